@@ -1,0 +1,63 @@
+# One Makefile for people, hooks and CI. `make serve` and `make test` set up all they need.
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+ARGS ?=
+
+.PHONY: serve test check fmt bench-overhead bench-models bench-decode train train-env clean
+
+serve: $(VENV)/.installed
+	$(BIN)/foveate serve $(ARGS)
+
+test: $(VENV)/.dev
+	$(BIN)/pytest $(ARGS)
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fmt: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench-overhead: $(VENV)/.dev
+	$(BIN)/python -m loadtests.overhead $(ARGS)
+
+bench-models: $(VENV)/.dev
+	$(BIN)/python -m training.evaluate $(ARGS)
+
+bench-decode: $(VENV)/.train
+	$(BIN)/python -m loadtests.bench_decode $(ARGS)
+
+train: $(VENV)/.train
+	$(BIN)/python -m training.train $(ARGS)
+
+# torch comes first and stays pinned, or a later package could pull in another build of it.
+$(VENV)/.installed: pyproject.toml | $(BIN)/pip
+	$(BIN)/pip install --quiet $(TORCH)
+	echo "$(TORCH)" > $(VENV)/constraints.txt
+	$(BIN)/pip install --quiet --constraint $(VENV)/constraints.txt --editable '.[torch]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.installed
+	$(BIN)/pip install --quiet 'pip>=25.1'
+	$(BIN)/pip install --quiet --constraint $(VENV)/constraints.txt --editable '.[timm]' --group dev
+	touch $@
+
+$(VENV)/.train: $(VENV)/.dev
+	$(BIN)/pip install --quiet --constraint $(VENV)/constraints.txt --group train
+	touch $@
+
+# Debian and Ubuntu ship python3 without the part of venv that brings pip.
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "foveate needs Python 3.11 or newer; run make PYTHON=python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+		$(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq python3-venv && $(PYTHON) -m venv $(VENV); }
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,51 @@
+"""Every metric the system exports, defined once. Labels are few and their values are a closed set."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_LATENCY_S = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0)
+_BATCH = (1, 2, 4, 8, 16, 32, 64, 128)
+_RATIO = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+
+class Metrics:
+    """The process's metrics, on a registry of their own so that two servers in one process do not mix."""
+
+    def __init__(self) -> None:
+        registry = self.registry = CollectorRegistry()
+        model, both = ("model",), ("model", "task")
+        self.requests = Counter(
+            "foveate_requests", "Requests by how they ended.", (*both, "outcome"), registry=registry
+        )
+        self.duration = Histogram(
+            "foveate_request_duration_seconds", "Request read until answer ready, answered requests.",
+            both, buckets=_LATENCY_S, registry=registry,
+        )  # fmt: skip
+        self.refused = Counter(
+            "foveate_refused", "Requests refused at the door.", ("model", "reason"), registry=registry
+        )
+        self.slo = Counter(
+            "foveate_slo", "Requests with a deadline, by whether it was met.", ("model", "met"), registry=registry
+        )
+        self.queue_wait = Histogram(
+            "foveate_queue_wait_seconds", "Admitted until the batch began to run.",
+            model, buckets=_LATENCY_S, registry=registry,
+        )  # fmt: skip
+        self.stage = Histogram(
+            "foveate_stage_seconds", "Time in one stage: decode a request, stack or compute a batch.",
+            ("model", "stage"), buckets=_LATENCY_S, registry=registry,
+        )  # fmt: skip
+        self.batch_size = Histogram(
+            "foveate_batch_size", "Requests in a batch.", model, buckets=_BATCH, registry=registry
+        )
+        self.kept_tokens = Histogram(
+            "foveate_kept_token_ratio", "Tokens left at the end over tokens at the start.",
+            model, buckets=_RATIO, registry=registry,
+        )  # fmt: skip
+        self.rung = Counter(
+            "foveate_rung", "Answered requests by the plan they ran under.", ("model", "rung"), registry=registry
+        )
+        self.waiting = Gauge("foveate_waiting", "Requests waiting for a batch.", model, registry=registry)
+        self.waiting_bytes = Gauge(
+            "foveate_waiting_bytes", "Decoded media held by waiting requests.", model, registry=registry
+        )
+        self.running = Gauge("foveate_running", "Requests in a batch that runs.", model, registry=registry)

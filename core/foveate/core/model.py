@@ -1,0 +1,64 @@
+"""What the rest of the system knows about a model without loading it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from foveate.core.errors import BadPlan
+from foveate.core.plan import Plan
+
+CropMode = Literal["center", "squash"]
+Interpolation = Literal["bilinear", "bicubic"]
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """How a picture becomes the model's input: resize so that the crop covers `crop_pct` of it, crop."""
+
+    crop_pct: float = 1.0
+    crop_mode: CropMode = "center"
+    """center: the shorter side is resized, the middle is cut out; squash: both sides are resized."""
+    interpolation: Interpolation = "bicubic"
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One plan of a ladder, with what it costs and what it is known to be worth."""
+
+    plan: Plan
+    gflops: float
+    """Billions of multiply-adds."""
+    tokens: int
+    """Tokens left after the last block, prefix included."""
+    quality: float | None
+    """Accuracy kept relative to full, measured on the profiling set; None: never measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """Name, shape and ladder of a served model."""
+
+    name: str
+    description: str
+    full: Plan
+    """The plan that spends full compute."""
+    labels: tuple[str, ...]
+    """Class names; empty where the model answers with features."""
+    parameters: int
+    input: InputSpec | None
+    """None: the model takes the request's bytes as they came, undecoded."""
+    ladder: tuple[Rung, ...]
+    """Cheapest first; the last is full."""
+    licence: str = ""
+    source: str = ""
+
+    def plan(self, text: str) -> Plan:
+        """A plan by name: in full, or only what sets it apart from full. Raises BadPlan for another model's."""
+        plan = Plan.parse(text, self.full)
+        if plan.variant != self.full.variant:
+            raise BadPlan(f"{plan.variant} is not a variant of {self.name}")
+        return plan
+
+    def rung(self, plan: Plan) -> Rung | None:
+        """The ladder's entry for a plan, whatever its precision; None where it was never measured."""
+        same = (r for r in self.ladder if r.plan.rung == plan.rung and r.plan.image_size == plan.image_size)
+        return next(same, None)

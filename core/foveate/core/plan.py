@@ -1,0 +1,118 @@
+"""A plan: the frozen, parseable value that says how much compute a request gets."""
+
+import re
+from dataclasses import dataclass
+from typing import Literal, TypedDict, get_args
+
+from foveate.core.errors import BadPlan
+
+Precision = Literal["fp32", "bf16", "fp16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+MAX_TEXT = 200
+_HEAD = re.compile(r"(?P<variant>[A-Za-z0-9][A-Za-z0-9_.-]*)@(?P<size>[1-9][0-9]{1,3})")
+_STEP = re.compile(r"[a-z][a-z0-9_]*(:[A-Za-z0-9_.,@-]+)*")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One operating point of one model.
+
+    The text form is ``variant@size[/reducer[:argument]][/depth:n][/exit:threshold]/precision``, for
+    example ``vit-t@224/evit:0.7/exit:0.9/bf16``. ``str(plan)`` is canonical and ``Plan.parse`` reads
+    it back; parts that spend full compute are left out of it.
+    """
+
+    variant: str
+    image_size: int
+    """Side of the square input, in pixels."""
+    precision: Precision = "fp32"
+    reducer: str = "none"
+    """Name of a token reducer and its argument, as in ``evit:0.7``."""
+    depth: int | None = None
+    """Blocks after which every sample leaves; None runs them all."""
+    exit: str | None = None
+    """Argument of the exit rule, as in ``0.9``; None never exits early."""
+
+    def __post_init__(self) -> None:
+        if not _HEAD.fullmatch(f"{self.variant}@{self.image_size}"):
+            raise BadPlan(f"a plan starts with variant@size, not {self.variant}@{self.image_size}")
+        if self.precision not in PRECISIONS:
+            raise BadPlan(f"precision must be one of {', '.join(PRECISIONS)}, not {self.precision!r}")
+        if not _STEP.fullmatch(self.reducer):
+            raise BadPlan(f"{self.reducer!r} does not name a token reducer")
+        if self.depth is not None and self.depth < 1:
+            raise BadPlan(f"depth must be at least 1, not {self.depth}")
+
+    @classmethod
+    def parse(cls, text: str, base: "Plan | None" = None) -> "Plan":
+        """Read the text form back. Raises BadPlan with one sentence when it is not a plan.
+
+        With a `base`, the parts that say which model, size and precision may be left out and are the
+        base's: ``evit:0.5`` is a plan, and ``full`` is the base without any reduction.
+        """
+        if len(text) > MAX_TEXT:
+            raise BadPlan(f"a plan is at most {MAX_TEXT} characters long")
+        first, *steps = text.strip().split("/")
+        match = _HEAD.fullmatch(first)
+        if match is not None:
+            variant, size = match["variant"], int(match["size"])
+        elif base is not None and "@" not in first:
+            variant, size = base.variant, base.image_size
+            steps = [] if [first, *steps] == ["full"] else [first, *steps]
+        else:
+            raise BadPlan(f"a plan starts with variant@size, as in vit-t@224; got {_short(first)!r}")
+        return cls(variant, size, **_parse_steps(steps, base.precision if base else "fp32"))
+
+    @property
+    def rung(self) -> str:
+        """What sets this plan apart from full, in a form short enough for a metric label."""
+        steps = [self.reducer] if self.reducer != "none" else []
+        if self.depth is not None:
+            steps.append(f"depth:{self.depth}")
+        if self.exit is not None:
+            steps.append(f"exit:{self.exit}")
+        return "/".join(steps) or "full"
+
+    def __str__(self) -> str:
+        steps = [] if self.rung == "full" else [self.rung]
+        return "/".join([f"{self.variant}@{self.image_size}", *steps, self.precision])
+
+
+class _Steps(TypedDict):
+    precision: Precision
+    reducer: str
+    depth: int | None
+    exit: str | None
+
+
+def _parse_steps(steps: list[str], precision: Precision) -> _Steps:
+    parsed: _Steps = {"precision": precision, "reducer": "none", "depth": None, "exit": None}
+    seen: set[str] = set()
+    for step in steps:
+        if not _STEP.fullmatch(step):
+            raise BadPlan(f"{_short(step)!r} is not a part of a plan")
+        name, _, argument = step.partition(":")
+        kind = "precision" if step in PRECISIONS else name if name in ("depth", "exit") else "reducer"
+        if kind in seen:
+            raise BadPlan(f"a plan has at most one {kind}; {_short(step)!r} is a second one")
+        seen.add(kind)
+        if kind == "precision":
+            parsed["precision"] = next(p for p in PRECISIONS if p == step)
+        elif kind == "depth":
+            parsed["depth"] = _whole(argument)
+        elif kind == "exit":
+            parsed["exit"] = argument
+        else:
+            parsed["reducer"] = step
+    return parsed
+
+
+def _whole(argument: str) -> int:
+    if not argument.isdecimal() or len(argument) > 4:
+        raise BadPlan(f"depth takes a whole number, not {_short(argument)!r}")
+    return int(argument)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 40 else text[:37] + "..."

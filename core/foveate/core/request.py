@@ -1,0 +1,33 @@
+"""What one client asks, and how good and how fast the answer must be."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from foveate.core.plan import Plan
+
+Task = Literal["classify"]
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """The promise a request asks for."""
+
+    deadline: float | None = None
+    """Absolute, in seconds of the monotonic clock; None waits as long as it takes."""
+    min_quality: float = 0.0
+    """Lowest acceptable plan quality, in 0..1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One task on one medium. Media is decoded already: the engine never looks inside."""
+
+    id: str
+    model: str
+    media: Any
+    size_bytes: int
+    """Memory the decoded media holds while it waits."""
+    task: Task = "classify"
+    objective: Objective = field(default_factory=Objective)
+    plan: Plan | None = None
+    """Pinned by the client; None leaves the choice to the server."""

@@ -1,0 +1,88 @@
+"""The request's body to the media bytes in it: raw, multipart or JSON, within the door's bounds."""
+
+from collections.abc import AsyncIterator
+
+import orjson
+from python_multipart.exceptions import FormParserError
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect, Request
+
+from foveate.core.errors import BadRequest, ClientGone, UnsupportedMedia
+from foveate.gateway.door import Visit
+from foveate.gateway.media import decode_base64
+
+RAW = ("application/octet-stream", "binary/octet-stream", "")
+
+
+class InMemoryParser(MultiPartParser):
+    """Never spools to disk: the door has bounded the body already."""
+
+    spool_max_size = 2**62
+
+
+async def read_body(request: Request, visit: Visit) -> bytes:
+    """The whole body. What is announced too large is refused before a byte of it is read."""
+    announced = request.headers.get("content-length", "0")
+    if not announced.isdecimal():
+        raise BadRequest("content-length must be a whole number")
+    visit.hold(int(announced))
+    chunks: list[bytes] = []
+    total = 0
+    try:
+        async for chunk in request.stream():
+            total += len(chunk)
+            visit.hold(total)
+            chunks.append(chunk)
+    except ClientDisconnect:
+        raise ClientGone("the client left while sending its body") from None
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def media_type(request: Request) -> str:
+    """The content type without its parameters, in lower case."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def check_type(kind: str) -> None:
+    """Raises UnsupportedMedia, before the body is read, for a type that no route here takes."""
+    if kind.startswith("image/") or kind in (*RAW, "multipart/form-data", "application/json"):
+        return
+    if kind == "application/x-www-form-urlencoded":
+        raise UnsupportedMedia("send the picture with its own content type, as in -H 'content-type: image/jpeg'")
+    raise UnsupportedMedia(f"{kind[:60]} is not served here; send image/*, multipart/form-data or JSON")
+
+
+async def from_multipart(request: Request, body: bytes) -> bytes:
+    """The bytes of the field `file`."""
+
+    async def once() -> AsyncIterator[bytes]:
+        yield body
+
+    parser = InMemoryParser(request.headers, once(), max_files=4, max_fields=16)
+    try:
+        form = await parser.parse()
+    except (MultiPartException, FormParserError, KeyError, UnicodeDecodeError):
+        raise BadRequest("the multipart body does not parse") from None
+    field = form.get("file")
+    try:
+        if not isinstance(field, UploadFile):
+            raise BadRequest("multipart requests carry the picture in a file field named 'file'")
+        return await field.read()
+    finally:
+        await form.close()
+
+
+def from_json(body: bytes) -> bytes:
+    """The bytes behind `data`, which is base64. Slow for large bodies: call it off the event loop."""
+    try:
+        fields = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise BadRequest("the body is not valid JSON") from None
+    if not isinstance(fields, dict):
+        raise BadRequest('JSON requests are an object, as in {"data": "<base64>"}')
+    if "data" not in fields and "url" in fields:
+        raise BadRequest("this server does not fetch URLs; send the picture itself, base64 in 'data'")
+    if not isinstance(fields.get("data"), str):
+        raise BadRequest("JSON requests carry the picture as base64 text in 'data'")
+    return decode_base64(fields["data"])

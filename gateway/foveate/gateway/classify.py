@@ -1,0 +1,189 @@
+"""POST /classify: one picture in, its classes and what they cost out."""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from foveate.cluster import Cluster
+from foveate.core.errors import BadRequest, ClientGone, Draining, FoveateError, Unavailable, UnknownModel
+from foveate.core.metrics import Metrics
+from foveate.core.model import ModelCard
+from foveate.core.plan import Plan
+from foveate.core.request import Objective, Request
+from foveate.core.settings import Settings
+from foveate.gateway.body import check_type, from_json, from_multipart, media_type, read_body
+from foveate.gateway.door import Door, Visit
+from foveate.gateway.media import decode_image
+from foveate.gateway.objective import choose_plan, read_objective
+from foveate.gateway.problems import problem
+from foveate.gateway.wire import classification
+
+log = logging.getLogger(__name__)
+
+
+class Classifier:
+    """The route, with what it needs: the cluster behind it, the door before it, the decode pool."""
+
+    def __init__(self, cluster: Cluster, settings: Settings, metrics: Metrics) -> None:
+        self.cluster, self.settings, self.metrics = cluster, settings, metrics
+        self.cards = cluster.cards()
+        self.defaults = {name: card.plan(settings.plan) for name, card in self.cards.items()}
+        self.door = Door(settings.in_flight_items, settings.in_flight_bytes, settings.max_body_bytes)
+        self.pool = ThreadPoolExecutor(settings.decode_threads, "decode")
+
+    async def __call__(self, http: HttpRequest) -> Response:
+        """Answer or problem; either way exactly one outcome is counted."""
+        arrived = time.monotonic()
+        request_id = request_id_of(http)
+        model, outcome, objective = "unknown", "failed", Objective()
+        try:
+            card = self._card(http.query_params.get("model"))
+            model = card.name
+            objective = read_objective(http.headers, arrived)
+            response = await self._answer(http, request_id, card, objective, arrived)
+            outcome = "ok"
+        except FoveateError as error:
+            outcome = error.outcome
+            response = problem(error, request_id)
+            self._note(error, model, objective)
+        except asyncio.CancelledError:
+            outcome = "cancelled"
+            raise
+        except Exception:
+            log.exception("request %s failed", request_id)
+            response = problem(FoveateError("the server failed on this request"), request_id)
+        finally:
+            self.metrics.requests.labels(model, "classify", outcome).inc()
+        return response
+
+    def _note(self, error: FoveateError, model: str, objective: Objective) -> None:
+        """Count broken promises and refusals; log what is the server's own fault."""
+        if objective.deadline is not None and error.outcome in ("refused", "expired", "failed"):
+            self.metrics.slo.labels(model, "false").inc()
+        if isinstance(error, Unavailable):
+            self.metrics.refused.labels(model, error.reason).inc()
+        elif error.status == 500:
+            log.error("inference failed", exc_info=error)
+
+    def _card(self, name: str | None) -> ModelCard:
+        card = next(iter(self.cards.values())) if name is None else self.cards.get(name)
+        if card is None:
+            raise UnknownModel(f"no model {name[:60]!r} here; there are {', '.join(self.cards)}")
+        return card
+
+    async def _answer(
+        self, http: HttpRequest, request_id: str, card: ModelCard, objective: Objective, arrived: float
+    ) -> Response:
+        """Door, headers, body, decode, run, render: the request's path in a straight line."""
+        with self.door.enter() as visit:
+            if self.cluster.draining:
+                raise Draining("the server is shutting down; send the request to another one")
+            pinned = http.headers.get("x-plan")
+            plan = choose_plan(card, self.defaults[card.name], pinned, objective.min_quality)
+            top_k = read_top_k(http.query_params.get("top_k"), card)
+            body = await self._media(http, visit)
+            with unless_gone(http):
+                media, decode_s = await self._decode(body, media_type(http), card, plan)
+                size = getattr(media, "nbytes", len(media))
+                request = Request(request_id, card.name, media, size, objective=objective, plan=plan)
+                outcome = await self.cluster.submit(request)
+        total_s = time.monotonic() - arrived
+        self._measure(card.name, plan, total_s, request, outcome.result.tokens / card.ladder[-1].tokens)
+        timings = {
+            "decode": decode_s,
+            "queue": outcome.timings.queue_s,
+            "compute": outcome.timings.compute_s,
+            "total": total_s,
+        }
+        return classification(card, request, outcome, top_k, pinned is not None, timings)
+
+    async def _media(self, http: HttpRequest, visit: Visit) -> bytes:
+        """The bytes of the picture, or of the JSON that holds it."""
+        kind = media_type(http)
+        check_type(kind)
+        body = await read_body(http, visit)
+        if kind == "multipart/form-data":
+            body = await from_multipart(http, body)
+        if not body:
+            raise BadRequest("the body is empty; send a picture")
+        return body
+
+    async def _decode(self, body: bytes, kind: str, card: ModelCard, plan: Plan) -> tuple[Any, float]:
+        """Pixels for the model, made off the event loop, and the seconds that took."""
+        if card.input is None and kind != "application/json":
+            return body, 0.0
+        loop = asyncio.get_running_loop()
+        media, seconds = await loop.run_in_executor(self.pool, self._decode_now, body, kind, card, plan)
+        self.metrics.stage.labels(card.name, "decode").observe(seconds)
+        return media, seconds
+
+    def _decode_now(self, body: bytes, kind: str, card: ModelCard, plan: Plan) -> tuple[Any, float]:
+        """On a thread of the pool."""
+        started = time.monotonic()
+        data = from_json(body) if kind == "application/json" else body
+        if card.input is None:
+            return data, 0.0
+        pixels = decode_image(data, card.input, plan.image_size, self.settings.max_pixels)
+        return pixels, time.monotonic() - started
+
+    def _measure(self, name: str, plan: Plan, total_s: float, request: Request, kept: float) -> None:
+        """Metrics of an answered request. Plans outside the ladder share one label: labels stay few."""
+        known = self.cards[name].rung(plan) is not None
+        self.metrics.duration.labels(name, "classify").observe(total_s)
+        self.metrics.rung.labels(name, plan.rung if known else "other").inc()
+        self.metrics.kept_tokens.labels(name).observe(kept)
+        if request.objective.deadline is not None:
+            self.metrics.slo.labels(name, "true").inc()
+
+    def close(self) -> None:
+        self.pool.shutdown(wait=False, cancel_futures=True)
+
+
+@contextmanager
+def unless_gone(http: HttpRequest) -> Iterator[None]:
+    """Cancel what runs inside as soon as the client closes its connection. Raises ClientGone."""
+    current = asyncio.current_task()
+    assert current is not None
+    watcher = asyncio.ensure_future(_disconnected(http))
+    watcher.add_done_callback(lambda done: None if done.cancelled() else current.cancel())
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not watcher.done() or watcher.cancelled():
+            raise
+        current.uncancel()
+        raise ClientGone("the client left before its answer was ready") from None
+    finally:
+        watcher.cancel()
+
+
+async def _disconnected(http: HttpRequest) -> None:
+    while (await http.receive())["type"] != "http.disconnect":
+        pass
+
+
+def request_id_of(http: HttpRequest) -> str:
+    """The client's own id where it is short and printable, else a new one."""
+    given = http.headers.get("x-request-id", "")
+    if 0 < len(given) <= 128 and given.isascii() and given.isprintable():
+        return given
+    return os.urandom(12).hex()
+
+
+def read_top_k(text: str | None, card: ModelCard) -> int:
+    """How many classes to name, 5 unless told."""
+    if not card.labels:
+        raise BadRequest(f"{card.name} has no classifier; it only makes features")
+    if text is None:
+        return min(5, len(card.labels))
+    if not (text.isascii() and text.isdecimal() and len(text) <= 6 and int(text) >= 1):
+        raise BadRequest("top_k must be a whole number from 1")
+    return min(int(text), len(card.labels))

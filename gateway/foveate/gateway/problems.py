@@ -1,0 +1,42 @@
+"""Errors as RFC 9457 problem details. The one place where a failure becomes a status."""
+
+import logging
+import math
+
+import orjson
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from foveate.core.errors import DeadlineExceeded, Draining, FoveateError, Unavailable
+
+log = logging.getLogger(__name__)
+
+
+def problem(error: FoveateError, request_id: str) -> Response:
+    """The response that tells a client about an error, without telling it about the server."""
+    kind = type(error).__name__
+    slug = "".join(f"-{c.lower()}" if c.isupper() else c for c in kind).lstrip("-")
+    headers = {"x-request-id": request_id}
+    if isinstance(error, Unavailable):
+        headers["retry-after"] = str(math.ceil(error.retry_after_s))
+    if isinstance(error, Draining):
+        headers["connection"] = "close"
+    if isinstance(error, DeadlineExceeded):
+        headers["x-slo-met"] = "false"
+    return render(f"urn:foveate:problem:{slug}", error.title, error.status, error.detail, headers)
+
+
+def render(kind: str, title: str, status: int, detail: str, headers: dict[str, str]) -> Response:
+    body = {"type": kind, "title": title, "status": status, "detail": detail}
+    if "x-request-id" in headers:
+        body["instance"] = f"urn:foveate:request:{headers['x-request-id']}"
+    return Response(orjson.dumps(body), status, headers, "application/problem+json")
+
+
+async def http_problem(request: Request, error: Exception) -> Response:
+    """What the framework itself raises: no such route, method not allowed."""
+    assert isinstance(error, HTTPException)
+    headers = dict(error.headers or {})
+    detail = f"{request.method} {request.url.path[:100]}: {error.detail}"
+    return render("about:blank", str(error.detail), error.status_code, detail, headers)

@@ -1,0 +1,115 @@
+"""The answer's shape on the wire, and its headers."""
+
+import numpy as np
+import orjson
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from foveate.core.model import ModelCard, Rung
+from foveate.core.outcome import Outcome
+from foveate.core.request import Request
+from foveate.gateway.objective import quality_of
+
+
+class Prediction(BaseModel):
+    """One class, with the probability the model gives it."""
+
+    label: str
+    index: int
+    score: float
+
+
+class Compute(BaseModel):
+    """What was spent on the answer."""
+
+    plan: str
+    rung: str
+    quality: float | None
+    tokens: int
+    tokens_full: int
+    exit_layer: int
+    gflops: float
+    degraded: bool
+
+
+class Classification(BaseModel):
+    """The answer of POST /classify."""
+
+    id: str
+    model: str
+    predictions: list[Prediction]
+    compute: Compute
+    timings_ms: dict[str, float]
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str | None = None
+
+
+def classification(
+    card: ModelCard, request: Request, outcome: Outcome, top_k: int, pinned: bool, timings_s: dict[str, float]
+) -> Response:
+    """The response to a classified picture; timings in seconds, in the order they happened."""
+    result, plan = outcome.result, outcome.plan
+    quality = quality_of(card, plan)
+    order = np.argsort(-result.scores, kind="stable")[:top_k].tolist()
+    timings_ms = {name: round(seconds * 1e3, 3) for name, seconds in timings_s.items()}
+    body = {
+        "id": request.id,
+        "model": card.name,
+        "predictions": [
+            {"label": card.labels[i], "index": i, "score": round(float(result.scores[i]), 6)} for i in order
+        ],
+        "compute": {
+            "plan": str(plan),
+            "rung": plan.rung,
+            "quality": quality,
+            "tokens": result.tokens,
+            "tokens_full": card.ladder[-1].tokens,
+            "exit_layer": result.exit_layer,
+            "gflops": round(result.gflops, 4),
+            "degraded": not pinned and plan != card.full,
+        },
+        "timings_ms": timings_ms,
+    }
+    headers = {
+        "x-request-id": request.id,
+        "x-foveate-plan": str(plan),
+        "server-timing": ", ".join(f"{name};dur={ms}" for name, ms in timings_ms.items()),
+    }
+    if quality is not None:
+        headers["x-foveate-quality"] = f"{quality:.4f}"
+    if request.objective.deadline is not None:
+        headers["x-slo-met"] = "true"
+    return Response(orjson.dumps(body), headers=headers, media_type="application/json")
+
+
+def card_fields(card: ModelCard) -> dict[str, object]:
+    """A model as `GET /models` shows it."""
+    return {
+        "name": card.name,
+        "description": card.description,
+        "task": "classify",
+        "full": str(card.full),
+        "parameters": card.parameters,
+        "classes": len(card.labels),
+        "licence": card.licence,
+        "source": card.source,
+    }
+
+
+def rung_fields(rung: Rung) -> dict[str, object]:
+    """A rung as `GET /models/{name}/ladder` shows it."""
+    return {
+        "plan": str(rung.plan),
+        "rung": rung.plan.rung,
+        "quality": rung.quality,
+        "gflops": round(rung.gflops, 4),
+        "tokens": rung.tokens,
+    }

@@ -1,0 +1,1 @@
+"""Benchmarks and load tests. Not installed with the package."""

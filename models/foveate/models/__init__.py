@@ -1,0 +1,1 @@
+"""Elastic vision transformers. Torch lives here and only here; nothing of HTTP, queues or Redis."""

@@ -1,0 +1,41 @@
+"""Exit rules, one a file; a sample leaves when its own rule says so, whatever its batch does."""
+
+import pkgutil
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Protocol
+
+from torch import Tensor
+
+from foveate.core.errors import BadPlan
+
+
+class ExitRule(Protocol):
+    """Decides, from the logits of one exit head, which samples are done."""
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """logits (B, C) -> (B,) bool; each row by itself."""
+        ...
+
+
+Builder = Callable[[str | None], ExitRule]
+
+
+@cache
+def catalogue() -> dict[str, Builder]:
+    """Every exit rule by name: the files of this folder, then entry points `foveate.exits`."""
+    names = [module.name for module in pkgutil.iter_modules(__path__)]
+    found: dict[str, Builder] = {n: import_module(f"{__name__}.{n}").build for n in names}
+    for entry in entry_points(group="foveate.exits"):
+        found.setdefault(entry.name, entry.load())
+    return found
+
+
+def create(spec: str) -> ExitRule:
+    """The rule behind a plan's ``exit:``: ``0.9`` is confidence, others come as ``name:argument``."""
+    name, _, argument = spec.partition(":") if spec[:1].isalpha() else ("confidence", "", spec)
+    if name not in catalogue():
+        raise BadPlan(f"there is no exit rule {name!r}; there are {', '.join(sorted(catalogue()))}")
+    return catalogue()[name](argument or None)

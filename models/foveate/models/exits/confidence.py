@@ -1,0 +1,28 @@
+"""Leave once the largest class probability reaches a threshold (LGViT, section 3.4)."""
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from foveate.core.errors import BadPlan
+
+
+@dataclass(frozen=True, slots=True)
+class Confidence:
+    """A sample leaves when its top softmax probability is at least `threshold`."""
+
+    threshold: float
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        return logits.float().softmax(dim=-1).amax(dim=-1) >= self.threshold
+
+
+def build(argument: str | None) -> Confidence:
+    try:
+        threshold = float(argument or "")
+    except ValueError:
+        threshold = math.nan
+    if not 0 < threshold <= 1:
+        raise BadPlan(f"exit takes a confidence above 0 and at most 1, as in exit:0.9; got {argument!r}")
+    return Confidence(threshold)

@@ -1,0 +1,72 @@
+"""The shape of a vision transformer, and what a plan costs on it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """Everything that fixes the parameters of a plain ViT; field names follow timm's arguments."""
+
+    image_size: int = 224
+    patch_size: int = 16
+    width: int = 192
+    depth: int = 12
+    heads: int = 3
+    mlp_ratio: float = 4.0
+    classes: int = 1000
+    """0: no classifier; the answer is the pooled feature."""
+    class_token: bool = True
+    distilled: bool = False
+    """A second prefix token with its own head, averaged with the first's (DeiT, section 4)."""
+    registers: int = 0
+    embed_prefix: bool = True
+    """Position embeddings cover the prefix tokens too (timm: not no_embed_class)."""
+    pre_norm: bool = False
+    """A norm before the first block, as in CLIP."""
+    layer_scale: bool = False
+    qkv_bias: bool = True
+    qk_norm: bool = False
+    patch_bias: bool = True
+    final_norm: bool = True
+    pool: Literal["token", "avg"] = "token"
+    fc_norm: bool = False
+    eps: float = 1e-6
+    activation: Activation = "gelu"
+
+    @property
+    def prefix(self) -> int:
+        """Number of tokens that are not patches."""
+        return int(self.class_token) + int(self.distilled) + self.registers
+
+    @property
+    def hidden(self) -> int:
+        """Width of the MLP's hidden layer."""
+        return int(self.width * self.mlp_ratio)
+
+    def patches(self, image_size: int) -> int:
+        """Patch tokens of a square input with this side, in pixels."""
+        return (image_size // self.patch_size) ** 2
+
+
+def gmacs(geometry: Geometry, image_size: int, after: Sequence[int]) -> float:
+    """Billions of multiply-adds of one forward, which this field prints as GFLOPs.
+
+    `after` gives the tokens that leave the reducer of each block that runs, prefix included. The
+    reducer sits between attention and MLP (EViT, section 3.2), so a block's attention still sees the
+    tokens of the block before. Counted are the linear maps and the two attention products, as in
+    DeiT's 4.6 GFLOPs for ViT-S; norms, softmax and activations are not.
+    """
+    width, hidden = geometry.width, geometry.hidden
+    patches = geometry.patches(image_size)
+    total = patches * 3 * geometry.patch_size**2 * width
+    tokens = patches + geometry.prefix
+    for remaining in after:
+        total += 4 * tokens * width**2 + 2 * tokens**2 * width
+        total += 2 * remaining * width * hidden
+        tokens = remaining
+    total += width * geometry.classes * (2 if geometry.distilled else 1)
+    return total / 1e9

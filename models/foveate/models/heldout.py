@@ -1,0 +1,43 @@
+"""The shipped held-out scenes: labelled pictures for profiling and tests."""
+
+import io
+import json
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """Labelled pictures of one size."""
+
+    labels: tuple[str, ...]
+    jpegs: tuple[bytes, ...]
+    targets: NDArray[np.int64]
+    """(N,) class index of each picture."""
+
+    def __len__(self) -> int:
+        return len(self.jpegs)
+
+    def pixels(self, side: int) -> Iterator[NDArray[np.uint8]]:
+        """Every picture as (side, side, 3) RGB, in order."""
+        for data in self.jpegs:
+            image = Image.open(io.BytesIO(data)).convert("RGB")
+            if image.size != (side, side):
+                image = image.resize((side, side), Image.Resampling.BICUBIC)
+            yield np.asarray(image)
+
+
+def heldout() -> HeldOut:
+    """Read the archive that is installed with the package."""
+    raw = (files("foveate.models") / "zoo" / "heldout.zip").read_bytes()
+    with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+        index = json.loads(archive.read("scenes.json"))
+        jpegs = tuple(archive.read(f"{i:04d}.jpg") for i in range(len(index["scenes"])))
+    targets = np.array([scene["objects"][0]["label"] for scene in index["scenes"]], np.int64)
+    return HeldOut(tuple(index["labels"]), jpegs, targets)

@@ -1,0 +1,112 @@
+"""Choose the precision by measuring: the fastest one that keeps the answers."""
+
+import copy
+import hashlib
+import json
+import logging
+import os
+import platform
+import statistics
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from foveate.core.plan import Precision
+from foveate.models.heldout import HeldOut, heldout
+from foveate.models.hub import Checkpoint
+from foveate.models.runner import TorchRunner
+
+log = logging.getLogger(__name__)
+
+AGREEMENT = 0.995
+"""Share of the held-out pictures on which a lower precision must name the same class as float32."""
+GAIN = 1.15
+"""A lower precision must be this much faster than float32 to be worth its rounding."""
+PATIENCE_S = 180.0
+"""Longest check at start-up; past it the answer is float32, and a sentence how to decide oneself."""
+CHUNK = 16
+
+
+def choose(checkpoint: Checkpoint, device: str) -> Precision:
+    """The precision for this model on this machine; measured once and remembered on disk."""
+    memory = _memory(checkpoint, device)
+    if memory.exists():
+        found: Precision = json.loads(memory.read_text())["precision"]
+        return found
+    chosen = measure(checkpoint, device)
+    try:
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        memory.write_text(json.dumps({"precision": chosen}))
+    except OSError:
+        log.info("the measured precision could not be kept in %s", memory.parent)
+    return chosen
+
+
+def measure(checkpoint: Checkpoint, device: str) -> Precision:
+    """Compare the half precision the device computes in with float32: speed first, answers then."""
+    lower: Precision = "fp16" if device == "cuda" and not torch.cuda.is_bf16_supported() else "bf16"
+    reference = TorchRunner(copy_of(checkpoint), "fp32", device)
+    candidate = TorchRunner(copy_of(checkpoint), lower, device)
+    slow, fast = seconds_a_batch(reference), seconds_a_batch(candidate)
+    if slow < GAIN * fast:
+        log.info("%s: %s is no faster than fp32 here (%.2fx)", checkpoint.name, lower, slow / fast)
+        return "fp32"
+    scenes = heldout()
+    if (slow + fast) * len(scenes) / CHUNK > PATIENCE_S:
+        log.warning(
+            "%s stays in fp32: checking that %s (%.1fx faster here) keeps its answers would take too "
+            "long; pass --precision %s to use it",
+            checkpoint.name, lower, slow / fast, lower,
+        )  # fmt: skip
+        return "fp32"
+    share = agreement(reference, candidate, scenes)
+    log.info("%s: %s is %.1fx as fast as fp32 and agrees on %.2f%%", checkpoint.name, lower, slow / fast, 100 * share)
+    return lower if share >= AGREEMENT else "fp32"
+
+
+def copy_of(checkpoint: Checkpoint) -> Checkpoint:
+    """A checkpoint whose weights a runner may convert."""
+    return replace(checkpoint, model=copy.deepcopy(checkpoint.model))
+
+
+def seconds_a_batch(runner: TorchRunner, repeats: int = 3) -> float:
+    """Median seconds of a forward of CHUNK blank pictures, after one to warm up."""
+    side = runner.full.image_size
+    batch = runner.stack([np.zeros((side, side, 3), np.uint8)] * CHUNK, runner.full)
+    times = []
+    for _ in range(repeats + 1):
+        started = time.perf_counter()
+        runner.run(batch, runner.full)
+        times.append(time.perf_counter() - started)
+    return statistics.median(times[1:])
+
+
+def agreement(reference: TorchRunner, candidate: TorchRunner, scenes: HeldOut) -> float:
+    """Share of the scenes on which both name the same class."""
+    return float((top1(reference, scenes) == top1(candidate, scenes)).mean())
+
+
+def top1(runner: TorchRunner, scenes: HeldOut, plan_text: str = "full") -> NDArray[np.int64]:
+    """Class index the model names for each scene under a plan: (N,) int64, -1 where it failed."""
+    plan = runner.card.plan(plan_text)
+    pixels = list(scenes.pixels(plan.image_size))
+    named: list[int] = []
+    for first in range(0, len(pixels), CHUNK):
+        results = runner.run(runner.stack(pixels[first : first + CHUNK], plan), plan)
+        named += [-1 if isinstance(r, Exception) else int(r.scores.argmax()) for r in results]
+    return np.array(named, np.int64)
+
+
+def _memory(checkpoint: Checkpoint, device: str) -> Path:
+    """Where the choice is kept: one small file for each (weights, machine, torch) there was."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(checkpoint.model.state_dict().items()):
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    machine = torch.cuda.get_device_name() if device == "cuda" else torch.backends.cpu.get_cpu_capability()
+    digest.update(f"{machine} {platform.processor()} {torch.__version__} {torch.get_num_threads()}".encode())
+    root = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
+    return root / "foveate" / "precision" / f"{digest.hexdigest()[:24]}.json"

@@ -1,0 +1,75 @@
+"""EViT: keep the tokens the class token attends to, fuse the rest into one.
+
+"Not All Patches are What You Need: Expediting Vision Transformers via Token Reorganizations"
+(ICLR 2022), sections 3.2 and 3.3, equation 3.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from foveate.core.errors import BadPlan
+from foveate.models.geometry import Geometry
+from foveate.models.reduction import Attention, Needs
+from foveate.models.tokens import Assignment, Tokens
+
+
+EXAMPLES: tuple[str | None, ...] = ("1.0", "0.7", "0.3")
+"""Arguments the contract tests use; the first is the identity."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evit:
+    """After the attention of the chosen blocks, ceil(keep * N) of the N patch tokens go on."""
+
+    keep: float
+    blocks: tuple[int, ...]
+    """Blocks that reduce, counted from 0."""
+    proportional = False
+
+    def needs(self, block: int) -> Needs | None:
+        return Needs.CLASS_ROW if self.keep < 1 and block in self.blocks else None
+
+    def after(self, tokens: int, prefix: int, depth: int) -> tuple[int, ...]:
+        counts = []
+        for block in range(depth):
+            if self.needs(block) is not None:
+                tokens = self._after_one(tokens, prefix)
+            counts.append(tokens)
+        return tuple(counts)
+
+    def _kept(self, tokens: int, prefix: int) -> int:
+        return math.ceil(self.keep * (tokens - prefix))
+
+    def _after_one(self, tokens: int, prefix: int) -> int:
+        kept = prefix + self._kept(tokens, prefix)
+        return tokens if kept == tokens else kept + 1
+
+    def __call__(self, tokens: Tokens, attention: Attention, block: int) -> Assignment:
+        if attention.class_row is None:
+            raise ValueError("evit needs the class token's attention")
+        prefix, batch = tokens.prefix, tokens.x.shape[0]
+        scores = attention.class_row[:, prefix:]
+        # A sort gives both halves, the attentive and the rest, in one pass.
+        order = scores.argsort(dim=1, descending=True, stable=True)
+        count = self._kept(len(tokens), prefix)
+        always = torch.arange(prefix, device=order.device).expand(batch, -1)
+        kept = torch.cat([always, order[:, :count] + prefix], dim=1)
+        rest = order[:, count:]
+        # Equation 3: the attention values themselves are the weights; they are not renormalised.
+        return Assignment(kept, rest + prefix, scores.gather(1, rest))
+
+
+def build(argument: str | None, geometry: Geometry) -> Evit:
+    """`evit:0.7`. The blocks are the 4th, 7th and 10th of 12, and in proportion at other depths."""
+    if not geometry.class_token:
+        raise BadPlan("evit ranks tokens by the class token's attention, and this model has none")
+    try:
+        keep = float(argument or "")
+    except ValueError:
+        keep = math.nan
+    if not 0 < keep <= 1:
+        raise BadPlan(f"evit takes a keep rate above 0 and at most 1, as in evit:0.7; got {argument!r}")
+    depth = geometry.depth
+    return Evit(keep, tuple(sorted({depth // 4, depth * 6 // 12, depth * 9 // 12})))

@@ -1,0 +1,140 @@
+"""Model cards: what is known of a model besides its weights, and the cards of the models shipped here."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+from foveate.core.errors import SetupError
+from foveate.core.model import InputSpec
+from foveate.models.geometry import Geometry
+
+RGB = tuple[float, float, float]
+_CENTRED: RGB = (0.5, 0.5, 0.5)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What one plan was worth on the profiling set."""
+
+    plan: str
+    quality: float
+    """Accuracy as a ratio of the full plan's."""
+    top1: float
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """Everything about a model that is not a weight. A card that contradicts itself raises SetupError."""
+
+    name: str
+    geometry: Geometry
+    labels: tuple[str, ...] = ()
+    """Class names in the order of the logits; empty where nobody named them."""
+    input: InputSpec = InputSpec()  # noqa: RUF009 -- frozen, so one instance serves every card
+    mean: RGB = _CENTRED
+    """Subtracted from each channel of an image in 0..1, before the division by `std`."""
+    std: RGB = _CENTRED
+    description: str = ""
+    licence: str = ""
+    source: str = ""
+    ladder: tuple[Measured, ...] = ()
+
+    def __post_init__(self) -> None:
+        g = self.geometry
+        if min(g.width, g.depth, g.heads, g.patch_size, g.image_size) < 1 or g.width % g.heads:
+            raise SetupError(f"{self.name}: a width of {g.width} does not divide into {g.heads} heads")
+        if g.image_size % g.patch_size:
+            raise SetupError(
+                f"{self.name}: patches of {g.patch_size} pixels do not tile images of {g.image_size}"
+            )
+        if g.pool == "token" and not g.class_token:
+            raise SetupError(f"{self.name}: there is no class token to pool")
+        if self.labels and len(self.labels) != g.classes:
+            raise SetupError(f"{self.name}: {len(self.labels)} labels do not name {g.classes} classes")
+
+    @property
+    def qualities(self) -> Mapping[str, float]:
+        """Measured quality by the text form of a plan."""
+        return {step.plan: step.quality for step in self.ladder}
+
+    @classmethod
+    def read(cls, name: str, table: Mapping[str, Any], where: str) -> "Card":
+        """A card from TOML or JSON; `where` names the file in the sentence a SetupError carries."""
+        rest = dict(table)
+        declared = rest.pop("name", name)
+        geometry = _record(Geometry, rest.pop("geometry", None), f"{where}: [geometry]")
+        pixels = dict(rest.pop("input", {}))
+        mean, std = (_rgb(pixels.pop(key, _CENTRED), f"{where}: {key}") for key in ("mean", "std"))
+        spec = _record(InputSpec, pixels, f"{where}: [input]")
+        ladder = tuple(_record(Measured, s, f"{where}: [[ladder]]") for s in rest.pop("ladder", ()))
+        labels = tuple(str(label) for label in rest.pop("labels", ()))
+        words = {key: str(rest.pop(key, "")) for key in ("description", "licence", "source")}
+        if rest:
+            raise SetupError(f"{where} has no use for {', '.join(sorted(rest))}")
+        return cls(str(declared), geometry, labels, spec, mean, std, ladder=ladder, **words)
+
+    def table(self) -> dict[str, Any]:
+        """What `read` reads back."""
+        flat = {f.name: getattr(self, f.name) for f in fields(Card)}
+        flat["geometry"] = asdict(self.geometry)
+        flat["input"] = asdict(self.input) | {"mean": flat.pop("mean"), "std": flat.pop("std")}
+        flat["ladder"] = [asdict(step) for step in self.ladder]
+        return flat
+
+
+R = TypeVar("R", Geometry, InputSpec, Measured)
+
+
+def shipped() -> Traversable:
+    """The folder of this package: NAME.toml with NAME.safetensors beside it."""
+    return files(__name__)
+
+
+def names(folder: Traversable | None = None) -> tuple[str, ...]:
+    """Models with a card in the folder, sorted."""
+    found = (entry.name for entry in (folder or shipped()).iterdir())
+    return tuple(sorted(name.removesuffix(".toml") for name in found if name.endswith(".toml")))
+
+
+def card(name: str, folder: Traversable | None = None) -> Card:
+    """The card of a shipped model. Raises SetupError when it is missing or says what no card says."""
+    file = f"{name}.toml"
+    try:
+        table = tomllib.loads(((folder or shipped()) / file).read_text("utf-8"))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SetupError(f"{file} is not a readable model card: {error}") from error
+    return Card.read(name, table, file)
+
+
+def _record(kind: type[R], table: object, where: str) -> R:
+    """A dataclass of plain fields from a table that names no others."""
+    if not isinstance(table, Mapping):
+        raise SetupError(f"{where} is missing or not a table")
+    types = {f.name: f.type for f in fields(kind)}
+    for key, value in table.items():
+        if key not in types:
+            raise SetupError(f"{where} has no use for {key}")
+        if not _fits(value, types[key]):
+            raise SetupError(f"{where}: {key} cannot be {value!r}")
+    try:
+        return kind(**table)
+    except TypeError as error:
+        raise SetupError(f"{where} is incomplete: {error}") from error
+
+
+def _fits(value: object, kind: object) -> bool:
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if kind is float:
+        return type(value) in (int, float)
+    return type(value) is kind
+
+
+def _rgb(value: Any, where: str) -> RGB:
+    if not isinstance(value, list | tuple) or len(value) != 3 or not all(_fits(v, float) for v in value):
+        raise SetupError(f"{where} takes three numbers, one a channel")
+    red, green, blue = (float(v) for v in value)
+    return red, green, blue

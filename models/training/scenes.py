@@ -1,0 +1,142 @@
+"""Scenes with a known scene graph: emoji over textured backgrounds with clutter."""
+
+from dataclasses import dataclass
+from functools import cache
+
+import cv2
+import numpy as np
+
+from training.emoji import LABELS, sprites
+from training.textures import Rng, texture
+
+SPLITS = {"train": 1, "heldout": 2, "examples": 3}
+BANK_SIZE = 360
+MARGIN = 2
+
+
+@dataclass(frozen=True, slots=True)
+class SceneObject:
+    """One object: what it is, where it is, how it was drawn."""
+
+    label: int
+    box: tuple[int, int, int, int]
+    """left, top, right, bottom in pixels, right and bottom exclusive."""
+    mask: np.ndarray
+    """(H, W) bool: the pixels where it is seen."""
+    angle: float
+    """Degrees, counter-clockwise."""
+    size: float
+    """Longer side of the upright object, in pixels."""
+    colour: tuple[int, int, int]
+    """Mean RGB of its visible pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A picture and everything that is in it. The first object is the one a classifier names."""
+
+    image: np.ndarray
+    """(H, W, 3) uint8 RGB."""
+    objects: tuple[SceneObject, ...]
+    background: str
+
+
+def scene_rng(split: str, index: int) -> Rng:
+    """The one source of randomness of a scene; no two splits share a seed."""
+    return np.random.default_rng([SPLITS[split], index])
+
+
+@cache
+def _bank(split: str) -> list[tuple[str, np.ndarray]]:
+    rng = np.random.default_rng([SPLITS[split], 2**31])
+    return [texture(rng, 448) for _ in range(BANK_SIZE)]
+
+
+def background(rng: Rng, split: str, height: int, width: int) -> tuple[str, np.ndarray]:
+    """Training crops a bank of textures (fast); the other splits draw a fresh texture a scene."""
+    if split == "train":
+        kind, tile = _bank(split)[rng.integers(BANK_SIZE)]
+    else:
+        kind, tile = texture(rng, 448)
+    crop = rng.uniform(0.45, 1.0) * len(tile)
+    h, w = (int(crop * side / max(height, width)) for side in (height, width))
+    top, left = rng.integers(0, len(tile) - h + 1), rng.integers(0, len(tile) - w + 1)
+    image = cv2.resize(tile[top : top + h, left : left + w], (width, height), interpolation=cv2.INTER_LINEAR)
+    image = image[:: rng.choice([-1, 1]), :: rng.choice([-1, 1])]
+    return kind, np.ascontiguousarray(image)
+
+
+def clutter(rng: Rng, image: np.ndarray, count: int, largest: int) -> None:
+    """Draw shapes that are no object: discs, slabs, triangles, strokes."""
+    height, width = image.shape[:2]
+    for _ in range(count):
+        x, y = int(rng.integers(width)), int(rng.integers(height))
+        a, b = rng.integers(4, largest, 2).tolist()
+        colour = rng.integers(0, 256, 3).tolist()
+        angle = float(rng.uniform(0, 360))
+        match rng.integers(4):
+            case 0:
+                cv2.ellipse(image, (x, y), (a, b), angle, 0, 360, colour, -1, cv2.LINE_AA)
+            case 1:
+                corners = cv2.boxPoints(((x, y), (2 * a, 2 * b), angle)).astype(np.int32)
+                cv2.fillConvexPoly(image, corners, colour, cv2.LINE_AA)
+            case 2:
+                points = rng.integers(-largest, largest, (3, 2)) + (x, y)
+                cv2.fillConvexPoly(image, points.astype(np.int32), colour, cv2.LINE_AA)
+            case _:
+                end = float(rng.uniform(60, 300))
+                cv2.ellipse(image, (x, y), (a, b), angle, 0, end, colour, int(rng.integers(1, 6)), cv2.LINE_AA)
+
+
+def place(rng: Rng, image: np.ndarray, label: int, size: float) -> SceneObject:
+    """Draw one object in place, wholly inside the picture, and say where it went."""
+    full, three_quarter, half = sprites(LABELS[label])
+    ratio = size / max(full.shape[:2])
+    source = full if ratio > 0.75 else three_quarter if ratio > 0.5 else half
+    scale = size / max(source.shape[:2])
+    angle = float(rng.uniform(-40, 40))
+    turn = cv2.getRotationMatrix2D((source.shape[1] / 2, source.shape[0] / 2), angle, scale)
+    h, w = source.shape[:2]
+    out_w = int(np.ceil(abs(turn[0, 0]) * w + abs(turn[0, 1]) * h)) + 2
+    out_h = int(np.ceil(abs(turn[0, 1]) * w + abs(turn[0, 0]) * h)) + 2
+    turn[:, 2] += (out_w / 2 - w / 2, out_h / 2 - h / 2)
+    drawn = cv2.warpAffine(source, turn, (out_w, out_h), flags=cv2.INTER_LINEAR)
+    top = int(rng.integers(MARGIN, image.shape[0] - out_h - MARGIN))
+    left = int(rng.integers(MARGIN, image.shape[1] - out_w - MARGIN))
+    gain = rng.uniform(0.82, 1.12) * rng.uniform(0.9, 1.1, 3)
+    alpha = drawn[..., 3:]
+    region = image[top : top + out_h, left : left + out_w]
+    blended = region * (1 - alpha) + np.minimum(drawn[..., :3] * gain, alpha) * 255
+    image[top : top + out_h, left : left + out_w] = blended.astype(np.uint8)
+    mask = np.zeros(image.shape[:2], bool)
+    mask[top : top + out_h, left : left + out_w] = alpha[..., 0] > 0.5
+    ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    box = (int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1)
+    red, green, blue = (int(c) for c in image[mask].mean(0))
+    return SceneObject(label, box, mask, angle, size, (red, green, blue))
+
+
+def draw(split: str, index: int, height: int = 224, width: int = 224, objects: int = 1) -> Scene:
+    """The scene with this number in this split. The same arguments always give the same scene."""
+    rng = scene_rng(split, index)
+    kind, image = background(rng, split, height, width)
+    clutter(rng, image, int(rng.integers(3, 11)), largest=34)
+    side = min(height, width)
+    # Labels go round, so that every class comes equally often in any run of scenes.
+    labels = [(index * objects + i) % len(LABELS) for i in range(objects)]
+    placed = [place(rng, image, label, float(rng.uniform(0.21, 0.54)) * side) for label in labels]
+    noise = rng.normal(0, rng.uniform(0, 5), (height // 2, width // 2, 1)).astype(np.float32)
+    noise = cv2.resize(noise, (width, height), interpolation=cv2.INTER_LINEAR)[..., None]
+    light = rng.uniform(0.8, 1.15)
+    image = np.clip(image * light + noise, 0, 255).astype(np.uint8)
+    return Scene(image, tuple(_unhidden(placed)), kind)
+
+
+def _unhidden(placed: list[SceneObject]) -> list[SceneObject]:
+    """Later objects cover earlier ones: take the covered pixels out of the earlier masks."""
+    seen: list[SceneObject] = []
+    cover = np.zeros_like(placed[0].mask)
+    for thing in reversed(placed):
+        seen.append(SceneObject(thing.label, thing.box, thing.mask & ~cover, thing.angle, thing.size, thing.colour))
+        cover |= thing.mask
+    return seen[::-1]

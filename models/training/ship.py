@@ -1,0 +1,98 @@
+"""From a finished run to the zoo: weights, model card, curve, log. `python -m training.ship RUN`."""
+
+import argparse
+import json
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+
+from foveate.core.model import InputSpec
+from foveate.models import checkpoint as disk
+from foveate.models.checkpoint import Checkpoint, attach
+from foveate.models.zoo import Card, Measured
+from training.emoji import LABELS
+from training.evaluate import PLANS, heldout_top1
+from training.train import MEAN, STD, VIT_T
+
+ROOT = Path(__file__).parents[2]
+ZOO = ROOT / "models/foveate/models/zoo"
+DOCS = ROOT / "docs/models"
+
+CARD = Card(
+    name="vit-t",
+    geometry=VIT_T,
+    labels=LABELS,
+    input=InputSpec(crop_pct=1.0, crop_mode="center", interpolation="bicubic"),
+    mean=(MEAN,) * 3,
+    std=(STD,) * 3,
+    description="ViT-Ti/16 that names 104 emoji in synthetic scenes; it knows nothing of photographs",
+    licence="Apache-2.0",
+    source="trained by this project (models/training) on scenes drawn with Noto Color Emoji, OFL-1.1",
+)
+
+
+def load_run(run: Path) -> Checkpoint:
+    """The model of a run's last checkpoint."""
+    state = torch.load(run / "checkpoint.pt", weights_only=True)["model"]
+    return attach(CARD, state, str(run))
+
+
+def measured(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint with its ladder: top-1 on the held-out scenes under each plan, and what that keeps."""
+    top1 = {plan: heldout_top1(checkpoint, plan) for plan in PLANS}
+    ladder = tuple(Measured(p, round(top1[p] / top1["full"], 4), round(top1[p], 4)) for p in reversed(PLANS))
+    return replace(checkpoint, ladder=ladder)
+
+
+def toml(card: Card) -> str:
+    """The card as TOML, in the order a person reads it."""
+    lines = [f"{key} = {json.dumps(getattr(card, key))}" for key in ("name", "description", "licence", "source")]
+    names = ",\n".join(f"    {json.dumps(label)}" for label in card.labels)
+    lines += [f"labels = [\n{names},\n]", "", "[geometry]"]
+    lines += [f"{key} = {json.dumps(value)}" for key, value in asdict(card.geometry).items()]
+    lines += ["", "[input]"] + [f"{key} = {json.dumps(value)}" for key, value in asdict(card.input).items()]
+    lines += [f"mean = {list(card.mean)}", f"std = {list(card.std)}"]
+    for step in card.ladder:
+        lines += ["", "[[ladder]]"] + [f"{key} = {json.dumps(value)}" for key, value in asdict(step).items()]
+    return "\n".join(lines) + "\n"
+
+
+def draw_curve(log: list[dict[str, float]], path: Path) -> None:
+    """Loss and accuracy over the run."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, left = plt.subplots(figsize=(7, 3.6), layout="constrained")
+    left.plot([r["step"] for r in log], [r["loss"] for r in log], color="0.45", label="training loss")
+    left.set(xlabel="step (64 scenes each)", ylabel="loss", ylim=(0, None))
+    right = left.twinx()
+    rows = [r for r in log if "top1_keep_1.0" in r]
+    for key, name in (("top1_keep_1.0", "top-1 at full"), ("top1_keep_0.5", "top-1 at evit:0.5")):
+        right.plot([r["step"] for r in rows], [100 * r[key] for r in rows], marker=".", label=name)
+    right.set(ylabel="top-1 on unseen training scenes, %", ylim=(0, 100))
+    right.legend(loc="center right")
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path, nargs="?", default=ROOT / "runs/vit-t")
+    run = parser.parse_args().run
+    DOCS.mkdir(parents=True, exist_ok=True)
+    weights = ZOO / f"{CARD.name}.safetensors"
+    disk.save(weights, load_run(run), half=True)
+    shipped = measured(disk.read(weights, CARD))
+    disk.save(weights, shipped, half=True)
+    (ZOO / f"{CARD.name}.toml").write_text(toml(shipped))
+    shutil.copy(run / "log.jsonl", DOCS / f"{CARD.name}.log.jsonl")
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    draw_curve(log, DOCS / f"{CARD.name}.png")
+    print(*shipped.ladder, sep="\n")
+
+
+if __name__ == "__main__":
+    main()

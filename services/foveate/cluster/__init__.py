@@ -1,0 +1,35 @@
+"""Where engines run. The gateway knows only this protocol."""
+
+from typing import Protocol
+
+from foveate.core.model import ModelCard
+from foveate.core.outcome import Outcome
+from foveate.core.request import Request
+
+
+class Cluster(Protocol):
+    """A place that answers requests."""
+
+    @property
+    def ready(self) -> bool:
+        """Every model is loaded and warm, and new requests are taken."""
+        ...
+
+    @property
+    def draining(self) -> bool: ...
+
+    def cards(self) -> dict[str, ModelCard]:
+        """Served models by name; the first is the default."""
+        ...
+
+    async def start(self) -> None: ...
+
+    async def submit(self, request: Request) -> Outcome:
+        """Run one request. Cancelling the caller cancels the request. Raises FoveateError."""
+        ...
+
+    async def drain(self, timeout_s: float) -> None:
+        """Refuse newcomers and return when what was admitted is done, or the time is up."""
+        ...
+
+    async def close(self) -> None: ...

@@ -1,0 +1,32 @@
+"""What the engine asks of a model. Anything with these members can be served; torch is not needed."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from foveate.core.model import ModelCard
+from foveate.core.outcome import Result
+from foveate.core.plan import Plan
+
+
+class Runner(Protocol):
+    """Runs batches. `stack` and `run` are called from threads, `run` never twice at once."""
+
+    @property
+    def card(self) -> ModelCard: ...
+
+    @property
+    def max_batch(self) -> int:
+        """Items in one batch at most."""
+        ...
+
+    def check(self, plan: Plan) -> None:
+        """Raises BadPlan when this model cannot run the plan."""
+        ...
+
+    def stack(self, media: Sequence[Any], plan: Plan) -> Any:
+        """Put decoded media together as one input. May run while another batch runs."""
+        ...
+
+    def run(self, batch: Any, plan: Plan) -> Sequence[Result | Exception]:
+        """One result an item, in order; an exception in an item's place fails that item alone."""
+        ...

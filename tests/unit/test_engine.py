@@ -1,0 +1,273 @@
+"""The engine on a fake runner: batching, failures, deadlines, cancellation, drain."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import pytest
+
+from foveate.core.errors import (
+    BadPlan,
+    DeadlineExceeded,
+    Draining,
+    FoveateError,
+    Overloaded,
+    RunFailed,
+)
+from foveate.core.metrics import Metrics
+from foveate.core.outcome import Outcome
+from foveate.core.plan import Plan
+from foveate.core.request import Objective, Request
+from foveate.engine.engine import Engine
+from tests.fake_runner import FULL, HALF, FakeRunner
+
+pytestmark = pytest.mark.anyio
+T = TypeVar("T")
+
+
+def ask(media: Any, plan: Plan | None = None, deadline: float | None = None, size: int = 1) -> Request:
+    return Request("id", "fake", media, size, objective=Objective(deadline), plan=plan)
+
+
+@asynccontextmanager
+async def running(runner: FakeRunner, **limits: Any) -> AsyncIterator[Engine]:
+    engine = Engine(runner, Metrics(), **limits)
+    engine.start()
+    try:
+        yield engine
+    finally:
+        runner.gate.set()
+        await engine.close()
+
+
+async def soon(awaitable: Awaitable[T]) -> T:
+    return await asyncio.wait_for(awaitable, 20)
+
+
+async def entered(runner: FakeRunner) -> None:
+    """Return once the runner has begun one more forward."""
+    assert await asyncio.to_thread(runner.entered.acquire, timeout=20)
+
+
+async def submitted(engine: Engine, *requests: Request) -> list[asyncio.Task[Outcome]]:
+    """Tasks whose requests are admitted already."""
+    tasks = [asyncio.create_task(engine.submit(request)) for request in requests]
+    await asyncio.sleep(0)
+    return tasks
+
+
+async def held(engine: Engine, runner: FakeRunner) -> asyncio.Task[Outcome]:
+    """One request that is running and will not end until the gate opens."""
+    runner.gate.clear()
+    (first,) = await submitted(engine, ask("first"))
+    await entered(runner)
+    return first
+
+
+async def test_a_lone_request_goes_alone_and_at_once() -> None:
+    runner = FakeRunner()
+    async with running(runner) as engine:
+        outcome = await soon(engine.submit(ask("a")))
+    assert runner.batches == [["a"]]
+    assert outcome.batch_size == 1
+    assert outcome.plan == FULL
+
+
+async def test_what_waits_is_batched_in_order_of_arrival() -> None:
+    runner = FakeRunner(max_batch=4)
+    async with running(runner) as engine:
+        first = await held(engine, runner)
+        rest = await submitted(engine, *(ask(i) for i in range(6)))
+        runner.gate.set()
+        await soon(asyncio.gather(first, *rest))
+    assert runner.batches == [["first"], [0, 1, 2, 3], [4, 5]]
+
+
+async def test_a_batch_that_is_not_full_waits_for_the_runner_not_the_other_way_round() -> None:
+    runner = FakeRunner(max_batch=4)
+    async with running(runner) as engine:
+        first = await held(engine, runner)
+        early = await submitted(engine, ask("early"))
+        late = await submitted(engine, ask("late"))
+        runner.gate.set()
+        await soon(asyncio.gather(first, *early, *late))
+    assert runner.batches == [["first"], ["early", "late"]]
+
+
+async def test_plans_do_not_mix_in_a_batch() -> None:
+    runner = FakeRunner()
+    async with running(runner) as engine:
+        first = await held(engine, runner)
+        rest = await submitted(engine, ask(1, FULL), ask(2, HALF), ask(3, FULL))
+        runner.gate.set()
+        outcomes = await soon(asyncio.gather(first, *rest))
+    assert runner.batches == [["first"], [1, 3], [2]]
+    assert [outcome.plan for outcome in outcomes[1:]] == [FULL, HALF, FULL]
+
+
+async def test_one_bad_item_fails_alone() -> None:
+    runner = FakeRunner()
+    async with running(runner) as engine:
+        first = await held(engine, runner)
+        rest = await submitted(engine, ask("good"), ask("poison"), ask("fine"))
+        runner.gate.set()
+        good, bad, fine = await soon(asyncio.gather(*rest, return_exceptions=True))
+        await soon(first)
+    assert isinstance(good, Outcome)
+    assert isinstance(fine, Outcome)
+    assert isinstance(bad, RunFailed)
+    assert "poison" not in bad.detail
+
+
+async def test_a_runner_that_loses_an_item_fails_the_request_and_not_the_engine() -> None:
+    class Forgetful(FakeRunner):
+        def run(self, batch: list[Any], plan: Plan) -> list[Any]:
+            return super().run(batch, plan)[1:]
+
+    async with running(Forgetful()) as engine:
+        for _ in range(2):
+            with pytest.raises(RunFailed):
+                await soon(engine.submit(ask("a")))
+
+
+async def test_a_cancelled_request_never_reaches_a_forward() -> None:
+    runner = FakeRunner(max_batch=2)
+    async with running(runner) as engine:
+        first = await held(engine, runner)
+        gone, stays = await submitted(engine, ask("gone"), ask("stays"))
+        gone.cancel()
+        await asyncio.sleep(0)
+        runner.gate.set()
+        await soon(asyncio.gather(first, stays))
+        assert gone.cancelled()
+        assert len(engine.queue) == 0
+        assert not engine.busy
+    assert runner.batches == [["first"], ["stays"]]
+
+
+async def test_a_request_cancelled_after_staging_never_reaches_a_forward() -> None:
+    runner = FakeRunner(max_batch=2)
+    async with running(runner) as engine:
+        first = await held(engine, runner)
+        gone, stays = await submitted(engine, ask("gone"), ask("stays"))  # a full batch: staged ahead
+        while len(engine.queue):
+            await asyncio.sleep(0)
+        gone.cancel()
+        await asyncio.sleep(0)
+        runner.gate.set()
+        await soon(asyncio.gather(first, stays))
+    assert runner.batches == [["first"], ["stays"]]
+
+
+async def test_a_storm_of_cancellations_leaves_the_next_requests_unharmed() -> None:
+    runner = FakeRunner()
+    async with running(runner, max_items=2000) as engine:
+        first = await held(engine, runner)
+        storm = await submitted(engine, *(ask(i) for i in range(1000)))
+        for task in storm:
+            task.cancel()
+        await asyncio.sleep(0)
+        runner.gate.set()
+        await soon(first)
+        outcome = await soon(engine.submit(ask("after")))
+    assert outcome.batch_size == 1
+    assert runner.batches == [["first"], ["after"]]
+
+
+async def test_a_deadline_ends_the_wait_even_though_the_runner_is_stuck() -> None:
+    runner = FakeRunner()
+    async with running(runner) as engine:
+        first = await held(engine, runner)
+        with pytest.raises(DeadlineExceeded):
+            await soon(engine.submit(ask("late", deadline=engine.clock() + 0.01)))
+        assert len(engine.queue) == 0
+        runner.gate.set()
+        await soon(first)
+    assert runner.batches == [["first"]]
+
+
+async def test_a_deadline_bounds_the_answer_and_not_only_the_wait() -> None:
+    runner = FakeRunner()
+    async with running(runner) as engine:
+        runner.gate.clear()
+        with pytest.raises(DeadlineExceeded):
+            await soon(engine.submit(ask("slow", deadline=engine.clock() + 0.05)))
+        runner.gate.set()
+        await soon(engine.submit(ask("next")))
+
+
+async def test_a_deadline_in_the_past_is_not_admitted() -> None:
+    runner = FakeRunner()
+    async with running(runner) as engine:
+        with pytest.raises(DeadlineExceeded):
+            await soon(engine.submit(ask("late", deadline=engine.clock() - 1)))
+    assert runner.batches == []
+
+
+@pytest.mark.parametrize(("limits", "size"), [({"max_items": 2}, 1), ({"max_bytes": 20}, 10)])
+async def test_a_full_queue_refuses_and_says_when_to_come_back(limits: dict[str, int], size: int) -> None:
+    runner = FakeRunner(max_batch=8)
+    async with running(runner, **limits) as engine:
+        first = await held(engine, runner)
+        waiting = await submitted(engine, ask(1, size=size), ask(2, size=size))
+        with pytest.raises(Overloaded) as refused:
+            await soon(engine.submit(ask(3, size=size)))
+        assert refused.value.retry_after_s >= 1
+        runner.gate.set()
+        await soon(asyncio.gather(first, *waiting))
+        assert engine.queue.bytes == 0
+
+
+async def test_an_unknown_plan_is_refused_at_admission() -> None:
+    async with running(FakeRunner()) as engine:
+        with pytest.raises(BadPlan):
+            await soon(engine.submit(ask("a", Plan("fake", 32, reducer="tome:8"))))
+
+
+async def test_drain_finishes_what_was_admitted_and_refuses_the_rest() -> None:
+    runner = FakeRunner()
+    async with running(runner) as engine:
+        first = await held(engine, runner)
+        (waiting,) = await submitted(engine, ask("waiting"))
+        drain = asyncio.create_task(engine.drain())
+        await asyncio.sleep(0)
+        with pytest.raises(Draining):
+            await soon(engine.submit(ask("new")))
+        assert not drain.done()
+        runner.gate.set()
+        await soon(asyncio.gather(first, waiting, drain))
+    assert runner.batches == [["first"], ["waiting"]]
+
+
+async def test_closing_leaves_nobody_waiting() -> None:
+    runner = FakeRunner()
+    engine = Engine(runner, Metrics())
+    engine.start()
+    first = await held(engine, runner)
+    (waiting,) = await submitted(engine, ask("waiting"))
+    await engine.close()
+    for task in (first, waiting):
+        with pytest.raises(FoveateError):
+            await soon(task)
+    runner.gate.set()
+
+
+async def test_gauges_fall_when_requests_leave() -> None:
+    runner, metrics = FakeRunner(), Metrics()
+    engine = Engine(runner, metrics)
+    engine.start()
+    value = metrics.registry.get_sample_value
+    first = await held(engine, runner)
+    (gone,) = await submitted(engine, ask("gone", size=7))
+    assert value("foveate_waiting", {"model": "fake"}) == 1
+    assert value("foveate_waiting_bytes", {"model": "fake"}) == 7
+    gone.cancel()
+    await asyncio.sleep(0)
+    assert value("foveate_waiting", {"model": "fake"}) == 0
+    assert value("foveate_waiting_bytes", {"model": "fake"}) == 0
+    runner.gate.set()
+    await soon(first)
+    await soon(engine.drain())
+    assert value("foveate_running", {"model": "fake"}) == 0
+    await engine.close()

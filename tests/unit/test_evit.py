@@ -1,0 +1,196 @@
+"""EViT in the trunk against a reference written from the paper, one image and one head at a time."""
+
+import math
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from foveate.core.errors import BadPlan
+from foveate.models import reduction
+from foveate.models.geometry import Geometry
+from foveate.models.reduction import Needs
+from foveate.models.tokens import Tokens
+from foveate.models.vit import EXPLICIT_LENGTH, Block, ElasticViT, Steps, TrunkOutput
+
+PLAIN = Geometry(image_size=96, width=48, heads=3, classes=10)
+TWO_PREFIX = Geometry(image_size=96, width=48, heads=3, classes=10, distilled=True, layer_scale=True)
+REGISTERS = Geometry(
+    image_size=96, width=48, heads=3, classes=10, registers=3, embed_prefix=False, qk_norm=True
+)
+LONG = Geometry(image_size=368, depth=4, width=32, heads=2, classes=10)
+"""23 x 23 patches: past the length where attention turns to the fused kernel."""
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.inference_mode():
+        yield
+    torch.set_num_threads(threads)
+
+
+def build(g: Geometry) -> ElasticViT:
+    model = ElasticViT(g).eval()
+    generator = torch.Generator().manual_seed(7)
+    for name, p in model.named_parameters():
+        noise = torch.randn(p.shape, generator=generator)
+        gain = p.ndim == 1 and not name.endswith("bias")
+        # Queries and keys large enough that attention tells the tokens apart.
+        scale = 0.3 if name.endswith("qkv.weight") else 0.15
+        p.copy_(1 + 0.1 * noise if gain else scale * noise)
+    return model
+
+
+def pictures(g: Geometry, batch: int = 3) -> Tensor:
+    return torch.randn(batch, 3, g.image_size, g.image_size, generator=torch.Generator().manual_seed(3))
+
+
+def run(model: ElasticViT, images: Tensor, spec: str) -> TrunkOutput:
+    g = model.geometry
+    out: TrunkOutput = model(images, Steps(reduction.create(spec, g), g.depth))
+    return out
+
+
+def reference_attention(block: Block, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens (N, D) to the attention's output (N, D) and the class token's mean attention (N,)."""
+    attn = block.attn
+    width = x.shape[1] // attn.heads
+    q, k, v = F.linear(x, attn.qkv.weight, attn.qkv.bias).chunk(3, dim=1)
+    outputs, class_rows = [], []
+    for h in range(attn.heads):
+        part = slice(h * width, (h + 1) * width)
+        qh, kh = attn.q_norm(q[:, part]), attn.k_norm(k[:, part])
+        scores = torch.exp(qh @ kh.T / math.sqrt(width))
+        weights = scores / scores.sum(dim=1, keepdim=True)
+        outputs.append(weights @ v[:, part])
+        class_rows.append(weights[0])
+    return attn.proj(torch.cat(outputs, dim=1)), torch.stack(class_rows).mean(0)
+
+
+def reference_block(block: Block, x: Tensor, prefix: int, keep: float | None) -> Tensor:
+    """One image's tokens through one block (EViT, figure 2 and equation 3)."""
+    update, attention = reference_attention(block, block.norm1(x))
+    x = x + block.ls1(update)
+    if keep is not None:
+        attention = attention[prefix:]
+        top = set(attention.topk(math.ceil(keep * len(attention))).indices.tolist())
+        patches = x[prefix:]
+        kept = [patches[i] for i in sorted(top)]
+        fused = torch.zeros_like(x[0])
+        for i in set(range(len(patches))) - top:
+            fused += attention[i] * patches[i]
+        x = torch.stack([*x[:prefix], *kept, fused])
+    out: Tensor = x + block.ls2(block.mlp(block.norm2(x)))
+    return out
+
+
+def reference(model: ElasticViT, image: Tensor, keep: float, blocks: tuple[int, ...]) -> Tensor:
+    """Logits of one image (3, S, S). `blocks` counts from 1, as the paper does."""
+    g = model.geometry
+    x = model.embed(image.unsqueeze(0)).x[0]
+    for number, block in enumerate(model.blocks, start=1):
+        assert isinstance(block, Block)
+        x = reference_block(block, x, g.prefix, keep if number in blocks else None)
+    x = model.norm(x)
+    logits: Tensor = model.head(x[0])
+    return (logits + model.head_dist(x[1])) / 2 if g.distilled else logits
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.5, 0.7, 0.9])
+@pytest.mark.parametrize("geometry", [PLAIN, TWO_PREFIX, REGISTERS], ids=["plain", "two prefix", "registers"])
+def test_logits_are_the_papers(geometry: Geometry, keep: float) -> None:
+    model = build(geometry)
+    images = pictures(geometry)
+    expected = torch.stack([reference(model, image, keep, (4, 7, 10)) for image in images])
+    found = run(model, images, f"evit:{keep}").logits
+    assert (found - expected).abs().max() < 1e-4
+    # Worth comparing only where reduction changes the answer.
+    assert (run(model, images, "none").logits - expected).abs().max() > 1e-2
+
+
+def test_the_fused_kernel_ranks_tokens_as_the_explicit_one_does() -> None:
+    assert LONG.patches(LONG.image_size) + 1 > EXPLICIT_LENGTH
+    model = build(LONG)
+    image = pictures(LONG, 1)
+    expected = reference(model, image[0], 0.5, (2, 3, 4))
+    assert (run(model, image, "evit:0.5").logits[0] - expected).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("geometry", [PLAIN, TWO_PREFIX, REGISTERS, LONG])
+def test_keeping_everything_is_the_identity_to_the_bit(geometry: Geometry) -> None:
+    model, images = build(geometry), pictures(geometry, 2)
+    assert torch.equal(run(model, images, "evit:1.0").logits, run(model, images, "none").logits)
+
+
+def test_a_rate_that_rounds_up_to_everything_fuses_nothing() -> None:
+    model, images = build(PLAIN), pictures(PLAIN, 2)
+    found, full = run(model, images, "evit:0.9999"), run(model, images, "none")
+    assert torch.equal(found.tokens, full.tokens)
+    # Sorting has moved the tokens, so sums round differently.
+    assert (found.logits - full.logits).abs().max() < 1e-5
+
+
+def test_rows_of_a_batch_do_not_influence_each_other() -> None:
+    model, images = build(TWO_PREFIX), pictures(TWO_PREFIX, 4)
+    together = run(model, images, "evit:0.5").logits
+    alone = torch.cat([run(model, image.unsqueeze(0), "evit:0.5").logits for image in images])
+    assert (together - alone).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("keep", [0.2, 0.5, 0.75])
+@pytest.mark.parametrize("geometry", [PLAIN, TWO_PREFIX, REGISTERS])
+def test_source_map_and_counts_account_for_every_patch(geometry: Geometry, keep: float) -> None:
+    model = build(geometry)
+    reducer = reduction.create(f"evit:{keep}", geometry)
+    tokens: Tokens = model.embed(pictures(geometry))
+    start, after = len(tokens), reducer.after(len(tokens), geometry.prefix, geometry.depth)
+    for index, block in enumerate(model.blocks):
+        tokens = block(tokens, reducer, index)
+        assert len(tokens) == after[index]
+        assert torch.equal(tokens.counts.sum(1), torch.full((3,), float(start)))
+        assert torch.all(tokens.counts[:, : geometry.prefix] == 1)
+        assert tokens.source.min() >= geometry.prefix
+        for counts, source in zip(tokens.counts, tokens.source, strict=True):
+            pointed_at = torch.bincount(source, minlength=len(tokens))[geometry.prefix :]
+            assert torch.equal(pointed_at.float(), counts[geometry.prefix :])
+    assert after[-1] < start
+
+
+def test_kept_tokens_are_the_attended_ones() -> None:
+    g = PLAIN
+    reducer = reduction.create("evit:0.5", g)
+    row = torch.rand(2, 37, generator=torch.Generator().manual_seed(5))
+    tokens = Tokens.start(torch.zeros(2, 37, g.width), prefix=1)
+    decided = reducer(tokens, reduction.Attention(class_row=row), block=3)
+    assert decided.absorbed is not None
+    assert decided.weight is not None
+    assert decided.kept.shape == (2, 1 + 18)
+    assert torch.all(decided.kept[:, 0] == 0)
+    kept, rest = row.gather(1, decided.kept[:, 1:]), row.gather(1, decided.absorbed)
+    assert torch.all(kept.amin(1) >= rest.amax(1))
+    assert torch.equal(decided.weight, rest)
+
+
+def test_blocks_that_reduce() -> None:
+    def reducing(depth: int) -> list[int]:
+        reducer = reduction.create("evit:0.5", Geometry(depth=depth))
+        return [b + 1 for b in range(depth) if reducer.needs(b) is Needs.CLASS_ROW]
+
+    assert reducing(12) == [4, 7, 10]
+    assert reducing(24) == [7, 13, 19]
+    assert reducing(4) == [2, 3, 4]
+
+
+@pytest.mark.parametrize("argument", ["", ":", ":0", ":1.1", ":-1", ":nan", ":half"])
+def test_keep_rates_that_mean_nothing(argument: str) -> None:
+    with pytest.raises(BadPlan, match="keep rate"):
+        reduction.create(f"evit{argument}", PLAIN)
+
+
+def test_a_model_without_class_token_has_nothing_to_rank_by() -> None:
+    with pytest.raises(BadPlan, match="class token"):
+        reduction.create("evit:0.5", Geometry(class_token=False, pool="avg"))

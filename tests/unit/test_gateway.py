@@ -1,0 +1,297 @@
+"""The gateway in front of a fake runner, through real ASGI calls."""
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from foveate.cluster.local import LocalCluster
+from foveate.core.metrics import Metrics
+from foveate.core.settings import Settings
+from foveate.gateway.app import create_app
+from foveate.gateway.wire import Classification, Problem
+from tests.fake_runner import FULL, HALF, FakeRunner
+
+pytestmark = pytest.mark.anyio
+PICTURE = {"content-type": "image/jpeg"}
+
+
+class Gateway:
+    """A running app with its client and what stands behind it."""
+
+    def __init__(self, runner: FakeRunner, settings: Settings, **limits: int) -> None:
+        self.runner, self.metrics = runner, Metrics()
+        self.cluster = LocalCluster([runner, FakeRunner("other")], self.metrics, **limits)
+        self.app = create_app(self.cluster, settings, self.metrics)
+        self.client = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://test")
+
+    async def classify(self, body: bytes = b"picture", **kwargs: Any) -> httpx.Response:
+        headers = PICTURE | kwargs.pop("headers", {})
+        return await self.client.post("/classify", content=body, headers=headers, **kwargs)
+
+    def counted(self, outcome: str, model: str = "fake") -> float:
+        labels = {"model": model, "task": "classify", "outcome": outcome}
+        return self.metrics.registry.get_sample_value("foveate_requests_total", labels) or 0.0
+
+
+@asynccontextmanager
+async def gateway(settings: Settings | None = None, **limits: int) -> AsyncIterator[Gateway]:
+    here = Gateway(FakeRunner(), settings or Settings(), **limits)
+    async with here.app.router.lifespan_context(here.app), here.client:
+        try:
+            yield here
+        finally:
+            here.runner.gate.set()
+
+
+def assert_problem(response: httpx.Response, status: int, words: str = "") -> None:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    body = Problem.model_validate_json(response.content)
+    assert body.status == status
+    assert words in body.detail
+    assert len(body.detail) < 250
+    assert "Traceback" not in response.text
+
+
+async def test_an_answer_has_the_shape_the_contract_gives() -> None:
+    async with gateway() as here:
+        response = await here.classify(headers={"x-request-id": "abc", "x-slo-ms": "5000"})
+    assert response.status_code == 200
+    body = Classification.model_validate_json(response.content)
+    assert body.id == response.headers["x-request-id"] == "abc"
+    assert [(p.label, p.index) for p in body.predictions] == [("yes", 0), ("no", 1)]
+    assert body.compute.plan == response.headers["x-foveate-plan"] == str(FULL)
+    assert (body.compute.tokens, body.compute.tokens_full, body.compute.gflops) == (5, 10, 0.5)
+    assert body.compute.quality == float(response.headers["x-foveate-quality"]) == 1.0
+    assert body.compute.degraded is False
+    assert response.headers["x-slo-met"] == "true"
+    assert list(body.timings_ms) == ["decode", "queue", "compute", "total"]
+    assert response.headers["server-timing"].startswith("decode;dur=")
+    assert set(response.json()) == {"id", "model", "predictions", "compute", "timings_ms"}
+
+
+async def test_without_headers_an_id_is_made_and_no_promise_is_claimed() -> None:
+    async with gateway() as here:
+        first, second = await here.classify(), await here.classify()
+    assert first.headers["x-request-id"] != second.headers["x-request-id"]
+    assert "x-slo-met" not in first.headers
+
+
+@pytest.mark.parametrize("bad", ["", "x" * 129, "tab\there", "naïve".encode()])
+async def test_an_id_that_cannot_be_echoed_is_replaced(bad: Any) -> None:
+    async with gateway() as here:
+        response = await here.classify(headers={"x-request-id": bad})
+    assert len(response.headers["x-request-id"]) == 24
+
+
+async def test_raw_multipart_and_json_carry_the_same_bytes() -> None:
+    data = bytes(range(256))
+    encoded = base64.b64encode(data).decode()
+    async with gateway() as here:
+        raw = await here.classify(data)
+        form = await here.client.post("/classify", files={"file": ("a.jpg", data, "image/jpeg")})
+        plain = await here.client.post("/classify", json={"data": encoded})
+        uri = await here.client.post("/classify", json={"data": f"data:image/png;base64,{encoded}"})
+        untyped = await here.client.post("/classify", content=data)
+    assert [r.status_code for r in (raw, form, plain, uri, untyped)] == [200] * 5
+    assert here.runner.batches == [[data]] * 5
+
+
+async def test_top_k_and_model_are_chosen_by_query() -> None:
+    async with gateway() as here:
+        one = await here.classify(params={"top_k": "1"})
+        many = await here.classify(params={"top_k": "99", "model": "other"})
+    assert len(one.json()["predictions"]) == 1
+    assert len(many.json()["predictions"]) == 2
+    assert many.json()["model"] == "other"
+
+
+async def test_a_plan_is_pinned_by_text_or_by_rung() -> None:
+    async with gateway() as here:
+        for text in (str(HALF), "evit:0.5"):
+            response = await here.classify(headers={"x-plan": text})
+            compute = response.json()["compute"]
+            assert (compute["plan"], compute["quality"], compute["degraded"]) == (str(HALF), 0.9, False)
+    assert here.runner.plans == [HALF, HALF]
+
+
+async def test_the_servers_own_plan_gives_way_to_a_quality_floor() -> None:
+    async with gateway(Settings(plan="evit:0.5")) as here:
+        cheap = await here.classify()
+        good = await here.classify(headers={"x-min-quality": "0.95"})
+    assert (cheap.json()["compute"]["rung"], cheap.json()["compute"]["degraded"]) == ("evit:0.5", True)
+    assert (good.json()["compute"]["rung"], good.json()["compute"]["degraded"]) == ("full", False)
+
+
+@pytest.mark.parametrize(
+    ("headers", "words"),
+    [
+        ({"x-slo-ms": "soon"}, "x-slo-ms"),
+        ({"x-slo-ms": "0"}, "x-slo-ms"),
+        ({"x-slo-ms": "-5"}, "x-slo-ms"),
+        ({"x-slo-ms": "nan"}, "x-slo-ms"),
+        ({"x-slo-ms": "inf"}, "x-slo-ms"),
+        ({"x-request-timeout-seconds": "1e9"}, "x-request-timeout-seconds"),
+        ({"x-min-quality": "1.1"}, "x-min-quality"),
+        ({"x-plan": "warp:9"}, "warp:9"),
+        ({"x-plan": "someone-else@224"}, "not a variant"),
+        ({"x-plan": "evit:0.5", "x-min-quality": "0.99"}, "quality"),
+    ],
+)
+async def test_a_header_that_makes_no_sense_is_a_400(headers: dict[str, str], words: str) -> None:
+    async with gateway() as here:
+        assert_problem(await here.classify(headers=headers), 400, words)
+        assert here.counted("invalid") == 1
+    assert here.runner.batches == []
+
+
+@pytest.mark.parametrize("top_k", ["0", "-1", "many", "1.5", "٣"])
+async def test_a_top_k_that_is_no_count_is_a_400(top_k: str) -> None:
+    async with gateway() as here:
+        assert_problem(await here.classify(params={"top_k": top_k}), 400, "top_k")
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "status", "words"),
+    [
+        ("text/plain", b"hello", 415, "text/plain"),
+        ("video/mp4", b"....", 415, "video/mp4"),
+        ("application/x-www-form-urlencoded", b"\xff\xd8", 415, "content-type: image/jpeg"),
+        ("image/jpeg", b"", 400, "empty"),
+        ("application/json", b"{", 400, "JSON"),
+        ("application/json", b"[1]", 400, "object"),
+        ("application/json", b"{}", 400, "data"),
+        ("application/json", b'{"data": 3}', 400, "data"),
+        ("application/json", b'{"data": "***"}', 400, "base64"),
+        ("application/json", b'{"url": "http://localhost/"}', 400, "URL"),
+        ("multipart/form-data", b"x", 400, "multipart"),
+        ("multipart/form-data; boundary=b", b"nonsense", 400, ""),
+        ("multipart/form-data; boundary=b", b"--b\r\ncontent-disposition: form-data; name=file\r\n\r\nx\r\n--b--", 400, "file"),
+    ],
+)  # fmt: skip
+async def test_a_body_that_is_no_picture_is_a_4xx(kind: str, body: bytes, status: int, words: str) -> None:
+    async with gateway() as here:
+        assert_problem(await here.classify(body, headers={"content-type": kind}), status, words)
+        assert here.counted("invalid") == 1
+        assert here.app.state.door.items == here.app.state.door.bytes == 0
+
+
+async def test_an_oversized_body_is_refused_announced_or_not() -> None:
+    async def stream() -> AsyncIterator[bytes]:
+        for _ in range(50):
+            yield b"x" * 100
+
+    async with gateway(Settings(max_body_bytes=1000)) as here:
+        assert_problem(await here.classify(b"x" * 1001), 413, "1000 bytes")
+        chunked = await here.client.post("/classify", content=stream(), headers=PICTURE)
+        assert_problem(chunked, 413, "1000 bytes")
+        assert (await here.classify(b"x" * 1000)).status_code == 200
+        assert here.app.state.door.bytes == 0
+
+
+async def test_an_unknown_model_or_route_or_method_is_a_problem_too() -> None:
+    async with gateway() as here:
+        assert_problem(await here.classify(params={"model": "gpt"}), 404, "fake, other")
+        assert_problem(await here.client.get("/nowhere"), 404)
+        assert_problem(await here.client.get("/classify"), 405)
+        assert_problem(await here.client.get("/models/gpt/ladder"), 404)
+        assert here.counted("invalid", "unknown") == 1
+
+
+async def test_a_full_house_answers_429_with_retry_after() -> None:
+    async with gateway(Settings(in_flight_items=1)) as here:
+        here.runner.gate.clear()
+        first = asyncio.create_task(here.classify())
+        assert await asyncio.to_thread(here.runner.entered.acquire, timeout=20)
+        refused = await here.classify()
+        assert_problem(refused, 429)
+        assert int(refused.headers["retry-after"]) >= 1
+        here.runner.gate.set()
+        assert (await first).status_code == 200
+        assert here.counted("refused") == 1
+        assert here.counted("ok") == 1
+
+
+async def test_a_full_queue_answers_429_and_counts_why() -> None:
+    async with gateway(queue_items=1) as here:
+        here.runner.gate.clear()
+        first = asyncio.create_task(here.classify())
+        assert await asyncio.to_thread(here.runner.entered.acquire, timeout=20)
+        second = asyncio.create_task(here.classify())
+        while not here.metrics.registry.get_sample_value("foveate_waiting", {"model": "fake"}):
+            await asyncio.sleep(0)
+        refused = await here.classify()
+        assert_problem(refused, 429)
+        labels = {"model": "fake", "reason": "queue_full"}
+        assert here.metrics.registry.get_sample_value("foveate_refused_total", labels) == 1
+        here.runner.gate.set()
+        assert [(await task).status_code for task in (first, second)] == [200, 200]
+
+
+async def test_a_missed_deadline_is_a_504() -> None:
+    async with gateway() as here:
+        here.runner.gate.clear()
+        response = await here.classify(headers={"x-slo-ms": "30"})
+        assert_problem(response, 504)
+        assert response.headers["x-slo-met"] == "false"
+        assert here.counted("expired") == 1
+        labels = {"model": "fake", "met": "false"}
+        assert here.metrics.registry.get_sample_value("foveate_slo_total", labels) == 1
+
+
+async def test_draining_refuses_with_503_and_is_not_ready_but_alive() -> None:
+    async with gateway() as here:
+        assert (await here.client.get("/readyz")).status_code == 200
+        await here.cluster.drain(1)
+        refused = await here.classify()
+        assert_problem(refused, 503)
+        assert int(refused.headers["retry-after"]) >= 1
+        assert (await here.client.get("/readyz")).status_code == 503
+        assert (await here.client.get("/livez")).status_code == 200
+
+
+async def test_a_failing_model_tells_the_client_nothing_about_itself() -> None:
+    class Broken(FakeRunner):
+        def run(self, batch: list[Any], plan: Any) -> Any:
+            raise RuntimeError("secret path /etc/model")
+
+    here = Gateway(Broken(), Settings())
+    async with here.app.router.lifespan_context(here.app), here.client:
+        response = await here.classify()
+    assert_problem(response, 500)
+    assert "secret" not in response.text
+    assert here.counted("failed") == 1
+
+
+async def test_models_and_ladder_are_listed() -> None:
+    async with gateway() as here:
+        models = (await here.client.get("/models")).json()["models"]
+        ladder = (await here.client.get("/models/fake/ladder")).json()["ladder"]
+    assert [m["name"] for m in models] == ["fake", "other"]
+    assert [rung["rung"] for rung in ladder] == ["evit:0.5", "full"]
+    assert ladder[0]["quality"] == 0.9
+
+
+async def test_metrics_keep_their_labels_few() -> None:
+    async with gateway() as here:
+        for index in range(30):
+            await here.classify(headers={"x-request-id": f"id-{index}"}, params={"model": f"m{index}"})
+        await here.classify()
+        text = (await here.client.get("/metrics")).text
+    series = [line for line in text.splitlines() if line.startswith("foveate_requests_total")]
+    assert len(series) == 2
+    assert "id-1" not in text
+
+
+async def test_the_openapi_document_describes_classify() -> None:
+    async with gateway() as here:
+        document = json.loads((await here.client.get("/openapi.json")).text)
+    post = document["paths"]["/classify"]["post"]
+    assert set(post["requestBody"]["content"]) == {"image/*", "multipart/form-data", "application/json"}
+    assert {p["name"] for p in post["parameters"]} >= {"model", "top_k", "x-slo-ms", "x-plan", "x-min-quality"}

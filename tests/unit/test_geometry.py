@@ -1,0 +1,72 @@
+"""What a plan costs, against published figures and against a count of the real trunk's operations."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from foveate.models import reduction
+from foveate.models.geometry import Geometry, gmacs
+from foveate.models.vit import ElasticViT, Steps
+
+TINY = Geometry(width=192, heads=3)
+SMALL = Geometry(width=384, heads=6)
+BASE = Geometry(width=768, heads=12)
+DISTILLED = Geometry(width=192, heads=3, distilled=True)
+REGISTERS = Geometry(width=384, heads=6, patch_size=14, registers=4, embed_prefix=False, classes=0)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def cost(g: Geometry, spec: str = "none", image_size: int = 224) -> float:
+    tokens = g.patches(image_size) + g.prefix
+    return gmacs(g, image_size, reduction.create(spec, g).after(tokens, g.prefix, g.depth))
+
+
+@pytest.mark.parametrize(
+    ("geometry", "spec", "published"),
+    [
+        (TINY, "none", 1.26),
+        (SMALL, "none", 4.6),
+        (BASE, "none", 17.6),
+        # EViT, table 1: DeiT-S by keep rate.
+        (SMALL, "evit:0.9", 4.0),
+        (SMALL, "evit:0.8", 3.5),
+        (SMALL, "evit:0.7", 3.0),
+        (SMALL, "evit:0.6", 2.6),
+        (SMALL, "evit:0.5", 2.3),
+    ],
+)
+def test_published_figures(geometry: Geometry, spec: str, published: float) -> None:
+    assert cost(geometry, spec) == pytest.approx(published, rel=0.02)
+
+
+@pytest.mark.parametrize("spec", ["none", "evit:0.7", "evit:0.5", "evit:0.3"])
+@pytest.mark.parametrize("geometry", [TINY, SMALL, DISTILLED, REGISTERS])
+def test_a_count_of_the_real_operations(geometry: Geometry, spec: str) -> None:
+    model = ElasticViT(geometry).eval()
+    steps = Steps(reduction.create(spec, geometry), geometry.depth)
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, 3, 224, 224), steps)
+    # The counter counts a multiplication and its addition as two.
+    assert cost(geometry, spec) == pytest.approx(counter.get_total_flops() / 2e9, rel=0.02)
+
+
+def test_a_depth_cap_and_a_smaller_image_cost_less() -> None:
+    full = cost(SMALL)
+    half = gmacs(SMALL, 224, (197,) * 6)
+    assert half == pytest.approx(full / 2, rel=0.02)
+    assert cost(SMALL, image_size=112) == pytest.approx(full * 50 / 197, rel=0.1)
+
+
+def test_prefix_and_patches() -> None:
+    assert TINY.patches(224) == 196
+    assert (TINY.prefix, DISTILLED.prefix, REGISTERS.prefix) == (1, 2, 5)
+    assert Geometry(class_token=False, pool="avg").prefix == 0

@@ -1,0 +1,73 @@
+"""Plans: the text form is canonical and parses back."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foveate.core.errors import BadPlan
+from foveate.core.plan import PRECISIONS, Plan
+
+FULL = Plan("vit-t", 224, "bf16")
+
+plans = st.builds(
+    Plan,
+    variant=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,12}", fullmatch=True),
+    image_size=st.integers(10, 2000),
+    precision=st.sampled_from(PRECISIONS),
+    reducer=st.sampled_from(["none", "evit:0.7", "tome:8", "diffrate:2.3", "evit:0.5:1,2"]),
+    depth=st.none() | st.integers(1, 40),
+    exit=st.none() | st.sampled_from(["0.9", "entropy:0.3"]),
+)
+
+
+@given(plans)
+def test_every_plan_parses_back(plan: Plan) -> None:
+    assert Plan.parse(str(plan)) == plan
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("vit-t@224/evit:0.7/exit:0.9/bf16", "vit-t@224/evit:0.7/exit:0.9/bf16"),
+        ("vit-t@224", "vit-t@224/fp32"),
+        ("vit-t@224/none/fp32", "vit-t@224/fp32"),
+        ("vit-t@224/bf16/evit:0.5", "vit-t@224/evit:0.5/bf16"),
+        (" vit-t@160/depth:8/fp16 ", "vit-t@160/depth:8/fp16"),
+    ],
+)
+def test_the_text_form_is_canonical(text: str, canonical: str) -> None:
+    assert str(Plan.parse(text)) == canonical
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("full", "vit-t@224/bf16"),
+        ("evit:0.5", "vit-t@224/evit:0.5/bf16"),
+        ("vit-t@224/evit:0.5", "vit-t@224/evit:0.5/bf16"),
+        ("vit-t@160/fp32", "vit-t@160/fp32"),
+        ("depth:6/evit:0.5", "vit-t@224/evit:0.5/depth:6/bf16"),
+    ],
+)
+def test_parts_left_out_are_the_bases(text: str, canonical: str) -> None:
+    assert str(Plan.parse(text, FULL)) == canonical
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "/", "evit:0.5", "vit-t", "vit-t@", "vit-t@0", "vit-t@22444", "vit t@224", "vit-t@224//bf16",
+        "vit-t@224/bf16/fp32", "vit-t@224/evit:1/tome:2", "vit-t@224/depth:x", "vit-t@224/depth:0",
+        "vit-t@224/depth:", "vit-t@224/exit:", "vit-t@224/EVIT", "vit-t@224/evit:0.5;rm", "vit-t@224/" + "a" * 999,
+    ],
+)  # fmt: skip
+def test_what_is_no_plan_is_refused_in_one_short_sentence(text: str) -> None:
+    with pytest.raises(BadPlan) as refused:
+        Plan.parse(text)
+    assert len(refused.value.detail) < 200
+    assert "\n" not in refused.value.detail
+
+
+def test_the_rung_names_what_a_plan_leaves_out() -> None:
+    assert FULL.rung == "full"
+    assert Plan.parse("evit:0.5/exit:0.9", FULL).rung == "evit:0.5/exit:0.9"
