@@ -34,7 +34,8 @@ def main() -> None:
     figures["train_minutes"] = json.loads(LOG.read_text().splitlines()[-1])["minutes"]
     figures["parameters"] = sum(p.numel() for p in checkpoint.model.parameters())
     rows = [
-        [plan, f"{ladder[plan].gflops:.2f}", str(ladder[plan].tokens), f"{accuracy[plan]:.1%}"] for plan in PLANS
+        [plan, f"{ladder[plan].gflops:.2f}", str(ladder[plan].tokens), f"{accuracy[plan]:.1%}"]
+        for plan in PLANS
     ]
     body = f"""# vit-t on the held-out scenes
 

@@ -81,11 +81,13 @@ def clutter(rng: Rng, image: np.ndarray, count: int, largest: int) -> None:
                 corners = cv2.boxPoints(((x, y), (2 * a, 2 * b), angle)).astype(np.int32)
                 cv2.fillConvexPoly(image, corners, colour, cv2.LINE_AA)
             case 2:
-                points = rng.integers(-largest, largest, (3, 2)) + (x, y)
+                points = rng.integers(-largest, largest, (3, 2)) + np.array([x, y])
                 cv2.fillConvexPoly(image, points.astype(np.int32), colour, cv2.LINE_AA)
             case _:
                 end = float(rng.uniform(60, 300))
-                cv2.ellipse(image, (x, y), (a, b), angle, 0, end, colour, int(rng.integers(1, 6)), cv2.LINE_AA)
+                cv2.ellipse(
+                    image, (x, y), (a, b), angle, 0, end, colour, int(rng.integers(1, 6)), cv2.LINE_AA
+                )
 
 
 def place(rng: Rng, image: np.ndarray, label: int, size: float) -> SceneObject:
@@ -137,6 +139,8 @@ def _unhidden(placed: list[SceneObject]) -> list[SceneObject]:
     seen: list[SceneObject] = []
     cover = np.zeros_like(placed[0].mask)
     for thing in reversed(placed):
-        seen.append(SceneObject(thing.label, thing.box, thing.mask & ~cover, thing.angle, thing.size, thing.colour))
+        seen.append(
+            SceneObject(thing.label, thing.box, thing.mask & ~cover, thing.angle, thing.size, thing.colour)
+        )
         cover |= thing.mask
     return seen[::-1]

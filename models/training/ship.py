@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from foveate.models.checkpoint import Checkpoint, attach
 from foveate.models.zoo import Card, Measured
 from training.emoji import LABELS
 from training.evaluate import PLANS, heldout_top1
+from training.pictures import draw_curve, draw_looked_at
 from training.train import MEAN, STD, VIT_T
 
 ROOT = Path(__file__).parents[2]
@@ -42,13 +44,16 @@ def load_run(run: Path) -> Checkpoint:
 def measured(checkpoint: Checkpoint) -> Checkpoint:
     """The checkpoint with its ladder: top-1 on the held-out scenes under each plan, and what that keeps."""
     top1 = {plan: heldout_top1(checkpoint, plan) for plan in PLANS}
-    ladder = tuple(Measured(p, round(top1[p] / top1["full"], 4), round(top1[p], 4)) for p in reversed(PLANS))
+    kept = {plan: min(1.0, top1[plan] / top1["full"]) for plan in PLANS}
+    ladder = tuple(Measured(plan, round(kept[plan], 4), round(top1[plan], 4)) for plan in reversed(PLANS))
     return replace(checkpoint, ladder=ladder)
 
 
 def toml(card: Card) -> str:
     """The card as TOML, in the order a person reads it."""
-    lines = [f"{key} = {json.dumps(getattr(card, key))}" for key in ("name", "description", "licence", "source")]
+    lines = [
+        f"{key} = {json.dumps(getattr(card, key))}" for key in ("name", "description", "licence", "source")
+    ]
     names = ",\n".join(f"    {json.dumps(label)}" for label in card.labels)
     lines += [f"labels = [\n{names},\n]", "", "[geometry]"]
     lines += [f"{key} = {json.dumps(value)}" for key, value in asdict(card.geometry).items()]
@@ -59,29 +64,11 @@ def toml(card: Card) -> str:
     return "\n".join(lines) + "\n"
 
 
-def draw_curve(log: list[dict[str, float]], path: Path) -> None:
-    """Loss and accuracy over the run."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, left = plt.subplots(figsize=(7, 3.6), layout="constrained")
-    left.plot([r["step"] for r in log], [r["loss"] for r in log], color="0.45", label="training loss")
-    left.set(xlabel="step (64 scenes each)", ylabel="loss", ylim=(0, None))
-    right = left.twinx()
-    rows = [r for r in log if "top1_keep_1.0" in r]
-    for key, name in (("top1_keep_1.0", "top-1 at full"), ("top1_keep_0.5", "top-1 at evit:0.5")):
-        right.plot([r["step"] for r in rows], [100 * r[key] for r in rows], marker=".", label=name)
-    right.set(ylabel="top-1 on unseen training scenes, %", ylim=(0, 100))
-    right.legend(loc="center right")
-    figure.savefig(path, dpi=110)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, nargs="?", default=ROOT / "runs/vit-t")
     run = parser.parse_args().run
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     DOCS.mkdir(parents=True, exist_ok=True)
     weights = ZOO / f"{CARD.name}.safetensors"
     disk.save(weights, load_run(run), half=True)
@@ -91,6 +78,7 @@ def main() -> None:
     shutil.copy(run / "log.jsonl", DOCS / f"{CARD.name}.log.jsonl")
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     draw_curve(log, DOCS / f"{CARD.name}.png")
+    draw_looked_at(shipped, DOCS / f"{CARD.name}-looks.png")
     print(*shipped.ladder, sep="\n")
 
 

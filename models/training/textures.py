@@ -38,7 +38,7 @@ def _coloured(field: np.ndarray, rng: Rng) -> np.ndarray:
 
 
 def cloud(rng: Rng, side: int) -> np.ndarray:
-    return _coloured(fractal(rng, side, rng.integers(2, 6), gain=rng.uniform(0.4, 0.7)), rng)
+    return _coloured(fractal(rng, side, int(rng.integers(2, 6)), gain=rng.uniform(0.4, 0.7)), rng)
 
 
 def wood(rng: Rng, side: int) -> np.ndarray:

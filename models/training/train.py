@@ -73,7 +73,9 @@ def token_targets(tokens: Tokens, labels: Tensor) -> Tensor:
     return target.masked_fill(tokens.counts != 1, IGNORE)
 
 
-def losses(model: ElasticViT, token_head: nn.Linear, batch: Batch, progress: float, rng: random.Random) -> Tensor:
+def losses(
+    model: ElasticViT, token_head: nn.Linear, batch: Batch, progress: float, rng: random.Random
+) -> Tensor:
     """Classification and token-labelling loss of one step at a randomly drawn budget."""
     tokens, labels = model.embed(normalise(batch.images)), batch.patch_labels
     subset = rng.random() < min(0.9, max(0.0, (0.8 - progress) / 0.25))
@@ -95,7 +97,8 @@ def losses(model: ElasticViT, token_head: nn.Linear, batch: Batch, progress: flo
 
 def optimisers(modules: list[nn.Module], lr: float) -> list[torch.optim.Optimizer]:
     """Muon for the blocks' matrices, AdamW for everything else (embeddings, heads, gains, biases)."""
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for module in modules:
         for name, parameter in module.named_parameters():
             inside = name.startswith("blocks.") and parameter.ndim == 2
@@ -154,7 +157,7 @@ def train(run: Path, steps: int, batch_size: int, lr: float, seed: int) -> None:
             optim.zero_grad(set_to_none=True)
         with torch.autocast("cpu", torch.bfloat16):
             loss = losses(model, token_head, next(stream), step / steps, rng)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_([*model.parameters(), *token_head.parameters()], 1.0)
         for optim in optims:
             optim.step()
@@ -182,9 +185,11 @@ def _save(path: Path, state: object) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--run", type=Path, default=Path("runs/vit-t"))
-    parser.add_argument("--steps", type=int, default=8000)
+    parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)

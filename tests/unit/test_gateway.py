@@ -18,6 +18,7 @@ from foveate.gateway.wire import Classification, Problem
 from tests.fake_runner import FULL, HALF, FakeRunner
 
 pytestmark = pytest.mark.anyio
+TEXT_FIELD = b"--b\r\ncontent-disposition: form-data; name=file\r\n\r\nx\r\n--b--"
 PICTURE = {"content-type": "image/jpeg"}
 
 
@@ -172,7 +173,7 @@ async def test_a_top_k_that_is_no_count_is_a_400(top_k: str) -> None:
         ("application/json", b'{"url": "http://localhost/"}', 400, "URL"),
         ("multipart/form-data", b"x", 400, "multipart"),
         ("multipart/form-data; boundary=b", b"nonsense", 400, ""),
-        ("multipart/form-data; boundary=b", b"--b\r\ncontent-disposition: form-data; name=file\r\n\r\nx\r\n--b--", 400, "file"),
+        ("multipart/form-data; boundary=b", TEXT_FIELD, 400, "file"),
     ],
 )  # fmt: skip
 async def test_a_body_that_is_no_picture_is_a_4xx(kind: str, body: bytes, status: int, words: str) -> None:
@@ -294,4 +295,10 @@ async def test_the_openapi_document_describes_classify() -> None:
         document = json.loads((await here.client.get("/openapi.json")).text)
     post = document["paths"]["/classify"]["post"]
     assert set(post["requestBody"]["content"]) == {"image/*", "multipart/form-data", "application/json"}
-    assert {p["name"] for p in post["parameters"]} >= {"model", "top_k", "x-slo-ms", "x-plan", "x-min-quality"}
+    assert {p["name"] for p in post["parameters"]} >= {
+        "model",
+        "top_k",
+        "x-slo-ms",
+        "x-plan",
+        "x-min-quality",
+    }

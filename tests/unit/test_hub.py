@@ -328,7 +328,7 @@ def test_weights_cannot_be_fetched(spec: str) -> None:
         ("somebody/model", "did you mean hf-hub:somebody/model"),
         ("qqqqqqqq", "'qqqqqqqq' is neither in the zoo nor a name timm knows$"),
         ("vit_tiny_patch16_224.imaginary", "no weights tagged 'imaginary' in timm; there is .*augreg_in21k"),
-        ("vit_small_patch16_36x1_224", "timm has no weights for vit_small_patch16_36x1_224"),
+        ("vit_small_patch16_36x1_224", "timm has no safetensors weights for vit_small_patch16_36x1_224"),
         ("resnet18", "resnet18 is a ResNet, and only plain vision transformers are served"),
         ("vit_base_patch16_siglip_224", "uses AttentionPoolLatent, which the trunk does not have"),
         ("beit3_base_patch16_224", "beit3_base_patch16_224 does not fit the trunk"),
@@ -367,6 +367,16 @@ def test_a_repository_of_somebody_else(hub_cache: Path) -> None:
     assert (found.name, found.labels) == ("animals", LABELS)
     assert found.mean == (0.1, 0.2, 0.3)
     assert found.geometry == replace(SMALL, width=192, heads=3)
+
+
+def test_a_repository_of_pickles_is_left_alone(hub_cache: Path) -> None:
+    repository = "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k"
+    downloaded(hub_cache, repository, {}, {})
+    (snapshot,) = hub_cache.glob("*/snapshots/*")
+    torch.save(weights(Geometry(classes=1000)), snapshot / "pytorch_model.bin")
+    (snapshot / "model.safetensors").unlink()
+    with pytest.raises(SetupError, match="could not be fetched"):
+        hub.load("vit_tiny_patch16_224")
 
 
 def test_a_download_that_does_not_fit(hub_cache: Path) -> None:

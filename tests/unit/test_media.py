@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from tests.unit import media_samples as samples
-from tests.unit.media_samples import BLUE, GREEN, RED, WHITE, encode, flat, scene
 
 from foveate.core.errors import BadRequest, BrokenMedia, FoveateError, ImageTooLarge, UnsupportedMedia
 from foveate.core.model import InputSpec
 from foveate.gateway.media import decode_base64, decode_image, silence_decoder_warnings, sniff
+from tests.unit import media_samples as samples
+from tests.unit.media_samples import BLUE, GREEN, RED, WHITE, encode, flat, scene
 
 CENTER, SQUASH = InputSpec(0.875), InputSpec(0.875, "squash", "bilinear")
 MAX_PIXELS = 4_000_000

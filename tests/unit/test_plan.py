@@ -58,7 +58,8 @@ def test_parts_left_out_are_the_bases(text: str, canonical: str) -> None:
     [
         "", "/", "evit:0.5", "vit-t", "vit-t@", "vit-t@0", "vit-t@22444", "vit t@224", "vit-t@224//bf16",
         "vit-t@224/bf16/fp32", "vit-t@224/evit:1/tome:2", "vit-t@224/depth:x", "vit-t@224/depth:0",
-        "vit-t@224/depth:", "vit-t@224/exit:", "vit-t@224/EVIT", "vit-t@224/evit:0.5;rm", "vit-t@224/" + "a" * 999,
+        "vit-t@224/depth:", "vit-t@224/exit:", "vit-t@224/EVIT", "vit-t@224/evit:0.5;rm",
+        "vit-t@224/" + "a" * 999,
     ],
 )  # fmt: skip
 def test_what_is_no_plan_is_refused_in_one_short_sentence(text: str) -> None:

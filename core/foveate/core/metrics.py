@@ -24,7 +24,10 @@ class Metrics:
             "foveate_refused", "Requests refused at the door.", ("model", "reason"), registry=registry
         )
         self.slo = Counter(
-            "foveate_slo", "Requests with a deadline, by whether it was met.", ("model", "met"), registry=registry
+            "foveate_slo",
+            "Requests with a deadline, by whether it was met.",
+            ("model", "met"),
+            registry=registry,
         )
         self.queue_wait = Histogram(
             "foveate_queue_wait_seconds", "Admitted until the batch began to run.",
@@ -42,7 +45,10 @@ class Metrics:
             model, buckets=_RATIO, registry=registry,
         )  # fmt: skip
         self.rung = Counter(
-            "foveate_rung", "Answered requests by the plan they ran under.", ("model", "rung"), registry=registry
+            "foveate_rung",
+            "Answered requests by the plan they ran under.",
+            ("model", "rung"),
+            registry=registry,
         )
         self.waiting = Gauge("foveate_waiting", "Requests waiting for a batch.", model, registry=registry)
         self.waiting_bytes = Gauge(

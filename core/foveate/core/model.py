@@ -52,7 +52,7 @@ class ModelCard:
     source: str = ""
 
     def plan(self, text: str) -> Plan:
-        """A plan by name: in full, or only what sets it apart from full. Raises BadPlan for another model's."""
+        """A plan by name: in full, or what sets it apart from full. Raises BadPlan for another model's."""
         plan = Plan.parse(text, self.full)
         if plan.variant != self.full.variant:
             raise BadPlan(f"{plan.variant} is not a variant of {self.name}")

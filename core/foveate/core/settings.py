@@ -1,9 +1,9 @@
 """Settings, read once in the entry point from flags and FOVEATE_* variables, and passed down."""
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 MIB = 2**20
 
@@ -14,26 +14,39 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="FOVEATE_", frozen=True)
 
     host: str = "127.0.0.1"
-    port: int = Field(8000, ge=0, le=65535)
-    models: tuple[str, ...] = ("vit-t",)
-    """Names or paths of the models to serve; the first answers requests that name none."""
+    port: int = Field(default=8000, ge=0, le=65535)
+    models: Annotated[tuple[str, ...], NoDecode] = ("vit-t",)
+    """Names or paths, commas between them; the first answers requests that name none."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     plan: str = "full"
     """The plan of requests that pin none."""
     device: str = "auto"
-    threads: int = Field(0, ge=0)
+    threads: int = Field(default=0, ge=0)
     """Threads of one forward; 0: as many as the machine has cores."""
-    decode_threads: int = Field(2, ge=1)
-    max_batch: int = Field(0, ge=0)
+    decode_threads: int = Field(default=2, ge=1)
+    max_batch: int = Field(default=0, ge=0)
     """Requests in a batch at most; 0: what suits the device."""
-    queue_items: int = Field(256, ge=1)
-    queue_bytes: int = Field(256 * MIB, ge=1)
-    in_flight_items: int = Field(1024, ge=1)
+    queue_items: int = Field(default=256, ge=1)
+    queue_bytes: int = Field(default=256 * MIB, ge=1)
+    in_flight_items: int = Field(default=1024, ge=1)
     """Requests read, decoded, waiting or running at most, all models together."""
-    in_flight_bytes: int = Field(512 * MIB, ge=1)
+    in_flight_bytes: int = Field(default=512 * MIB, ge=1)
     """Request bodies held at most."""
-    max_body_bytes: int = Field(20 * MIB, ge=1)
-    max_pixels: int = Field(50_000_000, ge=1)
-    drain_s: float = Field(30.0, ge=0)
+    max_body_bytes: int = Field(default=20 * MIB, ge=1)
+    max_pixels: int = Field(default=50_000_000, ge=1)
+    drain_s: float = Field(default=30.0, ge=0)
     """Seconds a SIGTERM waits for admitted requests."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        """A variable holds one text; flags come as a tuple already."""
+        return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
+
+    @field_validator("models")
+    @classmethod
+    def _some(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or len(set(value)) < len(value):
+            raise ValueError("name at least one model, and each only once")
+        return value

@@ -3,45 +3,22 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import Any
 
 import orjson
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
+from starlette.routing import Route
 
 from foveate.cluster import Cluster
 from foveate.core.errors import UnknownModel
 from foveate.core.metrics import Metrics
 from foveate.core.settings import Settings
 from foveate.gateway.classify import Classifier, request_id_of
+from foveate.gateway.openapi import describe_classify
 from foveate.gateway.problems import http_problem, problem
-from foveate.gateway.wire import Classification, Problem, card_fields, rung_fields
-
-_PICTURE = {"schema": {"type": "string", "format": "binary"}}
-_FORM = {"type": "object", "required": ["file"], "properties": {"file": _PICTURE["schema"]}}
-_JSON = {"type": "object", "required": ["data"], "properties": {"data": {"type": "string", "format": "byte"}}}
-CLASSIFY_BODY = {
-    "image/*": _PICTURE,
-    "multipart/form-data": {"schema": _FORM},
-    "application/json": {"schema": _JSON},
-}
-PARAMETERS = [
-    {"name": name, "in": place, "required": False, "schema": {"type": kind}, "description": what}
-    for name, place, kind, what in (
-        ("model", "query", "string", "which model; the first one served unless told"),
-        ("top_k", "query", "integer", "how many classes to name"),
-        ("x-slo-ms", "header", "number", "answer within this many milliseconds, or 504"),
-        ("x-request-timeout-seconds", "header", "number", "the same, in seconds"),
-        ("x-min-quality", "header", "number", "least share of full accuracy, 0 to 1"),
-        ("x-plan", "header", "string", "run under this plan, as in evit:0.5"),
-        ("x-request-id", "header", "string", "echoed; made up unless sent"),
-    )
-]
-PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Problem} for status in (400, 404, 413, 415, 422, 429, 500, 503, 504)
-}
+from foveate.gateway.wire import card_fields, rung_fields
 
 
 def create_app(cluster: Cluster, settings: Settings, metrics: Metrics) -> FastAPI:
@@ -59,18 +36,10 @@ def create_app(cluster: Cluster, settings: Settings, metrics: Metrics) -> FastAP
     app.add_exception_handler(HTTPException, http_problem)
     app.state.door = classifier.door
 
-    @app.post(
-        "/classify",
-        response_model=Classification,
-        responses=PROBLEMS,
-        openapi_extra={"requestBody": {"required": True, "content": CLASSIFY_BODY}, "parameters": PARAMETERS},
-    )
-    async def classify(request: Request) -> Response:
-        """Name what a picture shows."""
-        return await classifier(request)
-
+    app.router.routes.append(Route("/classify", classifier, methods=["POST"]))
     add_models(app, cluster)
     add_health(app, cluster, metrics)
+    describe_classify(app)
     return app
 
 
@@ -88,7 +57,7 @@ def add_models(app: FastAPI, cluster: Cluster) -> None:
         card = cluster.cards().get(name)
         if card is None:
             error = UnknownModel(f"no model {name[:60]!r} here; there are {', '.join(cluster.cards())}")
-            return problem(error, request_id_of(request))
+            return problem(error, request_id_of(request.headers.get("x-request-id", "")))
         return as_json({"model": card.name, "ladder": [rung_fields(rung) for rung in card.ladder]})
 
 

@@ -1,6 +1,6 @@
 """The request's body to the media bytes in it: raw, multipart or JSON, within the door's bounds."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import orjson
 from python_multipart.exceptions import FormParserError
@@ -21,9 +21,8 @@ class InMemoryParser(MultiPartParser):
     spool_max_size = 2**62
 
 
-async def read_body(request: Request, visit: Visit) -> bytes:
-    """The whole body. What is announced too large is refused before a byte of it is read."""
-    announced = request.headers.get("content-length", "0")
+async def read_body(request: Request, announced: str, visit: Visit) -> bytes:
+    """The whole body. What is `announced` too large is refused before a byte of it is read."""
     if not announced.isdecimal():
         raise BadRequest("content-length must be a whole number")
     visit.hold(int(announced))
@@ -39,9 +38,9 @@ async def read_body(request: Request, visit: Visit) -> bytes:
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-def media_type(request: Request) -> str:
+def media_type(content_type: str) -> str:
     """The content type without its parameters, in lower case."""
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return content_type.partition(";")[0].strip().lower()
 
 
 def check_type(kind: str) -> None:
@@ -49,14 +48,14 @@ def check_type(kind: str) -> None:
     if kind.startswith("image/") or kind in (*RAW, "multipart/form-data", "application/json"):
         return
     if kind == "application/x-www-form-urlencoded":
-        raise UnsupportedMedia("send the picture with its own content type, as in -H 'content-type: image/jpeg'")
+        raise UnsupportedMedia("send the picture under its own type, as in -H 'content-type: image/jpeg'")
     raise UnsupportedMedia(f"{kind[:60]} is not served here; send image/*, multipart/form-data or JSON")
 
 
 async def from_multipart(request: Request, body: bytes) -> bytes:
     """The bytes of the field `file`."""
 
-    async def once() -> AsyncIterator[bytes]:
+    async def once() -> AsyncGenerator[bytes, None]:
         yield body
 
     parser = InMemoryParser(request.headers, once(), max_files=4, max_fields=16)

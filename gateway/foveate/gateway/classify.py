@@ -4,18 +4,20 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from foveate.cluster import Cluster
 from foveate.core.errors import BadRequest, ClientGone, Draining, FoveateError, Unavailable, UnknownModel
 from foveate.core.metrics import Metrics
 from foveate.core.model import ModelCard
+from foveate.core.outcome import Outcome
 from foveate.core.plan import Plan
 from foveate.core.request import Objective, Request
 from foveate.core.settings import Settings
@@ -30,7 +32,11 @@ log = logging.getLogger(__name__)
 
 
 class Classifier:
-    """The route, with what it needs: the cluster behind it, the door before it, the decode pool."""
+    """The route, with what it needs: the cluster behind it, the door before it, the decode pool.
+
+    An ASGI application of its own: the framework's per-request work, dependency solving and exit
+    stacks, would cost as much as everything here does.
+    """
 
     def __init__(self, cluster: Cluster, settings: Settings, metrics: Metrics) -> None:
         self.cluster, self.settings, self.metrics = cluster, settings, metrics
@@ -38,17 +44,24 @@ class Classifier:
         self.defaults = {name: card.plan(settings.plan) for name, card in self.cards.items()}
         self.door = Door(settings.in_flight_items, settings.in_flight_bytes, settings.max_body_bytes)
         self.pool = ThreadPoolExecutor(settings.decode_threads, "decode")
+        self.meters = {name: Meter(metrics, card) for name, card in self.cards.items()}
 
-    async def __call__(self, http: HttpRequest) -> Response:
-        """Answer or problem; either way exactly one outcome is counted."""
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         arrived = time.monotonic()
-        request_id = request_id_of(http)
+        http = HttpRequest(scope, receive)
+        response = await self.respond(http, arrived)
+        await response(scope, receive, send)
+
+    async def respond(self, http: HttpRequest, arrived: float) -> Response:
+        """Answer or problem; either way exactly one outcome is counted."""
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in http.scope["headers"]}
+        request_id = request_id_of(headers.get("x-request-id", ""))
         model, outcome, objective = "unknown", "failed", Objective()
         try:
             card = self._card(http.query_params.get("model"))
             model = card.name
-            objective = read_objective(http.headers, arrived)
-            response = await self._answer(http, request_id, card, objective, arrived)
+            objective = read_objective(headers, arrived)
+            response = await self._answer(http, headers, request_id, card, objective, arrived)
             outcome = "ok"
         except FoveateError as error:
             outcome = error.outcome
@@ -74,29 +87,37 @@ class Classifier:
             log.error("inference failed", exc_info=error)
 
     def _card(self, name: str | None) -> ModelCard:
-        card = next(iter(self.cards.values())) if name is None else self.cards.get(name)
-        if card is None:
+        if name is None:
+            return next(iter(self.cards.values()))
+        if name not in self.cards:
             raise UnknownModel(f"no model {name[:60]!r} here; there are {', '.join(self.cards)}")
-        return card
+        return self.cards[name]
 
     async def _answer(
-        self, http: HttpRequest, request_id: str, card: ModelCard, objective: Objective, arrived: float
+        self,
+        http: HttpRequest,
+        headers: Mapping[str, str],
+        request_id: str,
+        card: ModelCard,
+        objective: Objective,
+        arrived: float,
     ) -> Response:
-        """Door, headers, body, decode, run, render: the request's path in a straight line."""
+        """Door, plan, body, decode, run, render: the request's path in a straight line."""
         with self.door.enter() as visit:
             if self.cluster.draining:
                 raise Draining("the server is shutting down; send the request to another one")
-            pinned = http.headers.get("x-plan")
+            pinned = headers.get("x-plan")
             plan = choose_plan(card, self.defaults[card.name], pinned, objective.min_quality)
             top_k = read_top_k(http.query_params.get("top_k"), card)
-            body = await self._media(http, visit)
+            kind = media_type(headers.get("content-type", ""))
+            body = await self._body(http, headers, kind, visit)
             with unless_gone(http):
-                media, decode_s = await self._decode(body, media_type(http), card, plan)
+                media, decode_s = await self._decode(body, kind, card, plan)
                 size = getattr(media, "nbytes", len(media))
                 request = Request(request_id, card.name, media, size, objective=objective, plan=plan)
                 outcome = await self.cluster.submit(request)
         total_s = time.monotonic() - arrived
-        self._measure(card.name, plan, total_s, request, outcome.result.tokens / card.ladder[-1].tokens)
+        self.meters[card.name].answered(outcome, total_s, objective.deadline is not None)
         timings = {
             "decode": decode_s,
             "queue": outcome.timings.queue_s,
@@ -105,11 +126,10 @@ class Classifier:
         }
         return classification(card, request, outcome, top_k, pinned is not None, timings)
 
-    async def _media(self, http: HttpRequest, visit: Visit) -> bytes:
+    async def _body(self, http: HttpRequest, headers: Mapping[str, str], kind: str, visit: Visit) -> bytes:
         """The bytes of the picture, or of the JSON that holds it."""
-        kind = media_type(http)
         check_type(kind)
-        body = await read_body(http, visit)
+        body = await read_body(http, headers.get("content-length", "0"), visit)
         if kind == "multipart/form-data":
             body = await from_multipart(http, body)
         if not body:
@@ -122,7 +142,7 @@ class Classifier:
             return body, 0.0
         loop = asyncio.get_running_loop()
         media, seconds = await loop.run_in_executor(self.pool, self._decode_now, body, kind, card, plan)
-        self.metrics.stage.labels(card.name, "decode").observe(seconds)
+        self.meters[card.name].decode.observe(seconds)
         return media, seconds
 
     def _decode_now(self, body: bytes, kind: str, card: ModelCard, plan: Plan) -> tuple[Any, float]:
@@ -134,26 +154,45 @@ class Classifier:
         pixels = decode_image(data, card.input, plan.image_size, self.settings.max_pixels)
         return pixels, time.monotonic() - started
 
-    def _measure(self, name: str, plan: Plan, total_s: float, request: Request, kept: float) -> None:
-        """Metrics of an answered request. Plans outside the ladder share one label: labels stay few."""
-        known = self.cards[name].rung(plan) is not None
-        self.metrics.duration.labels(name, "classify").observe(total_s)
-        self.metrics.rung.labels(name, plan.rung if known else "other").inc()
-        self.metrics.kept_tokens.labels(name).observe(kept)
-        if request.objective.deadline is not None:
-            self.metrics.slo.labels(name, "true").inc()
-
     def close(self) -> None:
         self.pool.shutdown(wait=False, cancel_futures=True)
+
+
+class Meter:
+    """The metrics of one model's answers, label children resolved once."""
+
+    def __init__(self, metrics: Metrics, card: ModelCard) -> None:
+        self.card, self._rung = card, metrics.rung
+        self.decode = metrics.stage.labels(card.name, "decode")
+        self._duration = metrics.duration.labels(card.name, "classify")
+        self._kept = metrics.kept_tokens.labels(card.name)
+        self._met = metrics.slo.labels(card.name, "true")
+
+    def answered(self, outcome: Outcome, total_s: float, promised: bool) -> None:
+        """Count one answer. Plans outside the ladder share one label, so that labels stay few."""
+        rung = outcome.plan.rung if self.card.rung(outcome.plan) else "other"
+        self._rung.labels(self.card.name, rung).inc()
+        self._duration.observe(total_s)
+        self._kept.observe(outcome.result.tokens / self.card.ladder[-1].tokens)
+        if promised:
+            self._met.inc()
 
 
 @contextmanager
 def unless_gone(http: HttpRequest) -> Iterator[None]:
     """Cancel what runs inside as soon as the client closes its connection. Raises ClientGone."""
     current = asyncio.current_task()
-    assert current is not None
+    if current is None:
+        raise RuntimeError("there is no task to cancel outside of one")
     watcher = asyncio.ensure_future(_disconnected(http))
-    watcher.add_done_callback(lambda done: None if done.cancelled() else current.cancel())
+    inside = True
+
+    def leave(done: asyncio.Future[None]) -> None:
+        # Once outside, the answer is being sent: cancelling now would hit whatever comes next.
+        if inside and not done.cancelled():
+            current.cancel()
+
+    watcher.add_done_callback(leave)
     try:
         yield
     except asyncio.CancelledError:
@@ -162,6 +201,7 @@ def unless_gone(http: HttpRequest) -> Iterator[None]:
         current.uncancel()
         raise ClientGone("the client left before its answer was ready") from None
     finally:
+        inside = False
         watcher.cancel()
 
 
@@ -170,9 +210,8 @@ async def _disconnected(http: HttpRequest) -> None:
         pass
 
 
-def request_id_of(http: HttpRequest) -> str:
+def request_id_of(given: str) -> str:
     """The client's own id where it is short and printable, else a new one."""
-    given = http.headers.get("x-request-id", "")
     if 0 < len(given) <= 128 and given.isascii() and given.isprintable():
         return given
     return os.urandom(12).hex()

@@ -36,7 +36,8 @@ def render(kind: str, title: str, status: int, detail: str, headers: dict[str, s
 
 async def http_problem(request: Request, error: Exception) -> Response:
     """What the framework itself raises: no such route, method not allowed."""
-    assert isinstance(error, HTTPException)
+    if not isinstance(error, HTTPException):
+        raise error
     headers = dict(error.headers or {})
     detail = f"{request.method} {request.url.path[:100]}: {error.detail}"
     return render("about:blank", str(error.detail), error.status_code, detail, headers)

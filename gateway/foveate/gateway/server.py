@@ -8,6 +8,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from foveate.cluster import Cluster
+from foveate.core.settings import Settings
 
 
 class DrainingServer(uvicorn.Server):
@@ -38,15 +39,15 @@ class DrainingServer(uvicorn.Server):
         self.should_exit = True
 
 
-def server(app: FastAPI, cluster: Cluster, host: str, port: int, drain_s: float, log_level: str) -> DrainingServer:
+def server(app: FastAPI, cluster: Cluster, settings: Settings) -> DrainingServer:
     """A server for the app; `.run()` blocks until it has drained."""
     config = uvicorn.Config(
         app,
-        host=host,
-        port=port,
-        log_level=log_level,
+        host=settings.host,
+        port=settings.port,
+        log_level="warning" if settings.log_level == "info" else settings.log_level,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=max(1, round(drain_s)),
+        timeout_graceful_shutdown=max(1, round(settings.drain_s)),
     )
-    return DrainingServer(config, cluster, drain_s)
+    return DrainingServer(config, cluster, settings.drain_s)

@@ -64,7 +64,13 @@ def measure(checkpoint: Checkpoint, device: str) -> Precision:
         )  # fmt: skip
         return "fp32"
     share = agreement(reference, candidate, scenes)
-    log.info("%s: %s is %.1fx as fast as fp32 and agrees on %.2f%%", checkpoint.name, lower, slow / fast, 100 * share)
+    log.info(
+        "%s: %s is %.1fx as fast as fp32 and agrees on %.2f%%",
+        checkpoint.name,
+        lower,
+        slow / fast,
+        100 * share,
+    )
     return lower if share >= AGREEMENT else "fp32"
 
 

@@ -14,6 +14,7 @@ from foveate.core.model import ModelCard, Rung
 from foveate.core.outcome import Result
 from foveate.core.plan import Plan, Precision
 from foveate.models import exits, reduction
+from foveate.models.explain import kept_until
 from foveate.models.geometry import gmacs
 from foveate.models.hub import Checkpoint
 from foveate.models.vit import ElasticViT, Steps
@@ -45,13 +46,13 @@ class TorchRunner:
         mean, std = (torch.tensor(v).view(shape) for v in (checkpoint.mean, checkpoint.std))
         self._scale = (1 / (255 * std)).to(self.device)
         self._shift = (-mean / std).to(self.device)
-        self._steps = lru_cache(maxsize=256)(self._resolve)
+        self.steps = lru_cache(maxsize=256)(self._resolve)
         self._gflops = lru_cache(maxsize=1024)(self._cost)
         self.card = describe(checkpoint, self.full)
 
     def check(self, plan: Plan) -> None:
         """Raises BadPlan when this model, as it is loaded, cannot run the plan."""
-        self._steps(plan)
+        self.steps(plan)
 
     def _resolve(self, plan: Plan) -> Steps:
         """A plan made concrete for this trunk."""
@@ -74,13 +75,17 @@ class TorchRunner:
     @torch.inference_mode()
     def run(self, batch: Tensor, plan: Plan) -> Sequence[Result | Exception]:
         """One result a row; a row whose scores are not finite fails alone."""
-        out = self.model(batch, self._steps(plan))
+        out = self.model(batch, self.steps(plan))
         logits = out.logits.float()
         scores = (logits.softmax(-1) if self.model.geometry.classes else logits).cpu().numpy()
         layers = out.exit_layer.tolist()
         cost = {layer: self._gflops(plan, layer) for layer in set(layers)}
         rows = zip(scores, out.tokens.tolist(), layers, strict=True)
         return [_result(row, tokens, layer, cost[layer]) for row, tokens, layer in rows]
+
+    def kept_until(self, batch: Tensor, plan: Plan) -> NDArray[np.int64]:
+        """What was looked at: blocks each patch went through as a token of its own, (B, P)."""
+        return kept_until(self.model, batch, self.steps(plan))
 
     def _cost(self, plan: Plan, depth: int) -> float:
         return rung(self.model, replace(plan, depth=depth), None).gflops
@@ -120,7 +125,7 @@ def describe(checkpoint: Checkpoint, full: Plan) -> ModelCard:
     names = list(measured) or (list(STANDARD_RUNGS) if model.geometry.class_token else [])
     plans = [Plan.parse(name, full) for name in names if name != "full"]
     rungs = [rung(model, plan, measured.get(plan.rung)) for plan in plans]
-    ladder = sorted(rungs, key=lambda r: r.gflops) + [rung(model, full, 1.0)]
+    ladder = (*sorted(rungs, key=lambda r: r.gflops), rung(model, full, 1.0))
     return ModelCard(
         name=checkpoint.name,
         description=checkpoint.description,
@@ -128,7 +133,7 @@ def describe(checkpoint: Checkpoint, full: Plan) -> ModelCard:
         labels=checkpoint.labels or tuple(f"class {i}" for i in range(model.geometry.classes)),
         parameters=sum(p.numel() for p in model.parameters()),
         input=checkpoint.input,
-        ladder=tuple(ladder),
+        ladder=ladder,
         licence=checkpoint.licence,
         source=checkpoint.source,
     )

@@ -24,6 +24,8 @@ _LAYERS = frozenset({
     "Mlp", "PatchEmbed", "Sequential",
 })  # fmt: skip
 _ACTIVATIONS: Mapping[str, Activation] = {"GELU": "gelu", "GELUTanh": "gelu_tanh", "QuickGELU": "quick_gelu"}
+_SAFE = {"hf_hub_filename": "model.safetensors"}
+"""Without it timm falls back to a pickle where a repository has nothing else."""
 _TOLERANCE = 1e-3
 
 
@@ -38,8 +40,8 @@ def load(spec: str, zoo_names: Sequence[str] = ()) -> Checkpoint:
     # Its structure costs nothing on the meta device; a model that will be refused is never downloaded.
     skeleton: Any = _create(timm, name, pretrained=False)
     _trunk(skeleton, name)
-    if not any(skeleton.pretrained_cfg.get(key) for key in ("hf_hub_id", "url", "file")):
-        raise SetupError(f"timm has no weights for {name}; random:{name} makes some up")
+    if not skeleton.pretrained_cfg.get("hf_hub_id"):
+        raise SetupError(f"timm has no safetensors weights for {name}; random:{name} makes some up")
     return convert(_create(timm, name, pretrained=True), name)
 
 
@@ -216,7 +218,9 @@ def _create(timm: Any, name: str, pretrained: bool) -> nn.Module:
     http_error = import_module("huggingface_hub.errors").HTTPError
     try:
         with torch.device("cpu" if pretrained else "meta"):
-            module: nn.Module = timm.create_model(name, pretrained=pretrained)
+            module: nn.Module = timm.create_model(
+                name, pretrained=pretrained, pretrained_cfg_overlay=_SAFE if pretrained else None
+            )
     except (OSError, http_error) as error:
         instead = "the path of a local .safetensors file can be given instead"
         raise SetupError(

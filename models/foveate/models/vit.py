@@ -186,7 +186,9 @@ class ElasticViT(nn.Module):
         """Normalised images (B, 3, S, S) to tokens; positions are interpolated at other sizes."""
         g = self.geometry
         patches = self.patch_embed(images)
-        names = ["cls_token"] * g.class_token + ["dist_token"] * g.distilled + ["reg_token"] * bool(g.registers)
+        names = (
+            ["cls_token"] * g.class_token + ["dist_token"] * g.distilled + ["reg_token"] * bool(g.registers)
+        )
         prefix = [getattr(self, name).expand(len(images), -1, -1) for name in names]
         positions = self.positions(images.shape[-1] // g.patch_size)
         if g.embed_prefix:

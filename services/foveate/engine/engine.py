@@ -119,7 +119,8 @@ class Engine:
             entry.expiry.cancel()
         self.queue.remove(entry)
         self._in_flight.discard(entry)
-        self._changed.set()
+        if self.draining:
+            self._changed.set()
 
     async def _serve(self) -> None:
         """The whole engine: take what should run next, stage it if something still runs, run it, settle."""
@@ -176,10 +177,11 @@ class Engine:
 
     def _compute_batch(self, entries: Sequence[Entry], batch: Batch) -> Sequence[Result | Exception]:
         """On the compute thread: one forward; if it fails as a whole, each item gets its own."""
-        media = [entry.request.media for entry in entries]
+        plan, stacked = batch.decision.plan, batch.stacked
         try:
-            stacked = self.runner.stack(media, batch.decision.plan) if batch.stacked is None else batch.stacked
-            results = self.runner.run(stacked, batch.decision.plan)
+            if stacked is None:
+                stacked = self.runner.stack([entry.request.media for entry in entries], plan)
+            results = self.runner.run(stacked, plan)
             if len(results) != len(entries):
                 raise RunFailed(f"the model gave {len(results)} results for {len(entries)} requests")
             return results

@@ -14,7 +14,6 @@ from foveate.models.geometry import Geometry
 from foveate.models.reduction import Attention, Needs
 from foveate.models.tokens import Assignment, Tokens
 
-
 EXAMPLES: tuple[str | None, ...] = ("1.0", "0.7", "0.3")
 """Arguments the contract tests use; the first is the identity."""
 

@@ -5,7 +5,6 @@ from foveate.models.geometry import Geometry
 from foveate.models.reduction import Attention, Needs
 from foveate.models.tokens import Assignment, Tokens
 
-
 EXAMPLES: tuple[str | None, ...] = (None,)
 """Arguments the contract tests use; the first is the identity."""
 

@@ -1,0 +1,86 @@
+"""A closed-loop HTTP client that costs little: each connection sends again as soon as it was answered."""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Measurement:
+    """What one run of the client saw."""
+
+    seconds: float = 0.0
+    latencies_s: list[float] = field(default_factory=list)
+    failures: int = 0
+
+    @property
+    def per_second(self) -> float:
+        return len(self.latencies_s) / self.seconds
+
+    @property
+    def p50_ms(self) -> float:
+        ordered = sorted(self.latencies_s)
+        return ordered[len(ordered) // 2] * 1e3
+
+
+def request_bytes(path: str, body: bytes) -> bytes:
+    """One POST, ready to be written to a socket again and again."""
+    head = (
+        f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: image/jpeg\r\ncontent-length: {len(body)}"
+    )
+    return f"{head}\r\n\r\n".encode() + body
+
+
+class _Connection(asyncio.Protocol):
+    """Writes the request, reads one answer, and again until the time is up."""
+
+    def __init__(self, request: bytes, until: float, into: Measurement) -> None:
+        self.request, self.until, self.into = request, until, into
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.buffer = bytearray()
+        self.sent = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+        self._send()
+
+    def _send(self) -> None:
+        self.sent = time.perf_counter()
+        if self.sent >= self.until:
+            self.transport.close()
+            return
+        self.transport.write(self.request)  # type: ignore[attr-defined]
+
+    def data_received(self, data: bytes) -> None:
+        self.buffer += data
+        end = self.buffer.find(b"\r\n\r\n")
+        if end < 0:
+            return
+        at = self.buffer.find(b"content-length: ") + 16
+        if len(self.buffer) < end + 4 + int(self.buffer[at : self.buffer.find(b"\r", at)]):
+            return
+        if self.buffer.startswith(b"HTTP/1.1 200"):
+            self.into.latencies_s.append(time.perf_counter() - self.sent)
+        else:
+            self.into.failures += 1
+        self.buffer.clear()
+        self._send()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.done.done():
+            self.done.set_result(None)
+
+
+async def drive(port: int, request: bytes, connections: int, seconds: float) -> Measurement:
+    """Keep `connections` requests in flight against 127.0.0.1 for that long, then let the last ones end."""
+    loop, result = asyncio.get_running_loop(), Measurement()
+    started = time.perf_counter()
+    protocols = []
+    for _ in range(connections):
+        _, protocol = await loop.create_connection(
+            lambda: _Connection(request, started + seconds, result), "127.0.0.1", port
+        )
+        protocols.append(protocol)
+    await asyncio.gather(*(protocol.done for protocol in protocols))
+    result.seconds = time.perf_counter() - started
+    return result

@@ -1,0 +1,65 @@
+"""The pictures of the documentation: the training curve, and what each plan looks at."""
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from numpy.typing import NDArray
+
+from foveate.models.checkpoint import Checkpoint
+from foveate.models.runner import TorchRunner
+from training.scenes import draw
+
+matplotlib.use("Agg")
+
+
+def draw_curve(log: list[dict[str, float]], path: Path) -> None:
+    """Loss and accuracy over a run."""
+    from matplotlib import pyplot as plt
+
+    figure, left = plt.subplots(figsize=(7, 3.6), layout="constrained")
+    left.plot([r["step"] for r in log], [r["loss"] for r in log], color="0.45", label="training loss")
+    left.set(xlabel="step of 64 scenes", ylabel="training loss", ylim=(0, None))
+    right = left.twinx()
+    rows = [r for r in log if "top1_keep_1.0" in r]
+    for key, name in (("top1_keep_1.0", "top-1 at full"), ("top1_keep_0.5", "top-1 at evit:0.5")):
+        right.plot([r["step"] for r in rows], [100 * r[key] for r in rows], marker=".", label=name)
+    right.set(ylabel="top-1, %", ylim=(0, 100))
+    right.legend(loc="center right")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def draw_looked_at(checkpoint: Checkpoint, path: Path, scenes: tuple[int, ...] = (38, 87)) -> None:
+    """Scenes under plans of falling cost, patches that were put aside greyed out."""
+    from matplotlib import pyplot as plt
+
+    runner = TorchRunner(checkpoint, "fp32")
+    rungs = [rung for rung in reversed(runner.card.ladder) if rung.plan.rung != "evit:0.9"]
+    figure, axes = plt.subplots(
+        len(scenes), len(rungs), figsize=(2.1 * len(rungs), 2.45 * len(scenes)), layout="constrained"
+    )
+    for row, scene in zip(axes, scenes, strict=True):
+        pixels = draw("examples", scene).image
+        for axis, rung in zip(row, rungs, strict=True):
+            batch = runner.stack([pixels], rung.plan)
+            until = runner.kept_until(batch, rung.plan)[0]
+            (result,) = runner.run(batch, rung.plan)
+            if isinstance(result, Exception):
+                raise result
+            best = int(result.scores.argmax())
+            axis.imshow(faded(pixels, until == until.max()))
+            axis.set_title(f"{rung.plan.rung}: {rung.gflops:.2f} GFLOPs", fontsize=9)
+            axis.set_xlabel(f"{runner.card.labels[best]}, {result.scores[best]:.0%}", fontsize=9)
+            axis.set(xticks=[], yticks=[])
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def faded(pixels: NDArray[np.uint8], kept: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """The picture with the patches that were not kept pale: pixels (S, S, 3), kept (P,)."""
+    side = round(len(kept) ** 0.5)
+    patch = len(pixels) // side
+    mask = np.kron(kept.reshape(side, side), np.ones((patch, patch), bool))[..., None]
+    pale = 205 + pixels.mean(axis=2, keepdims=True) * 0.15
+    return np.where(mask, pixels, pale).astype(np.uint8)

@@ -1,0 +1,377 @@
+"""What every token reducer promises; a file put into the folder is tested by being there."""
+
+import copy
+import itertools
+import pickle
+import pkgutil
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from importlib import import_module
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from foveate.core.errors import BadPlan
+from foveate.models import reduction
+from foveate.models.geometry import Geometry, gmacs
+from foveate.models.reduction import Attention, Needs, Reducer
+from foveate.models.tokens import Assignment, Tokens
+from foveate.models.vit import ElasticViT, Steps, TrunkOutput
+
+GEOMETRIES = {
+    "plain": Geometry(image_size=96, width=24, depth=6, heads=2, classes=7),
+    "two prefix": Geometry(image_size=96, width=24, depth=6, heads=2, classes=7, distilled=True),
+    "registers": Geometry(
+        image_size=96, width=24, depth=6, heads=2, classes=7, registers=3, embed_prefix=False
+    ),
+}
+PLAIN = GEOMETRIES["plain"]
+MODULES = [module.name for module in pkgutil.iter_modules(reduction.__path__)]
+
+
+def spec(name: str, argument: str | None) -> str:
+    return name if argument is None else f"{name}:{argument}"
+
+
+def examples(name: str) -> tuple[str | None, ...]:
+    found: tuple[str | None, ...] = import_module(f"{reduction.__name__}.{name}").EXAMPLES
+    return found
+
+
+SPECS = [spec(name, argument) for name in MODULES for argument in examples(name)]
+IDENTITIES = [spec(name, examples(name)[0]) for name in MODULES]
+
+every_spec = pytest.mark.parametrize("text", SPECS)
+every_geometry = pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES.keys())
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.inference_mode():
+        yield
+    torch.set_num_threads(threads)
+
+
+def tiny(geometry: Geometry) -> ElasticViT:
+    """Weights far enough from zero that attention tells tokens apart."""
+    model, generator = ElasticViT(geometry).eval(), torch.Generator().manual_seed(7)
+    for name, parameter in model.named_parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        gain = parameter.ndim == 1 and name.endswith("weight")
+        parameter.copy_(1 + 0.1 * noise if gain else 0.2 * noise)
+    return model
+
+
+def pictures(batch: int, side: int = 96, seed: int = 3) -> Tensor:
+    return torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(seed))
+
+
+def run(model: ElasticViT, images: Tensor, text: str) -> TrunkOutput:
+    g = model.geometry
+    out: TrunkOutput = model(images, Steps(reduction.create(text, g), g.depth))
+    return out
+
+
+def state(tokens: Tokens, attention: Attention) -> list[Tensor]:
+    found = [tokens.x, tokens.counts, tokens.source, attention.class_row, attention.full]
+    return [tensor for tensor in found if tensor is not None]
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A reducer, called twice where it is called once, with every promise about a decision checked."""
+
+    reducer: Reducer
+    calls: list[int]
+
+    @property
+    def proportional(self) -> bool:
+        return self.reducer.proportional
+
+    def needs(self, block: int) -> Needs | None:
+        return self.reducer.needs(block)
+
+    def after(self, tokens: int, prefix: int, depth: int) -> tuple[int, ...]:
+        return self.reducer.after(tokens, prefix, depth)
+
+    def __call__(self, tokens: Tokens, attention: Attention, block: int) -> Assignment:
+        before = [tensor.clone() for tensor in state(tokens, attention)]
+        first, second = (self.reducer(tokens, attention, block) for _ in range(2))
+        for was, now in zip(before, state(tokens, attention), strict=True):
+            assert torch.equal(was, now), "a reducer never writes to what it is given"
+        for field in fields(Assignment):
+            one, other = getattr(first, field.name), getattr(second, field.name)
+            same = torch.equal(one, other) if isinstance(one, Tensor) else one == other
+            assert same, "called twice, a reducer decides the same"
+        assert_sound(first, tokens)
+        self.calls.append(block)
+        return first
+
+
+def assert_sound(decided: Assignment, tokens: Tokens) -> None:
+    """Indices are in range and name no token twice; prefix tokens come first and in order."""
+    batch, length = tokens.counts.shape
+    absorbed = decided.kept[:, :0] if decided.absorbed is None else decided.absorbed
+    assert decided.kept.shape[0] == absorbed.shape[0] == batch
+    named = torch.cat([decided.kept, absorbed], dim=1).sort(dim=1).values
+    assert named.dtype == torch.int64
+    assert named.min() >= 0
+    assert named.max() < length
+    assert torch.all(named[:, 1:] > named[:, :-1])
+    prefix = torch.arange(tokens.prefix).expand(batch, -1)
+    assert torch.equal(decided.kept[:, : tokens.prefix], prefix)
+    if decided.weight is not None:
+        assert decided.weight.shape == absorbed.shape
+        assert decided.weight.isfinite().all()
+
+
+def assert_accounted(tokens: Tokens, patches: int) -> None:
+    """Every patch points at a token or at nothing, and every token counts those that point at it."""
+    assert tokens.x.shape[:2] == tokens.counts.shape
+    assert tokens.source.shape == (len(tokens.x), patches)
+    assert tokens.x.isfinite().all()
+    assert torch.all(tokens.counts[:, : tokens.prefix] == 1)
+    for counts, source in zip(tokens.counts, tokens.source, strict=True):
+        present = source[source >= 0]
+        assert torch.all((present >= tokens.prefix) & (present < len(tokens)))
+        assert torch.all(source >= -1)
+        pointed_at = torch.bincount(present, minlength=len(tokens))
+        assert torch.equal(pointed_at[tokens.prefix :].float(), counts[tokens.prefix :])
+
+
+def walk(model: ElasticViT, images: Tensor, text: str) -> list[int]:
+    """Blocks one by one, with everything checked after each; the token counts that were seen."""
+    reducer = reduction.create(text, model.geometry)
+    watched, seen = Watched(reducer, []), []
+    tokens = model.embed(images)
+    patches = len(tokens) - tokens.prefix
+    for index, block in enumerate(model.blocks):
+        tokens = block(tokens, watched, index)
+        assert_accounted(tokens, patches)
+        seen.append(len(tokens))
+    assert watched.calls == [b for b in range(len(seen)) if reducer.needs(b) is not None]
+    return seen
+
+
+def test_every_file_says_what_to_test_it_with() -> None:
+    assert {"none", "evit"} <= set(MODULES)
+    for name in MODULES:
+        assert examples(name), f"{name}.EXAMPLES is empty"
+        assert name in reduction.catalogue()
+
+
+@every_geometry
+@pytest.mark.parametrize("text", IDENTITIES)
+def test_the_first_example_is_the_identity(text: str, geometry: Geometry) -> None:
+    model, images = tiny(geometry), pictures(2)
+    found, full = run(model, images, text), run(model, images, "none")
+    assert (found.logits - full.logits).abs().max() <= 1e-6
+    assert torch.equal(found.tokens, full.tokens)
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if len(examples(name)) > 1])
+def test_the_other_examples_are_not(name: str) -> None:
+    model, images = tiny(PLAIN), pictures(2)
+    full = run(model, images, "none")
+    for argument in examples(name)[1:]:
+        found = run(model, images, spec(name, argument))
+        assert torch.all(found.tokens < full.tokens)
+        assert (found.logits - full.logits).abs().max() > 1e-4
+
+
+@every_geometry
+@every_spec
+@pytest.mark.parametrize(("batch", "side"), [(3, 96), (1, 96), (2, 80), (1, 48), (5, 16)])
+def test_what_after_foretells_is_what_happens(text: str, geometry: Geometry, batch: int, side: int) -> None:
+    model = tiny(geometry)
+    start = geometry.patches(side) + geometry.prefix
+    foretold = reduction.create(text, geometry).after(start, geometry.prefix, geometry.depth)
+    assert tuple(walk(model, pictures(batch, side), text)) == foretold
+    assert run(model, pictures(batch, side), text).tokens.tolist() == [foretold[-1]] * batch
+
+
+@every_geometry
+@every_spec
+def test_tokens_and_cost_only_fall(text: str, geometry: Geometry) -> None:
+    for side in (96, 80, 48, 16):
+        start = geometry.patches(side) + geometry.prefix
+        after = reduction.create(text, geometry).after(start, geometry.prefix, geometry.depth)
+        assert len(after) == geometry.depth
+        assert all(now <= before for before, now in itertools.pairwise((start, *after)))
+        assert after[-1] > geometry.prefix
+        costs = [gmacs(geometry, side, after[:depth]) for depth in range(geometry.depth + 1)]
+        assert all(less < more for less, more in itertools.pairwise(costs))
+        assert costs[-1] <= gmacs(geometry, side, (start,) * geometry.depth)
+
+
+@every_spec
+def test_after_at_a_lower_depth_is_the_beginning_of_after(text: str) -> None:
+    reducer = reduction.create(text, PLAIN)
+    whole = reducer.after(37, 1, PLAIN.depth)
+    assert [reducer.after(37, 1, depth) for depth in range(PLAIN.depth)] == [
+        whole[:depth] for depth in range(PLAIN.depth)
+    ]
+
+
+@every_geometry
+@every_spec
+def test_a_row_alone_is_the_row_in_a_batch(text: str, geometry: Geometry) -> None:
+    model, images = tiny(geometry), pictures(4)
+    together = run(model, images, text).logits
+    alone = torch.cat([run(model, image.unsqueeze(0), text).logits for image in images])
+    assert (together - alone).abs().max() < 1e-5
+    assert (together[0] - together[1]).abs().max() > 1e-3
+
+
+@every_spec
+def test_another_rows_picture_changes_nothing_here(text: str) -> None:
+    model, images = tiny(PLAIN), pictures(3)
+    before = run(model, images, text).logits
+    for other in (torch.zeros_like(images[1]), 50 * images[1], pictures(1, seed=9)[0]):
+        changed = images.clone()
+        changed[1] = other
+        after = run(model, changed, text).logits
+        assert torch.equal(after[[0, 2]], before[[0, 2]])
+        assert not torch.equal(after[1], before[1])
+
+
+@every_geometry
+@every_spec
+@pytest.mark.parametrize("colour", [0.0, 1.0, -1.0])
+def test_ties_are_no_trouble(text: str, geometry: Geometry, colour: float) -> None:
+    model = tiny(geometry)
+    model.pos_embed.zero_()  # so that every patch of the picture is the very same token
+    images = torch.full((2, 3, 96, 96), colour)
+    walk(model, images, text)
+    logits = run(model, images, text).logits
+    assert logits.isfinite().all()
+    assert (logits[0] - logits[1]).abs().max() < 1e-6
+
+
+@every_geometry
+@every_spec
+def test_bfloat16_runs(text: str, geometry: Geometry) -> None:
+    model, images = tiny(geometry), pictures(2)
+    expected = run(model, images, text)
+    model, images = model.bfloat16(), images.bfloat16()
+    walk(model, images, text)
+    found = run(model, images, text)
+    assert found.logits.dtype == torch.bfloat16
+    assert found.logits.isfinite().all()
+    assert torch.equal(found.tokens, expected.tokens)
+
+
+@every_spec
+def test_a_reducer_keeps_no_state(text: str) -> None:
+    model, images = tiny(PLAIN), pictures(2)
+    reducer = reduction.create(text, PLAIN)
+    twin, before = copy.deepcopy(reducer), pickle.dumps(reducer)
+    steps = Steps(reducer, PLAIN.depth)
+    first = model(images, steps).logits
+    model(pictures(3, side=80), steps)
+    assert torch.equal(model(images, steps).logits, first)
+    assert torch.equal(model(images, Steps(twin, PLAIN.depth)).logits, first)
+    assert pickle.dumps(reducer) == before
+
+
+def test_two_threads_under_different_plans_do_not_meet() -> None:
+    model, repeats = tiny(PLAIN), 5
+    jobs = [(text, pictures(2, seed=i)) for i, text in enumerate(SPECS)]
+    steps = {text: Steps(reduction.create(text, PLAIN), PLAIN.depth) for text in SPECS}
+    serial = [model(images, steps[text]).logits for text, images in jobs]
+    together = threading.Barrier(2, timeout=20)
+
+    def work(order: int) -> list[tuple[int, Tensor]]:
+        """Both threads go through all plans, one forwards and one backwards."""
+        together.wait()
+        with torch.inference_mode():
+            numbers = list(range(len(jobs)))[::order] * repeats
+            return [(n, model(jobs[n][1], steps[jobs[n][0]]).logits) for n in numbers]
+
+    with ThreadPoolExecutor(2) as pool:
+        for found in pool.map(work, (1, -1)):
+            assert len(found) == repeats * len(jobs)
+            assert all((logits - serial[n]).abs().max() < 1e-6 for n, logits in found)
+
+
+@pytest.mark.parametrize("argument", ["nonsense", "-1", "nan", "inf", "0.5:x", "x" * 150])
+@pytest.mark.parametrize("name", MODULES)
+def test_a_bad_argument_is_refused_in_one_sentence(name: str, argument: str) -> None:
+    with pytest.raises(BadPlan) as refused:
+        reduction.create(f"{name}:{argument}", PLAIN)
+    assert 0 < len(refused.value.detail) < 250
+    assert "\n" not in refused.value.detail
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_model_without_class_token_is_served_or_refused(name: str) -> None:
+    bare = Geometry(image_size=96, width=24, depth=6, heads=2, classes=7, class_token=False, pool="avg")
+    for argument in examples(name):
+        try:
+            reduction.create(spec(name, argument), bare)
+        except BadPlan as refused:
+            assert "class token" in refused.detail
+        else:
+            walk(tiny(bare), pictures(2), spec(name, argument))
+
+
+def test_an_unknown_name_is_refused_and_the_known_ones_are_told() -> None:
+    with pytest.raises(BadPlan, match="evit"):
+        reduction.create("warp:9", PLAIN)
+
+
+THIRD_PARTY = '''
+"""Drops every other patch after the first block."""
+import torch
+from foveate.models.reduction import Needs
+from foveate.models.tokens import Assignment
+
+class Half:
+    proportional = False
+    def needs(self, block):
+        return Needs.NOTHING if block == 0 else None
+    def after(self, tokens, prefix, depth):
+        return ((tokens - prefix + 1) // 2 + prefix,) * depth
+    def __call__(self, tokens, attention, block):
+        rows, prefix = tokens.x.shape[0], tokens.prefix
+        kept = torch.cat([torch.arange(prefix), torch.arange(prefix, len(tokens), 2)])
+        return Assignment(kept.expand(rows, -1))
+
+def build(argument, geometry):
+    return Half()
+'''
+
+
+@pytest.fixture
+def third_party(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    (tmp_path / "half_of_it.py").write_text(THIRD_PARTY)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def installed(group: str) -> list[EntryPoint]:
+        names = ("half", "none")  # the second one may not take the place of ours
+        return [EntryPoint(name, "half_of_it:build", group) for name in names if group == "foveate.reducers"]
+
+    monkeypatch.setattr(reduction, "entry_points", installed)
+    reduction.catalogue.cache_clear()
+    yield
+    reduction.catalogue.cache_clear()
+
+
+@pytest.mark.usefixtures("third_party")
+def test_a_third_partys_reducer_is_found_and_does_not_displace_ours() -> None:
+    model, images = tiny(PLAIN), pictures(2)
+    assert walk(model, images, "half") == [1 + 18] * PLAIN.depth
+    assert run(model, images, "none").tokens.tolist() == [37, 37]
+
+
+def test_a_reducer_that_is_not_installed_is_not_found() -> None:
+    found: dict[str, Any] = dict(reduction.catalogue())
+    assert "half" not in found

@@ -1,0 +1,155 @@
+"""A real server on a real port, in a thread of its own, over a runner without a model."""
+
+import asyncio
+import signal
+import socket
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from foveate.cluster.local import LocalCluster
+from foveate.core.metrics import Metrics
+from foveate.core.outcome import Outcome
+from foveate.core.request import Request
+from foveate.core.settings import Settings
+from foveate.gateway.app import create_app
+from foveate.gateway.server import server
+from tests.fake_runner import FakeRunner
+
+PATIENCE_S = 30
+
+
+class Diary:
+    """What has happened on the server's side, for tests to wait on."""
+
+    def __init__(self) -> None:
+        self._changed, self._counts = threading.Condition(), Counter[str]()
+
+    def note(self, event: str) -> None:
+        with self._changed:
+            self._counts[event] += 1
+            self._changed.notify_all()
+
+    async def reaches(self, event: str, count: int) -> None:
+        """Return once the event has been noted this often."""
+
+        def wait() -> bool:
+            with self._changed:
+                return self._changed.wait_for(lambda: self._counts[event] >= count, PATIENCE_S)
+
+        assert await asyncio.to_thread(wait), f"{self._counts[event]} of {count} times {event}"
+
+
+class NotedCluster(LocalCluster):
+    """Notes each request it is handed. Admission follows in the same step of the event loop."""
+
+    def __init__(self, runner: FakeRunner, metrics: Metrics, settings: Settings, diary: Diary) -> None:
+        super().__init__([runner], metrics, settings.queue_items, settings.queue_bytes)
+        self.diary = diary
+
+    async def submit(self, request: Request) -> Outcome:
+        self.diary.note("submitted")
+        return await super().submit(request)
+
+
+class NotedApp:
+    """ASGI middleware: notes when an HTTP request begins, and when it is over and counted."""
+
+    def __init__(self, app: ASGIApp, diary: Diary) -> None:
+        self.app, self.diary = app, diary
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        classify = scope.get("path") == "/classify"
+        if classify:
+            self.diary.note("begun")
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            if classify:
+                self.diary.note("ended")
+
+
+class Served:
+    """A running server, the way in, and what stands behind it."""
+
+    def __init__(self, runner: FakeRunner, settings: Settings) -> None:
+        self.runner, self.metrics, self.diary = runner, Metrics(), Diary()
+        cluster = NotedCluster(runner, self.metrics, settings, self.diary)
+        app = create_app(cluster, settings, self.metrics)
+        app.add_middleware(NotedApp, diary=self.diary)
+        self.door = app.state.door
+        self.listening = listen()
+        self.port: int = self.listening.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.server = server(app, cluster, settings)
+        self.thread = threading.Thread(target=self.server.run, args=([self.listening],), daemon=True)
+        self.thread.start()
+
+    def client(self, **options: Any) -> httpx.AsyncClient:
+        return httpx.AsyncClient(base_url=self.url, timeout=PATIENCE_S, trust_env=False, **options)
+
+    def sigterm(self) -> None:
+        self.server.handle_exit(signal.SIGTERM, None)
+
+    def ended(self) -> bool:
+        """The server's thread comes to its end by itself."""
+        self.thread.join(PATIENCE_S)
+        return not self.thread.is_alive()
+
+    async def entered(self) -> None:
+        """Return once the runner has begun one more forward."""
+        assert await asyncio.to_thread(self.runner.entered.acquire, timeout=PATIENCE_S)
+
+    def gauge(self, name: str) -> float:
+        return self.metrics.registry.get_sample_value(name, {"model": "fake"}) or 0.0
+
+    def counted(self) -> dict[str, int]:
+        """Requests by outcome, all models together."""
+        found: Counter[str] = Counter()
+        for family in self.metrics.requests.collect():
+            for sample in family.samples:
+                if sample.name == "foveate_requests_total":
+                    found[sample.labels["outcome"]] += int(sample.value)
+        return dict(found)
+
+    def assert_empty(self) -> None:
+        """Nothing is left of any request."""
+        assert (self.door.items, self.door.bytes) == (0, 0)
+        assert self.gauge("foveate_waiting") == self.gauge("foveate_waiting_bytes") == 0
+
+    def close(self) -> None:
+        self.runner.gate.set()
+        self.sigterm()
+        assert self.ended()
+
+
+def listen() -> socket.socket:
+    """A listening socket, so that clients may connect before the server has started."""
+    listening = socket.socket()
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.bind(("127.0.0.1", 0))
+    listening.listen(1024)
+    return listening
+
+
+Serve = Callable[..., Served]
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Starts servers, and stops them after the test."""
+    started: list[Served] = []
+
+    def start(runner: FakeRunner | None = None, **settings: Any) -> Served:
+        started.append(Served(runner or FakeRunner(), Settings(**settings)))
+        return started[-1]
+
+    yield start
+    for served in started:
+        if served.thread.is_alive():
+            served.close()

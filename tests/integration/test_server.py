@@ -1,0 +1,405 @@
+"""The real server over real sockets: bad input, departed clients, many at once, shutting down."""
+
+import asyncio
+import json
+import multiprocessing
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from foveate.cluster.local import LocalCluster
+from foveate.core.metrics import Metrics
+from foveate.core.model import InputSpec
+from foveate.core.outcome import Result
+from foveate.core.plan import Plan
+from foveate.core.settings import Settings
+from foveate.gateway.app import create_app
+from foveate.gateway.server import server
+from tests.fake_runner import FakeRunner
+from tests.integration.conftest import PATIENCE_S, Serve, Served, listen
+from tests.unit.media_samples import encode, png, scene
+
+pytestmark = pytest.mark.anyio
+JPEG = {"content-type": "image/jpeg"}
+
+
+class Mirror(FakeRunner):
+    """Answers with a score that only the picture it was given has: its number over 1,000."""
+
+    def run(self, batch: list[Any], plan: Plan) -> list[Result | Exception]:
+        super().run(batch, plan)
+        numbers = [int(bytes(item).rpartition(b"#")[2]) for item in batch]
+        return [Result(np.array([n / 1000, 0], np.float32), 5, 12, 0.5) for n in numbers]
+
+
+class Raw:
+    """One connection, byte by byte."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    async def send(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def post(self, body: bytes, announced: int | None = None) -> None:
+        """A request whose body may be shorter than it says."""
+        length = len(body) if announced is None else announced
+        head = f"POST /classify HTTP/1.1\r\nhost: x\r\ncontent-type: image/jpeg\r\ncontent-length: {length}\r\n\r\n"
+        await self.send(head.encode() + body)
+
+    async def answer(self) -> tuple[int, dict[str, str], bytes]:
+        """Status, headers and body of the next response."""
+        async with asyncio.timeout(PATIENCE_S):
+            head = (await self.reader.readuntil(b"\r\n\r\n")).decode()
+            first, *lines = head.strip().split("\r\n")
+            headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+            body = await self.reader.readexactly(int(headers.get("content-length", 0)))
+        return int(first.split()[1]), headers, body
+
+    async def is_closed(self) -> bool:
+        """The server has hung up."""
+        async with asyncio.timeout(PATIENCE_S):
+            return await self.reader.read() == b""
+
+    async def leave(self) -> None:
+        self.writer.close()
+        await self.writer.wait_closed()
+
+
+@asynccontextmanager
+async def connection(served: Served) -> AsyncIterator[Raw]:
+    raw = Raw(*await asyncio.open_connection("127.0.0.1", served.port))
+    try:
+        yield raw
+    finally:
+        await raw.leave()
+
+
+async def post(client: httpx.AsyncClient, body: Any = b"picture", **headers: str) -> httpx.Response:
+    return await client.post("/classify", content=body, headers=JPEG | headers)
+
+
+def assert_problem(response: httpx.Response, status: int) -> None:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.json()["status"] == status
+    assert "Traceback" not in response.text
+
+
+async def holding(
+    served: Served, client: httpx.AsyncClient, body: bytes = b"first"
+) -> asyncio.Task[httpx.Response]:
+    """A request that runs, and will not end until the gate opens."""
+    served.runner.gate.clear()
+    first = asyncio.create_task(post(client, body))
+    await served.entered()
+    return first
+
+
+async def test_a_connection_is_kept_for_the_next_requests(serve: Serve) -> None:
+    served = serve()
+    async with connection(served) as raw:
+        for n in range(20):
+            await raw.post(b"picture %d" % n)
+            status, headers, body = await raw.answer()
+            assert status == 200
+            assert headers.get("connection") != "close"
+            assert [p["label"] for p in json.loads(body)["predictions"]] == ["yes", "no"]
+    assert served.counted() == {"ok": 20}
+    served.assert_empty()
+
+
+async def test_pictures_are_decoded_and_what_is_none_is_refused(serve: Serve) -> None:
+    served = serve(FakeRunner(spec=InputSpec()))
+    jpeg = encode(scene(64, 48), "JPEG")
+    cases: list[tuple[bytes, str, int]] = [
+        (jpeg, "image/jpeg", 200),
+        (encode(scene(64, 48), "PNG"), "image/jpeg", 200),  # the bytes decide, not what is claimed
+        (jpeg[: len(jpeg) // 2], "image/jpeg", 422),
+        (jpeg[:4], "image/jpeg", 422),
+        (b"\0" * 100, "image/png", 422),
+        (png(60000, 60000), "image/png", 413),
+        (b"<svg></svg>", "image/svg+xml", 415),
+        (jpeg, "text/plain", 415),
+        (jpeg, "video/mp4", 415),
+        (b"%PDF-1.7", "image/jpeg", 415),
+        (b"", "image/jpeg", 400),
+        (b'{"data": 5}', "application/json", 400),
+    ]
+    async with served.client() as client:
+        for body, kind, status in cases:
+            response = await client.post("/classify", content=body, headers={"content-type": kind})
+            assert response.status_code == status, (body[:20], kind, response.text)
+            if status != 200:
+                assert_problem(response, status)
+        assert (await post(client, jpeg)).status_code == 200
+    assert served.counted() == {"ok": 3, "invalid": len(cases) - 2}
+    assert [item.shape for batch in served.runner.batches for item in batch] == [(32, 32, 3)] * 3
+    served.assert_empty()
+
+
+@pytest.mark.parametrize("expect", [b"", b"expect: 100-continue\r\n"])
+async def test_what_is_announced_too_large_is_refused_before_it_is_sent(serve: Serve, expect: bytes) -> None:
+    served = serve(max_body_bytes=1000)
+    head = b"POST /classify HTTP/1.1\r\nhost: x\r\ncontent-type: image/jpeg\r\n"
+    async with connection(served) as raw:
+        await raw.send(head + expect + b"content-length: 1001\r\n\r\n")
+        status, _, body = await raw.answer()
+        assert status == 413
+        assert "1000 bytes" in json.loads(body)["detail"]
+    async with served.client() as client:
+        assert (await post(client, b"x" * 1000)).status_code == 200
+    assert served.counted() == {"invalid": 1, "ok": 1}
+    served.assert_empty()
+
+
+async def test_a_chunked_body_is_cut_off_where_it_grows_too_large(serve: Serve) -> None:
+    served = serve(max_body_bytes=1000)
+    chunk = b"64\r\n" + b"x" * 100 + b"\r\n"
+    async with connection(served) as raw:
+        head = b"POST /classify HTTP/1.1\r\nhost: x\r\ncontent-type: image/jpeg\r\n"
+        await raw.send(head + b"transfer-encoding: chunked\r\n\r\n" + chunk * 11)
+        status, _, _ = await raw.answer()  # although the body never ends
+        assert status == 413
+    async with connection(served) as raw:
+        await raw.send(head + b"transfer-encoding: chunked\r\n\r\n" + chunk * 10 + b"0\r\n\r\n")
+        assert (await raw.answer())[0] == 200
+    assert served.counted() == {"invalid": 1, "ok": 1}
+    served.assert_empty()
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        b"HELLO\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(64),
+        b"POST /classify HTTP/1.1\r\nhost: x\r\ncontent-length: -5\r\n\r\n",
+        b"POST /classify HTTP/1.1\r\nhost: x\r\ncontent-length: ten\r\n\r\n",
+        b"POST /classify HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+    ],
+)
+async def test_what_is_no_http_ends_its_own_connection(serve: Serve, nonsense: bytes) -> None:
+    served = serve()
+    async with connection(served) as raw:
+        await raw.send(nonsense)
+        assert (await raw.answer())[0] == 400
+        assert await raw.is_closed()
+    async with served.client() as client:
+        assert (await post(client)).status_code == 200
+    served.assert_empty()
+
+
+async def test_a_client_that_leaves_while_it_waits_never_reaches_a_forward(serve: Serve) -> None:
+    served = serve()
+    async with served.client() as client:
+        first = await holding(served, client)
+        async with connection(served) as raw:
+            await raw.post(b"gone")
+            await served.diary.reaches("submitted", 2)
+            assert served.gauge("foveate_waiting") == 1
+            assert served.gauge("foveate_waiting_bytes") == 4
+        await served.diary.reaches("ended", 1)
+        assert served.gauge("foveate_waiting") == served.gauge("foveate_waiting_bytes") == 0
+        served.runner.gate.set()
+        assert (await first).status_code == 200
+        assert (await post(client, b"next")).status_code == 200
+    assert served.runner.batches == [[b"first"], [b"next"]]
+    assert served.counted() == {"ok": 2, "cancelled": 1}
+    served.assert_empty()
+
+
+async def test_a_client_that_leaves_while_it_runs_is_counted_once_and_harms_nobody(serve: Serve) -> None:
+    served = serve()
+    async with served.client() as client:
+        served.runner.gate.clear()
+        async with connection(served) as raw:
+            await raw.post(b"gone")
+            await served.entered()
+            assert served.gauge("foveate_running") == 1
+        await served.diary.reaches("ended", 1)
+        assert (served.door.items, served.door.bytes) == (0, 0)
+        served.runner.gate.set()
+        assert (await post(client, b"next")).status_code == 200
+    assert served.counted() == {"ok": 1, "cancelled": 1}
+    served.assert_empty()
+
+
+async def test_a_body_that_stops_halfway_is_cancelled(serve: Serve) -> None:
+    served = serve()
+    for sent in (b"", b"x" * 500, b"x" * 200_000):
+        async with connection(served) as raw:
+            await raw.post(sent, announced=300_000)
+            await served.diary.reaches("begun", 1)
+    await served.diary.reaches("ended", 3)
+    assert served.counted() == {"cancelled": 3}
+    assert served.runner.batches == []
+    served.assert_empty()
+
+
+async def test_a_storm_of_departures_leaves_the_next_requests_unharmed(serve: Serve) -> None:
+    served, storm = serve(queue_items=2000), 1000
+    at_once = asyncio.Semaphore(50)
+
+    async def come_and_go(n: int) -> None:
+        async with at_once, connection(served) as raw:
+            if n % 4 == 0:
+                await raw.post(b"half", announced=100)
+            else:
+                await raw.post(b"gone %d" % n)
+            if n % 4 == 1:
+                await served.diary.reaches("submitted", 2)
+
+    async with served.client() as client:
+        first = await holding(served, client)
+        await asyncio.gather(*(come_and_go(n) for n in range(storm)))
+        await served.diary.reaches("ended", storm)
+        assert served.gauge("foveate_waiting") == 0
+        assert served.door.items == 1
+        served.runner.gate.set()
+        assert (await first).status_code == 200
+        answers = await asyncio.gather(*(post(client, b"after") for _ in range(20)))
+    assert [response.status_code for response in answers] == [200] * 20
+    assert {item for batch in served.runner.batches for item in batch} == {b"first", b"after"}
+    assert served.counted() == {"ok": 21, "cancelled": storm}
+    served.assert_empty()
+    assert served.gauge("foveate_running") == 0
+
+
+async def test_each_of_many_at_once_gets_its_own_answer(serve: Serve) -> None:
+    served, many = serve(Mirror(max_batch=8)), 200
+    async with served.client(limits=httpx.Limits(max_connections=many)) as client:
+        first = await holding(served, client, b"#0")
+
+        async def ask(n: int) -> None:
+            plan = {"x-plan": "evit:0.5"} if n % 3 == 0 else {}
+            response = await post(client, b"#%d" % n, **plan, **{"x-request-id": f"id-{n}"})
+            assert response.status_code == 200, response.text
+            assert response.headers["x-request-id"] == response.json()["id"] == f"id-{n}"
+            assert response.json()["predictions"][0]["score"] == pytest.approx(n / 1000, abs=1e-5)
+            assert response.json()["compute"]["rung"] == ("evit:0.5" if plan else "full")
+
+        everybody = [asyncio.create_task(ask(n)) for n in range(1, many)]
+        await served.diary.reaches("submitted", many)
+        served.runner.gate.set()
+        await asyncio.gather(first, *everybody)
+    assert served.counted() == {"ok": many}
+    assert len(served.runner.batches) < many / 4, "the answers were to come out of batches"
+    served.assert_empty()
+
+
+async def test_every_request_ends_in_exactly_one_outcome(serve: Serve) -> None:
+    served = serve(queue_items=2, max_body_bytes=1000)
+    async with served.client() as client:
+        first = await holding(served, client)
+        late = await post(client, **{"x-slo-ms": "20"})
+        waiting = [asyncio.create_task(post(client)), asyncio.create_task(post(client, b"poison"))]
+        await served.diary.reaches("submitted", 4)
+        statuses = [late.status_code]
+        for headers in ({}, {"x-plan": "warp:9"}, {"content-type": "text/plain"}, {"x-slo-ms": "never"}):
+            statuses.append((await post(client, **headers)).status_code)
+        statuses.append((await post(client, b"x" * 1001)).status_code)
+        async with connection(served) as raw:
+            await raw.post(b"gone", announced=10)
+            await served.diary.reaches("begun", 10)
+        await served.diary.reaches("ended", 7)
+        served.runner.gate.set()
+        statuses += [response.status_code for response in await asyncio.gather(first, *waiting)]
+        text = (await client.get("/metrics")).text
+    assert statuses == [504, 429, 400, 415, 400, 413, 200, 200, 200]
+    found = served.counted()
+    assert found == {"expired": 1, "refused": 1, "invalid": 4, "cancelled": 1, "ok": 3}
+    total = [line for line in text.splitlines() if line.startswith("foveate_requests_total{")]
+    assert sum(float(line.rpartition(" ")[2]) for line in total) == len(statuses) + 1
+    served.assert_empty()
+
+
+async def test_draining_finishes_what_was_admitted_and_refuses_what_comes(serve: Serve) -> None:
+    served = serve()
+    async with served.client() as client, served.client() as kept, connection(served) as old:
+        first = await holding(served, client)
+        waiting = asyncio.create_task(post(client, b"waiting"))
+        await served.diary.reaches("submitted", 2)
+        assert (await kept.get("/readyz")).status_code == 200
+        await old.post(b"")
+        assert (await old.answer())[0] == 400
+        served.sigterm()
+        assert (await kept.get("/readyz")).status_code == 503
+        assert (await kept.get("/livez")).status_code == 200
+        await old.post(b"new on an old connection")
+        status, headers, _ = await old.answer()
+        assert status == 503
+        assert int(headers["retry-after"]) >= 1
+        async with served.client() as newcomer:
+            refused = await post(newcomer, b"new")
+            assert_problem(refused, 503)
+            assert int(refused.headers["retry-after"]) >= 1
+            assert refused.headers["connection"] == "close"
+        assert not first.done()
+        served.runner.gate.set()
+        assert [(await task).status_code for task in (first, waiting)] == [200, 200]
+    assert await asyncio.to_thread(served.ended)
+    assert served.runner.batches == [[b"first"], [b"waiting"]]
+    assert served.counted() == {"ok": 2, "invalid": 1, "refused": 2}
+    served.assert_empty()
+    with pytest.raises(OSError):
+        await asyncio.open_connection("127.0.0.1", served.port)
+
+
+async def test_a_drain_that_runs_out_of_time_answers_503_and_not_500(serve: Serve) -> None:
+    served = serve(drain_s=0.05)
+    async with served.client() as client:
+        stuck = await holding(served, client)
+        waiting = asyncio.create_task(post(client, b"waiting"))
+        await served.diary.reaches("submitted", 2)
+        served.sigterm()
+        answers = await asyncio.gather(stuck, waiting)
+    assert [response.status_code for response in answers] == [503, 503]
+    assert sum(served.counted().values()) == 2
+    assert await asyncio.to_thread(served.ended)
+
+
+def serve_in_a_process(listening: socket.socket, gate: Any, entered: Any) -> None:
+    """What the child process of the next test runs: `foveate serve`, but for the model."""
+    runner = FakeRunner()
+    runner.gate, runner.entered = gate, entered
+    metrics = Metrics()
+    cluster = LocalCluster([runner], metrics)
+    settings = Settings()
+    server(create_app(cluster, settings, metrics), cluster, settings).run([listening])
+
+
+async def test_sigterm_ends_a_process_with_exit_code_0_once_it_has_answered() -> None:
+    context = multiprocessing.get_context("spawn")
+    gate, entered, listening = context.Event(), context.Semaphore(0), listen()
+    port = listening.getsockname()[1]
+    process = context.Process(target=serve_in_a_process, args=(listening, gate, entered), daemon=True)
+    process.start()
+    listening.close()
+    try:
+        async with httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_S, trust_env=False
+        ) as client:
+            first = asyncio.create_task(post(client))
+            assert await asyncio.to_thread(entered.acquire, timeout=PATIENCE_S)
+            assert process.pid is not None
+            process.terminate()
+            async with asyncio.timeout(PATIENCE_S):
+                while (await client.get("/readyz")).status_code == 200:
+                    pass  # each answer is a round trip, so nothing spins; the signal is on its way
+            assert (await post(client)).status_code == 503
+            gate.set()
+            assert (await first).status_code == 200
+        await asyncio.to_thread(process.join, PATIENCE_S)
+        assert process.exitcode == 0
+        with pytest.raises(OSError):
+            await asyncio.open_connection("127.0.0.1", port)
+    finally:
+        gate.set()
+        process.kill()
+        process.join()
