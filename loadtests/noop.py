@@ -39,5 +39,5 @@ class NoopRunner:
 
 if __name__ == "__main__":
     settings, metrics = Settings(port=int(sys.argv[1])), Metrics()
-    cluster = LocalCluster([NoopRunner()], metrics)
+    cluster = LocalCluster([NoopRunner], metrics)
     server(create_app(cluster, settings, metrics), cluster, settings).run()

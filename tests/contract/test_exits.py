@@ -5,7 +5,6 @@ import pickle
 import pkgutil
 from collections.abc import Iterator
 from importlib import import_module
-from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -274,9 +273,11 @@ def test_every_rule_refuses_what_it_cannot_read(name: str, argument: str) -> Non
 def test_a_third_partys_rule_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = "def build(argument):\n    return lambda logits: logits[:, 0] > float(argument)\n"
     (tmp_path / "first_class.py").write_text(source)
+    installed = tmp_path / "first_class-1.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: first-class\nVersion: 1.0\n")
+    (installed / "entry_points.txt").write_text("[foveate.exits]\nfirst = first_class:build\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    entry = EntryPoint("first", "first_class:build", "foveate.exits")
-    monkeypatch.setattr(exits, "entry_points", lambda group: [entry] if group == entry.group else [])
     exits.catalogue.cache_clear()
     try:
         assert exits.create("first:0.5")(torch.tensor([[0.7, 0], [0.2, 1]])).tolist() == [True, False]

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from importlib import import_module
-from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -352,14 +351,14 @@ def build(argument, geometry):
 
 @pytest.fixture
 def third_party(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A distribution that registers its reducer as half, and as none, which may not take ours' place."""
     (tmp_path / "half_of_it.py").write_text(THIRD_PARTY)
+    installed = tmp_path / "half_of_it-1.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: half-of-it\nVersion: 1.0\n")
+    entries = "[foveate.reducers]\nhalf = half_of_it:build\nnone = half_of_it:build\n"
+    (installed / "entry_points.txt").write_text(entries)
     monkeypatch.syspath_prepend(str(tmp_path))
-
-    def installed(group: str) -> list[EntryPoint]:
-        names = ("half", "none")  # the second one may not take the place of ours
-        return [EntryPoint(name, "half_of_it:build", group) for name in names if group == "foveate.reducers"]
-
-    monkeypatch.setattr(reduction, "entry_points", installed)
     reduction.catalogue.cache_clear()
     yield
     reduction.catalogue.cache_clear()

@@ -46,15 +46,20 @@ class Diary:
 
 
 class NotedCluster(LocalCluster):
-    """Notes each request it is handed. Admission follows in the same step of the event loop."""
+    """Notes what it is told to do; doing it begins in the same step of the event loop."""
 
     def __init__(self, runner: FakeRunner, metrics: Metrics, settings: Settings, diary: Diary) -> None:
-        super().__init__([runner], metrics, settings.queue_items, settings.queue_bytes)
+        super().__init__([lambda: runner], metrics, settings.queue_items, settings.queue_bytes)
         self.diary = diary
 
     async def submit(self, request: Request) -> Outcome:
         self.diary.note("submitted")
+        self.diary.note(f"submitted {request.id}")
         return await super().submit(request)
+
+    async def drain(self, timeout_s: float) -> bool:
+        self.diary.note("draining")
+        return await super().drain(timeout_s)
 
 
 class NotedApp:
@@ -124,7 +129,8 @@ class Served:
 
     def close(self) -> None:
         self.runner.gate.set()
-        self.sigterm()
+        if self.thread.is_alive():
+            self.sigterm()
         assert self.ended()
 
 
@@ -151,5 +157,4 @@ def serve() -> Iterator[Serve]:
 
     yield start
     for served in started:
-        if served.thread.is_alive():
-            served.close()
+        served.close()

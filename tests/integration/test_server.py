@@ -5,7 +5,7 @@ import json
 import multiprocessing
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import httpx
@@ -26,6 +26,7 @@ from tests.unit.media_samples import encode, png, scene
 
 pytestmark = pytest.mark.anyio
 JPEG = {"content-type": "image/jpeg"}
+POST = b"POST /classify HTTP/1.1\r\nhost: x\r\ncontent-type: image/jpeg\r\n"
 
 
 class Mirror(FakeRunner):
@@ -47,11 +48,10 @@ class Raw:
         self.writer.write(data)
         await self.writer.drain()
 
-    async def post(self, body: bytes, announced: int | None = None) -> None:
+    async def post(self, body: bytes, announced: int | None = None, name: str = "raw") -> None:
         """A request whose body may be shorter than it says."""
         length = len(body) if announced is None else announced
-        head = f"POST /classify HTTP/1.1\r\nhost: x\r\ncontent-type: image/jpeg\r\ncontent-length: {length}\r\n\r\n"
-        await self.send(head.encode() + body)
+        await self.send(POST + f"x-request-id: {name}\r\ncontent-length: {length}\r\n\r\n".encode() + body)
 
     async def answer(self) -> tuple[int, dict[str, str], bytes]:
         """Status, headers and body of the next response."""
@@ -69,7 +69,8 @@ class Raw:
 
     async def leave(self) -> None:
         self.writer.close()
-        await self.writer.wait_closed()
+        with suppress(ConnectionError):
+            await self.writer.wait_closed()
 
 
 @asynccontextmanager
@@ -147,9 +148,8 @@ async def test_pictures_are_decoded_and_what_is_none_is_refused(serve: Serve) ->
 @pytest.mark.parametrize("expect", [b"", b"expect: 100-continue\r\n"])
 async def test_what_is_announced_too_large_is_refused_before_it_is_sent(serve: Serve, expect: bytes) -> None:
     served = serve(max_body_bytes=1000)
-    head = b"POST /classify HTTP/1.1\r\nhost: x\r\ncontent-type: image/jpeg\r\n"
     async with connection(served) as raw:
-        await raw.send(head + expect + b"content-length: 1001\r\n\r\n")
+        await raw.send(POST + expect + b"content-length: 1001\r\n\r\n")
         status, _, body = await raw.answer()
         assert status == 413
         assert "1000 bytes" in json.loads(body)["detail"]
@@ -163,12 +163,11 @@ async def test_a_chunked_body_is_cut_off_where_it_grows_too_large(serve: Serve) 
     served = serve(max_body_bytes=1000)
     chunk = b"64\r\n" + b"x" * 100 + b"\r\n"
     async with connection(served) as raw:
-        head = b"POST /classify HTTP/1.1\r\nhost: x\r\ncontent-type: image/jpeg\r\n"
-        await raw.send(head + b"transfer-encoding: chunked\r\n\r\n" + chunk * 11)
+        await raw.send(POST + b"transfer-encoding: chunked\r\n\r\n" + chunk * 11)
         status, _, _ = await raw.answer()  # although the body never ends
         assert status == 413
     async with connection(served) as raw:
-        await raw.send(head + b"transfer-encoding: chunked\r\n\r\n" + chunk * 10 + b"0\r\n\r\n")
+        await raw.send(POST + b"transfer-encoding: chunked\r\n\r\n" + chunk * 10 + b"0\r\n\r\n")
         assert (await raw.answer())[0] == 200
     assert served.counted() == {"invalid": 1, "ok": 1}
     served.assert_empty()
@@ -232,10 +231,10 @@ async def test_a_client_that_leaves_while_it_runs_is_counted_once_and_harms_nobo
 
 async def test_a_body_that_stops_halfway_is_cancelled(serve: Serve) -> None:
     served = serve()
-    for sent in (b"", b"x" * 500, b"x" * 200_000):
+    for count, sent in enumerate((b"", b"x" * 500, b"x" * 200_000), start=1):
         async with connection(served) as raw:
             await raw.post(sent, announced=300_000)
-            await served.diary.reaches("begun", 1)
+            await served.diary.reaches("begun", count)
     await served.diary.reaches("ended", 3)
     assert served.counted() == {"cancelled": 3}
     assert served.runner.batches == []
@@ -247,13 +246,13 @@ async def test_a_storm_of_departures_leaves_the_next_requests_unharmed(serve: Se
     at_once = asyncio.Semaphore(50)
 
     async def come_and_go(n: int) -> None:
+        """Half of them leave from the queue, a quarter halfway through the body, a quarter at any moment."""
         async with at_once, connection(served) as raw:
-            if n % 4 == 0:
-                await raw.post(b"half", announced=100)
-            else:
-                await raw.post(b"gone %d" % n)
-            if n % 4 == 1:
-                await served.diary.reaches("submitted", 2)
+            await raw.post(b"gone", announced=100 if n % 4 == 0 else None, name=f"id-{n}")
+            if n % 4 >= 2:
+                await served.diary.reaches(f"submitted id-{n}", 1)
+            if n % 4 == 3:
+                raw.writer.transport.abort()
 
     async with served.client() as client:
         first = await holding(served, client)
@@ -300,22 +299,26 @@ async def test_every_request_ends_in_exactly_one_outcome(serve: Serve) -> None:
         late = await post(client, **{"x-slo-ms": "20"})
         waiting = [asyncio.create_task(post(client)), asyncio.create_task(post(client, b"poison"))]
         await served.diary.reaches("submitted", 4)
-        statuses = [late.status_code]
-        for headers in ({}, {"x-plan": "warp:9"}, {"content-type": "text/plain"}, {"x-slo-ms": "never"}):
-            statuses.append((await post(client, **headers)).status_code)
-        statuses.append((await post(client, b"x" * 1001)).status_code)
+        bad: tuple[dict[str, str], ...] = (
+            {},
+            {"x-plan": "warp:9"},
+            {"content-type": "text/plain"},
+            {"x-slo-ms": "never"},
+        )
+        answers = [late, *[await post(client, **headers) for headers in bad]]
+        answers.append(await post(client, b"x" * 1001))
         async with connection(served) as raw:
             await raw.post(b"gone", announced=10)
             await served.diary.reaches("begun", 10)
         await served.diary.reaches("ended", 7)
         served.runner.gate.set()
-        statuses += [response.status_code for response in await asyncio.gather(first, *waiting)]
+        answers += await asyncio.gather(first, *waiting)
         text = (await client.get("/metrics")).text
-    assert statuses == [504, 429, 400, 415, 400, 413, 200, 200, 200]
+    assert [answer.status_code for answer in answers] == [504, 429, 400, 415, 400, 413, 200, 200, 200]
     found = served.counted()
     assert found == {"expired": 1, "refused": 1, "invalid": 4, "cancelled": 1, "ok": 3}
     total = [line for line in text.splitlines() if line.startswith("foveate_requests_total{")]
-    assert sum(float(line.rpartition(" ")[2]) for line in total) == len(statuses) + 1
+    assert sum(float(line.rpartition(" ")[2]) for line in total) == len(answers) + 1
     served.assert_empty()
 
 
@@ -329,6 +332,7 @@ async def test_draining_finishes_what_was_admitted_and_refuses_what_comes(serve:
         await old.post(b"")
         assert (await old.answer())[0] == 400
         served.sigterm()
+        await served.diary.reaches("draining", 1)
         assert (await kept.get("/readyz")).status_code == 503
         assert (await kept.get("/livez")).status_code == 200
         await old.post(b"new on an old connection")
@@ -359,9 +363,9 @@ async def test_a_drain_that_runs_out_of_time_answers_503_and_not_500(serve: Serv
         await served.diary.reaches("submitted", 2)
         served.sigterm()
         answers = await asyncio.gather(stuck, waiting)
-    assert [response.status_code for response in answers] == [503, 503]
-    assert sum(served.counted().values()) == 2
     assert await asyncio.to_thread(served.ended)
+    assert sum(served.counted().values()) == 2
+    assert [response.status_code for response in answers] == [503, 503]
 
 
 def serve_in_a_process(listening: socket.socket, gate: Any, entered: Any) -> None:
@@ -369,7 +373,7 @@ def serve_in_a_process(listening: socket.socket, gate: Any, entered: Any) -> Non
     runner = FakeRunner()
     runner.gate, runner.entered = gate, entered
     metrics = Metrics()
-    cluster = LocalCluster([runner], metrics)
+    cluster = LocalCluster([lambda: runner], metrics)
     settings = Settings()
     server(create_app(cluster, settings, metrics), cluster, settings).run([listening])
 

@@ -27,7 +27,7 @@ class Gateway:
 
     def __init__(self, runner: FakeRunner, settings: Settings, **limits: int) -> None:
         self.runner, self.metrics = runner, Metrics()
-        self.cluster = LocalCluster([runner, FakeRunner("other")], self.metrics, **limits)
+        self.cluster = LocalCluster([lambda: runner, lambda: FakeRunner("other")], self.metrics, **limits)
         self.app = create_app(self.cluster, settings, self.metrics)
         self.client = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://test")
 

@@ -4,9 +4,8 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
@@ -14,7 +13,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from foveate.cluster import Cluster
-from foveate.core.errors import BadRequest, ClientGone, Draining, FoveateError, Unavailable, UnknownModel
+from foveate.core.errors import BadRequest, Draining, FoveateError, Unavailable, UnknownModel
 from foveate.core.metrics import Metrics
 from foveate.core.model import ModelCard
 from foveate.core.outcome import Outcome
@@ -23,6 +22,7 @@ from foveate.core.request import Objective, Request
 from foveate.core.settings import Settings
 from foveate.gateway.body import check_type, from_json, from_multipart, media_type, read_body
 from foveate.gateway.door import Door, Visit
+from foveate.gateway.gone import unless_gone
 from foveate.gateway.media import decode_image
 from foveate.gateway.objective import choose_plan, read_objective
 from foveate.gateway.problems import problem
@@ -176,38 +176,6 @@ class Meter:
         self._kept.observe(outcome.result.tokens / self.card.ladder[-1].tokens)
         if promised:
             self._met.inc()
-
-
-@contextmanager
-def unless_gone(http: HttpRequest) -> Iterator[None]:
-    """Cancel what runs inside as soon as the client closes its connection. Raises ClientGone."""
-    current = asyncio.current_task()
-    if current is None:
-        raise RuntimeError("there is no task to cancel outside of one")
-    watcher = asyncio.ensure_future(_disconnected(http))
-    inside = True
-
-    def leave(done: asyncio.Future[None]) -> None:
-        # Once outside, the answer is being sent: cancelling now would hit whatever comes next.
-        if inside and not done.cancelled():
-            current.cancel()
-
-    watcher.add_done_callback(leave)
-    try:
-        yield
-    except asyncio.CancelledError:
-        if not watcher.done() or watcher.cancelled():
-            raise
-        current.uncancel()
-        raise ClientGone("the client left before its answer was ready") from None
-    finally:
-        inside = False
-        watcher.cancel()
-
-
-async def _disconnected(http: HttpRequest) -> None:
-    while (await http.receive())["type"] != "http.disconnect":
-        pass
 
 
 def request_id_of(given: str) -> str:

@@ -1,7 +1,9 @@
 """The command line: `foveate serve`, `foveate predict`, `foveate models`."""
 
 import logging
+import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +12,7 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.markup import escape
 from rich.table import Table
 
 from foveate.core.errors import FoveateError, SetupError
@@ -57,19 +60,21 @@ def serve(
     flags["models"] = tuple(flags.pop("model") or ()) or None
     settings = settings_from(flags)
     start_logging(settings)
-    runners = [load(name, settings) for name in settings.models]
     from foveate.cluster.local import LocalCluster
     from foveate.core.metrics import Metrics
     from foveate.gateway.app import create_app
     from foveate.gateway.server import server
 
     metrics = Metrics()
-    cluster = LocalCluster(runners, metrics, settings.queue_items, settings.queue_bytes)
+    factories = [partial(load, name, settings) for name in settings.models]
+    cluster = LocalCluster(factories, metrics, settings.queue_items, settings.queue_bytes)
     application = create_app(cluster, settings, metrics)
-    for runner in runners:
-        console.print(f"{runner.card.name}: full plan {runner.card.full}, batches up to {runner.max_batch}")
-    console.print(f"serving on http://{settings.host}:{settings.port}, docs at /docs")
-    server(application, cluster, settings).run()
+    for card in cluster.cards().values():
+        console.print(f"{card.full}: {card.description}", highlight=False, markup=False)
+    web = server(application, cluster, settings)
+    web.run()
+    if not web.finished:
+        os._exit(1)  # a forward that is stuck in its thread would keep the process for ever
 
 
 @app.command()
@@ -111,7 +116,7 @@ def models() -> None:
         card = zoo.card(name)
         for step in reversed(card.ladder):
             table.add_row(name, step.plan, f"{step.top1:.1%}", f"{step.quality:.3f}")
-        console.print(f"[bold]{name}[/]  {card.description}", highlight=False)
+        console.print(f"{name}: {card.description}", highlight=False, markup=False)
     console.print(table)
     console.print("Any timm ViT by name and any local .safetensors file can be served too: --model NAME")
 
@@ -142,8 +147,10 @@ def load(name: str, settings: Settings) -> Any:
             raise
         raise SetupError(f"{error.name} is not installed: pip install 'foveate[torch]'") from None
     wanted = None if settings.precision == "auto" else settings.precision
-    with complaints.status(f"loading {name}, and measuring it once if it is new here"):
-        return load_runner(name, wanted, settings.device, settings.threads, settings.max_batch)
+    with complaints.status(f"loading {escape(name)}, and measuring it once if it is new here"):
+        runner = load_runner(name, wanted, settings.device, settings.threads, settings.max_batch)
+    runner.check(runner.card.plan(settings.plan))
+    return runner
 
 
 def main() -> None:
@@ -151,5 +158,5 @@ def main() -> None:
     try:
         app()
     except FoveateError as error:
-        complaints.print(f"[red]foveate:[/] {error.detail}", highlight=False, soft_wrap=True)
+        complaints.print(f"[red]foveate:[/] {escape(error.detail)}", highlight=False, soft_wrap=True)
         raise SystemExit(2) from None

@@ -1,6 +1,7 @@
 """uvicorn with a two-phase shutdown: drain while still listening, then stop."""
 
 import asyncio
+import logging
 from socket import socket
 from types import FrameType
 
@@ -10,32 +11,48 @@ from fastapi import FastAPI
 from foveate.cluster import Cluster
 from foveate.core.settings import Settings
 
+log = logging.getLogger(__name__)
+SEND_S = 5
+"""Seconds that answers may still take to be sent after the drain."""
+
 
 class DrainingServer(uvicorn.Server):
     """On the first signal it goes on listening, so that newcomers hear 503 rather than a refused
-    connection, until everything admitted has its answer. A second signal stops at once."""
+    connection, until everything admitted has its answer or `drain_s` is over. A second signal stops
+    at once."""
 
     def __init__(self, config: uvicorn.Config, cluster: Cluster, drain_s: float) -> None:
         super().__init__(config)
         self.cluster, self.drain_s = cluster, drain_s
+        self.finished = True
+        """Everything admitted has had its outcome; False: a forward may still be stuck in its thread."""
         self._drain: asyncio.Task[None] | None = None
         self._serving_on: asyncio.AbstractEventLoop | None = None
 
-    async def serve(self, sockets: list[socket] | None = None) -> None:
+    async def startup(self, sockets: list[socket] | None = None) -> None:
+        await super().startup(sockets)
         self._serving_on = asyncio.get_running_loop()
-        await super().serve(sockets)
+        for listener in self.servers if self.started else ():
+            for open_socket in listener.sockets:
+                host, port = open_socket.getsockname()[:2]
+                log.info("serving on http://%s:%d, documented at /docs", host, port)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self._drain is not None or self._serving_on is None:
+        if self._serving_on is None:
             super().handle_exit(sig, frame)
-            return
-        self._serving_on.call_soon_threadsafe(self._begin_drain)
+        elif self._drain is None:
+            self._serving_on.call_soon_threadsafe(self._begin_drain)
+        else:
+            self.should_exit = self.force_exit = True
 
     def _begin_drain(self) -> None:
-        self._drain = asyncio.ensure_future(self._drain_then_stop())
+        if self._drain is None:
+            self._drain = asyncio.ensure_future(self._drain_then_stop())
 
     async def _drain_then_stop(self) -> None:
-        await self.cluster.drain(self.drain_s)
+        log.info("draining")
+        self.finished = await self.cluster.drain(self.drain_s)
+        await self.cluster.close()  # whoever still waits is told 503 while there is a server to say it
         self.should_exit = True
 
 
@@ -48,6 +65,6 @@ def server(app: FastAPI, cluster: Cluster, settings: Settings) -> DrainingServer
         log_level="warning" if settings.log_level == "info" else settings.log_level,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=max(1, round(settings.drain_s)),
+        timeout_graceful_shutdown=SEND_S,
     )
     return DrainingServer(config, cluster, settings.drain_s)

@@ -82,6 +82,7 @@ def save(path: Path, checkpoint: Checkpoint, half: bool = False) -> None:
     if lost is not None:
         raise SetupError(f"{lost} holds values that {dtype} cannot store")
     save_file(state, path, {METADATA_KEY: json.dumps(checkpoint.table())})
+    path.chmod(0o644)  # the library writes for the owner alone
 
 
 def resize(checkpoint: Checkpoint, image_size: int) -> Checkpoint:

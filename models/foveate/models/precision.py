@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-import json
 import logging
 import os
 import platform
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from foveate.core.plan import Precision
+from foveate.core.plan import PRECISIONS, Precision
 from foveate.models.heldout import HeldOut, heldout
 from foveate.models.hub import Checkpoint
 from foveate.models.runner import TorchRunner
@@ -34,16 +33,28 @@ CHUNK = 16
 def choose(checkpoint: Checkpoint, device: str) -> Precision:
     """The precision for this model on this machine; measured once and remembered on disk."""
     memory = _memory(checkpoint, device)
-    if memory.exists():
-        found: Precision = json.loads(memory.read_text())["precision"]
-        return found
+    remembered = _recall(memory)
+    if remembered is not None:
+        return remembered
     chosen = measure(checkpoint, device)
     try:
         memory.parent.mkdir(parents=True, exist_ok=True)
-        memory.write_text(json.dumps({"precision": chosen}))
+        # Written beside and renamed: two servers that start together never read half a file.
+        beside = memory.with_suffix(f".{os.getpid()}")
+        beside.write_text(chosen)
+        beside.replace(memory)
     except OSError:
         log.info("the measured precision could not be kept in %s", memory.parent)
     return chosen
+
+
+def _recall(memory: Path) -> Precision | None:
+    """What was measured before; None where nothing was, or the file holds something else."""
+    try:
+        text = memory.read_text()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return next((precision for precision in PRECISIONS if precision == text), None)
 
 
 def measure(checkpoint: Checkpoint, device: str) -> Precision:
@@ -93,7 +104,8 @@ def seconds_a_batch(runner: TorchRunner, repeats: int = 3) -> float:
 
 def agreement(reference: TorchRunner, candidate: TorchRunner, scenes: HeldOut) -> float:
     """Share of the scenes on which both name the same class."""
-    return float((top1(reference, scenes) == top1(candidate, scenes)).mean())
+    named, renamed = top1(reference, scenes), top1(candidate, scenes)
+    return float(((named == renamed) & (named >= 0)).mean())
 
 
 def top1(runner: TorchRunner, scenes: HeldOut, plan_text: str = "full") -> NDArray[np.int64]:
@@ -115,4 +127,4 @@ def _memory(checkpoint: Checkpoint, device: str) -> Path:
     machine = torch.cuda.get_device_name() if device == "cuda" else torch.backends.cpu.get_cpu_capability()
     digest.update(f"{machine} {platform.processor()} {torch.__version__} {torch.get_num_threads()}".encode())
     root = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
-    return root / "foveate" / "precision" / f"{digest.hexdigest()[:24]}.json"
+    return root / "foveate" / "precision" / f"{digest.hexdigest()[:24]}.txt"

@@ -215,16 +215,20 @@ class ElasticViT(nn.Module):
         return self.encode(self.embed(images), steps)
 
     def encode(self, tokens: Tokens, steps: Steps) -> TrunkOutput:
-        """Blocks, reducer and exits. A sample leaves when its own exit says so; the others go on."""
+        """Blocks, reducer and exits. A sample leaves when its own exit says so; the others go on.
+
+        A depth cap ends in the exit head of its block where there is one, else in the final classifier.
+        """
         rows = torch.arange(tokens.x.shape[0], device=tokens.x.device)
         left: list[tuple[Tensor, Tensor, int, int]] = []
         for index in range(steps.depth):
             tokens = self.blocks[index](tokens, steps.reducer, index)
             name = str(index + 1)
-            if steps.exit_rule is None or name not in self.exit_heads or index + 1 == steps.depth:
+            capped = index + 1 == steps.depth < self.geometry.depth
+            if name not in self.exit_heads or not (capped or steps.exit_rule):
                 continue
             logits = self.exit_heads[name](tokens.x)
-            leaves = steps.exit_rule(logits)
+            leaves = steps.exit_rule(logits) if steps.exit_rule and not capped else rows >= 0
             left.append((rows[leaves], logits[leaves], index + 1, len(tokens)))
             rows, tokens = rows[~leaves], tokens.rows((~leaves).nonzero().squeeze(1))
             if not len(rows):

@@ -28,8 +28,10 @@ class Cluster(Protocol):
         """Run one request. Cancelling the caller cancels the request. Raises FoveateError."""
         ...
 
-    async def drain(self, timeout_s: float) -> None:
-        """Refuse newcomers and return when what was admitted is done, or the time is up."""
+    async def drain(self, timeout_s: float) -> bool:
+        """Refuse newcomers; True once what was admitted is done, False when the time is up before."""
         ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Give whoever still waits a failure. Called again, it does nothing."""
+        ...

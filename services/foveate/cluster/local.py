@@ -1,7 +1,8 @@
 """Engines in this very process: the default, and all that one machine needs."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from foveate.core.errors import UnknownModel
 from foveate.core.metrics import Metrics
@@ -13,14 +14,23 @@ from foveate.engine.runner import Runner
 
 
 class LocalCluster:
-    """One engine a runner, all on the caller's event loop."""
+    """One engine a runner, all on the caller's event loop and one compute thread.
+
+    Runners are made on that thread too: the threads torch computes with belong to the thread that
+    first used them, and a second set would compete for the same cores.
+    """
 
     def __init__(
-        self, runners: Sequence[Runner], metrics: Metrics, queue_items: int = 256, queue_bytes: int = 2**28
+        self,
+        factories: Sequence[Callable[[], Runner]],
+        metrics: Metrics,
+        queue_items: int = 256,
+        queue_bytes: int = 2**28,
     ) -> None:
-        self._runners, self._metrics = runners, metrics
-        self._queue_items, self._queue_bytes = queue_items, queue_bytes
-        self._cards = {runner.card.name: runner.card for runner in runners}
+        self._compute = ThreadPoolExecutor(1, "compute")
+        self._runners = [self._compute.submit(make).result() for make in factories]
+        self._metrics, self._queue_items, self._queue_bytes = metrics, queue_items, queue_bytes
+        self._cards = {runner.card.name: runner.card for runner in self._runners}
         self._engines: dict[str, Engine] = {}
         self.draining = False
 
@@ -33,7 +43,7 @@ class LocalCluster:
 
     async def start(self) -> None:
         for runner in self._runners:
-            engine = Engine(runner, self._metrics, self._queue_items, self._queue_bytes)
+            engine = Engine(runner, self._metrics, self._queue_items, self._queue_bytes, self._compute)
             engine.start()
             self._engines[runner.card.name] = engine
 
@@ -43,13 +53,14 @@ class LocalCluster:
             raise UnknownModel(f"no model {request.model!r} is served here")
         return await engine.submit(request)
 
-    async def drain(self, timeout_s: float) -> None:
+    async def drain(self, timeout_s: float) -> bool:
         self.draining = True
-        waits = [asyncio.ensure_future(engine.drain()) for engine in self._engines.values()]
-        if waits:
-            _, late = await asyncio.wait(waits, timeout=timeout_s)
-            for wait in late:
-                wait.cancel()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await asyncio.gather(*(engine.drain() for engine in self._engines.values()))
+        except TimeoutError:
+            return False
+        return True
 
     async def close(self) -> None:
         self.draining = True

@@ -31,7 +31,10 @@ class Batch:
 
 
 class Engine:
-    """Queue, loop and threads around one runner. Everything but `stack` and `run` is on the event loop."""
+    """Queue, loop and threads around one runner. Everything but `stack` and `run` is on the event loop.
+
+    Engines of one device may share `compute`, the one thread that runs forwards.
+    """
 
     def __init__(
         self,
@@ -39,6 +42,7 @@ class Engine:
         metrics: Metrics,
         max_items: int = 256,
         max_bytes: int = 2**28,
+        compute: ThreadPoolExecutor | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.runner, self.clock = runner, clock
@@ -47,8 +51,8 @@ class Engine:
         self._changed = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
         self._loop: asyncio.Task[None] | None = None
-        self._compute = ThreadPoolExecutor(1, f"compute-{runner.card.name}")
-        self._stage = ThreadPoolExecutor(1, f"stage-{runner.card.name}")
+        self._compute = compute or ThreadPoolExecutor(1, "compute")
+        self._stage = ThreadPoolExecutor(1, "stage")
         self._in_flight: set[Entry] = set()
         self._batch_s = 0.0
         self._bind(metrics)

@@ -1,15 +1,14 @@
 """Exit rules, one a file; a sample leaves when its own rule says so, whatever its batch does."""
 
-import pkgutil
+import sys
 from collections.abc import Callable
 from functools import cache
-from importlib import import_module
-from importlib.metadata import entry_points
 from typing import Protocol
 
 from torch import Tensor
 
 from foveate.core.errors import BadPlan
+from foveate.models.catalogue import loaders
 
 
 class ExitRule(Protocol):
@@ -24,13 +23,9 @@ Builder = Callable[[str | None], ExitRule]
 
 
 @cache
-def catalogue() -> dict[str, Builder]:
+def catalogue() -> dict[str, Callable[[], Builder]]:
     """Every exit rule by name: the files of this folder, then entry points `foveate.exits`."""
-    names = [module.name for module in pkgutil.iter_modules(__path__)]
-    found: dict[str, Builder] = {n: import_module(f"{__name__}.{n}").build for n in names}
-    for entry in entry_points(group="foveate.exits"):
-        found.setdefault(entry.name, entry.load())
-    return found
+    return loaders(sys.modules[__name__], "foveate.exits")
 
 
 def create(spec: str) -> ExitRule:
@@ -38,4 +33,4 @@ def create(spec: str) -> ExitRule:
     name, _, argument = spec.partition(":") if spec[:1].isalpha() else ("confidence", "", spec)
     if name not in catalogue():
         raise BadPlan(f"there is no exit rule {name!r}; there are {', '.join(sorted(catalogue()))}")
-    return catalogue()[name](argument or None)
+    return catalogue()[name]()(argument or None)

@@ -7,6 +7,9 @@ from torch import Tensor
 
 from foveate.core.errors import BadPlan
 
+EXAMPLES: tuple[str | None, ...] = ("1.0", "0.9", "0.6")
+"""Arguments the contract tests use; the first all but never lets a sample leave."""
+
 
 @dataclass(frozen=True, slots=True)
 class Confidence:

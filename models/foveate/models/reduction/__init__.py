@@ -1,17 +1,16 @@
 """Token reducers, one method a file; the file's name is the name a plan uses."""
 
-import pkgutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
-from importlib import import_module
-from importlib.metadata import entry_points
 from typing import Protocol
 
 from torch import Tensor
 
 from foveate.core.errors import BadPlan
+from foveate.models.catalogue import loaders
 from foveate.models.geometry import Geometry
 from foveate.models.tokens import Assignment, Tokens
 
@@ -61,19 +60,14 @@ Builder = Callable[[str | None, Geometry], Reducer]
 
 
 @cache
-def catalogue() -> dict[str, Builder]:
+def catalogue() -> dict[str, Callable[[], Builder]]:
     """Every reducer by name: the files of this folder, then entry points `foveate.reducers`."""
-    names = [module.name for module in pkgutil.iter_modules(__path__)]
-    found: dict[str, Builder] = {n: import_module(f"{__name__}.{n}").build for n in names}
-    for entry in entry_points(group="foveate.reducers"):
-        found.setdefault(entry.name, entry.load())
-    return found
+    return loaders(sys.modules[__name__], "foveate.reducers")
 
 
 def create(spec: str, geometry: Geometry) -> Reducer:
     """The reducer a plan names, as in ``evit:0.7``. Raises BadPlan for a name or argument it lacks."""
     name, _, argument = spec.partition(":")
-    builder = catalogue().get(name)
-    if builder is None:
+    if name not in catalogue():
         raise BadPlan(f"there is no token reducer {name!r}; there are {', '.join(sorted(catalogue()))}")
-    return builder(argument or None, geometry)
+    return catalogue()[name]()(argument or None, geometry)

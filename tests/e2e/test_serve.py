@@ -1,0 +1,252 @@
+"""The command as people run it: `foveate serve` with the shipped model, `predict` and `models`."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from foveate.models import zoo
+from foveate.models.heldout import heldout
+
+FOVEATE = str(Path(sys.executable).with_name("foveate"))
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.jpg"))
+PATIENCE_S = 120
+SLACK = 0.06
+"""A hundred scenes are a sample: one standard deviation of 94% of 104 is 2.3 points."""
+
+
+@dataclass(frozen=True)
+class Serving:
+    """A server process that is ready, and a client for it."""
+
+    process: subprocess.Popen[bytes]
+    client: httpx.Client
+    log: Path
+
+    def classify(self, data: bytes, headers: Mapping[str, str] | None = None) -> httpx.Response:
+        sent = {"content-type": "image/jpeg"} | dict(headers or {})
+        return self.client.post("/classify", content=data, headers=sent)
+
+
+def environment(cache: Path) -> dict[str, str]:
+    """Ours, without settings somebody may have exported, and with a cache of its own."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("FOVEATE_")}
+    return kept | {"XDG_CACHE_HOME": str(cache)}
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port: int = listening.getsockname()[1]
+    return port
+
+
+def wait_until_ready(process: subprocess.Popen[bytes], client: httpx.Client, log: Path) -> None:
+    """Polls, as an orchestrator does: from outside there is nothing to wait on."""
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        assert process.poll() is None, log.read_text()
+        try:
+            if client.get("/readyz").status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.1)
+    pytest.fail(f"not ready after {PATIENCE_S} s: {log.read_text()}")
+
+
+@contextmanager
+def serving(folder: Path, *flags: str) -> Iterator[Serving]:
+    """`foveate serve` on a free port; killed at the end unless it has ended."""
+    port, log = free_port(), folder / "log"
+    command = [FOVEATE, "serve", "--precision", "fp32", "--threads", "1", "--port", str(port), *flags]
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(command, stdout=output, stderr=output, env=environment(folder)) as process,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_S, trust_env=False) as client,
+    ):
+        try:
+            wait_until_ready(process, client, log)
+            yield Serving(process, client, log)
+        finally:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    with serving(tmp_path_factory.mktemp("served")) as here:
+        yield here
+
+
+def foveate(cache: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [FOVEATE, *arguments],
+        capture_output=True,
+        text=True,
+        env=environment(cache),
+        timeout=PATIENCE_S,
+        check=False,
+    )
+
+
+def ladder(served: Serving) -> dict[str, dict[str, Any]]:
+    rungs = served.client.get("/models/vit-t/ladder").json()["ladder"]
+    return {rung["rung"]: rung for rung in rungs}
+
+
+def test_there_are_examples() -> None:
+    assert len(EXAMPLES) >= 3
+
+
+@pytest.mark.parametrize("rung", ["full", "evit:0.5"])
+@pytest.mark.parametrize("picture", EXAMPLES, ids=lambda path: path.stem)
+def test_the_examples_are_named_rightly_at_the_price_the_ladder_tells(
+    served: Serving, picture: Path, rung: str
+) -> None:
+    response = served.classify(picture.read_bytes(), {} if rung == "full" else {"x-plan": rung})
+    assert response.status_code == 200, response.text
+    answer, told = response.json(), ladder(served)
+    compute, full = answer["compute"], told["full"]
+    assert answer["model"] == "vit-t"
+    assert compute["plan"] == told[rung]["plan"] == response.headers["x-foveate-plan"]
+    assert compute["rung"] == rung
+    assert compute["degraded"] is False
+    for field in ("tokens", "gflops", "quality"):
+        assert compute[field] == told[rung][field]
+    assert compute["tokens_full"] == full["tokens"]
+    assert (compute["gflops"] == full["gflops"]) == (rung == "full")
+    assert compute["exit_layer"] == zoo.card("vit-t").geometry.depth
+    scores = [prediction["score"] for prediction in answer["predictions"]]
+    assert scores == sorted(scores, reverse=True)
+    assert answer["predictions"][0]["label"] == picture.stem
+
+
+def test_the_ladder_is_the_measured_one_cheapest_first(served: Serving) -> None:
+    told = served.client.get("/models/vit-t/ladder").json()["ladder"]
+    measured = {step.plan: step.quality for step in zoo.card("vit-t").ladder}
+    assert {rung["rung"]: rung["quality"] for rung in told} == measured
+    assert [rung["gflops"] for rung in told] == sorted(rung["gflops"] for rung in told)
+    assert told[-1]["rung"] == "full"
+
+
+def test_held_out_scenes_are_named_about_as_well_as_the_card_says(served: Serving) -> None:
+    scenes, card = heldout(), zoo.card("vit-t")
+    assert scenes.labels == card.labels
+    right = 0
+    for data, target in zip(scenes.jpegs[:104], scenes.targets[:104].tolist(), strict=True):
+        answer = served.classify(data).json()
+        right += answer["predictions"][0]["index"] == target
+    told = next(step.top1 for step in card.ladder if step.plan == "full")
+    assert right / 104 >= told - SLACK
+
+
+def test_bad_input_is_refused_and_the_server_goes_on(served: Serving) -> None:
+    data = EXAMPLES[0].read_bytes()
+    assert served.classify(data[: len(data) // 2]).status_code == 422
+    assert served.classify(data, {"x-plan": "warp:9"}).status_code == 400
+    assert served.classify(data, {"x-plan": "evit:0.5/depth:99"}).status_code == 400
+    assert served.classify(data, {"x-plan": "vit-t@160/fp32"}).status_code == 200
+    assert served.classify(data, {"x-plan": "full/bf16"}).status_code == 400
+    assert served.classify(data).status_code == 200
+
+
+def test_what_was_served_is_in_the_metrics(served: Serving) -> None:
+    assert served.classify(EXAMPLES[0].read_bytes()).status_code == 200
+    lines = served.client.get("/metrics").text.splitlines()
+    (answered,) = [line for line in lines if line.startswith("foveate_requests_total") and '"ok"' in line]
+    assert float(answered.rpartition(" ")[2]) >= 1
+    assert 'foveate_waiting{model="vit-t"} 0.0' in lines
+    assert 'foveate_running{model="vit-t"} 0.0' in lines
+
+
+def test_the_log_has_no_traceback(served: Serving) -> None:
+    """Runs after the tests above, whose bad input belongs in no log."""
+    assert "Traceback" not in served.log.read_text()
+
+
+def test_sigterm_ends_it_with_exit_code_0(tmp_path: Path) -> None:
+    with serving(tmp_path, "--plan", "evit:0.5") as here:
+        answer = here.classify(EXAMPLES[0].read_bytes()).json()
+        assert answer["compute"]["rung"] == "evit:0.5"
+        assert answer["compute"]["degraded"] is True
+        here.process.send_signal(signal.SIGTERM)
+        assert here.process.wait(PATIENCE_S) == 0
+        with pytest.raises(httpx.ConnectError):
+            here.client.get("/livez")
+        assert "Traceback" not in here.log.read_text()
+
+
+def test_predict_prints_json_and_nothing_else(tmp_path: Path) -> None:
+    fox = next(path for path in EXAMPLES if path.stem == "fox")
+    done = foveate(tmp_path, "predict", str(fox), "--json", "--precision", "fp32", "--plan", "evit:0.7")
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["predictions"][0]["label"] == "fox"
+    assert answer["plan"] == "vit-t@224/evit:0.7/fp32"
+    assert answer["tokens"] < answer["tokens_full"]
+    assert "Traceback" not in done.stderr
+
+
+def test_predict_shows_people_what_it_saw(tmp_path: Path) -> None:
+    fox = next(path for path in EXAMPLES if path.stem == "fox")
+    done = foveate(tmp_path, "predict", str(fox), "--precision", "fp32", "--plan", "evit:0.5")
+    assert done.returncode == 0, done.stderr
+    assert "fox" in done.stdout
+    assert "vit-t@224/evit:0.5/fp32" in done.stdout
+
+
+def test_models_lists_what_is_shipped(tmp_path: Path) -> None:
+    done = foveate(tmp_path, "models")
+    assert done.returncode == 0, done.stderr
+    for name in zoo.names():
+        assert name in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+FOX = str(next((path for path in EXAMPLES if path.stem == "fox"), "fox.jpg"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["predict", "no-such.jpg"], "no-such.jpg"),
+        (["predict", __file__], "not a picture"),
+        (["predict", FOX, "--model", "no_such_model"], "timm"),
+        (["predict", FOX, "--model", "no-such.safetensors"], "no-such.safetensors"),
+        (["predict", FOX, "--model", "weights.pt"], ".safetensors"),
+        (["predict", FOX, "--plan", "warp:9"], "warp"),
+        (["predict", FOX, "--plan", "evit:7"], "evit:0.7"),
+        (["predict", FOX, "--device", "abacus"], "abacus"),
+        (["predict", FOX, "--precision", "fp8"], "precision"),
+        (["serve", "--plan", "warp:9"], "warp"),
+        (["serve", "--model", "no-such.safetensors"], "no-such.safetensors"),
+        (["serve", "--port", "99999"], "port"),
+        (["predict", "no[/such].jpg"], "no[/such].jpg"),
+        (["predict", "no[such].jpg"], "no[such].jpg"),
+    ],
+    ids=lambda value: " ".join(Path(a).name for a in value) if isinstance(value, list) else "",
+)
+def test_what_cannot_be_done_is_said_in_one_sentence(
+    arguments: list[str], words: str, tmp_path: Path
+) -> None:
+    defaults = {"--precision": "fp32"} | ({"--port": "0"} if arguments[0] == "serve" else {})
+    missing = [word for pair in defaults.items() if pair[0] not in arguments for word in pair]
+    done = foveate(tmp_path, *arguments, *missing)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("foveate: ")
+    assert words in lines[0]
