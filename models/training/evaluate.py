@@ -1,4 +1,4 @@
-"""Measure the shipped model on the held-out scenes: `make bench-models`."""
+"""Measure the shipped models on the held-out scenes: `make bench-models`."""
 
 import json
 import os
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from foveate.models import hub
+from foveate.models import hub, zoo
 from foveate.models.checkpoint import Checkpoint
 from foveate.models.heldout import heldout
 from foveate.models.precision import copy_of, top1
@@ -14,7 +14,7 @@ from foveate.models.runner import TorchRunner
 from loadtests.report import table, write
 
 PLANS = ("full", "evit:0.9", "evit:0.7", "evit:0.5", "evit:0.3")
-LOG = Path(__file__).parents[2] / "docs/models/vit-t.log.jsonl"
+DOCS = Path(__file__).parents[2] / "docs/models"
 
 
 def heldout_top1(checkpoint: Checkpoint, plan: str) -> float:
@@ -24,26 +24,39 @@ def heldout_top1(checkpoint: Checkpoint, plan: str) -> float:
     return float((top1(runner, scenes, plan) == scenes.targets).mean())
 
 
-def main() -> None:
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    checkpoint = hub.load("vit-t")
+def measure(name: str) -> tuple[dict[str, float], str]:
+    """Figures of one shipped model, and its table."""
+    checkpoint = hub.load(name)
     ladder = {rung.plan.rung: rung for rung in TorchRunner(copy_of(checkpoint), "fp32").card.ladder}
-    accuracy = {plan: heldout_top1(checkpoint, plan) for plan in PLANS}
-    keys = {plan: plan.replace("evit:", "top1_keep_").replace("full", "top1_full") for plan in PLANS}
-    figures: dict[str, float] = {keys[plan]: round(accuracy[plan], 4) for plan in PLANS}
-    figures["train_minutes"] = json.loads(LOG.read_text().splitlines()[-1])["minutes"]
+    figures: dict[str, float] = {}
+    rows = []
+    for plan in PLANS:
+        accuracy = heldout_top1(checkpoint, plan)
+        figures[plan.replace("evit:", "top1_keep_").replace("full", "top1_full")] = round(accuracy, 4)
+        rung = ladder[plan]
+        rows.append([plan, f"{rung.gflops:.2f}", str(rung.tokens), f"{accuracy:.1%}"])
+    log = (DOCS / f"{name}.log.jsonl").read_text().splitlines()
+    figures["train_minutes"] = json.loads(log[-1])["minutes"]
     figures["parameters"] = sum(p.numel() for p in checkpoint.model.parameters())
-    rows = [
-        [plan, f"{ladder[plan].gflops:.2f}", str(ladder[plan].tokens), f"{accuracy[plan]:.1%}"]
-        for plan in PLANS
-    ]
-    body = f"""# vit-t on the held-out scenes
+    return figures, table(["plan", "GFLOPs", "tokens at the end", "top-1"], rows)
 
-Top-1 of the shipped weights on the {len(heldout())} held-out scenes, in float32, by plan.
-`make bench-models` repeats it. Training minutes are those in docs/models/vit-t.log.jsonl.
 
-{table(["plan", "GFLOPs (multiply-adds)", "tokens at the end", "top-1"], rows)}"""
-    print(write("models", figures, body).read_text())
+def main() -> None:
+    """The main model's figures have plain keys; the others' carry their name."""
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    figures: dict[str, float] = {}
+    parts = []
+    for name in sorted(zoo.names(), key=lambda name: name != "vit-t"):
+        own, rows = measure(name)
+        figures |= own if name == "vit-t" else {f"{name}_{key}": value for key, value in own.items()}
+        parts.append(f"## {name}\n\n{own['parameters'] / 1e6:.2f} million parameters.\n\n{rows}")
+    body = f"""# The shipped models on the held-out scenes
+
+Top-1 of the shipped weights on the {len(heldout())} held-out scenes, in float32, by plan. GFLOPs are
+multiply-adds. `make bench-models` repeats it. Training minutes in the JSON are those of the runs' logs.
+
+"""
+    print(write("models", figures, body + "\n\n".join(parts)).read_text())
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def draw_curve(log: list[dict[str, float]], path: Path) -> None:
     rows = [r for r in log if "top1_keep_1.0" in r]
     for key, name in (("top1_keep_1.0", "top-1 at full"), ("top1_keep_0.5", "top-1 at evit:0.5")):
         right.plot([r["step"] for r in rows], [100 * r[key] for r in rows], marker=".", label=name)
-    right.set(ylabel="top-1, %", ylim=(0, 100))
+    right.set(ylabel="top-1, %", ylim=(0, 103))
     right.legend(loc="center right")
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -1,4 +1,4 @@
-"""From a finished run to the zoo: weights, model card, curve, log. `python -m training.ship RUN`."""
+"""From a finished run to the zoo: weights, card, curve, log. `python -m training.ship --model vit-t`."""
 
 import argparse
 import json
@@ -9,36 +9,22 @@ from pathlib import Path
 
 import torch
 
-from foveate.core.model import InputSpec
 from foveate.models import checkpoint as disk
 from foveate.models.checkpoint import Checkpoint, attach
 from foveate.models.zoo import Card, Measured
-from training.emoji import LABELS
 from training.evaluate import PLANS, heldout_top1
+from training.family import FAMILY
 from training.pictures import draw_curve, draw_looked_at
-from training.train import MEAN, STD, VIT_T
 
 ROOT = Path(__file__).parents[2]
 ZOO = ROOT / "models/foveate/models/zoo"
 DOCS = ROOT / "docs/models"
 
-CARD = Card(
-    name="vit-t",
-    geometry=VIT_T,
-    labels=LABELS,
-    input=InputSpec(crop_pct=1.0, crop_mode="center", interpolation="bicubic"),
-    mean=(MEAN,) * 3,
-    std=(STD,) * 3,
-    description="ViT-Ti/16 that names 104 emoji in synthetic scenes; it knows nothing of photographs",
-    licence="Apache-2.0",
-    source="trained by this project (models/training) on scenes drawn with Noto Color Emoji, OFL-1.1",
-)
 
-
-def load_run(run: Path) -> Checkpoint:
+def load_run(card: Card, run: Path) -> Checkpoint:
     """The model of a run's last checkpoint."""
     state = torch.load(run / "checkpoint.pt", weights_only=True)["model"]
-    return attach(CARD, state, str(run))
+    return attach(card, state, str(run))
 
 
 def measured(checkpoint: Checkpoint) -> Checkpoint:
@@ -66,19 +52,21 @@ def toml(card: Card) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path, nargs="?", default=ROOT / "runs/vit-t")
-    run = parser.parse_args().run
+    parser.add_argument("--model", choices=FAMILY, default="vit-t")
+    parser.add_argument("--run", type=Path, help="folder of the run; runs/MODEL unless told")
+    args = parser.parse_args()
+    card, run = FAMILY[args.model], args.run or ROOT / "runs" / args.model
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     DOCS.mkdir(parents=True, exist_ok=True)
-    weights = ZOO / f"{CARD.name}.safetensors"
-    disk.save(weights, load_run(run), half=True)
-    shipped = measured(disk.read(weights, CARD))
+    weights = ZOO / f"{card.name}.safetensors"
+    disk.save(weights, load_run(card, run), half=True)
+    shipped = measured(disk.read(weights, card))  # what float16 left of it is what is measured
     disk.save(weights, shipped, half=True)
-    (ZOO / f"{CARD.name}.toml").write_text(toml(shipped))
-    shutil.copy(run / "log.jsonl", DOCS / f"{CARD.name}.log.jsonl")
+    (ZOO / f"{card.name}.toml").write_text(toml(shipped))
+    shutil.copy(run / "log.jsonl", DOCS / f"{card.name}.log.jsonl")
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    draw_curve(log, DOCS / f"{CARD.name}.png")
-    draw_looked_at(shipped, DOCS / f"{CARD.name}-looks.png")
+    draw_curve(log, DOCS / f"{card.name}.png")
+    draw_looked_at(shipped, DOCS / f"{card.name}-looks.png")
     print(*shipped.ladder, sep="\n")
 
 

@@ -1,4 +1,4 @@
-"""Train the shipped classifier: `python -m training.train`. Interrupt it and run it again: it resumes.
+"""Train a shipped classifier: `python -m training.train --model vit-t`. Run again, it resumes.
 
 One network has to serve every budget, so each step draws its own: either a random subset of patches
 goes in at all (cheap, most of the early steps), or EViT reduces at a random keep rate. Patches also
@@ -17,18 +17,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from foveate.models.geometry import Geometry
 from foveate.models.reduction import Reducer, create
 from foveate.models.tokens import Assignment, Tokens
 from foveate.models.vit import ElasticViT
-from training.emoji import LABELS
+from training.family import FAMILY, MEAN, STD
 from training.loader import BACKGROUND, IGNORE, Batch, batches
 from training.scenes import draw
 
-VIT_T = Geometry(classes=len(LABELS))
 KEEP_RATES = (1.0, 0.9, 0.7, 0.5, 0.3)
 INPUT_PATCHES = (49, 49, 64, 98)
-MEAN = STD = 0.5
 
 
 def initialise(model: nn.Module) -> None:
@@ -130,11 +127,11 @@ def accuracy(model: ElasticViT, keep: float, scenes: int = 208) -> float:
     return right / scenes
 
 
-def train(run: Path, steps: int, batch_size: int, lr: float, seed: int) -> None:
+def train(name: str, run: Path, steps: int, batch_size: int, lr: float, seed: int) -> None:
     """Run or resume; `run` holds the checkpoint and the log, one JSON object a line."""
     torch.manual_seed(seed)
-    model = ElasticViT(VIT_T)
-    token_head = nn.Linear(VIT_T.width, BACKGROUND + 1)
+    model = ElasticViT(FAMILY[name].geometry)
+    token_head = nn.Linear(model.geometry.width, BACKGROUND + 1)
     initialise(model)
     optims = optimisers([model, token_head], lr)
     step, seconds = 0, 0.0
@@ -147,6 +144,7 @@ def train(run: Path, steps: int, batch_size: int, lr: float, seed: int) -> None:
             optim.load_state_dict(saved)
         step, seconds = state["step"], state["seconds"]
     run.mkdir(parents=True, exist_ok=True)
+    forget_after(step, run / "log.jsonl")
     stream, started, running = batches(step, batch_size), time.monotonic(), 0.0
     while step < steps:
         rng = random.Random(seed * 1_000_003 + step)
@@ -177,6 +175,13 @@ def train(run: Path, steps: int, batch_size: int, lr: float, seed: int) -> None:
             print(row, flush=True)
 
 
+def forget_after(step: int, log: Path) -> None:
+    """Take out of the log what an interrupted run did after its last checkpoint: it will be done again."""
+    if log.exists():
+        rows = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= step]
+        log.write_text("".join(f"{row}\n" for row in rows))
+
+
 def _save(path: Path, state: object) -> None:
     """Write beside and rename, so that an interruption never leaves half a checkpoint."""
     beside = path.with_suffix(".tmp")
@@ -188,13 +193,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--run", type=Path, default=Path("runs/vit-t"))
+    parser.add_argument("--model", choices=FAMILY, default="vit-t")
+    parser.add_argument("--run", type=Path, help="folder of the run; runs/MODEL unless told")
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    train(args.run, args.steps, args.batch_size, args.lr, args.seed)
+    train(args.model, args.run or Path("runs") / args.model, args.steps, args.batch_size, args.lr, args.seed)
 
 
 if __name__ == "__main__":

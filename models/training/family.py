@@ -1,0 +1,31 @@
+"""The models this project trains and ships."""
+
+from foveate.core.model import InputSpec
+from foveate.models.geometry import Geometry
+from foveate.models.zoo import Card
+from training.emoji import LABELS
+
+MEAN = STD = 0.5
+
+
+def _card(name: str, geometry: Geometry, shape: str) -> Card:
+    return Card(
+        name=name,
+        geometry=geometry,
+        labels=LABELS,
+        input=InputSpec(crop_pct=1.0, crop_mode="center", interpolation="bicubic"),
+        mean=(MEAN,) * 3,
+        std=(STD,) * 3,
+        description=f"{shape} that names {len(LABELS)} emoji in synthetic scenes, and knows no photographs",
+        licence="Apache-2.0",
+        source="trained by this project (models/training) on scenes drawn with Noto Color Emoji, OFL-1.1",
+    )
+
+
+FAMILY = {
+    card.name: card
+    for card in (
+        _card("vit-t", Geometry(classes=len(LABELS)), "ViT-Ti/16"),
+        _card("vit-xs", Geometry(width=128, heads=2, depth=8, classes=len(LABELS)), "8 blocks of width 128"),
+    )
+}
