@@ -246,6 +246,18 @@ async def test_a_missed_deadline_is_a_504() -> None:
         assert here.metrics.registry.get_sample_value("foveate_slo_total", labels) == 1
 
 
+async def test_a_deadline_bounds_a_slow_upload_too() -> None:
+    async def never_ending() -> AsyncIterator[bytes]:
+        yield b"half a pic"
+        await asyncio.Event().wait()
+
+    async with gateway() as here:
+        headers = PICTURE | {"x-slo-ms": "30"}
+        assert_problem(await here.client.post("/classify", content=never_ending(), headers=headers), 504)
+        assert here.counted("expired") == 1
+        assert here.app.state.door.items == 0
+
+
 async def test_draining_refuses_with_503_and_is_not_ready_but_alive() -> None:
     async with gateway() as here:
         assert (await here.client.get("/readyz")).status_code == 200

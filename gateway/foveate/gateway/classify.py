@@ -4,8 +4,9 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
@@ -13,7 +14,14 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from foveate.cluster import Cluster
-from foveate.core.errors import BadRequest, Draining, FoveateError, Unavailable, UnknownModel
+from foveate.core.errors import (
+    BadRequest,
+    DeadlineExceeded,
+    Draining,
+    FoveateError,
+    Unavailable,
+    UnknownModel,
+)
 from foveate.core.metrics import Metrics
 from foveate.core.model import ModelCard
 from foveate.core.outcome import Outcome
@@ -110,9 +118,11 @@ class Classifier:
             plan = choose_plan(card, self.defaults[card.name], pinned, objective.min_quality)
             top_k = read_top_k(http.query_params.get("top_k"), card)
             kind = media_type(headers.get("content-type", ""))
-            body = await self._body(http, headers, kind, visit)
+            async with within(objective.deadline):
+                body = await self._body(http, headers, kind, visit)
             with unless_gone(http):
-                media, decode_s = await self._decode(body, kind, card, plan)
+                async with within(objective.deadline):
+                    media, decode_s = await self._decode(body, kind, card, plan)
                 size = getattr(media, "nbytes", len(media))
                 request = Request(request_id, card.name, media, size, objective=objective, plan=plan)
                 outcome = await self.cluster.submit(request)
@@ -176,6 +186,16 @@ class Meter:
         self._kept.observe(outcome.result.tokens / self.card.ladder[-1].tokens)
         if promised:
             self._met.inc()
+
+
+@asynccontextmanager
+async def within(deadline: float | None) -> AsyncIterator[None]:
+    """Bound what comes before admission too; after it the engine does. Raises DeadlineExceeded."""
+    try:
+        async with asyncio.timeout(None if deadline is None else deadline - time.monotonic()):
+            yield
+    except TimeoutError:
+        raise DeadlineExceeded("the deadline passed before the picture was read") from None
 
 
 def request_id_of(given: str) -> str:
