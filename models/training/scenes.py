@@ -1,6 +1,6 @@
 """Scenes with a known scene graph: emoji over textured backgrounds with clutter."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import cv2
@@ -112,10 +112,7 @@ def place(rng: Rng, image: np.ndarray, label: int, size: float) -> SceneObject:
     image[top : top + out_h, left : left + out_w] = blended.astype(np.uint8)
     mask = np.zeros(image.shape[:2], bool)
     mask[top : top + out_h, left : left + out_w] = alpha[..., 0] > 0.5
-    ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    box = (int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1)
-    red, green, blue = (int(c) for c in image[mask].mean(0))
-    return SceneObject(label, box, mask, angle, size, (red, green, blue))
+    return SceneObject(label, _box(mask), mask, angle, size, (0, 0, 0))  # `_seen` fills in the colour
 
 
 def draw(split: str, index: int, height: int = 224, width: int = 224, objects: int = 1) -> Scene:
@@ -131,16 +128,22 @@ def draw(split: str, index: int, height: int = 224, width: int = 224, objects: i
     noise = cv2.resize(noise, (width, height), interpolation=cv2.INTER_LINEAR)[..., None]
     light = rng.uniform(0.8, 1.15)
     image = np.clip(image * light + noise, 0, 255).astype(np.uint8)
-    return Scene(image, tuple(_unhidden(placed)), kind)
+    return Scene(image, tuple(_seen(placed, image)), kind)
 
 
-def _unhidden(placed: list[SceneObject]) -> list[SceneObject]:
-    """Later objects cover earlier ones: take the covered pixels out of the earlier masks."""
+def _seen(placed: list[SceneObject], image: np.ndarray) -> list[SceneObject]:
+    """What can be seen of each object in the finished picture: later ones cover earlier ones."""
     seen: list[SceneObject] = []
     cover = np.zeros_like(placed[0].mask)
     for thing in reversed(placed):
-        seen.append(
-            SceneObject(thing.label, thing.box, thing.mask & ~cover, thing.angle, thing.size, thing.colour)
-        )
+        mask = thing.mask & ~cover
         cover |= thing.mask
+        if mask.any():
+            red, green, blue = (int(c) for c in image[mask].mean(0))
+            seen.append(replace(thing, mask=mask, box=_box(mask), colour=(red, green, blue)))
     return seen[::-1]
+
+
+def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
+    ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1

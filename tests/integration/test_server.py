@@ -407,3 +407,27 @@ async def test_sigterm_ends_a_process_with_exit_code_0_once_it_has_answered() ->
         gate.set()
         process.kill()
         process.join()
+
+
+@pytest.mark.parametrize("head", [b"a: b\r\n" * 200_000, b"a: " + b"b" * 1_000_000], ids=["many", "long"])
+async def test_a_head_that_grows_without_end_is_a_431(serve: Serve, head: bytes) -> None:
+    served = serve()
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    writer.write(b"POST /classify HTTP/1.1\r\nhost: x\r\n" + head)
+    answer = await asyncio.wait_for(reader.readline(), PATIENCE_S)
+    assert answer.startswith(b"HTTP/1.1 431")
+    writer.close()
+    async with served.client() as client:
+        assert (await post(client)).status_code == 200
+
+
+async def test_a_second_signal_answers_who_waits_and_stops_at_once(serve: Serve) -> None:
+    served = serve(drain_s=60)
+    async with served.client() as client:
+        stuck = await holding(served, client)
+        served.sigterm()
+        await served.diary.reaches("draining", 1)
+        served.sigterm()
+        assert (await asyncio.wait_for(stuck, PATIENCE_S)).status_code == 503
+    assert await asyncio.to_thread(served.ended)
+    assert served.server.finished is False

@@ -19,6 +19,7 @@ from foveate.core.metrics import Metrics
 from foveate.core.outcome import Outcome
 from foveate.core.plan import Plan
 from foveate.core.request import Objective, Request
+from foveate.engine.compute import Compute
 from foveate.engine.engine import Engine
 from tests.fake_runner import FULL, HALF, FakeRunner
 
@@ -173,6 +174,20 @@ async def test_a_storm_of_cancellations_leaves_the_next_requests_unharmed() -> N
         outcome = await soon(engine.submit(ask("after")))
     assert outcome.batch_size == 1
     assert runner.batches == [["first"], ["after"]]
+
+
+async def test_engines_that_share_a_device_run_nothing_that_died_while_they_waited_for_it() -> None:
+    compute, busy, quiet = Compute(), FakeRunner("busy"), FakeRunner("quiet")
+    async with running(busy, compute=compute) as first, running(quiet, compute=compute) as second:
+        holding = await held(first, busy)
+        gone, late = await submitted(second, ask("gone"), ask("late", deadline=second.clock() + 0.02))
+        gone.cancel()
+        with pytest.raises(DeadlineExceeded):
+            await soon(late)
+        busy.gate.set()
+        await soon(holding)
+        await soon(second.submit(ask("alive")))
+    assert quiet.batches == [["alive"]]
 
 
 async def test_a_deadline_ends_the_wait_even_though_the_runner_is_stuck() -> None:

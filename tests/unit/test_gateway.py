@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,6 +12,7 @@ import httpx
 import pytest
 
 from foveate.cluster.local import LocalCluster
+from foveate.core.errors import SetupError
 from foveate.core.metrics import Metrics
 from foveate.core.settings import Settings
 from foveate.gateway.app import create_app
@@ -256,6 +258,74 @@ async def test_a_deadline_bounds_a_slow_upload_too() -> None:
         assert_problem(await here.client.post("/classify", content=never_ending(), headers=headers), 504)
         assert here.counted("expired") == 1
         assert here.app.state.door.items == 0
+
+
+async def test_a_body_that_does_not_come_is_a_408() -> None:
+    async def never_ending() -> AsyncIterator[bytes]:
+        yield b"half a pic"
+        await asyncio.Event().wait()
+
+    async with gateway(Settings(body_s=0.03)) as here:
+        assert_problem(await here.client.post("/classify", content=never_ending(), headers=PICTURE), 408)
+        assert here.app.state.door.items == here.app.state.door.bytes == 0
+
+
+async def test_bytes_that_were_only_announced_keep_nobody_out() -> None:
+    async def announced() -> AsyncIterator[bytes]:
+        yield b"x"
+        arrived.set()
+        await asyncio.Event().wait()
+
+    arrived = asyncio.Event()
+    async with gateway(Settings(in_flight_bytes=1000, max_body_bytes=1000)) as here:
+        headers = PICTURE | {"content-length": "1000"}
+        slow = asyncio.create_task(here.client.post("/classify", content=announced(), headers=headers))
+        await arrived.wait()
+        assert (await here.classify(b"x" * 900)).status_code == 200
+        slow.cancel()
+
+
+@pytest.mark.parametrize("charset", ["punycode", "utf-16", "no-such-codec"])
+async def test_a_form_is_not_read_under_a_charset_of_the_clients_choosing(charset: str) -> None:
+    part = b'content-disposition: form-data; name="f0-"\r\n\r\n' + b"b" * 4000
+    body = b"--b\r\n" + part + b"\r\n--b--\r\n"
+    headers = {"content-type": f"multipart/form-data; boundary=b; charset={charset}"}
+    async with gateway() as here:
+        assert_problem(await here.classify(body, headers=headers), 400, "file")
+
+
+async def test_json_made_of_countless_parts_is_refused_unparsed() -> None:
+    async with gateway() as here:
+        body = b"[" + b"{}," * 2000 + b"{}]"
+        refused = await here.classify(body, headers={"content-type": "application/json"})
+        assert_problem(refused, 400, "parts")
+
+
+async def test_probes_may_ask_with_head_and_paths_are_not_redirected() -> None:
+    async with gateway() as here:
+        assert (await here.client.head("/livez")).status_code == 200
+        assert (await here.client.head("/readyz")).status_code == 200
+        assert_problem(await here.client.post("/classify/", content=b"x"), 404)
+
+
+async def test_two_models_of_one_name_are_refused() -> None:
+    with pytest.raises(SetupError):
+        LocalCluster([FakeRunner, FakeRunner], Metrics())
+
+
+async def test_an_answer_after_its_deadline_is_not_called_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with gateway() as here:
+        submit = here.cluster.submit
+
+        async def stalled(request: Any) -> Any:
+            outcome = await submit(request)
+            await asyncio.sleep(max(0.0, request.objective.deadline - time.monotonic()) + 0.01)
+            return outcome
+
+        monkeypatch.setattr(here.cluster, "submit", stalled)
+        response = await here.classify(headers={"x-slo-ms": "50"})
+    assert response.status_code == 200
+    assert response.headers["x-slo-met"] == "false"
 
 
 async def test_draining_refuses_with_503_and_is_not_ready_but_alive() -> None:

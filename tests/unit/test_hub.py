@@ -271,8 +271,11 @@ def test_timm_is_not_installed(monkeypatch: pytest.MonkeyPatch, folder: Path) ->
     ("code", "sentence"),
     [
         ("import a_module_nobody_has", "timm does not import, because a_module_nobody_has is not installed"),
-        ("raise RuntimeError('operator torchvision::nms does not exist')", "torchvision does not fit torch"),
-        ("raise OSError('libcudart.so: cannot open')", "torchvision does not fit torch"),
+        (
+            "raise RuntimeError('operator torchvision::nms does not exist')",
+            "install the torchvision that was built",
+        ),
+        ("raise OSError('libcudart.so: cannot open')", "install the torchvision that was built"),
     ],
 )
 def test_timm_is_there_and_does_not_import(
@@ -390,3 +393,22 @@ def test_random_weights_in_any_shape_timm_knows() -> None:
     found = hub.load("random:vit_wee_patch16_reg1_gap_256")
     assert found.geometry.pool == "avg"
     assert answer(found).shape == (1, 1000)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("input", "abc"),
+        ("labels", 5),
+        ("ladder", 5),
+        ("input", {"crop_pct": 0.0}),
+        ("input", {"crop_pct": float("nan")}),
+        ("input", {"std": [0.0, 1.0, 1.0]}),
+        ("ladder", [{"plan": "full", "quality": 7.0, "top1": 0.5}]),
+        ("name", "n" * 65),
+    ],
+)
+def test_a_card_out_of_its_range_is_refused_in_a_sentence(key: str, value: object) -> None:
+    table = Card("m", SMALL).table() | {key: value}
+    with pytest.raises(SetupError):
+        Card.read("m", table, "m.toml")

@@ -32,6 +32,8 @@ def test_every_plan_parses_back(plan: Plan) -> None:
         ("vit-t@224", "vit-t@224/fp32"),
         ("vit-t@224/none/fp32", "vit-t@224/fp32"),
         ("vit-t@224/bf16/evit:0.5", "vit-t@224/evit:0.5/bf16"),
+        ("vit-t@224/evit:.50", "vit-t@224/evit:0.5/fp32"),
+        ("vit-t@224/evit:0.500/exit:0.90", "vit-t@224/evit:0.5/exit:0.9/fp32"),
         (" vit-t@160/depth:8/fp16 ", "vit-t@160/depth:8/fp16"),
     ],
 )
@@ -43,6 +45,7 @@ def test_the_text_form_is_canonical(text: str, canonical: str) -> None:
     ("text", "canonical"),
     [
         ("full", "vit-t@224/bf16"),
+        ("full/fp32", "vit-t@224/fp32"),
         ("evit:0.5", "vit-t@224/evit:0.5/bf16"),
         ("vit-t@224/evit:0.5", "vit-t@224/evit:0.5/bf16"),
         ("vit-t@160/fp32", "vit-t@160/fp32"),

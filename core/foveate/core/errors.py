@@ -48,6 +48,13 @@ class ImageTooLarge(BadRequest):
     title = "Image too large"
 
 
+class BodyTooSlow(BadRequest):
+    """The body did not arrive in the time the server gives it."""
+
+    status = 408
+    title = "Body too slow"
+
+
 class UnsupportedMedia(BadRequest):
     """A media type no decoder here reads."""
 

@@ -25,7 +25,7 @@ class Metrics:
         )
         self.slo = Counter(
             "foveate_slo",
-            "Requests with a deadline, by whether it was met.",
+            "Requests with a deadline, by whether it was met; those whose client left are not counted.",
             ("model", "met"),
             registry=registry,
         )

@@ -11,6 +11,7 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 MAX_TEXT = 200
 _HEAD = re.compile(r"(?P<variant>[A-Za-z0-9][A-Za-z0-9_.-]*)@(?P<size>[1-9][0-9]{1,3})")
+_NUMBER = re.compile(r"[0-9]*\.?[0-9]+")
 _STEP = re.compile(r"[a-z][a-z0-9_]*(:[A-Za-z0-9_.,@-]+)*")
 
 
@@ -39,8 +40,10 @@ class Plan:
             raise BadPlan(f"a plan starts with variant@size, not {self.variant}@{self.image_size}")
         if self.precision not in PRECISIONS:
             raise BadPlan(f"precision must be one of {', '.join(PRECISIONS)}, not {self.precision!r}")
-        if not _STEP.fullmatch(self.reducer):
-            raise BadPlan(f"{self.reducer!r} does not name a token reducer")
+        if not _STEP.fullmatch(self.reducer) or self.reducer.startswith(("depth:", "exit:")):
+            raise BadPlan(f"{_short(self.reducer)!r} does not name a token reducer")
+        if self.exit is not None and not _STEP.fullmatch(f"exit:{self.exit}"):
+            raise BadPlan(f"{_short(self.exit)!r} is not an exit rule's argument")
         if self.depth is not None and self.depth < 1:
             raise BadPlan(f"depth must be at least 1, not {self.depth}")
 
@@ -59,7 +62,7 @@ class Plan:
             variant, size = match["variant"], int(match["size"])
         elif base is not None and "@" not in first:
             variant, size = base.variant, base.image_size
-            steps = [] if [first, *steps] == ["full"] else [first, *steps]
+            steps = steps if first == "full" else [first, *steps]
         else:
             raise BadPlan(f"a plan starts with variant@size, as in vit-t@224; got {_short(first)!r}")
         return cls(variant, size, **_parse_steps(steps, base.precision if base else "fp32"))
@@ -93,6 +96,7 @@ def _parse_steps(steps: list[str], precision: Precision) -> _Steps:
         if not _STEP.fullmatch(step):
             raise BadPlan(f"{_short(step)!r} is not a part of a plan")
         name, _, argument = step.partition(":")
+        argument = ":".join(_canonical(part) for part in argument.split(":"))
         kind = "precision" if step in PRECISIONS else name if name in ("depth", "exit") else "reducer"
         if kind in seen:
             raise BadPlan(f"a plan has at most one {kind}; {_short(step)!r} is a second one")
@@ -104,8 +108,13 @@ def _parse_steps(steps: list[str], precision: Precision) -> _Steps:
         elif kind == "exit":
             parsed["exit"] = argument
         else:
-            parsed["reducer"] = step
+            parsed["reducer"] = f"{name}:{argument}" if argument else name
     return parsed
+
+
+def _canonical(argument: str) -> str:
+    """One spelling for one number, so that ``evit:.5`` and ``evit:0.50`` are the same plan."""
+    return f"{float(argument):g}" if _NUMBER.fullmatch(argument) else argument
 
 
 def _whole(argument: str) -> int:

@@ -33,7 +33,11 @@ class Settings(BaseSettings):
     in_flight_bytes: int = Field(default=512 * MIB, ge=1)
     """Request bodies held at most."""
     max_body_bytes: int = Field(default=20 * MIB, ge=1)
+    body_s: float = Field(default=30.0, gt=0)
+    """Seconds a body may take to arrive where no deadline is shorter."""
     max_pixels: int = Field(default=50_000_000, ge=1)
+    """Pixels of a picture at most. Decoding one takes up to 12 bytes a pixel, JPEG far less; as many
+    are decoded at once as there are decode threads."""
     drain_s: float = Field(default=30.0, ge=0)
     """Seconds a SIGTERM waits for admitted requests."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

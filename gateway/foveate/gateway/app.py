@@ -32,7 +32,15 @@ def create_app(cluster: Cluster, settings: Settings, metrics: Metrics) -> FastAP
         await cluster.close()
         classifier.close()
 
-    app = FastAPI(title="Foveate", version=version("foveate"), lifespan=lifespan)
+    app = FastAPI(
+        title="Foveate",
+        version=version("foveate"),
+        lifespan=lifespan,
+        redirect_slashes=False,
+        # The framework's pages fetch their scripts from other people's servers; /openapi.json does not.
+        docs_url=None,
+        redoc_url=None,
+    )
     app.add_exception_handler(HTTPException, http_problem)
     app.state.door = classifier.door
 
@@ -64,11 +72,13 @@ def add_models(app: FastAPI, cluster: Cluster) -> None:
 def add_health(app: FastAPI, cluster: Cluster, metrics: Metrics) -> None:
     """Probes and metrics. Liveness touches nothing but this process."""
 
+    @app.head("/livez", include_in_schema=False)
     @app.get("/livez")
     async def livez() -> Response:
         """The process is alive."""
         return as_json({"status": "alive"})
 
+    @app.head("/readyz", include_in_schema=False)
     @app.get("/readyz")
     async def readyz() -> Response:
         """Models are loaded and warm, and the server is not draining."""

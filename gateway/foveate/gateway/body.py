@@ -4,7 +4,8 @@ from collections.abc import AsyncGenerator
 
 import orjson
 from python_multipart.exceptions import FormParserError
-from starlette.datastructures import UploadFile
+from python_multipart.multipart import parse_options_header
+from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
@@ -15,6 +16,9 @@ from foveate.gateway.media import decode_base64
 RAW = ("application/octet-stream", "binary/octet-stream", "")
 
 
+MAX_JSON_PIECES = 1000
+
+
 class InMemoryParser(MultiPartParser):
     """Never spools to disk: the door has bounded the body already."""
 
@@ -22,10 +26,13 @@ class InMemoryParser(MultiPartParser):
 
 
 async def read_body(request: Request, announced: str, visit: Visit) -> bytes:
-    """The whole body. What is `announced` too large is refused before a byte of it is read."""
-    if not announced.isdecimal():
+    """The whole body. What is `announced` too large is refused before a byte of it is read.
+
+    Only what has arrived counts against the door, or a few idle connections could fill it.
+    """
+    if not (announced.isascii() and announced.isdecimal() and len(announced) < 20):
         raise BadRequest("content-length must be a whole number")
-    visit.hold(int(announced))
+    visit.check(int(announced))
     chunks: list[bytes] = []
     total = 0
     try:
@@ -52,16 +59,20 @@ def check_type(kind: str) -> None:
     raise UnsupportedMedia(f"{kind[:60]} is not served here; send image/*, multipart/form-data or JSON")
 
 
-async def from_multipart(request: Request, body: bytes) -> bytes:
+async def from_multipart(content_type: str, body: bytes) -> bytes:
     """The bytes of the field `file`."""
 
     async def once() -> AsyncGenerator[bytes, None]:
         yield body
 
-    parser = InMemoryParser(request.headers, once(), max_files=4, max_fields=16)
+    # Of the content type only the boundary goes on: under a charset of the client's choosing, names
+    # would be decoded by any codec Python has, and some of those take quadratic time.
+    boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
+    headers = Headers(raw=[(b"content-type", b'multipart/form-data; boundary="' + boundary + b'"')])
+    parser = InMemoryParser(headers, once(), max_files=4, max_fields=16, max_part_size=4096)
     try:
         form = await parser.parse()
-    except (MultiPartException, FormParserError, KeyError, UnicodeDecodeError):
+    except (MultiPartException, FormParserError, KeyError, ValueError):
         raise BadRequest("the multipart body does not parse") from None
     field = form.get("file")
     try:
@@ -74,6 +85,10 @@ async def from_multipart(request: Request, body: bytes) -> bytes:
 
 def from_json(body: bytes) -> bytes:
     """The bytes behind `data`, which is base64. Slow for large bodies: call it off the event loop."""
+    # The parser holds the interpreter while it runs, and base64 contains none of these: many of them
+    # are a body made to be slow.
+    if sum(map(body.count, (b"{", b"[", b","))) > MAX_JSON_PIECES:
+        raise BadRequest("the JSON has more parts than a request needs")
     try:
         fields = orjson.loads(body)
     except orjson.JSONDecodeError:

@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 from foveate.cluster import Cluster
 from foveate.core.errors import (
     BadRequest,
+    BodyTooSlow,
     DeadlineExceeded,
     Draining,
     FoveateError,
@@ -76,8 +77,15 @@ class Classifier:
             response = problem(error, request_id)
             self._note(error, model, objective)
         except asyncio.CancelledError:
-            outcome = "cancelled"
-            raise
+            # At the end of a drain the server cancels what is left; that deserves an answer too.
+            task = asyncio.current_task()
+            if not self.cluster.draining or task is None:
+                outcome = "cancelled"
+                raise
+            task.uncancel()
+            leaving = Draining("the server shut down before the request was complete")
+            outcome, response = leaving.outcome, problem(leaving, request_id)
+            self._note(leaving, model, objective)
         except Exception:
             log.exception("request %s failed", request_id)
             response = problem(FoveateError("the server failed on this request"), request_id)
@@ -127,21 +135,26 @@ class Classifier:
                 request = Request(request_id, card.name, media, size, objective=objective, plan=plan)
                 outcome = await self.cluster.submit(request)
         total_s = time.monotonic() - arrived
-        self.meters[card.name].answered(outcome, total_s, objective.deadline is not None)
+        met = None if objective.deadline is None else arrived + total_s <= objective.deadline
+        self.meters[card.name].answered(outcome, total_s, met)
         timings = {
             "decode": decode_s,
             "queue": outcome.timings.queue_s,
             "compute": outcome.timings.compute_s,
             "total": total_s,
         }
-        return classification(card, request, outcome, top_k, pinned is not None, timings)
+        return classification(card, request, outcome, top_k, pinned is not None, met, timings)
 
     async def _body(self, http: HttpRequest, headers: Mapping[str, str], kind: str, visit: Visit) -> bytes:
         """The bytes of the picture, or of the JSON that holds it."""
         check_type(kind)
-        body = await read_body(http, headers.get("content-length", "0"), visit)
+        try:
+            async with asyncio.timeout(self.settings.body_s):
+                body = await read_body(http, headers.get("content-length", "0"), visit)
+        except TimeoutError:
+            raise BodyTooSlow(f"the body did not arrive within {self.settings.body_s:g} s") from None
         if kind == "multipart/form-data":
-            body = await from_multipart(http, body)
+            body = await from_multipart(headers["content-type"], body)
         if not body:
             raise BadRequest("the body is empty; send a picture")
         return body
@@ -177,15 +190,16 @@ class Meter:
         self._duration = metrics.duration.labels(card.name, "classify")
         self._kept = metrics.kept_tokens.labels(card.name)
         self._met = metrics.slo.labels(card.name, "true")
+        self._missed = metrics.slo.labels(card.name, "false")
 
-    def answered(self, outcome: Outcome, total_s: float, promised: bool) -> None:
+    def answered(self, outcome: Outcome, total_s: float, met: bool | None) -> None:
         """Count one answer. Plans outside the ladder share one label, so that labels stay few."""
         rung = outcome.plan.rung if self.card.rung(outcome.plan) else "other"
         self._rung.labels(self.card.name, rung).inc()
         self._duration.observe(total_s)
         self._kept.observe(outcome.result.tokens / self.card.ladder[-1].tokens)
-        if promised:
-            self._met.inc()
+        if met is not None:
+            (self._met if met else self._missed).inc()
 
 
 @asynccontextmanager

@@ -136,6 +136,13 @@ def start_logging(settings: Settings) -> None:
     handler = RichHandler(console=complaints, show_path=False)
     logging.basicConfig(level=settings.log_level.upper(), format="%(message)s", handlers=[handler])
     silence_decoder_warnings()
+    # It warns of every broken body, at the clients' will.
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
+    known = {f"FOVEATE_{name.upper()}" for name in Settings.model_fields}
+    for name in sorted(os.environ):
+        # No error: Kubernetes makes variables of this prefix for a service called foveate.
+        if name.startswith("FOVEATE_") and name not in known:
+            logging.warning("%s is not a setting, and is ignored", name)
 
 
 def load(name: str, settings: Settings) -> Any:

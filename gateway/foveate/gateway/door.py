@@ -7,16 +7,20 @@ from foveate.core.errors import BodyTooLarge, Overloaded
 
 
 class Visit:
-    """One request inside; it owns the body bytes it has announced or sent."""
+    """One request inside; it owns the body bytes it has sent."""
 
     def __init__(self, door: "Door") -> None:
         self._door, self.bytes = door, 0
 
+    def check(self, total: int) -> None:
+        """The body will be this long. Raises BodyTooLarge."""
+        if total > self._door.max_body:
+            raise BodyTooLarge(f"the body is over {self._door.max_body} bytes, the most this server reads")
+
     def hold(self, total: int) -> None:
-        """The body is at least this long. Raises BodyTooLarge, Overloaded."""
+        """The body is at least this long by now. Raises BodyTooLarge, Overloaded."""
+        self.check(total)
         door = self._door
-        if total > door.max_body:
-            raise BodyTooLarge(f"the body is over {door.max_body} bytes, the most this server reads")
         more = max(0, total - self.bytes)
         if door.bytes + more > door.max_bytes:
             raise Overloaded("the requests inside hold as many bytes as the server allows")

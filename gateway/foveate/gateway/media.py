@@ -61,8 +61,23 @@ SIGNATURES = {
 }
 TIFF_CODECS = re.compile("raw|packbits|jpeg|tiff_(lzw|deflate|adobe_deflate)")
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+WIDE = 4
+"""Pictures of 16 and 32 bits go through float32: they may have this many times fewer pixels."""
 SHRINK_MARGIN = 2
 """A JPEG is decoded to at least this many times what the resize needs. See docs/benchmarks/decode.md."""
+
+
+class Pieces(BytesIO):
+    """A file that may be read in so many pieces only: a picture of millions of empty chunks, each of
+    them a Python object to the decoder, is made to be slow."""
+
+    left = 200_000
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.left -= 1
+        if self.left < 0:
+            raise ValueError("the file is in too many pieces")
+        return super().read(size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +204,7 @@ def _orientation(exif: bytes) -> int:
 def _read(data: bytes, kind: str, max_pixels: int) -> Picture:
     if kind == "image/webp":
         _check_pixels(_webp_canvas(data), max_pixels)  # opening the file already allocates its canvas
-    image = READERS[kind](BytesIO(data))
+    image = READERS[kind](Pieces(data))
     _check_pixels(image.size, max_pixels)
     _check_layout(image, max_pixels)
     image.load()
@@ -214,6 +229,8 @@ def _check_layout(image: ImageFile, max_pixels: int) -> None:
         _check_pixels(tile, max_pixels)
         if image.mode == "LAB" or not TIFF_CODECS.fullmatch(image.info["compression"]):
             raise UnsupportedMedia("this kind of TIFF is not read here; save it as RGB with LZW or Deflate")
+    if image.mode[:1] in ("I", "F"):
+        _check_pixels(image.size, max_pixels // WIDE)
     if isinstance(image, BmpImageFile) and image.info.get("compression") in (1, 2):
         raise UnsupportedMedia("run-length encoded BMP is not read here; save it as PNG")
 

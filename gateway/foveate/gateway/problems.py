@@ -2,6 +2,7 @@
 
 import logging
 import math
+from urllib.parse import quote
 
 import orjson
 from starlette.exceptions import HTTPException
@@ -30,7 +31,7 @@ def problem(error: FoveateError, request_id: str) -> Response:
 def render(kind: str, title: str, status: int, detail: str, headers: dict[str, str]) -> Response:
     body = {"type": kind, "title": title, "status": status, "detail": detail}
     if "x-request-id" in headers:
-        body["instance"] = f"urn:foveate:request:{headers['x-request-id']}"
+        body["instance"] = f"urn:foveate:request:{quote(headers['x-request-id'])}"
     return Response(orjson.dumps(body), status, headers, "application/problem+json")
 
 

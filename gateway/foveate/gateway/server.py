@@ -10,6 +10,7 @@ from fastapi import FastAPI
 
 from foveate.cluster import Cluster
 from foveate.core.settings import Settings
+from foveate.gateway.protocol import BoundedHttp
 
 log = logging.getLogger(__name__)
 SEND_S = 5
@@ -24,8 +25,8 @@ class DrainingServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, cluster: Cluster, drain_s: float) -> None:
         super().__init__(config)
         self.cluster, self.drain_s = cluster, drain_s
-        self.finished = True
-        """Everything admitted has had its outcome; False: a forward may still be stuck in its thread."""
+        self.finished = False
+        """The drain came to its end; False: a forward may still be stuck in its thread."""
         self._drain: asyncio.Task[None] | None = None
         self._serving_on: asyncio.AbstractEventLoop | None = None
 
@@ -35,7 +36,7 @@ class DrainingServer(uvicorn.Server):
         for listener in self.servers if self.started else ():
             for open_socket in listener.sockets:
                 host, port = open_socket.getsockname()[:2]
-                log.info("serving on http://%s:%d, documented at /docs", host, port)
+                log.info("serving on http://%s:%d, described at /openapi.json", host, port)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._serving_on is None:
@@ -43,16 +44,25 @@ class DrainingServer(uvicorn.Server):
         elif self._drain is None:
             self._serving_on.call_soon_threadsafe(self._begin_drain)
         else:
-            self.should_exit = self.force_exit = True
+            self._serving_on.call_soon_threadsafe(self._stop_now)
 
     def _begin_drain(self) -> None:
         if self._drain is None:
             self._drain = asyncio.ensure_future(self._drain_then_stop())
 
+    def _stop_now(self) -> None:
+        if self._drain is not None:
+            self._drain.cancel()
+        self._drain = asyncio.ensure_future(self._close_then_stop(force=True))
+
     async def _drain_then_stop(self) -> None:
         log.info("draining")
         self.finished = await self.cluster.drain(self.drain_s)
+        await self._close_then_stop(force=False)
+
+    async def _close_then_stop(self, force: bool) -> None:
         await self.cluster.close()  # whoever still waits is told 503 while there is a server to say it
+        self.force_exit = force
         self.should_exit = True
 
 
@@ -60,6 +70,7 @@ def server(app: FastAPI, cluster: Cluster, settings: Settings) -> DrainingServer
     """A server for the app; `.run()` blocks until it has drained."""
     config = uvicorn.Config(
         app,
+        http=BoundedHttp,
         host=settings.host,
         port=settings.port,
         log_level="warning" if settings.log_level == "info" else settings.log_level,

@@ -53,9 +53,18 @@ class Problem(BaseModel):
 
 
 def classification(
-    card: ModelCard, request: Request, outcome: Outcome, top_k: int, pinned: bool, timings_s: dict[str, float]
+    card: ModelCard,
+    request: Request,
+    outcome: Outcome,
+    top_k: int,
+    pinned: bool,
+    met: bool | None,
+    timings_s: dict[str, float],
 ) -> Response:
-    """The response to a classified picture; timings in seconds, in the order they happened."""
+    """The response to a classified picture; timings in seconds, in the order they happened.
+
+    `pinned`: the client chose the plan; `met`: whether its deadline was kept, None where it set none.
+    """
     result, plan = outcome.result, outcome.plan
     quality = quality_of(card, plan)
     order = np.argsort(-result.scores, kind="stable")[:top_k].tolist()
@@ -85,8 +94,8 @@ def classification(
     }
     if quality is not None:
         headers["x-foveate-quality"] = f"{quality:.4f}"
-    if request.objective.deadline is not None:
-        headers["x-slo-met"] = "true"
+    if met is not None:
+        headers["x-slo-met"] = str(met).lower()
     return Response(orjson.dumps(body), headers=headers, media_type="application/json")
 
 

@@ -110,7 +110,7 @@ def variant(text: str) -> str:
 def _table(text: str, where: str) -> Mapping[str, Any]:
     try:
         table = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise SetupError(f"{where}: its {METADATA_KEY} metadata is not JSON: {error}") from error
     if not isinstance(table, dict):
         raise SetupError(f"{where}: its {METADATA_KEY} metadata is not a card")

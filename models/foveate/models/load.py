@@ -29,8 +29,13 @@ def load(
 
 
 def warm(runner: TorchRunner) -> None:
-    """Run batches of one and of the largest size, so that no request pays for first-call set-up."""
+    """Run batches of one and of the largest size, so that no request pays for first-call set-up.
+
+    Raises SetupError for a model that cannot answer.
+    """
     side = runner.full.image_size
     blank = torch.zeros(side, side, 3, dtype=torch.uint8).numpy()
     for size in (1, runner.max_batch):
-        runner.run(runner.stack([blank] * size, runner.full), runner.full)
+        results = runner.run(runner.stack([blank] * size, runner.full), runner.full)
+        if any(isinstance(result, Exception) for result in results):
+            raise SetupError(f"{runner.card.name} gives no finite answer, not even to a blank picture")

@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import json
 import logging
 import os
 import platform
@@ -119,12 +120,23 @@ def top1(runner: TorchRunner, scenes: HeldOut, plan_text: str = "full") -> NDArr
     return np.array(named, np.int64)
 
 
+def _processor() -> str:
+    """What fixes how fast a processor computes in which precision: its name and its instructions."""
+    info = Path("/proc/cpuinfo")
+    if not info.exists():
+        return f"{platform.processor()} {torch.backends.cpu.get_cpu_capability()}"
+    lines = info.read_text().splitlines()
+    return " ".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
+
+
 def _memory(checkpoint: Checkpoint, device: str) -> Path:
     """Where the choice is kept: one small file for each (weights, machine, torch) there was."""
     digest = hashlib.sha256()
     for name, tensor in sorted(checkpoint.model.state_dict().items()):
         digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    machine = torch.cuda.get_device_name() if device == "cuda" else torch.backends.cpu.get_cpu_capability()
-    digest.update(f"{machine} {platform.processor()} {torch.__version__} {torch.get_num_threads()}".encode())
+    machine = torch.cuda.get_device_name() if device == "cuda" else _processor()
+    table = json.dumps(checkpoint.table(), sort_keys=True)
+    digest.update(f"{table} {machine} {torch.__version__} {torch.get_num_threads()}".encode())
+    digest.update(f"{AGREEMENT} {GAIN} {len(heldout())}".encode())
     root = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
     return root / "foveate" / "precision" / f"{digest.hexdigest()[:24]}.txt"

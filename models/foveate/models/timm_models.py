@@ -181,18 +181,19 @@ def _labels(config: Mapping[str, Any], classes: int) -> tuple[str, ...]:
 
 
 def _timm(spec: str, zoo_names: Sequence[str] = ()) -> Any:
+    meant = f" (did you mean {', '.join(m)}?)" if (m := get_close_matches(spec, zoo_names)) else ""
     try:
         return import_module("timm")
     except ModuleNotFoundError as error:
         if error.name != "timm":
             raise SetupError(f"timm does not import, because {error.name} is not installed") from error
-        meant = f" (did you mean {', '.join(m)}?)" if (m := get_close_matches(spec, zoo_names)) else ""
         command = "pip install 'foveate[timm]'"
         raise SetupError(f"{spec} comes from timm, which is not installed{meant}: {command}") from None
     except (ImportError, RuntimeError, OSError, AttributeError) as error:
         # torchvision's operators refuse to load beside another torch than the one they were built for.
-        hint = f"most likely because torchvision does not fit torch {torch.__version__}"
-        raise SetupError(f"timm does not import, {hint}: {_sentence(error)}") from error
+        hint = f"install the torchvision that was built for torch {torch.__version__}"
+        why = f"timm, which {spec} comes from, does not import{meant}"
+        raise SetupError(f"{why}; {hint}: {_sentence(error)}") from error
 
 
 def _check_known(timm: Any, name: str, zoo_names: Sequence[str]) -> None:

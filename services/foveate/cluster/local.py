@@ -2,13 +2,13 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
-from foveate.core.errors import UnknownModel
+from foveate.core.errors import SetupError, UnknownModel
 from foveate.core.metrics import Metrics
 from foveate.core.model import ModelCard
 from foveate.core.outcome import Outcome
 from foveate.core.request import Request
+from foveate.engine.compute import Compute
 from foveate.engine.engine import Engine
 from foveate.engine.runner import Runner
 
@@ -27,16 +27,19 @@ class LocalCluster:
         queue_items: int = 256,
         queue_bytes: int = 2**28,
     ) -> None:
-        self._compute = ThreadPoolExecutor(1, "compute")
-        self._runners = [self._compute.submit(make).result() for make in factories]
+        self._compute = Compute()
+        self._runners = [self._compute.call(make) for make in factories]
         self._metrics, self._queue_items, self._queue_bytes = metrics, queue_items, queue_bytes
         self._cards = {runner.card.name: runner.card for runner in self._runners}
+        if len(self._cards) < len(self._runners):
+            raise SetupError("two of the models have the same name, and requests could not tell them apart")
         self._engines: dict[str, Engine] = {}
         self.draining = False
 
     @property
     def ready(self) -> bool:
-        return bool(self._engines) and not self.draining
+        engines = self._engines.values()
+        return bool(engines) and all(engine.serving for engine in engines) and not self.draining
 
     def cards(self) -> dict[str, ModelCard]:
         return self._cards

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from foveate.core.errors import DeadlineExceeded, Draining, FoveateError, RunFailed
@@ -14,6 +15,7 @@ from foveate.core.model import ModelCard
 from foveate.core.outcome import Outcome, Result, Timings
 from foveate.core.plan import Plan
 from foveate.core.request import Request
+from foveate.engine.compute import Compute
 from foveate.engine.policy import Decision, choose
 from foveate.engine.queue import Entry, WaitingQueue
 from foveate.engine.runner import Runner
@@ -42,7 +44,7 @@ class Engine:
         metrics: Metrics,
         max_items: int = 256,
         max_bytes: int = 2**28,
-        compute: ThreadPoolExecutor | None = None,
+        compute: Compute | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.runner, self.clock = runner, clock
@@ -51,7 +53,7 @@ class Engine:
         self._changed = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
         self._loop: asyncio.Task[None] | None = None
-        self._compute = compute or ThreadPoolExecutor(1, "compute")
+        self._compute = compute or Compute()
         self._stage = ThreadPoolExecutor(1, "stage")
         self._in_flight: set[Entry] = set()
         self._batch_s = 0.0
@@ -71,6 +73,11 @@ class Engine:
     @property
     def card(self) -> ModelCard:
         return self.runner.card
+
+    @property
+    def serving(self) -> bool:
+        """The loop runs; False before the start, after the end, and should it ever have failed."""
+        return self._loop is not None and not self._loop.done()
 
     @property
     def busy(self) -> bool:
@@ -165,19 +172,26 @@ class Engine:
         self._stack_time.observe(self.clock() - started)
 
     async def _run(self, batch: Batch) -> None:
-        """Run those who still wait, and give each of them its outcome."""
-        entries = [entry for entry in batch.decision.entries if entry.alive]
-        if len(entries) < len(batch.decision.entries):
-            batch.stacked = None  # somebody left after staging: their rows must not reach the forward
-        if entries:
-            started = self.clock()
-            self._running_gauge.set(len(entries))
-            results = await asyncio.get_running_loop().run_in_executor(
-                self._compute, self._compute_batch, entries, batch
-            )
-            self._settle(entries, results, batch.decision.plan, started)
-            self._running_gauge.set(0)
+        """When the device is free, run those who still wait, and give each of them its outcome."""
+        async with self._compute.turn:
+            entries = [entry for entry in batch.decision.entries if entry.alive]
+            if len(entries) < len(batch.decision.entries):
+                batch.stacked = None  # somebody left after staging: their rows must not reach the forward
+            if entries:
+                await self._forward(entries, batch)
         self._changed.set()
+
+    async def _forward(self, entries: Sequence[Entry], batch: Batch) -> None:
+        started = self.clock()
+        self._running_gauge.set(len(entries))
+        try:
+            results = await self._compute.run(partial(self._compute_batch, entries, batch))
+        except Exception:  # whatever it was, it ends these requests and not the loop
+            log.exception("the compute thread failed")
+            results = [RunFailed("the model failed on this request")] * len(entries)
+        finally:
+            self._running_gauge.set(0)
+        self._settle(entries, results, batch.decision.plan, started)
 
     def _compute_batch(self, entries: Sequence[Entry], batch: Batch) -> Sequence[Result | Exception]:
         """On the compute thread: one forward; if it fails as a whole, each item gets its own."""
@@ -193,8 +207,13 @@ class Engine:
             log.warning("a batch of %d failed", len(entries), exc_info=True)
             if len(entries) == 1:
                 return [error]
-            alone = Batch(batch.decision)
-            return [self._compute_batch([entry], alone)[0] for entry in entries]
+            return [self._compute_alone(entry, batch.decision) for entry in entries]
+
+    def _compute_alone(self, entry: Entry, decision: Decision) -> Result | Exception:
+        """On the compute thread, after its batch failed: a forward of its own, if anybody still waits."""
+        if not entry.alive:
+            return RunFailed("nobody waits for this request")
+        return self._compute_batch([entry], Batch(decision))[0]
 
     def _settle(
         self, entries: Sequence[Entry], results: Sequence[Result | Exception], plan: Plan, started: float
@@ -233,5 +252,5 @@ class Engine:
         for entry in self._in_flight:
             if entry.alive:
                 entry.future.set_exception(Draining("the server shut down before the request was run"))
-        self._compute.shutdown(wait=False, cancel_futures=True)
+        self._compute.close()
         self._stage.shutdown(wait=False, cancel_futures=True)

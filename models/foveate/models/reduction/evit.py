@@ -5,6 +5,7 @@
 """
 
 import math
+import re
 from dataclasses import dataclass
 
 import torch
@@ -61,13 +62,13 @@ class Evit:
 
 
 def build(argument: str | None, geometry: Geometry) -> Evit:
-    """`evit:0.7`. The blocks are the 4th, 7th and 10th of 12, and in proportion at other depths."""
+    """`evit:0.7`. The blocks are the 4th, 7th and 10th of 12, and in proportion at other depths.
+
+    Raises BadPlan for a model without a class token, or a keep rate that is none.
+    """
     if not geometry.class_token:
         raise BadPlan("evit ranks tokens by the class token's attention, and this model has none")
-    try:
-        keep = float(argument or "")
-    except ValueError:
-        keep = math.nan
+    keep = float(argument) if argument and re.fullmatch(r"[0-9]*\.?[0-9]+", argument) else math.nan
     if not 0 < keep <= 1:
         raise BadPlan(f"evit takes a keep rate above 0 and at most 1, as in evit:0.7; got {argument!r}")
     depth = geometry.depth

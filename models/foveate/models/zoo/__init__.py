@@ -1,5 +1,6 @@
 """Model cards: what is known of a model besides its weights, and the cards of the models shipped here."""
 
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -12,6 +13,7 @@ from foveate.core.model import InputSpec
 from foveate.models.geometry import Geometry
 
 RGB = tuple[float, float, float]
+MAX_NAME = 64
 _CENTRED: RGB = (0.5, 0.5, 0.5)
 
 
@@ -52,6 +54,16 @@ class Card:
             )
         if g.pool == "token" and not g.class_token:
             raise SetupError(f"{self.name}: there is no class token to pool")
+        if not (math.isfinite(g.mlp_ratio) and g.mlp_ratio > 0 and 0 < g.eps < 1 and g.registers >= 0):
+            raise SetupError(f"{self.name}: mlp_ratio, eps or registers is out of range")
+        if not 0 < self.input.crop_pct <= 1 or not all(0 < value < math.inf for value in self.std):
+            raise SetupError(f"{self.name}: crop_pct or std is out of range")
+        if not all(math.isfinite(value) for value in self.mean):
+            raise SetupError(f"{self.name}: mean is out of range")
+        if not all(0 <= step.quality <= 1 and 0 <= step.top1 <= 1 for step in self.ladder):
+            raise SetupError(f"{self.name}: the ladder holds a quality or top-1 outside 0 to 1")
+        if len(self.name) > MAX_NAME:
+            raise SetupError(f"{self.name[:20]}...: a name is at most {MAX_NAME} characters long")
         if self.labels and len(self.labels) != g.classes:
             raise SetupError(f"{self.name}: {len(self.labels)} labels do not name {g.classes} classes")
 
@@ -63,6 +75,13 @@ class Card:
     @classmethod
     def read(cls, name: str, table: Mapping[str, Any], where: str) -> "Card":
         """A card from TOML or JSON; `where` names the file in the sentence a SetupError carries."""
+        try:
+            return cls._read(name, table, where)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise SetupError(f"{where} is not a readable model card: {error}") from error
+
+    @classmethod
+    def _read(cls, name: str, table: Mapping[str, Any], where: str) -> "Card":
         rest = dict(table)
         declared = rest.pop("name", name)
         geometry = _record(Geometry, rest.pop("geometry", None), f"{where}: [geometry]")
