@@ -431,3 +431,10 @@ async def test_a_second_signal_answers_who_waits_and_stops_at_once(serve: Serve)
         assert (await asyncio.wait_for(stuck, PATIENCE_S)).status_code == 503
     assert await asyncio.to_thread(served.ended)
     assert served.server.finished is False
+
+
+async def test_large_bodies_one_after_another_are_no_head(serve: Serve) -> None:
+    served = serve()
+    async with served.client() as client:
+        for _ in range(3):
+            assert (await post(client, b"x" * 300_000)).status_code == 200

@@ -14,24 +14,29 @@ _PROBLEM = (
 
 
 class BoundedHttp(HttpToolsProtocol):
-    """Answers 431 and hangs up once a head has grown past the bound, before anything is made of it."""
+    """Answers 431 and hangs up once a head has grown past the bound, before anything is made of it.
+
+    `_head_bytes` counts the head that is being read, and is -1 while a body is.
+    """
 
     _head_bytes = 0
-    _in_head = True
+    _ended_a_head = False
 
     def data_received(self, data: bytes) -> None:
+        self._ended_a_head = False
+        in_head = self._head_bytes >= 0
         super().data_received(data)
-        # Counted after parsing: what comes in the same piece as the head's end may be body.
-        if self._in_head:
+        # Counted after parsing, and only where no head ended: the rest of a piece may be body.
+        if in_head and not self._ended_a_head:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
                 self.transport.write(_REFUSAL % (len(_PROBLEM), _PROBLEM))
                 self.transport.close()
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
+        self._ended_a_head, self._head_bytes = True, -1
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        self._in_head, self._head_bytes = True, 0
+        self._head_bytes = 0
         super().on_message_complete()
