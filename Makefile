@@ -31,7 +31,7 @@ bench-models: $(VENV)/.dev
 	$(BIN)/python -m training.evaluate $(ARGS)
 
 bench-decode: $(VENV)/.train
-	$(BIN)/python -m loadtests.bench_decode $(ARGS)
+	$(BIN)/python -m loadtests.decode $(ARGS)
 
 train: $(VENV)/.train
 	$(BIN)/python -m training.train $(ARGS)

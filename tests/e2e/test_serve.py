@@ -6,11 +6,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import PIPE, STDOUT
 from typing import Any
 
 import httpx
@@ -32,7 +33,7 @@ class Serving:
 
     process: subprocess.Popen[bytes]
     client: httpx.Client
-    log: Path
+    log: "Log"
 
     def classify(self, data: bytes, headers: Mapping[str, str] | None = None) -> httpx.Response:
         sent = {"content-type": "image/jpeg"} | dict(headers or {})
@@ -52,32 +53,41 @@ def free_port() -> int:
     return port
 
 
-def wait_until_ready(process: subprocess.Popen[bytes], client: httpx.Client, log: Path) -> None:
-    """Polls, as an orchestrator does: from outside there is nothing to wait on."""
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
-        assert process.poll() is None, log.read_text()
-        try:
-            if client.get("/readyz").status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.1)
-    pytest.fail(f"not ready after {PATIENCE_S} s: {log.read_text()}")
+class Log:
+    """What the server prints, kept as it comes, so that a test can wait for a line of it."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.text, self.changed, self.ended = "", threading.Condition(), False
+        threading.Thread(target=self._read, args=(process,), daemon=True).start()
+
+    def _read(self, process: subprocess.Popen[bytes]) -> None:
+        for line in process.stdout or ():
+            with self.changed:
+                self.text += line.decode()
+                self.changed.notify_all()
+        with self.changed:
+            self.ended = True
+            self.changed.notify_all()
+
+    def wait_for(self, words: str) -> None:
+        with self.changed:
+            assert self.changed.wait_for(lambda: self.ended or words in self.text, PATIENCE_S)
+            assert words in self.text, self.text
 
 
 @contextmanager
 def serving(folder: Path, *flags: str) -> Iterator[Serving]:
     """`foveate serve` on a free port; killed at the end unless it has ended."""
-    port, log = free_port(), folder / "log"
+    port = free_port()
     command = [FOVEATE, "serve", "--precision", "fp32", "--threads", "1", "--port", str(port), *flags]
     with (
-        log.open("wb") as output,
-        subprocess.Popen(command, stdout=output, stderr=output, env=environment(folder)) as process,
+        subprocess.Popen(command, stdout=PIPE, stderr=STDOUT, env=environment(folder)) as process,
         httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_S, trust_env=False) as client,
     ):
         try:
-            wait_until_ready(process, client, log)
+            log = Log(process)
+            log.wait_for("serving on http")
+            assert client.get("/readyz").status_code == 200
             yield Serving(process, client, log)
         finally:
             process.kill()
@@ -172,7 +182,7 @@ def test_what_was_served_is_in_the_metrics(served: Serving) -> None:
 
 def test_the_log_has_no_traceback(served: Serving) -> None:
     """Runs after the tests above, whose bad input belongs in no log."""
-    assert "Traceback" not in served.log.read_text()
+    assert "Traceback" not in served.log.text
 
 
 def test_sigterm_ends_it_with_exit_code_0(tmp_path: Path) -> None:
@@ -184,7 +194,7 @@ def test_sigterm_ends_it_with_exit_code_0(tmp_path: Path) -> None:
         assert here.process.wait(PATIENCE_S) == 0
         with pytest.raises(httpx.ConnectError):
             here.client.get("/livez")
-        assert "Traceback" not in here.log.read_text()
+        assert "Traceback" not in here.log.text
 
 
 def test_predict_prints_json_and_nothing_else(tmp_path: Path) -> None:

@@ -3,10 +3,10 @@
 import asyncio
 import logging
 import os
-import time
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from time import monotonic
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
@@ -56,7 +56,7 @@ class Classifier:
         self.meters = {name: Meter(metrics, card) for name, card in self.cards.items()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        arrived = time.monotonic()
+        arrived = monotonic()
         http = HttpRequest(scope, receive)
         response = await self.respond(http, arrived)
         await response(scope, receive, send)
@@ -134,7 +134,7 @@ class Classifier:
                 size = getattr(media, "nbytes", len(media))
                 request = Request(request_id, card.name, media, size, objective=objective, plan=plan)
                 outcome = await self.cluster.submit(request)
-        total_s = time.monotonic() - arrived
+        total_s = monotonic() - arrived
         met = None if objective.deadline is None else arrived + total_s <= objective.deadline
         self.meters[card.name].answered(outcome, total_s, met)
         timings = {
@@ -170,12 +170,12 @@ class Classifier:
 
     def _decode_now(self, body: bytes, kind: str, card: ModelCard, plan: Plan) -> tuple[Any, float]:
         """On a thread of the pool."""
-        started = time.monotonic()
+        started = monotonic()
         data = from_json(body) if kind == "application/json" else body
         if card.input is None:
             return data, 0.0
         pixels = decode_image(data, card.input, plan.image_size, self.settings.max_pixels)
-        return pixels, time.monotonic() - started
+        return pixels, monotonic() - started
 
     def close(self) -> None:
         self.pool.shutdown(wait=False, cancel_futures=True)
@@ -206,7 +206,7 @@ class Meter:
 async def within(deadline: float | None) -> AsyncIterator[None]:
     """Bound what comes before admission too; after it the engine does. Raises DeadlineExceeded."""
     try:
-        async with asyncio.timeout(None if deadline is None else deadline - time.monotonic()):
+        async with asyncio.timeout(None if deadline is None else deadline - monotonic()):
             yield
     except TimeoutError:
         raise DeadlineExceeded("the deadline passed before the picture was read") from None

@@ -1,16 +1,12 @@
-"""Compares JPEG decoders on the gateway's task, bytes to 224 x 224 RGB. Writes docs/benchmarks/decode.*."""
+"""JPEG decoders compared on the gateway's task, bytes to 224 x 224 RGB: `make bench-decode`."""
 
 import importlib.util
 import io
-import json
 import math
-import os
 import statistics
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,8 +16,8 @@ from PIL import Image
 
 from foveate.core.model import InputSpec
 from foveate.gateway.media import decode_image
+from loadtests.report import table, write
 
-OUT = Path(__file__).resolve().parents[1] / "docs" / "benchmarks"
 SIZES = {"640": (640, 480), "1920": (1920, 1080)}
 CROP, CROP_PCT, REPEATS = 224, 0.875, 41
 Pixels = NDArray[np.uint8]
@@ -141,9 +137,9 @@ def measure(decoders: dict[str, Decoder], data: bytes) -> dict[str, float]:
     return {name: round(statistics.median(values[3:]), 3) for name, values in times.items()}
 
 
-def run() -> dict[str, Any]:
+def run() -> dict[str, float]:
     """Flat: `<decoder>_<width>_ms`, then `_mad` and `_max`, the difference from a full Pillow decode."""
-    results: dict[str, Any] = {}
+    results: dict[str, float] = {}
     for label, size in SIZES.items():
         data = photograph(*size)
         results[f"jpeg_{label}_bytes"] = len(data)
@@ -156,68 +152,27 @@ def run() -> dict[str, Any]:
     return results
 
 
-def machine() -> dict[str, Any]:
-    """What the numbers were measured on."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
-    packages = {f"{name}_version": version(name) for name in ("pillow", "simplejpeg")}
-    if importlib.util.find_spec("cv2"):
-        packages["opencv_version"] = version("opencv-python-headless")
-    load = round(os.getloadavg()[0], 1)
-    date = datetime.now(UTC).date().isoformat()
-    return {
-        "date": date,
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "load_average": load,
-        "repeats": REPEATS,
-        **packages,
-    }
-
-
-def report(results: dict[str, Any]) -> str:
+def page(results: dict[str, float]) -> str:
     """The same numbers for people."""
-    rows = []
-    for name in candidates():
-        cells = [f"{results[f'{name}_{s}_{k}']}" for s in SIZES for k in ("ms", "mad", "max")]
-        rows.append(f"| {name} | {' | '.join(cells)} |")
-    about = ", ".join(f"{key.replace('_', ' ')} {results[key]}" for key in machine())
-    heads = " | ".join(f"{w} x {h} ms | mean diff | max diff" for w, h in SIZES.values())
-    return "\n".join(
-        [
-            "# JPEG decoding",
-            "",
-            f"From a drawn JPEG (quality 90, 4:2:0) to {CROP} x {CROP} RGB, crop_pct {CROP_PCT}, bicubic.",
-            "Median processor time of one thread, candidates interleaved, measured beside other work (the",
-            "load average says how much): compare ratios. Differences are from a full Pillow decode with the",
-            "same resize, in steps of 1/255. Scaled decodes keep at least twice what the resize needs,",
-            "`margin1` just enough. `opencv_area` resizes with another filter than models expect.",
-            "",
-            "`gateway` is the server's `decode_image`: simplejpeg with limits and orientation. simplejpeg is",
-            "no faster than Pillow's draft mode; it is used because its strict mode refuses damaged data,",
-            "which Pillow fills with grey.",
-            "",
-            f"{about}.",
-            "",
-            f"| decoder | {heads} |",
-            f"|---|{'---:|' * 3 * len(SIZES)}",
-            *rows,
-            "",
-            "Run again: `python -m loadtests.bench_decode`.",
-            "",
-        ]
-    )
+    heads = [f"{w} x {h} {what}" for w, h in SIZES.values() for what in ("ms", "mean diff", "max diff")]
+    keys = [f"{size}_{kind}" for size in SIZES for kind in ("ms", "mad", "max")]
+    rows = [[name, *(f"{results[f'{name}_{key}']:g}" for key in keys)] for name in candidates()]
+    versions = ", ".join(f"{name} {version(name)}" for name in ("pillow", "simplejpeg"))
+    return f"""# JPEG decoding
 
+From a drawn JPEG (quality 90, 4:2:0) to {CROP} x {CROP} RGB, crop_pct {CROP_PCT}, bicubic. Median of
+{REPEATS} interleaved rounds, processor time of one thread, {versions}. Differences are from a full
+Pillow decode with the same resize, in steps of 1/255. Scaled decodes keep at least twice what the
+resize needs, `margin1` just enough. `opencv_area` resizes with another filter than models expect.
+`make bench-decode` repeats it.
 
-def main() -> None:
-    """Measure, write both files, print the table."""
-    results = {**machine(), **run()}
-    OUT.mkdir(parents=True, exist_ok=True)
-    (OUT / "decode.json").write_text(json.dumps(results, indent=1) + "\n")
-    (OUT / "decode.md").write_text(report(results))
-    print(report(results))
+`gateway` is the server's `decode_image`: simplejpeg with limits and orientation. simplejpeg is about as
+fast as Pillow's draft mode; it is used because its strict mode refuses damaged data, which Pillow fills
+with grey. OpenCV's resize would be faster on small pictures and is not what checkpoints were made with.
+
+{table(["decoder", *heads], rows)}"""
 
 
 if __name__ == "__main__":
-    main()
+    measured = run()
+    print(write("decode", measured, page(measured)).read_text())
