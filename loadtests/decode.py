@@ -19,7 +19,7 @@ from foveate.gateway.media import decode_image
 from loadtests.report import table, write
 
 SIZES = {"640": (640, 480), "1920": (1920, 1080)}
-CROP, CROP_PCT, REPEATS = 224, 0.875, 41
+CROP, CROP_PCT, REPEATS = 224, 0.875, 201
 Pixels = NDArray[np.uint8]
 Decoder = Callable[[bytes], Pixels]
 
@@ -161,7 +161,8 @@ def page(results: dict[str, float]) -> str:
     return f"""# JPEG decoding
 
 From a drawn JPEG (quality 90, 4:2:0) to {CROP} x {CROP} RGB, crop_pct {CROP_PCT}, bicubic. Median of
-{REPEATS} interleaved rounds, processor time of one thread, {versions}. Differences are from a full
+{REPEATS} interleaved rounds, processor time of one thread, {versions}. Differences
+are from a full
 Pillow decode with the same resize, in steps of 1/255. Scaled decodes keep at least twice what the
 resize needs, `margin1` just enough. `opencv_area` resizes with another filter than models expect.
 `make bench-decode` repeats it.
