@@ -24,6 +24,7 @@ class Settings(BaseSettings):
     threads: int = Field(default=0, ge=0)
     """Threads of one forward; 0: as many as the machine has cores."""
     decode_threads: int = Field(default=2, ge=1)
+    """Pictures decoded at once, besides one large one."""
     max_batch: int = Field(default=0, ge=0)
     """Requests in a batch at most; 0: what suits the device."""
     queue_items: int = Field(default=256, ge=1)
@@ -36,8 +37,7 @@ class Settings(BaseSettings):
     body_s: float = Field(default=30.0, gt=0)
     """Seconds a body may take to arrive where no deadline is shorter."""
     max_pixels: int = Field(default=50_000_000, ge=1)
-    """Pixels of a picture at most. Decoding one takes up to 12 bytes a pixel, JPEG far less; as many
-    are decoded at once as there are decode threads."""
+    """Pixels of a picture at most. Decoding one takes up to 12 bytes a pixel, JPEG far less."""
     drain_s: float = Field(default=30.0, ge=0)
     """Seconds a SIGTERM waits for admitted requests."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -24,7 +24,7 @@ from foveate.core.errors import (
     UnknownModel,
 )
 from foveate.core.metrics import Metrics
-from foveate.core.model import ModelCard
+from foveate.core.model import InputSpec, ModelCard
 from foveate.core.outcome import Outcome
 from foveate.core.plan import Plan
 from foveate.core.request import Objective, Request
@@ -32,6 +32,7 @@ from foveate.core.settings import Settings
 from foveate.gateway.body import check_type, from_json, from_multipart, media_type, read_body
 from foveate.gateway.door import Door, Visit
 from foveate.gateway.gone import unless_gone
+from foveate.gateway.lanes import is_large
 from foveate.gateway.media import decode_image
 from foveate.gateway.objective import choose_plan, read_objective
 from foveate.gateway.problems import problem
@@ -41,7 +42,7 @@ log = logging.getLogger(__name__)
 
 
 class Classifier:
-    """The route, with what it needs: the cluster behind it, the door before it, the decode pool.
+    """The route, with what it needs: the cluster behind it, the door before it, the decode pools.
 
     An ASGI application of its own: the framework's per-request work, dependency solving and exit
     stacks, would cost as much as everything here does.
@@ -53,6 +54,7 @@ class Classifier:
         self.defaults = {name: card.plan(settings.plan) for name, card in self.cards.items()}
         self.door = Door(settings.in_flight_items, settings.in_flight_bytes, settings.max_body_bytes)
         self.pool = ThreadPoolExecutor(settings.decode_threads, "decode")
+        self.slow_pool = ThreadPoolExecutor(1, "decode-large")
         self.meters = {name: Meter(metrics, card) for name, card in self.cards.items()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -161,24 +163,26 @@ class Classifier:
 
     async def _decode(self, body: bytes, kind: str, card: ModelCard, plan: Plan) -> tuple[Any, float]:
         """Pixels for the model, made off the event loop, and the seconds that took."""
-        if card.input is None and kind != "application/json":
-            return body, 0.0
         loop = asyncio.get_running_loop()
-        media, seconds = await loop.run_in_executor(self.pool, self._decode_now, body, kind, card, plan)
-        self.meters[card.name].decode.observe(seconds)
-        return media, seconds
-
-    def _decode_now(self, body: bytes, kind: str, card: ModelCard, plan: Plan) -> tuple[Any, float]:
-        """On a thread of the pool."""
-        started = monotonic()
-        data = from_json(body) if kind == "application/json" else body
+        data = body
+        if kind == "application/json":
+            data = await loop.run_in_executor(self.pool, from_json, body)
         if card.input is None:
             return data, 0.0
-        pixels = decode_image(data, card.input, plan.image_size, self.settings.max_pixels)
+        pool = self.slow_pool if is_large(data) else self.pool
+        pixels, seconds = await loop.run_in_executor(pool, self._decode_now, data, card.input, plan)
+        self.meters[card.name].decode.observe(seconds)
+        return pixels, seconds
+
+    def _decode_now(self, data: bytes, spec: InputSpec, plan: Plan) -> tuple[Any, float]:
+        """On a thread of a pool."""
+        started = monotonic()
+        pixels = decode_image(data, spec, plan.image_size, self.settings.max_pixels)
         return pixels, monotonic() - started
 
     def close(self) -> None:
         self.pool.shutdown(wait=False, cancel_futures=True)
+        self.slow_pool.shutdown(wait=False, cancel_futures=True)
 
 
 class Meter:

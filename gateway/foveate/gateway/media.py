@@ -203,7 +203,7 @@ def _orientation(exif: bytes) -> int:
 
 def _read(data: bytes, kind: str, max_pixels: int) -> Picture:
     if kind == "image/webp":
-        _check_pixels(_webp_canvas(data), max_pixels)  # opening the file already allocates its canvas
+        _check_pixels(webp_canvas(data), max_pixels)  # opening the file already allocates its canvas
     image = READERS[kind](Pieces(data))
     _check_pixels(image.size, max_pixels)
     _check_layout(image, max_pixels)
@@ -213,7 +213,7 @@ def _read(data: bytes, kind: str, max_pixels: int) -> Picture:
     return Picture(_plain(image), image.size, orientation=orientation)
 
 
-def _webp_canvas(data: bytes) -> Size:
+def webp_canvas(data: bytes) -> Size:
     if data[12:16] == b"VP8X":
         return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
     if data[12:16] == b"VP8L":
