@@ -128,11 +128,12 @@ class Classifier:
             plan = choose_plan(card, self.defaults[card.name], pinned, objective.min_quality)
             top_k = read_top_k(http.query_params.get("top_k"), card)
             kind = media_type(headers.get("content-type", ""))
-            async with within(objective.deadline):
-                body = await self._body(http, headers, kind, visit)
+            body = await self._body(http, headers, kind, visit, objective)
             with unless_gone(http):
-                async with within(objective.deadline):
-                    media, decode_s = await self._decode(body, kind, card, plan)
+                media, decode_s = body, 0.0
+                if card.input is not None or kind == "application/json":
+                    async with within(objective.deadline):
+                        media, decode_s = await self._decode(body, kind, card, plan)
                 size = getattr(media, "nbytes", len(media))
                 request = Request(request_id, card.name, media, size, objective=objective, plan=plan)
                 outcome = await self.cluster.submit(request)
@@ -147,14 +148,13 @@ class Classifier:
         }
         return classification(card, request, outcome, top_k, pinned is not None, met, timings)
 
-    async def _body(self, http: HttpRequest, headers: Mapping[str, str], kind: str, visit: Visit) -> bytes:
+    async def _body(
+        self, http: HttpRequest, headers: Mapping[str, str], kind: str, visit: Visit, objective: Objective
+    ) -> bytes:
         """The bytes of the picture, or of the JSON that holds it."""
         check_type(kind)
-        try:
-            async with asyncio.timeout(self.settings.body_s):
-                body = await read_body(http, headers.get("content-length", "0"), visit)
-        except TimeoutError:
-            raise BodyTooSlow(f"the body did not arrive within {self.settings.body_s:g} s") from None
+        async with within(objective.deadline, self.settings.body_s):
+            body = await read_body(http, headers.get("content-length", "0"), visit)
         if kind == "multipart/form-data":
             body = await from_multipart(headers["content-type"], body)
         if not body:
@@ -168,7 +168,7 @@ class Classifier:
         if kind == "application/json":
             data = await loop.run_in_executor(self.pool, from_json, body)
         if card.input is None:
-            return data, 0.0
+            return data, 0.0  # it wants the bytes as they are
         pool = self.slow_pool if is_large(data) else self.pool
         pixels, seconds = await loop.run_in_executor(pool, self._decode_now, data, card.input, plan)
         self.meters[card.name].decode.observe(seconds)
@@ -207,12 +207,19 @@ class Meter:
 
 
 @asynccontextmanager
-async def within(deadline: float | None) -> AsyncIterator[None]:
-    """Bound what comes before admission too; after it the engine does. Raises DeadlineExceeded."""
+async def within(deadline: float | None, patience_s: float | None = None) -> AsyncIterator[None]:
+    """Bound what comes before admission; after it the engine does.
+
+    Raises DeadlineExceeded at the deadline, BodyTooSlow once `patience_s` is over before it.
+    """
+    left = None if deadline is None else deadline - monotonic()
+    impatient = patience_s is not None and (left is None or patience_s < left)
     try:
-        async with asyncio.timeout(None if deadline is None else deadline - monotonic()):
+        async with asyncio.timeout(patience_s if impatient else left):
             yield
     except TimeoutError:
+        if impatient:
+            raise BodyTooSlow(f"the body did not arrive within {patience_s:g} s") from None
         raise DeadlineExceeded("the deadline passed before the picture was read") from None
 
 
