@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-import os
+import random
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -227,7 +227,7 @@ def request_id_of(given: str) -> str:
     """The client's own id where it is short and printable, else a new one."""
     if 0 < len(given) <= 128 and given.isascii() and given.isprintable():
         return given
-    return os.urandom(12).hex()
+    return f"{random.getrandbits(96):024x}"
 
 
 def read_top_k(text: str | None, card: ModelCard) -> int:
