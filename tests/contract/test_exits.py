@@ -3,7 +3,6 @@
 import copy
 import pickle
 import pkgutil
-from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
@@ -53,13 +52,7 @@ class ExitHead(nn.Module):
         return x[:, 1] @ self.weight
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.inference_mode():
-        yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("inference_on_one_thread")
 
 
 def tiny(gain: float) -> ElasticViT:

@@ -50,13 +50,7 @@ every_spec = pytest.mark.parametrize("text", SPECS)
 every_geometry = pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES.keys())
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.inference_mode():
-        yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("inference_on_one_thread")
 
 
 def tiny(geometry: Geometry) -> ElasticViT:

@@ -1,7 +1,6 @@
 """EViT in the trunk against a reference written from the paper, one image and one head at a time."""
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -24,13 +23,7 @@ LONG = Geometry(image_size=368, depth=4, width=32, heads=2, classes=10)
 """23 x 23 patches: past the length where attention turns to the fused kernel."""
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.inference_mode():
-        yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("inference_on_one_thread")
 
 
 def build(g: Geometry) -> ElasticViT:

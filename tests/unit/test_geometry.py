@@ -1,7 +1,5 @@
 """What a plan costs, against published figures and against a count of the real trunk's operations."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -17,12 +15,7 @@ DISTILLED = Geometry(width=192, heads=3, distilled=True)
 REGISTERS = Geometry(width=384, heads=6, patch_size=14, registers=4, embed_prefix=False, classes=0)
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def cost(g: Geometry, spec: str = "none", image_size: int = 224) -> float:

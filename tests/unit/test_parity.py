@@ -1,6 +1,5 @@
 """At the full plan the trunk's output is timm's, for every family of vision transformer it claims."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -103,14 +102,7 @@ def difference(checkpoint: Checkpoint, module: nn.Module) -> float:
     return float((full(checkpoint, pictures) - expected).abs().max())
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads that wait for each other make these small models many times slower on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.inference_mode():
-        yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("inference_on_one_thread")
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -1,7 +1,6 @@
 """Choosing a precision: measured once, remembered, and refused where it changes answers or gains nothing."""
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +19,7 @@ GEOMETRY = Geometry(image_size=32, width=24, depth=2, heads=2, classes=10)
 SCENES = 64
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @torch.no_grad()
