@@ -1,4 +1,4 @@
-"""Batches of training scenes with their labels and per-patch labels, made in a worker process."""
+"""Batches of training scenes with their labels and masks, made in a worker process."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from training.emoji import LABELS
-from training.scenes import Scene, draw
+from training.scenes import draw
 
 IGNORE = -100
 BACKGROUND = len(LABELS)
@@ -24,26 +25,22 @@ class Batch:
     """(B, H, W, 3) uint8."""
     labels: Tensor
     """(B,) int64."""
-    patch_labels: Tensor
-    """(B, P) int64: the object's class, BACKGROUND, or IGNORE where a patch holds a bit of both."""
+    masks: Tensor
+    """(B, H, W) bool: the pixels where the object is seen."""
 
-
-def patch_labels(scene: Scene, patch: int) -> np.ndarray:
-    """Class of each patch that its object covers by at least a third: (P,) int64."""
-    thing = scene.objects[0]
-    h, w = thing.mask.shape
-    share = thing.mask.reshape(h // patch, patch, w // patch, patch).mean((1, 3)).ravel()
-    out = np.full(share.shape, IGNORE, np.int64)
-    out[share >= 0.33] = thing.label
-    out[share == 0] = BACKGROUND
-    return out
+    def patch_labels(self, side: int) -> Tensor:
+        """(B, side * side) int64 for a grid of patches: the object's class where it covers at least a
+        third of a patch, BACKGROUND where it covers none of it, IGNORE where it covers a bit."""
+        share = F.adaptive_avg_pool2d(self.masks.unsqueeze(1).float(), side).flatten(1)
+        label = self.labels.unsqueeze(1).expand_as(share)
+        return torch.where(share >= 0.33, label, torch.where(share == 0, BACKGROUND, IGNORE))
 
 
 class SceneStream(IterableDataset[Batch]):
     """Endless fresh scenes from a given step on; every step's scenes are fixed by its number alone."""
 
-    def __init__(self, start: int, batch: int, patch: int = 16) -> None:
-        self.start, self.batch, self.patch = start, batch, patch
+    def __init__(self, start: int, batch: int) -> None:
+        self.start, self.batch = start, batch
 
     def __iter__(self) -> Iterator[Batch]:
         cv2.setNumThreads(1)
@@ -55,7 +52,7 @@ class SceneStream(IterableDataset[Batch]):
             yield Batch(
                 torch.from_numpy(np.stack([s.image for s in scenes])),
                 torch.tensor([s.objects[0].label for s in scenes]),
-                torch.from_numpy(np.stack([patch_labels(s, self.patch) for s in scenes])),
+                torch.from_numpy(np.stack([s.objects[0].mask for s in scenes])),
             )
             step += 1
 

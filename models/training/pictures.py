@@ -35,7 +35,7 @@ def draw_looked_at(checkpoint: Checkpoint, path: Path, scenes: tuple[int, ...] =
     from matplotlib import pyplot as plt
 
     runner = TorchRunner(checkpoint, "fp32")
-    rungs = [rung for rung in reversed(runner.card.ladder) if rung.plan.rung != "evit:0.9"]
+    rungs = [rung for rung in reversed(runner.card.ladder) if rung.plan.steps != "evit:0.9"]
     figure, axes = plt.subplots(
         len(scenes), len(rungs), figsize=(2.1 * len(rungs), 2.45 * len(scenes)), layout="constrained"
     )
@@ -49,7 +49,7 @@ def draw_looked_at(checkpoint: Checkpoint, path: Path, scenes: tuple[int, ...] =
                 raise result
             best = int(result.scores.argmax())
             axis.imshow(faded(pixels, until == until.max()))
-            axis.set_title(f"{rung.plan.rung}: {rung.gflops:.2f} GFLOPs", fontsize=9)
+            axis.set_title(f"{rung.plan.steps}: {rung.gflops:.2f} GFLOPs", fontsize=9)
             axis.set_xlabel(f"{runner.card.labels[best]}, {result.scores[best]:.0%}", fontsize=9)
             axis.set(xticks=[], yticks=[])
     figure.savefig(path, dpi=110)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from foveate.core.errors import BadPlan
 from foveate.models import exits, reduction
 from foveate.models.geometry import Geometry
+from foveate.models.reduction import Bare
 from foveate.models.vit import ElasticViT, Steps, TrunkOutput
 
 G = Geometry(image_size=64, width=24, depth=6, heads=2, classes=5)
@@ -75,7 +76,7 @@ def run(
     model: ElasticViT, images: Tensor, rule: str | None, reducer: str = "none", depth: int = G.depth
 ) -> TrunkOutput:
     chosen = None if rule is None else exits.create(rule)
-    out: TrunkOutput = model(images, Steps(reduction.create(reducer, G), depth, chosen))
+    out: TrunkOutput = model(images, Steps(reduction.create(reducer, Bare(G)), depth, chosen))
     return out
 
 
@@ -188,7 +189,7 @@ def test_results_come_in_the_order_of_the_batch(rule: str) -> None:
 @every_rule
 def test_the_layer_is_the_first_head_that_is_sure_and_the_answer_its_own(rule: str, reducer: str) -> None:
     model, out = mixed(rule, reducer)
-    decide, reduce = exits.create(rule), reduction.create(reducer, G)
+    decide, reduce = exits.create(rule), reduction.create(reducer, Bare(G))
     tokens = model.embed(pictures())
     waiting = torch.ones(ROWS, dtype=torch.bool)
     for index, block in enumerate(model.blocks):
@@ -232,7 +233,7 @@ def test_a_depth_cap_ends_everybody_there(depth: int) -> None:
         out = run(model, pictures(), rule, depth=depth)
         tokens = model.embed(pictures())
         for index in range(depth):
-            tokens = model.blocks[index](tokens, reduction.create("none", G), index)
+            tokens = model.blocks[index](tokens, reduction.create("none", Bare(G)), index)
         assert torch.equal(out.logits, model.classify(tokens.x))
         assert out.exit_layer.tolist() == [depth] * ROWS
 

@@ -7,19 +7,20 @@ import pkgutil
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from foveate.core.errors import BadPlan
 from foveate.models import reduction
 from foveate.models.geometry import Geometry, gmacs
-from foveate.models.reduction import Attention, Needs, Reducer
+from foveate.models.reduction import Attention, Bare, Needs, Reducer
 from foveate.models.tokens import Assignment, Tokens
 from foveate.models.vit import ElasticViT, Steps, TrunkOutput
 
@@ -69,25 +70,25 @@ def pictures(batch: int, side: int = 96, seed: int = 3) -> Tensor:
 
 def run(model: ElasticViT, images: Tensor, text: str) -> TrunkOutput:
     g = model.geometry
-    out: TrunkOutput = model(images, Steps(reduction.create(text, g), g.depth))
+    out: TrunkOutput = model(images, Steps(reduction.create(text, model), g.depth))
     return out
 
 
 def state(tokens: Tokens, attention: Attention) -> list[Tensor]:
-    found = [tokens.x, tokens.counts, tokens.source, attention.class_row, attention.full]
-    return [tensor for tensor in found if tensor is not None]
+    found = [tokens.x, tokens.counts, tokens.source]
+    seen = [getattr(attention, field.name) for field in fields(Attention)]
+    return [*found, *(tensor for tensor in seen if tensor is not None)]
 
 
-@dataclass(frozen=True)
-class Watched:
+class Watched(Reducer):
     """A reducer, called twice where it is called once, with every promise about a decision checked."""
 
-    reducer: Reducer
-    calls: list[int]
-
-    @property
-    def proportional(self) -> bool:
-        return self.reducer.proportional
+    def __init__(self, reducer: Reducer) -> None:
+        self.reducer = reducer
+        self.place, self.proportional = reducer.place, reducer.proportional
+        self.adaptive = reducer.adaptive
+        self.calls: list[int] = []
+        self.plain_sums = True
 
     def needs(self, block: int) -> Needs | None:
         return self.reducer.needs(block)
@@ -105,8 +106,15 @@ class Watched:
             same = torch.equal(one, other) if isinstance(one, Tensor) else one == other
             assert same, "called twice, a reducer decides the same"
         assert_sound(first, tokens)
+        assert self.adaptive or decided_by_shape(first, tokens)
         self.calls.append(block)
+        self.plain_sums &= first.counts is None
         return first
+
+
+def decided_by_shape(decided: Assignment, tokens: Tokens) -> bool:
+    """Nothing is padding where every picture keeps as many tokens as the next."""
+    return bool((tokens.apply(decided).counts > 0).all())
 
 
 def assert_sound(decided: Assignment, tokens: Tokens) -> None:
@@ -114,19 +122,33 @@ def assert_sound(decided: Assignment, tokens: Tokens) -> None:
     batch, length = tokens.counts.shape
     absorbed = decided.kept[:, :0] if decided.absorbed is None else decided.absorbed
     assert decided.kept.shape[0] == absorbed.shape[0] == batch
-    named = torch.cat([decided.kept, absorbed], dim=1).sort(dim=1).values
+    named = torch.cat([decided.kept, absorbed], dim=1)
     assert named.dtype == torch.int64
     assert named.min() >= 0
     assert named.max() < length
-    assert torch.all(named[:, 1:] > named[:, :-1])
     prefix = torch.arange(tokens.prefix).expand(batch, -1)
     assert torch.equal(decided.kept[:, : tokens.prefix], prefix)
-    if decided.weight is not None:
-        assert decided.weight.shape == absorbed.shape
-        assert decided.weight.isfinite().all()
+    counts = tokens.apply(decided).counts
+    assert counts.isfinite().all()
+    assert torch.all(counts >= 0)
+    padding = counts[:, : decided.kept.shape[1]] == 0
+    assert torch.all(decided.kept[padding] < tokens.prefix)
+    # Every token is named at most once; padding, and only padding, names a prefix token again.
+    for row, pad in zip(named, F.pad(padding, (0, absorbed.shape[1])), strict=True):
+        assert len(set(row[~pad].tolist())) == int((~pad).sum())
+    if decided.into is not None:
+        assert decided.into.shape == absorbed.shape
+        assert torch.all((decided.into >= tokens.prefix) & (decided.into < decided.kept.shape[1]))
+    if decided.share is not None:
+        receivers = 1 if decided.into is None else decided.kept.shape[1]
+        assert decided.share.shape == (batch, receivers, absorbed.shape[1])
+        assert decided.share.isfinite().all()
+    if decided.own is not None:
+        assert decided.own.shape == decided.kept.shape
+        assert torch.all(decided.own[:, : tokens.prefix] == 1), "prefix tokens stay as they are"
 
 
-def assert_accounted(tokens: Tokens, patches: int) -> None:
+def assert_accounted(tokens: Tokens, patches: int, plain_sums: bool) -> None:
     """Every patch points at a token or at nothing, and every token counts those that point at it."""
     assert tokens.x.shape[:2] == tokens.counts.shape
     assert tokens.source.shape == (len(tokens.x), patches)
@@ -134,21 +156,23 @@ def assert_accounted(tokens: Tokens, patches: int) -> None:
     assert torch.all(tokens.counts[:, : tokens.prefix] == 1)
     for counts, source in zip(tokens.counts, tokens.source, strict=True):
         present = source[source >= 0]
+        assert torch.all(counts[present] > 0)
         assert torch.all((present >= tokens.prefix) & (present < len(tokens)))
         assert torch.all(source >= -1)
         pointed_at = torch.bincount(present, minlength=len(tokens))
-        assert torch.equal(pointed_at[tokens.prefix :].float(), counts[tokens.prefix :])
+        if plain_sums:
+            assert torch.equal(pointed_at[tokens.prefix :].float(), counts[tokens.prefix :])
 
 
 def walk(model: ElasticViT, images: Tensor, text: str) -> list[int]:
     """Blocks one by one, with everything checked after each; the token counts that were seen."""
-    reducer = reduction.create(text, model.geometry)
-    watched, seen = Watched(reducer, []), []
+    reducer = reduction.create(text, model)
+    watched, seen = Watched(reducer), []
     tokens = model.embed(images)
     patches = len(tokens) - tokens.prefix
     for index, block in enumerate(model.blocks):
         tokens = block(tokens, watched, index)
-        assert_accounted(tokens, patches)
+        assert_accounted(tokens, patches, watched.plain_sums)
         seen.append(len(tokens))
     assert watched.calls == [b for b in range(len(seen)) if reducer.needs(b) is not None]
     return seen
@@ -186,9 +210,18 @@ def test_the_other_examples_are_not(name: str) -> None:
 def test_what_after_foretells_is_what_happens(text: str, geometry: Geometry, batch: int, side: int) -> None:
     model = tiny(geometry)
     start = geometry.patches(side) + geometry.prefix
-    foretold = reduction.create(text, geometry).after(start, geometry.prefix, geometry.depth)
-    assert tuple(walk(model, pictures(batch, side), text)) == foretold
-    assert run(model, pictures(batch, side), text).tokens.tolist() == [foretold[-1]] * batch
+    reducer = reduction.create(text, model)
+    foretold = reducer.after(start, geometry.prefix, geometry.depth)
+    seen, out = walk(model, pictures(batch, side), text), run(model, pictures(batch, side), text)
+    if reducer.adaptive:
+        assert all(found <= most for found, most in zip(seen, foretold, strict=True))
+        assert out.after is not None
+        assert out.after.max(0).values.tolist() == seen
+        assert torch.equal(out.after[:, -1], out.tokens)
+    else:
+        assert tuple(seen) == foretold
+        assert out.tokens.tolist() == [foretold[-1]] * batch
+        assert out.after is None
 
 
 @every_geometry
@@ -196,18 +229,19 @@ def test_what_after_foretells_is_what_happens(text: str, geometry: Geometry, bat
 def test_tokens_and_cost_only_fall(text: str, geometry: Geometry) -> None:
     for side in (96, 80, 48, 16):
         start = geometry.patches(side) + geometry.prefix
-        after = reduction.create(text, geometry).after(start, geometry.prefix, geometry.depth)
+        reducer = reduction.create(text, tiny(geometry))
+        after = reducer.after(start, geometry.prefix, geometry.depth)
         assert len(after) == geometry.depth
         assert all(now <= before for before, now in itertools.pairwise((start, *after)))
         assert after[-1] > geometry.prefix
-        costs = [gmacs(geometry, side, after[:depth]) for depth in range(geometry.depth + 1)]
+        costs = [gmacs(geometry, side, after[:depth], reducer.place) for depth in range(geometry.depth + 1)]
         assert all(less < more for less, more in itertools.pairwise(costs))
         assert costs[-1] <= gmacs(geometry, side, (start,) * geometry.depth)
 
 
 @every_spec
 def test_after_at_a_lower_depth_is_the_beginning_of_after(text: str) -> None:
-    reducer = reduction.create(text, PLAIN)
+    reducer = reduction.create(text, tiny(PLAIN))
     whole = reducer.after(37, 1, PLAIN.depth)
     assert [reducer.after(37, 1, depth) for depth in range(PLAIN.depth)] == [
         whole[:depth] for depth in range(PLAIN.depth)
@@ -259,13 +293,14 @@ def test_bfloat16_runs(text: str, geometry: Geometry) -> None:
     found = run(model, images, text)
     assert found.logits.dtype == torch.bfloat16
     assert found.logits.isfinite().all()
-    assert torch.equal(found.tokens, expected.tokens)
+    if not reduction.create(text, model).adaptive:
+        assert torch.equal(found.tokens, expected.tokens)
 
 
 @every_spec
 def test_a_reducer_keeps_no_state(text: str) -> None:
     model, images = tiny(PLAIN), pictures(2)
-    reducer = reduction.create(text, PLAIN)
+    reducer = reduction.create(text, model)
     twin, before = copy.deepcopy(reducer), pickle.dumps(reducer)
     steps = Steps(reducer, PLAIN.depth)
     first = model(images, steps).logits
@@ -278,7 +313,7 @@ def test_a_reducer_keeps_no_state(text: str) -> None:
 def test_two_threads_under_different_plans_do_not_meet() -> None:
     model, repeats = tiny(PLAIN), 5
     jobs = [(text, pictures(2, seed=i)) for i, text in enumerate(SPECS)]
-    steps = {text: Steps(reduction.create(text, PLAIN), PLAIN.depth) for text in SPECS}
+    steps = {text: Steps(reduction.create(text, model), PLAIN.depth) for text in SPECS}
     serial = [model(images, steps[text]).logits for text, images in jobs]
     together = threading.Barrier(2, timeout=20)
 
@@ -299,7 +334,7 @@ def test_two_threads_under_different_plans_do_not_meet() -> None:
 @pytest.mark.parametrize("name", MODULES)
 def test_a_bad_argument_is_refused_in_one_sentence(name: str, argument: str) -> None:
     with pytest.raises(BadPlan) as refused:
-        reduction.create(f"{name}:{argument}", PLAIN)
+        reduction.create(f"{name}:{argument}", tiny(PLAIN))
     assert 0 < len(refused.value.detail) < 250
     assert "\n" not in refused.value.detail
 
@@ -309,7 +344,7 @@ def test_a_model_without_class_token_is_served_or_refused(name: str) -> None:
     bare = Geometry(image_size=96, width=24, depth=6, heads=2, classes=7, class_token=False, pool="avg")
     for argument in examples(name):
         try:
-            reduction.create(spec(name, argument), bare)
+            reduction.create(spec(name, argument), tiny(bare))
         except BadPlan as refused:
             assert "class token" in refused.detail
         else:
@@ -318,17 +353,16 @@ def test_a_model_without_class_token_is_served_or_refused(name: str) -> None:
 
 def test_an_unknown_name_is_refused_and_the_known_ones_are_told() -> None:
     with pytest.raises(BadPlan, match="evit"):
-        reduction.create("warp:9", PLAIN)
+        reduction.create("warp:9", Bare(PLAIN))
 
 
 THIRD_PARTY = '''
 """Drops every other patch after the first block."""
 import torch
-from foveate.models.reduction import Needs
+from foveate.models.reduction import Needs, Reducer
 from foveate.models.tokens import Assignment
 
-class Half:
-    proportional = False
+class Half(Reducer):
     def needs(self, block):
         return Needs.NOTHING if block == 0 else None
     def after(self, tokens, prefix, depth):
@@ -338,7 +372,7 @@ class Half:
         kept = torch.cat([torch.arange(prefix), torch.arange(prefix, len(tokens), 2)])
         return Assignment(kept.expand(rows, -1))
 
-def build(argument, geometry):
+def build(argument, host):
     return Half()
 '''
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from foveate.core.errors import BadPlan
 from foveate.models import reduction
 from foveate.models.geometry import Geometry
-from foveate.models.reduction import Needs
+from foveate.models.reduction import Bare, Needs
 from foveate.models.tokens import Tokens
 from foveate.models.vit import EXPLICIT_LENGTH, Block, ElasticViT, Steps, TrunkOutput
 
@@ -44,7 +44,7 @@ def pictures(g: Geometry, batch: int = 3) -> Tensor:
 
 def run(model: ElasticViT, images: Tensor, spec: str) -> TrunkOutput:
     g = model.geometry
-    out: TrunkOutput = model(images, Steps(reduction.create(spec, g), g.depth))
+    out: TrunkOutput = model(images, Steps(reduction.create(spec, model), g.depth))
     return out
 
 
@@ -138,7 +138,7 @@ def test_rows_of_a_batch_do_not_influence_each_other() -> None:
 @pytest.mark.parametrize("geometry", [PLAIN, TWO_PREFIX, REGISTERS])
 def test_source_map_and_counts_account_for_every_patch(geometry: Geometry, keep: float) -> None:
     model = build(geometry)
-    reducer = reduction.create(f"evit:{keep}", geometry)
+    reducer = reduction.create(f"evit:{keep}", Bare(geometry))
     tokens: Tokens = model.embed(pictures(geometry))
     start, after = len(tokens), reducer.after(len(tokens), geometry.prefix, geometry.depth)
     for index, block in enumerate(model.blocks):
@@ -155,22 +155,22 @@ def test_source_map_and_counts_account_for_every_patch(geometry: Geometry, keep:
 
 def test_kept_tokens_are_the_attended_ones() -> None:
     g = PLAIN
-    reducer = reduction.create("evit:0.5", g)
+    reducer = reduction.create("evit:0.5", Bare(g))
     row = torch.rand(2, 37, generator=torch.Generator().manual_seed(5))
     tokens = Tokens.start(torch.zeros(2, 37, g.width), prefix=1)
     decided = reducer(tokens, reduction.Attention(class_row=row), block=3)
     assert decided.absorbed is not None
-    assert decided.weight is not None
+    assert decided.share is not None
     assert decided.kept.shape == (2, 1 + 18)
     assert torch.all(decided.kept[:, 0] == 0)
     kept, rest = row.gather(1, decided.kept[:, 1:]), row.gather(1, decided.absorbed)
     assert torch.all(kept.amin(1) >= rest.amax(1))
-    assert torch.equal(decided.weight, rest)
+    assert torch.equal(decided.share, rest.unsqueeze(1))
 
 
 def test_blocks_that_reduce() -> None:
     def reducing(depth: int) -> list[int]:
-        reducer = reduction.create("evit:0.5", Geometry(depth=depth))
+        reducer = reduction.create("evit:0.5", Bare(Geometry(depth=depth)))
         return [b + 1 for b in range(depth) if reducer.needs(b) is Needs.CLASS_ROW]
 
     assert reducing(12) == [4, 7, 10]
@@ -181,9 +181,9 @@ def test_blocks_that_reduce() -> None:
 @pytest.mark.parametrize("argument", ["", ":", ":0", ":1.1", ":-1", ":nan", ":half"])
 def test_keep_rates_that_mean_nothing(argument: str) -> None:
     with pytest.raises(BadPlan, match="keep rate"):
-        reduction.create(f"evit{argument}", PLAIN)
+        reduction.create(f"evit{argument}", Bare(PLAIN))
 
 
 def test_a_model_without_class_token_has_nothing_to_rank_by() -> None:
     with pytest.raises(BadPlan, match="class token"):
-        reduction.create("evit:0.5", Geometry(class_token=False, pool="avg"))
+        reduction.create("evit:0.5", Bare(Geometry(class_token=False, pool="avg")))

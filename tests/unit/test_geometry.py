@@ -6,6 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from foveate.models import reduction
 from foveate.models.geometry import Geometry, gmacs
+from foveate.models.reduction import Bare
 from foveate.models.vit import ElasticViT, Steps
 
 TINY = Geometry(width=192, heads=3)
@@ -20,7 +21,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def cost(g: Geometry, spec: str = "none", image_size: int = 224) -> float:
     tokens = g.patches(image_size) + g.prefix
-    return gmacs(g, image_size, reduction.create(spec, g).after(tokens, g.prefix, g.depth))
+    reducer = reduction.create(spec, Bare(g))
+    return gmacs(g, image_size, reducer.after(tokens, g.prefix, g.depth), reducer.place)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +47,7 @@ def test_published_figures(geometry: Geometry, spec: str, published: float) -> N
 @pytest.mark.parametrize("geometry", [TINY, SMALL, DISTILLED, REGISTERS])
 def test_a_count_of_the_real_operations(geometry: Geometry, spec: str) -> None:
     model = ElasticViT(geometry).eval()
-    steps = Steps(reduction.create(spec, geometry), geometry.depth)
+    steps = Steps(reduction.create(spec, Bare(geometry)), geometry.depth)
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, 3, 224, 224), steps)
     # The counter counts a multiplication and its addition as two.

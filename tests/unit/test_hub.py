@@ -78,7 +78,7 @@ def answer(checkpoint: Checkpoint) -> Tensor:
     g = checkpoint.model.geometry
     image = torch.randn(1, 3, g.image_size, g.image_size, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
-        out: TrunkOutput = checkpoint.model(image, Steps(reduction.create("none", g), g.depth))
+        out: TrunkOutput = checkpoint.model(image, Steps(reduction.create("none", checkpoint.model), g.depth))
     return out.logits
 
 

@@ -89,7 +89,7 @@ def images(side: int, seed: int = 1) -> Tensor:
 
 def full(checkpoint: Checkpoint, pictures: Tensor) -> Tensor:
     model = checkpoint.model
-    out: TrunkOutput = model(pictures, Steps(reduction.create("none", model.geometry), model.geometry.depth))
+    out: TrunkOutput = model(pictures, Steps(reduction.create("none", model), model.geometry.depth))
     return out.logits
 
 

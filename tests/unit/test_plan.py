@@ -73,5 +73,5 @@ def test_what_is_no_plan_is_refused_in_one_short_sentence(text: str) -> None:
 
 
 def test_the_rung_names_what_a_plan_leaves_out() -> None:
-    assert FULL.rung == "full"
-    assert Plan.parse("evit:0.5/exit:0.9", FULL).rung == "evit:0.5/exit:0.9"
+    assert FULL.steps == "full"
+    assert Plan.parse("evit:0.5/exit:0.9", FULL).steps == "evit:0.5/exit:0.9"

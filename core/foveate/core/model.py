@@ -1,5 +1,6 @@
 """What the rest of the system knows about a model without loading it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -31,6 +32,8 @@ class Rung:
     """Tokens left after the last block, prefix included."""
     quality: float | None
     """Accuracy kept relative to full, measured on the profiling set; None: never measured."""
+    latency_s: Mapping[int, float] | None = None
+    """Seconds a batch takes by its size, measured on this device; None: never measured here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +57,16 @@ class ModelCard:
     def plan(self, text: str) -> Plan:
         """A plan by name: in full, or what sets it apart from full. Raises BadPlan for another model's."""
         plan = Plan.parse(text, self.full)
-        if plan.variant != self.full.variant:
+        if plan.variant not in self.variants:
             raise BadPlan(f"{plan.variant} is not a variant of {self.name}")
         return plan
 
+    @property
+    def variants(self) -> frozenset[str]:
+        """Models that answer in this one's name, itself among them: those its ladder has plans of."""
+        return frozenset(rung.plan.variant for rung in self.ladder)
+
     def rung(self, plan: Plan) -> Rung | None:
         """The ladder's entry for a plan, whatever its precision; None where it was never measured."""
-        same = (r for r in self.ladder if r.plan.rung == plan.rung and r.plan.image_size == plan.image_size)
-        return next(same, None)
+        name = plan.beside(self.full)
+        return next((rung for rung in self.ladder if rung.plan.beside(self.full) == name), None)

@@ -19,9 +19,9 @@ _STEP = re.compile(r"[a-z][a-z0-9_]*(:[A-Za-z0-9_.,@-]+)*")
 class Plan:
     """One operating point of one model.
 
-    The text form is ``variant@size[/reducer[:argument]][/depth:n][/exit:threshold]/precision``, for
-    example ``vit-t@224/evit:0.7/exit:0.9/bf16``. ``str(plan)`` is canonical and ``Plan.parse`` reads
-    it back; parts that spend full compute are left out of it.
+    The text form is ``variant@size[/part]*/precision``, for example
+    ``vit-t@224/evit:0.7/exit:0.9/bf16``. ``str(plan)`` is canonical and ``Plan.parse`` reads it back;
+    parts that spend full compute are left out of it.
     """
 
     variant: str
@@ -34,18 +34,26 @@ class Plan:
     """Blocks after which every sample leaves; None runs them all."""
     exit: str | None = None
     """Argument of the exit rule, as in ``0.9``; None never exits early."""
+    heads: int | None = None
+    """Attention heads that each token uses of every block's; None: all."""
+    stitch: str | None = None
+    """Where the work passes between this variant and a sibling; None: nowhere."""
+    content: str | None = None
+    """How dear a rung the picture's content may choose, in 0..1; None: the plan is the same for all."""
 
     def __post_init__(self) -> None:
         if not _HEAD.fullmatch(f"{self.variant}@{self.image_size}"):
             raise BadPlan(f"a plan starts with variant@size, not {self.variant}@{self.image_size}")
         if self.precision not in PRECISIONS:
             raise BadPlan(f"precision must be one of {', '.join(PRECISIONS)}, not {self.precision!r}")
-        if not _STEP.fullmatch(self.reducer) or self.reducer.startswith(("depth:", "exit:")):
+        if not _STEP.fullmatch(self.reducer) or self.reducer.partition(":")[0] in _KINDS:
             raise BadPlan(f"{_short(self.reducer)!r} does not name a token reducer")
-        if self.exit is not None and not _STEP.fullmatch(f"exit:{self.exit}"):
-            raise BadPlan(f"{_short(self.exit)!r} is not an exit rule's argument")
-        if self.depth is not None and self.depth < 1:
-            raise BadPlan(f"depth must be at least 1, not {self.depth}")
+        for kind, argument in (("exit", self.exit), ("stitch", self.stitch), ("content", self.content)):
+            if argument is not None and not _STEP.fullmatch(f"{kind}:{argument}"):
+                raise BadPlan(f"{_short(argument)!r} is not an argument of {kind}")
+        for kind, number in (("depth", self.depth), ("heads", self.heads)):
+            if number is not None and number < 1:
+                raise BadPlan(f"{kind} must be at least 1, not {number}")
 
     @classmethod
     def parse(cls, text: str, base: "Plan | None" = None) -> "Plan":
@@ -68,47 +76,61 @@ class Plan:
         return cls(variant, size, **_parse_steps(steps, base.precision if base else "fp32"))
 
     @property
-    def rung(self) -> str:
+    def steps(self) -> str:
+        """What the plan does to its variant, or ``full`` where it does nothing."""
+        parts = [self.reducer] if self.reducer != "none" else []
+        for kind in _KINDS:
+            value = getattr(self, kind)
+            if value is not None:
+                parts.append(f"{kind}:{value}")
+        return "/".join(parts) or "full"
+
+    def beside(self, full: "Plan") -> str:
         """What sets this plan apart from full, in a form short enough for a metric label."""
-        steps = [self.reducer] if self.reducer != "none" else []
-        if self.depth is not None:
-            steps.append(f"depth:{self.depth}")
-        if self.exit is not None:
-            steps.append(f"exit:{self.exit}")
-        return "/".join(steps) or "full"
+        if (self.variant, self.image_size) == (full.variant, full.image_size):
+            return self.steps
+        return f"{self.variant}@{self.image_size}" + ("" if self.steps == "full" else f"/{self.steps}")
 
     def __str__(self) -> str:
-        steps = [] if self.rung == "full" else [self.rung]
+        steps = [] if self.steps == "full" else [self.steps]
         return "/".join([f"{self.variant}@{self.image_size}", *steps, self.precision])
 
 
-class _Steps(TypedDict):
+_KINDS = ("content", "stitch", "heads", "depth", "exit")
+"""Parts of a plan that go by their own name; any other part is a token reducer's."""
+
+
+class _Steps(TypedDict, total=False):
     precision: Precision
     reducer: str
-    depth: int | None
-    exit: str | None
+    depth: int
+    exit: str
+    heads: int
+    stitch: str
+    content: str
 
 
 def _parse_steps(steps: list[str], precision: Precision) -> _Steps:
-    parsed: _Steps = {"precision": precision, "reducer": "none", "depth": None, "exit": None}
+    parsed: _Steps = {"precision": precision}
     seen: set[str] = set()
     for step in steps:
         if not _STEP.fullmatch(step):
             raise BadPlan(f"{_short(step)!r} is not a part of a plan")
         name, _, argument = step.partition(":")
         argument = ":".join(_canonical(part) for part in argument.split(":"))
-        kind = "precision" if step in PRECISIONS else name if name in ("depth", "exit") else "reducer"
+        kind = "precision" if step in PRECISIONS else name if name in _KINDS else "reducer"
         if kind in seen:
             raise BadPlan(f"a plan has at most one {kind}; {_short(step)!r} is a second one")
         seen.add(kind)
-        if kind == "precision":
-            parsed["precision"] = next(p for p in PRECISIONS if p == step)
-        elif kind == "depth":
-            parsed["depth"] = _whole(argument)
-        elif kind == "exit":
-            parsed["exit"] = argument
-        else:
-            parsed["reducer"] = f"{name}:{argument}" if argument else name
+        match kind:
+            case "precision":
+                parsed["precision"] = next(p for p in PRECISIONS if p == step)
+            case "depth" | "heads":
+                parsed[kind] = _whole(kind, argument)
+            case "exit" | "stitch" | "content":
+                parsed[kind] = argument
+            case _:
+                parsed["reducer"] = f"{name}:{argument}" if argument else name
     return parsed
 
 
@@ -117,9 +139,9 @@ def _canonical(argument: str) -> str:
     return f"{float(argument):g}" if _NUMBER.fullmatch(argument) else argument
 
 
-def _whole(argument: str) -> int:
+def _whole(kind: str, argument: str) -> int:
     if not argument.isdecimal() or len(argument) > 4:
-        raise BadPlan(f"depth takes a whole number, not {_short(argument)!r}")
+        raise BadPlan(f"{kind} takes a whole number, not {_short(argument)!r}")
     return int(argument)
 
 

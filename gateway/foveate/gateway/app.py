@@ -80,7 +80,7 @@ def add_models(app: FastAPI, cluster: Cluster) -> None:
         if card is None:
             error = UnknownModel(f"no model {name[:60]!r} here; there are {', '.join(cluster.cards())}")
             return problem(error, request_id_of(request.headers.get("x-request-id", "")))
-        return as_json({"model": card.name, "ladder": [rung_fields(rung) for rung in card.ladder]})
+        return as_json({"model": card.name, "ladder": [rung_fields(rung, card.full) for rung in card.ladder]})
 
 
 def add_health(app: FastAPI, cluster: Cluster, metrics: Metrics) -> None:

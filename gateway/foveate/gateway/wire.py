@@ -7,6 +7,7 @@ from starlette.responses import Response
 
 from foveate.core.model import ModelCard, Rung
 from foveate.core.outcome import Outcome
+from foveate.core.plan import Plan
 from foveate.core.request import Request
 from foveate.gateway.objective import quality_of
 
@@ -77,7 +78,7 @@ def classification(
         ],
         "compute": {
             "plan": str(plan),
-            "rung": plan.rung,
+            "rung": plan.beside(card.full),
             "quality": quality,
             "tokens": result.tokens,
             "tokens_full": card.ladder[-1].tokens,
@@ -113,11 +114,11 @@ def card_fields(card: ModelCard) -> dict[str, object]:
     }
 
 
-def rung_fields(rung: Rung) -> dict[str, object]:
+def rung_fields(rung: Rung, full: Plan) -> dict[str, object]:
     """A rung as `GET /models/{name}/ladder` shows it."""
     return {
         "plan": str(rung.plan),
-        "rung": rung.plan.rung,
+        "rung": rung.plan.beside(full),
         "quality": rung.quality,
         "gflops": round(rung.gflops, 4),
         "tokens": rung.tokens,

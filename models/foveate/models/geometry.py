@@ -2,9 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Literal
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
+
+
+class Place(Enum):
+    """Where in its block a token reducer acts."""
+
+    MIDDLE = "middle"
+    """Between attention and MLP, seeing this block's attention (EViT, ToMe)."""
+    BEFORE = "before"
+    """Before the block, seeing features only (IA-RED)."""
+    AHEAD = "ahead"
+    """Before the block, seeing its attention, which is fused with the tokens and then used for them
+    (MCTF's one-step-ahead attention)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,20 +65,27 @@ class Geometry:
         return (image_size // self.patch_size) ** 2
 
 
-def gmacs(geometry: Geometry, image_size: int, after: Sequence[int]) -> float:
+def gmacs(
+    geometry: Geometry, image_size: int, after: Sequence[float], place: Place = Place.MIDDLE, heads: int = 0
+) -> float:
     """Billions of multiply-adds of one forward, which this field prints as GFLOPs.
 
-    `after` gives the tokens that leave the reducer of each block that runs, prefix included. The
-    reducer sits between attention and MLP (EViT, section 3.2), so a block's attention still sees the
-    tokens of the block before. Counted are the linear maps and the two attention products, as in
-    DeiT's 4.6 GFLOPs for ViT-S; norms, softmax and activations are not.
+    `after` gives the tokens that leave the reducer of each block that runs, prefix included; `place`
+    says which part of the block they leave it for. In the middle, a block's attention still sees the
+    tokens of the block before. `heads` counts those that are used of each block's; 0: all. Counted are
+    the linear maps and the two attention products, as in DeiT's 4.6 GFLOPs for ViT-S; norms, softmax,
+    activations and a reducer's own work are not.
     """
     width, hidden = geometry.width, geometry.hidden
+    used = (heads or geometry.heads) / geometry.heads
     patches = geometry.patches(image_size)
-    total = patches * 3 * geometry.patch_size**2 * width
-    tokens = patches + geometry.prefix
+    total: float = patches * 3 * geometry.patch_size**2 * width
+    tokens: float = patches + geometry.prefix
     for remaining in after:
-        total += 4 * tokens * width**2 + 2 * tokens**2 * width
+        scored = remaining if place is Place.BEFORE else tokens
+        mixed = tokens if place is Place.MIDDLE else remaining
+        total += used * (2 * scored * width**2 + scored**2 * width)
+        total += used * (2 * mixed * width**2 + mixed**2 * width)
         total += 2 * remaining * width * hidden
         tokens = remaining
     total += width * geometry.classes * (2 if geometry.distilled else 1)

@@ -112,25 +112,30 @@ def steps(model: ElasticViT, plan: Plan) -> Steps:
         raise BadPlan(f"{plan.variant} has {g.depth} blocks; depth:{plan.depth} is past its end")
     if plan.exit is not None and not len(model.exit_heads):
         raise BadPlan(f"{plan.variant} has no exit heads, so exit:{plan.exit} cannot be served")
+    if plan.heads is not None and plan.heads > g.heads:
+        raise BadPlan(f"{plan.variant} has {g.heads} heads; heads:{plan.heads} is more")
+    heads = 0 if plan.heads in (None, g.heads) else plan.heads
     rule = None if plan.exit is None else exits.create(plan.exit)
-    return Steps(reduction.create(plan.reducer, g), plan.depth or g.depth, rule)
+    return Steps(reduction.create(plan.reducer, model), plan.depth or g.depth, rule, heads)
 
 
 def rung(model: ElasticViT, plan: Plan, quality: float | None) -> Rung:
     """What a plan costs on this trunk when no sample leaves early."""
     g = model.geometry
     patches = g.patches(plan.image_size) + g.prefix
-    after = steps(model, plan).reducer.after(patches, g.prefix, plan.depth or g.depth)
-    return Rung(plan, gmacs(g, plan.image_size, after), after[-1], quality)
+    concrete = steps(model, plan)
+    after = concrete.reducer.after(patches, g.prefix, concrete.depth)
+    gflops = gmacs(g, plan.image_size, after, concrete.reducer.place, concrete.heads)
+    return Rung(plan, gflops, after[-1], quality)
 
 
 def describe(checkpoint: Checkpoint, full: Plan) -> ModelCard:
     """The card of a loaded model; its ladder is the measured one, or the standard rungs unmeasured."""
     model = checkpoint.model
-    measured = {Plan.parse(text, full).rung: quality for text, quality in checkpoint.qualities.items()}
+    measured = {Plan.parse(text, full).steps: quality for text, quality in checkpoint.qualities.items()}
     names = list(measured) or (list(STANDARD_RUNGS) if model.geometry.class_token else [])
     plans = [Plan.parse(name, full) for name in names if name != "full"]
-    rungs = [rung(model, plan, measured.get(plan.rung)) for plan in plans]
+    rungs = [rung(model, plan, measured.get(plan.steps)) for plan in plans]
     ladder = (*sorted(rungs, key=lambda r: r.gflops), rung(model, full, 1.0))
     return ModelCard(
         name=checkpoint.name,

@@ -138,7 +138,7 @@ def _disagreement(model: ElasticViT, module: nn.Module) -> float:
     """Largest difference on one random image, relative to the largest output where that is above one."""
     side, depth = model.geometry.image_size, model.geometry.depth
     image = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
-    ours = model(image, Steps(reduction.create("none", model.geometry), depth)).logits
+    ours = model(image, Steps(reduction.create("none", model), depth)).logits
     theirs = module.eval()(image)
     if ours.shape != theirs.shape:
         return float("inf")

@@ -8,17 +8,59 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """What a reducer decided, as indices only; `Tokens.apply` moves features, counts and source map by it.
+    """What a reducer decided; `Tokens.apply` moves features, counts and source map by it.
 
-    Prefix tokens (class, distillation, registers) must be among the kept ones, first and in order.
+    A token that is neither kept nor absorbed is dropped. Prefix tokens (class, distillation,
+    registers) must be among the kept ones, first and in order.
     """
 
     kept: Tensor
     """(B, K) int64: positions of the tokens that survive, in their new order."""
     absorbed: Tensor | None = None
-    """(B, M) int64: positions of the tokens that are fused into one new token, placed last."""
-    weight: Tensor | None = None
-    """(B, M): weight of each absorbed token in the sum that makes the new token."""
+    """(B, M) int64: positions of the tokens that become part of others."""
+    share: Tensor | None = None
+    """How much of each absorbed token's features goes where: (B, K, M) adds to the kept tokens, and
+    (B, 1, M) without `into` makes one new token, placed last. None shares nothing."""
+    into: Tensor | None = None
+    """(B, M) int64: which of the K kept tokens each absorbed one is part of from now on; None: of the
+    new token."""
+    own: Tensor | None = None
+    """(B, K): how much of its own features each kept token keeps; None: all."""
+    counts: Tensor | None = None
+    """Counts of the tokens afterwards, where they are not the sums of what went in. A count of 0 marks
+    padding, which takes no part in attention; its `kept` entry must be a prefix token's."""
+
+    def mix(self, x: Tensor) -> Tensor:
+        """Features, or anything else that has a row a token, moved along: (B, N, D) to (B, K', D)."""
+        kept = _gather(x, self.kept)
+        if self.own is not None:
+            kept = kept * self.own.unsqueeze(-1).to(x.dtype)
+        if self.absorbed is None or self.share is None or not self.absorbed.shape[1]:
+            return kept
+        rest, share = _gather(x, self.absorbed), self.share.to(x.dtype)
+        if self.into is None:
+            return torch.cat([kept, torch.matmul(share, rest)], dim=1)
+        return torch.baddbmm(kept, share, rest)
+
+    def total(self, x: Tensor) -> Tensor:
+        """Plain sums over what each token afterwards consists of: (B, N, D) to (B, K', D)."""
+        kept = _gather(x, self.kept)
+        if self.absorbed is None or not self.absorbed.shape[1]:
+            return kept
+        rest = _gather(x, self.absorbed)
+        if self.into is None:
+            return torch.cat([kept, rest.sum(1, keepdim=True)], dim=1)
+        return kept.scatter_add(1, self.into.unsqueeze(-1).expand_as(rest), rest)
+
+    def slots(self, length: int) -> Tensor:
+        """Where each of the `length` tokens went: (B, length) int64, -1 for those that were dropped."""
+        kept = self.kept
+        order = torch.arange(kept.shape[1], device=kept.device).expand_as(kept)
+        lookup = torch.full((kept.shape[0], length), -1, device=kept.device).scatter(1, kept, order)
+        if self.absorbed is not None and self.absorbed.shape[1]:
+            into = torch.full_like(self.absorbed, kept.shape[1]) if self.into is None else self.into
+            lookup = lookup.scatter(1, self.absorbed, into)
+        return lookup
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +87,11 @@ class Tokens:
     def __len__(self) -> int:
         return self.x.shape[1]
 
+    @property
+    def present(self) -> Tensor:
+        """(B,) int64: tokens of each sample, padding left out."""
+        return (self.counts > 0).sum(1)
+
     def with_features(self, x: Tensor) -> "Tokens":
         """The same tokens with new features of the same shape."""
         return replace(self, x=x)
@@ -55,19 +102,16 @@ class Tokens:
 
     def apply(self, assignment: Assignment) -> "Tokens":
         """Move features, counts and source map as the assignment says."""
-        kept = assignment.kept
-        x, counts = _gather(self.x, kept), self.counts.gather(1, kept)
-        slots = torch.arange(kept.shape[1], device=kept.device).expand_as(kept)
-        lookup = torch.full_like(self.counts, -1, dtype=torch.int64).scatter(1, kept, slots)
-        if assignment.absorbed is not None and assignment.absorbed.shape[1] > 0:
-            absorbed, weight = assignment.absorbed, assignment.weight
-            rest = _gather(self.x, absorbed)
-            weight = torch.ones_like(rest[..., 0]) if weight is None else weight.to(rest.dtype)
-            x = torch.cat([x, torch.matmul(weight.unsqueeze(1), rest)], dim=1)
-            fused = self.counts.gather(1, absorbed).sum(1, keepdim=True)
-            counts = torch.cat([counts, fused], dim=1)
-            lookup = lookup.scatter(1, absorbed, kept.shape[1])
-        return Tokens(x, counts, _follow(lookup, self.source), self.prefix)
+        counts = assignment.counts
+        if counts is None:
+            counts = assignment.total(self.counts.unsqueeze(-1)).squeeze(-1)
+        source = _follow(assignment.slots(len(self)), self.source)
+        return Tokens(assignment.mix(self.x), counts, source, self.prefix)
+
+    def grid(self) -> Tensor:
+        """Features put back where their patches were: (B, P, D), zeros where a patch was dropped."""
+        x = _gather(self.x, self.source.clamp(min=0))
+        return x * (self.source >= 0).unsqueeze(-1)
 
 
 def _gather(x: Tensor, index: Tensor) -> Tensor:

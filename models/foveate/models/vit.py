@@ -4,17 +4,18 @@
 Transformers Need Registers", layer scale from CaiT, norm before the blocks from CLIP.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foveate.models.exits import ExitRule
-from foveate.models.geometry import Activation, Geometry
-from foveate.models.reduction import Attention, Needs, Reducer
-from foveate.models.tokens import Tokens
+from foveate.models.geometry import Activation, Geometry, Place
+from foveate.models.reduction import Attention, Needs, Reducer, Schedule
+from foveate.models.tokens import Assignment, Tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,28 @@ class Steps:
     reducer: Reducer
     depth: int
     exit_rule: ExitRule | None = None
+    heads: int = 0
+    """Heads each token uses of every block's; 0: all."""
+    router: "Router | None" = None
+    """Chooses, picture by picture, the steps that finish the work."""
+
+
+class Router(Protocol):
+    """Decides from the first blocks what the rest of them may cost for this picture."""
+
+    @property
+    def after(self) -> int:
+        """Blocks that every picture goes through, unreduced, before the choice."""
+        ...
+
+    @property
+    def routes(self) -> Sequence[Steps]:
+        """What there is to choose from; each leaves the first `after` blocks as they are."""
+        ...
+
+    def __call__(self, tokens: Tokens) -> Tensor:
+        """Index of a route for each sample: (B,) int64; each row by itself."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +59,23 @@ class TrunkOutput:
     """(B,) int64: blocks each sample went through."""
     tokens: Tensor
     """(B,) int64: tokens each sample still had when it left, prefix included."""
+    route: Tensor
+    """(B,) int64: the router's choice for each sample, 0 without a router."""
+    after: Tensor | None = None
+    """(B, depth) int64, from a reducer whose count differs from picture to picture: tokens each sample
+    had after each block, 0 past its exit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """The samples that leave together, after the same block."""
+
+    rows: Tensor
+    logits: Tensor
+    layer: int
+    tokens: Tensor
+    route: int = 0
+    after: Tensor | None = None
 
 
 EXPLICIT_LENGTH = 512
@@ -69,33 +109,76 @@ class SelfAttention(nn.Module):
         self.k_norm = nn.LayerNorm(head, eps=g.eps) if g.qk_norm else nn.Identity()
         self.proj = nn.Linear(g.width, g.width)
 
-    def forward(self, x: Tensor, needs: Needs | None, log_counts: Tensor | None) -> tuple[Tensor, Attention]:
+    def forward(
+        self, x: Tensor, needs: Needs | None, log_counts: Tensor | None, heads: int = 0
+    ) -> tuple[Tensor, Attention]:
         """x: (B, N, D); log_counts: (B, N) or None, added to the scores (ToMe, equation 1)."""
-        batch, length, width = x.shape
-        qkv = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        q, k = self.q_norm(q), self.k_norm(k)
-        bias = None if log_counts is None else log_counts[:, None, None, :].to(q.dtype)
-        attention = Attention()
-        if needs is Needs.FULL or (x.device.type == "cpu" and length <= EXPLICIT_LENGTH):
+        q, k, v = self._split(self.qkv(x), 3)
+        q, k, needs = self.q_norm(q), self.k_norm(k), needs or Needs.NOTHING
+        bias = _bias(log_counts, q)
+        weights = class_row = None
+        if Needs.FULL in needs or (x.device.type == "cpu" and x.shape[1] <= EXPLICIT_LENGTH):
             weights = _softmax(q, k, bias)
             y = torch.matmul(weights, v)
-            if needs is Needs.CLASS_ROW:
-                attention = Attention(class_row=weights[:, :, 0].float().mean(1))
-            elif needs is Needs.FULL:
-                attention = Attention(full=weights)
         else:
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-            if needs is Needs.CLASS_ROW:
-                row = _softmax(q[:, :, :1].float(), k.float(), bias)
-                attention = Attention(class_row=row.squeeze(2).mean(1))
-        return self.proj(y.transpose(1, 2).reshape(batch, length, width)), attention
+        if Needs.CLASS_ROW in needs:
+            row = _softmax(q[:, :, :1].float(), k.float(), bias) if weights is None else weights[:, :, :1]
+            class_row = row.squeeze(2).float().mean(1)
+        seen = Attention(
+            class_row=class_row,
+            full=weights if Needs.FULL in needs else None,
+            keys=k if Needs.KEYS in needs else None,
+            values=v if Needs.VALUES in needs else None,
+        )
+        if heads:
+            y = y * loudest(q, heads)
+        return self._join(y), seen
+
+    def ahead(self, x: Tensor, log_counts: Tensor | None) -> Tensor:
+        """Attention weights (B, H, N, N) alone, before the values are needed."""
+        end = 2 * x.shape[2]
+        bias = None if self.qkv.bias is None else self.qkv.bias[:end]
+        q, k = self._split(F.linear(x, self.qkv.weight[:end], bias), 2)
+        q, k = self.q_norm(q), self.k_norm(k)
+        return _softmax(q, k, _bias(log_counts, q))
+
+    def mix(self, x: Tensor, weights: Tensor) -> Tensor:
+        """The update of tokens (B, N, D) under attention weights (B, H, N, N) that are known already."""
+        start = 2 * x.shape[2]
+        bias = None if self.qkv.bias is None else self.qkv.bias[start:]
+        (v,) = self._split(F.linear(x, self.qkv.weight[start:], bias), 1)
+        return self._join(torch.matmul(weights, v))
+
+    def _split(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
+        """(B, N, parts * D) to that many times (B, H, N, d)."""
+        batch, length, width = x.shape
+        split = x.view(batch, length, parts, self.heads, width // parts // self.heads)
+        return split.permute(2, 0, 3, 1, 4).unbind(0)
+
+    def _join(self, y: Tensor) -> Tensor:
+        out: Tensor = self.proj(y.transpose(1, 2).flatten(2))
+        return out
+
+
+def _bias(log_counts: Tensor | None, like: Tensor) -> Tensor | None:
+    return None if log_counts is None else log_counts[:, None, None, :].to(like.dtype)
 
 
 def _softmax(q: Tensor, k: Tensor, bias: Tensor | None) -> Tensor:
     """Attention weights (B, H, Q, N) of the given queries."""
     scores = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-2, -1))
     return (scores if bias is None else scores + bias).softmax(dim=-1)
+
+
+def loudest(q: Tensor, heads: int) -> Tensor:
+    """Which heads each token uses: those where its query (B, H, N, d) is longest. (B, H, N, 1) of 0 and 1.
+
+    "MoH: Multi-Head Attention as Mixture-of-Head Attention", section 3.4: the parameter-free router.
+    """
+    norms = q.float().norm(dim=-1)
+    chosen = norms.topk(heads, dim=1).indices
+    return torch.zeros_like(norms).scatter(1, chosen, 1.0).to(q.dtype).unsqueeze(-1)
 
 
 class Mlp(nn.Module):
@@ -135,14 +218,43 @@ class Block(nn.Module):
         self.mlp = Mlp(g)
         self.ls2 = LayerScale(g.width) if g.layer_scale else nn.Identity()
 
-    def forward(self, tokens: Tokens, reducer: Reducer, index: int) -> Tokens:
-        needs = reducer.needs(index)
-        log_counts = tokens.counts.log() if reducer.proportional else None
-        update, attention = self.attn(self.norm1(tokens.x), needs, log_counts)
+    def forward(self, tokens: Tokens, reducer: Reducer, index: int, heads: int = 0) -> Tokens:
+        needs, weights = reducer.needs(index), None
+        if needs is not None and reducer.place is not Place.MIDDLE:
+            tokens, weights = self._reduce_before(tokens, reducer, index)
+            needs = None
+        normed = self.norm1(tokens.x)
+        if weights is None:
+            update, attention = self.attn(normed, needs, _log_counts(tokens, reducer), heads)
+        else:
+            update, attention = self.attn.mix(normed, weights), Attention()
         tokens = tokens.with_features(tokens.x + self.ls1(update))
         if needs is not None:
             tokens = tokens.apply(reducer(tokens, attention, index))
         return tokens.with_features(tokens.x + self.ls2(self.mlp(self.norm2(tokens.x))))
+
+    def _reduce_before(self, tokens: Tokens, reducer: Reducer, index: int) -> tuple[Tokens, Tensor | None]:
+        """Reduce what enters the block; AHEAD, the attention computed for that is reduced with it."""
+        if reducer.place is Place.BEFORE:
+            return tokens.apply(reducer(tokens, Attention(), index)), None
+        weights = self.attn.ahead(self.norm1(tokens.x), _log_counts(tokens, reducer))
+        decided = reducer(tokens, Attention(full=weights), index)
+        return tokens.apply(decided), _fused(weights, decided)
+
+
+def _log_counts(tokens: Tokens, reducer: Reducer) -> Tensor | None:
+    return tokens.counts.log() if reducer.proportional else None
+
+
+def _fused(weights: Tensor, decided: Assignment) -> Tensor:
+    """Attention (B, H, N, N) of the tokens before an assignment, as attention of those after it.
+
+    What a fused token attends to is mixed like its features; what it receives adds up (MCTF, section 3.3).
+    """
+    batch, heads, length, _ = weights.shape
+    queries = decided.mix(weights.transpose(1, 2).flatten(2)).view(batch, -1, heads, length)
+    keys = decided.total(queries.permute(0, 3, 2, 1).flatten(2)).view(batch, -1, heads, queries.shape[1])
+    return keys.permute(0, 2, 3, 1)
 
 
 class PatchEmbed(nn.Module):
@@ -180,7 +292,10 @@ class ElasticViT(nn.Module):
         if g.distilled:
             self.head_dist = nn.Linear(g.width, g.classes) if g.classes else nn.Identity()
         self.exit_heads = nn.ModuleDict()
-        """Heads by the number of blocks before them, as text; each maps (B, N, D) tokens to logits."""
+        """Heads by the number of blocks before them, as text; each maps Tokens to logits (B, C)."""
+        self.gates = nn.ModuleDict()
+        """Token gates by the number of blocks before them, as text; each maps (B, N, D) to scores (B, N)."""
+        self.schedules: Mapping[str, Schedule] = {}
 
     def embed(self, images: Tensor) -> Tokens:
         """Normalised images (B, 3, S, S) to tokens; positions are interpolated at other sizes."""
@@ -215,44 +330,90 @@ class ElasticViT(nn.Module):
         return self.encode(self.embed(images), steps)
 
     def encode(self, tokens: Tokens, steps: Steps) -> TrunkOutput:
-        """Blocks, reducer and exits. A sample leaves when its own exit says so; the others go on.
+        """Blocks, reducer, exits and router. A sample leaves when its own exit says so; the others go on.
 
         A depth cap ends in the exit head of its block where there is one, else in the final classifier.
         """
         rows = torch.arange(tokens.x.shape[0], device=tokens.x.device)
-        left: list[tuple[Tensor, Tensor, int, int]] = []
-        for index in range(steps.depth):
-            tokens = self.blocks[index](tokens, steps.reducer, index)
-            name = str(index + 1)
-            capped = index + 1 == steps.depth < self.geometry.depth
-            if name not in self.exit_heads or not (capped or steps.exit_rule):
-                continue
-            logits = self.exit_heads[name](tokens.x)
-            leaves = steps.exit_rule(logits) if steps.exit_rule and not capped else rows >= 0
-            left.append((rows[leaves], logits[leaves], index + 1, len(tokens)))
-            rows, tokens = rows[~leaves], tokens.rows((~leaves).nonzero().squeeze(1))
-            if not len(rows):
-                break
-        if len(rows):
-            left.append((rows, self.classify(tokens.x), steps.depth, len(tokens)))
-        return _in_order(left)
+        return _in_order(self._continue(tokens, rows, steps, 0))
 
-    def classify(self, x: Tensor) -> Tensor:
-        """Tokens (B, N, D) after the last block to logits (B, C), or to pooled features without a head."""
+    def _continue(self, tokens: Tokens, rows: Tensor, steps: Steps, start: int) -> list[Left]:
+        """From block `start` to the end: groups of samples in the order in which they leave."""
+        left: list[Left] = []
+        answers: list[Tensor] = []
+        after: list[Tensor] = []
+        for index in range(start, steps.depth):
+            if steps.router is not None and index == steps.router.after:
+                return left + self._routed(tokens, rows, steps.router)
+            tokens = self.blocks[index](tokens, steps.reducer, index, steps.heads)
+            if steps.reducer.adaptive:
+                after.append(tokens.present)
+            name, last = str(index + 1), index + 1 == steps.depth
+            if (
+                name not in self.exit_heads
+                or not (last or steps.exit_rule)
+                or index + 1 == self.geometry.depth
+            ):
+                continue
+            answers.append(self.exit_heads[name](tokens))
+            leaves = steps.exit_rule(answers) if steps.exit_rule and not last else rows >= 0
+            left.append(
+                _left(
+                    tokens.rows(leaves),
+                    rows[leaves],
+                    answers[-1][leaves],
+                    index + 1,
+                    [a[leaves] for a in after],
+                )
+            )
+            stay = (~leaves).nonzero().squeeze(1)
+            rows, tokens = rows[stay], tokens.rows(stay)
+            answers, after = [a[stay] for a in answers], [a[stay] for a in after]
+            if not len(rows):
+                return left
+        return [*left, _left(tokens, rows, self.classify(tokens), steps.depth, after)]
+
+    def _routed(self, tokens: Tokens, rows: Tensor, router: Router) -> list[Left]:
+        """Each sample goes on under the steps that the router chose for it."""
+        left: list[Left] = []
+        choice = router(tokens)
+        for route, steps in enumerate(router.routes):
+            index = (choice == route).nonzero().squeeze(1)
+            if len(index):
+                groups = self._continue(tokens.rows(index), rows[index], steps, router.after)
+                left += [replace(group, route=route) for group in groups]
+        return left
+
+    def classify(self, tokens: Tokens) -> Tensor:
+        """Tokens after the last block to logits (B, C), or to pooled features without a head."""
         g = self.geometry
-        x = self.norm(x)
-        pooled = x[:, g.prefix :].mean(1) if g.pool == "avg" else x[:, 0]
+        x = self.norm(tokens.x)
+        if g.pool == "avg":
+            # Weighted by what each token stands for: the mean over patches, whatever was merged.
+            weight = tokens.counts[:, g.prefix :, None]
+            pooled = ((x[:, g.prefix :] * weight).sum(1) / weight.sum(1)).to(x.dtype)
+        else:
+            pooled = x[:, 0]
         logits: Tensor = self.head(self.fc_norm(pooled))
         if g.distilled:
             logits = (logits + self.head_dist(x[:, 1])) / 2
         return logits
 
 
-def _in_order(left: list[tuple[Tensor, Tensor, int, int]]) -> TrunkOutput:
+def _left(tokens: Tokens, rows: Tensor, logits: Tensor, layer: int, after: Sequence[Tensor]) -> Left:
+    return Left(rows, logits, layer, tokens.present, 0, torch.stack(list(after), 1) if after else None)
+
+
+def _in_order(left: Sequence[Left]) -> TrunkOutput:
     """Put the groups that left after different blocks back into the order of the batch."""
-    rows = torch.cat([group[0] for group in left])
-    logits = torch.cat([group[1] for group in left])
-    layers = torch.cat([torch.full_like(r, layer) for r, _, layer, _ in left])
-    counts = torch.cat([torch.full_like(r, count) for r, _, _, count in left])
-    order = rows.argsort()
-    return TrunkOutput(logits[order], layers[order], counts[order])
+    order = torch.cat([group.rows for group in left]).argsort()
+    logits = torch.cat([group.logits for group in left])
+    layers = torch.cat([torch.full_like(group.rows, group.layer) for group in left])
+    routes = torch.cat([torch.full_like(group.rows, group.route) for group in left])
+    tokens = torch.cat([group.tokens for group in left])
+    histories = [group.after for group in left if group.after is not None]
+    after = None
+    if histories:
+        depth = max(history.shape[1] for history in histories)
+        after = torch.cat([F.pad(history, (0, depth - history.shape[1])) for history in histories])[order]
+    return TrunkOutput(logits[order], layers[order], tokens[order], routes[order], after)

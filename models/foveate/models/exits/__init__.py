@@ -1,7 +1,7 @@
 """Exit rules, one a file; a sample leaves when its own rule says so, whatever its batch does."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Protocol
 
@@ -12,10 +12,13 @@ from foveate.models.catalogue import loaders
 
 
 class ExitRule(Protocol):
-    """Decides, from the logits of one exit head, which samples are done."""
+    """Decides, from the answers of the exit heads so far, which samples are done."""
 
-    def __call__(self, logits: Tensor) -> Tensor:
-        """logits (B, C) -> (B,) bool; each row by itself."""
+    def __call__(self, answers: Sequence[Tensor]) -> Tensor:
+        """Logits (B, C) of each head that these samples have passed, the newest last -> (B,) bool.
+
+        Each row by itself; a rule keeps nothing between calls.
+        """
         ...
 
 

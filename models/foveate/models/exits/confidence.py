@@ -1,6 +1,7 @@
 """Leave once the largest class probability reaches a threshold (LGViT, section 3.4)."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -17,8 +18,8 @@ class Confidence:
 
     threshold: float
 
-    def __call__(self, logits: Tensor) -> Tensor:
-        return logits.float().softmax(dim=-1).amax(dim=-1) >= self.threshold
+    def __call__(self, answers: Sequence[Tensor]) -> Tensor:
+        return answers[-1].float().softmax(dim=-1).amax(dim=-1) >= self.threshold
 
 
 def build(argument: str | None) -> Confidence:

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from foveate.core.errors import BadPlan
-from foveate.models.geometry import Geometry
-from foveate.models.reduction import Attention, Needs
+from foveate.models.reduction import Attention, Host, Needs, Reducer
 from foveate.models.tokens import Assignment, Tokens
 
 EXAMPLES: tuple[str | None, ...] = ("1.0", "0.7", "0.3")
@@ -20,13 +19,12 @@ EXAMPLES: tuple[str | None, ...] = ("1.0", "0.7", "0.3")
 
 
 @dataclass(frozen=True, slots=True)
-class Evit:
+class Evit(Reducer):
     """After the attention of the chosen blocks, ceil(keep * N) of the N patch tokens go on."""
 
     keep: float
     blocks: tuple[int, ...]
     """Blocks that reduce, counted from 0."""
-    proportional = False
 
     def needs(self, block: int) -> Needs | None:
         return Needs.CLASS_ROW if self.keep < 1 and block in self.blocks else None
@@ -58,14 +56,15 @@ class Evit:
         kept = torch.cat([always, order[:, :count] + prefix], dim=1)
         rest = order[:, count:]
         # Equation 3: the attention values themselves are the weights; they are not renormalised.
-        return Assignment(kept, rest + prefix, scores.gather(1, rest))
+        return Assignment(kept, rest + prefix, scores.gather(1, rest).unsqueeze(1))
 
 
-def build(argument: str | None, geometry: Geometry) -> Evit:
+def build(argument: str | None, host: Host) -> Evit:
     """`evit:0.7`. The blocks are the 4th, 7th and 10th of 12, and in proportion at other depths.
 
     Raises BadPlan for a model without a class token, or a keep rate that is none.
     """
+    geometry = host.geometry
     if not geometry.class_token:
         raise BadPlan("evit ranks tokens by the class token's attention, and this model has none")
     keep = float(argument) if argument and re.fullmatch(r"[0-9]*\.?[0-9]+", argument) else math.nan

@@ -1,18 +1,15 @@
 """No reduction: every token goes through every block."""
 
 from foveate.core.errors import BadPlan
-from foveate.models.geometry import Geometry
-from foveate.models.reduction import Attention, Needs
+from foveate.models.reduction import Attention, Host, Needs, Reducer
 from foveate.models.tokens import Assignment, Tokens
 
 EXAMPLES: tuple[str | None, ...] = (None,)
 """Arguments the contract tests use; the first is the identity."""
 
 
-class Nothing:
+class Nothing(Reducer):
     """The identity, and what full compute means."""
-
-    proportional = False
 
     def needs(self, block: int) -> Needs | None:
         return None
@@ -24,7 +21,7 @@ class Nothing:
         raise NotImplementedError("the identity has nothing to decide; `needs` says so")
 
 
-def build(argument: str | None, geometry: Geometry) -> Nothing:
+def build(argument: str | None, host: Host) -> Nothing:
     if argument is not None:
         raise BadPlan(f"the reducer none takes no argument, got {argument!r}")
     return Nothing()
