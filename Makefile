@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 ARGS ?=
 
-.PHONY: serve test check fmt bench-overhead bench-models bench-decode train train-env clean
+.PHONY: serve test check fmt bench-overhead bench-models bench-elastic bench-decode train train-env clean
 
 serve: $(VENV)/.installed
 	$(BIN)/foveate serve $(ARGS)
@@ -29,6 +29,9 @@ bench-overhead: $(VENV)/.dev
 
 bench-models: $(VENV)/.dev
 	$(BIN)/python -m training.evaluate $(ARGS)
+
+bench-elastic: $(VENV)/.train
+	$(BIN)/python -m loadtests.elastic $(ARGS)
 
 bench-decode: $(VENV)/.train
 	$(BIN)/python -m loadtests.decode $(ARGS)

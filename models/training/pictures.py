@@ -43,12 +43,12 @@ def draw_looked_at(checkpoint: Checkpoint, path: Path, scenes: tuple[int, ...] =
         pixels = draw("examples", scene).image
         for axis, rung in zip(row, rungs, strict=True):
             batch = runner.stack([pixels], rung.plan)
-            until = runner.kept_until(batch, rung.plan)[0]
+            (explanation,) = runner.explain([pixels], rung.plan)
             (result,) = runner.run(batch, rung.plan)
             if isinstance(result, Exception):
                 raise result
             best = int(result.scores.argmax())
-            axis.imshow(faded(pixels, until == until.max()))
+            axis.imshow(faded(pixels, np.array(explanation.fate) == "kept"))
             axis.set_title(f"{rung.plan.steps}: {rung.gflops:.2f} GFLOPs", fontsize=9)
             axis.set_xlabel(f"{runner.card.labels[best]}, {result.scores[best]:.0%}", fontsize=9)
             axis.set(xticks=[], yticks=[])

@@ -20,6 +20,7 @@ from torch import Tensor
 from foveate.core.errors import BadPlan
 from foveate.models import reduction
 from foveate.models.geometry import Geometry, gmacs
+from foveate.models.heads.gates import Gate
 from foveate.models.reduction import Attention, Bare, Needs, Reducer
 from foveate.models.tokens import Assignment, Tokens
 from foveate.models.vit import ElasticViT, Steps, TrunkOutput
@@ -57,6 +58,8 @@ pytestmark = pytest.mark.usefixtures("inference_on_one_thread")
 def tiny(geometry: Geometry) -> ElasticViT:
     """Weights far enough from zero that attention tells tokens apart."""
     model, generator = ElasticViT(geometry).eval(), torch.Generator().manual_seed(7)
+    for after in ("2", "4"):
+        model.gates[after] = Gate(geometry.width)
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
         gain = parameter.ndim == 1 and name.endswith("weight")
@@ -261,13 +264,17 @@ def test_a_row_alone_is_the_row_in_a_batch(text: str, geometry: Geometry) -> Non
 @every_spec
 def test_another_rows_picture_changes_nothing_here(text: str) -> None:
     model, images = tiny(PLAIN), pictures(3)
-    before = run(model, images, text).logits
+    before = run(model, images, text)
+    # Rows padded to the fullest of them are summed over its width: choices stay, the last bit may not.
+    rounding = 1e-5 if reduction.create(text, model).adaptive else 0
     for other in (torch.zeros_like(images[1]), 50 * images[1], pictures(1, seed=9)[0]):
         changed = images.clone()
         changed[1] = other
-        after = run(model, changed, text).logits
-        assert torch.equal(after[[0, 2]], before[[0, 2]])
-        assert not torch.equal(after[1], before[1])
+        after = run(model, changed, text)
+        assert (after.logits[[0, 2]] - before.logits[[0, 2]]).abs().max() <= rounding
+        assert not torch.equal(after.logits[1], before.logits[1])
+        if after.after is not None and before.after is not None:
+            assert torch.equal(after.after[[0, 2]], before.after[[0, 2]])
 
 
 @every_geometry

@@ -19,7 +19,7 @@ from foveate.core.outcome import Outcome, Result
 from foveate.core.plan import Plan
 from foveate.core.request import Request
 from foveate.engine.engine import Engine
-from foveate.engine.runner import Runner
+from foveate.engine.runner import Explainer, Runner
 from foveate.models.checkpoint import Checkpoint
 from foveate.models.geometry import Geometry
 from foveate.models.runner import TorchRunner
@@ -165,6 +165,27 @@ def test_stacking_does_not_touch_the_media(kind: Kind) -> None:
     media = [kind.picture(1), kind.picture(2)]
     runner.run(runner.stack(media, runner.card.full), runner.card.full)
     assert all(np.array_equal(was, kind.picture(n)) for n, was in enumerate(media, start=1))
+
+
+def test_the_torch_runner_explains_each_item_by_itself_and_as_its_result_says() -> None:
+    runner = TorchRunner(tiny())
+    media = [torch_picture(seed) for seed in range(3)]
+    for text in KINDS["torch"].plans:
+        plan = runner.card.plan(text)
+        found = runner.explain(media, plan)
+        assert len(found) == len(media)
+        for item, explanation in zip(media, found, strict=True):
+            result = alone(runner, item, plan)
+            assert explanation.exit_layer == result.exit_layer
+            assert [stage.tokens for stage in explanation.stages[-1:]] in ([], [result.tokens])
+            assert bool(explanation.stages) == (result.tokens < 17)
+            assert runner.explain([item], plan) == [explanation]
+    assert len(set(runner.explain(media, runner.card.plan("evit:0.3")))) == len(media)
+
+
+def test_the_engine_sees_that_the_torch_runner_explains_and_the_fake_one_does_not() -> None:
+    assert isinstance(TorchRunner(tiny()), Explainer)
+    assert not isinstance(FakeRunner(), Explainer)
 
 
 def test_a_picture_without_finite_scores_fails_in_its_own_place() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 
 from foveate.models import zoo
 from foveate.models.heldout import heldout
@@ -214,6 +216,24 @@ def test_predict_shows_people_what_it_saw(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "fox" in done.stdout
     assert "vit-t@224/evit:0.5/fp32" in done.stdout
+    assert re.search(r"patches at the end: \d+ kept, \d+ merged, 0 dropped", done.stdout)
+
+
+def test_predict_draws_what_it_saw_and_the_server_tells_it(served: Serving, tmp_path: Path) -> None:
+    drawn, fox = tmp_path / "seen.png", EXAMPLES[[path.stem for path in EXAMPLES].index("fox")]
+    flags = ("--precision", "fp32", "--plan", "evit:0.5", "--explain", str(drawn))
+    done = foveate(tmp_path, "predict", str(fox), *flags)
+    assert done.returncode == 0, done.stderr
+    with Image.open(drawn) as picture:
+        assert picture.format == "PNG"
+        assert picture.width > 4 * picture.height / 2, "the input and three stages side by side"
+    params, headers = {"explain": "true"}, {"content-type": "image/jpeg", "x-plan": "evit:0.5"}
+    answer = served.client.post("/classify", content=fox.read_bytes(), params=params, headers=headers).json()
+    told = answer["explain"]
+    assert (told["grid"], told["exit_layer"]) == ([14, 14], answer["compute"]["exit_layer"])
+    assert [stage["block"] for stage in told["stages"]] == [4, 7, 10]
+    assert told["stages"][-1]["tokens"] == answer["compute"]["tokens"]
+    assert all(len(stage["patches"]) == 196 for stage in told["stages"])
 
 
 def test_models_lists_what_is_shipped(tmp_path: Path) -> None:
@@ -244,6 +264,8 @@ FOX = str(next((path for path in EXAMPLES if path.stem == "fox"), "fox.jpg"))
         (["serve", "--port", "99999"], "port"),
         (["predict", "no[/such].jpg"], "no[/such].jpg"),
         (["predict", "no[such].jpg"], "no[such].jpg"),
+        (["predict", FOX, "--explain", "seen.jpg"], ".png"),
+        (["predict", FOX, "--explain", "no-such-folder/seen.png"], "no-such-folder"),
     ],
     ids=lambda value: " ".join(Path(a).name for a in value) if isinstance(value, list) else "",
 )

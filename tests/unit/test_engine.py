@@ -1,8 +1,10 @@
 """The engine on a fake runner: batching, failures, deadlines, cancellation, drain."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+import threading
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import pytest
@@ -16,7 +18,7 @@ from foveate.core.errors import (
     RunFailed,
 )
 from foveate.core.metrics import Metrics
-from foveate.core.outcome import Outcome
+from foveate.core.outcome import Explanation, Outcome, Stage
 from foveate.core.plan import Plan
 from foveate.core.request import Objective, Request
 from foveate.engine.compute import Compute
@@ -130,6 +132,92 @@ async def test_a_runner_that_loses_an_item_fails_the_request_and_not_the_engine(
         for _ in range(2):
             with pytest.raises(RunFailed):
                 await soon(engine.submit(ask("a")))
+
+
+class Explaining(FakeRunner):
+    """Tells of each item its place among those it was asked about."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[list[Any]] = []
+        self.telling = threading.Event()
+        self.telling.set()
+
+    def explain(self, media: Sequence[Any], plan: Plan) -> list[Explanation]:
+        assert self.telling.wait(20)
+        self.asked.append(list(media))
+        if "riddle" in media:
+            raise ValueError("nobody knows")
+        told = [Explanation((1, 1), (Stage(n, 2, (0,)),), 12) for n, _ in enumerate(media)]
+        return told[1:] if "lost" in media else told
+
+
+def curious(media: Any, plan: Plan | None = None) -> Request:
+    return replace(ask(media, plan), explain=True)
+
+
+async def test_only_who_asks_is_explained_to_and_others_do_not_wait_for_it() -> None:
+    runner = Explaining()
+    async with running(runner) as engine:
+        first = await held(engine, runner)
+        rest = await submitted(engine, ask("a"), curious("b"), ask("c"), curious("d"))
+        runner.telling.clear()
+        runner.gate.set()
+        plain = await soon(asyncio.gather(first, rest[0], rest[2]))
+        assert not rest[1].done()
+        runner.telling.set()
+        told = await soon(asyncio.gather(rest[1], rest[3]))
+    assert runner.batches == [["first"], ["a", "b", "c", "d"]]
+    assert runner.asked == [["b", "d"]]
+    assert [outcome.result.explanation for outcome in plain] == [None] * 3
+    assert [o.result.explanation.stages[0].block for o in told if o.result.explanation] == [0, 1]
+    assert [outcome.batch_size for outcome in told] == [4, 4]
+    assert all((outcome.result.tokens, outcome.result.exit_layer) == (5, 12) for outcome in told)
+
+
+async def test_no_explanation_is_made_where_nobody_asks_or_nobody_waits() -> None:
+    runner = Explaining()
+    async with running(runner) as engine:
+        first = await held(engine, runner)
+        gone, bad = await submitted(engine, curious("gone"), curious("poison"))
+        gone.cancel()
+        await asyncio.sleep(0)
+        runner.gate.set()
+        await soon(first)
+        with pytest.raises(RunFailed):
+            await soon(bad)
+    assert runner.asked == []
+
+
+@pytest.mark.parametrize("media", ["riddle", "lost"])
+async def test_an_explanation_that_fails_does_not_fail_the_answer(media: str) -> None:
+    runner = Explaining()
+    async with running(runner) as engine:
+        outcome = await soon(engine.submit(curious(media)))
+        assert outcome.result.explanation is None
+        assert runner.asked == [[media]]
+        again = await soon(engine.submit(curious("next")))
+        assert again.result.explanation is not None
+
+
+async def test_a_runner_that_cannot_explain_answers_all_the_same() -> None:
+    async with running(FakeRunner()) as engine:
+        outcome = await soon(engine.submit(curious("a")))
+    assert outcome.result.explanation is None
+
+
+async def test_drain_waits_for_explanations_too() -> None:
+    runner = Explaining()
+    async with running(runner) as engine:
+        runner.telling.clear()
+        (waiting,) = await submitted(engine, curious("a"))
+        await entered(runner)
+        drain = asyncio.create_task(engine.drain())
+        await asyncio.sleep(0.01)
+        assert not drain.done()
+        runner.telling.set()
+        outcome, _ = await soon(asyncio.gather(waiting, drain))
+    assert outcome.result.explanation is not None
 
 
 async def test_a_cancelled_request_never_reaches_a_forward() -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,6 +13,8 @@ import pytest
 from foveate.cluster.local import LocalCluster
 from foveate.core.errors import SetupError
 from foveate.core.metrics import Metrics
+from foveate.core.outcome import Explanation, Stage
+from foveate.core.plan import Plan
 from foveate.core.settings import Settings
 from foveate.gateway.app import create_app
 from foveate.gateway.wire import Classification, Problem
@@ -42,8 +44,10 @@ class Gateway:
 
 
 @asynccontextmanager
-async def gateway(settings: Settings | None = None, **limits: int) -> AsyncIterator[Gateway]:
-    here = Gateway(FakeRunner(), settings or Settings(), **limits)
+async def gateway(
+    settings: Settings | None = None, runner: FakeRunner | None = None, **limits: int
+) -> AsyncIterator[Gateway]:
+    here = Gateway(runner or FakeRunner(), settings or Settings(), **limits)
     async with here.app.router.lifespan_context(here.app), here.client:
         try:
             yield here
@@ -157,6 +161,38 @@ async def test_a_header_that_makes_no_sense_is_a_400(headers: dict[str, str], wo
 async def test_a_top_k_that_is_no_count_is_a_400(top_k: str) -> None:
     async with gateway() as here:
         assert_problem(await here.classify(params={"top_k": top_k}), 400, "top_k")
+
+
+class Explaining(FakeRunner):
+    """Of four patches it drops the last, and merges two."""
+
+    def explain(self, media: Sequence[Any], plan: Plan) -> list[Explanation]:
+        return [Explanation((2, 2), (Stage(4, 4, (0, 1, 0, -1)),), 12)] * len(media)
+
+
+async def test_an_explanation_comes_with_the_answer_that_asks_for_it() -> None:
+    async with gateway(runner=Explaining()) as here:
+        asked = (await here.classify(params={"explain": "true"})).json()
+        plain = [(await here.classify(params=params)).json() for params in ({}, {"explain": "false"})]
+    stage = {"block": 4, "tokens": 4, "patches": [0, 1, 0, -1]}
+    assert asked["explain"] == {"grid": [2, 2], "exit_layer": 12, "stages": [stage]}
+    assert Classification.model_validate(asked).explain is not None
+    assert all(asked.keys() - answer.keys() == {"explain"} for answer in plain)
+
+
+async def test_an_explanation_that_cannot_be_had_is_null() -> None:
+    async with gateway() as here:
+        answer = (await here.classify(params={"explain": "true"})).json()
+    assert answer["explain"] is None
+    assert answer["predictions"]
+    assert Classification.model_validate(answer).explain is None
+
+
+@pytest.mark.parametrize("value", ["", "1", "True", "yes", "out.png"])
+async def test_an_explain_that_is_neither_true_nor_false_is_a_400(value: str) -> None:
+    async with gateway() as here:
+        assert_problem(await here.classify(params={"explain": value}), 400, "explain must be true or false")
+    assert here.runner.batches == []
 
 
 @pytest.mark.parametrize(
@@ -380,7 +416,11 @@ async def test_the_openapi_document_describes_classify() -> None:
     assert {p["name"] for p in post["parameters"]} >= {
         "model",
         "top_k",
+        "explain",
         "x-slo-ms",
         "x-plan",
         "x-min-quality",
     }
+    schemas = document["components"]["schemas"]
+    assert "explain" not in schemas["Classification"]["required"]
+    assert "-1" in schemas["Stage"]["properties"]["patches"]["description"]

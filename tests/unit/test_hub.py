@@ -15,8 +15,9 @@ from foveate.core.errors import SetupError
 from foveate.core.model import InputSpec
 from foveate.core.plan import Plan
 from foveate.models import hub, reduction, zoo
-from foveate.models.checkpoint import Checkpoint, attach, read, save
+from foveate.models.checkpoint import Checkpoint, attach, read, resize, save
 from foveate.models.geometry import Geometry
+from foveate.models.heads import ExitSpec
 from foveate.models.inferred import infer
 from foveate.models.vit import ElasticViT, Steps, TrunkOutput
 from foveate.models.zoo import Card, Measured
@@ -61,9 +62,9 @@ top1 = 0.95
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def weights(geometry: Geometry, seed: int = 0) -> dict[str, Tensor]:
+def weights(geometry: Geometry, seed: int = 0, exits: tuple[ExitSpec, ...] = ()) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    state = ElasticViT(geometry).state_dict()
+    state = ElasticViT(geometry, exits).state_dict()
     return {name: torch.randn(value.shape, generator=generator) * 0.05 for name, value in state.items()}
 
 
@@ -181,6 +182,119 @@ def test_geometry_is_inferred_where_the_file_does_not_say(tmp_path: Path, change
     assert "inferred" in found.description
     # Whatever the file is called, its name makes plans.
     assert Plan(found.name, 64).variant == "a-b"
+
+
+EXITS = (ExitSpec(1, "local", 3), ExitSpec(3, "global", 2))
+EXIT_TABLES = """
+[[exits]]
+after = 1
+kind = "local"
+size = 3
+
+[[exits]]
+after = 3
+kind = "global"
+size = 2
+"""
+DEEPER = CARD.replace("depth = 2", "depth = 4")
+
+
+def with_exits() -> Checkpoint:
+    geometry = replace(SMALL, depth=4)
+    card, state = Card("vit-x", geometry, LABELS, exits=EXITS), weights(geometry, exits=EXITS)
+    return attach(card, state | {"exit_heads.1.temperature": torch.tensor(1.5)}, "example")
+
+
+def early(checkpoint: Checkpoint) -> Tensor:
+    """What the exit heads answer, one after the other."""
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    reducer = reduction.create("none", checkpoint.model)
+    with torch.inference_mode():
+        return torch.cat([checkpoint.model(images, Steps(reducer, spec.after)).logits for spec in EXITS])
+
+
+def test_a_card_declares_exits_and_the_file_holds_their_heads(tmp_path: Path) -> None:
+    saved = with_exits()
+    save_file(saved.model.state_dict(), tmp_path / "vit-x.safetensors")
+    (tmp_path / "vit-x.toml").write_text(DEEPER + EXIT_TABLES)
+    found = hub.load("vit-x", folder=tmp_path)
+    assert found.exits == EXITS
+    assert list(found.model.exit_heads) == ["1", "3"]
+    assert found.model.get_buffer("exit_heads.1.temperature") == 1.5
+    assert torch.equal(early(found), early(saved))
+    assert {*weights(found.geometry)} < {*found.model.state_dict()}
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_round_trip_keeps_exits_and_their_temperatures(tmp_path: Path, half: bool) -> None:
+    saved, path = with_exits(), tmp_path / "a.safetensors"
+    save(path, saved, half)
+    found = read(path)
+    assert found.table() == saved.table()
+    assert found.exits == EXITS
+    assert found.model.get_buffer("exit_heads.1.temperature") == 1.5
+    assert (early(found) - early(saved)).abs().max() <= (1e-2 if half else 0)
+
+
+def test_exits_come_along_to_another_image_size() -> None:
+    saved = with_exits()
+    found = resize(saved, 96)
+    assert found.exits == EXITS
+    assert found.model.get_buffer("exit_heads.1.temperature") == 1.5
+    assert torch.equal(
+        found.model.get_parameter("exit_heads.3.head.weight"),
+        saved.model.get_parameter("exit_heads.3.head.weight"),
+    )
+
+
+@pytest.mark.parametrize(
+    "exits", [(), EXITS[:1], (*EXITS, ExitSpec(2, "local", 3)), (ExitSpec(1, "local", 5),)]
+)
+def test_heads_that_the_card_does_not_declare_are_refused(
+    tmp_path: Path, exits: tuple[ExitSpec, ...]
+) -> None:
+    saved = with_exits()
+    table = json.dumps(
+        Card("vit-x", saved.geometry, exits=tuple(sorted(exits, key=lambda e: e.after))).table()
+    )
+    save_file(saved.model.state_dict(), tmp_path / "a.safetensors", {"foveate": table})
+    with pytest.raises(SetupError, match=r"a\.safetensors does not fit the trunk: exit_heads\."):
+        read(tmp_path / "a.safetensors")
+
+
+def test_heads_in_a_file_without_a_card_are_refused(tmp_path: Path) -> None:
+    save_file(with_exits().model.state_dict(), tmp_path / "a.safetensors")
+    with pytest.raises(SetupError, match=r"exit_heads\.1\..* where nothing fits"):
+        hub.load(str(tmp_path / "a.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("after = 3", "after = 4", "vit-x: exits come after blocks 1 to 3, in that order and once each"),
+        ("after = 3", "after = 1", "exits come after blocks 1 to 3"),
+        ("after = 1", "after = 0", "exits come after blocks 1 to 3"),
+        ("after = 1", "after = -1", "exits come after blocks 1 to 3"),
+        ("after = 1", "after = 1.0", r"\[\[exits\]\]: after cannot be 1.0"),
+        ("after = 1", "after = true", r"\[\[exits\]\]: after cannot be True"),
+        ("after = 1", "", r"\[\[exits\]\] is incomplete"),
+        ("size = 3", "size = 4", "the size of an exit is 1 to 31, and odd for a local one"),
+        ("size = 3", "size = 99999", "the size of an exit is 1 to 31"),
+        ("size = 2", "size = 0", "the size of an exit is 1 to 31"),
+        ('"global"', '"linear"', r"\[\[exits\]\]: kind cannot be 'linear'"),
+        ('"global"', '"global"\nwide = 1', r"\[\[exits\]\] has no use for wide"),
+    ],
+)
+def test_exits_that_cannot_be(tmp_path: Path, old: str, new: str, sentence: str) -> None:
+    (tmp_path / "vit-x.toml").write_text(DEEPER + EXIT_TABLES.replace(old, new, 1))
+    with pytest.raises(SetupError, match=sentence) as refused:
+        zoo.card("vit-x", tmp_path)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_model_without_classes_has_no_exits() -> None:
+    with pytest.raises(SetupError, match="exits name classes"):
+        Card("m", replace(SMALL, depth=4, classes=0), exits=EXITS)
 
 
 def broken(tmp_path: Path, **changes: Tensor | None) -> str:
@@ -395,6 +509,8 @@ def test_random_weights_in_any_shape_timm_knows() -> None:
         ("input", "abc"),
         ("labels", 5),
         ("ladder", 5),
+        ("exits", 5),
+        ("exits", [5]),
         ("input", {"crop_pct": 0.0}),
         ("input", {"crop_pct": float("nan")}),
         ("input", {"std": [0.0, 1.0, 1.0]}),

@@ -1,11 +1,57 @@
-"""How a request ended: the answer, the plan it ran under, and what it cost."""
+"""How a request ended: the answer, the plan it ran under, what it cost, and what was looked at."""
 
+from collections import Counter
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from foveate.core.plan import Plan
+
+Fate = Literal["kept", "merged", "dropped"]
+"""What became of a patch: still a token of its own, part of a token with others, or looked at no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One picture's tokens after a block that changed them."""
+
+    block: int
+    """The block in which they changed, counted from 1."""
+    tokens: int
+    """Tokens that left it, prefix tokens included."""
+    into: tuple[int, ...]
+    """For each patch, row by row, the group of patches that share its token: the smallest patch number
+    in it, counted from 0, or -1 once the patch was dropped."""
+
+    @property
+    def fate(self) -> tuple[Fate, ...]:
+        """What had become of each patch by then."""
+        sizes = Counter(self.into)
+        return tuple(
+            "dropped" if group < 0 else "kept" if sizes[group] == 1 else "merged" for group in self.into
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Which patches of one picture were kept, merged or dropped on the way, and where it left."""
+
+    grid: tuple[int, int]
+    """Rows and columns of patches."""
+    stages: tuple[Stage, ...]
+    """One for each block in which the picture's tokens changed, up to its exit."""
+    exit_layer: int
+    """Blocks the picture went through."""
+
+    @property
+    def fate(self) -> tuple[Fate, ...]:
+        """What had become of each patch when the picture left."""
+        if self.stages:
+            return self.stages[-1].fate
+        rows, columns = self.grid
+        return tuple("kept" for _ in range(rows * columns))
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +66,8 @@ class Result:
     """Blocks the item went through."""
     gflops: float
     """Billions of multiply-adds it took."""
+    explanation: Explanation | None = None
+    """What was looked at, where the request asked for it and the model can tell."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,3 +31,5 @@ class Request:
     objective: Objective = field(default_factory=Objective)
     plan: Plan | None = None
     """Pinned by the client; None leaves the choice to the server."""
+    explain: bool = False
+    """Asks for an account of what was looked at, which takes one more forward."""

@@ -127,6 +127,7 @@ class Classifier:
             pinned = headers.get("x-plan")
             plan = choose_plan(card, self.defaults[card.name], pinned, objective.min_quality)
             top_k = read_top_k(http.query_params.get("top_k"), card)
+            explain = read_explain(http.query_params.get("explain"))
             kind = media_type(headers.get("content-type", ""))
             body = await self._body(http, headers, kind, visit, objective)
             with unless_gone(http):
@@ -135,7 +136,9 @@ class Classifier:
                     async with within(objective.deadline):
                         media, decode_s = await self._decode(body, kind, card, plan)
                 size = getattr(media, "nbytes", len(media))
-                request = Request(request_id, card.name, media, size, objective=objective, plan=plan)
+                request = Request(
+                    request_id, card.name, media, size, objective=objective, plan=plan, explain=explain
+                )
                 outcome = await self.cluster.submit(request)
         total_s = monotonic() - arrived
         met = None if objective.deadline is None else arrived + total_s <= objective.deadline
@@ -228,6 +231,13 @@ def request_id_of(given: str) -> str:
     if 0 < len(given) <= 128 and given.isascii() and given.isprintable():
         return given
     return f"{random.getrandbits(96):024x}"
+
+
+def read_explain(text: str | None) -> bool:
+    """Whether the answer says what was looked at."""
+    if text not in (None, "true", "false"):
+        raise BadRequest("explain must be true or false")
+    return text == "true"
 
 
 def read_top_k(text: str | None, card: ModelCard) -> int:

@@ -1,8 +1,10 @@
-"""The command line: `foveate serve`, `foveate predict`, `foveate models`."""
+"""The command line: `foveate serve`, `foveate predict`, `foveate profile`, `foveate models`."""
 
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from foveate.core.errors import FoveateError, SetupError
+from foveate.core.plan import Precision as PlanPrecision
 from foveate.core.settings import Settings
 from foveate.gateway.media import silence_decoder_warnings
 
@@ -85,12 +88,15 @@ def predict(
     top_k: Annotated[int, typer.Option(min=1, help="How many classes to name.")] = 5,
     precision: Precision = None,
     device: Device = None,
+    explain: Annotated[Path | None, typer.Option(help="Draw what was looked at into this .png.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON only.")] = False,
 ) -> None:
     """Name what a picture shows, what that cost, and what was looked at."""
     flags = {"models": (model,) if model else None, "plan": plan, "precision": precision, "device": device}
     settings = settings_from(flags)
     start_logging(settings)
+    if explain is not None and explain.suffix.lower() != ".png":
+        raise SetupError(f"--explain draws a .png picture, so {explain} cannot be its name")
     try:
         data = picture.read_bytes()
     except OSError as error:
@@ -99,11 +105,52 @@ def predict(
     from foveate.gateway import predict as one
 
     chosen = runner.card.plan(settings.plan)
-    fields, pixels, looked_at = one.predict(runner, data, chosen, top_k, settings.max_pixels)
+    answer = one.predict(runner, data, chosen, top_k, settings.max_pixels)
+    if explain is not None:
+        one.draw(answer, explain)
     if as_json:
-        sys.stdout.write(orjson.dumps(fields, option=orjson.OPT_INDENT_2).decode() + "\n")
+        sys.stdout.write(orjson.dumps(answer.fields, option=orjson.OPT_INDENT_2).decode() + "\n")
     else:
-        one.show(console, fields, pixels, looked_at)
+        one.show(console, answer)
+
+
+@app.command()
+def profile(
+    model: Annotated[str, typer.Argument(help=f"{MODEL_HELP}.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of class folders, or of pictures; else the shipped scenes.")
+    ] = None,
+    plans: Annotated[str | None, typer.Option(help="Plans to try, as in evit:0.5,tome:8,160.")] = None,
+    batches: Annotated[str | None, typer.Option(help="Batch sizes to time, as in 1,4,8.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Times each plan is timed; the median counts.")] = 7,
+    limit: Annotated[int, typer.Option(min=0, help="Pictures at most, drawn by the seed; 0: all.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the pictures drawn and of the order of timing.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Where to; else where `serve` finds it.")] = None,
+    precision: Precision = None,
+    device: Device = None,
+    threads: Threads = None,
+) -> None:
+    """Measure what each plan of a model keeps and costs here, and keep the best as its ladder.
+
+    The same command goes on where it was interrupted.
+    """
+    flags = {"models": (model,), "precision": precision, "device": device, "threads": threads}
+    settings = settings_from(flags)
+    start_logging(settings)
+    with torch_needed():
+        from foveate.gateway import profile as one
+        from foveate.models.load import load_unprofiled
+    with complaints.status(f"loading {escape(model)}"):
+        runner, weights = load_unprofiled(
+            model, wanted(settings), settings.device, settings.threads, settings.max_batch
+        )
+    asked = one.Asked(model, data, plans, batches, rounds, limit, seed, out)
+    try:
+        found = one.profile(asked, runner, weights, settings.max_pixels, complaints)
+    except KeyboardInterrupt:
+        complaints.print(one.how_to_go_on(asked), highlight=False, markup=False, soft_wrap=True)
+        raise typer.Exit(130) from None
+    one.show(console, found, asked.target)
 
 
 @app.command()
@@ -138,6 +185,7 @@ def start_logging(settings: Settings) -> None:
     silence_decoder_warnings()
     # It warns of every broken body, at the clients' will.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)
     known = {f"FOVEATE_{name.upper()}" for name in Settings.model_fields}
     for name in sorted(os.environ):
         # No error: Kubernetes makes variables of this prefix for a service called foveate.
@@ -147,17 +195,28 @@ def start_logging(settings: Settings) -> None:
 
 def load(name: str, settings: Settings) -> Any:
     """A warm runner. Torch is imported here, so that a gateway without it still has a command line."""
-    try:
+    with torch_needed():
         from foveate.models.load import load as load_runner
+    with complaints.status(f"loading {escape(name)}, and measuring it once if it is new here"):
+        runner = load_runner(name, wanted(settings), settings.device, settings.threads, settings.max_batch)
+    runner.check(runner.card.plan(settings.plan))
+    return runner
+
+
+@contextmanager
+def torch_needed() -> Iterator[None]:
+    """Says what to install where torch is not."""
+    try:
+        yield
     except ModuleNotFoundError as error:
         if error.name not in ("torch", "safetensors"):
             raise
         raise SetupError(f"{error.name} is not installed: pip install 'foveate[torch]'") from None
-    wanted = None if settings.precision == "auto" else settings.precision
-    with complaints.status(f"loading {escape(name)}, and measuring it once if it is new here"):
-        runner = load_runner(name, wanted, settings.device, settings.threads, settings.max_batch)
-    runner.check(runner.card.plan(settings.plan))
-    return runner
+
+
+def wanted(settings: Settings) -> PlanPrecision | None:
+    """The precision that was asked for; None where it is to be measured."""
+    return None if settings.precision == "auto" else settings.precision
 
 
 def main() -> None:

@@ -27,6 +27,7 @@ _PARAMETERS = [
     for name, place, kind, what in (
         ("model", "query", "string", "which model; the first one served unless told"),
         ("top_k", "query", "integer", "how many classes to name, 5 unless told"),
+        ("explain", "query", "boolean", "say which patches were kept, merged or dropped; one more forward"),
         ("x-slo-ms", "header", "number", "answer within this many milliseconds, or 504"),
         ("x-request-timeout-seconds", "header", "number", "the same, in seconds"),
         ("x-min-quality", "header", "number", "least share of full accuracy, 0 to 1"),

@@ -1,7 +1,10 @@
 """One picture through one model, for the command line: the answer, its cost, what was looked at."""
 
 import time
-from collections.abc import Sequence
+from collections import Counter
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,27 +15,30 @@ from rich.text import Text
 
 from foveate.core.errors import SetupError
 from foveate.core.model import ModelCard
-from foveate.core.outcome import Result
+from foveate.core.outcome import Explanation, Result
 from foveate.core.plan import Plan
+from foveate.engine.runner import Explainer, Runner
 from foveate.gateway.media import decode_image
+from foveate.models import explain_picture
 
 
-class ExplainingRunner(Protocol):
-    """A runner that can also say what it looked at."""
-
-    @property
-    def card(self) -> ModelCard: ...
-    def check(self, plan: Plan) -> None: ...
-    def stack(self, media: Sequence[Any], plan: Plan) -> Any: ...
-    def run(self, batch: Any, plan: Plan) -> Sequence[Result | Exception]: ...
-    def kept_until(self, batch: Any, plan: Plan) -> NDArray[np.int64]: ...
+class ExplainingRunner(Runner, Explainer, Protocol):
+    """A runner that can also tell what it looked at."""
 
 
-def predict(
-    runner: ExplainingRunner, data: bytes, plan: Plan, top_k: int, max_pixels: int
-) -> tuple[dict[str, Any], NDArray[np.uint8], NDArray[np.bool_]]:
-    """Run an encoded picture. Returns the answer's fields, the (S, S, 3) pixels that the model saw, and
-    (P,) which patches it looked at to the end. Raises FoveateError with one sentence."""
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one picture gave."""
+
+    fields: dict[str, Any]
+    """Classes and costs, ready for JSON."""
+    pixels: NDArray[np.uint8]
+    """(S, S, 3): what the model saw."""
+    explanation: Explanation
+
+
+def predict(runner: ExplainingRunner, data: bytes, plan: Plan, top_k: int, max_pixels: int) -> Answer:
+    """Run an encoded picture. Raises FoveateError with one sentence."""
     card = runner.card
     if not card.labels or card.input is None:
         raise SetupError(f"{card.name} has no classifier; it only makes features")
@@ -45,8 +51,8 @@ def predict(
     compute_s = time.perf_counter() - started
     if isinstance(result, Exception):
         raise result
-    looked_at = runner.kept_until(batch, plan)[0]
-    return _fields(card, plan, result, top_k, compute_s), pixels, looked_at == looked_at.max()
+    (explanation,) = runner.explain([pixels], plan)
+    return Answer(_fields(card, plan, result, top_k, compute_s), pixels, explanation)
 
 
 def _fields(card: ModelCard, plan: Plan, result: Result, top_k: int, compute_s: float) -> dict[str, Any]:
@@ -67,10 +73,9 @@ def _fields(card: ModelCard, plan: Plan, result: Result, top_k: int, compute_s: 
     }
 
 
-def show(
-    console: Console, fields: dict[str, Any], pixels: NDArray[np.uint8], looked_at: NDArray[np.bool_]
-) -> None:
-    """A table of classes, a line of costs, and the picture in coarse: patches put aside are dots."""
+def show(console: Console, answer: Answer) -> None:
+    """A table of classes, lines of costs, and the picture in coarse with what became of its patches."""
+    fields, explanation = answer.fields, answer.explanation
     table = Table("class", "probability", box=None)
     for row in fields["predictions"]:
         table.add_row(row["label"], f"{row['score']:.1%}")
@@ -81,20 +86,38 @@ def show(
         f"cost    {fields['gflops']:.2f} GFLOPs, {share:.0%} of full; {fields['compute_ms']:.1f} ms"
     )
     console.print(f"tokens  {fields['tokens']} of {fields['tokens_full']} at the end")
-    console.print(_mosaic(pixels, looked_at))
-    console.print(f"looked at to the end: {looked_at.sum()} of {len(looked_at)} patches")
+    console.print(_mosaic(answer.pixels, explanation))
+    sums = Counter(explanation.fate)
+    console.print(
+        f"patches at the end: {sums['kept']} kept, {sums['merged']} merged, {sums['dropped']} dropped"
+    )
 
 
-def _mosaic(pixels: NDArray[np.uint8], looked_at: NDArray[np.bool_]) -> Text:
-    """Two characters a patch: its mean colour where it was looked at, dots where it was put aside."""
-    side = round(len(looked_at) ** 0.5)
-    patch = len(pixels) // side
-    colours = pixels.reshape(side, patch, side, patch, 3).mean((1, 3)).astype(int).reshape(-1, 3)
+def _mosaic(pixels: NDArray[np.uint8], explanation: Explanation) -> Text:
+    """Two characters a patch, in its mean colour: whole where it was kept to the end, shaded where it
+    was merged, dots where it was dropped."""
+    rows, columns = explanation.grid
+    patch = len(pixels) // rows
+    colours = pixels.reshape(rows, patch, columns, patch, 3).mean((1, 3)).astype(int).reshape(-1, 3)
     text = Text()
-    for index, ((red, green, blue), kept) in enumerate(zip(colours, looked_at, strict=True)):
-        # A block, not a coloured space: it is still there where the terminal has no colours.
-        text.append("██" if kept else "··", f"rgb({red},{green},{blue})" if kept else "dim")
-        if index % side == side - 1:
+    for index, ((red, green, blue), fate) in enumerate(zip(colours, explanation.fate, strict=True)):
+        # Blocks, not coloured spaces: they are still there where the terminal has no colours.
+        style = "dim" if fate == "dropped" else f"rgb({red},{green},{blue})"
+        text.append({"kept": "██", "merged": "░░", "dropped": "··"}[fate], style)
+        if index % columns == columns - 1:
             text.append("\n")
     text.right_crop(1)
     return text
+
+
+def draw(answer: Answer, path: Path) -> None:
+    """Write the explanation as a PNG. Raises SetupError where that cannot be."""
+    fields = answer.fields
+    best = fields["predictions"][0]
+    verdict = f"{best['score']:.0%} {best['label']}"
+    encoded = BytesIO()
+    explain_picture.draw(answer.pixels, answer.explanation, fields["plan"], verdict).save(encoded, "png")
+    try:
+        path.write_bytes(encoded.getvalue())
+    except OSError as error:
+        raise SetupError(f"cannot write {path}: {error.strerror}") from None

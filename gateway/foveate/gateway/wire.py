@@ -2,11 +2,11 @@
 
 import numpy as np
 import orjson
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from foveate.core.model import ModelCard, Rung
-from foveate.core.outcome import Outcome
+from foveate.core.outcome import Explanation, Outcome
 from foveate.core.plan import Plan
 from foveate.core.request import Request
 from foveate.gateway.objective import quality_of
@@ -33,6 +33,26 @@ class Compute(BaseModel):
     degraded: bool
 
 
+class Stage(BaseModel):
+    """The picture's tokens after a block that changed them."""
+
+    block: int = Field(description="the block that changed them, counted from 1")
+    tokens: int = Field(description="tokens that left it, class and register tokens included")
+    patches: list[int] = Field(
+        description="for each patch, row by row and counted from 0: -1 where it has been dropped, else the "
+        "smallest patch among those that share its token. A patch alone in its group was kept; the others "
+        "of a group were merged."
+    )
+
+
+class Explained(BaseModel):
+    """Which patches were kept, merged or dropped on the way, and where the picture left."""
+
+    grid: tuple[int, int] = Field(description="rows and columns of patches")
+    exit_layer: int = Field(description="blocks the picture went through")
+    stages: list[Stage] = Field(description="one for each block that changed the tokens; none: all were kept")
+
+
 class Classification(BaseModel):
     """The answer of POST /classify."""
 
@@ -41,6 +61,9 @@ class Classification(BaseModel):
     predictions: list[Prediction]
     compute: Compute
     timings_ms: dict[str, float]
+    explain: Explained | None = Field(
+        None, description="only with ?explain=true; null where the model cannot tell what it looked at"
+    )
 
 
 class Problem(BaseModel):
@@ -70,7 +93,7 @@ def classification(
     quality = quality_of(card, plan)
     order = np.argsort(-result.scores, kind="stable")[:top_k].tolist()
     timings_ms = {name: round(seconds * 1e3, 3) for name, seconds in timings_s.items()}
-    body = {
+    body: dict[str, object] = {
         "id": request.id,
         "model": card.name,
         "predictions": [
@@ -88,6 +111,8 @@ def classification(
         },
         "timings_ms": timings_ms,
     }
+    if request.explain:
+        body["explain"] = None if result.explanation is None else explain_fields(result.explanation)
     headers = {
         "x-request-id": request.id,
         "x-foveate-plan": str(plan),
@@ -98,6 +123,18 @@ def classification(
     if met is not None:
         headers["x-slo-met"] = str(met).lower()
     return Response(orjson.dumps(body), headers=headers, media_type="application/json")
+
+
+def explain_fields(explanation: Explanation) -> dict[str, object]:
+    """An explanation on the wire: one list a stage, from which kept, merged and dropped can be read."""
+    return {
+        "grid": explanation.grid,
+        "exit_layer": explanation.exit_layer,
+        "stages": [
+            {"block": stage.block, "tokens": stage.tokens, "patches": stage.into}
+            for stage in explanation.stages
+        ],
+    }
 
 
 def card_fields(card: ModelCard) -> dict[str, object]:

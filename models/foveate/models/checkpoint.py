@@ -33,7 +33,7 @@ def attach(card: Card, state: Mapping[str, Tensor], where: str) -> Checkpoint:
     Raises SetupError, one sentence that starts with `where`, unless every parameter fits.
     """
     with torch.device("meta"):
-        model = ElasticViT(card.geometry)
+        model = ElasticViT(card.geometry, card.exits, card.gates)
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in state.items()}
     wrong = sorted(n for n in expected | found if expected.get(n) != found.get(n))

@@ -1,26 +1,37 @@
-"""What was looked at: which patches a plan kept, and until which block."""
+"""What was looked at: which patches a plan kept, merged or dropped, and where each picture left."""
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from foveate.core.outcome import Explanation, Stage
+from foveate.models.tokens import Tokens
 from foveate.models.vit import ElasticViT, Steps
 
 
 @torch.inference_mode()
-def kept_until(model: ElasticViT, images: Tensor, steps: Steps) -> NDArray[np.int64]:
-    """For each patch, the number of blocks it went through as a token of its own.
+def explain(model: ElasticViT, images: Tensor, steps: Steps) -> list[Explanation]:
+    """Run images (B, 3, S, S), normalised, and keep account of the tokens behind every block."""
+    side = images.shape[-1] // model.geometry.patch_size
+    start = model.embed(images)
+    last = [(len(start), tuple(range(side * side)))] * len(images)
+    stages: list[list[Stage]] = [[] for _ in images]
 
-    images: (B, 3, S, S) normalised. Returns (B, P) int64; steps.depth where a patch stayed to the
-    end. A patch that was fused with others, or dropped, stops counting there.
-    """
-    tokens = model.embed(images)
-    alone = torch.ones(tokens.source.shape, dtype=torch.bool, device=images.device)
-    until = torch.zeros(tokens.source.shape, dtype=torch.int64, device=images.device)
-    for index in range(steps.depth):
-        tokens = model.blocks[index](tokens, steps.reducer, index)
-        stands_for = tokens.counts.gather(1, tokens.source.clamp(min=0))
-        alone &= (tokens.source >= 0) & (stands_for == 1)
-        until += alone
-    return until.cpu().numpy()
+    def record(rows: Tensor, block: int, tokens: Tokens) -> None:
+        states = zip(tokens.present.tolist(), map(tuple, groups(tokens).tolist()), strict=True)
+        for row, state in zip(rows.tolist(), states, strict=True):
+            if state != last[row]:
+                last[row] = state
+                stages[row].append(Stage(block, *state))
+
+    layers = model.encode(start, steps, record).exit_layer.tolist()
+    return [Explanation((side, side), tuple(seen), layer) for seen, layer in zip(stages, layers, strict=True)]
+
+
+def groups(tokens: Tokens) -> Tensor:
+    """For each patch the smallest patch that shares its token: (B, P) int64, -1 once it was dropped."""
+    source = tokens.source
+    patches = torch.arange(source.shape[1], device=source.device).expand_as(source)
+    # One slot more than there are tokens: the dropped ones meet in the first.
+    slots = source.new_full((len(source), len(tokens) + 1), source.shape[1])
+    first = slots.scatter_reduce(1, source + 1, patches, "amin").gather(1, source + 1)
+    return first.where(source >= 0, -1)

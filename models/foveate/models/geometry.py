@@ -70,17 +70,36 @@ def gmacs(
 ) -> float:
     """Billions of multiply-adds of one forward, which this field prints as GFLOPs.
 
-    `after` gives the tokens that leave the reducer of each block that runs, prefix included; `place`
-    says which part of the block they leave it for. In the middle, a block's attention still sees the
-    tokens of the block before. `heads` counts those that are used of each block's; 0: all. Counted are
-    the linear maps and the two attention products, as in DeiT's 4.6 GFLOPs for ViT-S; norms, softmax,
-    activations and a reducer's own work are not.
+    `after` gives the tokens that leave the reducer of each block that runs, prefix included. Counted
+    are the linear maps and the two attention products, as in DeiT's 4.6 GFLOPs for ViT-S; norms,
+    softmax, activations and a reducer's own work are not.
+    """
+    tokens = geometry.patches(image_size) + geometry.prefix
+    total = embedding_macs(geometry, image_size) + block_macs(geometry, tokens, after, place, heads)
+    return (total + classifier_macs(geometry)) / 1e9
+
+
+def embedding_macs(geometry: Geometry, image_size: int) -> float:
+    """Multiply-adds of cutting a picture into tokens."""
+    return geometry.patches(image_size) * 3 * geometry.patch_size**2 * geometry.width
+
+
+def classifier_macs(geometry: Geometry) -> float:
+    """Multiply-adds of the final classifier."""
+    return geometry.width * geometry.classes * (2 if geometry.distilled else 1)
+
+
+def block_macs(
+    geometry: Geometry, tokens: float, after: Sequence[float], place: Place = Place.MIDDLE, heads: int = 0
+) -> float:
+    """Multiply-adds of blocks that `tokens` tokens enter and that leave `after` each of them.
+
+    `place` says which part of a block the reduced tokens are for: in the middle, its attention still
+    sees those of the block before. `heads` counts those that are used of each block's; 0: all.
     """
     width, hidden = geometry.width, geometry.hidden
     used = (heads or geometry.heads) / geometry.heads
-    patches = geometry.patches(image_size)
-    total: float = patches * 3 * geometry.patch_size**2 * width
-    tokens: float = patches + geometry.prefix
+    total: float = 0
     for remaining in after:
         scored = remaining if place is Place.BEFORE else tokens
         mixed = tokens if place is Place.MIDDLE else remaining
@@ -88,5 +107,4 @@ def gmacs(
         total += used * (2 * mixed * width**2 + mixed**2 * width)
         total += 2 * remaining * width * hidden
         tokens = remaining
-    total += width * geometry.classes * (2 if geometry.distilled else 1)
-    return total / 1e9
+    return total

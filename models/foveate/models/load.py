@@ -1,19 +1,59 @@
-"""From a model's name to a warm runner: what `serve` and `predict` call."""
+"""From a model's name to a warm runner, its ladder from a profile where there is one: `serve`, `predict`."""
 
+import hashlib
+import logging
 import os
+import platform
+from datetime import date
+from importlib.metadata import version
+from importlib.resources.abc import Traversable
+from pathlib import Path
 
 import torch
 
-from foveate.core.errors import SetupError
+from foveate.core.errors import BadPlan, SetupError
 from foveate.core.plan import Precision
-from foveate.models import hub, precision
+from foveate.core.profile import Profile, Setting
+from foveate.models import hub, precision, zoo
+from foveate.models.checkpoint import Checkpoint, variant
 from foveate.models.runner import TorchRunner
+
+log = logging.getLogger(__name__)
+
+LOCAL = ".safetensors"
 
 
 def load(
     name: str, wanted: Precision | None = None, device: str = "auto", threads: int = 0, max_batch: int = 0
 ) -> TorchRunner:
     """A runner that has run once. `wanted` None: the fastest precision that keeps the answers."""
+    checkpoint, chosen, device = _fetch(name, wanted, device, threads)
+    profile = known(name, checkpoint, setting(device, chosen))
+    runner = TorchRunner(checkpoint, chosen, device, max_batch, profile)
+    try:
+        for rung in runner.card.ladder:
+            runner.check(rung.plan)
+    except BadPlan as error:
+        raise SetupError(f"{name} has a rung that cannot be run here: {error.detail}") from None
+    warm(runner)
+    return runner
+
+
+def load_unprofiled(
+    name: str, wanted: Precision | None = None, device: str = "auto", threads: int = 0, max_batch: int = 0
+) -> tuple[TorchRunner, str]:
+    """The same without any profile, to measure one; and the digest of the weights."""
+    checkpoint, chosen, device = _fetch(name, wanted, device, threads)
+    weights = digest(checkpoint)  # now, for the runner changes their precision
+    runner = TorchRunner(checkpoint, chosen, device, max_batch)
+    warm(runner)
+    return runner, weights
+
+
+def _fetch(
+    name: str, wanted: Precision | None, device: str, threads: int
+) -> tuple[Checkpoint, Precision, str]:
+    """The model, and the precision and device to run it with."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -22,10 +62,7 @@ def load(
         raise SetupError(f"torch has no device {device!r} on this machine") from None
     torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
     checkpoint = hub.load(name)
-    chosen = wanted or precision.choose(checkpoint, device)
-    runner = TorchRunner(checkpoint, chosen, device, max_batch)
-    warm(runner)
-    return runner
+    return checkpoint, wanted or precision.choose(checkpoint, device), device
 
 
 def warm(runner: TorchRunner) -> None:
@@ -39,3 +76,82 @@ def warm(runner: TorchRunner) -> None:
         results = runner.run(runner.stack([blank] * size, runner.full), runner.full)
         if any(isinstance(result, Exception) for result in results):
             raise SetupError(f"{runner.card.name} gives no finite answer, not even to a blank picture")
+
+
+def profile_path(name: str) -> Path:
+    """Where a model's profile is kept: beside a weights file, else in the user's data folder."""
+    if name.endswith(LOCAL):
+        return Path(name.removesuffix(LOCAL) + ".profile.json")
+    return _data_folder() / f"{variant(name)}.json"
+
+
+def known(name: str, checkpoint: Checkpoint, here: Setting) -> Profile | None:
+    """The profile of these very weights, as far as it holds here; None where there is none.
+
+    Raises SetupError for one that is not readable.
+    """
+    weights = None
+    for place in _places(name):
+        try:
+            text = place.read_text("utf-8")
+        except FileNotFoundError:
+            continue
+        except (OSError, UnicodeDecodeError) as error:
+            raise SetupError(f"cannot read the profile {place}: {error}") from None
+        profile = Profile.read(text, str(place))
+        weights = weights or digest(checkpoint)
+        if (profile.model, profile.weights) == (checkpoint.name, weights):
+            return _as_here(profile, here, name, place)
+        log.warning("%s is a profile of another model than %s, and is ignored", place, name)
+    return None
+
+
+def _places(name: str) -> list[Traversable]:
+    """Where a profile may lie, the user's own before the shipped one."""
+    bare = variant(Path(name).stem if name.endswith(LOCAL) else name)
+    places: list[Traversable] = [profile_path(name), _data_folder() / f"{bare}.json"]
+    return [*dict.fromkeys(places), zoo.shipped() / f"{bare}.profile.json"]
+
+
+def _data_folder() -> Path:
+    return Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser() / "foveate/profiles"
+
+
+def _as_here(profile: Profile, here: Setting, name: str, place: Traversable) -> Profile:
+    """The profile without what was measured elsewhere, which the log then says."""
+    differs = profile.setting.differs_from(here)
+    if differs:
+        log.info(
+            "%s: its %s; the qualities in %s hold, the latencies do not: foveate profile %s measures them",
+            name, differs, place, name,
+        )  # fmt: skip
+    return profile.latency_on(here)
+
+
+def digest(checkpoint: Checkpoint) -> str:
+    """SHA-256 over names, shapes and values of the weights, in float32 as they were loaded."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(checkpoint.model.state_dict().items()):
+        total.update(f"{name} {tuple(tensor.shape)}".encode())
+        total.update(tensor.detach().contiguous().numpy())
+    return total.hexdigest()
+
+
+def setting(device: str, precision: str) -> Setting:
+    """This machine, as it is set up now."""
+    return Setting(
+        device=torch.cuda.get_device_name() if device == "cuda" else _processor(),
+        threads=torch.get_num_threads(),
+        precision=precision,
+        torch=str(torch.__version__),
+        python=platform.python_version(),
+        foveate=version("foveate"),
+        date=date.today().isoformat(),
+    )
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -75,14 +76,17 @@ class Tokens:
     """(B, P) int64: for each patch, the position of the token that now represents it, -1 once dropped."""
     prefix: int
     """Number of prefix tokens, which no reducer may touch."""
+    origin: Tensor
+    """(B, N) int64: the position at which each token entered, whatever it has absorbed since; -1 for a
+    token made of several."""
 
     @classmethod
     def start(cls, x: Tensor, prefix: int) -> "Tokens":
         """The state before any reduction: every token stands for itself. x: (B, prefix + P, D)."""
         batch, length, _ = x.shape
         counts = torch.ones((), device=x.device).expand(batch, length)
-        source = torch.arange(prefix, length, device=x.device).expand(batch, -1)
-        return cls(x, counts, source, prefix)
+        origin = torch.arange(length, device=x.device).expand(batch, -1)
+        return cls(x, counts, origin[:, prefix:], prefix, origin)
 
     def __len__(self) -> int:
         return self.x.shape[1]
@@ -98,15 +102,18 @@ class Tokens:
 
     def rows(self, index: Tensor) -> "Tokens":
         """Only the samples in `index` (B',): how a batch is compacted behind an exit."""
-        return Tokens(self.x[index], self.counts[index], self.source[index], self.prefix)
+        x, counts, source = self.x[index], self.counts[index], self.source[index]
+        return Tokens(x, counts, source, self.prefix, self.origin[index])
 
     def apply(self, assignment: Assignment) -> "Tokens":
-        """Move features, counts and source map as the assignment says."""
-        counts = assignment.counts
+        """Move features, counts, source map and origins as the assignment says."""
+        counts, kept = assignment.counts, assignment.kept
         if counts is None:
             counts = assignment.total(self.counts.unsqueeze(-1)).squeeze(-1)
         source = _follow(assignment.slots(len(self)), self.source)
-        return Tokens(assignment.mix(self.x), counts, source, self.prefix)
+        made = counts.shape[1] - kept.shape[1]
+        origin = F.pad(self.origin.gather(1, kept), (0, made), value=-1)
+        return Tokens(assignment.mix(self.x), counts, source, self.prefix, origin)
 
     def grid(self) -> Tensor:
         """Features put back where their patches were: (B, P, D), zeros where a patch was dropped."""

@@ -4,9 +4,8 @@
 Transformers Need Registers", layer scale from CaiT, norm before the blocks from CLIP.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +13,9 @@ from torch import Tensor, nn
 
 from foveate.models.exits import ExitRule
 from foveate.models.geometry import Activation, Geometry, Place
+from foveate.models.heads import ExitSpec
+from foveate.models.heads.exits import build as build_exit
+from foveate.models.heads.gates import Gate
 from foveate.models.reduction import Attention, Needs, Reducer, Schedule
 from foveate.models.tokens import Assignment, Tokens
 
@@ -27,26 +29,6 @@ class Steps:
     exit_rule: ExitRule | None = None
     heads: int = 0
     """Heads each token uses of every block's; 0: all."""
-    router: "Router | None" = None
-    """Chooses, picture by picture, the steps that finish the work."""
-
-
-class Router(Protocol):
-    """Decides from the first blocks what the rest of them may cost for this picture."""
-
-    @property
-    def after(self) -> int:
-        """Blocks that every picture goes through, unreduced, before the choice."""
-        ...
-
-    @property
-    def routes(self) -> Sequence[Steps]:
-        """What there is to choose from; each leaves the first `after` blocks as they are."""
-        ...
-
-    def __call__(self, tokens: Tokens) -> Tensor:
-        """Index of a route for each sample: (B,) int64; each row by itself."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +41,6 @@ class TrunkOutput:
     """(B,) int64: blocks each sample went through."""
     tokens: Tensor
     """(B,) int64: tokens each sample still had when it left, prefix included."""
-    route: Tensor
-    """(B,) int64: the router's choice for each sample, 0 without a router."""
     after: Tensor | None = None
     """(B, depth) int64, from a reducer whose count differs from picture to picture: tokens each sample
     had after each block, 0 past its exit."""
@@ -74,9 +54,11 @@ class Left:
     logits: Tensor
     layer: int
     tokens: Tensor
-    route: int = 0
     after: Tensor | None = None
 
+
+Recorder = Callable[[Tensor, int, Tokens], None]
+"""Told after each block: which rows of the batch (B',) went through it, blocks so far, their tokens."""
 
 EXPLICIT_LENGTH = 512
 """On a CPU, sequences up to this long take two plain matrix products instead of the fused kernel: for
@@ -272,7 +254,7 @@ class PatchEmbed(nn.Module):
 class ElasticViT(nn.Module):
     """A vision transformer that runs under a plan. At full its output is timm's to float error."""
 
-    def __init__(self, geometry: Geometry) -> None:
+    def __init__(self, geometry: Geometry, exits: Sequence[ExitSpec] = (), gates: Sequence[int] = ()) -> None:
         super().__init__()
         g = self.geometry = geometry
         self.patch_embed = PatchEmbed(g)
@@ -291,9 +273,9 @@ class ElasticViT(nn.Module):
         self.head = nn.Linear(g.width, g.classes) if g.classes else nn.Identity()
         if g.distilled:
             self.head_dist = nn.Linear(g.width, g.classes) if g.classes else nn.Identity()
-        self.exit_heads = nn.ModuleDict()
+        self.exit_heads = nn.ModuleDict({str(spec.after): build_exit(g, spec) for spec in exits})
         """Heads by the number of blocks before them, as text; each maps Tokens to logits (B, C)."""
-        self.gates = nn.ModuleDict()
+        self.gates = nn.ModuleDict({str(after): Gate(g.width) for after in gates})
         """Token gates by the number of blocks before them, as text; each maps (B, N, D) to scores (B, N)."""
         self.schedules: Mapping[str, Schedule] = {}
 
@@ -329,60 +311,36 @@ class ElasticViT(nn.Module):
         """Run normalised images (B, 3, S, S) under the steps of a plan."""
         return self.encode(self.embed(images), steps)
 
-    def encode(self, tokens: Tokens, steps: Steps) -> TrunkOutput:
-        """Blocks, reducer, exits and router. A sample leaves when its own exit says so; the others go on.
+    def encode(
+        self, tokens: Tokens, steps: Steps, record: Recorder | None = None, start: int = 0
+    ) -> TrunkOutput:
+        """Blocks from `start` on, reducer and exits. A sample leaves when its own exit says so.
 
         A depth cap ends in the exit head of its block where there is one, else in the final classifier.
         """
         rows = torch.arange(tokens.x.shape[0], device=tokens.x.device)
-        return _in_order(self._continue(tokens, rows, steps, 0))
-
-    def _continue(self, tokens: Tokens, rows: Tensor, steps: Steps, start: int) -> list[Left]:
-        """From block `start` to the end: groups of samples in the order in which they leave."""
         left: list[Left] = []
         answers: list[Tensor] = []
         after: list[Tensor] = []
         for index in range(start, steps.depth):
-            if steps.router is not None and index == steps.router.after:
-                return left + self._routed(tokens, rows, steps.router)
             tokens = self.blocks[index](tokens, steps.reducer, index, steps.heads)
+            if record is not None:
+                record(rows, index + 1, tokens)
             if steps.reducer.adaptive:
                 after.append(tokens.present)
             name, last = str(index + 1), index + 1 == steps.depth
-            if (
-                name not in self.exit_heads
-                or not (last or steps.exit_rule)
-                or index + 1 == self.geometry.depth
-            ):
+            if name not in self.exit_heads or not (last or steps.exit_rule):
                 continue
             answers.append(self.exit_heads[name](tokens))
             leaves = steps.exit_rule(answers) if steps.exit_rule and not last else rows >= 0
-            left.append(
-                _left(
-                    tokens.rows(leaves),
-                    rows[leaves],
-                    answers[-1][leaves],
-                    index + 1,
-                    [a[leaves] for a in after],
-                )
-            )
-            stay = (~leaves).nonzero().squeeze(1)
+            gone, stay = leaves.nonzero().squeeze(1), (~leaves).nonzero().squeeze(1)
+            history = [counts[gone] for counts in after]
+            left.append(_left(tokens.rows(gone), rows[gone], answers[-1][gone], index + 1, history))
             rows, tokens = rows[stay], tokens.rows(stay)
-            answers, after = [a[stay] for a in answers], [a[stay] for a in after]
+            answers, after = [a[stay] for a in answers], [counts[stay] for counts in after]
             if not len(rows):
-                return left
-        return [*left, _left(tokens, rows, self.classify(tokens), steps.depth, after)]
-
-    def _routed(self, tokens: Tokens, rows: Tensor, router: Router) -> list[Left]:
-        """Each sample goes on under the steps that the router chose for it."""
-        left: list[Left] = []
-        choice = router(tokens)
-        for route, steps in enumerate(router.routes):
-            index = (choice == route).nonzero().squeeze(1)
-            if len(index):
-                groups = self._continue(tokens.rows(index), rows[index], steps, router.after)
-                left += [replace(group, route=route) for group in groups]
-        return left
+                return _in_order(left)
+        return _in_order([*left, _left(tokens, rows, self.classify(tokens), steps.depth, after)])
 
     def classify(self, tokens: Tokens) -> Tensor:
         """Tokens after the last block to logits (B, C), or to pooled features without a head."""
@@ -401,7 +359,7 @@ class ElasticViT(nn.Module):
 
 
 def _left(tokens: Tokens, rows: Tensor, logits: Tensor, layer: int, after: Sequence[Tensor]) -> Left:
-    return Left(rows, logits, layer, tokens.present, 0, torch.stack(list(after), 1) if after else None)
+    return Left(rows, logits, layer, tokens.present, torch.stack(list(after), 1) if after else None)
 
 
 def _in_order(left: Sequence[Left]) -> TrunkOutput:
@@ -409,11 +367,10 @@ def _in_order(left: Sequence[Left]) -> TrunkOutput:
     order = torch.cat([group.rows for group in left]).argsort()
     logits = torch.cat([group.logits for group in left])
     layers = torch.cat([torch.full_like(group.rows, group.layer) for group in left])
-    routes = torch.cat([torch.full_like(group.rows, group.route) for group in left])
     tokens = torch.cat([group.tokens for group in left])
     histories = [group.after for group in left if group.after is not None]
     after = None
     if histories:
         depth = max(history.shape[1] for history in histories)
         after = torch.cat([F.pad(history, (0, depth - history.shape[1])) for history in histories])[order]
-    return TrunkOutput(logits[order], layers[order], tokens[order], routes[order], after)
+    return TrunkOutput(logits[order], layers[order], tokens[order], after)

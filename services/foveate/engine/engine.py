@@ -5,20 +5,20 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from foveate.core.errors import DeadlineExceeded, Draining, FoveateError, RunFailed
 from foveate.core.metrics import Metrics
 from foveate.core.model import ModelCard
-from foveate.core.outcome import Outcome, Result, Timings
+from foveate.core.outcome import Explanation, Outcome, Result, Timings
 from foveate.core.plan import Plan
 from foveate.core.request import Request
 from foveate.engine.compute import Compute
 from foveate.engine.policy import Decision, choose
 from foveate.engine.queue import Entry, WaitingQueue
-from foveate.engine.runner import Runner
+from foveate.engine.runner import Explainer, Runner
 
 log = logging.getLogger(__name__)
 
@@ -191,7 +191,9 @@ class Engine:
             results = [RunFailed("the model failed on this request")] * len(entries)
         finally:
             self._running_gauge.set(0)
-        self._settle(entries, results, batch.decision.plan, started)
+        curious = self._settle(entries, results, batch.decision.plan, started)
+        if curious:
+            await self._explain(curious, batch.decision.plan)
 
     def _compute_batch(self, entries: Sequence[Entry], batch: Batch) -> Sequence[Result | Exception]:
         """On the compute thread: one forward; if it fails as a whole, each item gets its own."""
@@ -217,11 +219,15 @@ class Engine:
 
     def _settle(
         self, entries: Sequence[Entry], results: Sequence[Result | Exception], plan: Plan, started: float
-    ) -> None:
-        """Hand every entry that still waits its answer or its failure."""
+    ) -> Sequence[tuple[Entry, Outcome]]:
+        """Hand every entry that still waits its answer or its failure.
+
+        Returns the answers of those who asked for an explanation too, and get both together.
+        """
         self._batch_s = self.clock() - started
         self._compute_time.observe(self._batch_s)
         self._batch_size.observe(len(entries))
+        curious = []
         for entry, result in zip(entries, results, strict=True):
             waited = started - entry.admitted_at
             self._queue_wait.observe(waited)
@@ -234,8 +240,29 @@ class Engine:
                 failure.__cause__ = result
                 entry.future.set_exception(failure)
             else:
-                timings = Timings(waited, self._batch_s)
-                entry.future.set_result(Outcome(result, plan, timings, len(entries)))
+                outcome = Outcome(result, plan, Timings(waited, self._batch_s), len(entries))
+                if entry.request.explain:
+                    curious.append((entry, outcome))
+                else:
+                    entry.future.set_result(outcome)
+        return curious
+
+    async def _explain(self, curious: Sequence[tuple[Entry, Outcome]], plan: Plan) -> None:
+        """One more forward for those who asked, once the others of their batch have been answered."""
+        explanations: Sequence[Explanation | None] = [None] * len(curious)
+        if isinstance(self.runner, Explainer):
+            media = [entry.request.media for entry, _ in curious]
+            try:
+                found = await self._compute.run(partial(self.runner.explain, media, plan))
+                if len(found) != len(curious):
+                    raise RunFailed(f"the model explained {len(found)} of {len(curious)} answers")
+                explanations = found
+            except Exception:  # the answer is there, and does not fail with its explanation
+                log.warning("explaining %d answers failed", len(curious), exc_info=True)
+        for (entry, outcome), explanation in zip(curious, explanations, strict=True):
+            if entry.alive:
+                result = replace(outcome.result, explanation=explanation)
+                entry.future.set_result(replace(outcome, result=result))
 
     async def drain(self) -> None:
         """Refuse newcomers from now on, and return once everything admitted has its outcome."""

@@ -1,10 +1,10 @@
 """What the engine asks of a model. Anything with these members can be served; torch is not needed."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from foveate.core.model import ModelCard
-from foveate.core.outcome import Result
+from foveate.core.outcome import Explanation, Result
 from foveate.core.plan import Plan
 
 
@@ -29,4 +29,13 @@ class Runner(Protocol):
 
     def run(self, batch: Any, plan: Plan) -> Sequence[Result | Exception]:
         """One result an item, in order; an exception in an item's place fails that item alone."""
+        ...
+
+
+@runtime_checkable
+class Explainer(Protocol):
+    """What a runner may be besides: one that can tell what it looked at. Called where `run` is called."""
+
+    def explain(self, media: Sequence[Any], plan: Plan) -> Sequence[Explanation]:
+        """One account an item, in order."""
         ...

@@ -6,14 +6,17 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from itertools import pairwise
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from foveate.core.errors import SetupError
 from foveate.core.model import InputSpec
 from foveate.models.geometry import Geometry
+from foveate.models.heads import ExitSpec
 
 RGB = tuple[float, float, float]
 MAX_NAME = 64
+MAX_EXIT_SIZE = 31
 _CENTRED: RGB = (0.5, 0.5, 0.5)
 
 
@@ -43,6 +46,10 @@ class Card:
     licence: str = ""
     source: str = ""
     ladder: tuple[Measured, ...] = ()
+    exits: tuple[ExitSpec, ...] = ()
+    """Heads that can answer before the last block, earliest first."""
+    gates: tuple[int, ...] = ()
+    """Blocks before each gate that scores patches (IA-RED), in order."""
 
     def __post_init__(self) -> None:
         g = self.geometry
@@ -66,6 +73,22 @@ class Card:
             raise SetupError(f"{self.name[:20]}...: a name is at most {MAX_NAME} characters long")
         if self.labels and len(self.labels) != g.classes:
             raise SetupError(f"{self.name}: {len(self.labels)} labels do not name {g.classes} classes")
+        self._check_exits()
+        if any(later <= earlier for earlier, later in pairwise((0, *self.gates, g.depth))) and self.gates:
+            raise SetupError(f"{self.name}: gates come after blocks 1 to {g.depth - 1}, in order, once each")
+
+    def _check_exits(self) -> None:
+        blocks = [0, *(spec.after for spec in self.exits), self.geometry.depth]
+        if self.exits and any(later <= earlier for earlier, later in pairwise(blocks)):
+            last = self.geometry.depth - 1
+            raise SetupError(f"{self.name}: exits come after blocks 1 to {last}, in that order and once each")
+        if self.exits and not self.geometry.classes:
+            raise SetupError(f"{self.name}: exits name classes, and this model has none")
+        for spec in self.exits:
+            if not 1 <= spec.size <= MAX_EXIT_SIZE or (spec.kind == "local" and spec.size % 2 == 0):
+                raise SetupError(
+                    f"{self.name}: the size of an exit is 1 to {MAX_EXIT_SIZE}, and odd for a local one"
+                )
 
     @property
     def qualities(self) -> Mapping[str, float]:
@@ -89,11 +112,15 @@ class Card:
         mean, std = (_rgb(pixels.pop(key, _CENTRED), f"{where}: {key}") for key in ("mean", "std"))
         spec = _record(InputSpec, pixels, f"{where}: [input]")
         ladder = tuple(_record(Measured, s, f"{where}: [[ladder]]") for s in rest.pop("ladder", ()))
+        exits = tuple(_record(ExitSpec, s, f"{where}: [[exits]]") for s in rest.pop("exits", ()))
+        gates = tuple(int(after) for after in rest.pop("gates", ()))
         labels = tuple(str(label) for label in rest.pop("labels", ()))
         words = {key: str(rest.pop(key, "")) for key in ("description", "licence", "source")}
         if rest:
             raise SetupError(f"{where} has no use for {', '.join(sorted(rest))}")
-        return cls(str(declared), geometry, labels, spec, mean, std, ladder=ladder, **words)
+        return cls(
+            str(declared), geometry, labels, spec, mean, std, ladder=ladder, exits=exits, gates=gates, **words
+        )
 
     def table(self) -> dict[str, Any]:
         """What `read` reads back."""
@@ -101,10 +128,11 @@ class Card:
         flat["geometry"] = asdict(self.geometry)
         flat["input"] = asdict(self.input) | {"mean": flat.pop("mean"), "std": flat.pop("std")}
         flat["ladder"] = [asdict(step) for step in self.ladder]
+        flat["exits"] = [asdict(spec) for spec in self.exits]
         return flat
 
 
-R = TypeVar("R", Geometry, InputSpec, Measured)
+R = TypeVar("R", Geometry, InputSpec, Measured, ExitSpec)
 
 
 def shipped() -> Traversable:

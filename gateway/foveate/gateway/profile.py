@@ -1,0 +1,165 @@
+"""Measure a model's plans from the command line: progress while it runs, the ladder and its picture after."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Column, Table
+
+from foveate.core.errors import SetupError
+from foveate.core.model import ModelCard
+from foveate.core.plan import Plan
+from foveate.core.profile import SLACK, Profile
+from foveate.gateway.media import decode_image
+from foveate.models import ladder_plot, pictures
+from foveate.models.candidates import candidates, parse
+from foveate.models.heldout import heldout
+from foveate.models.load import profile_path
+from foveate.models.pictures import Album, Pictures
+from foveate.models.profile import Job, Watch, measure, partial_of
+from foveate.models.runner import TorchRunner
+
+BATCH_SIZES = (1, 4, 8)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the command line asks for."""
+
+    model: str
+    data: Path | None = None
+    """A folder of class folders or of pictures; None: the shipped scenes."""
+    plans: str | None = None
+    """Plans with commas between them; None: those worth trying."""
+    batch_sizes: str | None = None
+    """Numbers with commas between them; None: 1, 4, 8 and the largest that the server makes."""
+    rounds: int = 7
+    limit: int = 0
+    """Pictures at most; 0: all."""
+    seed: int = 0
+    out: Path | None = None
+
+    @property
+    def target(self) -> Path:
+        return self.out or profile_path(self.model)
+
+
+def profile(asked: Asked, runner: TorchRunner, weights: str, max_pixels: int, complaints: Console) -> Profile:
+    """Measure as asked, progress going to `complaints`. `weights` is the checkpoint's digest.
+
+    Raises SetupError and BadPlan with one sentence; KeyboardInterrupt leaves what is known on the disk.
+    """
+    card = runner.card
+    if not card.labels or card.input is None:
+        raise SetupError(f"{card.name} has no classifier, so there is no quality to measure")
+    job = Job(_plans(asked, runner), _batch_sizes(asked, runner.max_batch), asked.rounds, asked.seed)
+    sampled = _pictures(asked, card).sample(asked.limit, asked.seed)
+    decode = partial(decode_image, spec=card.input, size=card.full.image_size, max_pixels=max_pixels)
+    with _progress(complaints) as watch:
+        album = Album(sampled, decode, partial(watch, "reading", "reading pictures"))
+        if album.left_out:
+            complaints.print(f"{album.left_out} file(s) cannot be read as pictures and are left out")
+        return measure(runner, weights, album, job, asked.target, watch)
+
+
+def how_to_go_on(asked: Asked) -> str:
+    """What to tell whoever interrupted."""
+    kept = partial_of(asked.target)
+    known = f"what is known lies in {kept}, and the same command goes on from there"
+    return f"interrupted; {known if kept.exists() else 'nothing was measured yet'}"
+
+
+def show(console: Console, found: Profile, target: Path) -> None:
+    """The ladder as a table, and where it was written and drawn."""
+    console.print(_table(found))
+    largest = max(found.full.latency_s)
+    console.print(
+        f"ms/{largest}: milliseconds a batch of {largest}, by which the speed-up goes", highlight=False
+    )
+    untimed = sum(not m.latency_s for m in found.measurements)
+    if untimed:
+        console.print(
+            f"{untimed} plan(s) were not timed: others keep as much for over {SLACK:.0%} less GFLOPs",
+            highlight=False,
+        )
+    written = [str(target), *_draw(console, found, target)]
+    console.print(f"written: {', '.join(written)}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _draw(console: Console, found: Profile, target: Path) -> list[str]:
+    stem = target.with_name(target.name.removesuffix(".json").removesuffix(".profile") + ".profile")
+    try:
+        return [str(path) for path in ladder_plot.draw(found, stem)]
+    except ModuleNotFoundError as error:
+        if error.name != "matplotlib":
+            raise
+        console.print("pip install 'foveate\\[profile]' lets this command draw the ladder too")
+        return []
+
+
+def _table(found: Profile) -> Table:
+    sizes = sorted(found.full.latency_s)
+    table = Table(Column("plan", no_wrap=True), box=None, pad_edge=False)
+    for name in ("quality", "top-1", "GFLOPs", *(f"ms/{size}" for size in sizes), "speed-up"):
+        table.add_column(name, justify="right")
+    for m in found.ladder:
+        table.add_row(
+            m.plan,
+            f"{m.quality:.3f}",
+            "" if m.accuracy is None else f"{m.accuracy:.1%}",
+            f"{m.gflops:.3f}",
+            *(f"{1e3 * m.latency_s[size]:.2f}" for size in sizes),
+            f"{(found.full.seconds or 0) / (m.seconds or 1):.2f}x",
+        )
+    return table
+
+
+def _pictures(asked: Asked, card: ModelCard) -> Pictures:
+    if asked.data is not None:
+        return pictures.folder(asked.data, card.labels)
+    shipped = heldout()
+    if shipped.labels != card.labels:
+        raise SetupError(
+            f"the pictures that are shipped do not show the classes of {card.name}: pass --data DIR, "
+            "a folder with a folder of pictures for each class, or with pictures alone"
+        )
+    return pictures.scenes(shipped)
+
+
+def _plans(asked: Asked, runner: TorchRunner) -> tuple[Plan, ...]:
+    if asked.plans is not None:
+        return parse(asked.plans, runner.full, runner.check)
+    siblings = [
+        Plan(name, model.geometry.image_size, runner.full.precision)
+        for name, model in runner.models.items()
+        if name != runner.full.variant
+    ]
+    return candidates(runner.models[runner.full.variant], runner.full, runner.check, siblings)
+
+
+def _batch_sizes(asked: Asked, largest: int) -> tuple[int, ...]:
+    if asked.batch_sizes is None:
+        return tuple(sorted({size for size in BATCH_SIZES if size < largest} | {largest}))
+    sizes = {int(part) for part in asked.batch_sizes.split(",") if part.strip().isdecimal()}
+    if len(sizes) != len(asked.batch_sizes.split(",")) or 0 in sizes:
+        raise SetupError(f"batch sizes are different numbers from 1, as in 1,4,8; not {asked.batch_sizes}")
+    return tuple(sorted(sizes))
+
+
+@contextmanager
+def _progress(complaints: Console) -> Iterator[Watch]:
+    """A bar for each stage, as they begin."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=complaints) as progress:
+        bars = {}
+
+        def watch(stage: str, what: str, done: int, total: int) -> None:
+            if stage not in bars:
+                bars[stage] = progress.add_task(what, total=total)
+            progress.update(bars[stage], description=what, completed=done, total=total)
+
+        yield watch

@@ -1,0 +1,1 @@
+"""What elastic compute is worth: `make bench-elastic`."""

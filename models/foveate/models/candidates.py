@@ -1,0 +1,92 @@
+"""Which plans are worth measuring on a model that nothing is known of yet."""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+
+from foveate.core.errors import BadPlan
+from foveate.core.plan import Plan
+from foveate.models.geometry import Geometry
+from foveate.models.vit import ElasticViT
+
+SMALLER = (5 / 7, 1 / 2)
+"""Image sizes beside the model's own, as shares of it: 160 and 112 pixels for 224."""
+KEEP = ("0.9", "0.8", "0.7", "0.6", "0.5", "0.4", "0.3", "0.2", "0.1")
+KEEP_SMALLER = ("0.7", "0.5", "0.3")
+MERGED = (0.25, 0.5, 0.75, 0.9)
+"""What ToMe merges of all patches from the first block to the last, in even steps."""
+EXITS = ("0.95", "0.9", "0.8")
+Check = Callable[[Plan], None]
+"""Raises BadPlan for a plan that cannot be run."""
+
+
+def candidates(
+    model: ElasticViT, full: Plan, check: Check, siblings: Sequence[Plan] = ()
+) -> tuple[Plan, ...]:
+    """Plans to measure, full first: each size with a few reducers, and exits where there are heads for them.
+
+    `siblings` are the full plans of models that answer for this one; they are tried with fewer reducers.
+    What `check` refuses is left out.
+    """
+    texts = ["full", *_own_size(model)]
+    for side in _sizes(model.geometry, full.image_size):
+        texts += [f"{full.variant}@{side}{step}" for step in _smaller(model, side)]
+    for sibling in siblings:
+        head = f"{sibling.variant}@{sibling.image_size}"
+        texts += [head, *(f"{head}/evit:{keep}" for keep in KEEP_SMALLER)]
+    plans = dict.fromkeys(Plan.parse(text, full) for text in texts)
+    return tuple(plan for plan in plans if _runs(plan, check))
+
+
+def parse(text: str, full: Plan, check: Check) -> tuple[Plan, ...]:
+    """Plans that a person listed with commas between them, full first; a number alone is an image size.
+
+    Raises BadPlan for one that cannot be run.
+    """
+    plans = [full]
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        sized = re.match(r"[0-9]+(?=/|$)", part)
+        plans.append(Plan.parse(f"{full.variant}@{part}" if sized else part, full))
+        check(plans[-1])
+    return tuple(dict.fromkeys(plans))
+
+
+def _own_size(model: ElasticViT) -> Iterator[str]:
+    for keep in KEEP:
+        yield f"evit:{keep}"
+    yield from _merges(model.geometry, model.geometry.image_size, MERGED)
+    for name in model.schedules:
+        yield f"diffrate:{name}"
+    if len(model.exit_heads):
+        for threshold in EXITS:
+            for step in ("", "evit:0.7/", "evit:0.5/"):
+                yield f"{step}exit:{threshold}"
+
+
+def _smaller(model: ElasticViT, side: int) -> Iterator[str]:
+    """What to do to a smaller picture, each with a slash before it."""
+    yield ""
+    for keep in KEEP_SMALLER:
+        yield f"/evit:{keep}"
+    for step in _merges(model.geometry, side, MERGED[1:2]):
+        yield f"/{step}"
+    if len(model.exit_heads):
+        yield f"/exit:{EXITS[1]}"
+
+
+def _merges(g: Geometry, side: int, shares: Sequence[float]) -> Iterator[str]:
+    for share in shares:
+        yield f"tome:{max(1, round(share * g.patches(side) / g.depth))}"
+
+
+def _sizes(g: Geometry, own: int) -> list[int]:
+    """Smaller sizes that patches tile, largest first."""
+    sides = {round(own * share / g.patch_size) * g.patch_size for share in SMALLER}
+    return sorted((side for side in sides if 0 < side < own), reverse=True)
+
+
+def _runs(plan: Plan, check: Check) -> bool:
+    try:
+        check(plan)
+    except BadPlan:
+        return False
+    return True

@@ -1,0 +1,265 @@
+"""Measure a model's plans: first what each keeps, then how long those take that may become rungs.
+
+Quality is measured on every picture. Latency is then measured in rounds, each of which times every plan
+once in an order of its own, so that a noisy minute hits all alike; a plan that another matches in quality
+for over a quarter less GFLOPs is not timed. What is known is written down after every plan and round.
+"""
+
+import json
+import logging
+import os
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from foveate.core.errors import SetupError
+from foveate.core.outcome import Result
+from foveate.core.plan import Plan
+from foveate.core.profile import Data, Measurement, Profile, Setting, choose, worth_timing
+from foveate.models.load import setting
+from foveate.models.pictures import Album, Pixels
+from foveate.models.runner import TorchRunner
+
+log = logging.getLogger(__name__)
+
+AT_LEAST = 16
+"""Pictures in a round at least: where samples leave early, latency depends on what they show."""
+
+FAILED = -1
+"""Stands for a class where a plan gave no finite answer."""
+
+Times = Mapping[str, Mapping[int, float]]
+"""Seconds a batch by plan and batch size."""
+
+
+class Watch(Protocol):
+    """Told the stage, what is being done, how much of the stage is, and out of how much."""
+
+    def __call__(self, stage: str, what: str, done: int, total: int, /) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What to measure."""
+
+    plans: tuple[Plan, ...]
+    """Full first."""
+    batch_sizes: tuple[int, ...] = (1, 4, 8)
+    rounds: int = 7
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """How far a job has come; written after every step, so that an interrupted one goes on."""
+
+    job: Mapping[str, str]
+    """Everything that the figures depend on. Two states with other jobs do not mix."""
+    named: tuple[int, ...] = ()
+    """The class full names for each picture, or FAILED."""
+    kept: tuple[Measurement, ...] = ()
+    """Plans whose quality is known, full first; none of them timed."""
+    rounds: tuple[Times, ...] = ()
+
+
+def measure(runner: TorchRunner, weights: str, album: Album, job: Job, target: Path, watch: Watch) -> Profile:
+    """Measure and write the profile to `target`; until then TARGET.partial holds what is known.
+
+    `weights` is the checkpoint's `digest`, taken before a runner changed its precision. Raises SetupError
+    where nothing can be written, or where full's answers are all wrong.
+    """
+    here = setting(runner.device.type, runner.full.precision)
+    partial = partial_of(target)
+    state = _resumed(partial, _told(weights, album, job, here))
+    write(partial, _text(state))  # what cannot be written is better known now than in an hour
+    for stage in (_qualities, _latencies):
+        for further in stage(runner, album, job, state, watch):
+            write(partial, _text(state := further))
+    profile = Profile(
+        model=runner.card.name,
+        weights=weights,
+        data=Data(album.pictures.name, len(album), album.pictures.targets is not None),
+        seed=job.seed,
+        setting=here,
+        measurements=_summary(state),
+    )
+    write(target, profile.text())
+    partial.unlink(missing_ok=True)
+    return profile
+
+
+def partial_of(target: Path) -> Path:
+    """Where an unfinished profile lies."""
+    return target.with_name(target.name + ".partial")
+
+
+def write(path: Path, text: str) -> None:
+    """Write beside and rename, so that whoever reads never sees half a file. Raises SetupError."""
+    beside = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(text, "utf-8")
+        beside.replace(path)
+    except OSError as error:
+        raise SetupError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _told(weights: str, album: Album, job: Job, here: Setting) -> dict[str, str]:
+    """Everything that the figures depend on, by the words a person has for it."""
+    where = {name: str(value) for name, value in asdict(here).items() if name != "date"}
+    return where | {
+        "weights": weights,
+        "pictures": album.pictures.digest(),
+        "plans": ",".join(map(str, job.plans)),
+        "batch sizes": ",".join(map(str, job.batch_sizes)),
+        "rounds": str(job.rounds),
+        "seed": str(job.seed),
+    }
+
+
+def _resumed(partial: Path, job: Mapping[str, str]) -> State:
+    """What an interrupted run of the same job left, or nothing measured yet."""
+    try:
+        state = TypeAdapter(State).validate_json(partial.read_bytes())
+    except FileNotFoundError:
+        return State(job)
+    except (OSError, ValidationError):
+        log.warning("%s is not readable, so measuring starts anew", partial)
+        return State(job)
+    differ = sorted(name for name in job.keys() | state.job.keys() if job.get(name) != state.job.get(name))
+    if differ:
+        log.warning("%s is of another run, which differs in %s: starting anew", partial, ", ".join(differ))
+        return State(job)
+    plans, rounds = len(state.kept), len(state.rounds)
+    log.info("going on from %s: the quality of %d plan(s) and %d round(s) are done", partial, plans, rounds)
+    return state
+
+
+def _text(state: State) -> str:
+    return json.dumps(asdict(state)) + "\n"
+
+
+def _qualities(runner: TorchRunner, album: Album, job: Job, state: State, watch: Watch) -> Iterator[State]:
+    """The state after the quality of each plan that is not known yet."""
+    for number in range(len(state.kept), len(job.plans)):
+        plan, answers = job.plans[number], list[Answer | None]()
+        name = plan.beside(runner.full)
+        for chunk in album.chunks(runner.max_batch):
+            done, total = number * len(album) + len(answers), len(job.plans) * len(album)
+            watch("quality", f"quality of {name}", done, total)
+            answers += [_answer(result) for result in runner.run(runner.stack(chunk, plan), plan)]
+        state = _with_quality(state, name, answers, album.pictures.targets)
+        yield state
+    watch("quality", f"quality of {len(job.plans)} plans", len(job.plans), len(job.plans))
+
+
+def _latencies(runner: TorchRunner, album: Album, job: Job, state: State, watch: Watch) -> Iterator[State]:
+    """The state after each round that is not done yet."""
+    plans = {plan.beside(runner.full): plan for plan in job.plans}
+    timed = [plans[m.plan] for m in worth_timing(state.kept)]
+    what, each = f"latency of {len(timed)} plans", len(timed) * len(job.batch_sizes)
+    if len(state.rounds) < job.rounds:
+        watch("latency", "warming up", len(state.rounds) * each, job.rounds * each)
+        drawn = _drawn(album, job, 0)
+        for plan, size in _order(timed, job, 0):
+            _seconds(runner, plan, drawn[:size], size)
+    for number in range(len(state.rounds), job.rounds):
+        times: dict[str, dict[int, float]] = {plan.beside(runner.full): {} for plan in timed}
+        drawn = _drawn(album, job, number)
+        for done, (plan, size) in enumerate(_order(timed, job, number)):
+            watch("latency", what, number * each + done, job.rounds * each)
+            times[plan.beside(runner.full)][size] = _seconds(runner, plan, drawn, size)
+        state = replace(state, rounds=(*state.rounds, times))
+        yield state
+    watch("latency", what, job.rounds * each, job.rounds * each)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one picture got under one plan, and what that cost."""
+
+    named: int
+    """Class index."""
+    gflops: float
+    tokens: int
+
+
+def _answer(result: Result | Exception) -> Answer | None:
+    if isinstance(result, Exception):
+        return None
+    return Answer(int(result.scores.argmax()), result.gflops, result.tokens)
+
+
+def _with_quality(
+    state: State, plan: str, answers: Sequence[Answer | None], targets: Sequence[int] | None
+) -> State:
+    """The state with one more plan's quality. The first plan's is full's, to which others are compared."""
+    given = [answer for answer in answers if answer is not None]
+    if not given:
+        raise SetupError(f"{plan} gives no finite answer to any picture")
+    named = tuple(FAILED if answer is None else answer.named for answer in answers)
+    state = state if state.kept else replace(state, named=named)
+    quality, accuracy = _share(named, state.named), None
+    if targets is not None:
+        accuracy = _share(named, targets)
+        of_full = _share(state.named, targets)
+        if not of_full:
+            raise SetupError("full names every picture wrongly, so there is no accuracy for a plan to keep")
+        quality = min(1.0, accuracy / of_full)
+    measured = Measurement(
+        plan=plan,
+        quality=round(quality, 6),
+        accuracy=None if accuracy is None else round(accuracy, 6),
+        gflops=round(statistics.fmean(answer.gflops for answer in given), 6),
+        tokens=round(statistics.fmean(answer.tokens for answer in given)),
+        latency_s={},
+    )
+    return replace(state, kept=(*state.kept, measured))
+
+
+def _share(named: Sequence[int], wanted: Sequence[int]) -> float:
+    """How often the two agree, where anything is wanted; an answer that failed is wrong."""
+    return statistics.fmean(one == other for one, other in zip(named, wanted, strict=True) if other != FAILED)
+
+
+def _drawn(album: Album, job: Job, number: int) -> list[Pixels]:
+    """The pictures of one round, which every plan gets: the next few of a seeded order, over and over."""
+    count = max(AT_LEAST, *job.batch_sizes)
+    every = np.random.default_rng(job.seed).permutation(len(album))
+    return album.at(every.take(range(number * count, (number + 1) * count), mode="wrap").tolist())
+
+
+def _order(plans: Sequence[Plan], job: Job, number: int) -> Iterator[tuple[Plan, int]]:
+    """What is timed in a round, in its own seeded order: every plan with every batch size."""
+    random = np.random.default_rng((job.seed, number))
+    for size in job.batch_sizes:
+        for index in random.permutation(len(plans)).tolist():
+            yield plans[index], size
+
+
+def _seconds(runner: TorchRunner, plan: Plan, pixels: Sequence[Pixels], size: int) -> float:
+    """Mean seconds of a batch of this size, over as many whole ones as the pictures make."""
+    starts = range(0, len(pixels) - size + 1, size)
+    batches = [runner.stack(pixels[start : start + size], plan) for start in starts]
+    started = time.perf_counter()
+    for batch in batches:
+        runner.run(batch, plan)  # gives NumPy arrays, so the device has finished
+    return (time.perf_counter() - started) / len(batches)
+
+
+def _summary(state: State) -> tuple[Measurement, ...]:
+    """Every plan with its median latencies where it was timed, rungs marked, cheapest first."""
+
+    def latency(plan: str) -> dict[int, float]:
+        rounds = [times[plan] for times in state.rounds if plan in times]
+        sizes = rounds[0] if rounds else ()
+        return {size: round(statistics.median(times[size] for times in rounds), 9) for size in sizes}
+
+    measured = [replace(m, latency_s=latency(m.plan)) for m in state.kept]
+    return choose(sorted(measured, key=lambda m: m.gflops))

@@ -1,0 +1,143 @@
+"""Train IA-RED's gates on a finished trunk: `python -m training.gates --model vit-t --run RUN`.
+
+"IA-RED^2: Interpretability-Aware Redundancy Reduction for Vision Transformers" (NeurIPS 2021), section
+3.3: policy gradient, one stage after the other learnt first with those before it. Two things differ:
+the trunk stays as it is, so that one set of weights serves every reducer, and a stage samples a given
+number of patches without replacement (Gumbel top-k) instead of one coin a patch, because that is what
+it does when it serves.
+"""
+
+import argparse
+import json
+import math
+import random
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from foveate.models.heads.gates import Gate
+from foveate.models.reduction import create
+from foveate.models.tokens import Assignment, Tokens
+from foveate.models.vit import ElasticViT
+from training.family import FAMILY
+from training.loader import batches
+from training.losses import normalise
+
+STAGES = (3, 6, 9)
+KEEP_RATES = (0.7, 0.5, 0.4, 0.3, 0.2)
+OFFSET = 3_000_000
+"""First step in the stream of scenes: none of these were trained on before."""
+
+
+def sample(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """`count` patches drawn without replacement, and the log-probability of having drawn them.
+
+    scores: (B, P) logits. Returns positions (B, count) and (B,): Gumbel top-k draws from the
+    Plackett-Luce distribution, in order ("Stochastic Beams and Where to Find Them", section 2.3).
+    """
+    noise = -torch.log(-torch.log(torch.rand_like(scores).clamp(1e-9, 1 - 1e-7)))
+    order = (scores + noise).argsort(dim=1, descending=True)
+    ranked = scores.gather(1, order)
+    # Of each draw: the logit of the drawn over all that were still there.
+    remaining = ranked.flip(1).logcumsumexp(1).flip(1)
+    log_probability = (ranked - remaining)[:, :count].sum(1)
+    return order[:, :count], log_probability
+
+
+def rollout(
+    model: ElasticViT, gates: nn.ModuleDict, tokens: Tokens, keep: float, greedy: bool
+) -> tuple[Tensor, Tensor]:
+    """The whole trunk under drawn (or best) patches: class logits (B, C), log-probabilities (B,)."""
+    nothing, total = create("none", model), torch.zeros(tokens.x.shape[0])
+    for index, block in enumerate(model.blocks):
+        if str(index) in gates:
+            gate = gates[str(index)]
+            with torch.enable_grad():
+                scores = gate(tokens.x.detach(), tokens.prefix).clamp(1e-4, 1 - 1e-4).logit()
+                count = math.ceil(keep * scores.shape[1])
+                chosen, log_probability = sample(scores, count)
+            if greedy:
+                chosen = scores.topk(count, dim=1).indices
+            else:
+                total = total + log_probability / count
+            always = torch.arange(tokens.prefix).expand(len(chosen), -1)
+            tokens = tokens.apply(Assignment(torch.cat([always, chosen + tokens.prefix], dim=1)))
+        with torch.no_grad():
+            tokens = block(tokens, nothing, index)
+    with torch.no_grad():
+        return model.classify(tokens), total
+
+
+def advantage(sampled: Tensor, best: Tensor, labels: Tensor) -> Tensor:
+    """How much better the drawn patches served each picture than the best-scored ones: (B,).
+
+    The paper's reward is 1 less the share kept, squared, where the class is right. The share is given
+    here, so what is left of it is the log-probability of the right class.
+    """
+    gain = F.cross_entropy(best.float(), labels, reduction="none")
+    gain = gain - F.cross_entropy(sampled.float(), labels, reduction="none")
+    return gain / (gain.std() + 1e-6)
+
+
+def train(name: str, run: Path, steps: int, batch_size: int, lr: float, seed: int) -> None:
+    """Write the gates to RUN/gates.pt and a line of RUN/gates.jsonl every 50 steps. Resumes."""
+    torch.manual_seed(seed)
+    model = ElasticViT(FAMILY[name].geometry).eval().requires_grad_(False)
+    trunk = torch.load(run / "checkpoint.pt", weights_only=True)["model"]
+    model.load_state_dict(trunk)
+    gates = nn.ModuleDict({str(after): Gate(model.geometry.width) for after in STAGES})
+    optim = torch.optim.AdamW(gates.parameters(), lr=lr, weight_decay=0.01)
+    step, path = 0, run / "gates.pt"
+    if path.exists():
+        state = torch.load(path, weights_only=True)
+        gates.load_state_dict(state["gates"])
+        optim.load_state_dict(state["optim"])
+        step = state["step"]
+    stream, started, running = batches(step + OFFSET, batch_size), time.monotonic(), 0.0
+    while step < steps:
+        rng, batch = random.Random(seed * 1_000_003 + step), next(stream)
+        optim.param_groups[0]["lr"] = lr * 0.5 * (1 + math.cos(math.pi * step / steps))
+        optim.zero_grad(set_to_none=True)
+        keep = rng.choice(KEEP_RATES)
+        with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+            tokens = model.embed(normalise(batch.images))
+            best, _ = rollout(model, gates, tokens, keep, greedy=True)
+            sampled, log_probability = rollout(model, gates, tokens, keep, greedy=False)
+        loss = -(advantage(sampled, best, batch.labels) * log_probability).mean()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(gates.parameters(), 1.0)
+        optim.step()
+        step += 1
+        right = (best.argmax(1) == batch.labels).float().mean().item()
+        running = right if running == 0 else 0.95 * running + 0.05 * right
+        if step % 50 == 0 or step == steps:
+            row = {
+                "step": step,
+                "minutes": round((time.monotonic() - started) / 60, 2),
+                "top1": round(running, 4),
+            }
+            torch.save({"gates": gates.state_dict(), "optim": optim.state_dict(), "step": step}, path)
+            with (run / "gates.jsonl").open("a") as log:
+                log.write(json.dumps(row) + "\n")
+            print(row, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", choices=FAMILY, default="vit-t")
+    parser.add_argument("--run", type=Path, required=True, help="folder of the finished run")
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    train(args.model, args.run, args.steps, args.batch_size, args.lr, args.seed)
+
+
+if __name__ == "__main__":
+    main()
