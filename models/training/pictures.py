@@ -13,6 +13,9 @@ from training.scenes import draw
 matplotlib.use("Agg")
 
 
+LOOKED_AT = ("full", "evit:0.7", "evit:0.5", "evit:0.3")
+
+
 def draw_curve(log: list[dict[str, float]], path: Path) -> None:
     """Loss and accuracy over a run."""
     from matplotlib import pyplot as plt
@@ -35,21 +38,21 @@ def draw_looked_at(checkpoint: Checkpoint, path: Path, scenes: tuple[int, ...] =
     from matplotlib import pyplot as plt
 
     runner = TorchRunner(checkpoint, "fp32")
-    rungs = [rung for rung in reversed(runner.card.ladder) if rung.plan.steps != "evit:0.9"]
+    plans = [runner.card.plan(text) for text in LOOKED_AT]
     figure, axes = plt.subplots(
-        len(scenes), len(rungs), figsize=(2.1 * len(rungs), 2.45 * len(scenes)), layout="constrained"
+        len(scenes), len(plans), figsize=(2.1 * len(plans), 2.45 * len(scenes)), layout="constrained"
     )
     for row, scene in zip(axes, scenes, strict=True):
         pixels = draw("examples", scene).image
-        for axis, rung in zip(row, rungs, strict=True):
-            batch = runner.stack([pixels], rung.plan)
-            (explanation,) = runner.explain([pixels], rung.plan)
-            (result,) = runner.run(batch, rung.plan)
+        for axis, plan in zip(row, plans, strict=True):
+            batch = runner.stack([pixels], plan)
+            (explanation,) = runner.explain([pixels], plan)
+            (result,) = runner.run(batch, plan)
             if isinstance(result, Exception):
                 raise result
             best = int(result.scores.argmax())
             axis.imshow(faded(pixels, np.array(explanation.fate) == "kept"))
-            axis.set_title(f"{rung.plan.steps}: {rung.gflops:.2f} GFLOPs", fontsize=9)
+            axis.set_title(f"{plan.steps}: {result.gflops:.2f} GFLOPs", fontsize=9)
             axis.set_xlabel(f"{runner.card.labels[best]}, {result.scores[best]:.0%}", fontsize=9)
             axis.set(xticks=[], yticks=[])
     figure.savefig(path, dpi=110)

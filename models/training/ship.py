@@ -1,4 +1,4 @@
-"""From a finished run to the zoo: weights, card, curve, log. `python -m training.ship --model vit-t`."""
+"""From finished runs to the zoo: weights, card, curve, logs. `python -m training.ship --model vit-t`."""
 
 import argparse
 import json
@@ -11,9 +11,10 @@ import torch
 
 from foveate.models import checkpoint as disk
 from foveate.models.checkpoint import Checkpoint, attach
-from foveate.models.zoo import Card, Measured
-from training.evaluate import PLANS, heldout_top1
+from foveate.models.zoo import Card
+from training.exits import EXITS, with_exits
 from training.family import FAMILY
+from training.gates import STAGES
 from training.pictures import draw_curve, draw_looked_at
 
 ROOT = Path(__file__).parents[2]
@@ -22,17 +23,16 @@ DOCS = ROOT / "docs/models"
 
 
 def load_run(card: Card, run: Path) -> Checkpoint:
-    """The model of a run's last checkpoint."""
+    """The model of a run's last checkpoint, with the exits and gates that were trained on it."""
     state = torch.load(run / "checkpoint.pt", weights_only=True)["model"]
-    return attach(card, state, str(run))
-
-
-def measured(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint with its ladder: top-1 on the held-out scenes under each plan, and what that keeps."""
-    top1 = {plan: heldout_top1(checkpoint, plan) for plan in PLANS}
-    kept = {plan: min(1.0, top1[plan] / top1["full"]) for plan in PLANS}
-    ladder = tuple(Measured(plan, round(kept[plan], 4), round(top1[plan], 4)) for plan in reversed(PLANS))
-    return replace(checkpoint, ladder=ladder)
+    found = attach(card, state, str(run))
+    if (run / "gates.pt").exists():
+        gates = torch.load(run / "gates.pt", weights_only=True)["gates"]
+        state = found.model.state_dict() | {f"gates.{key}": value for key, value in gates.items()}
+        found = attach(replace(found, gates=STAGES), state, str(run))
+    if (run / "exits.pt").exists():
+        found = with_exits(found, EXITS[card.name], run)
+    return found
 
 
 def toml(card: Card) -> str:
@@ -41,33 +41,35 @@ def toml(card: Card) -> str:
         f"{key} = {json.dumps(getattr(card, key))}" for key in ("name", "description", "licence", "source")
     ]
     names = ",\n".join(f"    {json.dumps(label)}" for label in card.labels)
-    lines += [f"labels = [\n{names},\n]", "", "[geometry]"]
+    lines += [f"labels = [\n{names},\n]", f"gates = {list(card.gates)}", "", "[geometry]"]
     lines += [f"{key} = {json.dumps(value)}" for key, value in asdict(card.geometry).items()]
     lines += ["", "[input]"] + [f"{key} = {json.dumps(value)}" for key, value in asdict(card.input).items()]
     lines += [f"mean = {list(card.mean)}", f"std = {list(card.std)}"]
-    for step in card.ladder:
-        lines += ["", "[[ladder]]"] + [f"{key} = {json.dumps(value)}" for key, value in asdict(step).items()]
+    for spec in card.exits:
+        lines += ["", "[[exits]]"] + [f"{key} = {json.dumps(value)}" for key, value in asdict(spec).items()]
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", choices=FAMILY, default="vit-t")
-    parser.add_argument("--run", type=Path, help="folder of the run; runs/MODEL unless told")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="folder of the runs")
     args = parser.parse_args()
-    card, run = FAMILY[args.model], args.run or ROOT / "runs" / args.model
+    name, first, last = args.model, args.runs / args.model, args.runs / f"{args.model}-sizes"
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     DOCS.mkdir(parents=True, exist_ok=True)
-    weights = ZOO / f"{card.name}.safetensors"
-    disk.save(weights, load_run(card, run), half=True)
-    shipped = measured(disk.read(weights, card))  # what float16 left of it is what is measured
-    disk.save(weights, shipped, half=True)
-    (ZOO / f"{card.name}.toml").write_text(toml(shipped))
-    shutil.copy(run / "log.jsonl", DOCS / f"{card.name}.log.jsonl")
-    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    draw_curve(log, DOCS / f"{card.name}.png")
-    draw_looked_at(shipped, DOCS / f"{card.name}-looks.png")
-    print(*shipped.ladder, sep="\n")
+    weights = ZOO / f"{name}.safetensors"
+    trained = load_run(FAMILY[name], last)
+    disk.save(weights, trained, half=True)
+    (ZOO / f"{name}.toml").write_text(toml(trained))
+    logs = {name: first / "log.jsonl", f"{name}-sizes": last / "log.jsonl"}
+    logs |= {f"{name}-{part}": last / f"{part}.jsonl" for part in ("exits", "gates")}
+    for stem, log in logs.items():
+        if log.exists():
+            shutil.copy(log, DOCS / f"{stem}.log.jsonl")
+    rows = [json.loads(line) for line in (first / "log.jsonl").read_text().splitlines()]
+    draw_curve(rows, DOCS / f"{name}.png")
+    draw_looked_at(disk.read(weights), DOCS / f"{name}-looks.png")
 
 
 if __name__ == "__main__":

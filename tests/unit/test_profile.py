@@ -23,7 +23,7 @@ from foveate.core.errors import BadPlan, SetupError
 from foveate.core.outcome import Result
 from foveate.core.plan import Plan
 from foveate.core.profile import Data, Measurement, Profile, Setting, choose, worth_timing
-from foveate.models import ladder_plot, load, profile
+from foveate.models import ladder_plot, load, profile, zoo
 from foveate.models.candidates import candidates, parse
 from foveate.models.checkpoint import Checkpoint, save
 from foveate.models.geometry import Geometry
@@ -118,6 +118,11 @@ def test_only_what_is_matched_for_much_less_is_not_timed(found: list[tuple[float
     assert {m.plan for m in choose(plans) if m.rung} <= {m.plan for m in timed}
     for m in (m for m in plans if m not in timed):
         assert any(o.quality >= m.quality and 1.25 * o.gflops < m.gflops for o in plans)
+
+
+def test_a_plan_is_not_timed_either_where_one_as_good_takes_much_less() -> None:
+    found = [plan("a", 0.9, 0.5), plan("b", 0.9, 0.62), plan("c", 0.9, 0.63), plan("d", 0.95, 0.63), FULL]
+    assert [m.plan for m in worth_timing(found)] == ["a", "b", "d", "full"]
 
 
 def test_a_profile_reads_back_what_it_wrote() -> None:
@@ -332,24 +337,32 @@ class Stopped:
             raise KeyboardInterrupt
 
 
-def steady(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock under which two runs measure the same."""
-    monkeypatch.setattr(profile, "_seconds", lambda _, chosen, *more: more[-1] * chosen.image_size * 1e-3)
+def steady(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A clock under which two runs measure the same; the list it gives grows with every look at it."""
+    looks: list[str] = []
+
+    def seconds(_: TorchRunner, chosen: Plan, pixels: Sequence[Any], size: int) -> float:
+        looks.append(chosen.steps)
+        return size * chosen.image_size * 1e-3
+
+    monkeypatch.setattr(profile, "_seconds", seconds)
+    return looks
 
 
-@pytest.mark.parametrize("after", [0, 1, 4, 9, 13, 15])
+@pytest.mark.parametrize("after", [0, 1, 4, 9, 13, 16, 24])
 def test_an_interrupted_run_goes_on_and_ends_in_the_same_profile(
     after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    steady(monkeypatch)
+    looks = steady(monkeypatch)
     caplog.set_level(logging.INFO)
     runner, target = TorchRunner(tiny()), tmp_path / "p.json"
     whole = measure(runner, "abc", album(), job(runner), tmp_path / "whole.json", quiet)
+    a_round = len(looks) // 3  # the first warms up
     with pytest.raises(KeyboardInterrupt):
         measure(runner, "abc", album(), job(runner), target, Stopped(after))
     assert not target.exists()
     before = json.loads(partial_of(target).read_text())
-    assert (len(before["kept"]) > 0) == (after >= 4)
+    assert (len(before["kept"]) > 0, len(before["rounds"]) > 0) == (after >= 4, after >= 24)
 
     asked: list[int] = []
     run = runner.run
@@ -359,7 +372,9 @@ def test_an_interrupted_run_goes_on_and_ends_in_the_same_profile(
         return run(batch, chosen)
 
     monkeypatch.setattr(runner, "run", counted)
+    looks.clear()
     assert measure(runner, "abc", album(), job(runner), target, quiet) == whole
+    assert len(looks) == a_round * (3 - len(before["rounds"]))
     assert sum(asked) == PICTURES * (len(PLANS) - len(before["kept"]))
     assert "going on from" in caplog.text
     assert not partial_of(target).exists()
@@ -434,6 +449,10 @@ def test_a_failed_answer_is_a_wrong_one(tmp_path: Path, monkeypatch: pytest.Monk
             results[0] = RuntimeError("no")
         return results
 
+    def failing_at_full(batch: torch.Tensor, chosen: Plan) -> Any:
+        results = list(run(batch, chosen))
+        return [RuntimeError("no"), *results[1:]] if chosen == runner.full else results
+
     agreed = np.mean([a == b for a, b in zip(named(runner, "evit:0.6"), named(runner, "full"), strict=True)])
     monkeypatch.setattr(runner, "run", failing)
     found = measure(runner, "abc", album(), job(runner, rounds=1), tmp_path / "p.json", quiet)
@@ -441,6 +460,14 @@ def test_a_failed_answer_is_a_wrong_one(tmp_path: Path, monkeypatch: pytest.Monk
     assert told["full"] == 1
     assert told["evit:0.6"] < agreed
     assert told["evit:0.6"] <= 0.75
+    monkeypatch.setattr(runner, "run", failing_at_full)
+    found = measure(runner, "abc", album(), job(runner, rounds=1), tmp_path / "p.json", quiet)
+    monkeypatch.setattr(runner, "run", run)
+    assert found.full.quality == 1
+    pairs = list(zip(named(runner, "evit:0.6"), named(runner, "full"), strict=True))
+    rest = [one == other for number, (one, other) in enumerate(pairs) if number % 4]
+    told = {m.plan: m.quality for m in found.measurements}
+    assert told["evit:0.6"] == pytest.approx(np.mean(rest), abs=1e-6)
 
 
 def test_progress_rises_to_its_total_in_every_stage(tmp_path: Path) -> None:
@@ -568,8 +595,9 @@ def test_a_profile_of_other_weights_is_ignored_with_a_warning(
     assert card.ladder[0].quality is None
 
 
-def test_an_unreadable_profile_stops_the_start(file: Path) -> None:
-    load.profile_path(str(file)).write_text("{")
+@pytest.mark.parametrize("junk", [b"{", b"\xff\xfe"])
+def test_an_unreadable_profile_stops_the_start(junk: bytes, file: Path) -> None:
+    load.profile_path(str(file)).write_bytes(junk)
     with pytest.raises(SetupError, match=r"tiny\.profile\.json is not a readable profile"):
         load.load(str(file), "fp32", "cpu", 1)
 
@@ -593,12 +621,29 @@ def test_a_model_that_is_no_file_has_its_profile_in_the_data_folder(homes: Path)
     assert load.known("hf-hub:timm/vit", checkpoint, here) == found
 
 
+def test_a_persons_own_profile_comes_before_the_shipped_one(
+    homes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, checkpoint = load.setting("cpu", "fp32"), tiny()
+    shipped = replace(written(FULL, setting=here), weights=load.digest(checkpoint))
+    profile.write(homes / "zoo" / "tiny.profile.json", shipped.text())
+    monkeypatch.setattr(zoo, "shipped", lambda: homes / "zoo")
+    assert load.known("tiny", checkpoint, here) == shipped
+    own = replace(shipped, seed=5)
+    profile.write(load.profile_path("tiny"), own.text())
+    assert load.known("tiny", checkpoint, here) == own
+    # A folder that cannot be entered holds none.
+    (homes / "file").write_text("in the way")
+    monkeypatch.setenv("XDG_DATA_HOME", str(homes / "file"))
+    assert load.known("tiny", checkpoint, here) == shipped
+
+
 def test_the_digest_is_of_names_shapes_and_values() -> None:
     same, other, renamed = tiny(), tiny(seed=1), tiny()
     assert load.digest(same) == load.digest(renamed)
     assert load.digest(same) != load.digest(other)
-    model = renamed.model
-    model.norm.weight, model.norm.bias = model.norm.bias, model.norm.weight
+    head = nn.Linear(2, 2)
+    same.model.exit_heads["1"], renamed.model.exit_heads["2"] = head, head
     assert load.digest(same) != load.digest(renamed)
 
 
@@ -607,7 +652,9 @@ def test_the_digest_is_of_names_shapes_and_values() -> None:
 
 def drawable(timed: bool = True) -> Profile:
     plans = [
-        Measurement(f"evit:0.{k}", 1 - 0.5**k, None, k / 10, 5, {1: k / 90, 8: k / 20} if timed else {})
+        Measurement(
+            f"evit:0.{k}", 1 - 0.5**k, None, (k + 15) / 30, 5, {1: 0.1, 8: (k + 15) / 60} if timed else {}
+        )
         for k in range(1, 10)
     ]
     plans.append(Measurement("full", 1.0, None, 1.0, 9, {1: 0.12, 8: 0.5} if timed else {}))

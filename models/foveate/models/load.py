@@ -94,10 +94,10 @@ def known(name: str, checkpoint: Checkpoint, here: Setting) -> Profile | None:
     for place in _places(name):
         try:
             text = place.read_text("utf-8")
-        except FileNotFoundError:
-            continue
-        except (OSError, UnicodeDecodeError) as error:
-            raise SetupError(f"cannot read the profile {place}: {error}") from None
+        except OSError:
+            continue  # a home that cannot be read holds no profile
+        except UnicodeDecodeError:
+            raise SetupError(f"{place} is not a readable profile: it is not text") from None
         profile = Profile.read(text, str(place))
         weights = weights or digest(checkpoint)
         if (profile.model, profile.weights) == (checkpoint.name, weights):
@@ -118,13 +118,10 @@ def _data_folder() -> Path:
 
 
 def _as_here(profile: Profile, here: Setting, name: str, place: Traversable) -> Profile:
-    """The profile without what was measured elsewhere, which the log then says."""
+    """The profile without latencies that were measured elsewhere, which the log then says."""
     differs = profile.setting.differs_from(here)
     if differs:
-        log.info(
-            "%s: its %s; the qualities in %s hold, the latencies do not: foveate profile %s measures them",
-            name, differs, place, name,
-        )  # fmt: skip
+        log.info("%s: %s, and are not used; foveate profile %s measures them here", place, differs, name)
     return profile.latency_on(here)
 
 
