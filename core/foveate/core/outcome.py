@@ -66,6 +66,8 @@ class Result:
     """Blocks the item went through."""
     gflops: float
     """Billions of multiply-adds it took."""
+    chosen: Plan | None = None
+    """The rung that the item's content asked for, where the plan leaves the choice to it."""
     explanation: Explanation | None = None
     """What was looked at, where the request asked for it and the model can tell."""
 

@@ -39,7 +39,7 @@ class Plan:
     stitch: str | None = None
     """Where the work passes between this variant and a sibling; None: nowhere."""
     content: str | None = None
-    """How dear a rung the picture's content may choose, in 0..1; None: the plan is the same for all."""
+    """How sure it must be, in 0..1, that a cheaper rung suffices for a picture; None: all run alike."""
 
     def __post_init__(self) -> None:
         if not _HEAD.fullmatch(f"{self.variant}@{self.image_size}"):

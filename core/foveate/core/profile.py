@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 
+from foveate.core.content import ContentRungs
 from foveate.core.errors import BadPlan, SetupError
 from foveate.core.plan import Plan
 
@@ -15,6 +16,7 @@ TIE = 0.02
 SLACK = 0.25
 """A plan that another matches in quality for this much less GFLOPs is not worth a clock's time."""
 
+Schedule = tuple[tuple[int, int], ...]
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -94,6 +96,12 @@ class Profile:
     seed: int
     setting: Setting
     measurements: tuple[Measurement, ...]
+    siblings: Mapping[str, str] = field(default_factory=dict)
+    """Lighter models that answer in this one's name, with the digests of their weights."""
+    content: ContentRungs | None = None
+    """What picks the rung for a picture by its content."""
+    schedules: Mapping[str, Schedule] = field(default_factory=dict)
+    """DiffRate's schedules by their target: the tokens each block keeps by pruning and by merging."""
 
     def __post_init__(self) -> None:
         plans = [m.plan for m in self.measurements]

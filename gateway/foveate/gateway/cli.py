@@ -126,6 +126,9 @@ def profile(
     limit: Annotated[int, typer.Option(min=0, help="Pictures at most, drawn by the seed; 0: all.")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Of the pictures drawn and of the order of timing.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Where to; else where `serve` finds it.")] = None,
+    siblings: Annotated[
+        list[str] | None, typer.Option("--with", help="A lighter model that may answer in its name.")
+    ] = None,
     precision: Precision = None,
     device: Device = None,
     threads: Threads = None,
@@ -141,12 +144,17 @@ def profile(
         from foveate.gateway import profile as one
         from foveate.models.load import load_unprofiled
     with complaints.status(f"loading {escape(model)}"):
-        runner, weights = load_unprofiled(
-            model, wanted(settings), settings.device, settings.threads, settings.max_batch
+        loaded = load_unprofiled(
+            model,
+            wanted(settings),
+            settings.device,
+            settings.threads,
+            settings.max_batch,
+            siblings or (),
         )
     asked = one.Asked(model, data, plans, batches, rounds, limit, seed, out)
     try:
-        found = one.profile(asked, runner, weights, settings.max_pixels, complaints)
+        found = one.profile(asked, loaded, settings.max_pixels, complaints)
     except KeyboardInterrupt:
         complaints.print(one.how_to_go_on(asked), highlight=False, markup=False, soft_wrap=True)
         raise typer.Exit(130) from None
@@ -158,12 +166,13 @@ def models() -> None:
     """List the models that come with this installation, and what each plan keeps."""
     from foveate.models import zoo
 
-    table = Table("model", "plan", "top-1", "quality", box=None)
+    table = Table("model", "plan", "quality", "top-1", "GFLOPs", box=None)
     for name in zoo.names():
-        card = zoo.card(name)
-        for step in reversed(card.ladder):
-            table.add_row(name, step.plan, f"{step.top1:.1%}", f"{step.quality:.3f}")
-        console.print(f"{name}: {card.description}", highlight=False, markup=False)
+        console.print(f"{name}: {zoo.card(name).description}", highlight=False, markup=False)
+        profile = zoo.profile(name)
+        for m in reversed(profile.ladder if profile else ()):
+            accuracy = "" if m.accuracy is None else f"{m.accuracy:.1%}"
+            table.add_row(name, m.plan, f"{m.quality:.3f}", accuracy, f"{m.gflops:.3f}")
     console.print(table)
     console.print("Any timm ViT by name and any local .safetensors file can be served too: --model NAME")
 

@@ -18,7 +18,7 @@ from foveate.gateway.media import decode_image
 from foveate.models import ladder_plot, pictures
 from foveate.models.candidates import candidates, parse
 from foveate.models.heldout import heldout
-from foveate.models.load import profile_path
+from foveate.models.load import Unprofiled, profile_path
 from foveate.models.pictures import Album, Pictures
 from foveate.models.profile import Job, Watch, measure, partial_of
 from foveate.models.runner import TorchRunner
@@ -48,11 +48,12 @@ class Asked:
         return self.out or profile_path(self.model)
 
 
-def profile(asked: Asked, runner: TorchRunner, weights: str, max_pixels: int, complaints: Console) -> Profile:
-    """Measure as asked, progress going to `complaints`. `weights` is the checkpoint's digest.
+def profile(asked: Asked, loaded: Unprofiled, max_pixels: int, complaints: Console) -> Profile:
+    """Measure as asked, progress going to `complaints`.
 
     Raises SetupError and BadPlan with one sentence; KeyboardInterrupt leaves what is known on the disk.
     """
+    runner = loaded.runner
     card = runner.card
     if not card.labels or card.input is None:
         raise SetupError(f"{card.name} has no classifier, so there is no quality to measure")
@@ -63,7 +64,7 @@ def profile(asked: Asked, runner: TorchRunner, weights: str, max_pixels: int, co
         album = Album(sampled, decode, partial(watch, "reading", "reading pictures"))
         if album.left_out:
             complaints.print(f"{album.left_out} file(s) cannot be read as pictures and are left out")
-        return measure(runner, weights, album, job, asked.target, watch)
+        return measure(loaded, album, job, asked.target, watch)
 
 
 def how_to_go_on(asked: Asked) -> str:

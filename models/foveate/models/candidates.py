@@ -12,6 +12,7 @@ SMALLER = (5 / 7, 1 / 2)
 """Image sizes beside the model's own, as shares of it: 160 and 112 pixels for 224."""
 KEEP = ("0.9", "0.8", "0.7", "0.6", "0.5", "0.4", "0.3", "0.2", "0.1")
 KEEP_SMALLER = ("0.7", "0.5", "0.3")
+KEEP_SIBLING = ("0.7", "0.5", "0.3", "0.2")
 MERGED = (0.25, 0.5, 0.75, 0.9)
 """What ToMe merges of all patches from the first block to the last, in even steps."""
 EXITS = ("0.95", "0.9", "0.8")
@@ -31,8 +32,9 @@ def candidates(
     for side in _sizes(model.geometry, full.image_size):
         texts += [f"{full.variant}@{side}{step}" for step in _smaller(model, side)]
     for sibling in siblings:
-        head = f"{sibling.variant}@{sibling.image_size}"
-        texts += [head, *(f"{head}/evit:{keep}" for keep in KEEP_SMALLER)]
+        for side in (sibling.image_size, *_sizes(model.geometry, sibling.image_size)):
+            head = f"{sibling.variant}@{side}"
+            texts += [head, *(f"{head}/evit:{keep}" for keep in KEEP_SIBLING)]
     plans = dict.fromkeys(Plan.parse(text, full) for text in texts)
     return tuple(plan for plan in plans if _runs(plan, check))
 

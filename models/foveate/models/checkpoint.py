@@ -86,10 +86,7 @@ def save(path: Path, checkpoint: Checkpoint, half: bool = False) -> None:
 
 
 def resize(checkpoint: Checkpoint, image_size: int) -> Checkpoint:
-    """The same model for another image size, position embeddings interpolated once and for all.
-
-    Its ladder was measured at the old size and does not come along.
-    """
+    """The same model for another image size, position embeddings interpolated once and for all."""
     side, rest = divmod(image_size, checkpoint.geometry.patch_size)
     if rest or side < 1:
         patch = checkpoint.geometry.patch_size
@@ -99,7 +96,7 @@ def resize(checkpoint: Checkpoint, image_size: int) -> Checkpoint:
     with torch.no_grad():
         state = checkpoint.model.state_dict() | {"pos_embed": checkpoint.model.positions(side)}
     geometry = replace(checkpoint.geometry, image_size=image_size)
-    return attach(replace(checkpoint, geometry=geometry, ladder=()), state, checkpoint.name)
+    return attach(replace(checkpoint, geometry=geometry), state, checkpoint.name)
 
 
 def variant(text: str) -> str:

@@ -4,6 +4,8 @@ import hashlib
 import logging
 import os
 import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import version
 from importlib.resources.abc import Traversable
@@ -16,6 +18,7 @@ from foveate.core.plan import Precision
 from foveate.core.profile import Profile, Setting
 from foveate.models import hub, precision, zoo
 from foveate.models.checkpoint import Checkpoint, variant
+from foveate.models.family import STITCHES, Family, read_stitches
 from foveate.models.runner import TorchRunner
 
 log = logging.getLogger(__name__)
@@ -28,8 +31,11 @@ def load(
 ) -> TorchRunner:
     """A runner that has run once. `wanted` None: the fastest precision that keeps the answers."""
     checkpoint, chosen, device = _fetch(name, wanted, device, threads)
-    profile = known(name, checkpoint, setting(device, chosen))
-    runner = TorchRunner(checkpoint, chosen, device, max_batch, profile)
+    found = known(name, checkpoint, setting(device, chosen))
+    profile, members = found or (None, family(name, checkpoint))
+    if profile is not None:
+        checkpoint.model.schedules = profile.schedules
+    runner = TorchRunner(members, chosen, device, max_batch, profile)
     try:
         for rung in runner.card.ladder:
             runner.check(rung.plan)
@@ -39,15 +45,41 @@ def load(
     return runner
 
 
+@dataclass(frozen=True, slots=True)
+class Unprofiled:
+    """A warm runner to measure, and the digests of what it runs."""
+
+    runner: TorchRunner
+    weights: str
+    siblings: Mapping[str, str]
+
+
 def load_unprofiled(
-    name: str, wanted: Precision | None = None, device: str = "auto", threads: int = 0, max_batch: int = 0
-) -> tuple[TorchRunner, str]:
-    """The same without any profile, to measure one; and the digest of the weights."""
+    name: str,
+    wanted: Precision | None = None,
+    device: str = "auto",
+    threads: int = 0,
+    max_batch: int = 0,
+    siblings: Sequence[str] = (),
+) -> Unprofiled:
+    """The model without any profile, together with lighter ones that are to answer in its name."""
     checkpoint, chosen, device = _fetch(name, wanted, device, threads)
-    weights = digest(checkpoint)  # now, for the runner changes their precision
-    runner = TorchRunner(checkpoint, chosen, device, max_batch)
+    members = family(name, checkpoint, siblings)
+    # The digests are taken now, for the runner changes the weights' precision.
+    weights, others = digest(checkpoint), {s.name: digest(s) for s in members.siblings}
+    runner = TorchRunner(members, chosen, device, max_batch)
     warm(runner)
-    return runner, weights
+    return Unprofiled(runner, weights, others)
+
+
+def family(name: str, checkpoint: Checkpoint, siblings: Sequence[str] = ()) -> Family:
+    """The model with its siblings, and the stitches that lie beside its weights."""
+    others = tuple(hub.load(sibling) for sibling in siblings)
+    if name.endswith(LOCAL):
+        beside = Path(name.removesuffix(LOCAL) + f".{STITCHES}")
+    else:
+        beside = Path(str(zoo.shipped() / f"{checkpoint.name}.{STITCHES}"))
+    return Family(checkpoint, others, read_stitches(beside) if others and beside.exists() else {})
 
 
 def _fetch(
@@ -85,23 +117,25 @@ def profile_path(name: str) -> Path:
     return _data_folder() / f"{variant(name)}.json"
 
 
-def known(name: str, checkpoint: Checkpoint, here: Setting) -> Profile | None:
-    """The profile of these very weights, as far as it holds here; None where there is none.
+def known(name: str, checkpoint: Checkpoint, here: Setting) -> tuple[Profile, Family] | None:
+    """The profile of these very weights, as far as it holds here, and the models it speaks of.
 
-    Raises SetupError for one that is not readable.
+    None where there is none. Raises SetupError for one that is not readable.
     """
     weights = None
     for place in _places(name):
         try:
             text = place.read_text("utf-8")
-        except OSError:
-            continue  # a home that cannot be read holds no profile
-        except UnicodeDecodeError:
-            raise SetupError(f"{place} is not a readable profile: it is not text") from None
+        except FileNotFoundError:
+            continue
+        except (OSError, UnicodeDecodeError) as error:
+            raise SetupError(f"cannot read the profile {place}: {error}") from None
         profile = Profile.read(text, str(place))
         weights = weights or digest(checkpoint)
         if (profile.model, profile.weights) == (checkpoint.name, weights):
-            return _as_here(profile, here, name, place)
+            members = family(name, checkpoint, tuple(profile.siblings))
+            if {s.name: digest(s) for s in members.siblings} == profile.siblings:
+                return _as_here(profile, here, name, place), members
         log.warning("%s is a profile of another model than %s, and is ignored", place, name)
     return None
 

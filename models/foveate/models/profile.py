@@ -9,9 +9,9 @@ import json
 import logging
 import os
 import statistics
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -22,9 +22,11 @@ from foveate.core.errors import SetupError
 from foveate.core.outcome import Result
 from foveate.core.plan import Plan
 from foveate.core.profile import Data, Measurement, Profile, Setting, choose, worth_timing
-from foveate.models.load import setting
+from foveate.models.content_profile import with_content
+from foveate.models.load import Unprofiled, setting
 from foveate.models.pictures import Album, Pixels
 from foveate.models.runner import TorchRunner
+from foveate.models.timing import seconds_each
 
 log = logging.getLogger(__name__)
 
@@ -68,19 +70,19 @@ class State:
     rounds: tuple[Times, ...] = ()
 
 
-def measure(runner: TorchRunner, weights: str, album: Album, job: Job, target: Path, watch: Watch) -> Profile:
+def measure(loaded: Unprofiled, album: Album, job: Job, target: Path, watch: Watch) -> Profile:
     """Measure and write the profile to `target`; until then TARGET.partial holds what is known.
 
-    `weights` is the checkpoint's `digest`, taken before a runner changed its precision. Raises SetupError
-    where nothing can be written, or where full's answers are all wrong.
+    Raises SetupError where nothing can be written, or where full's answers are all wrong.
     """
+    runner, weights = loaded.runner, loaded.weights
     here = setting(runner.device.type, runner.full.precision)
-    partial = partial_of(target)
-    state = _resumed(partial, _told(weights, album, job, here))
-    write(partial, _text(state))  # what cannot be written is better known now than in an hour
+    unfinished = partial_of(target)
+    state = _resumed(unfinished, _told(weights, album, job, here))
+    write(unfinished, _text(state))  # what cannot be written is better known now than in an hour
     for stage in (_qualities, _latencies):
         for further in stage(runner, album, job, state, watch):
-            write(partial, _text(state := further))
+            write(unfinished, _text(state := further))
     profile = Profile(
         model=runner.card.name,
         weights=weights,
@@ -88,9 +90,13 @@ def measure(runner: TorchRunner, weights: str, album: Album, job: Job, target: P
         seed=job.seed,
         setting=here,
         measurements=_summary(state),
+        siblings=dict(loaded.siblings),
+        schedules=runner.models[runner.full.variant].schedules,
     )
+    told = partial(watch, "content", "learning what the content asks for")
+    profile = with_content(runner, album, profile, job.batch_sizes, job.rounds, told)
     write(target, profile.text())
-    partial.unlink(missing_ok=True)
+    unfinished.unlink(missing_ok=True)
     return profile
 
 
@@ -168,13 +174,13 @@ def _latencies(runner: TorchRunner, album: Album, job: Job, state: State, watch:
         watch("latency", "warming up", len(state.rounds) * each, job.rounds * each)
         drawn = _drawn(album, job, 0)
         for plan, size in _order(timed, job, 0):
-            _seconds(runner, plan, drawn[:size], size)
+            seconds_each(runner, plan, drawn[:size], size)
     for number in range(len(state.rounds), job.rounds):
         times: dict[str, dict[int, float]] = {plan.beside(runner.full): {} for plan in timed}
         drawn = _drawn(album, job, number)
         for done, (plan, size) in enumerate(_order(timed, job, number)):
             watch("latency", what, number * each + done, job.rounds * each)
-            times[plan.beside(runner.full)][size] = _seconds(runner, plan, drawn, size)
+            times[plan.beside(runner.full)][size] = seconds_each(runner, plan, drawn, size)
         state = replace(state, rounds=(*state.rounds, times))
         yield state
     watch("latency", what, job.rounds * each, job.rounds * each)
@@ -241,16 +247,6 @@ def _order(plans: Sequence[Plan], job: Job, number: int) -> Iterator[tuple[Plan,
     for size in job.batch_sizes:
         for index in random.permutation(len(plans)).tolist():
             yield plans[index], size
-
-
-def _seconds(runner: TorchRunner, plan: Plan, pixels: Sequence[Pixels], size: int) -> float:
-    """Mean seconds of a batch of this size, over as many whole ones as the pictures make."""
-    starts = range(0, len(pixels) - size + 1, size)
-    batches = [runner.stack(pixels[start : start + size], plan) for start in starts]
-    started = time.perf_counter()
-    for batch in batches:
-        runner.run(batch, plan)  # gives NumPy arrays, so the device has finished
-    return (time.perf_counter() - started) / len(batches)
 
 
 def _summary(state: State) -> tuple[Measurement, ...]:

@@ -1,5 +1,6 @@
 """Run (batch, plan) -> results on one device, at one precision."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -10,19 +11,19 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from foveate.core.content import ContentRungs
 from foveate.core.errors import BadPlan, RunFailed
-from foveate.core.model import ModelCard, Rung
 from foveate.core.outcome import Explanation, Result
 from foveate.core.plan import Plan, Precision
 from foveate.core.profile import Profile
-from foveate.models import exits, reduction
+from foveate.models.checkpoint import Checkpoint
+from foveate.models.concrete import steps
+from foveate.models.describe import describe
 from foveate.models.explain import explain
 from foveate.models.family import Family
-from foveate.models.geometry import Place
-from foveate.models.hub import Checkpoint
 from foveate.models.price import price
 from foveate.models.stitch import Stitch
-from foveate.models.vit import ElasticViT, Steps, TrunkOutput
+from foveate.models.vit import Steps, TrunkOutput
 
 Pixels = NDArray[np.uint8]
 """(S, S, 3) RGB."""
@@ -33,7 +34,6 @@ DTYPES: dict[Precision, torch.dtype] = {
     "fp16": torch.float16,
 }
 MAX_BATCH = {"cpu": 8, "cuda": 64}
-STANDARD_RUNGS = ("evit:0.3", "evit:0.5", "evit:0.7", "evit:0.9")
 
 
 class TorchRunner:
@@ -69,7 +69,8 @@ class TorchRunner:
         self._shift = (-mean / std).to(self.device)
         self.steps = lru_cache(maxsize=256)(self._resolve)
         self._gflops = lru_cache(maxsize=1024)(self._cost)
-        self.card = describe(family, self.full, profile)
+        self.card = describe(checkpoint, self.full, profile)
+        self.content = profile.content if profile else None
 
     def check(self, plan: Plan) -> None:
         """Raises BadPlan when this model, as it is loaded, cannot run the plan."""
@@ -81,9 +82,18 @@ class TorchRunner:
             raise BadPlan(f"{plan.variant} is not a variant of {self.full.variant}")
         if plan.precision != self.full.precision:
             raise BadPlan(f"{self.full.variant} is loaded in {self.full.precision}, not in {plan.precision}")
+        if plan.content is not None:
+            self._check_content(plan)
         if plan.stitch is not None:
             self._check_stitch(plan)
         return steps(self.models[plan.variant], plan)
+
+    def _check_content(self, plan: Plan) -> None:
+        if self.content is None:
+            raise BadPlan(f"{self.full.variant} has no content rungs; foveate profile finds them")
+        if replace(plan, content=None) != self.full:
+            raise BadPlan(f"content:{plan.content} chooses among whole plans; it stands alone")
+        certainty_of(plan)
 
     def _check_stitch(self, plan: Plan) -> None:
         known = [name for variant, name in self.stitches if variant == plan.variant]
@@ -115,9 +125,33 @@ class TorchRunner:
         images = torch.addcmul(self._shift, batch.permute(0, 3, 1, 2).float(), self._scale)
         return F.interpolate(images, size=(side, side), mode="bicubic", antialias=True).to(self.dtype)
 
-    @torch.inference_mode()
     def run(self, batch: Tensor, plan: Plan) -> Sequence[Result | Exception]:
         """One result a row; a row whose scores are not finite fails alone."""
+        if plan.content is not None and self.content is not None:
+            return self.by_content(batch, self.content, certainty_of(plan))
+        return self._run(batch, plan)
+
+    def by_content(
+        self, batch: Tensor, content: ContentRungs, certainty: float
+    ) -> Sequence[Result | Exception]:
+        """The scout answers all; a picture whose answer may not suffice is answered by a dearer rung."""
+        scout, *dearer = (Plan.parse(text, self.full) for text in content.rungs)
+        scouted = self._run(batch, scout)
+        lost = np.zeros(len(self.card.labels), np.float32)  # of whom nothing is known, nothing is sure
+        scores = np.stack([lost if isinstance(r, Exception) else r.scores for r in scouted])
+        choice = content.choose(scores, certainty)
+        results = [_chosen(result, scout) for result in scouted]
+        for number, rung in enumerate(dearer, 1):
+            rows = np.flatnonzero(choice == number)
+            if len(rows):
+                answers = self._run(batch[torch.from_numpy(rows)], rung)
+                for row, answer in zip(rows.tolist(), answers, strict=True):
+                    results[row] = _chosen(answer, rung, scouted[row])
+        return results
+
+    @torch.inference_mode()
+    def _run(self, batch: Tensor, plan: Plan) -> Sequence[Result | Exception]:
+        """Everybody under one plan that leaves nothing to the content."""
         model = self.models[plan.variant]
         images, concrete = self.sized(batch, plan.image_size), self.steps(plan)
         if plan.stitch is not None:
@@ -126,14 +160,23 @@ class TorchRunner:
             out = model(images, concrete)
         logits = out.logits.float()
         scores = (logits.softmax(-1) if model.geometry.classes else logits).cpu().numpy()
-        paths = _paths(out)
-        rows = zip(scores, out.tokens.tolist(), out.exit_layer.tolist(), paths, strict=True)
+        rows = zip(scores, out.tokens.tolist(), out.exit_layer.tolist(), _paths(out), strict=True)
         return [_result(row, tokens, layer, self._gflops(plan, path)) for row, tokens, layer, path in rows]
 
     def explain(self, media: Sequence[Pixels], plan: Plan) -> Sequence[Explanation]:
         """What was looked at in each of the pictures: one more forward, which keeps account."""
-        images = self._normalise(self.stack(media, plan))
-        return explain(self.models[plan.variant], images, self.steps(plan))
+        batch = self.stack(media, plan)
+        if plan.content is not None:
+            chosen = [plan if isinstance(r, Exception) else r.chosen or plan for r in self.run(batch, plan)]
+            return [self._explain(batch[row : row + 1], rung)[0] for row, rung in enumerate(chosen)]
+        return self._explain(batch, plan)
+
+    def _explain(self, batch: Tensor, plan: Plan) -> Sequence[Explanation]:
+        model, images = self.models[plan.variant], self.sized(batch, plan.image_size)
+        if plan.stitch is not None:  # nothing is reduced on the way
+            side = plan.image_size // model.geometry.patch_size
+            return [Explanation((side, side), (), model.geometry.depth)] * len(batch)
+        return explain(model, images, self.steps(plan))
 
     def _cost(self, plan: Plan, path: "Path") -> float:
         if plan.stitch is not None:
@@ -158,64 +201,22 @@ def _result(scores: NDArray[np.float32], tokens: int, layer: int, gflops: float)
     return Result(scores, tokens, layer, gflops)
 
 
-def steps(model: ElasticViT, plan: Plan) -> Steps:
-    """What the plan does at each block of this trunk. Raises BadPlan when it cannot be done."""
-    g = model.geometry
-    if plan.image_size % g.patch_size or plan.image_size > g.image_size:
-        raise BadPlan(f"image size must be a multiple of {g.patch_size} and at most {g.image_size}")
-    if plan.depth is not None and plan.depth > g.depth:
-        raise BadPlan(f"{plan.variant} has {g.depth} blocks; depth:{plan.depth} is past its end")
-    if plan.heads is not None and plan.heads > g.heads:
-        raise BadPlan(f"{plan.variant} has {g.heads} heads; heads:{plan.heads} is more")
-    if plan.exit is not None and not len(model.exit_heads):
-        raise BadPlan(f"{plan.variant} has no exit heads, so exit:{plan.exit} cannot be served")
-    heads = 0 if plan.heads in (None, g.heads) else plan.heads
-    rule = None if plan.exit is None else exits.create(plan.exit)
-    reducer = reduction.create(plan.reducer, model)
-    if heads and reducer.place is Place.AHEAD:
-        raise BadPlan(f"{plan.reducer} fuses the attention of all heads; it does not go with heads:{heads}")
-    return Steps(reducer, plan.depth or g.depth, rule, heads)
+def _chosen(
+    result: Result | Exception, rung: Plan, scouted: Result | Exception | None = None
+) -> Result | Exception:
+    """The answer of the rung that the content asked for, at what that and the scout took."""
+    if isinstance(result, Exception):
+        return result
+    spent = scouted.gflops if isinstance(scouted, Result) else 0.0
+    return replace(result, chosen=rung, gflops=result.gflops + spent)
 
 
-def rung(model: ElasticViT, plan: Plan, quality: float | None) -> Rung:
-    """What a plan costs on this trunk when no sample leaves early."""
-    g = model.geometry
-    concrete = steps(model, plan)
-    after = concrete.reducer.after(g.patches(plan.image_size) + g.prefix, g.prefix, concrete.depth)
-    return Rung(plan, price(model, plan.image_size, concrete, concrete.depth), after[-1], quality)
-
-
-def describe(family: Family, full: Plan, profile: Profile | None = None) -> ModelCard:
-    """The card of a loaded model; its ladder is the profile's, else the one that was declared with it."""
-    checkpoint = family.own
-    model = checkpoint.model
-    return ModelCard(
-        name=checkpoint.name,
-        description=checkpoint.description,
-        full=full,
-        labels=checkpoint.labels or tuple(f"class {i}" for i in range(model.geometry.classes)),
-        parameters=sum(p.numel() for p in model.parameters()),
-        input=checkpoint.input,
-        ladder=_profiled(profile, full) if profile else _declared(checkpoint, full),
-        licence=checkpoint.licence,
-        source=checkpoint.source,
-    )
-
-
-def _profiled(profile: Profile, full: Plan) -> tuple[Rung, ...]:
-    """The profile's rungs, whose cost is what its pictures took where that depends on the picture."""
-    return tuple(
-        Rung(Plan.parse(m.plan, full), m.gflops, m.tokens, m.quality, m.latency_s or None)
-        for m in profile.ladder
-    )
-
-
-def _declared(checkpoint: Checkpoint, full: Plan) -> tuple[Rung, ...]:
-    """The rungs on the model's card, or the standard ones unmeasured."""
-    model = checkpoint.model
-    measured = {Plan.parse(text, full): quality for text, quality in checkpoint.qualities.items()}
-    standard = STANDARD_RUNGS if model.geometry.class_token else ()
-    unmeasured: dict[Plan, float | None] = {Plan.parse(text, full): None for text in standard}
-    plans = measured or unmeasured
-    rungs = [rung(model, plan, quality) for plan, quality in plans.items() if plan != full]
-    return (*sorted(rungs, key=lambda r: r.gflops), rung(model, full, 1.0))
+def certainty_of(plan: Plan) -> float:
+    """How sure it must be that a cheaper rung suffices. Raises BadPlan for what is no probability."""
+    try:
+        certainty = float(plan.content or "")
+    except ValueError:
+        certainty = math.nan
+    if not 0 < certainty <= 1:
+        raise BadPlan(f"content takes a probability above 0 and at most 1, as in 0.9; got {plan.content!r}")
+    return certainty

@@ -16,13 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from foveate.core.errors import SetupError
-from foveate.models.geometry import Geometry, gmacs
-from foveate.models.reduction import Reducer, Schedule
+from foveate.models.geometry import gmacs
+from foveate.models.reduction import Schedule
 from foveate.models.reduction.diffrate import decide, follow, uniform
 from foveate.models.reduction.none import Nothing
-from foveate.models.tokens import Tokens
-from foveate.models.vit import Block, ElasticViT, Steps
+from foveate.models.vit import ElasticViT, Steps
 
 Batch = tuple[Tensor, Tensor | None]
 """Normalised images (B, 3, S, S), and their classes (B,) int64 where they are known."""
@@ -98,7 +96,8 @@ def _learn(model, batches, target, steps, seed, watch):
             loss = F.cross_entropy(scores, answers)
             miss = (cost - target) / _full(g)
             (logits.grad,) = torch.autograd.grad(loss + PENALTY * miss**2, [logits])
-            adam.step(); schedule.step()
+            adam.step()
+            schedule.step()
             watch(Progress(step + 1, steps, float(loss.detach()), float(cost.detach())))
     mean = (logits.detach().softmax(-1) * candidates).sum(-1)
     return fit(g, mean, target)
@@ -124,11 +123,15 @@ def fit(g, counts, target):
     """Schedule near counts (depth, 2) patches at the target cost"""
     patches = g.patches(g.image_size)
     ratio = (counts / patches).clamp(max=1).flatten().tolist()
+
     def at(power):
         kept = accumulate((max(math.ceil(patches * r**power - 1e-6), 1) for r in ratio), min)
         kept = [g.prefix + c for c in kept]
         return tuple(zip(kept[::2], kept[1::2]))
-    def cost(s): return gmacs(g, g.image_size, [m for _, m in s])
+
+    def cost(s):
+        return gmacs(g, g.image_size, [m for _, m in s])
+
     low, high = 0.0, 64.0
     assert cost(at(high)) <= target
     for _ in range(50):
@@ -145,7 +148,7 @@ def _cost(g, kept):
         least = torch.minimum(torch.minimum(left, prune), merge).detach()
         left = least + (prune - prune.detach()) + (merge - merge.detach())
         after.append(left + g.prefix)
-    return gmacs(g, g.image_size, cast(Sequence[float], after))
+    return gmacs(g, g.image_size, cast("Sequence[float]", after))
 
 
 def _simulate(model, images, candidates, logits):
@@ -167,7 +170,9 @@ def _simulate(model, images, candidates, logits):
         weights = weights / weights.sum(-1, keepdim=True)
         x = x + block.ls1(block.attn.mix(block.norm1(x), weights))
         if True:
-            importance = weights[:, :, 0, g.prefix:].detach().mean(1).masked_fill(mask[:, g.prefix:] < 0.5, -1)
+            importance = (
+                weights[:, :, 0, g.prefix :].detach().mean(1).masked_fill(mask[:, g.prefix :] < 0.5, -1)
+            )
             rank = importance.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
             prune = min(alive, int(kept[index, 0]))
             merge = min(prune, int(kept[index, 1]))

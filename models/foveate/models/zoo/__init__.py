@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from foveate.core.errors import SetupError
 from foveate.core.model import InputSpec
+from foveate.core.profile import Profile
 from foveate.models.geometry import Geometry
 from foveate.models.heads import ExitSpec
 
@@ -18,16 +19,6 @@ RGB = tuple[float, float, float]
 MAX_NAME = 64
 MAX_EXIT_SIZE = 31
 _CENTRED: RGB = (0.5, 0.5, 0.5)
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """What one plan was worth on the profiling set."""
-
-    plan: str
-    quality: float
-    """Accuracy as a ratio of the full plan's."""
-    top1: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +36,6 @@ class Card:
     description: str = ""
     licence: str = ""
     source: str = ""
-    ladder: tuple[Measured, ...] = ()
     exits: tuple[ExitSpec, ...] = ()
     """Heads that can answer before the last block, earliest first."""
     gates: tuple[int, ...] = ()
@@ -67,8 +57,6 @@ class Card:
             raise SetupError(f"{self.name}: crop_pct or std is out of range")
         if not all(math.isfinite(value) for value in self.mean):
             raise SetupError(f"{self.name}: mean is out of range")
-        if not all(0 <= step.quality <= 1 and 0 <= step.top1 <= 1 for step in self.ladder):
-            raise SetupError(f"{self.name}: the ladder holds a quality or top-1 outside 0 to 1")
         if len(self.name) > MAX_NAME:
             raise SetupError(f"{self.name[:20]}...: a name is at most {MAX_NAME} characters long")
         if self.labels and len(self.labels) != g.classes:
@@ -90,11 +78,6 @@ class Card:
                     f"{self.name}: the size of an exit is 1 to {MAX_EXIT_SIZE}, and odd for a local one"
                 )
 
-    @property
-    def qualities(self) -> Mapping[str, float]:
-        """Measured quality by the text form of a plan."""
-        return {step.plan: step.quality for step in self.ladder}
-
     @classmethod
     def read(cls, name: str, table: Mapping[str, Any], where: str) -> "Card":
         """A card from TOML or JSON; `where` names the file in the sentence a SetupError carries."""
@@ -111,28 +94,24 @@ class Card:
         pixels = dict(rest.pop("input", {}))
         mean, std = (_rgb(pixels.pop(key, _CENTRED), f"{where}: {key}") for key in ("mean", "std"))
         spec = _record(InputSpec, pixels, f"{where}: [input]")
-        ladder = tuple(_record(Measured, s, f"{where}: [[ladder]]") for s in rest.pop("ladder", ()))
         exits = tuple(_record(ExitSpec, s, f"{where}: [[exits]]") for s in rest.pop("exits", ()))
         gates = tuple(int(after) for after in rest.pop("gates", ()))
         labels = tuple(str(label) for label in rest.pop("labels", ()))
         words = {key: str(rest.pop(key, "")) for key in ("description", "licence", "source")}
         if rest:
             raise SetupError(f"{where} has no use for {', '.join(sorted(rest))}")
-        return cls(
-            str(declared), geometry, labels, spec, mean, std, ladder=ladder, exits=exits, gates=gates, **words
-        )
+        return cls(str(declared), geometry, labels, spec, mean, std, exits=exits, gates=gates, **words)
 
     def table(self) -> dict[str, Any]:
         """What `read` reads back."""
         flat = {f.name: getattr(self, f.name) for f in fields(Card)}
         flat["geometry"] = asdict(self.geometry)
         flat["input"] = asdict(self.input) | {"mean": flat.pop("mean"), "std": flat.pop("std")}
-        flat["ladder"] = [asdict(step) for step in self.ladder]
         flat["exits"] = [asdict(spec) for spec in self.exits]
         return flat
 
 
-R = TypeVar("R", Geometry, InputSpec, Measured, ExitSpec)
+R = TypeVar("R", Geometry, InputSpec, ExitSpec)
 
 
 def shipped() -> Traversable:
@@ -154,6 +133,12 @@ def card(name: str, folder: Traversable | None = None) -> Card:
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SetupError(f"{file} is not a readable model card: {error}") from error
     return Card.read(name, table, file)
+
+
+def profile(name: str) -> Profile | None:
+    """What a shipped model's plans were measured to keep and to cost; None where it ships without."""
+    file = shipped() / f"{name}.profile.json"
+    return Profile.read(file.read_text("utf-8"), file.name) if file.is_file() else None
 
 
 def _record(kind: type[R], table: object, where: str) -> R:

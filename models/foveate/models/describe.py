@@ -1,0 +1,50 @@
+"""The card of a loaded model: its ladder is the profile's, or else the standard one, unmeasured."""
+
+from foveate.core.model import ModelCard, Rung
+from foveate.core.plan import Plan
+from foveate.core.profile import Profile
+from foveate.models.checkpoint import Checkpoint
+from foveate.models.concrete import steps
+from foveate.models.price import price
+from foveate.models.vit import ElasticViT
+
+STANDARD_RUNGS = ("evit:0.3", "evit:0.5", "evit:0.7", "evit:0.9")
+
+
+def describe(checkpoint: Checkpoint, full: Plan, profile: Profile | None = None) -> ModelCard:
+    """What is known of a model, without its weights."""
+    model = checkpoint.model
+    return ModelCard(
+        name=checkpoint.name,
+        description=checkpoint.description,
+        full=full,
+        labels=checkpoint.labels or tuple(f"class {i}" for i in range(model.geometry.classes)),
+        parameters=sum(p.numel() for p in model.parameters()),
+        input=checkpoint.input,
+        ladder=_profiled(profile, full) if profile else _standard(model, full),
+        licence=checkpoint.licence,
+        source=checkpoint.source,
+    )
+
+
+def rung(model: ElasticViT, plan: Plan, quality: float | None) -> Rung:
+    """What a plan costs on this trunk when no sample leaves early."""
+    g = model.geometry
+    concrete = steps(model, plan)
+    after = concrete.reducer.after(g.patches(plan.image_size) + g.prefix, g.prefix, concrete.depth)
+    return Rung(plan, price(model, plan.image_size, concrete, concrete.depth), after[-1], quality)
+
+
+def _profiled(profile: Profile, full: Plan) -> tuple[Rung, ...]:
+    """The profile's rungs, whose cost is what its pictures took where that depends on the picture."""
+    return tuple(
+        Rung(Plan.parse(m.plan, full), m.gflops, m.tokens, m.quality, m.latency_s or None)
+        for m in profile.ladder
+    )
+
+
+def _standard(model: ElasticViT, full: Plan) -> tuple[Rung, ...]:
+    """A few plans that any model with a class token can run; what they keep, nobody has measured."""
+    texts = STANDARD_RUNGS if model.geometry.class_token else ()
+    rungs = [rung(model, Plan.parse(text, full), None) for text in texts]
+    return (*sorted(rungs, key=lambda r: r.gflops), rung(model, full, 1.0))
