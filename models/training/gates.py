@@ -26,7 +26,8 @@ from training.family import FAMILY
 from training.loader import batches
 from training.losses import normalise
 
-STAGES = (3, 6, 9)
+STAGES = {"vit-t": (3, 6, 9), "vit-xs": (2, 4, 6)}
+"""Blocks before each gate."""
 KEEP_RATES = (0.7, 0.5, 0.4, 0.3, 0.2)
 OFFSET = 3_000_000
 """First step in the stream of scenes: none of these were trained on before."""
@@ -55,8 +56,9 @@ def rollout(
     for index, block in enumerate(model.blocks):
         if str(index) in gates:
             gate = gates[str(index)]
-            with torch.enable_grad():
-                scores = gate(tokens.x.detach(), tokens.prefix).clamp(1e-4, 1 - 1e-4).logit()
+            # Not under autocast, which would keep a copy of the weights from a pass without gradients.
+            with torch.autocast("cpu", enabled=False):
+                scores = gate(tokens.x.detach().float(), tokens.prefix).clamp(1e-4, 1 - 1e-4).logit()
                 count = math.ceil(keep * scores.shape[1])
                 chosen, log_probability = sample(scores, count)
             if greedy:
@@ -88,7 +90,7 @@ def train(name: str, run: Path, steps: int, batch_size: int, lr: float, seed: in
     model = ElasticViT(FAMILY[name].geometry).eval().requires_grad_(False)
     trunk = torch.load(run / "checkpoint.pt", weights_only=True)["model"]
     model.load_state_dict(trunk)
-    gates = nn.ModuleDict({str(after): Gate(model.geometry.width) for after in STAGES})
+    gates = nn.ModuleDict({str(after): Gate(model.geometry.width) for after in STAGES[name]})
     optim = torch.optim.AdamW(gates.parameters(), lr=lr, weight_decay=0.01)
     step, path = 0, run / "gates.pt"
     if path.exists():
@@ -102,9 +104,10 @@ def train(name: str, run: Path, steps: int, batch_size: int, lr: float, seed: in
         optim.param_groups[0]["lr"] = lr * 0.5 * (1 + math.cos(math.pi * step / steps))
         optim.zero_grad(set_to_none=True)
         keep = rng.choice(KEEP_RATES)
-        with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
-            tokens = model.embed(normalise(batch.images))
-            best, _ = rollout(model, gates, tokens, keep, greedy=True)
+        with torch.autocast("cpu", torch.bfloat16):
+            with torch.no_grad():
+                tokens = model.embed(normalise(batch.images))
+                best, _ = rollout(model, gates, tokens, keep, greedy=True)
             sampled, log_probability = rollout(model, gates, tokens, keep, greedy=False)
         loss = -(advantage(sampled, best, batch.labels) * log_probability).mean()
         loss.backward()  # type: ignore[no-untyped-call]

@@ -20,6 +20,7 @@ from training.pictures import draw_curve, draw_looked_at
 ROOT = Path(__file__).parents[2]
 ZOO = ROOT / "models/foveate/models/zoo"
 DOCS = ROOT / "docs/models"
+HERE = Path(__file__).parent
 
 
 def load_run(card: Card, run: Path) -> Checkpoint:
@@ -29,7 +30,7 @@ def load_run(card: Card, run: Path) -> Checkpoint:
     if (run / "gates.pt").exists():
         gates = torch.load(run / "gates.pt", weights_only=True)["gates"]
         state = found.model.state_dict() | {f"gates.{key}": value for key, value in gates.items()}
-        found = attach(replace(found, gates=STAGES), state, str(run))
+        found = attach(replace(found, gates=STAGES[card.name]), state, str(run))
     if (run / "exits.pt").exists():
         found = with_exits(found, EXITS[card.name], run)
     return found
@@ -61,6 +62,9 @@ def main() -> None:
     weights = ZOO / f"{name}.safetensors"
     trained = load_run(FAMILY[name], last)
     disk.save(weights, trained, half=True)
+    plain = args.runs / f"{name}-plain"
+    if plain.exists():  # what budget-aware training is compared with; not installed
+        disk.save(HERE / f"{name}-plain.safetensors", load_run(FAMILY[name], plain), half=True)
     (ZOO / f"{name}.toml").write_text(toml(trained))
     logs = {name: first / "log.jsonl", f"{name}-sizes": last / "log.jsonl"}
     logs |= {f"{name}-{part}": last / f"{part}.jsonl" for part in ("exits", "gates")}

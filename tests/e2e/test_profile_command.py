@@ -20,6 +20,7 @@ from foveate.core.profile import Data, Measurement, Profile, Setting
 from foveate.gateway.profile import Asked, profile, show
 from foveate.models.checkpoint import Checkpoint, read, save
 from foveate.models.geometry import Geometry
+from foveate.models.load import Unprofiled
 from foveate.models.runner import TorchRunner
 from foveate.models.vit import ElasticViT
 
@@ -133,7 +134,7 @@ def test_without_pictures_of_its_classes_it_says_what_to_pass(weights: Path, tmp
 def test_what_cannot_be_done_is_refused_in_one_sentence(weights: Path, tmp_path: Path) -> None:
     folder = pictures(tmp_path / "animals", "cat", "fish", count=1)
     cats, complaints = folder / "cat", Console(stderr=True)
-    runner = TorchRunner(read(weights))
+    loaded = Unprofiled(TorchRunner(read(weights)), "abc", {})
     for asked, sentence in (
         (Asked("mine", data=folder), "fish stands for no class"),
         (Asked("mine", data=tmp_path / "nowhere"), "there is no folder"),
@@ -143,7 +144,7 @@ def test_what_cannot_be_done_is_refused_in_one_sentence(weights: Path, tmp_path:
         (Asked("mine", data=cats, batch_sizes="4,4"), "batch sizes are different numbers from 1"),
     ):
         with pytest.raises(FoveateError, match=sentence) as refused:
-            profile(asked, runner, "abc", 10**6, complaints)
+            profile(asked, loaded, 10**6, complaints)
         assert "\n" not in refused.value.detail
 
 

@@ -20,7 +20,7 @@ from foveate.models.geometry import Geometry
 from foveate.models.heads import ExitSpec
 from foveate.models.inferred import infer
 from foveate.models.vit import ElasticViT, Steps, TrunkOutput
-from foveate.models.zoo import Card, Measured
+from foveate.models.zoo import Card
 from tests.unit.torchvision_ops import import_timm
 
 SMALL = Geometry(image_size=64, width=128, depth=2, heads=2, classes=3)
@@ -46,16 +46,6 @@ crop_mode = "squash"
 interpolation = "bilinear"
 mean = [0.5, 0.4, 0.3]
 std = [1, 0.2, 0.1]
-
-[[ladder]]
-plan = "vit-x@64/evit:0.5"
-quality = 0.98
-top1 = 0.93
-
-[[ladder]]
-plan = "vit-x@64"
-quality = 1
-top1 = 0.95
 """
 
 
@@ -96,8 +86,6 @@ def test_a_shipped_model_comes_with_its_card(folder: Path) -> None:
     assert (found.name, found.labels, found.licence) == ("vit-x", LABELS, "Apache-2.0")
     assert found.input == InputSpec(0.9, "squash", "bilinear")
     assert (found.mean, found.std) == ((0.5, 0.4, 0.3), (1.0, 0.2, 0.1))
-    assert found.ladder[0] == Measured("vit-x@64/evit:0.5", 0.98, 0.93)
-    assert found.qualities == {"vit-x@64/evit:0.5": 0.98, "vit-x@64": 1}
     assert found.geometry == found.model.geometry == SMALL
     assert not found.model.training
     assert {p.dtype for p in found.model.parameters()} == {torch.float32}
@@ -120,7 +108,7 @@ def test_the_shipped_folder_is_readable() -> None:
         ("classes = 3", "classes = 3\nclass_token = false", "no class token to pool"),
         ('"squash"', '"stretch"', "crop_mode cannot be 'stretch'"),
         ("[0.5, 0.4, 0.3]", "[0.5]", "mean takes three numbers"),
-        ("top1 = 0.93", "", r"\[\[ladder\]\] is incomplete"),
+        ("[input]", "[ladder]", "vit-x.toml has no use for ladder"),
         ("licence =", "license =", "vit-x.toml has no use for license"),
         ("[geometry]", "[shape]", r"\[geometry\] is missing"),
         ("[geometry]", "[geometry", "vit-x.toml is not a readable model card"),
@@ -139,7 +127,7 @@ def test_a_card_without_weights(folder: Path) -> None:
 
 
 def test_round_trip_keeps_weights_and_card(tmp_path: Path) -> None:
-    saved = replace(example(), ladder=(Measured("vit-x@64", 1.0, 0.9),))
+    saved = example()
     save(tmp_path / "a.safetensors", saved)
     found = hub.load(str(tmp_path / "a.safetensors"))
     assert found.table() == saved.table()
@@ -348,7 +336,6 @@ def test_another_image_size(folder: Path) -> None:
     assert found.geometry.image_size == found.model.geometry.image_size == 96
     assert found.model.pos_embed.shape == (1, 37, 128)
     assert answer(found).shape == (1, 3)
-    assert found.ladder == ()
     with pytest.raises(SetupError, match="takes image sizes that are multiples of 16, not 100"):
         hub.load("vit-x", image_size=100, folder=folder)
 
@@ -508,13 +495,13 @@ def test_random_weights_in_any_shape_timm_knows() -> None:
     [
         ("input", "abc"),
         ("labels", 5),
-        ("ladder", 5),
+        ("gates", 5),
+        ("gates", ["first"]),
         ("exits", 5),
         ("exits", [5]),
         ("input", {"crop_pct": 0.0}),
         ("input", {"crop_pct": float("nan")}),
         ("input", {"std": [0.0, 1.0, 1.0]}),
-        ("ladder", [{"plan": "full", "quality": 7.0, "top1": 0.5}]),
         ("name", "n" * 65),
     ],
 )

@@ -1,62 +1,47 @@
-"""Profiles: which plans are rungs, what the file says, how one is measured, resumed, found and drawn."""
+"""Profiles: which plans are rungs, what the file says, and how one is measured and resumed."""
 
 import json
 import logging
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import combinations, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
-from torch import nn
 
-from foveate.core.errors import BadPlan, SetupError
+from foveate.core.errors import SetupError
 from foveate.core.outcome import Result
 from foveate.core.plan import Plan
-from foveate.core.profile import Data, Measurement, Profile, Setting, choose, worth_timing
-from foveate.models import ladder_plot, load, profile, zoo
-from foveate.models.candidates import candidates, parse
-from foveate.models.checkpoint import Checkpoint, save
-from foveate.models.geometry import Geometry
-from foveate.models.pictures import Album, Pictures
-from foveate.models.profile import Job, measure, partial_of
+from foveate.core.profile import Data, Measurement, Profile, choose, worth_timing
+from foveate.models import load, profile, timing
+from foveate.models.profile import measure, partial_of
 from foveate.models.runner import TorchRunner
-from foveate.models.vit import ElasticViT
+from tests.unit.measuring import (
+    FULL,
+    HERE,
+    PICTURES,
+    PLANS,
+    album,
+    decode,
+    job,
+    plan,
+    quiet,
+    tiny,
+    unprofiled,
+    written,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-HERE = Setting("a chip", 2, "fp32", "2.13", "3.11", "0.1", "2026-01-01")
-GEOMETRY = Geometry(image_size=64, width=24, depth=4, heads=2, classes=5)
-PLANS = ("full", "evit:0.6", "evit:0.2", "tiny@32")
-PICTURES = 24
-
-
-def plan(
-    name: str, quality: float, gflops: float, seconds: float | None = None, rung: bool = False
-) -> Measurement:
-    """A measurement; `seconds` a picture in batches of 8."""
-    latency = {} if seconds is None else {1: 99.0, 8: 8 * seconds}
-    return Measurement(name, quality, None, gflops, 5, latency, rung)
-
-
-def written(*measurements: Measurement, setting: Setting = HERE) -> Profile:
-    return Profile("tiny", "0" * 64, Data("somewhere", 10, False), 0, setting, measurements)
 
 
 def rungs(measurements: Sequence[Measurement]) -> list[str]:
     return [m.plan for m in written(*measurements).ladder]
-
-
-FULL = plan("full", 1.0, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -188,39 +173,9 @@ def test_without_latencies_the_rungs_that_gflops_contradict_go() -> None:
 # Measuring.
 
 
-@torch.no_grad()
-def tiny(seed: int = 0, geometry: Geometry = GEOMETRY) -> Checkpoint:
-    """A random model whose answers differ between pictures."""
-    model, generator = ElasticViT(geometry).eval(), torch.Generator().manual_seed(seed)
-    for name, parameter in model.named_parameters():
-        noise = torch.randn(parameter.shape, generator=generator)
-        gain = parameter.ndim == 1 and name.endswith("weight")
-        parameter.copy_(1 + 0.1 * noise if gain else 0.2 * noise)
-    return Checkpoint("tiny", geometry, model=model)
-
-
-def shown(targets: Sequence[int] | None = None) -> Pictures:
-    """Pictures that are stored as the seed of their noise."""
-    items = tuple(str(i).encode() for i in range(PICTURES))
-    return Pictures("noise", items, None if targets is None else tuple(targets))
-
-
-def decode(data: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    patches = np.random.default_rng(int(data)).integers(0, 256, (4, 4, 3), np.uint8)
-    return patches.repeat(16, 0).repeat(16, 1)
-
-
-def album(targets: Sequence[int] | None = None) -> Album:
-    return Album(shown(targets), decode, lambda *_: None)
-
-
-def job(runner: TorchRunner, rounds: int = 2, seed: int = 0) -> Job:
-    plans = [Plan.parse(text, runner.full) for text in PLANS]
-    return Job(tuple(plans), batch_sizes=(1, 3), rounds=rounds, seed=seed)
-
-
-def quiet(*_: object) -> None:
-    """Watches nothing."""
+def asked_for(found: Profile) -> list[Measurement]:
+    """What the job's own plans were measured to be; choosing by content may have added more."""
+    return [m for m in found.measurements if not m.plan.startswith("content")]
 
 
 def answers(runner: TorchRunner, text: str) -> list[Result]:
@@ -249,9 +204,9 @@ def test_quality_is_what_is_kept_of_fulls_accuracy_or_else_agreement_with_full(
 ) -> None:
     runner = TorchRunner(tiny())
     targets = half_right(runner) if labelled else None
-    found = measure(runner, "abc", album(targets), job(runner), tmp_path / "p.json", quiet)
+    found = measure(unprofiled(runner), album(targets), job(runner), tmp_path / "p.json", quiet)
     assert found.data == Data("noise", PICTURES, labelled)
-    assert {m.plan for m in found.measurements} == set(PLANS)
+    assert {m.plan for m in asked_for(found)} == set(PLANS)
     wanted = targets or named(runner, "full")
     told = {m.plan: m for m in found.measurements}
     right = {p: np.mean([a == b for a, b in zip(named(runner, p), wanted, strict=True)]) for p in PLANS}
@@ -266,14 +221,14 @@ def test_quality_is_what_is_kept_of_fulls_accuracy_or_else_agreement_with_full(
 
 def test_the_file_is_the_profile_and_nothing_else_is_left(tmp_path: Path) -> None:
     runner, target = TorchRunner(tiny()), tmp_path / "new" / "p.json"
-    found = measure(runner, "abc", album(), job(runner), target, quiet)
+    found = measure(unprofiled(runner), album(), job(runner), target, quiet)
     assert Profile.read(target.read_text(), "x") == found
     assert (found.model, found.weights, found.seed) == ("tiny", "abc", 0)
     assert found.setting == load.setting("cpu", "fp32")
     assert [path.name for path in target.parent.iterdir()] == ["p.json"]
     assert found.ladder[-1].plan == "full"
-    timed = [m for m in found.measurements if m.latency_s]
-    assert {m.plan for m in timed} == {m.plan for m in worth_timing(found.measurements)}
+    timed = [m for m in asked_for(found) if m.latency_s]
+    assert {m.plan for m in timed} == {m.plan for m in worth_timing(asked_for(found))}
     assert all(set(m.latency_s) == {1, 3} for m in timed)
 
 
@@ -297,10 +252,10 @@ def test_rounds_give_every_plan_the_same_pictures_and_others_each_time(
         number = arguments[-1]
         return drawn(*arguments)
 
-    monkeypatch.setattr(profile, "_seconds", spy)
+    monkeypatch.setattr(profile, "seconds_each", spy)
     monkeypatch.setattr(profile, "_drawn", counted)
     monkeypatch.setattr(profile, "worth_timing", tuple)
-    found = measure(runner, "abc", album(), job(runner, rounds=3), tmp_path / "p.json", quiet)
+    found = measure(unprofiled(runner), album(), job(runner, rounds=3), tmp_path / "p.json", quiet)
     assert set(seen) == {(r, s) for r in range(3) for s in (1, 3)}
     assert all(len(calls) == len(PLANS) and len({mean for _, mean in calls}) == 1 for calls in seen.values())
     assert len({calls[0][1] for calls in seen.values()}) == 3
@@ -321,7 +276,7 @@ def test_the_clock_is_a_real_one_and_covers_whole_batches(monkeypatch: pytest.Mo
         return run(batch, chosen)
 
     monkeypatch.setattr(runner, "run", counted)
-    assert 0 < profile._seconds(runner, runner.full, [decode(b"1")] * 16, 5) < 10
+    assert 0 < timing.seconds_each(runner, runner.full, [decode(b"1")] * 16, 5) < 10
     assert sizes == [5, 5, 5]
 
 
@@ -345,7 +300,7 @@ def steady(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         looks.append(chosen.steps)
         return size * chosen.image_size * 1e-3
 
-    monkeypatch.setattr(profile, "_seconds", seconds)
+    monkeypatch.setattr(profile, "seconds_each", seconds)
     return looks
 
 
@@ -356,10 +311,10 @@ def test_an_interrupted_run_goes_on_and_ends_in_the_same_profile(
     looks = steady(monkeypatch)
     caplog.set_level(logging.INFO)
     runner, target = TorchRunner(tiny()), tmp_path / "p.json"
-    whole = measure(runner, "abc", album(), job(runner), tmp_path / "whole.json", quiet)
+    whole = measure(unprofiled(runner), album(), job(runner), tmp_path / "whole.json", quiet)
     a_round = len(looks) // 3  # the first warms up
     with pytest.raises(KeyboardInterrupt):
-        measure(runner, "abc", album(), job(runner), target, Stopped(after))
+        measure(unprofiled(runner), album(), job(runner), target, Stopped(after))
     assert not target.exists()
     before = json.loads(partial_of(target).read_text())
     assert (len(before["kept"]) > 0, len(before["rounds"]) > 0) == (after >= 4, after >= 24)
@@ -373,7 +328,7 @@ def test_an_interrupted_run_goes_on_and_ends_in_the_same_profile(
 
     monkeypatch.setattr(runner, "run", counted)
     looks.clear()
-    assert measure(runner, "abc", album(), job(runner), target, quiet) == whole
+    assert measure(unprofiled(runner), album(), job(runner), target, quiet) == whole
     assert len(looks) == a_round * (3 - len(before["rounds"]))
     assert sum(asked) == PICTURES * (len(PLANS) - len(before["kept"]))
     assert "going on from" in caplog.text
@@ -381,19 +336,21 @@ def test_an_interrupted_run_goes_on_and_ends_in_the_same_profile(
 
 
 @pytest.mark.parametrize(
-    "what", ["weights", "seed", "pictures", "rounds", "plans", "batch sizes", "precision"]
+    "what", ["weights", "siblings", "seed", "pictures", "rounds", "plans", "batch sizes", "precision"]
 )
 def test_what_another_job_left_is_not_used(
     what: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     runner, target = TorchRunner(tiny()), tmp_path / "p.json"
     with pytest.raises(KeyboardInterrupt):
-        measure(runner, "abc", album(), job(runner), target, Stopped(12))
+        measure(unprofiled(runner), album(), job(runner), target, Stopped(12))
     assert len(json.loads(partial_of(target).read_text())["kept"]) > 2
-    mine, weights, labels = job(runner), "abc", None
+    mine, weights, siblings, labels = job(runner), "abc", dict[str, str](), None
     match what:
         case "weights":
             weights = "def"
+        case "siblings":
+            siblings = {"tinier": "123"}
         case "seed":
             mine = job(runner, seed=1)
         case "pictures":
@@ -407,7 +364,7 @@ def test_what_another_job_left_is_not_used(
         case "precision":
             runner = TorchRunner(tiny(), "bf16")
             mine = job(runner)
-    measure(runner, weights, album(labels), mine, target, quiet)
+    measure(unprofiled(runner, weights, **siblings), album(labels), mine, target, quiet)
     assert re.search(rf"differs in [a-z, ]*{what}[a-z, ]*: starting anew", caplog.text)
     found = Profile.read(target.read_text(), "x")
     assert found.weights == weights
@@ -420,8 +377,8 @@ def test_a_damaged_partial_file_is_not_used(
 ) -> None:
     runner, target = TorchRunner(tiny()), tmp_path / "p.json"
     partial_of(target).write_text(junk)
-    found = measure(runner, "abc", album(), job(runner, rounds=1), target, quiet)
-    assert len(found.measurements) == len(PLANS)
+    found = measure(unprofiled(runner), album(), job(runner, rounds=1), target, quiet)
+    assert len(asked_for(found)) == len(PLANS)
     assert "not readable, so measuring starts anew" in caplog.text
 
 
@@ -429,14 +386,14 @@ def test_a_place_that_cannot_be_written_is_known_before_anything_is_measured(tmp
     (tmp_path / "file").write_text("in the way")
     runner = TorchRunner(tiny())
     with pytest.raises(SetupError, match="cannot write"):
-        measure(runner, "abc", album(), job(runner), tmp_path / "file" / "p.json", Stopped(0))
+        measure(unprofiled(runner), album(), job(runner), tmp_path / "file" / "p.json", Stopped(0))
 
 
 def test_labels_that_full_never_meets_are_refused(tmp_path: Path) -> None:
     runner = TorchRunner(tiny())
     wrong = [(index + 1) % 5 for index in named(runner, "full")]
     with pytest.raises(SetupError, match="full names every picture wrongly"):
-        measure(runner, "abc", album(wrong), job(runner), tmp_path / "p.json", quiet)
+        measure(unprofiled(runner), album(wrong), job(runner), tmp_path / "p.json", quiet)
 
 
 def test_a_failed_answer_is_a_wrong_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -455,13 +412,13 @@ def test_a_failed_answer_is_a_wrong_one(tmp_path: Path, monkeypatch: pytest.Monk
 
     agreed = np.mean([a == b for a, b in zip(named(runner, "evit:0.6"), named(runner, "full"), strict=True)])
     monkeypatch.setattr(runner, "run", failing)
-    found = measure(runner, "abc", album(), job(runner, rounds=1), tmp_path / "p.json", quiet)
+    found = measure(unprofiled(runner), album(), job(runner, rounds=1), tmp_path / "p.json", quiet)
     told = {m.plan: m.quality for m in found.measurements}
     assert told["full"] == 1
     assert told["evit:0.6"] < agreed
     assert told["evit:0.6"] <= 0.75
     monkeypatch.setattr(runner, "run", failing_at_full)
-    found = measure(runner, "abc", album(), job(runner, rounds=1), tmp_path / "p.json", quiet)
+    found = measure(unprofiled(runner), album(), job(runner, rounds=1), tmp_path / "p.json", quiet)
     monkeypatch.setattr(runner, "run", run)
     assert found.full.quality == 1
     pairs = list(zip(named(runner, "evit:0.6"), named(runner, "full"), strict=True))
@@ -477,228 +434,9 @@ def test_progress_rises_to_its_total_in_every_stage(tmp_path: Path) -> None:
     def watch(stage: str, what: str, done: int, total: int) -> None:
         told.setdefault(stage, []).append((done, total))
 
-    measure(runner, "abc", album(), job(runner), tmp_path / "p.json", watch)
-    assert list(told) == ["quality", "latency"]
-    for steps in told.values():
+    measure(unprofiled(runner), album(), job(runner), tmp_path / "p.json", watch)
+    assert list(told)[:2] == ["quality", "latency"]
+    for steps in (told["quality"], told["latency"]):
         shares = [done / total for done, total in steps]
         assert shares == sorted(shares)
         assert (shares[0], shares[-1]) == (0, 1)
-
-
-# What to try.
-
-
-def test_as_many_plans_are_tried_as_a_person_waits_for() -> None:
-    model = ElasticViT(Geometry())
-    full = Plan("vit", 224)
-    plain = candidates(model, full, quiet)
-    for number in (4, 8, 10):
-        model.exit_heads[str(number)] = nn.Identity()
-    exits = candidates(model, full, quiet)
-    assert plain[0] == exits[0] == full
-    assert 20 <= len(plain) < len(exits) <= 40
-    assert {p.image_size for p in plain} == {224, 160, 112}
-    assert not any(p.exit for p in plain)
-    assert {p.exit for p in exits} >= {"0.8", "0.9", "0.95"}
-    assert {str(p) for p in plain} >= {
-        "vit@224/evit:0.5/fp32",
-        "vit@224/tome:8/fp32",
-        "vit@112/evit:0.5/fp32",
-    }
-
-
-def test_what_the_model_cannot_run_is_not_tried() -> None:
-    runner = TorchRunner(tiny(geometry=replace(GEOMETRY, class_token=False, pool="avg")))
-    tried = candidates(runner.models["tiny"], runner.full, runner.check)
-    assert tried[0] == runner.full
-    assert not any(p.reducer.startswith("evit") for p in tried)
-    for chosen in tried:
-        runner.check(chosen)
-
-
-def test_schedules_and_siblings_are_tried() -> None:
-    model = ElasticViT(GEOMETRY)
-    model.schedules = {"0.6": ((9, 9),) * 4}
-    tried = candidates(model, Plan("tiny", 64), quiet, [Plan("tinier", 48)])
-    assert Plan("tiny", 64, reducer="diffrate:0.6") in tried
-    assert Plan("tinier", 48) in tried
-    assert Plan("tinier", 48, reducer="evit:0.5") in tried
-
-
-def test_plans_can_be_listed_and_a_number_is_a_size() -> None:
-    runner = TorchRunner(tiny())
-    listed = parse("evit:.5, 32,32/evit:0.7,full,evit:0.5,", runner.full, runner.check)
-    texts = [chosen.beside(runner.full) for chosen in listed]
-    assert texts == ["full", "evit:0.5", "tiny@32", "tiny@32/evit:0.7"]
-
-
-@pytest.mark.parametrize("text", ["warp:9", "evit:7", "33", "other@64", "exit:0.9", "evit:0.5/bf16"])
-def test_a_listed_plan_that_cannot_be_run_is_refused(text: str) -> None:
-    runner = TorchRunner(tiny())
-    with pytest.raises(BadPlan):
-        parse(text, runner.full, runner.check)
-
-
-# Finding it again.
-
-
-@pytest.fixture
-def homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Nothing is read from or left in the home of whoever runs the tests."""
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path
-
-
-@pytest.fixture
-def file(homes: Path) -> Path:
-    save(homes / "tiny.safetensors", tiny())
-    return homes / "tiny.safetensors"
-
-
-def profiled(file: Path) -> Profile:
-    """Measure a file where `serve` will look for it."""
-    runner, weights = load.load_unprofiled(str(file), "fp32", "cpu", 1)
-    return measure(runner, weights, album(), job(runner, rounds=1), load.profile_path(str(file)), quiet)
-
-
-def test_a_loaded_models_ladder_is_the_profiles(file: Path) -> None:
-    found = profiled(file)
-    assert (file.parent / "tiny.profile.json").exists()
-    card = load.load(str(file), "fp32", "cpu", 1).card
-    assert [rung.plan.beside(card.full) for rung in card.ladder] == [m.plan for m in found.ladder]
-    for rung, m in zip(card.ladder, found.ladder, strict=True):
-        assert (rung.gflops, rung.tokens, rung.quality) == (m.gflops, m.tokens, m.quality)
-        assert rung.latency_s == m.latency_s
-        assert rung.latency_s
-
-
-def test_in_another_setting_its_latencies_are_refused_with_a_sentence(
-    file: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO)
-    profiled(file)
-    card = load.load(str(file), "bf16", "cpu", 1).card
-    (record,) = [r for r in caplog.records if r.name == load.__name__]
-    assert "in fp32, not" in record.getMessage()
-    assert f"foveate profile {file}" in record.getMessage()
-    assert all(rung.latency_s is None and rung.quality is not None for rung in card.ladder)
-
-
-def test_a_profile_of_other_weights_is_ignored_with_a_warning(
-    file: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    profiled(file)
-    save(file, tiny(seed=1))
-    card = load.load(str(file), "fp32", "cpu", 1).card
-    assert "is a profile of another model" in caplog.text
-    assert card.ladder[0].quality is None
-
-
-@pytest.mark.parametrize("junk", [b"{", b"\xff\xfe"])
-def test_an_unreadable_profile_stops_the_start(junk: bytes, file: Path) -> None:
-    load.profile_path(str(file)).write_bytes(junk)
-    with pytest.raises(SetupError, match=r"tiny\.profile\.json is not a readable profile"):
-        load.load(str(file), "fp32", "cpu", 1)
-
-
-def test_a_profile_with_a_rung_that_cannot_be_run_stops_the_start(file: Path) -> None:
-    found = profiled(file)
-    path = load.profile_path(str(file))
-    strange = Measurement("warp:9", 0.1, None, 0.0001, 1, dict.fromkeys((1, 3), 1e-9))
-    path.write_text(replace(found, measurements=choose([*found.measurements, strange])).text())
-    with pytest.raises(SetupError, match="a rung that cannot be run here: there is no token reducer 'warp'"):
-        load.load(str(file), "fp32", "cpu", 1)
-
-
-def test_a_model_that_is_no_file_has_its_profile_in_the_data_folder(homes: Path) -> None:
-    path = load.profile_path("hf-hub:timm/vit")
-    assert path == homes / "data/foveate/profiles/hf-hub-timm-vit.json"
-    here, checkpoint = load.setting("cpu", "fp32"), tiny()
-    assert load.known("hf-hub:timm/vit", checkpoint, here) is None
-    found = replace(written(FULL, setting=here), weights=load.digest(checkpoint))
-    profile.write(path, found.text())
-    assert load.known("hf-hub:timm/vit", checkpoint, here) == found
-
-
-def test_a_persons_own_profile_comes_before_the_shipped_one(
-    homes: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    here, checkpoint = load.setting("cpu", "fp32"), tiny()
-    shipped = replace(written(FULL, setting=here), weights=load.digest(checkpoint))
-    profile.write(homes / "zoo" / "tiny.profile.json", shipped.text())
-    monkeypatch.setattr(zoo, "shipped", lambda: homes / "zoo")
-    assert load.known("tiny", checkpoint, here) == shipped
-    own = replace(shipped, seed=5)
-    profile.write(load.profile_path("tiny"), own.text())
-    assert load.known("tiny", checkpoint, here) == own
-    # A folder that cannot be entered holds none.
-    (homes / "file").write_text("in the way")
-    monkeypatch.setenv("XDG_DATA_HOME", str(homes / "file"))
-    assert load.known("tiny", checkpoint, here) == shipped
-
-
-def test_the_digest_is_of_names_shapes_and_values() -> None:
-    same, other, renamed = tiny(), tiny(seed=1), tiny()
-    assert load.digest(same) == load.digest(renamed)
-    assert load.digest(same) != load.digest(other)
-    head = nn.Linear(2, 2)
-    same.model.exit_heads["1"], renamed.model.exit_heads["2"] = head, head
-    assert load.digest(same) != load.digest(renamed)
-
-
-# The picture.
-
-
-def drawable(timed: bool = True) -> Profile:
-    plans = [
-        Measurement(
-            f"evit:0.{k}", 1 - 0.5**k, None, (k + 15) / 30, 5, {1: 0.1, 8: (k + 15) / 60} if timed else {}
-        )
-        for k in range(1, 10)
-    ]
-    plans.append(Measurement("full", 1.0, None, 1.0, 9, {1: 0.12, 8: 0.5} if timed else {}))
-    return written(*choose([*plans, plan("tiny@32", 0.1, 0.9, 0.04 if timed else None)]))
-
-
-@pytest.mark.parametrize("timed", [True, False])
-def test_the_ladder_is_drawn_the_same_every_time(timed: bool, tmp_path: Path) -> None:
-    png, svg = ladder_plot.draw(drawable(timed), tmp_path / "tiny.profile")
-    assert (png.name, svg.name) == ("tiny.profile.png", "tiny.profile.svg")
-    with Image.open(png) as image:
-        assert image.width == (1680 if timed else 840)
-        assert len(image.convert("RGB").getcolors(10**6) or ()) > 20
-    ElementTree.parse(svg)  # noqa: S314 -- our own file
-    before = [path.read_bytes() for path in (png, svg)]
-    ladder_plot.draw(drawable(timed), tmp_path / "tiny.profile")
-    assert [path.read_bytes() for path in (png, svg)] == before
-
-
-def test_rungs_are_named_where_no_name_covers_another(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from matplotlib.figure import Figure
-    from matplotlib.text import Text
-
-    figures: list[Any] = []
-    draw = Figure.draw_without_rendering
-
-    def kept(figure: Any) -> None:
-        figures.append(figure)
-        draw(figure)
-
-    monkeypatch.setattr(Figure, "draw_without_rendering", kept)
-    ladder_plot.draw(drawable(), tmp_path / "x")
-    draw(figures[0])
-    for axis in figures[0].axes:
-        names = {text.get_text(): Text.get_window_extent(text) for text in axis.texts}
-        assert list(names) == [m.plan for m in drawable().ladder]
-        for one, other in combinations(names.values(), 2):
-            assert not one.overlaps(other)
-
-
-def test_drawing_needs_matplotlib_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ModuleNotFoundError) as missing:
-        ladder_plot.draw(drawable(), tmp_path / "x")
-    assert missing.value.name == "matplotlib"

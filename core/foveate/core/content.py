@@ -30,10 +30,12 @@ class ContentRungs:
     def choose(self, scores: Floats, certainty: float) -> NDArray[np.int64]:
         """Index of the cheapest rung that suffices with at least this probability: (B,).
 
-        scores: (B, C), the scout's class probabilities. The last rung needs no probability.
+        scores: (B, C), the scout's class probabilities. The last rung needs no probability, and takes
+        the rows that say nothing: those that are not finite, or zero throughout.
         """
+        told = np.isfinite(scores).all(1, keepdims=True) & scores.any(1, keepdims=True)
         logits = sureness(scores) @ np.array(self.weight).T + np.array(self.bias)
-        suffices = 1 / (1 + np.exp(-logits)) >= certainty
+        suffices = told & (1 / (1 + np.exp(-logits)) >= certainty)
         return np.where(suffices.any(1), suffices.argmax(1), len(self.rungs) - 1).astype(np.int64)
 
 

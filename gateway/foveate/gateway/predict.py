@@ -67,6 +67,7 @@ def _fields(card: ModelCard, plan: Plan, result: Result, top_k: int, compute_s: 
         "tokens": result.tokens,
         "tokens_full": full.tokens,
         "exit_layer": result.exit_layer,
+        "chosen": None if result.chosen is None else result.chosen.beside(card.full),
         "gflops": round(result.gflops, 4),
         "gflops_full": round(full.gflops, 4),
         "compute_ms": round(compute_s * 1e3, 2),
@@ -81,7 +82,8 @@ def show(console: Console, answer: Answer) -> None:
         table.add_row(row["label"], f"{row['score']:.1%}")
     console.print(table)
     share = fields["gflops"] / fields["gflops_full"]
-    console.print(f"plan    [bold]{fields['plan']}[/]", highlight=False)
+    chosen = f", which chose {fields['chosen']}" if fields["chosen"] else ""
+    console.print(f"plan    [bold]{fields['plan']}[/]{chosen}", highlight=False)
     console.print(
         f"cost    {fields['gflops']:.2f} GFLOPs, {share:.0%} of full; {fields['compute_ms']:.1f} ms"
     )

@@ -31,6 +31,7 @@ class Compute(BaseModel):
     exit_layer: int
     gflops: float
     degraded: bool
+    chosen: str | None = Field(description="the rung the picture's content asked for, under a content plan")
 
 
 class Stage(BaseModel):
@@ -108,6 +109,7 @@ def classification(
             "exit_layer": result.exit_layer,
             "gflops": round(result.gflops, 4),
             "degraded": not pinned and plan != card.full,
+            "chosen": None if result.chosen is None else result.chosen.beside(card.full),
         },
         "timings_ms": timings_ms,
     }
@@ -159,4 +161,5 @@ def rung_fields(rung: Rung, full: Plan) -> dict[str, object]:
         "quality": rung.quality,
         "gflops": round(rung.gflops, 4),
         "tokens": rung.tokens,
+        "latency_ms": rung.latency_s and {str(size): round(1e3 * s, 3) for size, s in rung.latency_s.items()},
     }

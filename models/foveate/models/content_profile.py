@@ -48,7 +48,7 @@ def with_content(
     """The profile with what picks a rung by content, and what that keeps and costs on pictures it has
     not learnt from. A ladder with nothing to choose between stays as it is."""
     rungs = rungs_of(profile)
-    if len(rungs) < 2:
+    if len(rungs) < 2 or len(album) < 2:
         return profile
     every = np.random.default_rng(profile.seed).permutation(len(album))
     half = len(every) // 2
@@ -56,6 +56,8 @@ def with_content(
     if content is None:
         return profile
     measured = list(_measured(runner, album, every[half:].tolist(), content, profile, batch_sizes, rounds))
+    if not measured:
+        return profile
     return replace(profile, content=content, measurements=choose([*profile.measurements, *measured]))
 
 
@@ -117,6 +119,8 @@ def _measured(
     of_full = named(answered(runner, album, indices, full))
     targets = album.pictures.targets
     right = of_full if targets is None else np.array([targets[index] for index in indices])
+    if not (of_full == right).any():
+        return  # nothing to keep in this half
     times = _times(runner, album, [full, *plans], batch_sizes, rounds, indices)
     for plan in plans:
         results = answered(runner, album, indices, plan)

@@ -20,7 +20,8 @@ STITCHES = "stitches.safetensors"
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """Raises SetupError for a sibling that would read pictures, or name classes, in another way."""
+    """Raises SetupError for a sibling that would read pictures, or name classes, in another way, and
+    for two of one name."""
 
     own: Checkpoint
     """The model whose full plan is the family's."""
@@ -29,6 +30,8 @@ class Family:
     """Trained maps between members; a stitch of one that is not here is left out."""
 
     def __post_init__(self) -> None:
+        if len({member.name for member in self.members}) < len(self.members):
+            raise SetupError(f"two members of the family of {self.own.name} go by the same name")
         for sibling in self.siblings:
             for what in ("labels", "input", "mean", "std"):
                 if getattr(sibling, what) != getattr(self.own, what):

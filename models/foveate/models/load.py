@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from foveate.core.errors import BadPlan, SetupError
-from foveate.core.plan import Precision
+from foveate.core.plan import Plan, Precision
 from foveate.core.profile import Profile, Setting
 from foveate.models import hub, precision, zoo
 from foveate.models.checkpoint import Checkpoint, variant
@@ -37,8 +37,10 @@ def load(
         checkpoint.model.schedules = profile.schedules
     runner = TorchRunner(members, chosen, device, max_batch, profile)
     try:
-        for rung in runner.card.ladder:
-            runner.check(rung.plan)
+        chosen_among = runner.content.rungs if runner.content else ()
+        rungs = [Plan.parse(text, runner.full) for text in chosen_among]
+        for plan in (*(rung.plan for rung in runner.card.ladder), *rungs):
+            runner.check(plan)
     except BadPlan as error:
         raise SetupError(f"{name} has a rung that cannot be run here: {error.detail}") from None
     warm(runner)
@@ -74,12 +76,18 @@ def load_unprofiled(
 
 def family(name: str, checkpoint: Checkpoint, siblings: Sequence[str] = ()) -> Family:
     """The model with its siblings, and the stitches that lie beside its weights."""
-    others = tuple(hub.load(sibling) for sibling in siblings)
+    others = tuple(hub.load(_beside(name, sibling)) for sibling in siblings)
     if name.endswith(LOCAL):
         beside = Path(name.removesuffix(LOCAL) + f".{STITCHES}")
     else:
         beside = Path(str(zoo.shipped() / f"{checkpoint.name}.{STITCHES}"))
     return Family(checkpoint, others, read_stitches(beside) if others and beside.exists() else {})
+
+
+def _beside(name: str, sibling: str) -> str:
+    """A profile knows siblings by name: that of a file lies beside the model's own."""
+    file = Path(name).parent / f"{sibling}{LOCAL}"
+    return str(file) if name.endswith(LOCAL) and file.is_file() else sibling
 
 
 def _fetch(
@@ -126,8 +134,8 @@ def known(name: str, checkpoint: Checkpoint, here: Setting) -> tuple[Profile, Fa
     for place in _places(name):
         try:
             text = place.read_text("utf-8")
-        except FileNotFoundError:
-            continue
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            continue  # whoever may not enter a folder, as in many containers, has no profile there
         except (OSError, UnicodeDecodeError) as error:
             raise SetupError(f"cannot read the profile {place}: {error}") from None
         profile = Profile.read(text, str(place))

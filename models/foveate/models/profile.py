@@ -78,7 +78,7 @@ def measure(loaded: Unprofiled, album: Album, job: Job, target: Path, watch: Wat
     runner, weights = loaded.runner, loaded.weights
     here = setting(runner.device.type, runner.full.precision)
     unfinished = partial_of(target)
-    state = _resumed(unfinished, _told(weights, album, job, here))
+    state = _resumed(unfinished, _told(loaded, album, job, here))
     write(unfinished, _text(state))  # what cannot be written is better known now than in an hour
     for stage in (_qualities, _latencies):
         for further in stage(runner, album, job, state, watch):
@@ -116,11 +116,12 @@ def write(path: Path, text: str) -> None:
         raise SetupError(f"cannot write {path}: {error.strerror}") from None
 
 
-def _told(weights: str, album: Album, job: Job, here: Setting) -> dict[str, str]:
+def _told(loaded: Unprofiled, album: Album, job: Job, here: Setting) -> dict[str, str]:
     """Everything that the figures depend on, by the words a person has for it."""
     where = {name: str(value) for name, value in asdict(here).items() if name != "date"}
     return where | {
-        "weights": weights,
+        "weights": loaded.weights,
+        "siblings": ",".join(f"{name} {digest}" for name, digest in loaded.siblings.items()),
         "pictures": album.pictures.digest(),
         "plans": ",".join(map(str, job.plans)),
         "batch sizes": ",".join(map(str, job.batch_sizes)),

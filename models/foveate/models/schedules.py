@@ -1,37 +1,35 @@
 """Search a DiffRate schedule for a model: how many tokens each block keeps, at a given cost.
 
-"DiffRate: Differentiable Compression Rate for Efficient Vision Transformers" (ICCV 2023), sections 3.3
-and 3.4. The weights stay as they are. What is learned is, for each block, how likely pruning and merging
-are to keep each number of tokens; the expected numbers are what runs. Dropped tokens stay in the batch
-behind a mask, through which the loss tells each probability what its tokens were worth.
+"DiffRate: Differentiable Compression Rate for Efficient Vision Transformers" (ICCV 2023) learns, in
+sections 3.3 and 3.4, how likely each block is to keep each number of tokens, by gradients through masks
+and over millions of pictures. With hundreds of pictures and minutes on a CPU that lost to keeping the
+same fraction at every block as often as it won. So this search compares schedules of equal cost by what
+they do to the answers, and bends the even one step by step wherever that is better beyond chance.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from itertools import accumulate
-from typing import cast
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from foveate.models.geometry import gmacs
-from foveate.models.reduction import Schedule
-from foveate.models.reduction.diffrate import decide, follow, uniform
+from foveate.models.reduction import Reducer, Schedule
+from foveate.models.reduction.diffrate import fitted, follow
 from foveate.models.reduction.none import Nothing
 from foveate.models.vit import ElasticViT, Steps
 
 Batch = tuple[Tensor, Tensor | None]
-"""Normalised images (B, 3, S, S), and their classes (B,) int64 where they are known."""
+"""Normalised images (B, 3, S, S), and their classes (B,) int64 where these are known."""
 
-CANDIDATES = 49
-"""Numbers of tokens to choose from at each block: every fourth of 196, as the authors have it."""
-RATE = 0.1
-"""Adam's first step size, which falls to a tenth along a cosine. The authors' 0.01 is for 15,000 steps."""
-PENALTY = 100.0
-"""Weight of the squared miss of the target, as a share of full compute: on DeiT-S, the authors' 5 for
-GFLOPs."""
+BENDS = (4, 2)
+"""Waves over depth that bend how fast tokens go, and which share of them is pruned. More would fit the
+pictures at hand and no others."""
+CHANCE = 1.0
+"""Standard errors by which losses on the same pictures must differ to count as different."""
+ENOUGH = 64
+"""Pictures after which a schedule may be given up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,150 +39,97 @@ class Progress:
     step: int
     steps: int
     loss: float
-    """Cross-entropy on the step's batch."""
-    gflops: float
+    """Mean cross-entropy of the best schedule so far."""
 
 
 def search(
     model: ElasticViT,
     batches: Sequence[Batch],
     target_gflops: float,
-    steps: int = 100,
+    steps: int = 60,
     seed: int = 0,
     watch: Callable[[Progress], None] = lambda _: None,
 ) -> Schedule:
+    """The best schedule found for the model's own image size that costs at most `target_gflops`.
+
+    Best is the least cross-entropy on the batches, a few hundred pictures, with their classes, or with
+    full's own answers where a batch comes without. Each step tries one schedule; the seed decides the
+    order of the tries. Raises BadPlan for a target out of reach.
+    """
     g = model.geometry
-    labelled = [(images, _answers(model, images, labels)) for images, labels in batches]
-    learned = _learn(model, labelled, target_gflops, steps, seed, watch)
-    choices = (learned, uniform(g, target_gflops / _full(g)))
-    return min(choices, key=lambda schedule: agreement_loss(model, labelled, schedule))
+    wanted = [(images, _wanted(model, images, classes)) for images, classes in batches]
+    bends = _bends(g.depth)
+    sizes = torch.ones(len(bends))
+    shape = torch.zeros(2, g.depth)
+    best = _schedule(model, shape, target_gflops)
+    losses = [_losses(model, batch, best) for batch in wanted]
+    for step, turn in zip(range(1, steps + 1), _turns(len(bends), seed), strict=False):
+        bent = shape + sizes[turn] * bends[turn]
+        schedule = _schedule(model, bent, target_gflops)
+        found = None if schedule == best else _improved(model, wanted, schedule, losses)
+        if found is None:
+            sizes[turn] /= 2
+        else:
+            shape, best, losses = bent, schedule, found
+        watch(Progress(step, steps, float(torch.cat(losses).mean())))
+    return best
 
 
-def _full(g):
-    return gmacs(g, g.image_size, (g.patches(g.image_size) + g.prefix,) * g.depth)
+def _bends(depth: int) -> Tensor:
+    """What a step may add to a shape, (2 * sum(BENDS), 2, depth): cosine waves, each up and down.
+
+    The even rate is not among them: the target sets it.
+    """
+    place = (torch.arange(depth) + 0.5) * math.pi / depth
+    speeds = [torch.stack([torch.cos(wave * place), torch.zeros(depth)]) for wave in range(1, BENDS[0] + 1)]
+    shares = [torch.stack([torch.zeros(depth), 2 * torch.cos(wave * place)]) for wave in range(BENDS[1])]
+    up = torch.stack(speeds + shares)
+    return torch.cat([up, -up])
 
 
-@torch.no_grad()
-def _answers(model: ElasticViT, images: Tensor, labels: Tensor | None) -> Tensor:
-    """What the reduced model should say: (B, C) probabilities."""
-    if labels is not None:
-        return F.one_hot(labels, model.geometry.classes).float()
-    return model(images, Steps(Nothing(), model.geometry.depth)).logits.softmax(-1)
+def _turns(count: int, seed: int) -> Iterator[int]:
+    """Each of `count` in every round, in an order of its own."""
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        yield from torch.randperm(count, generator=generator).tolist()
 
 
-@torch.no_grad()
-def agreement_loss(model, batches, schedule):
-    steps = Steps(follow(schedule, model.geometry), model.geometry.depth)
-    return sum(float(F.cross_entropy(model(images, steps).logits, answers)) for images, answers in batches)
+def _schedule(model: ElasticViT, shape: Tensor, target: float) -> Schedule:
+    """shape: (2, depth), how fast tokens go, as a logarithm, and the logit of the share that is pruned."""
+    speed, pruned = shape[0].exp(), shape[1].sigmoid()
+    rates = torch.stack([speed * pruned, speed * (1 - pruned)], dim=1)
+    return fitted(model.geometry, rates.flatten().tolist(), target)
 
 
-def _learn(model, batches, target, steps, seed, watch):
-    g = model.geometry
-    patches = g.patches(g.image_size)
-    candidates = torch.arange(patches, 0, -max(patches // CANDIDATES, 1)).float()
-    with torch.enable_grad():
-        logits = _start(g, candidates, target).requires_grad_()
-        adam = torch.optim.Adam([logits], RATE)
-        order = torch.Generator().manual_seed(seed)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps, RATE / 10)
-        for step in range(steps):
-            if not step % len(batches):
-                turn = torch.randperm(len(batches), generator=order).tolist()
-            images, answers = batches[turn[step % len(batches)]]
-            scores, kept = _simulate(model, images, candidates, logits)
-            cost = _cost(g, kept)
-            loss = F.cross_entropy(scores, answers)
-            miss = (cost - target) / _full(g)
-            (logits.grad,) = torch.autograd.grad(loss + PENALTY * miss**2, [logits])
-            adam.step()
-            schedule.step()
-            watch(Progress(step + 1, steps, float(loss.detach()), float(cost.detach())))
-    mean = (logits.detach().softmax(-1) * candidates).sum(-1)
-    return fit(g, mean, target)
+def _improved(
+    model: ElasticViT, batches: Sequence[tuple[Tensor, Tensor]], schedule: Schedule, losses: Sequence[Tensor]
+) -> list[Tensor] | None:
+    """The schedule's losses where they are below these, picture by picture, by more than chance.
+
+    A schedule that is worse by as much is given up before it has seen all batches.
+    """
+    found: list[Tensor] = []
+    for batch in batches:
+        found.append(_losses(model, batch, schedule))
+        change = torch.cat(found) - torch.cat(list(losses[: len(found)]))
+        chance = CHANCE * change.std() / math.sqrt(len(change))
+        if len(change) >= ENOUGH and change.mean() > chance:
+            return None
+    return found if change.mean() < -chance else None
 
 
-def _start(g, candidates, target):
-    """Logits that expect the same fraction at each block."""
-    patches = g.patches(g.image_size)
-    half = torch.arange(0, 2 * g.depth).view(-1, 2) + 1
-    shape = patches * 0.5 ** (half / g.depth)
-    counts = torch.tensor(fit(g, shape, target)) - g.prefix
-    # the flattest distribution with that mean
-    low, high = torch.full(counts.shape, -50.0), torch.full(counts.shape, 50.0)
-    x = candidates / patches
-    for _ in range(50):
-        tilt = (low + high) / 2
-        mean = ((tilt.unsqueeze(-1) * x).softmax(-1) * candidates).sum(-1)
-        low, high = torch.where(mean < counts, tilt, low), torch.where(mean < counts, high, tilt)
-    return low.unsqueeze(-1) * x
+def _losses(model: ElasticViT, batch: tuple[Tensor, Tensor], schedule: Schedule) -> Tensor:
+    """Cross-entropy of each picture: (B,)."""
+    images, wanted = batch
+    return F.cross_entropy(_logits(model, images, follow(schedule, model.geometry)), wanted, reduction="none")
 
 
-def fit(g, counts, target):
-    """Schedule near counts (depth, 2) patches at the target cost"""
-    patches = g.patches(g.image_size)
-    ratio = (counts / patches).clamp(max=1).flatten().tolist()
-
-    def at(power):
-        kept = accumulate((max(math.ceil(patches * r**power - 1e-6), 1) for r in ratio), min)
-        kept = [g.prefix + c for c in kept]
-        return tuple(zip(kept[::2], kept[1::2]))
-
-    def cost(s):
-        return gmacs(g, g.image_size, [m for _, m in s])
-
-    low, high = 0.0, 64.0
-    assert cost(at(high)) <= target
-    for _ in range(50):
-        mid = (low + high) / 2
-        low, high = (low, mid) if cost(at(mid)) <= target else (mid, high)
-    return at(high)
+def _wanted(model: ElasticViT, images: Tensor, classes: Tensor | None) -> Tensor:
+    return _logits(model, images, Nothing()).softmax(-1) if classes is None else classes
 
 
-def _cost(g, kept):
-    """kept (depth-1, 2): expected patches, gradient straight through ceil and min."""
-    left = torch.tensor(float(g.patches(g.image_size)))
-    after = []
-    for prune, merge in kept:
-        least = torch.minimum(torch.minimum(left, prune), merge).detach()
-        left = least + (prune - prune.detach()) + (merge - merge.detach())
-        after.append(left + g.prefix)
-    return gmacs(g, g.image_size, cast("Sequence[float]", after))
-
-
-def _simulate(model, images, candidates, logits):
-    g = model.geometry
-    tokens = model.embed(images)
-    patches = len(tokens) - tokens.prefix
-    p = logits.softmax(-1)
-    mean = (p * candidates).sum(-1)
-    kept = mean + (mean.ceil() - mean).detach()
-    survive = p @ (candidates.unsqueeze(1) > torch.arange(patches)).float()  # (depth-1, 2, P)
-    x, counts = tokens.x.detach(), tokens.counts
-    mask = torch.ones(counts.shape)
-    alive = patches
-    for index, block in enumerate(model.blocks):
-        weights = block.attn.ahead(block.norm1(x), counts.log())
-        seen = mask.unsqueeze(1)
-        seen = seen + (1 - seen) * torch.eye(len(tokens))
-        weights = weights * seen.unsqueeze(1)
-        weights = weights / weights.sum(-1, keepdim=True)
-        x = x + block.ls1(block.attn.mix(block.norm1(x), weights))
-        if True:
-            importance = (
-                weights[:, :, 0, g.prefix :].detach().mean(1).masked_fill(mask[:, g.prefix :] < 0.5, -1)
-            )
-            rank = importance.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-            prune = min(alive, int(kept[index, 0]))
-            merge = min(prune, int(kept[index, 1]))
-            d = decide(replace(tokens, x=x, counts=counts), importance, prune, merge)
-            x = x.scatter(1, d.kept.unsqueeze(-1).expand(-1, -1, x.shape[-1]), d.mix(x))
-            if d.counts is not None:
-                counts = counts.scatter(1, d.kept, d.counts)
-            for which, (n, before) in enumerate(((prune, alive), (merge, prune))):
-                soft = survive[index, which][rank]
-                hard = ((rank < n) | (rank >= before)).float()
-                ste = hard + soft - soft.detach()
-                mask = mask * F.pad(ste, (g.prefix, 0), value=1.0)
-            alive = merge
-        x = x + block.ls2(block.mlp(block.norm2(x)))
-    return model.classify(replace(tokens, x=x, counts=counts * mask)), kept
+@torch.inference_mode()
+def _logits(model: ElasticViT, images: Tensor, reducer: Reducer) -> Tensor:
+    out = model(images, Steps(reducer, model.geometry.depth))
+    logits: Tensor = out.logits
+    return logits.float()

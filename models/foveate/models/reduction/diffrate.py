@@ -134,31 +134,45 @@ def _rows(x: Tensor, index: Tensor) -> Tensor:
 
 def uniform(geometry: Geometry, share: float) -> Schedule:
     """The schedule that keeps the same fraction of the patches at every block, half of what goes pruned
-    and half merged, at the most that costs no more than `share` of the full model's multiply-adds.
-
-    Counts include the prefix. Raises BadPlan where even one patch from the first block on costs more.
+    and half merged, for at most `share` of the full model's multiply-adds. Raises BadPlan as `fitted`.
     """
-    prefix, patches = geometry.prefix, geometry.patches(geometry.image_size)
+    return fitted(geometry, [1.0] * (2 * geometry.depth), share * full_gmacs(geometry))
 
-    def at(fraction: float) -> Schedule:
-        kept = [patches * fraction ** (half / 2) for half in range(1, 2 * geometry.depth + 1)]
-        counts = [prefix + max(math.ceil(count), 1) for count in kept]
+
+def full_gmacs(geometry: Geometry) -> float:
+    """What the model costs at its own image size with all of its tokens."""
+    tokens = geometry.patches(geometry.image_size) + geometry.prefix
+    return gmacs(geometry, geometry.image_size, [tokens] * geometry.depth)
+
+
+def fitted(geometry: Geometry, rates: Sequence[float], target: float) -> Schedule:
+    """The dearest schedule that costs at most `target` GFLOPs at the model's own image size.
+
+    `rates` says how fast tokens go at each step, the steps being every block's pruning and then its
+    merging: of the patches a step takes the fraction 1 - exp(-speed * rate), with one speed for all of
+    them. Raises BadPlan where even one patch from the first block on costs more.
+    """
+    patches, distances = geometry.patches(geometry.image_size), list(accumulate(rates))
+
+    def at(speed: float) -> Schedule:
+        kept = [patches * math.exp(-speed * distance) for distance in distances]
+        counts = [geometry.prefix + max(math.ceil(count), 1) for count in kept]
         return tuple(zip(counts[::2], counts[1::2], strict=True))
 
-    def cost(schedule: Schedule) -> float:
-        return gmacs(geometry, geometry.image_size, [merged for _, merged in schedule])
+    def affordable(schedule: Schedule) -> bool:
+        return gmacs(geometry, geometry.image_size, [merged for _, merged in schedule]) <= target
 
-    most = share * cost(at(1.0))
-    if cost(at(0.0)) > most:
-        least = math.ceil(1000 * cost(at(0.0)) / cost(at(1.0))) / 1000
-        raise BadPlan(f"diffrate cannot bring this model below {least:g} of its full compute")
-    low, high = 0.0, 1.0
-    if cost(at(high)) <= most:
-        return at(high)
-    for _ in range(40):
-        middle = (low + high) / 2
-        low, high = (middle, high) if cost(at(middle)) <= most else (low, middle)
-    return at(low)
+    slow, fast = 0.0, 1e6
+    if affordable(at(slow)):
+        return at(slow)
+    if not affordable(at(fast)):
+        least = gmacs(geometry, geometry.image_size, [geometry.prefix + 1] * geometry.depth)
+        share = math.ceil(1000 * least / full_gmacs(geometry)) / 1000
+        raise BadPlan(f"diffrate cannot bring this model below {share:g} of its full compute")
+    for _ in range(80):
+        middle = (slow + fast) / 2
+        slow, fast = (slow, middle) if affordable(at(middle)) else (middle, fast)
+    return at(fast)
 
 
 def build(argument: str | None, host: Host) -> DiffRate:
