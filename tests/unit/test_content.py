@@ -20,7 +20,7 @@ BY_LEAD = ContentRungs(("a", "b", "full"), ((0.0, 10.0, 0.0), (0.0, 10.0, 0.0)),
 
 
 def chosen(rungs: ContentRungs, rows: list[tuple[float, ...]], certainty: float) -> list[int]:
-    return rungs.choose(np.array(rows, np.float32), certainty).tolist()
+    return [int(rung) for rung in rungs.choose(np.array(rows, np.float32), certainty)]
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,7 @@ class Engine:
             self._changed.clear()
             decision = choose(self.queue, self.runner.max_batch)
             idle = self._running is None or self._running.done()
-            if decision is not None and (idle or len(decision.entries) == self.runner.max_batch):
+            if decision is not None and (idle or decision.full):
                 for entry in decision.entries:
                     self.queue.remove(entry)
                 return decision

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from foveate.core.content import CONTENT_BATCHES
 from foveate.core.plan import Plan
 from foveate.engine.queue import Entry
 
@@ -13,6 +14,8 @@ class Decision:
 
     entries: tuple[Entry, ...]
     plan: Plan
+    full: bool
+    """No more could join it."""
 
 
 def choose(waiting: Iterable[Entry], max_batch: int) -> Decision | None:
@@ -21,9 +24,11 @@ def choose(waiting: Iterable[Entry], max_batch: int) -> Decision | None:
     A batch is filled only from what waits already, so a request alone goes alone and at once.
     """
     chosen: list[Entry] = []
+    most = max_batch
     for entry in waiting:
         if not chosen or entry.plan == chosen[0].plan:
             chosen.append(entry)
-        if len(chosen) == max_batch:
+            most = max_batch * (CONTENT_BATCHES if chosen[0].plan.content else 1)
+        if len(chosen) == most:
             break
-    return Decision(tuple(chosen), chosen[0].plan) if chosen else None
+    return Decision(tuple(chosen), chosen[0].plan, len(chosen) == most) if chosen else None

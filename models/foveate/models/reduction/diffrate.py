@@ -117,7 +117,7 @@ def decide(tokens: Tokens, importance: Tensor, prune: int, merge: int) -> Assign
     kept, merged = torch.cat([always, order[:, :merge]], dim=1), order[:, merge:]
     if not merged.shape[1]:
         return Assignment(kept)
-    unit = F.normalize(tokens.x.detach().float(), dim=-1)
+    unit = F.normalize(tokens.x.float(), dim=-1)
     theirs, ours = (_rows(unit, index) for index in (merged, kept[:, prefix:]))
     likeness, nearest = torch.matmul(theirs, ours.transpose(1, 2)).max(dim=-1)
     into = nearest + prefix
@@ -148,9 +148,9 @@ def full_gmacs(geometry: Geometry) -> float:
 def fitted(geometry: Geometry, rates: Sequence[float], target: float) -> Schedule:
     """The dearest schedule that costs at most `target` GFLOPs at the model's own image size.
 
-    `rates` says how fast tokens go at each step, the steps being every block's pruning and then its
-    merging: of the patches a step takes the fraction 1 - exp(-speed * rate), with one speed for all of
-    them. Raises BadPlan where even one patch from the first block on costs more.
+    `rates`, each above 0, say how fast tokens go at each step, the steps being every block's pruning and
+    then its merging: of the patches a step takes the fraction 1 - exp(-speed * rate), with one speed for
+    all. Raises BadPlan where even one patch from the first block on costs more.
     """
     patches, distances = geometry.patches(geometry.image_size), list(accumulate(rates))
 

@@ -95,7 +95,9 @@ class Card:
         mean, std = (_rgb(pixels.pop(key, _CENTRED), f"{where}: {key}") for key in ("mean", "std"))
         spec = _record(InputSpec, pixels, f"{where}: [input]")
         exits = tuple(_record(ExitSpec, s, f"{where}: [[exits]]") for s in rest.pop("exits", ()))
-        gates = tuple(int(after) for after in rest.pop("gates", ()))
+        gates = tuple(rest.pop("gates", ()))
+        if not all(_fits(after, int) for after in gates):
+            raise SetupError(f"{where}: gates stand after whole numbers of blocks")
         labels = tuple(str(label) for label in rest.pop("labels", ()))
         words = {key: str(rest.pop(key, "")) for key in ("description", "licence", "source")}
         if rest:
