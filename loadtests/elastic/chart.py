@@ -12,7 +12,7 @@ from foveate.models.precision import copy_of
 from foveate.models.runner import TorchRunner
 from loadtests.elastic.budgets import ARGUMENTS, closest
 
-SHARES = (0.8, 0.65, 0.5, 0.4, 0.3)
+SHARES = (0.8, 0.6, 0.45, 0.3)
 """GFLOPs to compare at, as shares of full's."""
 CHUNK = 16
 

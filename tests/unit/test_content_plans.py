@@ -12,7 +12,7 @@ from foveate.core.outcome import Explanation, Result
 from foveate.core.plan import Plan
 from foveate.models.content_profile import learn
 from foveate.models.runner import TorchRunner
-from tests.unit import scouted
+from tests.unit import measuring, scouted
 from tests.unit.scouted import SCOUT, STITCH, WHITE, is_hard, picture
 
 RUNGS = (SCOUT, "evit:0.6", "full")
@@ -22,7 +22,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def choosing(max_batch: int = 16) -> TorchRunner:
     runner = scouted.runner(max_batch)
-    runner.content = learn(runner, scouted.album(60), range(60), (SCOUT, "full"), lambda *_: None)
+    offered = [(measuring.plan(SCOUT, 0.9, 0.1), measuring.plan("full", 1.0, 1.0))]
+    runner.content = learn(runner, scouted.album(60), range(60), offered, lambda *_: None)
     assert runner.content is not None
     return runner
 

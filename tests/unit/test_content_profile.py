@@ -16,7 +16,15 @@ from foveate.core.profile import Measurement, Profile, choose
 from foveate.models import content_profile
 from foveate.models import profile as profiling
 from foveate.models.checkpoint import save
-from foveate.models.content_profile import CERTAINTIES, answered, learn, named, rungs_of, with_content
+from foveate.models.content_profile import (
+    CERTAINTIES,
+    answered,
+    choices,
+    learn,
+    named,
+    suffices,
+    with_content,
+)
 from foveate.models.load import load, load_unprofiled, profile_path
 from foveate.models.profile import Job, measure
 from foveate.models.runner import TorchRunner
@@ -67,31 +75,49 @@ def rung(text: str, quality: float, gflops: float, seconds: float | None = None)
 @pytest.mark.parametrize(
     ("others", "wanted"),
     [
-        ([], ["full"]),
-        ([("a", 0.9, 0.5)], ["a", "full"]),
-        ([("a", 0.79, 0.5)], ["full"]),
-        ([("a", 0.8, 0.5)], ["a", "full"]),
-        ([("a", 0.5, 0.1), ("b", 0.9, 0.5)], ["b", "full"]),
-        ([("a", 0.9, 0.3), ("b", 0.92, 0.38), ("c", 0.95, 0.5)], ["a", "c", "full"]),
-        ([("a", 0.9, 0.3), ("b", 0.92, 0.4), ("c", 0.95, 0.5)], ["a", "b", "full"]),
-        ([("a", 0.9, 0.5), ("b", 0.95, 0.8)], ["a", "full"]),
-        ([("a", 0.9, 0.95)], ["a", "full"]),
-        ([(f"p{n}", 0.81 + n / 100, 0.05 * 1.4**n) for n in range(8)], ["p0", "p1", "p2", "p3", "full"]),
-        ([("a", 0.9, 0.2), ("content:0.9", 0.97, 0.4)], ["a", "full"]),
-        ([("content:0.9", 0.97, 0.4)], ["full"]),
+        ([], []),
+        ([("a", 0.9, 0.5)], [("a", "full")]),
+        ([("a", 0.79, 0.5)], []),
+        ([("a", 0.8, 0.5)], [("a", "full")]),
+        ([("a", 0.99, 0.5)], []),
+        ([("a", 0.9, 0.3), ("b", 0.99, 0.5)], [("a", "b", "full")]),
+        ([("a", 0.9, 0.3), ("b", 0.95, 0.4)], [("a", "full"), ("b", "full")]),
+        ([("a", 0.9, 0.3), ("b", 0.95, 0.4), ("c", 0.99, 0.5)], [("a", "c", "full"), ("b", "c", "full")]),
+        ([("a", 0.9, 0.3), ("b", 0.99, 0.5), ("c", 0.995, 0.6)], [("a", "b", "full")]),
+        (
+            [(f"p{n}", 0.81 + n / 100, 0.1 + n / 20) for n in range(8)],
+            [(f"p{n}", "full") for n in range(2, 8)],
+        ),
+        ([("a", 0.9, 0.2), ("content:0.9", 0.97, 0.4)], [("a", "full")]),
     ],
 )
-def test_a_scout_and_well_spaced_rungs_above_it_are_chosen_among(
-    others: list[tuple[str, float, float]], wanted: list[str]
+def test_each_scout_is_offered_with_the_cheapest_reliable_rung_and_full(
+    others: list[tuple[str, float, float]], wanted: list[tuple[str, ...]]
 ) -> None:
-    rungs = [rung(*other) for other in others]
-    assert list(rungs_of(written(*rungs, rung("full", 1.0, 1.0)))) == wanted
+    def offered(*rungs: Measurement) -> list[tuple[str, ...]]:
+        return [tuple(m.plan for m in found) for found in choices(written(*rungs))]
+
+    assert offered(*(rung(*other) for other in others), rung("full", 1.0, 1.0)) == wanted
     timed = [rung(text, quality, 5.0, cost) for text, quality, cost in others]
-    assert list(rungs_of(written(*timed, rung("full", 1.0, 1.0, 1.0)))) == wanted
+    assert offered(*timed, rung("full", 1.0, 1.0, 1.0)) == wanted
 
 
-def test_plans_that_are_no_rungs_are_not_chosen_among() -> None:
-    assert rungs_of(written(plan("a", 0.9, 0.5), rung("full", 1.0, 1.0))) == ("full",)
+def test_plans_that_are_no_rungs_are_not_offered() -> None:
+    assert choices(written(plan("a", 0.9, 0.5), rung("full", 1.0, 1.0))) == []
+
+
+def test_the_scout_that_costs_least_in_the_end_is_taken() -> None:
+    runner, pictures = scouted.runner(), album()
+    dear, cheap = rung(SCOUT, 0.9, 0.8), rung(SCOUT, 0.9, 0.1)
+    for order in ([dear, cheap], [cheap, dear]):
+        offered = [(scout, rung("full", 1.0, 1.0)) for scout in order]
+        best = learn(runner, pictures, range(len(pictures)), offered, quiet)
+        assert best is not None
+        assert best.rungs == (SCOUT, "full")
+    useless = (rung("evit:0.1", 0.9, 0.9), rung("full", 1.0, 1.0))
+    best = learn(runner, pictures, range(len(pictures)), [useless, (cheap, useless[1])], quiet)
+    assert best is not None
+    assert best.rungs[0] == SCOUT
 
 
 # On which pictures.
@@ -170,7 +196,7 @@ def test_each_certainty_is_measured_and_the_best_become_rungs() -> None:
 def test_its_latency_is_fulls_times_what_it_took_beside_full(monkeypatch: pytest.MonkeyPatch) -> None:
     def clock(_: TorchRunner, chosen: Plan, pixels: Sequence[Any], size: int) -> float:
         looks.append((chosen, size, len(pixels)))
-        drift = 1 + (len(looks) - 1) // 10  # each round is slower, for all alike
+        drift = 1 + (len(looks) - 1) // 15  # each round is slower, for all alike
         return drift * size * (0.001 if chosen.content is None else 0.0004)
 
     looks: list[tuple[Plan, int, int]] = []
@@ -180,13 +206,14 @@ def test_its_latency_is_fulls_times_what_it_took_beside_full(monkeypatch: pytest
     timed = [replace(m, latency_s={1: 0.5, 4: 1.5}) for m in before.measurements]
     timed = [m if m.plan == "full" else replace(m, latency_s={1: 0.1, 4: 0.3}) for m in timed]
     after = with_content(runner, pictures, replace(before, measurements=choose(timed)), (1, 4), 4, quiet)
-    assert len(looks) == 4 * 2 * (1 + len(CERTAINTIES))
-    assert {count for _, _, count in looks} == {16}
+    assert len(looks) == 4 * 3 * (1 + len(CERTAINTIES))
+    assert {count for _, _, count in looks} == {32}
     for text in CONTENT:
         found = told(after)[text].latency_s
-        assert set(found) == {1, 4}
+        assert set(found) == {1, 4, 16}
         assert found[1] == pytest.approx(0.4 * 0.5)
         assert found[4] == pytest.approx(0.4 * 1.5)
+        assert found[16] == pytest.approx(0.4 * 4 * 1.5), "full takes four batches for as many"
 
 
 def test_where_full_is_wrong_any_rung_suffices() -> None:
@@ -194,11 +221,14 @@ def test_where_full_is_wrong_any_rung_suffices() -> None:
     runner, pictures = scouted.runner(), album()
     names = named(answered(runner, pictures, range(len(pictures)), runner.full))
     targets = [(int(name) + 2) % 5 if is_hard(n) else int(name) for n, name in enumerate(names)]
-    runner, before, after = taught(album(targets=targets))
-    assert told(before)[SCOUT].quality == 1
-    found = told(after)["content:0.98"]
-    assert found.quality == 1
-    assert found.gflops == pytest.approx(told(before)[SCOUT].gflops, abs=1e-6)
+    every = list(range(len(pictures)))
+    answers = {
+        text: named(answered(runner, pictures, every, Plan.parse(text, runner.full)))
+        for text in (SCOUT, "full")
+    }
+    assert not (answers[SCOUT] == answers["full"]).all()
+    assert suffices(answers, album(targets=targets), every)[SCOUT].all()
+    assert not suffices(answers, pictures, every)[SCOUT].all()
 
 
 # Where there is nothing to learn.
@@ -215,7 +245,9 @@ def test_a_scout_that_fails_teaches_nothing() -> None:
     runner, pictures = scouted.runner(), album(30)
     before = measured(runner, pictures, SCOUT)
     pictures._held = [scouted.WHITE] * 30
-    assert learn(runner, pictures, range(30), (SCOUT, "full"), quiet) is None
+    assert (
+        learn(runner, pictures, range(30), [(rung(SCOUT, 0.9, 0.1), rung("full", 1.0, 1.0))], quiet) is None
+    )
     assert with_content(runner, pictures, before, (1,), 1, quiet) is before
 
 
@@ -239,7 +271,8 @@ def test_where_full_is_wrong_on_the_half_that_measures_nothing_is_told() -> None
 def test_progress_rises_to_its_total() -> None:
     steps: list[tuple[int, int]] = []
     runner = scouted.runner()
-    learn(runner, album(12), range(12), (SCOUT, "evit:0.6", "full"), lambda *step: steps.append(step))
+    offered = [(rung(SCOUT, 0.9, 0.1), rung("evit:0.6", 0.99, 0.5), rung("full", 1.0, 1.0))]
+    learn(runner, album(12), range(12), offered, lambda *step: steps.append(step))
     assert steps == [(1, 3), (2, 3), (3, 3)]
 
 

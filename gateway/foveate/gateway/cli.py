@@ -126,6 +126,9 @@ def profile(
     limit: Annotated[int, typer.Option(min=0, help="Pictures at most, drawn by the seed; 0: all.")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Of the pictures drawn and of the order of timing.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Where to; else where `serve` finds it.")] = None,
+    diffrate: Annotated[
+        str | None, typer.Option(help="Search DiffRate schedules for these shares of the full cost.")
+    ] = None,
     siblings: Annotated[
         list[str] | None, typer.Option("--with", help="A lighter model that may answer in its name.")
     ] = None,
@@ -152,7 +155,7 @@ def profile(
             settings.max_batch,
             siblings or (),
         )
-    asked = one.Asked(model, data, plans, batches, rounds, limit, seed, out)
+    asked = one.Asked(model, data, plans, batches, rounds, limit, seed, diffrate, out)
     try:
         found = one.profile(asked, loaded, settings.max_pixels, complaints)
     except KeyboardInterrupt:

@@ -22,6 +22,7 @@ from foveate.models.load import Unprofiled, profile_path
 from foveate.models.pictures import Album, Pictures
 from foveate.models.profile import Job, Watch, measure, partial_of
 from foveate.models.runner import TorchRunner
+from foveate.models.searching import find_schedules, shares_of
 
 BATCH_SIZES = (1, 4, 8)
 
@@ -41,6 +42,8 @@ class Asked:
     limit: int = 0
     """Pictures at most; 0: all."""
     seed: int = 0
+    diffrate: str | None = None
+    """Shares of full's GFLOPs, with commas between them, to search DiffRate schedules for."""
     out: Path | None = None
 
     @property
@@ -57,13 +60,19 @@ def profile(asked: Asked, loaded: Unprofiled, max_pixels: int, complaints: Conso
     card = runner.card
     if not card.labels or card.input is None:
         raise SetupError(f"{card.name} has no classifier, so there is no quality to measure")
-    job = Job(_plans(asked, runner), _batch_sizes(asked, runner.max_batch), asked.rounds, asked.seed)
+    sizes, shares = _batch_sizes(asked, runner.max_batch), shares_of(asked.diffrate)
+    if asked.plans is not None and not shares:
+        _plans(asked, runner)  # a plan that cannot be run is better known now
     sampled = _pictures(asked, card).sample(asked.limit, asked.seed)
     decode = partial(decode_image, spec=card.input, size=card.full.image_size, max_pixels=max_pixels)
     with _progress(complaints) as watch:
         album = Album(sampled, decode, partial(watch, "reading", "reading pictures"))
         if album.left_out:
             complaints.print(f"{album.left_out} file(s) cannot be read as pictures and are left out")
+        find_schedules(
+            runner, album, shares, asked.seed, partial(watch, "schedules", "searching DiffRate schedules")
+        )
+        job = Job(_plans(asked, runner), sizes, asked.rounds, asked.seed)
         return measure(loaded, album, job, asked.target, watch)
 
 

@@ -77,17 +77,17 @@ def learn(
     for number, text in enumerate(plans):
         found[text] = answered(runner, album, indices, Plan.parse(text, runner.full))
         told(number + 1, len(plans))
-    suffices = _suffices({text: named(results) for text, results in found.items()}, album, indices)
+    enough = suffices({text: named(results) for text, results in found.items()}, album, indices)
     tried = []
     for rungs in offered:
         scouted = [result.scores for result in found[rungs[0].plan] if isinstance(result, Result)]
         if len(scouted) == len(indices):
-            kept = np.stack([suffices[m.plan] for m in rungs], axis=1)
+            kept = np.stack([enough[m.plan] for m in rungs], axis=1)
             tried.append(_fitted(rungs, np.stack(scouted), kept))
     return min(tried, key=lambda trial: trial[0])[1] if tried else None
 
 
-def _suffices(
+def suffices(
     answers: Mapping[str, NDArray[np.int64]], album: Album, indices: Sequence[int]
 ) -> dict[str, NDArray[np.bool_]]:
     """For which of the pictures each plan's answer is as good as full's."""
