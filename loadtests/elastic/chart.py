@@ -61,15 +61,15 @@ def draw(panels: dict[str, list[Point]], path: Path) -> None:
     for axis, (title, found) in zip(axes[0], panels.items(), strict=True):
         full = next(point for point in found if point.reducer == "full")
         axis.plot(full.gflops, full.top1, "k*", markersize=12, label="full")
-        names = dict.fromkeys(point.reducer for point in found if point.reducer != "full")
-        colours = plt.get_cmap("tab10")(np.arange(len(names)))
-        for name, colour, marker in zip(names, colours, "osv^DPXh", strict=False):
+        colours = plt.get_cmap("tab10")(np.arange(len(ARGUMENTS)))
+        for name, colour, marker in zip(ARGUMENTS, colours, "osv^DPXh", strict=True):
             line = sorted((p.gflops, p.top1) for p in found if p.reducer == name)
-            axis.plot(*zip(*line, strict=True), marker=marker, color=colour, label=name, linewidth=1.2)
+            if line:
+                axis.plot(*zip(*line, strict=True), marker=marker, color=colour, label=name, linewidth=1.2)
         axis.set(title=title, xlabel="GFLOPs a picture")
         axis.grid(alpha=0.3)
     axes[0, 0].set_ylabel("top-1 on the held-out scenes")
-    axes[0, -1].legend(fontsize=8, loc="lower right")
+    axes[0, 0].legend(fontsize=8, loc="lower right")
     figure.tight_layout()
     for suffix in (".png", ".svg"):
         figure.savefig(path.with_suffix(suffix), dpi=110)

@@ -18,7 +18,7 @@ from torch import Tensor
 from foveate.models.reduction import Reducer, Schedule
 from foveate.models.reduction.diffrate import fitted, follow
 from foveate.models.reduction.none import Nothing
-from foveate.models.vit import ElasticViT, Steps
+from foveate.models.vit import ElasticViT, Steps, TrunkOutput
 
 Batch = tuple[Tensor, Tensor | None]
 """Normalised images (B, 3, S, S), and their classes (B,) int64 where these are known."""
@@ -26,8 +26,9 @@ Batch = tuple[Tensor, Tensor | None]
 BENDS = (4, 2)
 """Waves over depth that bend how fast tokens go, and which share of them is pruned. More would fit the
 pictures at hand and no others."""
-CHANCE = 1.0
-"""Standard errors by which losses on the same pictures must differ to count as different."""
+BETTER, WORSE = 2.0, 1.0
+"""Standard errors, over the same pictures, by which a schedule must be better to be taken, and may be
+worse before it is given up: among sixty tries some are one better by chance."""
 ENOUGH = 64
 """Pictures after which a schedule may be given up."""
 
@@ -38,8 +39,8 @@ class Progress:
 
     step: int
     steps: int
-    loss: float
-    """Mean cross-entropy of the best schedule so far."""
+    distance: float
+    """Mean distance of the best schedule's answers so far from the wanted ones, in 0..1."""
 
 
 def search(
@@ -52,9 +53,9 @@ def search(
 ) -> Schedule:
     """The best schedule found for the model's own image size that costs at most `target_gflops`.
 
-    Best is the least cross-entropy on the batches, a few hundred pictures, with their classes, or with
-    full's own answers where a batch comes without. Each step tries one schedule; the seed decides the
-    order of the tries. Raises BadPlan for a target out of reach.
+    Best is what answers most like the classes of the pictures, or like full where a batch comes without
+    them; a few hundred pictures are enough. Each step tries one schedule, and the seed decides the order
+    of the tries. Raises BadPlan for a target out of reach.
     """
     g = model.geometry
     wanted = [(images, _wanted(model, images, classes)) for images, classes in batches]
@@ -62,16 +63,16 @@ def search(
     sizes = torch.ones(len(bends))
     shape = torch.zeros(2, g.depth)
     best = _schedule(model, shape, target_gflops)
-    losses = [_losses(model, batch, best) for batch in wanted]
+    distances = [_distances(model, batch, best) for batch in wanted]
     for step, turn in zip(range(1, steps + 1), _turns(len(bends), seed), strict=False):
         bent = shape + sizes[turn] * bends[turn]
         schedule = _schedule(model, bent, target_gflops)
-        found = None if schedule == best else _improved(model, wanted, schedule, losses)
+        found = None if schedule == best else _improved(model, wanted, schedule, distances)
         if found is None:
             sizes[turn] /= 2
         else:
-            shape, best, losses = bent, schedule, found
-        watch(Progress(step, steps, float(torch.cat(losses).mean())))
+            shape, best, distances = bent, schedule, found
+        watch(Progress(step, steps, float(torch.cat(distances).mean())))
     return best
 
 
@@ -102,34 +103,45 @@ def _schedule(model: ElasticViT, shape: Tensor, target: float) -> Schedule:
 
 
 def _improved(
-    model: ElasticViT, batches: Sequence[tuple[Tensor, Tensor]], schedule: Schedule, losses: Sequence[Tensor]
+    model: ElasticViT,
+    batches: Sequence[tuple[Tensor, Tensor]],
+    schedule: Schedule,
+    distances: Sequence[Tensor],
 ) -> list[Tensor] | None:
-    """The schedule's losses where they are below these, picture by picture, by more than chance.
+    """The schedule's distances where they are below these, picture by picture, by more than chance.
 
-    A schedule that is worse by as much is given up before it has seen all batches.
+    A schedule that turns out worse is given up before it has seen all batches.
     """
     found: list[Tensor] = []
     for batch in batches:
-        found.append(_losses(model, batch, schedule))
-        change = torch.cat(found) - torch.cat(list(losses[: len(found)]))
-        chance = CHANCE * change.std() / math.sqrt(len(change))
-        if len(change) >= ENOUGH and change.mean() > chance:
+        found.append(_distances(model, batch, schedule))
+        change = torch.cat(found) - torch.cat(list(distances[: len(found)]))
+        error = change.std(correction=0) / math.sqrt(len(change))
+        if len(change) >= ENOUGH and change.mean() > WORSE * error:
             return None
-    return found if change.mean() < -chance else None
+    return found if change.mean() < -BETTER * error else None
 
 
-def _losses(model: ElasticViT, batch: tuple[Tensor, Tensor], schedule: Schedule) -> Tensor:
-    """Cross-entropy of each picture: (B,)."""
+def _distances(model: ElasticViT, batch: tuple[Tensor, Tensor], schedule: Schedule) -> Tensor:
+    """Hellinger distance of each picture's answer from the wanted one: (B,), in 0..1.
+
+    Cross-entropy would be ruled by the few pictures that go wrong, and takes four times as many pictures
+    to tell two schedules apart.
+    """
     images, wanted = batch
-    return F.cross_entropy(_logits(model, images, follow(schedule, model.geometry)), wanted, reduction="none")
+    found = _answers(model, images, follow(schedule, model.geometry))
+    return (found.sqrt() - wanted.sqrt()).norm(dim=-1) / math.sqrt(2)
 
 
 def _wanted(model: ElasticViT, images: Tensor, classes: Tensor | None) -> Tensor:
-    return _logits(model, images, Nothing()).softmax(-1) if classes is None else classes
+    """What to answer, as probabilities (B, C)."""
+    if classes is None:
+        return _answers(model, images, Nothing())
+    return F.one_hot(classes, model.geometry.classes).float()
 
 
 @torch.inference_mode()
-def _logits(model: ElasticViT, images: Tensor, reducer: Reducer) -> Tensor:
-    out = model(images, Steps(reducer, model.geometry.depth))
-    logits: Tensor = out.logits
-    return logits.float()
+def _answers(model: ElasticViT, images: Tensor, reducer: Reducer) -> Tensor:
+    out: TrunkOutput = model(images, Steps(reducer, model.geometry.depth))
+    logits: Tensor = out.logits.float()
+    return logits.softmax(-1)
