@@ -163,7 +163,13 @@ def _as_here(profile: Profile, here: Setting, name: str, place: Traversable) -> 
     """The profile without latencies that were measured elsewhere, which the log then says."""
     differs = profile.setting.differs_from(here)
     if differs:
-        log.info("%s: %s, and are not used; foveate profile %s measures them here", place, differs, name)
+        # That the shipped one comes from elsewhere is no news; that one's own does, is.
+        shipped = isinstance(place, Path) and place.parent == Path(str(zoo.shipped()))
+        log.log(
+            logging.DEBUG if shipped else logging.INFO,
+            "%s: its %s; the qualities in %s hold, the latencies do not: foveate profile %s measures them",
+            name, differs, place, name,
+        )  # fmt: skip
     return profile.latency_on(here)
 
 

@@ -26,7 +26,7 @@ Batch = tuple[Tensor, Tensor | None]
 BENDS = (4, 2)
 """Waves over depth that bend how fast tokens go, and which share of them is pruned. More would fit the
 pictures at hand and no others."""
-BETTER, WORSE = 2.0, 1.0
+BETTER, WORSE = 1.5, 1.0
 """Standard errors, over the same pictures, by which a schedule must be better to be taken, and may be
 worse before it is given up: among sixty tries some are one better by chance."""
 ENOUGH = 64
@@ -130,7 +130,8 @@ def _distances(model: ElasticViT, batch: tuple[Tensor, Tensor], schedule: Schedu
     """
     images, wanted = batch
     found = _answers(model, images, follow(schedule, model.geometry))
-    return (found.sqrt() - wanted.sqrt()).norm(dim=-1) / math.sqrt(2)
+    apart: Tensor = torch.linalg.vector_norm(found.sqrt() - wanted.sqrt(), dim=-1)
+    return apart / math.sqrt(2)
 
 
 def _wanted(model: ElasticViT, images: Tensor, classes: Tensor | None) -> Tensor:
