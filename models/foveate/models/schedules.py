@@ -4,11 +4,12 @@
 sections 3.3 and 3.4, how likely each block is to keep each number of tokens, by gradients through masks
 and over millions of pictures. With hundreds of pictures and minutes on a CPU that lost to keeping the
 same fraction at every block as often as it won. So this search compares schedules of equal cost by what
-they do to the answers, and bends the even one step by step wherever that is better beyond chance.
+they do to the answers: it starts with the even one and bends it at random, a (1+1) evolution strategy,
+keeping every bend that is better beyond chance.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,14 +24,16 @@ from foveate.models.vit import ElasticViT, Steps, TrunkOutput
 Batch = tuple[Tensor, Tensor | None]
 """Normalised images (B, 3, S, S), and their classes (B,) int64 where these are known."""
 
-BENDS = (4, 2)
-"""Waves over depth that bend how fast tokens go, and which share of them is pruned. More would fit the
-pictures at hand and no others."""
-BETTER, WORSE = 1.5, 1.0
-"""Standard errors, over the same pictures, by which a schedule must be better to be taken, and may be
+WAVES = (4, 2)
+"""Cosine waves over depth that bend how fast tokens go, and which share of them is pruned. More would
+fit the pictures at hand and no others."""
+BETTER, WORSE = 2.0, 1.0
+"""Standard errors, over the same pictures, by which a schedule must be better to be kept, and may be
 worse before it is given up: among sixty tries some are one better by chance."""
 ENOUGH = 64
 """Pictures after which a schedule may be given up."""
+GROW, SHRINK = 1.3, 0.95
+"""What a success and a failure do to the size of the bends: it holds at one success in six tries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,45 +57,36 @@ def search(
     """The best schedule found for the model's own image size that costs at most `target_gflops`.
 
     Best is what answers most like the classes of the pictures, or like full where a batch comes without
-    them; a few hundred pictures are enough. Each step tries one schedule, and the seed decides the order
-    of the tries. Raises BadPlan for a target out of reach.
+    them; a few hundred pictures are enough. Each step tries one schedule, and the seed decides which.
+    Raises BadPlan for a target out of reach.
     """
-    g = model.geometry
+    generator = torch.Generator().manual_seed(seed)
     wanted = [(images, _wanted(model, images, classes)) for images, classes in batches]
-    bends = _bends(g.depth)
-    sizes = torch.ones(len(bends))
-    shape = torch.zeros(2, g.depth)
+    shape, size = torch.zeros(2, model.geometry.depth), 1.0
     best = _schedule(model, shape, target_gflops)
     distances = [_distances(model, batch, best) for batch in wanted]
-    for step, turn in zip(range(1, steps + 1), _turns(len(bends), seed), strict=False):
-        bent = shape + sizes[turn] * bends[turn]
+    for step in range(1, steps + 1):
+        bent = shape + size * _bend(model.geometry.depth, generator)
         schedule = _schedule(model, bent, target_gflops)
-        found = None if schedule == best else _improved(model, wanted, schedule, distances)
+        found = _improved(model, wanted, schedule, distances)
         if found is None:
-            sizes[turn] /= 2
+            size *= SHRINK
         else:
-            shape, best, distances = bent, schedule, found
+            shape, best, distances, size = bent, schedule, found, size * GROW
         watch(Progress(step, steps, float(torch.cat(distances).mean())))
     return best
 
 
-def _bends(depth: int) -> Tensor:
-    """What a step may add to a shape, (2 * sum(BENDS), 2, depth): cosine waves, each up and down.
+def _bend(depth: int, generator: torch.Generator) -> Tensor:
+    """What to add to a shape, (2, depth): waves of random heights.
 
-    The even rate is not among them: the target sets it.
+    Speeds have no even part, which the target sets; shares have one.
     """
     place = (torch.arange(depth) + 0.5) * math.pi / depth
-    speeds = [torch.stack([torch.cos(wave * place), torch.zeros(depth)]) for wave in range(1, BENDS[0] + 1)]
-    shares = [torch.stack([torch.zeros(depth), 2 * torch.cos(wave * place)]) for wave in range(BENDS[1])]
-    up = torch.stack(speeds + shares)
-    return torch.cat([up, -up])
-
-
-def _turns(count: int, seed: int) -> Iterator[int]:
-    """Each of `count` in every round, in an order of its own."""
-    generator = torch.Generator().manual_seed(seed)
-    while True:
-        yield from torch.randperm(count, generator=generator).tolist()
+    heights = torch.randn(sum(WAVES), generator=generator).split(WAVES)
+    speed = sum(height * torch.cos(wave * place) for wave, height in enumerate(heights[0], start=1))
+    share = sum(height * torch.cos(wave * place) for wave, height in enumerate(heights[1]))
+    return torch.stack([0.6 * speed, 1.2 * share])
 
 
 def _schedule(model: ElasticViT, shape: Tensor, target: float) -> Schedule:
