@@ -83,9 +83,9 @@ def _bend(depth: int, generator: torch.Generator) -> Tensor:
     Speeds have no even part, which the target sets; shares have one.
     """
     place = (torch.arange(depth) + 0.5) * math.pi / depth
-    heights = torch.randn(sum(WAVES), generator=generator).split(WAVES)
-    speed = sum(height * torch.cos(wave * place) for wave, height in enumerate(heights[0], start=1))
-    share = sum(height * torch.cos(wave * place) for wave, height in enumerate(heights[1]))
+    heights = torch.randn(sum(WAVES), generator=generator)
+    speed = sum(height * torch.cos(wave * place) for wave, height in enumerate(heights[: WAVES[0]], start=1))
+    share = sum(height * torch.cos(wave * place) for wave, height in enumerate(heights[WAVES[0] :]))
     return torch.stack([0.6 * speed, 1.2 * share])
 
 
