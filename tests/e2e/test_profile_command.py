@@ -5,7 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from io import StringIO
 from pathlib import Path
 from subprocess import PIPE
 
@@ -17,7 +19,7 @@ from rich.console import Console
 
 from foveate.core.errors import FoveateError
 from foveate.core.profile import Data, Measurement, Profile, Setting
-from foveate.gateway.profile import Asked, profile, show
+from foveate.gateway.profile import Asked, _progress, profile, show
 from foveate.models.checkpoint import Checkpoint, read, save
 from foveate.models.geometry import Geometry
 from foveate.models.load import Unprofiled
@@ -74,12 +76,15 @@ def test_a_checkpoint_with_a_labelled_folder_gets_a_ladder_that_is_served(
 ) -> None:
     folder = pictures(tmp_path / "animals", "CAT", "1", "newt")
     (folder / "CAT" / "notes.txt").write_text("no picture")
-    done = run(tmp_path, "profile", weights, "--data", folder, *FEW)
+    searched = ("--plans", "evit:0.5,32,diffrate:0.7", "--diffrate", "0.7")
+    done = run(tmp_path, "profile", weights, "--data", folder, *FEW, *searched)
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "mine.profile.json").read_text())
     assert found["data"] == {"name": "animals", "pictures": 24, "labelled": True}
     assert found["setting"]["threads"] == 1
-    assert {m["plan"] for m in found["measurements"]} == {"full", "evit:0.5", "mine@32"}
+    plans = {m["plan"] for m in found["measurements"] if "content" not in m["plan"]}
+    assert plans == {"full", "evit:0.5", "mine@32", "diffrate:0.7"}
+    assert len(found["schedules"]["0.7"]) == 4
     full = next(m for m in found["measurements"] if m["plan"] == "full")
     assert full["quality"] == 1
     assert 0 < full["accuracy"] < 1
@@ -139,6 +144,9 @@ def test_what_cannot_be_done_is_refused_in_one_sentence(weights: Path, tmp_path:
         (Asked("mine", data=folder), "fish stands for no class"),
         (Asked("mine", data=tmp_path / "nowhere"), "there is no folder"),
         (Asked("mine", data=cats, plans="warp:9"), "there is no token reducer 'warp'"),
+        (Asked("mine", data=cats, plans="warp:9", diffrate="0.7"), "there is no token reducer 'warp'"),
+        (Asked("mine", data=cats, diffrate="0.7,x"), "shares of the full cost are numbers"),
+        (Asked("mine", data=cats, diffrate="0.01"), "below .* of its full compute"),
         (Asked("mine", data=cats, batch_sizes="1,0"), "batch sizes are different numbers from 1"),
         (Asked("mine", data=cats, batch_sizes="4,x"), "batch sizes are different numbers from 1"),
         (Asked("mine", data=cats, batch_sizes="4,4"), "batch sizes are different numbers from 1"),
@@ -146,6 +154,16 @@ def test_what_cannot_be_done_is_refused_in_one_sentence(weights: Path, tmp_path:
         with pytest.raises(FoveateError, match=sentence) as refused:
             profile(asked, loaded, 10**6, complaints)
         assert "\n" not in refused.value.detail
+
+
+def test_no_thread_of_its_own_draws_the_bars() -> None:
+    said, threads = StringIO(), threading.active_count()
+    with _progress(Console(file=said, force_terminal=True, width=100)) as watch:
+        watch("latency", "latency of 2 plans", 1, 4)
+        assert threading.active_count() == threads
+        assert "latency of 2 plans" in said.getvalue()
+        watch("latency", "all done", 4, 4)
+    assert "all done" in said.getvalue(), "what came last is drawn in the end"
 
 
 def test_without_matplotlib_the_profile_is_shown_and_a_sentence_says_what_draws_it(

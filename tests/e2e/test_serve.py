@@ -257,6 +257,23 @@ def test_predict_draws_what_it_saw_and_the_server_tells_it(served: Serving, tmp_
     assert all(len(stage["patches"]) == 196 for stage in told["stages"])
 
 
+def test_the_content_of_a_picture_picks_its_rung(served: Serving, tmp_path: Path) -> None:
+    fox = EXAMPLES[[path.stem for path in EXAMPLES].index("fox")]
+    headers = {"content-type": "image/jpeg", "x-plan": "content:0.9"}
+    params = {"explain": "true"}
+    answer = served.client.post("/classify", content=fox.read_bytes(), params=params, headers=headers).json()
+    rung = answer["compute"]["chosen"]
+    alone = served.client.post(
+        "/classify", content=fox.read_bytes(), params=params, headers=headers | {"x-plan": rung}
+    ).json()
+    assert answer["predictions"][0]["label"] == alone["predictions"][0]["label"] == "fox"
+    assert answer["explain"]["grid"] == alone["explain"]["grid"]
+    assert (answer["compute"]["plan"], alone["compute"]["chosen"]) == ("vit-t@224/content:0.9/fp32", None)
+    done = foveate(tmp_path, "predict", str(fox), "--precision", "fp32", "--plan", "content:0.9")
+    assert done.returncode == 0, done.stderr
+    assert f"plan    vit-t@224/content:0.9/fp32, which chose {rung}" in done.stdout
+
+
 def test_models_lists_what_is_shipped(tmp_path: Path) -> None:
     done = foveate(tmp_path, "models")
     assert done.returncode == 0, done.stderr

@@ -1,12 +1,10 @@
 """ATS in the trunk against a reference written from the paper, which runs each picture alone, unpadded."""
 
-import math
 from bisect import insort
-from dataclasses import dataclass
+from dataclasses import replace
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from foveate.core.errors import BadPlan
@@ -16,18 +14,22 @@ from foveate.models.geometry import Geometry
 from foveate.models.reduction import Attention, Bare, Needs
 from foveate.models.reduction.ats import padding_waste, sample
 from foveate.models.tokens import Assignment, Tokens
-from foveate.models.vit import Block, ElasticViT, Steps, TrunkOutput
+from foveate.models.vit import Block, ElasticViT
+from tests.unit import references
+from tests.unit.references import (
+    PLAIN,
+    REGISTERS,
+    TWO_PREFIX,
+    Seen,
+    Token,
+    assert_same_walk,
+    attended,
+    attention,
+    run,
+    walk,
+)
 
-PLAIN = Geometry(image_size=96, width=48, depth=6, heads=3, classes=10)
-GEOMETRIES = {
-    "plain": PLAIN,
-    "two prefix": Geometry(
-        image_size=96, width=48, depth=6, heads=3, classes=10, distilled=True, layer_scale=True
-    ),
-    "registers": Geometry(
-        image_size=96, width=48, depth=6, heads=3, classes=10, registers=3, embed_prefix=False, pool="avg"
-    ),
-}
+GEOMETRIES = {"plain": PLAIN, "two prefix": TWO_PREFIX, "registers": replace(REGISTERS, pool="avg")}
 POINTS = {"0.3": 11, "0.7": 26, "197": 36, "20": 20}
 """Sampling points of an input of 36 patches and as many prefix tokens as are added to a whole number."""
 
@@ -38,25 +40,13 @@ every_geometry = pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GE
 
 
 def build(g: Geometry) -> ElasticViT:
-    model = ElasticViT(g).eval()
-    generator = torch.Generator().manual_seed(7)
-    for name, p in model.named_parameters():
-        noise = torch.randn(p.shape, generator=generator)
-        gain = p.ndim == 1 and not name.endswith("bias")
-        scale = 0.2 if name.endswith("qkv.weight") else 0.15
-        p.copy_(1 + 0.1 * noise if gain else scale * noise)
-    return model
+    return references.build(g, sharpness=0.2)
 
 
 def pictures(g: Geometry) -> Tensor:
     """Five, of very different contrast, so that they keep different numbers of tokens."""
-    noise = torch.randn(5, 3, g.image_size, g.image_size, generator=torch.Generator().manual_seed(3))
-    return noise * torch.tensor([0.0, 0.3, 1.0, 3.0, 10.0])[:, None, None, None]
-
-
-def run(model: ElasticViT, images: Tensor, spec: str) -> TrunkOutput:
-    out: TrunkOutput = model(images, Steps(reduction.create(spec, model), model.geometry.depth))
-    return out
+    contrasts = torch.tensor([0.0, 0.3, 1.0, 3.0, 10.0])
+    return references.pictures(g, 5) * contrasts[:, None, None, None]
 
 
 def argument(text: str, prefix: int) -> str:
@@ -64,20 +54,10 @@ def argument(text: str, prefix: int) -> str:
     return str(int(text) + prefix) if float(text) > 1 else text
 
 
-def reference_attention(block: Block, x: Tensor) -> tuple[Tensor, list[float]]:
-    """Tokens (N, D) to the attention's output (N, D) and the significance of each token."""
-    attn = block.attn
-    width = x.shape[1] // attn.heads
-    q, k, v = F.linear(x, attn.qkv.weight, attn.qkv.bias).chunk(3, dim=1)
-    outputs, class_row = [], torch.zeros(len(x))
-    for h in range(attn.heads):
-        part = slice(h * width, (h + 1) * width)
-        scores = torch.exp(q[:, part] @ k[:, part].T / math.sqrt(width))
-        weights = scores / scores.sum(dim=1, keepdim=True)
-        outputs.append(weights @ v[:, part])
-        class_row += weights[0]
-    significance: list[float] = [float(a) * float(row.norm()) for a, row in zip(class_row, v, strict=True)]
-    return attn.proj(torch.cat(outputs, dim=1)), significance
+def reference_significance(seen: Seen) -> list[float]:
+    """The class token's attention to each token, times the length of its value."""
+    class_row, lengths = seen.weights[:, 0].sum(0), seen.values.norm(dim=(0, 2))
+    return [float(a) * float(length) for a, length in zip(class_row, lengths, strict=True)]
 
 
 def reference_sample(scores: list[float], points: int) -> list[int]:
@@ -98,30 +78,19 @@ def reference_sample(scores: list[float], points: int) -> list[int]:
     return chosen
 
 
-@dataclass
-class Alone:
-    """One picture after each block: what it kept, and where its tokens came from."""
+def reference(model: ElasticViT, image: Tensor, points: int) -> list[list[Token]]:
+    """The tokens of one picture after each block; the first samples nothing."""
+    prefix = model.geometry.prefix
 
-    x: Tensor
-    origin: list[int]
-    counts: list[int]
+    def first_half(block: Block, tokens: list[Token], index: int) -> list[Token]:
+        seen = attention(block, tokens)
+        tokens = attended(block, tokens, seen)
+        if index == 0:
+            return tokens
+        chosen = reference_sample(reference_significance(seen)[prefix:], points)
+        return tokens[:prefix] + [tokens[prefix + i] for i in chosen]
 
-
-def reference(model: ElasticViT, image: Tensor, points: int, first: int) -> Alone:
-    g = model.geometry
-    x = model.embed(image.unsqueeze(0)).x[0]
-    state = Alone(x, list(range(len(x))), [])
-    for index, block in enumerate(model.blocks):
-        assert isinstance(block, Block)
-        update, significance = reference_attention(block, block.norm1(state.x))
-        x = state.x + block.ls1(update)
-        if index >= first:
-            chosen = reference_sample(significance[g.prefix :], points)
-            kept = list(range(g.prefix)) + [g.prefix + i for i in chosen]
-            x, state.origin = x[kept], [state.origin[i] for i in kept]
-        state.x = x + block.ls2(block.mlp(block.norm2(x)))
-        state.counts.append(len(state.x))
-    return state
+    return walk(model, image, first_half)
 
 
 @every_geometry
@@ -129,22 +98,9 @@ def reference(model: ElasticViT, image: Tensor, points: int, first: int) -> Alon
 def test_a_padded_batch_is_every_picture_alone(geometry: Geometry, points: str) -> None:
     model, images = build(geometry), pictures(geometry)
     spec = f"ats:{argument(points, geometry.prefix)}"
-    reducer, tokens = reduction.create(spec, model), model.embed(images)
-    alone = [reference(model, image, POINTS[points], 1) for image in images]
-    for index, block in enumerate(model.blocks):
-        tokens = block(tokens, reducer, index)
-        assert len(tokens) == int(tokens.present.max())
-        assert tokens.present.tolist() == [picture.counts[index] for picture in alone]
-    assert len(set(tokens.present.tolist())) > 1, "nothing was padded"
-    for row, picture in enumerate(alone):
-        length = len(picture.x)
-        assert (tokens.x[row, :length] - picture.x).abs().max() < 1e-4
-        assert torch.all(tokens.counts[row, :length] == 1)
-        assert torch.all(tokens.counts[row, length:] == 0)
-        expected = [-1] * geometry.patches(geometry.image_size)
-        for slot, origin in enumerate(picture.origin[geometry.prefix :], start=geometry.prefix):
-            expected[origin - geometry.prefix] = slot
-        assert tokens.source[row].tolist() == expected
+    alone = [reference(model, image, POINTS[points]) for image in images]
+    assert_same_walk(model, images, spec, alone)
+    assert len({len(walked[-1]) for walked in alone}) > 1, "nothing was padded"
 
 
 @every_geometry

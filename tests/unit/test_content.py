@@ -106,6 +106,12 @@ def test_the_three_measures_by_hand() -> None:
     assert np.isfinite(sureness(np.array([[1.0, 0, 0], [0, 0, 0], [np.nan] * 3, [np.inf, 0, 0]]))).all()
 
 
+def test_a_model_of_one_class_has_a_sureness_too() -> None:
+    (row,) = sureness(np.array([[1.0]]))
+    assert row == pytest.approx([np.log(1e6), 1.0, 0.0], abs=1e-4)
+    assert chosen(BY_LEAD, [(1.0,), (0.0,)], 0.9) == [0, 2]
+
+
 @pytest.mark.parametrize(
     ("rungs", "weight", "bias"),
     [
@@ -229,6 +235,9 @@ def test_a_profile_keeps_what_was_learnt_to_the_last_digit() -> None:
         ("2.5,", "2.5, 2.5,", "content.weight.0: .*at most 3 items"),
         ('"tiny@32",', "", "content: .*every rung but the last has its weights"),
         ('"rungs"', '"steps"', "content.rungs: Field required"),
+        ('"tiny@32"', '"tiny@"', "a plan starts with variant@size"),
+        ('"tiny@32"', '"evit 0.5"', "'evit 0.5' is not a part of a plan"),
+        ('"tiny@32"', '"content:0.9"', "content chooses among plans that leave nothing to it"),
     ],
 )
 def test_content_of_another_shape_is_refused_in_a_sentence(old: str, new: str, sentence: str) -> None:

@@ -1,5 +1,6 @@
 """Teaching a ladder to choose by content: from which rungs, on which pictures, and what it is worth."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,15 +19,17 @@ from foveate.models import profile as profiling
 from foveate.models.checkpoint import save
 from foveate.models.content_profile import (
     CERTAINTIES,
+    Learnt,
     answered,
     choices,
     learn,
+    learning,
     named,
     suffices,
     with_content,
 )
 from foveate.models.load import load, load_unprofiled, profile_path
-from foveate.models.profile import Job, measure
+from foveate.models.profile import Job, measure, partial_of
 from foveate.models.runner import TorchRunner
 from tests.unit import measuring, scouted
 from tests.unit.measuring import plan, quiet, tiny, unprofiled, written
@@ -58,11 +61,25 @@ def told(profile: Profile) -> dict[str, Measurement]:
     return {m.plan: m for m in profile.measurements}
 
 
+def clock(_: TorchRunner, chosen: Plan, pixels: Sequence[Any], size: int) -> float:
+    return size * (
+        1.0 if (chosen.variant, chosen.content) == ("tiny", None) else 0.1
+    )  # the scout's hook asks full
+
+
+def taught_by(
+    runner: TorchRunner, pictures: Seen, before: Profile, sizes: Sequence[int], rounds: int
+) -> Profile:
+    """The profile after all of the steps."""
+    steps = list(learning(runner, pictures, before, sizes, rounds, Learnt(), quiet))
+    return with_content(before, steps[-1] if steps else Learnt())
+
+
 def taught(pictures: Seen, rounds: int = 1) -> tuple[TorchRunner, Profile, Profile]:
     """A runner, and its profile before and after."""
     runner = scouted.runner()
     before = measured(runner, pictures, SCOUT)
-    return runner, before, with_content(runner, pictures, before, (1, 4), rounds, quiet)
+    return runner, before, taught_by(runner, pictures, before, (1, 4), rounds)
 
 
 # From which rungs.
@@ -145,9 +162,9 @@ def test_what_is_learnt_from_is_not_measured_on(monkeypatch: pytest.MonkeyPatch)
 def test_the_seed_draws_the_halves() -> None:
     runner, pictures = scouted.runner(), album(60)
     before = measured(runner, pictures, SCOUT)
-    once, again = (with_content(runner, pictures, before, (1,), 1, quiet) for _ in range(2))
+    once, again = (taught_by(runner, pictures, before, (1,), 1) for _ in range(2))
     assert once == again
-    other = with_content(runner, pictures, replace(before, seed=1), (1,), 1, quiet)
+    other = taught_by(runner, pictures, replace(before, seed=1), (1,), 1)
     assert other.content != once.content
 
 
@@ -205,7 +222,7 @@ def test_its_latency_is_fulls_times_what_it_took_beside_full(monkeypatch: pytest
     before = measured(runner, pictures, SCOUT)
     timed = [replace(m, latency_s={1: 0.5, 4: 1.5}) for m in before.measurements]
     timed = [m if m.plan == "full" else replace(m, latency_s={1: 0.1, 4: 0.3}) for m in timed]
-    after = with_content(runner, pictures, replace(before, measurements=choose(timed)), (1, 4), 4, quiet)
+    after = taught_by(runner, pictures, replace(before, measurements=choose(timed)), (1, 4), 4)
     assert len(looks) == 4 * 3 * (1 + len(CERTAINTIES))
     assert {count for _, _, count in looks} == {32}
     for text in CONTENT:
@@ -231,13 +248,40 @@ def test_where_full_is_wrong_any_rung_suffices() -> None:
     assert not suffices(answers, pictures, every)[SCOUT].all()
 
 
+def test_whom_full_gives_no_answer_counts_neither_as_kept_nor_as_lost() -> None:
+    answers = {"full": np.array([-1, -1, 3, 3]), "a": np.array([-1, 2, 3, -1])}
+    assert suffices(answers, album(4), range(4))["a"].tolist() == [True, True, True, False]
+    labelled = album(4, [1, 2, 3, 4])
+    assert suffices(answers, labelled, range(4))["a"].tolist() == [True, True, True, True]
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+def test_two_failures_are_no_agreement(labelled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every third picture is one that nobody answers; of the others the scout gets one in four wrong."""
+    runner, pictures = scouted.runner(), album(90)
+    names = named(answered(runner, pictures, range(90), runner.full)).tolist()
+    pictures = album(90, names if labelled else None)
+    runner.content = ContentRungs((SCOUT, "full"), ((0.0, 0.0, 0.0),), (99.0,))  # always the scout
+    run = runner.run
+
+    def failing(batch: Any, chosen: Plan) -> Any:
+        return [RuntimeError("no") if n % 3 == 1 else r for n, r in enumerate(run(batch, chosen))]
+
+    runner.max_batch = 90
+    monkeypatch.setattr(runner, "run", failing)
+    for m in content_profile._kept(runner, pictures, range(90)):
+        right = [not is_hard(n) for n in range(90) if n % 3 != 1]
+        assert m.quality == pytest.approx(np.mean(right))
+        assert m.accuracy == (pytest.approx(np.mean(right) * 2 / 3) if labelled else None)
+
+
 # Where there is nothing to learn.
 
 
 def test_a_ladder_with_nothing_to_choose_between_stays() -> None:
     runner, pictures = scouted.runner(), album(30)
     before = measured(runner, pictures)
-    assert with_content(runner, pictures, before, (1,), 1, quiet) is before
+    assert taught_by(runner, pictures, before, (1,), 1) is before
     assert runner.content is None
 
 
@@ -248,14 +292,14 @@ def test_a_scout_that_fails_teaches_nothing() -> None:
     assert (
         learn(runner, pictures, range(30), [(rung(SCOUT, 0.9, 0.1), rung("full", 1.0, 1.0))], quiet) is None
     )
-    assert with_content(runner, pictures, before, (1,), 1, quiet) is before
+    assert taught_by(runner, pictures, before, (1,), 1) is before
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_a_handful_of_pictures_does_no_harm(count: int) -> None:
     runner, pictures = scouted.runner(), album(count)
     before = written(rung(SCOUT, 0.9, 0.1), rung("full", 1.0, 1.0))
-    after = with_content(runner, pictures, before, (1, 4), 1, quiet)
+    after = taught_by(runner, pictures, before, (1, 4), 1)
     assert (after.content is None) == (count == 1)
 
 
@@ -265,7 +309,7 @@ def test_where_full_is_wrong_on_the_half_that_measures_nothing_is_told() -> None
     every = np.random.default_rng(0).permutation(12)
     targets = np.where(np.isin(np.arange(12), every[:6]), names, (names + 2) % 5).tolist()
     before = written(rung(SCOUT, 0.9, 0.1), rung("full", 1.0, 1.0))
-    assert with_content(runner, album(12, targets), before, (1, 4), 1, quiet) is before
+    assert taught_by(runner, album(12, targets), before, (1, 4), 1) is before
 
 
 def test_progress_rises_to_its_total() -> None:
@@ -274,6 +318,55 @@ def test_progress_rises_to_its_total() -> None:
     offered = [(rung(SCOUT, 0.9, 0.1), rung("evit:0.6", 0.99, 0.5), rung("full", 1.0, 1.0))]
     learn(runner, album(12), range(12), offered, lambda *step: steps.append(step))
     assert steps == [(1, 3), (2, 3), (3, 3)]
+
+
+# Interrupted.
+
+
+class Stopped(Exception):
+    """Stands for Ctrl-C."""
+
+
+@pytest.mark.parametrize("after", range(7))
+def test_an_interrupted_run_goes_on_behind_what_is_known(
+    after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told seven times: two plans have answered, the certainties are next, then three rounds, the end."""
+    monkeypatch.setattr(profiling, "seconds_each", clock)
+    monkeypatch.setattr(content_profile, "seconds_each", clock)
+    job = Job((scouted.runner().full, Plan.parse(SCOUT, scouted.runner().full)), (1, 4), 3)
+    whole = measure(unprofiled(scouted.runner()), album(60), job, tmp_path / "whole.json", quiet)
+    assert {m.plan for m in whole.measurements} >= CONTENT
+    target, told = tmp_path / "p.json", list[tuple[int, int]]()
+
+    def watch(stage: str, _: str, done: int, total: int) -> None:
+        if stage == "content":
+            told.append((done, total))
+            if len(told) > after:
+                raise Stopped
+
+    with pytest.raises(Stopped):
+        measure(unprofiled(scouted.runner()), album(60), job, target, watch)
+    after = 99
+    before = json.loads(partial_of(target).read_text())["learnt"]
+    stopped_at = told[-1][0]
+    assert (before["content"] is None) == (stopped_at < 2 or len(told) == 2)
+    assert len(before["rounds"]) == max(0, stopped_at - 3)
+    told.clear()
+    learns = 0
+
+    def counted(*arguments: Any) -> ContentRungs | None:
+        nonlocal learns
+        learns += 1
+        return learn(*arguments)
+
+    monkeypatch.setattr(content_profile, "learn", counted)
+    assert measure(unprofiled(scouted.runner()), album(60), job, target, watch) == whole
+    assert learns == (before["content"] is None)
+    assert told[-1] == (6, 6)
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert len(told) == 7 - (0 if learns else stopped_at)
+    assert not partial_of(target).exists()
 
 
 # From measuring to serving.
@@ -318,9 +411,6 @@ def test_what_profile_learns_is_what_a_loaded_model_chooses_by(
 def test_measuring_learns_by_content_and_writes_it_down(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def clock(_: TorchRunner, chosen: Plan, pixels: Sequence[Any], size: int) -> float:
-        return size * (1.0 if chosen == runner.full else 0.1)  # the scout's hook asks full, off the clock
-
     for module in (profiling, content_profile):
         monkeypatch.setattr(module, "seconds_each", clock)
     runner, stages = scouted.runner(), list[str]()

@@ -1,10 +1,10 @@
 """EViT in the trunk against a reference written from the paper, one image and one head at a time."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from foveate.core.errors import BadPlan
@@ -12,13 +12,23 @@ from foveate.models import reduction
 from foveate.models.geometry import Geometry
 from foveate.models.reduction import Bare, Needs
 from foveate.models.tokens import Tokens
-from foveate.models.vit import EXPLICIT_LENGTH, Block, ElasticViT, Steps, TrunkOutput
-
-PLAIN = Geometry(image_size=96, width=48, heads=3, classes=10)
-TWO_PREFIX = Geometry(image_size=96, width=48, heads=3, classes=10, distilled=True, layer_scale=True)
-REGISTERS = Geometry(
-    image_size=96, width=48, heads=3, classes=10, registers=3, embed_prefix=False, qk_norm=True
+from foveate.models.vit import EXPLICIT_LENGTH, Block, ElasticViT
+from tests.unit import references
+from tests.unit.references import (
+    Token,
+    assert_same_logits,
+    attended,
+    attention,
+    build,
+    classify,
+    pictures,
+    run,
+    walk,
 )
+
+PLAIN = replace(references.PLAIN, depth=12)
+TWO_PREFIX = replace(references.TWO_PREFIX, depth=12)
+REGISTERS = replace(references.REGISTERS, depth=12, qk_norm=True)
 LONG = Geometry(image_size=368, depth=4, width=32, heads=2, classes=10)
 """23 x 23 patches: past the length where attention turns to the fused kernel."""
 
@@ -26,83 +36,35 @@ LONG = Geometry(image_size=368, depth=4, width=32, heads=2, classes=10)
 pytestmark = pytest.mark.usefixtures("inference_on_one_thread")
 
 
-def build(g: Geometry) -> ElasticViT:
-    model = ElasticViT(g).eval()
-    generator = torch.Generator().manual_seed(7)
-    for name, p in model.named_parameters():
-        noise = torch.randn(p.shape, generator=generator)
-        gain = p.ndim == 1 and not name.endswith("bias")
-        # Queries and keys large enough that attention tells the tokens apart.
-        scale = 0.3 if name.endswith("qkv.weight") else 0.15
-        p.copy_(1 + 0.1 * noise if gain else scale * noise)
-    return model
-
-
-def pictures(g: Geometry, batch: int = 3) -> Tensor:
-    return torch.randn(batch, 3, g.image_size, g.image_size, generator=torch.Generator().manual_seed(3))
-
-
-def run(model: ElasticViT, images: Tensor, spec: str) -> TrunkOutput:
-    g = model.geometry
-    out: TrunkOutput = model(images, Steps(reduction.create(spec, model), g.depth))
-    return out
-
-
-def reference_attention(block: Block, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Tokens (N, D) to the attention's output (N, D) and the class token's mean attention (N,)."""
-    attn = block.attn
-    width = x.shape[1] // attn.heads
-    q, k, v = F.linear(x, attn.qkv.weight, attn.qkv.bias).chunk(3, dim=1)
-    outputs, class_rows = [], []
-    for h in range(attn.heads):
-        part = slice(h * width, (h + 1) * width)
-        qh, kh = attn.q_norm(q[:, part]), attn.k_norm(k[:, part])
-        scores = torch.exp(qh @ kh.T / math.sqrt(width))
-        weights = scores / scores.sum(dim=1, keepdim=True)
-        outputs.append(weights @ v[:, part])
-        class_rows.append(weights[0])
-    return attn.proj(torch.cat(outputs, dim=1)), torch.stack(class_rows).mean(0)
-
-
-def reference_block(block: Block, x: Tensor, prefix: int, keep: float | None) -> Tensor:
-    """One image's tokens through one block (EViT, figure 2 and equation 3)."""
-    update, attention = reference_attention(block, block.norm1(x))
-    x = x + block.ls1(update)
-    if keep is not None:
-        attention = attention[prefix:]
-        top = set(attention.topk(math.ceil(keep * len(attention))).indices.tolist())
-        patches = x[prefix:]
-        kept = [patches[i] for i in sorted(top)]
-        fused = torch.zeros_like(x[0])
-        for i in set(range(len(patches))) - top:
-            fused += attention[i] * patches[i]
-        x = torch.stack([*x[:prefix], *kept, fused])
-    out: Tensor = x + block.ls2(block.mlp(block.norm2(x)))
-    return out
+def reference_fusion(tokens: list[Token], class_row: Tensor, prefix: int, keep: float) -> list[Token]:
+    """Figure 2 and equation 3."""
+    patches, row = tokens[prefix:], class_row[prefix:]
+    top = set(row.topk(math.ceil(keep * len(row))).indices.tolist())
+    fused = torch.zeros_like(patches[0].x)
+    for i in set(range(len(patches))) - top:
+        fused += row[i] * patches[i].x
+    return [*tokens[:prefix], *(patches[i] for i in sorted(top)), Token(fused)]
 
 
 def reference(model: ElasticViT, image: Tensor, keep: float, blocks: tuple[int, ...]) -> Tensor:
     """Logits of one image (3, S, S). `blocks` counts from 1, as the paper does."""
-    g = model.geometry
-    x = model.embed(image.unsqueeze(0)).x[0]
-    for number, block in enumerate(model.blocks, start=1):
-        assert isinstance(block, Block)
-        x = reference_block(block, x, g.prefix, keep if number in blocks else None)
-    x = model.norm(x)
-    logits: Tensor = model.head(x[0])
-    return (logits + model.head_dist(x[1])) / 2 if g.distilled else logits
+
+    def first_half(block: Block, tokens: list[Token], index: int) -> list[Token]:
+        seen = attention(block, tokens)
+        tokens = attended(block, tokens, seen)
+        if index + 1 not in blocks:
+            return tokens
+        return reference_fusion(tokens, seen.weights[:, 0].mean(0), model.geometry.prefix, keep)
+
+    return classify(model, walk(model, image, first_half)[-1])
 
 
 @pytest.mark.parametrize("keep", [0.3, 0.5, 0.7, 0.9])
 @pytest.mark.parametrize("geometry", [PLAIN, TWO_PREFIX, REGISTERS], ids=["plain", "two prefix", "registers"])
 def test_logits_are_the_papers(geometry: Geometry, keep: float) -> None:
-    model = build(geometry)
-    images = pictures(geometry)
-    expected = torch.stack([reference(model, image, keep, (4, 7, 10)) for image in images])
-    found = run(model, images, f"evit:{keep}").logits
-    assert (found - expected).abs().max() < 1e-4
-    # Worth comparing only where reduction changes the answer.
-    assert (run(model, images, "none").logits - expected).abs().max() > 1e-2
+    model, images = build(geometry), pictures(geometry)
+    expected = [reference(model, image, keep, (4, 7, 10)) for image in images]
+    assert_same_logits(model, images, f"evit:{keep}", expected)
 
 
 def test_the_fused_kernel_ranks_tokens_as_the_explicit_one_does() -> None:

@@ -5,6 +5,7 @@ import base64
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -13,7 +14,7 @@ import pytest
 from foveate.cluster.local import LocalCluster
 from foveate.core.errors import SetupError
 from foveate.core.metrics import Metrics
-from foveate.core.outcome import Explanation, Stage
+from foveate.core.outcome import Explanation, Result, Stage
 from foveate.core.plan import Plan
 from foveate.core.settings import Settings
 from foveate.gateway.app import create_app
@@ -161,6 +162,24 @@ async def test_a_header_that_makes_no_sense_is_a_400(headers: dict[str, str], wo
 async def test_a_top_k_that_is_no_count_is_a_400(top_k: str) -> None:
     async with gateway() as here:
         assert_problem(await here.classify(params={"top_k": top_k}), 400, "top_k")
+
+
+class Choosing(FakeRunner):
+    """Asked for half, it says that the content did so."""
+
+    def run(self, batch: list[Any], plan: Plan) -> list[Result | Exception]:
+        results = [result for result in super().run(batch, plan) if isinstance(result, Result)]
+        return [replace(result, chosen=HALF if plan == HALF else None) for result in results]
+
+
+async def test_the_rung_that_the_content_chose_is_told_by_its_name_in_the_ladder() -> None:
+    async with gateway(runner=Choosing()) as here:
+        chosen, plain = [await here.classify(headers={"x-plan": text}) for text in ("evit:0.5", "full")]
+    assert chosen.json()["compute"]["chosen"] == "evit:0.5"
+    assert plain.json()["compute"]["chosen"] is None
+    for response in (chosen, plain):
+        compute = Classification.model_validate_json(response.content).compute
+        assert response.json()["compute"] == compute.model_dump()
 
 
 class Explaining(FakeRunner):

@@ -5,91 +5,44 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from foveate.core.errors import BadPlan
 from foveate.models import reduction
-from foveate.models.geometry import Geometry, Place, gmacs
+from foveate.models.geometry import Geometry, Place
 from foveate.models.reduction import Attention, Bare, Needs
 from foveate.models.tokens import Assignment, Tokens
-from foveate.models.vit import Block, ElasticViT, Steps, TrunkOutput
-
-GEOMETRIES = {
-    "odd count": Geometry(image_size=96, width=48, depth=6, heads=3, classes=10),
-    "even count": Geometry(image_size=80, width=48, depth=6, heads=3, classes=10),
-    "two prefix": Geometry(
-        image_size=96, width=48, depth=6, heads=3, classes=10, distilled=True, layer_scale=True
-    ),
-    "registers": Geometry(
-        image_size=80, width=48, depth=6, heads=3, classes=10, registers=3, embed_prefix=False, qk_norm=True
-    ),
-    "no prefix": Geometry(
-        image_size=80, width=48, depth=6, heads=3, classes=10, class_token=False, pool="avg", fc_norm=True
-    ),
-}
-PLAIN = GEOMETRIES["odd count"]
-every_geometry = pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES.keys())
+from foveate.models.vit import Block, ElasticViT
+from tests.unit.references import (
+    MERGED,
+    PLAIN,
+    Token,
+    assert_same_logits,
+    assert_same_walk,
+    attended,
+    attention,
+    build,
+    classify,
+    cost,
+    counted_cost,
+    pictures,
+    walk,
+)
 
 pytestmark = pytest.mark.usefixtures("inference_on_one_thread")
 
 
-def build(g: Geometry) -> ElasticViT:
-    model, generator = ElasticViT(g).eval(), torch.Generator().manual_seed(7)
-    for name, p in model.named_parameters():
-        noise = torch.randn(p.shape, generator=generator)
-        gain = p.ndim == 1 and not name.endswith("bias")
-        # Queries and keys large enough that attention tells the tokens apart.
-        scale = 0.3 if name.endswith("qkv.weight") else 0.15
-        p.copy_(1 + 0.1 * noise if gain else scale * noise)
-    return model
-
-
-def pictures(g: Geometry, batch: int = 3) -> Tensor:
-    return torch.randn(batch, 3, g.image_size, g.image_size, generator=torch.Generator().manual_seed(3))
-
-
-def run(model: ElasticViT, images: Tensor, spec: str) -> TrunkOutput:
-    g = model.geometry
-    out: TrunkOutput = model(images, Steps(reduction.create(spec, model), g.depth))
-    return out
-
-
 @dataclass(frozen=True)
-class Token:
-    """One token of one image, the positions in the input that it stands for, and what it weighs here."""
+class Fused(Token):
+    """What a token is made of in this block."""
 
-    x: Tensor
-    members: frozenset[int]
     parts: tuple[int, ...] = ()
-    """Positions, among the tokens that enter this block, of what it is made of."""
+    """Positions among the tokens that enter this block."""
     weight: float = 1.0
 
 
-def features(tokens: list[Token]) -> Tensor:
-    return torch.stack([token.x for token in tokens])
-
-
-def reference_attention(block: Block, x: Tensor, sizes: list[int]) -> Tensor:
-    """Proportional attention weights (H, N, N) of tokens (N, D)."""
-    attn = block.attn
-    width = x.shape[1] // attn.heads
-    q, k, _ = F.linear(x, attn.qkv.weight, attn.qkv.bias).chunk(3, dim=1)
-    weights = []
-    for h in range(attn.heads):
-        part = slice(h * width, (h + 1) * width)
-        scores = torch.exp(attn.q_norm(q[:, part]) @ attn.k_norm(k[:, part]).T / math.sqrt(width))
-        scores = scores * torch.tensor(sizes)
-        weights.append(scores / scores.sum(dim=1, keepdim=True))
-    return torch.stack(weights)
-
-
-def reference_update(block: Block, x: Tensor, weights: Tensor) -> Tensor:
-    values = F.linear(x, block.attn.qkv.weight, block.attn.qkv.bias).chunk(3, dim=1)[2]
-    heads = values.chunk(block.attn.heads, dim=1)
-    out: Tensor = block.attn.proj(torch.cat([w @ v for w, v in zip(weights, heads, strict=True)], dim=1))
-    return out
+def unfused(i: int, token: Token, weight: float = 1.0) -> Fused:
+    return Fused(token.x, token.size, token.members, (i,), weight)
 
 
 def attraction(tokens: list[Token], received: list[float]) -> list[list[float]]:
@@ -107,10 +60,11 @@ def attraction(tokens: list[Token], received: list[float]) -> list[list[float]]:
     return [[of(i, j) for j in range(len(tokens))] for i in range(len(tokens))]
 
 
-def fuse(one: Token, other: Token) -> Token:
+def fuse(one: Fused, other: Fused) -> Fused:
     weight = one.weight + other.weight
     x = (one.weight * one.x + other.weight * other.x) / weight
-    return Token(x, one.members | other.members, one.parts + other.parts, weight)
+    members, parts = one.members | other.members, one.parts + other.parts
+    return Fused(x, len(members), members, parts, weight)
 
 
 def matches(pull: list[list[float]], sources: list[int], targets: list[int]) -> list[tuple[int, int]]:
@@ -119,14 +73,14 @@ def matches(pull: list[list[float]], sources: list[int], targets: list[int]) -> 
     return sorted(best.items(), key=lambda edge: -pull[edge[0]][edge[1]])
 
 
-def reference_fusion(tokens: list[Token], attention: Tensor, prefix: int, r: int) -> list[Token]:
+def reference_fusion(tokens: list[Token], weights: Tensor, prefix: int, r: int) -> list[Fused]:
     """Bidirectional bipartite soft matching, one step after the other."""
     r = min(r, len(tokens) - 10, (len(tokens) - prefix) // 2)
     if r <= 0:
-        return [replace(t, parts=(i,)) for i, t in enumerate(tokens)]
-    received: list[float] = attention.mean(dim=(0, 1)).tolist()
+        return [unfused(i, t) for i, t in enumerate(tokens)]
+    received: list[float] = weights.mean(dim=(0, 1)).tolist()
     pull = attraction(tokens, received)
-    now = {i: replace(t, parts=(i,), weight=received[i] * len(t.members)) for i, t in enumerate(tokens)}
+    now = {i: unfused(i, t, received[i] * len(t.members)) for i, t in enumerate(tokens)}
     evens = [i for i in now if i >= prefix and i % 2 == 0]
     odds = [i for i in now if i >= prefix and i % 2 == 1]
     for i, j in matches(pull, evens, odds)[: r // 2]:
@@ -138,63 +92,35 @@ def reference_fusion(tokens: list[Token], attention: Tensor, prefix: int, r: int
     return [now[i] for i in [*range(prefix), *evens, *(j for j, _ in edges if j in now)]]
 
 
-def reference_ahead(attention: Tensor, fused: list[Token], before: list[Token]) -> Tensor:
+def reference_ahead(weights: Tensor, fused: list[Fused], before: list[Token]) -> Tensor:
     """Section 3.3: queries are mixed as the features were, keys add up."""
-    received = attention.mean(dim=(0, 1))
+    received = weights.mean(dim=(0, 1))
     queries = []
     for token in fused:
-        weights = torch.tensor([float(received[i]) * len(before[i].members) for i in token.parts])
-        rows = torch.stack([attention[:, i] for i in token.parts])
-        queries.append((weights[:, None, None] * rows).sum(0) / weights.sum())
+        shares = torch.tensor([float(received[i]) * len(before[i].members) for i in token.parts])
+        rows = torch.stack([weights[:, i] for i in token.parts])
+        queries.append((shares[:, None, None] * rows).sum(0) / shares.sum())
     mixed = torch.stack(queries, dim=1)
     return torch.stack([mixed[:, :, list(token.parts)].sum(2) for token in fused], dim=2)
 
 
-def reference_block(block: Block, tokens: list[Token], prefix: int, r: int) -> list[Token]:
-    sizes = [len(t.members) for t in tokens]
-    attention = reference_attention(block, block.norm1(features(tokens)), sizes)
-    fused = reference_fusion(tokens, attention, prefix, r)
-    x = features(fused)
-    x = x + block.ls1(reference_update(block, block.norm1(x), reference_ahead(attention, fused, tokens)))
-    x = x + block.ls2(block.mlp(block.norm2(x)))
-    return [Token(row, t.members) for row, t in zip(x, fused, strict=True)]
+def reference(model: ElasticViT, image: Tensor, r: int) -> list[list[Token]]:
+    def first_half(block: Block, tokens: list[Token], index: int) -> list[Token]:
+        weights = attention(block, tokens).weights
+        fused = reference_fusion(tokens, weights, model.geometry.prefix, r if index else 0)
+        ahead = reference_ahead(weights, fused, tokens)
+        return attended(block, fused, replace(attention(block, fused), weights=ahead))
 
-
-def reference_logits(model: ElasticViT, tokens: list[Token]) -> Tensor:
-    g, x = model.geometry, model.norm(features(tokens))
-    if g.pool == "avg":
-        each = [len(t.members) * row for row, t in zip(x, tokens, strict=True)]
-        pooled = torch.stack(each).sum(0) / sum(len(t.members) for t in tokens)
-    else:
-        pooled = x[0]
-    logits: Tensor = model.head(model.fc_norm(pooled))
-    return (logits + model.head_dist(x[1])) / 2 if g.distilled else logits
-
-
-def assert_same(tokens: Tokens, row: int, expected: list[Token]) -> None:
-    """Features, counts and source map of one image, token by token in the same order."""
-    assert (tokens.x[row] - features(expected)).abs().max() < 1e-4
-    assert tokens.counts[row].tolist() == [len(t.members) for t in expected]
-    for patch, slot in enumerate(tokens.source[row].tolist()):
-        assert tokens.prefix + patch in expected[slot].members
+    return walk(model, image, first_half)
 
 
 @pytest.mark.parametrize("r", [1, 3, 8, 100])
-@every_geometry
+@pytest.mark.parametrize("geometry", MERGED.values(), ids=MERGED)
 def test_every_block_gives_what_the_paper_says(geometry: Geometry, r: int) -> None:
     model, images = build(geometry), pictures(geometry)
-    reducer, tokens = reduction.create(f"mctf:{r}", model), model.embed(images)
-    expected = [[Token(x, frozenset({i})) for i, x in enumerate(row)] for row in tokens.x]
-    for index, block in enumerate(model.blocks):
-        assert isinstance(block, Block)
-        tokens = block(tokens, reducer, index)
-        expected = [reference_block(block, row, geometry.prefix, r if index else 0) for row in expected]
-        for row in range(len(images)):
-            assert_same(tokens, row, expected[row])
-    logits = torch.stack([reference_logits(model, row) for row in expected])
-    assert (run(model, images, f"mctf:{r}").logits - logits).abs().max() < 1e-4
-    # Worth comparing only where reduction changes the answer.
-    assert (run(model, images, "none").logits - logits).abs().max() > 1e-2
+    expected = [reference(model, image, r) for image in images]
+    assert_same_walk(model, images, f"mctf:{r}", expected)
+    assert_same_logits(model, images, f"mctf:{r}", [classify(model, walked[-1]) for walked in expected])
 
 
 def test_the_first_block_never_fuses() -> None:
@@ -268,24 +194,17 @@ def test_a_token_that_nobody_attends_to_breaks_nothing() -> None:
     assert torch.allclose(decided.own + decided.share.sum(2), torch.ones(1, 10))
 
 
-def cost(g: Geometry, r: int) -> float:
-    reducer, start = reduction.create(f"mctf:{r}", Bare(g)), g.patches(g.image_size) + g.prefix
-    return gmacs(g, g.image_size, reducer.after(start, g.prefix, g.depth), reducer.place)
-
-
 @pytest.mark.parametrize(("width", "published"), [(384, 2.60), (192, 0.71)])
 def test_published_costs_of_deit(width: int, published: float) -> None:
     g = Geometry(width=width, heads=width // 64)
-    assert cost(g, 16) == pytest.approx(published, rel=0.03)
-    assert 1 - cost(g, 16) / cost(g, 0) == pytest.approx(0.44, abs=0.01)
+    assert cost(g, "mctf:16") == pytest.approx(published, rel=0.03)
+    assert 1 - cost(g, "mctf:16") / cost(g, "mctf:0") == pytest.approx(0.44, abs=0.01)
 
 
 def test_a_count_of_the_real_operations() -> None:
     g = Geometry(width=384, heads=6)
-    with FlopCounterMode(display=False) as counter:
-        run(ElasticViT(g).eval(), torch.zeros(1, 3, 224, 224), "mctf:16")
-    # The counter counts a multiplication and its addition as two, and matching and fusing as well.
-    assert cost(g, 16) == pytest.approx(counter.get_total_flops() / 2e9, rel=0.03)
+    # Matching and fusing are counted as well.
+    assert cost(g, "mctf:16") == pytest.approx(counted_cost(g, "mctf:16"), rel=0.03)
 
 
 @pytest.mark.parametrize("argument", ["", ":", ":-1", ":0.35", ":1e1", ":three", ":\u0663", ":12345", ":8:8"])

@@ -35,6 +35,11 @@ def test_every_plan_parses_back(plan: Plan) -> None:
         ("vit-t@224/evit:.50", "vit-t@224/evit:0.5/fp32"),
         ("vit-t@224/evit:0.500/exit:0.90", "vit-t@224/evit:0.5/exit:0.9/fp32"),
         (" vit-t@160/depth:8/fp16 ", "vit-t@160/depth:8/fp16"),
+        ("vit-t@224/tome:08/depth:012.0", "vit-t@224/tome:8/depth:12/fp32"),
+        ("vit-t@224/evit:1.0/exit:00.10", "vit-t@224/evit:1/exit:0.1/fp32"),
+        ("vit-t@224/evit:0.00001", "vit-t@224/evit:0.00001/fp32"),
+        ("vit-t@224/ats:10000000/exit:0.99999999", "vit-t@224/ats:10000000/exit:0.99999999/fp32"),
+        ("vit-t@224/content:0.00/stitch:000", "vit-t@224/content:0/stitch:0/fp32"),
     ],
 )
 def test_the_text_form_is_canonical(text: str, canonical: str) -> None:
@@ -61,8 +66,8 @@ def test_parts_left_out_are_the_bases(text: str, canonical: str) -> None:
     [
         "", "/", "evit:0.5", "vit-t", "vit-t@", "vit-t@0", "vit-t@22444", "vit t@224", "vit-t@224//bf16",
         "vit-t@224/bf16/fp32", "vit-t@224/evit:1/tome:2", "vit-t@224/depth:x", "vit-t@224/depth:0",
-        "vit-t@224/depth:", "vit-t@224/exit:", "vit-t@224/EVIT", "vit-t@224/evit:0.5;rm",
-        "vit-t@224/" + "a" * 999,
+        "vit-t@224/depth:", "vit-t@224/exit:", "vit-t@224/exit", "vit-t@224/content/exit:1",
+        "vit-t@224/EVIT", "vit-t@224/evit:0.5;rm", "vit-t@224/" + "a" * 999,
     ],
 )  # fmt: skip
 def test_what_is_no_plan_is_refused_in_one_short_sentence(text: str) -> None:

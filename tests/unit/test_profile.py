@@ -3,7 +3,7 @@
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -15,15 +15,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from foveate.core.content import ContentRungs
 from foveate.core.errors import SetupError
 from foveate.core.outcome import Result
 from foveate.core.plan import Plan
 from foveate.core.profile import Data, Measurement, Profile, choose, worth_timing
 from foveate.models import load, profile, timing
+from foveate.models.family import Family
 from foveate.models.profile import measure, partial_of
 from foveate.models.runner import TorchRunner
+from foveate.models.stitch import StitchSpec
 from tests.unit.measuring import (
     FULL,
+    GEOMETRY,
     HERE,
     PICTURES,
     PLANS,
@@ -141,6 +145,37 @@ def test_a_file_that_says_something_else_is_refused_in_one_sentence(
     with pytest.raises(SetupError, match=rf"^here\.json is not a readable profile: .*{sentence}") as refused:
         Profile.read(text.replace(old, new, 1), "here.json")
     assert "\n" not in refused.value.detail
+
+
+def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where everything lies in parsed JSON, containers too."""
+    yield path
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in pairs:
+        yield from leaves(inner, (*path, key))
+
+
+@pytest.mark.parametrize(
+    "edit", [None, -1, 0, 2**70, 1e-300, 0.5, True, "", "x/y", "full", [], [[]], {}, {"1": 1}]
+)
+def test_whatever_a_hand_puts_anywhere_is_read_or_refused_in_one_sentence(edit: Any) -> None:
+    content = ContentRungs(("tiny@32", "full"), ((1.5, 2.5, 3.5),), (-0.125,))
+    whole = written(*choose([plan("tiny@32", 0.9, 0.5, 0.5), plan("full", 1.0, 1.0, 1.0)]))
+    whole = replace(whole, content=content, siblings={"a": "b"}, schedules={"0.7": ((3, 2), (2, 1))})
+    refused = 0
+    for path in leaves(json.loads(whole.text())):
+        holder = edited = [json.loads(whole.text())]
+        for key in (inside := (0, *path))[:-1]:
+            holder = holder[key]
+        holder[inside[-1]] = edit
+        try:
+            found = Profile.read(json.dumps(edited[0]), "here.json")
+            assert found.latency_on(replace(HERE, threads=9)).ladder[-1].plan == "full"
+        except SetupError as error:
+            refused += 1
+            assert "\n" not in error.detail
+            assert error.detail.startswith("here.json is not a readable profile: ")
+    assert refused > 20
 
 
 @pytest.mark.parametrize("change", [{"device": "other chip"}, {"threads": 1}, {"precision": "bf16"}])
@@ -277,7 +312,7 @@ def test_the_clock_is_a_real_one_and_covers_whole_batches(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(runner, "run", counted)
     assert 0 < timing.seconds_each(runner, runner.full, [decode(b"1")] * 16, 5) < 10
-    assert sizes == [5, 5, 5]
+    assert sizes == [5, 5, 5, 5], "one to warm up"
 
 
 class Stopped:
@@ -304,7 +339,7 @@ def steady(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return looks
 
 
-@pytest.mark.parametrize("after", [0, 1, 4, 9, 13, 16, 24])
+@pytest.mark.parametrize("after", [0, 1, 4, 9, 13, 16, 24, 28])
 def test_an_interrupted_run_goes_on_and_ends_in_the_same_profile(
     after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -312,7 +347,7 @@ def test_an_interrupted_run_goes_on_and_ends_in_the_same_profile(
     caplog.set_level(logging.INFO)
     runner, target = TorchRunner(tiny()), tmp_path / "p.json"
     whole = measure(unprofiled(runner), album(), job(runner), tmp_path / "whole.json", quiet)
-    a_round = len(looks) // 3  # the first warms up
+    a_round = len(looks) // 2
     with pytest.raises(KeyboardInterrupt):
         measure(unprofiled(runner), album(), job(runner), target, Stopped(after))
     assert not target.exists()
@@ -329,14 +364,15 @@ def test_an_interrupted_run_goes_on_and_ends_in_the_same_profile(
     monkeypatch.setattr(runner, "run", counted)
     looks.clear()
     assert measure(unprofiled(runner), album(), job(runner), target, quiet) == whole
-    assert len(looks) == a_round * (3 - len(before["rounds"]))
+    assert len(looks) == a_round * (2 - len(before["rounds"]))
     assert sum(asked) == PICTURES * (len(PLANS) - len(before["kept"]))
     assert "going on from" in caplog.text
     assert not partial_of(target).exists()
 
 
 @pytest.mark.parametrize(
-    "what", ["weights", "siblings", "seed", "pictures", "rounds", "plans", "batch sizes", "precision"]
+    "what",
+    ["weights", "siblings", "stitches", "seed", "pictures", "rounds", "plans", "batch sizes", "precision"],
 )
 def test_what_another_job_left_is_not_used(
     what: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -351,6 +387,10 @@ def test_what_another_job_left_is_not_used(
             weights = "def"
         case "siblings":
             siblings = {"tinier": "123"}
+        case "stitches":
+            lighter = tiny(1, replace(GEOMETRY, width=8, depth=1, heads=1), "scout")
+            joint = {StitchSpec("tiny", 2, "scout", 1): torch.nn.Linear(8, GEOMETRY.width)}
+            runner = TorchRunner(Family(tiny(), (lighter,), joint))
         case "seed":
             mine = job(runner, seed=1)
         case "pictures":
@@ -382,11 +422,21 @@ def test_a_damaged_partial_file_is_not_used(
     assert "not readable, so measuring starts anew" in caplog.text
 
 
-def test_a_place_that_cannot_be_written_is_known_before_anything_is_measured(tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_is_known_before_anything_is_measured(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "file").write_text("in the way")
     runner = TorchRunner(tiny())
     with pytest.raises(SetupError, match="cannot write"):
         measure(unprofiled(runner), album(), job(runner), tmp_path / "file" / "p.json", Stopped(0))
+    assert not caplog.text, "nothing was left there that could be unreadable"
+
+
+def test_a_folder_in_the_profiles_place_is_known_before_anything_is_measured(tmp_path: Path) -> None:
+    runner = TorchRunner(tiny())
+    with pytest.raises(SetupError, match="it is a folder"):
+        measure(unprofiled(runner), album(), job(runner), tmp_path, Stopped(0))
+    assert not partial_of(tmp_path).exists()
 
 
 def test_labels_that_full_never_meets_are_refused(tmp_path: Path) -> None:

@@ -46,7 +46,8 @@ class ContentRungs:
 def sureness(scores: Floats) -> Floats:
     """Log-odds of the best class, its lead over the second, and the entropy: (B, C) to (B, 3)."""
     scores = np.clip(np.nan_to_num(scores.astype(np.float64)), 1e-6, 1 - 1e-6)
-    second, best = np.partition(scores, -2, axis=1)[:, -2:].T
+    best = scores.max(1)
+    second = np.partition(scores, -2, axis=1)[:, -2] if scores.shape[1] > 1 else 1 - best
     entropy = -(scores * np.log(scores)).sum(1)
     return np.stack([np.log(best / (1 - best)), best - second, entropy], axis=1)
 

@@ -50,7 +50,7 @@ class Plan:
             raise BadPlan(f"{_short(self.reducer)!r} does not name a token reducer")
         for kind, argument in (("exit", self.exit), ("stitch", self.stitch), ("content", self.content)):
             if argument is not None and not _STEP.fullmatch(f"{kind}:{argument}"):
-                raise BadPlan(f"{_short(argument)!r} is not an argument of {kind}")
+                raise BadPlan(f"{kind} takes an argument, not {_short(argument)!r}")
         for kind, number in (("depth", self.depth), ("heads", self.heads)):
             if number is not None and number < 1:
                 raise BadPlan(f"{kind} must be at least 1, not {number}")
@@ -135,8 +135,15 @@ def _parse_steps(steps: list[str], precision: Precision) -> _Steps:
 
 
 def _canonical(argument: str) -> str:
-    """One spelling for one number, so that ``evit:.5`` and ``evit:0.50`` are the same plan."""
-    return f"{float(argument):g}" if _NUMBER.fullmatch(argument) else argument
+    """One spelling for one number, so that ``evit:.5`` and ``evit:0.50`` are the same plan.
+
+    Done on the text, for a float would round some numbers and spell others as in ``1e+06``.
+    """
+    if not _NUMBER.fullmatch(argument):
+        return argument
+    whole, _, fraction = argument.partition(".")
+    whole, fraction = whole.lstrip("0") or "0", fraction.rstrip("0")
+    return f"{whole}.{fraction}" if fraction else whole
 
 
 def _whole(kind: str, argument: str) -> int:

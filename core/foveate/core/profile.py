@@ -105,11 +105,14 @@ class Profile:
 
     def __post_init__(self) -> None:
         plans = [m.plan for m in self.measurements]
-        for plan in plans:
+        rungs = self.content.rungs if self.content else ()
+        for plan in (*plans, *rungs):
             try:
-                Plan.parse(plan, Plan(self.model, 224))  # what full's size is makes no difference here
+                parsed = Plan.parse(plan, Plan(self.model, 224))  # whatever full's size is
             except BadPlan as error:
                 raise ValueError(error.detail) from None
+            if plan in rungs and parsed.content is not None:
+                raise ValueError(f"content chooses among plans that leave nothing to it, not {plan}")
         if "full" not in plans or len(set(plans)) < len(plans):
             raise ValueError("the plans of a profile differ, and full is among them")
 

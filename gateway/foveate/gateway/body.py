@@ -14,8 +14,6 @@ from foveate.gateway.door import Visit
 from foveate.gateway.media import decode_base64
 
 RAW = ("application/octet-stream", "binary/octet-stream", "")
-
-
 MAX_JSON_PIECES = 1000
 
 

@@ -38,6 +38,7 @@ _PARAMETERS = [
 _STATUSES = {
     400: "Bad request",
     404: "Unknown model",
+    408: "Body too slow",
     413: "Body or picture too large",
     415: "Unsupported media type",
     422: "Media cannot be decoded",
@@ -49,7 +50,7 @@ _STATUSES = {
 
 
 def describe_classify(app: FastAPI) -> None:
-    """Put POST /classify into the document that /docs and /openapi.json show."""
+    """Put POST /classify into the document that /openapi.json shows."""
     framework = app.openapi
 
     def openapi() -> dict[str, Any]:

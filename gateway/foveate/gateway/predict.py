@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -19,6 +20,7 @@ from foveate.core.outcome import Explanation, Result
 from foveate.core.plan import Plan
 from foveate.engine.runner import Explainer, Runner
 from foveate.gateway.media import decode_image
+from foveate.gateway.wire import chosen_field, prediction_fields
 from foveate.models import explain_picture
 
 
@@ -56,18 +58,15 @@ def predict(runner: ExplainingRunner, data: bytes, plan: Plan, top_k: int, max_p
 
 
 def _fields(card: ModelCard, plan: Plan, result: Result, top_k: int, compute_s: float) -> dict[str, Any]:
-    best = np.argsort(-result.scores, kind="stable")[:top_k].tolist()
     full = card.ladder[-1]
     return {
         "model": card.name,
         "plan": str(plan),
-        "predictions": [
-            {"label": card.labels[i], "index": i, "score": round(float(result.scores[i]), 6)} for i in best
-        ],
+        "predictions": prediction_fields(card, result, top_k),
         "tokens": result.tokens,
         "tokens_full": full.tokens,
         "exit_layer": result.exit_layer,
-        "chosen": None if result.chosen is None else result.chosen.beside(card.full),
+        "chosen": chosen_field(card, result),
         "gflops": round(result.gflops, 4),
         "gflops_full": round(full.gflops, 4),
         "compute_ms": round(compute_s * 1e3, 2),
@@ -99,8 +98,9 @@ def _mosaic(pixels: NDArray[np.uint8], explanation: Explanation) -> Text:
     """Two characters a patch, in its mean colour: whole where it was kept to the end, shaded where it
     was merged, dots where it was dropped."""
     rows, columns = explanation.grid
-    patch = len(pixels) // rows
-    colours = pixels.reshape(rows, patch, columns, patch, 3).mean((1, 3)).astype(int).reshape(-1, 3)
+    # Under a content plan the rung's patches need not divide the picture as it came.
+    means = Image.fromarray(pixels).resize((columns, rows), Image.Resampling.BOX)
+    colours = np.asarray(means).reshape(-1, 3).tolist()
     text = Text()
     for index, ((red, green, blue), fate) in enumerate(zip(colours, explanation.fate, strict=True)):
         # Blocks, not coloured spaces: they are still there where the terminal has no colours.
@@ -118,7 +118,8 @@ def draw(answer: Answer, path: Path) -> None:
     best = fields["predictions"][0]
     verdict = f"{best['score']:.0%} {best['label']}"
     encoded = BytesIO()
-    explain_picture.draw(answer.pixels, answer.explanation, fields["plan"], verdict).save(encoded, "png")
+    plan = f"{fields['chosen']}, by its content" if fields["chosen"] else fields["plan"]
+    explain_picture.draw(answer.pixels, answer.explanation, plan, verdict).save(encoded, "png")
     try:
         path.write_bytes(encoded.getvalue())
     except OSError as error:

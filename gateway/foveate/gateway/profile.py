@@ -1,5 +1,6 @@
 """Measure a model's plans from the command line: progress while it runs, the ladder and its picture after."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,9 +23,11 @@ from foveate.models.load import Unprofiled, profile_path
 from foveate.models.pictures import Album, Pictures
 from foveate.models.profile import Job, Watch, measure, partial_of
 from foveate.models.runner import TorchRunner
-from foveate.models.searching import find_schedules, shares_of
+from foveate.models.searching import even_schedules, shares_of
 
 BATCH_SIZES = (1, 4, 8)
+REDRAWN_S = 0.2
+"""How often the bars are drawn at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,18 +64,14 @@ def profile(asked: Asked, loaded: Unprofiled, max_pixels: int, complaints: Conso
     if not card.labels or card.input is None:
         raise SetupError(f"{card.name} has no classifier, so there is no quality to measure")
     sizes, shares = _batch_sizes(asked, runner.max_batch), shares_of(asked.diffrate)
-    if asked.plans is not None and not shares:
-        _plans(asked, runner)  # a plan that cannot be run is better known now
+    even_schedules(runner, shares)
+    job = Job(_plans(asked, runner), sizes, asked.rounds, asked.seed, shares)
     sampled = _pictures(asked, card).sample(asked.limit, asked.seed)
     decode = partial(decode_image, spec=card.input, size=card.full.image_size, max_pixels=max_pixels)
     with _progress(complaints) as watch:
         album = Album(sampled, decode, partial(watch, "reading", "reading pictures"))
         if album.left_out:
             complaints.print(f"{album.left_out} file(s) cannot be read as pictures and are left out")
-        find_schedules(
-            runner, album, shares, asked.seed, partial(watch, "schedules", "searching DiffRate schedules")
-        )
-        job = Job(_plans(asked, runner), sizes, asked.rounds, asked.seed)
         return measure(loaded, album, job, asked.target, watch)
 
 
@@ -162,14 +161,19 @@ def _batch_sizes(asked: Asked, largest: int) -> tuple[int, ...]:
 
 @contextmanager
 def _progress(complaints: Console) -> Iterator[Watch]:
-    """A bar for each stage, as they begin."""
+    """A bar for each stage, as they begin. It is drawn between two steps, for a thread of its own would
+    take the processor from what is being timed."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=complaints) as progress:
-        bars = {}
+    with Progress(*columns, console=complaints, auto_refresh=False) as progress:
+        bars, drawn = {}, 0.0
 
         def watch(stage: str, what: str, done: int, total: int) -> None:
+            nonlocal drawn
             if stage not in bars:
                 bars[stage] = progress.add_task(what, total=total)
             progress.update(bars[stage], description=what, completed=done, total=total)
+            if time.monotonic() - drawn > REDRAWN_S:
+                progress.refresh()
+                drawn = time.monotonic()
 
         yield watch

@@ -6,7 +6,7 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from foveate.core.model import ModelCard, Rung
-from foveate.core.outcome import Explanation, Outcome
+from foveate.core.outcome import Explanation, Outcome, Result
 from foveate.core.plan import Plan
 from foveate.core.request import Request
 from foveate.gateway.objective import quality_of
@@ -92,14 +92,11 @@ def classification(
     """
     result, plan = outcome.result, outcome.plan
     quality = quality_of(card, plan)
-    order = np.argsort(-result.scores, kind="stable")[:top_k].tolist()
     timings_ms = {name: round(seconds * 1e3, 3) for name, seconds in timings_s.items()}
     body: dict[str, object] = {
         "id": request.id,
         "model": card.name,
-        "predictions": [
-            {"label": card.labels[i], "index": i, "score": round(float(result.scores[i]), 6)} for i in order
-        ],
+        "predictions": prediction_fields(card, result, top_k),
         "compute": {
             "plan": str(plan),
             "rung": plan.beside(card.full),
@@ -109,7 +106,7 @@ def classification(
             "exit_layer": result.exit_layer,
             "gflops": round(result.gflops, 4),
             "degraded": not pinned and plan != card.full,
-            "chosen": None if result.chosen is None else result.chosen.beside(card.full),
+            "chosen": chosen_field(card, result),
         },
         "timings_ms": timings_ms,
     }
@@ -125,6 +122,17 @@ def classification(
     if met is not None:
         headers["x-slo-met"] = str(met).lower()
     return Response(orjson.dumps(body), headers=headers, media_type="application/json")
+
+
+def prediction_fields(card: ModelCard, result: Result, top_k: int) -> list[dict[str, object]]:
+    """The likeliest classes, the best first."""
+    order = np.argsort(-result.scores, kind="stable")[:top_k].tolist()
+    return [{"label": card.labels[i], "index": i, "score": round(float(result.scores[i]), 6)} for i in order]
+
+
+def chosen_field(card: ModelCard, result: Result) -> str | None:
+    """The rung that the content asked for, by its name in the ladder; None where it had no say."""
+    return None if result.chosen is None else result.chosen.beside(card.full)
 
 
 def explain_fields(explanation: Explanation) -> dict[str, object]:

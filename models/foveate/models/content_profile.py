@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from foveate.core.plan import Plan
 from foveate.core.profile import Measurement, Profile, choose
 from foveate.models.pictures import Album
 from foveate.models.runner import TorchRunner
-from foveate.models.timing import seconds_each
+from foveate.models.timing import FAILED, Times, seconds_each
 
 SCOUT_QUALITY = 0.8
 """A scout that is wrong more often tells too little for what it costs."""
@@ -26,6 +26,9 @@ CERTAINTIES = ("0.8", "0.9", "0.95", "0.98")
 """What `content:` is measured with."""
 
 Told = Callable[[int, int], None]
+"""Called with how many plans have answered, and of how many."""
+Watch = Callable[[str, int, int], None]
+"""Called with what is being done, how much of all that is, and out of how much."""
 
 
 def choices(profile: Profile) -> list[tuple[Measurement, ...]]:
@@ -41,23 +44,68 @@ def _cost(m: Measurement) -> float:
     return m.seconds or m.gflops
 
 
-def with_content(
-    runner: TorchRunner, album: Album, profile: Profile, batch_sizes: Sequence[int], rounds: int, told: Told
-) -> Profile:
-    """The profile with what picks a rung by content, and what that keeps and costs on pictures it has
-    not learnt from. A ladder with nothing to choose between stays as it is."""
+@dataclass(frozen=True, slots=True)
+class Learnt:
+    """How far choosing by content has come."""
+
+    content: ContentRungs | None = None
+    kept: tuple[Measurement, ...] = ()
+    """What each certainty keeps; none of them timed."""
+    rounds: tuple[Times, ...] = ()
+    """Full's seconds too: shares of those compare with what was timed before."""
+
+
+def learning(
+    runner: TorchRunner,
+    album: Album,
+    profile: Profile,
+    batch_sizes: Sequence[int],
+    rounds: int,
+    learnt: Learnt,
+    watch: Watch,
+) -> Iterator[Learnt]:
+    """What is known after each step that is not done yet: what was learnt, what that keeps on the other
+    half of the pictures, then each round of timing. A ladder with nothing to choose between teaches
+    nothing."""
     offered = choices(profile)
     if not offered or len(album) < 2:
+        return
+    every = np.random.default_rng(profile.seed).permutation(len(album)).tolist()
+    first, second = every[: len(every) // 2], every[len(every) // 2 :]
+    steps = len(_plans(offered)) + 1 + rounds
+    if learnt.content is None:
+
+        def told(done: int, _: int) -> None:
+            watch("learning what the content asks for", done, steps)
+
+        content = learn(runner, album, first, offered, told)
+        if content is None:
+            watch("content says too little", steps, steps)
+            return
+        yield (learnt := Learnt(content))
+    runner.content = learnt.content
+    if not learnt.kept:
+        watch("quality by content", steps - rounds - 1, steps)
+        yield (learnt := replace(learnt, kept=_kept(runner, album, second)))
+    for number in range(len(learnt.rounds), rounds if learnt.kept else 0):
+        watch("latency by content", steps - rounds + number, steps)
+        times = _times(runner, album, second, batch_sizes, number)
+        yield (learnt := replace(learnt, rounds=(*learnt.rounds, times)))
+    watch("chosen by content", steps, steps)
+
+
+def with_content(profile: Profile, learnt: Learnt) -> Profile:
+    """The profile with what picks a rung by content, and what that keeps and costs on pictures it has
+    not learnt from; as it was where that is not known."""
+    if not learnt.kept:
         return profile
-    every = np.random.default_rng(profile.seed).permutation(len(album))
-    half = len(every) // 2
-    content = learn(runner, album, every[:half].tolist(), offered, told)
-    if content is None:
-        return profile
-    measured = list(_measured(runner, album, every[half:].tolist(), content, profile, batch_sizes, rounds))
-    if not measured:
-        return profile
-    return replace(profile, content=content, measurements=choose([*profile.measurements, *measured]))
+    full = profile.full.latency_s
+    timed = [replace(m, latency_s=_latency(full, learnt.rounds, m.plan)) for m in learnt.kept]
+    return replace(profile, content=learnt.content, measurements=choose([*profile.measurements, *timed]))
+
+
+def _plans(offered: Sequence[tuple[Measurement, ...]]) -> list[str]:
+    return list(dict.fromkeys(m.plan for rungs in offered for m in rungs))
 
 
 def learn(
@@ -72,8 +120,7 @@ def learn(
     Best is the scout with which WANTED of full's right answers are kept at the least cost. None where
     every scout fails on some picture.
     """
-    plans = list(dict.fromkeys(m.plan for rungs in offered for m in rungs))
-    found = {}
+    plans, found = _plans(offered), {}
     for number, text in enumerate(plans):
         found[text] = answered(runner, album, indices, Plan.parse(text, runner.full))
         told(number + 1, len(plans))
@@ -92,11 +139,10 @@ def suffices(
 ) -> dict[str, NDArray[np.bool_]]:
     """For which of the pictures each plan's answer is as good as full's."""
     full, targets = answers["full"], album.pictures.targets
-    if targets is None:
-        return {text: named == full for text, named in answers.items()}
-    # Where full is wrong there is nothing to keep, so that any rung suffices.
-    right = np.array([targets[index] for index in indices])
-    return {text: (named == right) | (full != right) for text, named in answers.items()}
+    right = full if targets is None else np.array([targets[index] for index in indices])
+    # Where full is wrong, or silent, there is nothing to keep, so that any rung suffices.
+    nothing = (full != right) | (full == FAILED)
+    return {text: (named == right) | nothing for text, named in answers.items()}
 
 
 def _fitted(
@@ -125,84 +171,69 @@ def answered(
 
 
 def named(results: Sequence[Result | Exception]) -> NDArray[np.int64]:
-    """Class index of each answer, -1 where there is none."""
-    return np.array([-1 if isinstance(r, Exception) else int(r.scores.argmax()) for r in results])
+    """Class index of each answer, or FAILED."""
+    return np.array([FAILED if isinstance(r, Exception) else int(r.scores.argmax()) for r in results])
 
 
-def _measured(
-    runner: TorchRunner,
-    album: Album,
-    indices: Sequence[int],
-    content: ContentRungs,
-    profile: Profile,
-    batch_sizes: Sequence[int],
-    rounds: int,
-) -> Iterator[Measurement]:
-    """Each certainty on the half that nothing was learnt from."""
-    runner.content = content
-    full = runner.full
-    plans = [replace(full, content=certainty) for certainty in CERTAINTIES]
-    of_full = named(answered(runner, album, indices, full))
+def _kept(runner: TorchRunner, album: Album, indices: Sequence[int]) -> tuple[Measurement, ...]:
+    """What each certainty keeps of full on pictures that nothing was learnt from; nothing where full has
+    nothing to keep."""
+    of_full = named(answered(runner, album, indices, runner.full))
     targets = album.pictures.targets
     right = of_full if targets is None else np.array([targets[index] for index in indices])
-    if not (of_full == right).any():
-        return  # nothing to keep in this half
-    times = _times(runner, album, [full, *plans], batch_sizes, rounds, indices)
-    for plan in plans:
+    wanted = right != FAILED  # whom full gives no answer tells nothing of agreement with it
+    of_full = (of_full == right) & wanted
+    kept = []
+    for plan in _by_content(runner):
         results = answered(runner, album, indices, plan)
         given = [result for result in results if isinstance(result, Result)]
-        if not given:
+        if not given or not of_full.any():
             continue
-        accuracy = float((named(results) == right).mean())
-        yield Measurement(
-            plan=plan.beside(full),
-            quality=round(min(1.0, accuracy / float((of_full == right).mean())), 6),
-            accuracy=None if targets is None else round(accuracy, 6),
+        same = (named(results) == right) & wanted
+        measured = Measurement(
+            plan=plan.beside(runner.full),
+            quality=round(min(1.0, float(same.sum() / of_full.sum())), 6),
+            accuracy=None if targets is None else round(float(same.mean()), 6),
             gflops=round(statistics.fmean(result.gflops for result in given), 6),
             tokens=round(statistics.fmean(result.tokens for result in given)),
-            latency_s=_latency(profile.full.latency_s, times[plan], times[full]),
+            latency_s={},
         )
+        kept.append(measured)
+    return tuple(kept)
 
 
-def _latency(
-    full: Mapping[int, float], own: Mapping[int, list[float]], whole: Mapping[int, list[float]]
-) -> dict[int, float]:
+def _by_content(runner: TorchRunner) -> list[Plan]:
+    return [replace(runner.full, content=certainty) for certainty in CERTAINTIES]
+
+
+def _latency(full: Mapping[int, float], rounds: Sequence[Times], plan: str) -> dict[int, float]:
     """Median seconds by number of pictures: as a share of full in the same round, so that they compare
     with what was timed before. Full takes what is more than its largest batch in several."""
-    if not full:
+    if not full or not rounds:
         return {}
-    largest = max(full)
-    known = {size: full[min(size, largest)] * max(1, size // largest) for size in own}
-    ratios = {
-        size: statistics.median(a / b for a, b in zip(own[size], whole[size], strict=True)) for size in own
-    }
-    return {size: round(known[size] * ratios[size], 9) for size in own}
+    largest, found = max(full), {}
+    for size in rounds[0][plan]:
+        share = statistics.median(times[plan][size] / times["full"][size] for times in rounds)
+        found[size] = round(full[min(size, largest)] * max(1, size // largest) * share, 9)
+    return found
 
 
 def _times(
-    runner: TorchRunner,
-    album: Album,
-    plans: Sequence[Plan],
-    batch_sizes: Sequence[int],
-    rounds: int,
-    indices: Sequence[int],
-) -> dict[Plan, dict[int, list[float]]]:
-    """Seconds by plan and number of pictures, one figure a round, the same pictures for all.
+    runner: TorchRunner, album: Album, indices: Sequence[int], batch_sizes: Sequence[int], number: int
+) -> Times:
+    """Seconds by plan and number of pictures in one round, the same pictures for all.
 
     Pictures whose content picks the rung are also timed several batches at a time, as the engine takes
     them: the few that a dearer rung is for are then worth a batch of their own.
     """
-    sizes = (*batch_sizes, CONTENT_BATCHES * max(batch_sizes))
-    times: dict[Plan, dict[int, list[float]]] = {plan: {size: [] for size in sizes} for plan in plans}
+    largest, plans = max(batch_sizes), [runner.full, *_by_content(runner)]
+    sizes = (*batch_sizes, CONTENT_BATCHES * largest)
     count = 2 * max(sizes)
-    for number in range(rounds):
-        drawn = np.take(indices, range(number * count, (number + 1) * count), mode="wrap").tolist()
-        pixels = album.at(drawn)
-        for size in sizes:
-            for plan in plans:
-                if plan.content is None and size > max(batch_sizes):
-                    one = seconds_each(runner, plan, pixels, max(batch_sizes))
-                    times[plan][size].append(one * size / max(batch_sizes))
-                else:
-                    times[plan][size].append(seconds_each(runner, plan, pixels, size))
+    pixels = album.at(np.take(indices, range(number * count, (number + 1) * count), mode="wrap").tolist())
+    times: dict[str, dict[int, float]] = {plan.beside(runner.full): {} for plan in plans}
+    for size in sizes:
+        for plan in plans:
+            batch = min(size, largest) if plan.content is None else size
+            seconds = seconds_each(runner, plan, pixels, batch)
+            times[plan.beside(runner.full)][size] = seconds * size / batch
     return times

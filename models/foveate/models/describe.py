@@ -27,7 +27,7 @@ def describe(checkpoint: Checkpoint, full: Plan, profile: Profile | None = None)
     )
 
 
-def rung(model: ElasticViT, plan: Plan, quality: float | None) -> Rung:
+def _rung(model: ElasticViT, plan: Plan, quality: float | None) -> Rung:
     """What a plan costs on this trunk when no sample leaves early."""
     g = model.geometry
     concrete = steps(model, plan)
@@ -46,5 +46,5 @@ def _profiled(profile: Profile, full: Plan) -> tuple[Rung, ...]:
 def _standard(model: ElasticViT, full: Plan) -> tuple[Rung, ...]:
     """A few plans that any model with a class token can run; what they keep, nobody has measured."""
     texts = STANDARD_RUNGS if model.geometry.class_token else ()
-    rungs = [rung(model, Plan.parse(text, full), None) for text in texts]
-    return (*sorted(rungs, key=lambda r: r.gflops), rung(model, full, 1.0))
+    rungs = [_rung(model, Plan.parse(text, full), None) for text in texts]
+    return (*sorted(rungs, key=lambda r: r.gflops), _rung(model, full, 1.0))

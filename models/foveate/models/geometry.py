@@ -101,10 +101,10 @@ def block_macs(
     used = (heads or geometry.heads) / geometry.heads
     total: float = 0
     for remaining in after:
-        scored = remaining if place is Place.BEFORE else tokens
-        mixed = tokens if place is Place.MIDDLE else remaining
-        total += used * (2 * scored * width**2 + scored**2 * width)
-        total += used * (2 * mixed * width**2 + mixed**2 * width)
+        attended = remaining if place is Place.BEFORE else tokens
+        valued = tokens if place is Place.MIDDLE else remaining
+        total += used * 2 * (attended * width**2 + attended**2 * width)
+        total += used * 2 * valued * width**2
         total += 2 * remaining * width * hidden
         tokens = remaining
     return total

@@ -4,6 +4,7 @@ import hashlib
 import logging
 import os
 import platform
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -24,6 +25,10 @@ from foveate.models.runner import TorchRunner
 log = logging.getLogger(__name__)
 
 LOCAL = ".safetensors"
+WARM_S = 5.0
+KERNELS = 4096
+"""How many prepared kernels oneDNN keeps. A ladder at all sizes of batch needs more than its own 1024,
+and without them a batch takes a third longer."""
 
 
 def load(
@@ -100,22 +105,30 @@ def _fetch(
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError):
         raise SetupError(f"torch has no device {device!r} on this machine") from None
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KERNELS))  # read at the first forward
     torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
     checkpoint = hub.load(name)
     return checkpoint, wanted or precision.choose(checkpoint, device), device
 
 
 def warm(runner: TorchRunner) -> None:
-    """Run batches of one and of the largest size, so that no request pays for first-call set-up.
+    """Run every rung, so that no request pays for first-call set-up.
 
-    Raises SetupError for a model that cannot answer.
+    A CPU's kernels are made for each size of batch: all sizes are run while that takes less than
+    WARM_S, the largest and a lone picture first. Raises SetupError for a model that cannot answer.
     """
     side = runner.full.image_size
-    blank = torch.zeros(side, side, 3, dtype=torch.uint8).numpy()
-    for size in (1, runner.max_batch):
-        results = runner.run(runner.stack([blank] * size, runner.full), runner.full)
-        if any(isinstance(result, Exception) for result in results):
-            raise SetupError(f"{runner.card.name} gives no finite answer, not even to a blank picture")
+    blanks = torch.zeros(runner.max_batch, side, side, 3, dtype=torch.uint8)
+    plans = dict.fromkeys([runner.full, *(rung.plan for rung in runner.card.ladder)])
+    started = time.perf_counter()
+    for size in dict.fromkeys([1, *range(runner.max_batch, 1, -1)]):
+        for plan in plans:
+            if any(
+                isinstance(result, Exception) for result in runner.run(blanks[:size].to(runner.device), plan)
+            ):
+                raise SetupError(f"{runner.card.name} gives no finite answer, not even to a blank picture")
+        if size != 1 and (runner.device.type != "cpu" or time.perf_counter() - started > WARM_S):
+            return
 
 
 def profile_path(name: str) -> Path:
@@ -141,11 +154,18 @@ def known(name: str, checkpoint: Checkpoint, here: Setting) -> tuple[Profile, Fa
         profile = Profile.read(text, str(place))
         weights = weights or digest(checkpoint)
         if (profile.model, profile.weights) == (checkpoint.name, weights):
-            members = family(name, checkpoint, tuple(profile.siblings))
+            members = _siblings(name, checkpoint, profile, place)
             if {s.name: digest(s) for s in members.siblings} == profile.siblings:
                 return _as_here(profile, here, name, place), members
         log.warning("%s is a profile of another model than %s, and is ignored", place, name)
     return None
+
+
+def _siblings(name: str, checkpoint: Checkpoint, profile: Profile, place: Traversable) -> Family:
+    try:
+        return family(name, checkpoint, tuple(profile.siblings))
+    except SetupError as error:
+        raise SetupError(f"the profile {place} names siblings that cannot be had: {error.detail}") from None
 
 
 def _places(name: str) -> list[Traversable]:
@@ -168,7 +188,7 @@ def _as_here(profile: Profile, here: Setting, name: str, place: Traversable) -> 
         log.log(
             logging.DEBUG if shipped else logging.INFO,
             "%s: its %s; the qualities in %s hold, the latencies do not: foveate profile %s measures them",
-            name, differs, place, name,
+            name, differs, place, " ".join([name, *(f"--with {sibling}" for sibling in profile.siblings)]),
         )  # fmt: skip
     return profile.latency_on(here)
 

@@ -36,7 +36,8 @@ def pooled(kept: Tensor, absorbed: Tensor, into: Tensor, weight: Tensor) -> Assi
     kept: (B, K), absorbed and into: (B, M), as in an Assignment; weight: (B, N), above 0.
     """
     own, given = weight.gather(1, kept), weight.gather(1, absorbed)
+    total = own.scatter_add(1, into, given)
+    given = given / total.gather(1, into)
     share = weight.new_zeros(*kept.shape, absorbed.shape[1])
     share = share.scatter(1, into.unsqueeze(1), given.unsqueeze(1))
-    total = own + share.sum(dim=2)
-    return Assignment(kept, absorbed, share / total.unsqueeze(2), into, own / total)
+    return Assignment(kept, absorbed, share, into, own / total)

@@ -1,16 +1,17 @@
-"""Measure a model's plans: first what each keeps, then how long those take that may become rungs.
+"""Measure a model's plans: what each keeps, how long those take that may become rungs, what content asks.
 
 Quality is measured on every picture. Latency is then measured in rounds, each of which times every plan
 once in an order of its own, so that a noisy minute hits all alike; a plan that another matches in quality
-for over a quarter less GFLOPs is not timed. What is known is written down after every plan and round.
+for over a quarter less GFLOPs is not timed. What is known is written down after every step.
 """
 
+import hashlib
 import json
 import logging
 import os
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -21,23 +22,18 @@ from pydantic import TypeAdapter, ValidationError
 from foveate.core.errors import SetupError
 from foveate.core.outcome import Result
 from foveate.core.plan import Plan
-from foveate.core.profile import Data, Measurement, Profile, Setting, choose, worth_timing
-from foveate.models.content_profile import with_content
+from foveate.core.profile import Data, Measurement, Profile, Schedule, Setting, choose, worth_timing
+from foveate.models.content_profile import Learnt, learning, with_content
 from foveate.models.load import Unprofiled, setting
 from foveate.models.pictures import Album, Pixels
 from foveate.models.runner import TorchRunner
-from foveate.models.timing import seconds_each
+from foveate.models.searching import STEPS, find_schedule, follow_schedules
+from foveate.models.timing import FAILED, Times, seconds_each
 
 log = logging.getLogger(__name__)
 
 AT_LEAST = 16
 """Pictures in a round at least: where samples leave early, latency depends on what they show."""
-
-FAILED = -1
-"""Stands for a class where a plan gave no finite answer."""
-
-Times = Mapping[str, Mapping[int, float]]
-"""Seconds a batch by plan and batch size."""
 
 
 class Watch(Protocol):
@@ -55,6 +51,8 @@ class Job:
     batch_sizes: tuple[int, ...] = (1, 4, 8)
     rounds: int = 7
     seed: int = 0
+    shares: tuple[float, ...] = ()
+    """Of full's GFLOPs, to search DiffRate schedules for first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +61,14 @@ class State:
 
     job: Mapping[str, str]
     """Everything that the figures depend on. Two states with other jobs do not mix."""
+    schedules: Mapping[str, Schedule] = field(default_factory=dict)
+    """Those that were found, by their share."""
     named: tuple[int, ...] = ()
     """The class full names for each picture, or FAILED."""
     kept: tuple[Measurement, ...] = ()
     """Plans whose quality is known, full first; none of them timed."""
     rounds: tuple[Times, ...] = ()
+    learnt: Learnt = field(default_factory=Learnt)
 
 
 def measure(loaded: Unprofiled, album: Album, job: Job, target: Path, watch: Watch) -> Profile:
@@ -75,29 +76,38 @@ def measure(loaded: Unprofiled, album: Album, job: Job, target: Path, watch: Wat
 
     Raises SetupError where nothing can be written, or where full's answers are all wrong.
     """
-    runner, weights = loaded.runner, loaded.weights
-    here = setting(runner.device.type, runner.full.precision)
+    if target.is_dir():
+        raise SetupError(f"cannot write {target}: it is a folder")
+    here = setting(loaded.runner.device.type, loaded.runner.full.precision)
     unfinished = partial_of(target)
     state = _resumed(unfinished, _told(loaded, album, job, here))
     write(unfinished, _text(state))  # what cannot be written is better known now than in an hour
-    for stage in (_qualities, _latencies):
-        for further in stage(runner, album, job, state, watch):
+    for stage in (_schedules, _qualities, _latencies):
+        for further in stage(loaded.runner, album, job, state, watch):
             write(unfinished, _text(state := further))
-    profile = Profile(
-        model=runner.card.name,
-        weights=weights,
+    profile = _profile(loaded, album, job, state, here)
+    for learnt in learning(
+        loaded.runner, album, profile, job.batch_sizes, job.rounds, state.learnt, partial(watch, "content")
+    ):
+        write(unfinished, _text(state := replace(state, learnt=learnt)))
+    profile = with_content(profile, state.learnt)
+    write(target, profile.text())
+    unfinished.unlink(missing_ok=True)
+    return profile
+
+
+def _profile(loaded: Unprofiled, album: Album, job: Job, state: State, here: Setting) -> Profile:
+    """The profile as far as nothing depends on the content."""
+    return Profile(
+        model=loaded.runner.card.name,
+        weights=loaded.weights,
         data=Data(album.pictures.name, len(album), album.pictures.targets is not None),
         seed=job.seed,
         setting=here,
         measurements=_summary(state),
         siblings=dict(loaded.siblings),
-        schedules=runner.models[runner.full.variant].schedules,
+        schedules=state.schedules,
     )
-    told = partial(watch, "content", "learning what the content asks for")
-    profile = with_content(runner, album, profile, job.batch_sizes, job.rounds, told)
-    write(target, profile.text())
-    unfinished.unlink(missing_ok=True)
-    return profile
 
 
 def partial_of(target: Path) -> Path:
@@ -122,6 +132,8 @@ def _told(loaded: Unprofiled, album: Album, job: Job, here: Setting) -> dict[str
     return where | {
         "weights": loaded.weights,
         "siblings": ",".join(f"{name} {digest}" for name, digest in loaded.siblings.items()),
+        "stitches": _digest(loaded.runner),
+        "schedules": ",".join(f"{share:g}" for share in job.shares),
         "pictures": album.pictures.digest(),
         "plans": ",".join(map(str, job.plans)),
         "batch sizes": ",".join(map(str, job.batch_sizes)),
@@ -130,11 +142,21 @@ def _told(loaded: Unprofiled, album: Album, job: Job, here: Setting) -> dict[str
     }
 
 
+def _digest(runner: TorchRunner) -> str:
+    """Tells the stitches of a family from others."""
+    digest = hashlib.sha256()
+    for stitch in runner.stitches.values():
+        digest.update(repr(stitch.spec).encode())
+        for weight in stitch.joint.parameters():
+            digest.update(weight.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def _resumed(partial: Path, job: Mapping[str, str]) -> State:
     """What an interrupted run of the same job left, or nothing measured yet."""
     try:
         state = TypeAdapter(State).validate_json(partial.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return State(job)
     except (OSError, ValidationError):
         log.warning("%s is not readable, so measuring starts anew", partial)
@@ -150,6 +172,21 @@ def _resumed(partial: Path, job: Mapping[str, str]) -> State:
 
 def _text(state: State) -> str:
     return json.dumps(asdict(state)) + "\n"
+
+
+def _schedules(runner: TorchRunner, album: Album, job: Job, state: State, watch: Watch) -> Iterator[State]:
+    """The state after each DiffRate schedule that is not found yet; the model goes by them afterwards."""
+    for number in range(len(state.schedules), len(job.shares)):
+
+        def told(step: int, before: int = number * STEPS) -> None:
+            watch("schedules", "searching DiffRate schedules", before + step, len(job.shares) * STEPS)
+
+        share = job.shares[number]
+        found = find_schedule(runner, album, share, job.seed, told)
+        state = replace(state, schedules={**state.schedules, f"{share:g}": found})
+        yield state
+    if job.shares:
+        follow_schedules(runner, state.schedules)
 
 
 def _qualities(runner: TorchRunner, album: Album, job: Job, state: State, watch: Watch) -> Iterator[State]:
@@ -171,11 +208,6 @@ def _latencies(runner: TorchRunner, album: Album, job: Job, state: State, watch:
     plans = {plan.beside(runner.full): plan for plan in job.plans}
     timed = [plans[m.plan] for m in worth_timing(state.kept)]
     what, each = f"latency of {len(timed)} plans", len(timed) * len(job.batch_sizes)
-    if len(state.rounds) < job.rounds:
-        watch("latency", "warming up", len(state.rounds) * each, job.rounds * each)
-        drawn = _drawn(album, job, 0)
-        for plan, size in _order(timed, job, 0):
-            seconds_each(runner, plan, drawn[:size], size)
     for number in range(len(state.rounds), job.rounds):
         times: dict[str, dict[int, float]] = {plan.beside(runner.full): {} for plan in timed}
         drawn = _drawn(album, job, number)

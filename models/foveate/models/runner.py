@@ -172,10 +172,15 @@ class TorchRunner:
     def explain(self, media: Sequence[Pixels], plan: Plan) -> Sequence[Explanation]:
         """What was looked at in each of the pictures: one more forward, which keeps account."""
         batch = self.stack(media, plan)
-        if plan.content is not None:
-            chosen = [plan if isinstance(r, Exception) else r.chosen or plan for r in self.run(batch, plan)]
-            return [self._explain(batch[row : row + 1], rung)[0] for row, rung in enumerate(chosen)]
-        return self._explain(batch, plan)
+        if plan.content is None:
+            return self._explain(batch, plan)
+        results = self.run(batch, plan)
+        rungs = [(r.chosen if isinstance(r, Result) else None) or self.full for r in results]
+        found: dict[int, Explanation] = {}
+        for rung in set(rungs):
+            rows = [row for row, its in enumerate(rungs) if its == rung]
+            found.update(zip(rows, self._explain(batch[rows], rung), strict=True))
+        return [found[row] for row in range(len(batch))]
 
     def _explain(self, batch: Tensor, plan: Plan) -> Sequence[Explanation]:
         model, images = self.models[plan.variant], self.sized(batch, plan.image_size)

@@ -1,12 +1,15 @@
 """Find DiffRate schedules on the profiling pictures, so that plans can name them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
 
 from foveate.core.errors import SetupError
+from foveate.core.plan import Plan
 from foveate.models.pictures import Album
+from foveate.models.reduction import Schedule
+from foveate.models.reduction.diffrate import full_gmacs, uniform
 from foveate.models.runner import TorchRunner
 from foveate.models.schedules import Batch, Progress, search
 
@@ -15,43 +18,56 @@ PICTURES = 256
 STEPS = 60
 
 
-def find_schedules(
-    runner: TorchRunner, album: Album, shares: Sequence[float], seed: int, told: Callable[[int, int], None]
-) -> None:
-    """Give the runner's model a schedule for each share of full's GFLOPs, by the share's name.
+def even_schedules(runner: TorchRunner, shares: Sequence[float]) -> None:
+    """Give the runner's model a schedule for each share of full's GFLOPs, by the share's name: one that
+    keeps the same fraction at every block, until a better one is found. Raises BadPlan for a share out
+    of reach, or a model that has no class token."""
+    geometry = runner.models[runner.full.variant].geometry
+    follow_schedules(runner, {f"{share:g}": uniform(geometry, share) for share in shares})
+    for share in shares:
+        runner.check(Plan.parse(f"diffrate:{share:g}", runner.full))
+
+
+def follow_schedules(runner: TorchRunner, schedules: Mapping[str, Schedule]) -> None:
+    """Let the runner's model go by these."""
+    runner.models[runner.full.variant].schedules = schedules
+    runner.steps.cache_clear()  # plans were made concrete with those before
+
+
+def find_schedule(
+    runner: TorchRunner, album: Album, share: float, seed: int, told: Callable[[int], None]
+) -> Schedule:
+    """The best schedule found for a share of full's GFLOPs; `told` how many of STEPS are done.
 
     Searched on half of the pictures, the half that the choice by content is learnt from too.
     """
-    if not shares:
-        return
     model = runner.models[runner.full.variant]
     every = np.random.default_rng(seed).permutation(len(album))
     indices = every[: max(1, len(every) // 2)][:PICTURES].tolist()
     batches = [batch_of(runner, album, indices[at : at + 32]) for at in range(0, len(indices), 32)]
-    full = runner.card.ladder[-1].gflops
-    found = dict(model.schedules)
-    for number, share in enumerate(shares):
 
-        def watch(progress: Progress, before: int = number * STEPS) -> None:
-            told(before + progress.step, len(shares) * STEPS)
+    def watch(progress: Progress) -> None:
+        told(progress.step)
 
-        found[f"{share:g}"] = search(model, batches, share * full, STEPS, seed, watch)
-    model.schedules = found
+    return search(model, batches, share * full_gmacs(model.geometry), STEPS, seed, watch)
 
 
 def batch_of(runner: TorchRunner, album: Album, indices: Sequence[int]) -> Batch:
     """Pictures as the model wants them, and their classes where they are known."""
     images = runner.sized(runner.stack(album.at(list(indices)), runner.full), runner.full.image_size)
     targets = album.pictures.targets
-    return images, None if targets is None else torch.tensor([targets[index] for index in indices])
+    if targets is None:
+        return images, None
+    return images, torch.tensor([targets[index] for index in indices], device=images.device)
 
 
 def shares_of(text: str | None) -> tuple[float, ...]:
     """Shares of full's GFLOPs that a person listed with commas between them."""
     try:
-        shares = tuple(float(part) for part in (text or "").split(",") if part.strip())
+        named = dict.fromkeys(f"{float(part):g}" for part in (text or "").split(",") if part.strip())
     except ValueError:
         raise SetupError(f"shares of the full cost are numbers, as in 0.7,0.5; not {text}") from None
+    shares = tuple(map(float, named))
     if not all(0 < share < 1 for share in shares):
         raise SetupError(f"shares of the full cost lie between 0 and 1, as in 0.7,0.5; not {text}")
     return shares

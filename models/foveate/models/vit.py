@@ -125,12 +125,18 @@ class SelfAttention(nn.Module):
         q, k = self.q_norm(q), self.k_norm(k)
         return _softmax(q, k, _bias(log_counts, q))
 
-    def mix(self, x: Tensor, weights: Tensor) -> Tensor:
-        """The update of tokens (B, N, D) under attention weights (B, H, N, N) that are known already."""
-        start = 2 * x.shape[2]
+    def mix(self, x: Tensor, weights: Tensor, decided: Assignment) -> Tensor:
+        """The update of tokens (B, K, D) under the weights (B, H, N, N) of those they were fused from.
+
+        MCTF, section 3.3: what a fused token attends to is mixed like its features, and what it receives
+        adds up. Both are linear, so values are spread and updates mixed, not the H times larger weights.
+        """
+        start, length = 2 * x.shape[2], weights.shape[-1]
         bias = None if self.qkv.bias is None else self.qkv.bias[start:]
-        (v,) = self._split(F.linear(x, self.qkv.weight[start:], bias), 1)
-        return self._join(torch.matmul(weights, v))
+        values = decided.spread(F.linear(x, self.qkv.weight[start:], bias), length)
+        (v,) = self._split(values, 1)
+        out: Tensor = self.proj(decided.mix(torch.matmul(weights, v).transpose(1, 2).flatten(2)))
+        return out
 
     def _split(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
         """(B, N, parts * D) to that many times (B, H, N, d)."""
@@ -149,8 +155,13 @@ def _bias(log_counts: Tensor | None, like: Tensor) -> Tensor | None:
 
 def _softmax(q: Tensor, k: Tensor, bias: Tensor | None) -> Tensor:
     """Attention weights (B, H, Q, N) of the given queries."""
-    scores = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-2, -1))
-    return (scores if bias is None else scores + bias).softmax(dim=-1)
+    scale = q.shape[-1] ** -0.5
+    if bias is None:
+        return torch.matmul(q * scale, k.transpose(-2, -1)).softmax(dim=-1)
+    # Adding the bias within the product saves a pass over the scores.
+    start = bias.expand(-1, q.shape[1], -1, -1).flatten(0, 1)
+    scores = torch.baddbmm(start, q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2), alpha=scale)
+    return scores.view(*q.shape[:3], -1).softmax(dim=-1)
 
 
 def loudest(q: Tensor, heads: int) -> Tensor:
@@ -201,42 +212,32 @@ class Block(nn.Module):
         self.ls2 = LayerScale(g.width) if g.layer_scale else nn.Identity()
 
     def forward(self, tokens: Tokens, reducer: Reducer, index: int, heads: int = 0) -> Tokens:
-        needs, weights = reducer.needs(index), None
-        if needs is not None and reducer.place is not Place.MIDDLE:
-            tokens, weights = self._reduce_before(tokens, reducer, index)
-            needs = None
-        normed = self.norm1(tokens.x)
-        if weights is None:
-            update, attention = self.attn(normed, needs, _log_counts(tokens, reducer), heads)
+        needs = reducer.needs(index)
+        if needs is not None and reducer.place is Place.AHEAD:
+            tokens = self._attend_ahead(tokens, reducer, index)
         else:
-            update, attention = self.attn.mix(normed, weights), Attention()
-        tokens = tokens.with_features(tokens.x + self.ls1(update))
-        if needs is not None:
-            tokens = tokens.apply(reducer(tokens, attention, index))
+            tokens = self._attend(tokens, reducer, index, needs, heads)
         return tokens.with_features(tokens.x + self.ls2(self.mlp(self.norm2(tokens.x))))
 
-    def _reduce_before(self, tokens: Tokens, reducer: Reducer, index: int) -> tuple[Tokens, Tensor | None]:
-        """Reduce what enters the block; AHEAD, the attention computed for that is reduced with it."""
-        if reducer.place is Place.BEFORE:
-            return tokens.apply(reducer(tokens, Attention(), index)), None
+    def _attend(
+        self, tokens: Tokens, reducer: Reducer, index: int, needs: Needs | None, heads: int
+    ) -> Tokens:
+        if needs is not None and reducer.place is Place.BEFORE:
+            tokens, needs = tokens.apply(reducer(tokens, Attention(), index)), None
+        update, attention = self.attn(self.norm1(tokens.x), needs, _log_counts(tokens, reducer), heads)
+        tokens = tokens.with_features(tokens.x + self.ls1(update))
+        return tokens if needs is None else tokens.apply(reducer(tokens, attention, index))
+
+    def _attend_ahead(self, tokens: Tokens, reducer: Reducer, index: int) -> Tokens:
         weights = self.attn.ahead(self.norm1(tokens.x), _log_counts(tokens, reducer))
         decided = reducer(tokens, Attention(full=weights), index)
-        return tokens.apply(decided), _fused(weights, decided)
+        tokens = tokens.apply(decided)
+        update = self.attn.mix(self.norm1(tokens.x), weights, decided)
+        return tokens.with_features(tokens.x + self.ls1(update))
 
 
 def _log_counts(tokens: Tokens, reducer: Reducer) -> Tensor | None:
     return tokens.counts.log() if reducer.proportional else None
-
-
-def _fused(weights: Tensor, decided: Assignment) -> Tensor:
-    """Attention (B, H, N, N) of the tokens before an assignment, as attention of those after it.
-
-    What a fused token attends to is mixed like its features; what it receives adds up (MCTF, section 3.3).
-    """
-    batch, heads, length, _ = weights.shape
-    queries = decided.mix(weights.transpose(1, 2).flatten(2)).view(batch, -1, heads, length)
-    keys = decided.total(queries.permute(0, 3, 2, 1).flatten(2)).view(batch, -1, heads, queries.shape[1])
-    return keys.permute(0, 2, 3, 1)
 
 
 class PatchEmbed(nn.Module):

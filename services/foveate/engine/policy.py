@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 
 from foveate.core.content import CONTENT_BATCHES
 from foveate.core.plan import Plan
@@ -23,12 +24,10 @@ def choose(waiting: Iterable[Entry], max_batch: int) -> Decision | None:
 
     A batch is filled only from what waits already, so a request alone goes alone and at once.
     """
-    chosen: list[Entry] = []
-    most = max_batch
-    for entry in waiting:
-        if not chosen or entry.plan == chosen[0].plan:
-            chosen.append(entry)
-            most = max_batch * (CONTENT_BATCHES if chosen[0].plan.content else 1)
-        if len(chosen) == most:
-            break
-    return Decision(tuple(chosen), chosen[0].plan, len(chosen) == most) if chosen else None
+    entries = tuple(waiting)
+    if not entries:
+        return None
+    plan = entries[0].plan
+    most = max_batch * (CONTENT_BATCHES if plan.content else 1)
+    chosen = tuple(islice((entry for entry in entries if entry.plan == plan), most))
+    return Decision(chosen, plan, len(chosen) == most)

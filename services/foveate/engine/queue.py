@@ -40,9 +40,6 @@ class WaitingQueue:
     def __iter__(self) -> Iterator[Entry]:
         return iter(self._entries)
 
-    def __contains__(self, entry: Entry) -> bool:
-        return entry in self._entries
-
     def check_room(self, size_bytes: int, retry_after_s: float) -> None:
         """Raises Overloaded when one more request of this size would not fit."""
         if len(self) >= self.max_items:

@@ -14,7 +14,11 @@ EXAMPLES: tuple[str | None, ...] = ("1.0", "0.9", "0.6")
 
 @dataclass(frozen=True, slots=True)
 class Confidence:
-    """A sample leaves when its top softmax probability is at least `threshold`."""
+    """A sample leaves when its top softmax probability is at least `threshold`.
+
+    LGViT's code asks for more than the threshold and looks at the surest of a batch, which is why it only
+    takes pictures one by one; here each row is asked by itself.
+    """
 
     threshold: float
 
@@ -28,5 +32,7 @@ def build(argument: str | None) -> Confidence:
     except ValueError:
         threshold = math.nan
     if not 0 < threshold <= 1:
-        raise BadPlan(f"exit takes a confidence above 0 and at most 1, as in exit:0.9; got {argument!r}")
+        raise BadPlan(
+            f"exit takes a confidence above 0 and at most 1, as in exit:0.9; got {argument or ''!r}"
+        )
     return Confidence(threshold)

@@ -18,7 +18,8 @@ class Entropy:
     """A sample leaves when its entropy is at most `threshold` of the most there can be, log C.
 
     "BranchyNet: Fast Inference via Early Exiting from Deep Neural Networks" (ICPR 2016), section III,
-    divided by log C so that a threshold means the same for any number of classes.
+    divided by log C so that a threshold means the same for any number of classes. (LGViT's code does not
+    divide: its 0.6 for 100 classes is 0.13 here.)
     """
 
     threshold: float
@@ -37,6 +38,7 @@ def build(argument: str | None) -> Entropy:
         threshold = math.nan
     if not 0 <= threshold < 1:
         raise BadPlan(
-            f"exit:entropy takes a number of at least 0 and below 1, as in exit:entropy:0.2; got {argument!r}"
+            "exit:entropy takes a number of at least 0 and below 1, as in exit:entropy:0.2; "
+            f"got {argument or ''!r}"
         )
     return Entropy(threshold)

@@ -38,6 +38,6 @@ def build(argument: str | None) -> Patience:
     if not re.fullmatch(r"[1-9][0-9]?", argument or ""):
         raise BadPlan(
             f"exit:patience takes a whole number of agreements from 1 to 99, as in exit:patience:2; "
-            f"got {argument!r}"
+            f"got {argument or ''!r}"
         )
     return Patience(int(argument or ""))

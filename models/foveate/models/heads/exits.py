@@ -5,8 +5,11 @@ head and the global aggregation head. Early blocks have not looked around yet, s
 for them; late ones have, so a sparse attention gathers what they found.
 
 The paper's batch norms follow a GELU or a linear map, so at inference they fold into the map that
-comes next. They are left out here, and layer norms in front of the head and of its classifier keep
-training stable instead: these need no statistics of the batch, so a row means the same in any batch.
+comes next, but for a shift at the picture's border. They are left out here, and layer norms in front of
+the head and of its classifier keep training stable instead: these need no statistics of the batch, so a
+row means the same in any batch. Where the authors' global head takes one patch out of each square, this
+one takes the mean of those that are left. Either kind adds the class token alone: a distillation token has
+no classifier of its own here.
 """
 
 import math

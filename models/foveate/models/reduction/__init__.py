@@ -59,7 +59,16 @@ class Reducer(Protocol):
 
     def after(self, tokens: int, prefix: int, depth: int) -> tuple[int, ...]:
         """Tokens left after each block, prefix included, for an input of `tokens` of them."""
-        ...
+        counts = []
+        for block in range(depth):
+            if self.needs(block) is not None:
+                tokens = self.left(tokens, prefix)
+            counts.append(tokens)
+        return tuple(counts)
+
+    def left(self, tokens: int, prefix: int) -> int:
+        """Tokens that a block leaves of `tokens` where it has work. Who tells `after` need not tell this."""
+        return tokens
 
     def __call__(self, tokens: Tokens, attention: Attention, block: int) -> Assignment:
         """The assignment for this block. tokens.x: (B, N, D), in the MIDDLE the features that attention

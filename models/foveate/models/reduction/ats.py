@@ -1,7 +1,10 @@
 """ATS: sample tokens by significance, so that a simple picture keeps fewer than a busy one.
 
 "Adaptive Token Sampling For Efficient Vision Transformers" (ECCV 2022), sections 3.1 and 3.2, with the
-sampling points of the authors' code.
+sampling points of the authors' code. Two things differ from that code. It can only sample at as many points
+as a full picture has patches; here there may be fewer, as in section 3.2. And where a row is padded it
+takes the padding for tokens of no significance, so that its lowest token may be chosen there and never in a
+row without; here a picture keeps what it keeps alone, whatever it is batched with.
 """
 
 import math
@@ -61,8 +64,8 @@ class Ats(Reducer):
 def significance(class_row: Tensor, values: Tensor) -> Tensor:
     """How much each token adds to the class token (section 3.1): (B, N) float32.
 
-    class_row: (B, N); values: (B, H, N, d), whose norm is taken over all heads together. Not divided
-    by their sum, which sampling would take out again.
+    class_row: (B, N); values: (B, H, N, d), whose norm is taken over all heads together, as in the
+    authors' code. Not divided by their sum, which sampling would take out again.
     """
     length: Tensor = torch.linalg.vector_norm(values.float(), dim=(1, 3))
     return class_row.float() * length
@@ -121,5 +124,5 @@ def build(argument: str | None, host: Host) -> Ats:
         raise BadPlan("ats ranks tokens by the class token's attention, and this model has none")
     most = float(argument) if argument and re.fullmatch(r"[0-9]*\.?[0-9]+", argument) else math.nan
     if not (0 < most <= 1 or (1 < most <= 1e6 and most.is_integer())):
-        raise BadPlan(f"ats takes a share, as in 0.5, or how many tokens, as in 197; got {argument!r}")
+        raise BadPlan(f"ats takes a share, as in 0.5, or how many tokens, as in 197; got {argument or ''!r}")
     return Ats(most, host.geometry.depth // 4)

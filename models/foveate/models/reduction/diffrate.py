@@ -18,7 +18,7 @@ from torch import Tensor
 from foveate.core.errors import BadPlan
 from foveate.models.geometry import Geometry, gmacs
 from foveate.models.reduction import Attention, Host, Needs, Reducer, Schedule
-from foveate.models.tokens import Assignment, Tokens
+from foveate.models.tokens import Assignment, Tokens, gather_tokens
 
 EXAMPLES: tuple[str | None, ...] = ("1", "0.7", "0.4")
 """Arguments the contract tests use; the first is the identity."""
@@ -109,7 +109,8 @@ def decide(tokens: Tokens, importance: Tensor, prune: int, merge: int) -> Assign
 
     importance: (B, P) of the patch tokens. A merged token goes into the one of those that stay whose
     features are most like its own, which takes the plain mean of all that it consists of. What it
-    counts for is multiplied by the likeness, as in the authors' code.
+    counts for is multiplied by the likeness, as in the authors' code. A likeness below 0 is taken as 0:
+    that code may be left with the logarithm of a negative count.
     """
     prefix = tokens.prefix
     order = importance.argsort(dim=1, descending=True, stable=True)[:, :prune] + prefix
@@ -118,7 +119,7 @@ def decide(tokens: Tokens, importance: Tensor, prune: int, merge: int) -> Assign
     if not merged.shape[1]:
         return Assignment(kept)
     unit = F.normalize(tokens.x.float(), dim=-1)
-    theirs, ours = (_rows(unit, index) for index in (merged, kept[:, prefix:]))
+    theirs, ours = (gather_tokens(unit, index) for index in (merged, kept[:, prefix:]))
     likeness, nearest = torch.matmul(theirs, ours.transpose(1, 2)).max(dim=-1)
     into = nearest + prefix
     share = torch.zeros(*kept.shape, merged.shape[1], device=into.device).scatter(1, into.unsqueeze(1), 1.0)
@@ -126,10 +127,6 @@ def decide(tokens: Tokens, importance: Tensor, prune: int, merge: int) -> Assign
     sizes = tokens.counts.gather(1, merged) * likeness.clamp(min=0)
     counts = tokens.counts.gather(1, kept).scatter_add(1, into, sizes)
     return Assignment(kept, merged, share / parts.unsqueeze(-1), into, 1 / parts, counts)
-
-
-def _rows(x: Tensor, index: Tensor) -> Tensor:
-    return x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
 
 
 def uniform(geometry: Geometry, share: float) -> Schedule:
@@ -191,7 +188,9 @@ def build(argument: str | None, host: Host) -> DiffRate:
         raise BadPlan("diffrate ranks tokens by the class token's attention, and this model has none")
     value = float(argument) if argument and re.fullmatch(r"[0-9]*\.?[0-9]+", argument) else math.nan
     if not 0 < value < math.inf:
-        raise BadPlan(f"diffrate takes a share of compute, or GFLOPs, as in diffrate:0.7; got {argument!r}")
+        raise BadPlan(
+            f"diffrate takes a share of compute, or GFLOPs, as in diffrate:0.7; got {argument or ''!r}"
+        )
     found = {**_published(geometry), **host.schedules}
     name = f"{value:g}"
     if name not in found and value > 1:

@@ -29,18 +29,10 @@ class Evit(Reducer):
     def needs(self, block: int) -> Needs | None:
         return Needs.CLASS_ROW if self.keep < 1 and block in self.blocks else None
 
-    def after(self, tokens: int, prefix: int, depth: int) -> tuple[int, ...]:
-        counts = []
-        for block in range(depth):
-            if self.needs(block) is not None:
-                tokens = self._after_one(tokens, prefix)
-            counts.append(tokens)
-        return tuple(counts)
-
     def _kept(self, tokens: int, prefix: int) -> int:
         return math.ceil(self.keep * (tokens - prefix))
 
-    def _after_one(self, tokens: int, prefix: int) -> int:
+    def left(self, tokens: int, prefix: int) -> int:
         kept = prefix + self._kept(tokens, prefix)
         return tokens if kept == tokens else kept + 1
 
@@ -69,6 +61,6 @@ def build(argument: str | None, host: Host) -> Evit:
         raise BadPlan("evit ranks tokens by the class token's attention, and this model has none")
     keep = float(argument) if argument and re.fullmatch(r"[0-9]*\.?[0-9]+", argument) else math.nan
     if not 0 < keep <= 1:
-        raise BadPlan(f"evit takes a keep rate above 0 and at most 1, as in evit:0.7; got {argument!r}")
+        raise BadPlan(f"evit takes a keep rate above 0 and at most 1, as in evit:0.7; got {argument or ''!r}")
     depth = geometry.depth
     return Evit(keep, tuple(sorted({depth // 4, depth * 6 // 12, depth * 9 // 12})))

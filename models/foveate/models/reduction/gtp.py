@@ -2,9 +2,11 @@
 
 "GTP-ViT: Efficient Vision Transformers via Graph-based Token Propagation" (WACV 2024): token selection
 by regeneration difficulty and broadcasting ability, propagation over the token graph, and proportional
-attention on the scales that go with it. Two things differ. The graph is the spatial one, the authors'
-default: their mixed graph adds the likeness of the embedded patches, which no later block still sees.
-And attention is not thinned out to its largest values, which would cost a CPU more than it saves.
+attention on the scales that go with it. Where the authors' code has options: the graph is the spatial one,
+their default, for what the paper's mixed graph adds, the likeness of the embedded patches, no later block
+still sees. Attention is not thinned out to its largest values, which would cost a CPU more than it saves; it
+is proportional, which their code is with `--token_scale`. Models that pool patches weigh each by its scale;
+that code takes the plain mean.
 """
 
 import math
@@ -36,12 +38,8 @@ class Gtp(Reducer):
     def needs(self, block: int) -> Needs | None:
         return Needs.FULL if self.leaving else None
 
-    def after(self, tokens: int, prefix: int, depth: int) -> tuple[int, ...]:
-        counts = []
-        for _ in range(depth):
-            tokens -= self._going(tokens - prefix)
-            counts.append(tokens)
-        return tuple(counts)
+    def left(self, tokens: int, prefix: int) -> int:
+        return tokens - self._going(tokens - prefix)
 
     def _going(self, patches: int) -> int:
         return min(self.leaving, patches - 1)
@@ -103,5 +101,5 @@ def _degree(row: Tensor, column: Tensor, side: int) -> Tensor:
 def build(argument: str | None, host: Host) -> Gtp:
     """`gtp:8`: eight tokens leave at every block. Raises BadPlan for what is no whole number."""
     if not argument or not re.fullmatch(r"[0-9]{1,4}", argument):
-        raise BadPlan(f"gtp takes the tokens that leave at each block, as in gtp:8; got {argument!r}")
+        raise BadPlan(f"gtp takes the tokens that leave at each block, as in gtp:8; got {argument or ''!r}")
     return Gtp(int(argument))

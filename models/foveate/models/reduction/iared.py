@@ -34,13 +34,8 @@ class IaRed(Reducer):
     def needs(self, block: int) -> Needs | None:
         return Needs.NOTHING if self.keep < 1 and block in self.gates else None
 
-    def after(self, tokens: int, prefix: int, depth: int) -> tuple[int, ...]:
-        counts = []
-        for block in range(depth):
-            if self.needs(block) is not None:
-                tokens = prefix + self._kept(tokens - prefix)
-            counts.append(tokens)
-        return tuple(counts)
+    def left(self, tokens: int, prefix: int) -> int:
+        return prefix + self._kept(tokens - prefix)
 
     def _kept(self, patches: int) -> int:
         return math.ceil(self.keep * patches)
@@ -61,7 +56,9 @@ def build(argument: str | None, host: Host) -> IaRed:
     """
     keep = float(argument) if argument and re.fullmatch(r"[0-9]*\.?[0-9]+", argument) else math.nan
     if not 0 < keep <= 1:
-        raise BadPlan(f"iared takes a keep rate above 0 and at most 1, as in iared:0.7; got {argument!r}")
+        raise BadPlan(
+            f"iared takes a keep rate above 0 and at most 1, as in iared:0.7; got {argument or ''!r}"
+        )
     if not host.geometry.class_token:
         raise BadPlan("iared's gates ask what the class token needs, and this model has none")
     if not len(host.gates):

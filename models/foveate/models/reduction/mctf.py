@@ -16,7 +16,7 @@ from foveate.core.errors import BadPlan
 from foveate.models.geometry import Place
 from foveate.models.matching import by_strength, halves, pooled, positions
 from foveate.models.reduction import Attention, Host, Needs, Reducer
-from foveate.models.tokens import Assignment, Tokens
+from foveate.models.tokens import Assignment, Tokens, gather_tokens
 
 EXAMPLES: tuple[str | None, ...] = ("0", "3", "8")
 """Arguments the contract tests use; the first is the identity."""
@@ -38,13 +38,8 @@ class Mctf(Reducer):
     def needs(self, block: int) -> Needs | None:
         return Needs.FULL if self.fused and block > 0 else None
 
-    def after(self, tokens: int, prefix: int, depth: int) -> tuple[int, ...]:
-        counts = []
-        for block in range(depth):
-            if self.needs(block) is not None:
-                tokens -= self._fused(tokens, prefix)
-            counts.append(tokens)
-        return tuple(counts)
+    def left(self, tokens: int, prefix: int) -> int:
+        return tokens - self._fused(tokens, prefix)
 
     def _fused(self, tokens: int, prefix: int) -> int:
         return max(0, min(self.fused, tokens - FEWEST, (tokens - prefix) // 2))
@@ -56,7 +51,7 @@ class Mctf(Reducer):
         count = self._fused(len(tokens), prefix)
         if not count:
             return Assignment(here)
-        received = attention.full.mean((1, 2), dtype=torch.float32)
+        received = attention.full.mean(2).mean(1, dtype=torch.float32)
         # What nobody attends to would weigh nothing and attract without bound.
         received = received.clamp(min=torch.finfo(torch.float32).tiny)
         kept, absorbed, into = _match(_attraction(tokens, received), count, here, prefix)
@@ -86,7 +81,7 @@ def _match(scores: Tensor, count: int, here: Tensor, prefix: int) -> tuple[Tenso
     from_a, from_b = halves(here, prefix)
     order_a, partner_a = by_strength(scores)
     rest = order_a[:, forth:].sort(dim=1).values
-    left = scores.gather(1, rest.unsqueeze(2).expand(-1, -1, scores.shape[2]))
+    left = gather_tokens(scores, rest)
     order_b, partner_b = by_strength(left.transpose(1, 2))
     kept = torch.cat([here[:, :prefix], from_a.gather(1, rest), from_b.gather(1, order_b[:, back:])], dim=1)
     absorbed = torch.cat([from_a.gather(1, order_a[:, :forth]), from_b.gather(1, order_b[:, :back])], dim=1)
@@ -100,5 +95,5 @@ def _match(scores: Tensor, count: int, here: Tensor, prefix: int) -> tuple[Tenso
 def build(argument: str | None, host: Host) -> Mctf:
     """`mctf:16` fuses 16 tokens before every block but the first. Raises BadPlan for no whole number."""
     if not re.fullmatch(r"[0-9]{1,4}", argument or ""):
-        raise BadPlan(f"mctf takes how many tokens each block fuses, as in mctf:16; got {argument!r}")
+        raise BadPlan(f"mctf takes how many tokens each block fuses, as in mctf:16; got {argument or ''!r}")
     return Mctf(int(argument or ""))

@@ -28,12 +28,8 @@ class ToMe(Reducer):
     def needs(self, block: int) -> Needs | None:
         return Needs.KEYS if self.merged else None
 
-    def after(self, tokens: int, prefix: int, depth: int) -> tuple[int, ...]:
-        counts = []
-        for _ in range(depth):
-            tokens -= self._merged(tokens, prefix)
-            counts.append(tokens)
-        return tuple(counts)
+    def left(self, tokens: int, prefix: int) -> int:
+        return tokens - self._merged(tokens, prefix)
 
     def _merged(self, tokens: int, prefix: int) -> int:
         """One half is matched with the other, so that at most half of the patch tokens can merge."""
@@ -59,5 +55,5 @@ class ToMe(Reducer):
 def build(argument: str | None, host: Host) -> ToMe:
     """`tome:8` merges 8 tokens at every block. Raises BadPlan for anything but a whole number."""
     if not re.fullmatch(r"[0-9]{1,4}", argument or ""):
-        raise BadPlan(f"tome takes how many tokens each block merges, as in tome:8; got {argument!r}")
+        raise BadPlan(f"tome takes how many tokens each block merges, as in tome:8; got {argument or ''!r}")
     return ToMe(int(argument or ""))
