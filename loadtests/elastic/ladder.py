@@ -8,15 +8,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from foveate.core.content import CONTENT_BATCHES
 from foveate.core.plan import Plan
 from foveate.models.content_profile import CERTAINTIES
 from foveate.models.heldout import heldout
 from foveate.models.runner import TorchRunner
 from foveate.models.timing import seconds_each
 
-BATCH = 8
+BATCH, SMALL_BATCH = 32, 8
 PICTURES = 96
+
+Seconds = dict[tuple[str, int], list[float]]
+"""Of a batch by plan and batch size, one figure a round."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +29,12 @@ class Step:
     top1: float
     gflops: float
     ms: float
-    """Milliseconds a picture, the median over rounds: fixed rungs in batches of 8, and content with as
-    many pictures at a time as the engine takes where so many wait."""
+    """Milliseconds a picture in batches of BATCH, the median over rounds."""
     speedup: float
     """Over full, as the median of ratios inside a round."""
-    ms_eight: float
-    """The same with no more than 8 at a time."""
+    ms_small: float
+    """Milliseconds a picture in batches of SMALL_BATCH."""
+    speedup_small: float
 
 
 def unseen(runner: TorchRunner, seed: int) -> list[int]:
@@ -53,28 +55,29 @@ def measure(runner: TorchRunner, seed: int, rounds: int) -> list[Step]:
     steps = []
     for name, plan in plans.items():
         right, gflops = _answers(runner, plan, pixels, targets)
-        ms, ms_eight = (1e3 * statistics.median(seconds[key]) / BATCH for key in (name, f"{name} by eight"))
-        ratios = [a / b for a, b in zip(seconds["full"], seconds[name], strict=True)]
-        steps.append(Step(name, right, gflops, ms, statistics.median(ratios), ms_eight))
+        times = [_speed(seconds, name, size) for size in (BATCH, SMALL_BATCH)]
+        steps.append(Step(name, right, gflops, *times[0], *times[1]))
     return sorted(steps, key=lambda step: step.ms)
+
+
+def _speed(seconds: Seconds, plan: str, size: int) -> tuple[float, float]:
+    """Milliseconds a picture, and how many times faster than full."""
+    full, own = seconds["full", size], seconds[plan, size]
+    faster = statistics.median(a / b for a, b in zip(full, own, strict=True))
+    return 1e3 * statistics.median(own) / size, faster
 
 
 def _seconds(
     runner: TorchRunner, plans: Mapping[str, Plan], pixels: Sequence[NDArray[np.uint8]], rounds: int
-) -> dict[str, list[float]]:
-    """Mean seconds of 8 pictures, round by round, over the same pictures for every plan."""
-    seconds: dict[str, list[float]] = {f"{name}{how}": [] for name in plans for how in ("", " by eight")}
+) -> Seconds:
+    """Mean seconds of a batch, round by round, over the same pictures for every plan."""
+    seconds: Seconds = {(name, size): [] for name in plans for size in (BATCH, SMALL_BATCH)}
     for number in range(rounds + 1):
         drawn = np.random.default_rng(number).permutation(len(pixels))[:PICTURES]
         chosen = [pixels[index] for index in drawn]
-        for name, plan in plans.items():
-            by_eight = together = seconds_each(runner, plan, chosen, BATCH)
-            if plan.content is not None:
-                waiting = BATCH * CONTENT_BATCHES
-                together = seconds_each(runner, plan, chosen, waiting) / CONTENT_BATCHES
-            seconds[name].append(together)
-            seconds[f"{name} by eight"].append(by_eight)
-    return {name: found[1:] for name, found in seconds.items()}  # the first round warmed up
+        for (name, size), found in seconds.items():
+            found.append(seconds_each(runner, plans[name], chosen, size))
+    return {key: found[1:] for key, found in seconds.items()}  # the first round warmed up
 
 
 def _answers(
@@ -91,20 +94,22 @@ def _answers(
     return right / len(pixels), gflops / len(pixels)
 
 
-def best_fixed(steps: Sequence[Step], ms: float) -> float:
-    """Top-1 of the best rung that is the same for every picture and takes no longer."""
-    return max((s.top1 for s in steps if "content" not in s.plan and s.ms <= ms), default=0.0)
+Points = Sequence[tuple[float, float]]
+"""Milliseconds a picture and top-1 of rungs that are the same for every picture."""
 
 
-def mixed(steps: Sequence[Step], ms: float) -> float:
-    """Top-1 of the best random assignment of two fixed rungs with this mean latency."""
-    fixed = [s for s in steps if "content" not in s.plan]
-    best = best_fixed(steps, ms)
-    for cheap in fixed:
-        for dear in fixed:
-            if cheap.ms <= ms < dear.ms:
-                share = (ms - cheap.ms) / (dear.ms - cheap.ms)
-                best = max(best, cheap.top1 + share * (dear.top1 - cheap.top1))
+def best_fixed(fixed: Points, ms: float) -> float:
+    """Top-1 of the best that takes no longer."""
+    return max((top1 for cost, top1 in fixed if cost <= ms), default=0.0)
+
+
+def mixed(fixed: Points, ms: float) -> float:
+    """Top-1 of the best random assignment of two of them with this mean latency."""
+    best = best_fixed(fixed, ms)
+    for cheap, low in fixed:
+        for dear, high in fixed:
+            if cheap <= ms < dear:
+                best = max(best, low + (ms - cheap) / (dear - cheap) * (high - low))
     return best
 
 

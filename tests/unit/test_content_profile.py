@@ -213,7 +213,7 @@ def test_each_certainty_is_measured_and_the_best_become_rungs() -> None:
 def test_its_latency_is_fulls_times_what_it_took_beside_full(monkeypatch: pytest.MonkeyPatch) -> None:
     def clock(_: TorchRunner, chosen: Plan, pixels: Sequence[Any], size: int) -> float:
         looks.append((chosen, size, len(pixels)))
-        drift = 1 + (len(looks) - 1) // 15  # each round is slower, for all alike
+        drift = 1 + (len(looks) - 1) // 10  # each round is slower, for all alike
         return drift * size * (0.001 if chosen.content is None else 0.0004)
 
     looks: list[tuple[Plan, int, int]] = []
@@ -223,14 +223,13 @@ def test_its_latency_is_fulls_times_what_it_took_beside_full(monkeypatch: pytest
     timed = [replace(m, latency_s={1: 0.5, 4: 1.5}) for m in before.measurements]
     timed = [m if m.plan == "full" else replace(m, latency_s={1: 0.1, 4: 0.3}) for m in timed]
     after = taught_by(runner, pictures, replace(before, measurements=choose(timed)), (1, 4), 4)
-    assert len(looks) == 4 * 3 * (1 + len(CERTAINTIES))
-    assert {count for _, _, count in looks} == {32}
+    assert len(looks) == 4 * 2 * (1 + len(CERTAINTIES))
+    assert {count for _, _, count in looks} == {8}
     for text in CONTENT:
         found = told(after)[text].latency_s
-        assert set(found) == {1, 4, 16}
+        assert set(found) == {1, 4}
         assert found[1] == pytest.approx(0.4 * 0.5)
         assert found[4] == pytest.approx(0.4 * 1.5)
-        assert found[16] == pytest.approx(0.4 * 4 * 1.5), "full takes four batches for as many"
 
 
 def test_where_full_is_wrong_any_rung_suffices() -> None:
@@ -424,4 +423,4 @@ def test_measuring_learns_by_content_and_writes_it_down(
     assert found.content.rungs == (SCOUT, "full")
     assert {m.plan for m in found.measurements} == {SCOUT, "full"} | CONTENT
     for m in found.measurements:
-        assert set(m.latency_s) == ({1, 4, 16} if m.plan in CONTENT else {1, 4})
+        assert set(m.latency_s) == {1, 4}

@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 import pytest
 
-from foveate.core.content import CONTENT_BATCHES
 from foveate.core.errors import (
     BadPlan,
     DeadlineExceeded,
@@ -118,19 +117,6 @@ class Contented(FakeRunner):
 
 
 BY_CONTENT = replace(FULL, content="0.9")
-
-
-async def test_more_go_together_where_the_content_picks_the_rung_and_only_there() -> None:
-    runner = Contented(max_batch=2)
-    async with running(runner) as engine:
-        first = await held(engine, runner)
-        content = [ask(i, BY_CONTENT) for i in range(2 * CONTENT_BATCHES + 1)]
-        rest = await submitted(engine, *content, ask("a"), ask("b"), ask("c"))
-        runner.gate.set()
-        await soon(asyncio.gather(first, *rest))
-    sizes = [(len(batch), plan) for batch, plan in zip(runner.batches, runner.plans, strict=True)]
-    assert sizes[1:] == [(8, BY_CONTENT), (1, BY_CONTENT), (2, FULL), (1, FULL)]
-    assert [item for batch in runner.batches for item in batch] == ["first", *range(9), "a", "b", "c"]
 
 
 async def test_one_bad_item_among_many_fails_alone_under_a_content_plan_too() -> None:

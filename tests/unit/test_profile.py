@@ -345,7 +345,7 @@ def test_an_interrupted_run_goes_on_and_ends_in_the_same_profile(
 ) -> None:
     looks = steady(monkeypatch)
     caplog.set_level(logging.INFO)
-    runner, target = TorchRunner(tiny()), tmp_path / "p.json"
+    runner, target = TorchRunner(tiny(), max_batch=8), tmp_path / "p.json"
     whole = measure(unprofiled(runner), album(), job(runner), tmp_path / "whole.json", quiet)
     a_round = len(looks) // 2
     with pytest.raises(KeyboardInterrupt):

@@ -6,10 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-CONTENT_BATCHES = 4
-"""Batches' worth of pictures that are taken together where the content picks the rung, if so many wait:
-the few that need a dearer one are then worth a batch of their own."""
-
 Floats = NDArray[np.floating]
 
 

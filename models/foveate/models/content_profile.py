@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from foveate.core.content import CONTENT_BATCHES, ContentRungs, fit
+from foveate.core.content import ContentRungs, fit
 from foveate.core.outcome import Result
 from foveate.core.plan import Plan
 from foveate.core.profile import Measurement, Profile, choose
@@ -208,32 +208,24 @@ def _by_content(runner: TorchRunner) -> list[Plan]:
 
 def _latency(full: Mapping[int, float], rounds: Sequence[Times], plan: str) -> dict[int, float]:
     """Median seconds by number of pictures: as a share of full in the same round, so that they compare
-    with what was timed before. Full takes what is more than its largest batch in several."""
+    with what was timed before."""
     if not full or not rounds:
         return {}
-    largest, found = max(full), {}
-    for size in rounds[0][plan]:
+    found = {}
+    for size in full:
         share = statistics.median(times[plan][size] / times["full"][size] for times in rounds)
-        found[size] = round(full[min(size, largest)] * max(1, size // largest) * share, 9)
+        found[size] = round(full[size] * share, 9)
     return found
 
 
 def _times(
     runner: TorchRunner, album: Album, indices: Sequence[int], batch_sizes: Sequence[int], number: int
 ) -> Times:
-    """Seconds by plan and number of pictures in one round, the same pictures for all.
-
-    Pictures whose content picks the rung are also timed several batches at a time, as the engine takes
-    them: the few that a dearer rung is for are then worth a batch of their own.
-    """
-    largest, plans = max(batch_sizes), [runner.full, *_by_content(runner)]
-    sizes = (*batch_sizes, CONTENT_BATCHES * largest)
-    count = 2 * max(sizes)
+    """Seconds by plan and number of pictures in one round, the same pictures for all."""
+    plans, count = [runner.full, *_by_content(runner)], 2 * max(batch_sizes)
     pixels = album.at(np.take(indices, range(number * count, (number + 1) * count), mode="wrap").tolist())
     times: dict[str, dict[int, float]] = {plan.beside(runner.full): {} for plan in plans}
-    for size in sizes:
+    for size in batch_sizes:
         for plan in plans:
-            batch = min(size, largest) if plan.content is None else size
-            seconds = seconds_each(runner, plan, pixels, batch)
-            times[plan.beside(runner.full)][size] = seconds * size / batch
+            times[plan.beside(runner.full)][size] = seconds_each(runner, plan, pixels, size)
     return times

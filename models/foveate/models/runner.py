@@ -33,7 +33,7 @@ DTYPES: dict[Precision, torch.dtype] = {
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
-MAX_BATCH = {"cpu": 8, "cuda": 64}
+MAX_BATCH = {"cpu": 32, "cuda": 64}
 
 
 class TorchRunner:

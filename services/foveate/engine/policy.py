@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 
-from foveate.core.content import CONTENT_BATCHES
 from foveate.core.plan import Plan
 from foveate.engine.queue import Entry
 
@@ -28,6 +27,5 @@ def choose(waiting: Iterable[Entry], max_batch: int) -> Decision | None:
     if not entries:
         return None
     plan = entries[0].plan
-    most = max_batch * (CONTENT_BATCHES if plan.content else 1)
-    chosen = tuple(islice((entry for entry in entries if entry.plan == plan), most))
-    return Decision(chosen, plan, len(chosen) == most)
+    chosen = tuple(islice((entry for entry in entries if entry.plan == plan), max_batch))
+    return Decision(chosen, plan, len(chosen) == max_batch)
