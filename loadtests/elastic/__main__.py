@@ -136,8 +136,8 @@ DeiT-S's geometry at 224x224, random weights, batches of {published.BATCH} on {d
 prints them and as `gmacs` counts them; the speed-up that ours predict and the one measured against full;
 how much of the former that is (goal: 80%); and the share of the forward that went into deciding which tokens
 go on and moving them. That share is what eats the rest: matching by similarity and weighted means at every
-block where tokens merge, page rank and sorting for Zero-TPrune. MCTF loses as much again by computing
-queries and keys apart from values and by fusing the attention map in both of its dimensions.
+block where tokens merge, page rank and sorting for Zero-TPrune. MCTF loses more by computing
+queries and keys apart from values, and by normalising fused tokens anew.
 
 {table(head, [row(c) for c in found])}"""
 

@@ -124,11 +124,13 @@ def draw(steps: Sequence[Step], path: Path) -> None:
             [s.ms for s in found], [100 * s.top1 for s in found], marker=mark, color=colour, label=label
         )
         for step in found:
-            where = (4, -11) if mark == "o" else (-4, 6)
+            where, side = ((5, -9), "left") if mark == "o" else ((-6, 3), "right")
             axis.annotate(
-                step.plan, (step.ms, 100 * step.top1), where, textcoords="offset points", fontsize=7
+                step.plan, (step.ms, 100 * step.top1), where, textcoords="offset points", fontsize=7, ha=side
             )
-    axis.set(xlabel="milliseconds a picture", ylabel="top-1, %", xscale="log")
+    axis.set(xlabel=f"milliseconds a picture, in batches of {BATCH}", ylabel="top-1, %", xscale="log")
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_formatter("{x:g}")
     axis.grid(alpha=0.3, which="both")
     axis.legend(loc="lower right")
     for suffix in (".png", ".svg"):
