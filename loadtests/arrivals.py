@@ -1,0 +1,98 @@
+"""When requests are sent: open-loop schedules from a shape's name, a rate and a seed, or from a trace."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foveate.core.errors import SetupError
+
+Times = NDArray[np.float64]
+RateAt = Callable[[Times], Times]
+
+PERIOD_S = 2.0
+"""From the start of one burst to the start of the next, in an on/off schedule."""
+SHAPES = "constant, poisson, gamma:CV, step:X, ramp:X, onoff:X, trace:PATH"
+
+
+def schedule(shape: str, rate: float, seconds: float, seed: int) -> Times:
+    """Send times, sorted, in seconds from 0 and less than `seconds`. The same seed gives the same times.
+
+    constant: evenly spaced; poisson: gaps are exponential; gamma:CV: gaps of that coefficient of
+    variation, bursty above 1; step:X: X times the rate in the middle third; ramp:X: from the rate
+    to X times it; onoff:X: X times the rate for 1/X of every PERIOD_S and nothing in the rest of it.
+    The last three are Poisson at a rate that changes. trace:PATH: one time in seconds a line, replayed
+    as it is, whatever the rate, the duration and the seed. Raises SetupError.
+    """
+    name, _, argument = shape.partition(":")
+    if name == "trace":
+        return _read(argument)
+    if not (rate > 0 and seconds > 0):
+        raise SetupError(f"a schedule needs a rate and a duration above 0, not {rate:g} and {seconds:g}")
+    random = np.random.default_rng(seed)
+    match name:
+        case "constant" if not argument:
+            return np.arange(np.ceil(seconds * rate)) / rate
+        case "poisson" if not argument:
+            return _renewal(random, 1.0, rate, seconds)
+        case "gamma":
+            return _renewal(random, _number(shape, argument, 0), rate, seconds)
+        case "step" | "ramp" | "onoff":
+            factor = _number(shape, argument, 1)
+            return _thinned(random, _rate_at(name, factor, rate, seconds), rate * factor, seconds)
+    raise SetupError(f"{shape!r} is no arrival shape; there are {SHAPES}")
+
+
+def _number(shape: str, argument: str, least: float) -> float:
+    try:
+        number = float(argument)
+    except ValueError:
+        number = np.nan
+    if not (least < number < np.inf or number == least == 1):
+        bound = "at least 1" if least else "above 0"
+        raise SetupError(f"{shape!r} is no arrival shape: what follows the colon is a number {bound}")
+    return number
+
+
+def _renewal(random: np.random.Generator, cv: float, rate: float, seconds: float) -> Times:
+    """Independent gaps from a Gamma distribution with mean 1/rate and this coefficient of variation."""
+    chunk = int(rate * seconds) + 16
+    times = np.empty(0)
+    while not len(times) or times[-1] < seconds:
+        gaps = random.gamma(cv**-2, cv**2 / rate, chunk)
+        times = np.concatenate([times, gaps.cumsum() + (times[-1] if len(times) else 0.0)])
+    return times[times < seconds]
+
+
+def _thinned(random: np.random.Generator, rate_at: RateAt, peak: float, seconds: float) -> Times:
+    """A Poisson process of a rate that changes (Lewis and Shedler 1979): one at the peak rate, of whose
+    points each is kept with the probability rate / peak."""
+    times = _renewal(random, 1.0, peak, seconds)
+    return times[random.random(len(times)) * peak < rate_at(times)]
+
+
+def _rate_at(name: str, factor: float, rate: float, seconds: float) -> RateAt:
+    def step(times: Times) -> Times:
+        middle = (times >= seconds / 3) & (times < 2 * seconds / 3)
+        return np.where(middle, factor * rate, rate)
+
+    def ramp(times: Times) -> Times:
+        return rate * (1 + (factor - 1) * times / seconds)
+
+    def onoff(times: Times) -> Times:
+        return np.where(times % PERIOD_S < PERIOD_S / factor, factor * rate, 0.0)
+
+    return {"step": step, "ramp": ramp, "onoff": onoff}[name]
+
+
+def _read(path: str) -> Times:
+    try:
+        times = np.array([float(line) for line in Path(path).read_text().split()])
+    except OSError as error:
+        raise SetupError(f"the trace {path!r} cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise SetupError(f"the trace {path!r} has a line that is not a time in seconds") from None
+    if not (np.isfinite(times) & (times >= 0)).all():
+        raise SetupError(f"the trace {path!r} has a time that is not finite or lies before 0")
+    return np.sort(times)

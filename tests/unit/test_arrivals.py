@@ -1,0 +1,89 @@
+"""Arrival schedules: their rates, their burstiness, and what is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from foveate.core.errors import SetupError
+from loadtests.arrivals import PERIOD_S, schedule
+
+ALL = ("constant", "poisson", "gamma:1", "gamma:2", "gamma:4", "step:4", "ramp:4", "onoff:4")
+
+
+@pytest.mark.parametrize("shape", ALL)
+def test_times_are_sorted_within_bounds_and_the_seeds_own(shape: str) -> None:
+    times = schedule(shape, 50.0, 10.0, 3)
+    assert (np.diff(times) >= 0).all() and times[0] >= 0 and times[-1] < 10
+    assert times.dtype == np.float64
+    assert np.array_equal(times, schedule(shape, 50.0, 10.0, 3))
+
+
+@pytest.mark.parametrize("shape", ALL[1:])
+def test_another_seed_is_another_schedule(shape: str) -> None:
+    one, other = schedule(shape, 50.0, 10.0, 0), schedule(shape, 50.0, 10.0, 1)
+    assert len(one) != len(other) or not np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("shape", ["constant", "poisson", "gamma:2", "onoff:4"])
+def test_the_mean_rate_is_the_rate(shape: str) -> None:
+    assert len(schedule(shape, 200.0, 200.0, 0)) / 200 == pytest.approx(200, rel=0.03)
+
+
+def test_constant_is_evenly_spaced() -> None:
+    assert schedule("constant", 4.0, 1.0, 0).tolist() == [0.0, 0.25, 0.5, 0.75]
+
+
+@pytest.mark.parametrize(
+    ("shape", "cv"), [("poisson", 1.0), ("gamma:1", 1.0), ("gamma:2", 2.0), ("gamma:4", 4.0)]
+)
+def test_gaps_vary_as_much_as_they_should(shape: str, cv: float) -> None:
+    gaps = np.diff(schedule(shape, 100.0, 1000.0, 0))
+    assert gaps.std() / gaps.mean() == pytest.approx(cv, rel=0.05)
+
+
+def test_a_step_is_in_the_middle_third() -> None:
+    times = schedule("step:4", 100.0, 30.0, 0)
+    counts = np.histogram(times, [0, 10, 20, 30])[0] / 1000
+    assert counts == pytest.approx([1, 4, 1], rel=0.1)
+
+
+def test_a_ramp_rises_from_the_rate_to_its_multiple() -> None:
+    counts = np.histogram(schedule("ramp:4", 100.0, 60.0, 0), [0, 1, 29, 31, 59, 60])[0]
+    assert counts[[0, 2, 4]] / [1, 2, 1] == pytest.approx([102.5, 250, 397.5], rel=0.15)
+
+
+def test_bursts_are_at_a_multiple_of_the_rate_and_silent_in_between() -> None:
+    times = schedule("onoff:4", 100.0, 40.0, 0) % PERIOD_S
+    assert times.max() < PERIOD_S / 4
+    assert len(times) / 10 == pytest.approx(400, rel=0.05)
+
+
+def test_a_trace_is_replayed_as_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "trace.csv"
+    file.write_text("0.5\n0.25\n\n7\n")
+    assert schedule(f"trace:{file}", 1.0, 1.0, 0).tolist() == [0.25, 0.5, 7.0]
+
+
+@pytest.mark.parametrize("text", ["0.1\nsoon\n", "-1\n", "nan\n"])
+def test_a_trace_of_something_else_is_refused(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "trace.csv"
+    file.write_text(text)
+    with pytest.raises(SetupError, match="trace"):
+        schedule(f"trace:{file}", 1.0, 1.0, 0)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    ["", "sawtooth", "poisson:2", "gamma", "gamma:0", "step:x", "ramp:0.5", "onoff:inf", "trace:nowhere"],
+)
+def test_unknown_shapes_are_refused_in_one_sentence(shape: str) -> None:
+    with pytest.raises(SetupError) as caught:
+        schedule(shape, 1.0, 1.0, 0)
+    assert "\n" not in caught.value.detail
+
+
+@pytest.mark.parametrize(("rate", "seconds"), [(0.0, 1.0), (1.0, 0.0), (float("nan"), 1.0)])
+def test_nothing_comes_at_no_rate_or_in_no_time(rate: float, seconds: float) -> None:
+    with pytest.raises(SetupError, match="above 0"):
+        schedule("poisson", rate, seconds, 0)
