@@ -1,0 +1,1 @@
+"""Other serving systems around the same network, weights and pictures: `python -m loadtests.peers`."""
