@@ -13,7 +13,7 @@ from foveate.core.plan import Plan
 
 FULL = Plan("fake", 32)
 HALF = Plan("fake", 32, reducer="evit:0.5")
-RUNGS = (Rung(HALF, 0.5, 5, 0.9), Rung(FULL, 1.0, 10, 1.0))
+RUNGS = (Rung(HALF, 0.5, 5, 0.9, {1: 1e-4, 8: 2e-4}), Rung(FULL, 1.0, 10, 1.0, {1: 2e-4, 8: 4e-4}))
 
 
 class FakeRunner:

@@ -258,7 +258,7 @@ async def test_an_item_in_a_batch_does_not_change_another_items_answer(kind: Kin
         assert outcome.batch_size <= runner.max_batch
         assert same(outcome.result, alone(reference, media, plan))
         batched += outcome.batch_size > 1
-    assert batched > 30, "the answers were to come out of batches"
+    assert batched > 20, "the answers were to come out of batches"
 
 
 def test_different_pictures_and_plans_have_different_answers() -> None:

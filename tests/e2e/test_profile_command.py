@@ -104,7 +104,14 @@ def test_interrupted_it_says_how_to_go_on_and_does(weights: Path, tmp_path: Path
     folder = pictures(tmp_path / "unlabelled", ".", count=16)
     target = tmp_path / "out" / "p.json"
     partial = target.with_name("p.json.partial")
-    plans = ("--plans", "evit:0.9,evit:0.8,evit:0.7,evit:0.6,evit:0.5,evit:0.4,32", "--rounds", "60")
+    plans = (
+        "--plans",
+        "evit:0.9,evit:0.8,evit:0.7,evit:0.6,evit:0.5,evit:0.4,32",
+        "--rounds",
+        "25",
+        "--batches",
+        "1,2",
+    )
     words: list[str | Path] = ["profile", weights, "--data", folder, *FEW, *plans, "--out", target]
     command = [FOVEATE, *map(str, words)]
     with subprocess.Popen(command, env=environment(tmp_path), stderr=PIPE, text=True) as process:

@@ -29,7 +29,7 @@ PICTURE = {"content-type": "image/jpeg"}
 class Gateway:
     """A running app with its client and what stands behind it."""
 
-    def __init__(self, runner: FakeRunner, settings: Settings, **limits: int) -> None:
+    def __init__(self, runner: FakeRunner, settings: Settings, **limits: Any) -> None:
         self.runner, self.metrics = runner, Metrics()
         self.cluster = LocalCluster([lambda: runner, lambda: FakeRunner("other")], self.metrics, **limits)
         self.app = create_app(self.cluster, settings, self.metrics)

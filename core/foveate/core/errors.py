@@ -90,6 +90,13 @@ class Overloaded(Unavailable):
     reason = "queue_full"
 
 
+class TooLate(Overloaded):
+    """Too much waits already for an answer by the deadline, however little is spent on it."""
+
+    title = "No time left"
+    reason = "deadline"
+
+
 class Draining(Unavailable):
     """The server is shutting down and finishes only what it has admitted."""
 

@@ -4,6 +4,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _LATENCY_S = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0)
 _BATCH = (1, 2, 4, 8, 16, 32, 64, 128)
+_QUALITY = (0.5, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.96, 0.97, 0.98, 0.99, 0.995, 1.0)
+_OFF = (0.25, 0.5, 0.7, 0.8, 0.9, 0.95, 1.05, 1.1, 1.2, 1.5, 2.0, 4.0, 8.0)
 _RATIO = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
@@ -50,6 +52,20 @@ class Metrics:
             ("model", "rung"),
             registry=registry,
         )
+        self.degraded = Counter(
+            "foveate_degraded",
+            "Answered requests that got less than full, by what spoke against it.",
+            ("model", "reason"),
+            registry=registry,
+        )
+        self.quality = Histogram(
+            "foveate_served_quality", "Measured quality of the plans that answers came from.",
+            model, buckets=_QUALITY, registry=registry,
+        )  # fmt: skip
+        self.prediction = Histogram(
+            "foveate_latency_prediction_ratio", "What a batch took over what was predicted.",
+            model, buckets=_OFF, registry=registry,
+        )  # fmt: skip
         self.waiting = Gauge("foveate_waiting", "Requests waiting for a batch.", model, registry=registry)
         self.waiting_bytes = Gauge(
             "foveate_waiting_bytes", "Decoded media held by waiting requests.", model, registry=registry

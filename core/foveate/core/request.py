@@ -16,6 +16,10 @@ class Objective:
     """Absolute, in seconds of the monotonic clock; None waits as long as it takes."""
     min_quality: float = 0.0
     """Lowest acceptable plan quality, in 0..1."""
+    priority: int = 0
+    """How many head starts its turn has over that of a request with priority 0."""
+    tenant: str = ""
+    """Whom it is for; no tenant's flood is at the others' cost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,5 +35,7 @@ class Request:
     objective: Objective = field(default_factory=Objective)
     plan: Plan | None = None
     """Pinned by the client; None leaves the choice to the server."""
+    spent_s: float = 0.0
+    """Processor seconds that went into making the media what it is."""
     explain: bool = False
     """Asks for an account of what was looked at, which takes one more forward."""

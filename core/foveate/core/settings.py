@@ -1,11 +1,21 @@
 """Settings, read once in the entry point from flags and FOVEATE_* variables, and passed down."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 MIB = 2**20
+
+
+class SloClass(BaseModel):
+    """A promise that has a name."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    deadline_ms: float | None = Field(default=None, gt=0, le=3_600_000)
+    min_quality: float = Field(default=0.0, ge=0, le=1)
+    priority: int = Field(default=0, ge=-9, le=9)
 
 
 class Settings(BaseSettings):
@@ -18,8 +28,21 @@ class Settings(BaseSettings):
     models: Annotated[tuple[str, ...], NoDecode] = ("vit-t",)
     """Names or paths, commas between them; the first answers requests that name none."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    plan: str = "full"
-    """The plan of requests that pin none."""
+    plan: str = "auto"
+    """The plan of requests that pin none; auto: what the policy chooses."""
+    policy: Literal["promise", "fifo"] = "promise"
+    """promise: as good as time allows, and refused at once where it does not. fifo: what a plain batching
+    server does, first come, first served, at one plan."""
+    slo_classes: dict[str, SloClass] = Field(default_factory=dict)
+    """Promises by name, as JSON: {"interactive": {"deadline_ms": 200, "min_quality": 0.95}}."""
+    default_slo_classes: dict[str, str] = Field(default_factory=dict)
+    """The class of requests that name none, by route: {"/classify": "interactive"}."""
+    max_priority: int = Field(default=0, ge=0, le=9)
+    """Priorities that clients ask for are cut to this."""
+    tenant_header: str = ""
+    """The header that says whose a request is, as a trusted proxy sets it; empty: nobody is told apart."""
+    patience_s: float = Field(default=1.0, gt=0)
+    """What is waited for without a deadline is served as if it had one so far off."""
     device: str = "auto"
     threads: int = Field(default=0, ge=0)
     """Threads of one forward; 0: as many as the machine has cores."""
@@ -27,9 +50,9 @@ class Settings(BaseSettings):
     """Pictures decoded at once, besides one large one."""
     max_batch: int = Field(default=0, ge=0)
     """Requests in a batch at most; 0: what suits the device."""
-    queue_items: int = Field(default=256, ge=1)
+    queue_items: int = Field(default=1024, ge=1)
     queue_bytes: int = Field(default=256 * MIB, ge=1)
-    in_flight_items: int = Field(default=1024, ge=1)
+    in_flight_items: int = Field(default=2048, ge=1)
     """Requests read, decoded, waiting or running at most, all models together."""
     in_flight_bytes: int = Field(default=512 * MIB, ge=1)
     """Request bodies held at most."""
@@ -54,3 +77,10 @@ class Settings(BaseSettings):
         if not value or len(set(value)) < len(value):
             raise ValueError("name at least one model, and each only once")
         return value
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        unknown = sorted(set(self.default_slo_classes.values()) - set(self.slo_classes))
+        if unknown:
+            raise ValueError(f"there is no SLO class {unknown[0]!r}")
+        return self

@@ -6,7 +6,7 @@ import random
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from time import monotonic
+from time import monotonic, thread_time
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
@@ -34,7 +34,7 @@ from foveate.gateway.door import Door, Visit
 from foveate.gateway.gone import unless_gone
 from foveate.gateway.lanes import is_large
 from foveate.gateway.media import decode_image
-from foveate.gateway.objective import choose_plan, read_objective
+from foveate.gateway.objective import choose_plan, default_plan, quality_of, read_objective
 from foveate.gateway.problems import problem
 from foveate.gateway.wire import classification
 
@@ -51,7 +51,8 @@ class Classifier:
     def __init__(self, cluster: Cluster, settings: Settings, metrics: Metrics) -> None:
         self.cluster, self.settings, self.metrics = cluster, settings, metrics
         self.cards = cluster.cards()
-        self.defaults = {name: card.plan(settings.plan) for name, card in self.cards.items()}
+        self.defaults = {name: default_plan(card, settings) for name, card in self.cards.items()}
+        self.decoding = Decoding(settings.decode_threads)
         self.door = Door(settings.in_flight_items, settings.in_flight_bytes, settings.max_body_bytes)
         self.pool = ThreadPoolExecutor(settings.decode_threads, "decode")
         self.slow_pool = ThreadPoolExecutor(1, "decode-large")
@@ -71,7 +72,7 @@ class Classifier:
         try:
             card = self._card(http.query_params.get("model"))
             model = card.name
-            objective = read_objective(headers, arrived)
+            objective = read_objective(headers, arrived, self.settings)
             response = await self._answer(http, headers, request_id, card, objective, arrived)
             outcome = "ok"
         except FoveateError as error:
@@ -128,17 +129,19 @@ class Classifier:
             plan = choose_plan(card, self.defaults[card.name], pinned, objective.min_quality)
             top_k = read_top_k(http.query_params.get("top_k"), card)
             explain = read_explain(http.query_params.get("explain"))
+            self.cluster.expect(card.name, objective, plan, self.decoding.wait_s)
             kind = media_type(headers.get("content-type", ""))
             body = await self._body(http, headers, kind, visit, objective)
             with unless_gone(http):
-                media, decode_s = body, 0.0
+                media, decode_s, spent_s = body, 0.0, 0.0
                 if card.input is not None or kind == "application/json":
                     async with within(objective.deadline):
-                        media, decode_s = await self._decode(body, kind, card, plan)
+                        media, decode_s, spent_s = await self._decode(body, kind, card, plan)
                 size = getattr(media, "nbytes", len(media))
                 request = Request(
-                    request_id, card.name, media, size, objective=objective, plan=plan, explain=explain
-                )
+                    request_id, card.name, media, size,
+                    objective=objective, plan=plan, explain=explain, spent_s=spent_s,
+                )  # fmt: skip
                 outcome = await self.cluster.submit(request)
         total_s = monotonic() - arrived
         met = None if objective.deadline is None else arrived + total_s <= objective.deadline
@@ -164,28 +167,57 @@ class Classifier:
             raise BadRequest("the body is empty; send a picture")
         return body
 
-    async def _decode(self, body: bytes, kind: str, card: ModelCard, plan: Plan) -> tuple[Any, float]:
-        """Pixels for the model, made off the event loop, and the seconds that took."""
+    async def _decode(
+        self, body: bytes, kind: str, card: ModelCard, plan: Plan | None
+    ) -> tuple[Any, float, float]:
+        """Pixels for the model, made off the event loop, and the seconds and processor seconds it took."""
         loop = asyncio.get_running_loop()
         data = body
         if kind == "application/json":
             data = await loop.run_in_executor(self.pool, from_json, body)
         if card.input is None:
-            return data, 0.0  # it wants the bytes as they are
+            return data, 0.0, 0.0  # it wants the bytes as they are
         pool = self.slow_pool if is_large(data) else self.pool
-        pixels, seconds = await loop.run_in_executor(pool, self._decode_now, data, card.input, plan)
+        side = (plan or card.full).image_size
+        with self.decoding:
+            pixels, seconds, spent = await loop.run_in_executor(
+                pool, self._decode_now, data, card.input, side
+            )
+        self.decoding.took(seconds)
         self.meters[card.name].decode.observe(seconds)
-        return pixels, seconds
+        return pixels, seconds, spent
 
-    def _decode_now(self, data: bytes, spec: InputSpec, plan: Plan) -> tuple[Any, float]:
+    def _decode_now(self, data: bytes, spec: InputSpec, side: int) -> tuple[Any, float, float]:
         """On a thread of a pool."""
-        started = monotonic()
-        pixels = decode_image(data, spec, plan.image_size, self.settings.max_pixels)
-        return pixels, monotonic() - started
+        started, used = monotonic(), thread_time()
+        pixels = decode_image(data, spec, side, self.settings.max_pixels)
+        return pixels, monotonic() - started, thread_time() - used
 
     def close(self) -> None:
         self.pool.shutdown(wait=False, cancel_futures=True)
         self.slow_pool.shutdown(wait=False, cancel_futures=True)
+
+
+class Decoding:
+    """How many pictures are being decoded or wait for it, and how long the next one would."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads, self.pictures, self.each_s = threads, 0, 0.0
+
+    def __enter__(self) -> None:
+        self.pictures += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.pictures -= 1
+
+    def took(self, seconds: float) -> None:
+        """One was decoded in so many seconds, its wait left out."""
+        self.each_s += 0.05 * (seconds - self.each_s)
+
+    @property
+    def wait_s(self) -> float:
+        """Seconds until one that comes now would be decoded."""
+        return (self.pictures / self.threads + 1) * self.each_s
 
 
 class Meter:
@@ -195,6 +227,7 @@ class Meter:
         self.card, self._rung = card, metrics.rung
         self.decode = metrics.stage.labels(card.name, "decode")
         self._duration = metrics.duration.labels(card.name, "classify")
+        self._quality, self._degraded = metrics.quality.labels(card.name), metrics.degraded
         self._kept = metrics.kept_tokens.labels(card.name)
         self._met = metrics.slo.labels(card.name, "true")
         self._missed = metrics.slo.labels(card.name, "false")
@@ -205,6 +238,11 @@ class Meter:
         self._rung.labels(self.card.name, rung).inc()
         self._duration.observe(total_s)
         self._kept.observe(outcome.result.tokens / self.card.ladder[-1].tokens)
+        quality = quality_of(self.card, outcome.plan)
+        if quality is not None:
+            self._quality.observe(quality)
+        if outcome.plan != self.card.full:
+            self._degraded.labels(self.card.name, outcome.reason).inc()
         if met is not None:
             (self._met if met else self._missed).inc()
 

@@ -21,6 +21,7 @@ from foveate.core.errors import FoveateError, SetupError
 from foveate.core.plan import Precision as PlanPrecision
 from foveate.core.settings import Settings
 from foveate.gateway.media import silence_decoder_warnings
+from foveate.gateway.objective import default_plan
 
 app = typer.Typer(
     name="foveate",
@@ -52,6 +53,7 @@ def serve(
     host: Host = None,
     port: Port = None,
     plan: PlanText = None,
+    policy: Annotated[str | None, typer.Option(help="promise, or fifo: what a plain server does.")] = None,
     precision: Precision = None,
     device: Device = None,
     threads: Threads = None,
@@ -65,12 +67,18 @@ def serve(
     start_logging(settings)
     from foveate.cluster.local import LocalCluster
     from foveate.core.metrics import Metrics
+    from foveate.engine.engine import Terms
+    from foveate.engine.fifo import Fifo
+    from foveate.engine.promise import Promise
     from foveate.gateway.app import create_app
     from foveate.gateway.server import server
 
     metrics = Metrics()
     factories = [partial(load, name, settings) for name in settings.models]
-    cluster = LocalCluster(factories, metrics, settings.queue_items, settings.queue_bytes)
+    cluster = LocalCluster(
+        factories, metrics, settings.queue_items, settings.queue_bytes,
+        Promise if settings.policy == "promise" else Fifo, Terms(settings.patience_s),
+    )  # fmt: skip
     application = create_app(cluster, settings, metrics)
     for card in cluster.cards().values():
         console.print(f"{card.full}: {card.description}", highlight=False, markup=False)
@@ -101,10 +109,10 @@ def predict(
         data = picture.read_bytes()
     except OSError as error:
         raise SetupError(f"cannot read {picture}: {error.strerror}") from None
-    runner = load(settings.models[0], settings)
+    runner = load(settings.models[0], settings, served=False)
     from foveate.gateway import predict as one
 
-    chosen = runner.card.plan(settings.plan)
+    chosen = default_plan(runner.card, settings) or runner.card.full
     answer = one.predict(runner, data, chosen, top_k, settings.max_pixels)
     if explain is not None:
         one.draw(answer, explain)
@@ -205,13 +213,15 @@ def start_logging(settings: Settings) -> None:
             logging.warning("%s is not a setting, and is ignored", name)
 
 
-def load(name: str, settings: Settings) -> Any:
+def load(name: str, settings: Settings, served: bool = True) -> Any:
     """A warm runner. Torch is imported here, so that a gateway without it still has a command line."""
     with torch_needed():
         from foveate.models.load import load as load_runner
     with complaints.status(f"loading {escape(name)}, and measuring it once if it is new here"):
-        runner = load_runner(name, wanted(settings), settings.device, settings.threads, settings.max_batch)
-    runner.check(runner.card.plan(settings.plan))
+        runner = load_runner(
+            name, wanted(settings), settings.device, settings.threads, settings.max_batch, served
+        )
+    runner.check(default_plan(runner.card, settings) or runner.card.full)
     return runner
 
 

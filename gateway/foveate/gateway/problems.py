@@ -20,7 +20,7 @@ def problem(error: FoveateError, request_id: str) -> Response:
     slug = "".join(f"-{c.lower()}" if c.isupper() else c for c in kind).lstrip("-")
     headers = {"x-request-id": request_id}
     if isinstance(error, Unavailable):
-        headers["retry-after"] = str(math.ceil(error.retry_after_s))
+        headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
     if isinstance(error, Draining):
         headers["connection"] = "close"
     if isinstance(error, DeadlineExceeded):

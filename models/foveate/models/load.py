@@ -13,6 +13,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from foveate.core.errors import BadPlan, SetupError
 from foveate.core.plan import Plan, Precision
@@ -25,16 +26,24 @@ from foveate.models.runner import TorchRunner
 log = logging.getLogger(__name__)
 
 LOCAL = ".safetensors"
-WARM_S = 5.0
+WARM_S = 2.0
 KERNELS = 4096
 """How many prepared kernels oneDNN keeps. A ladder at all sizes of batch needs more than its own 1024,
 and without them a batch takes a third longer."""
 
 
 def load(
-    name: str, wanted: Precision | None = None, device: str = "auto", threads: int = 0, max_batch: int = 0
+    name: str,
+    wanted: Precision | None = None,
+    device: str = "auto",
+    threads: int = 0,
+    max_batch: int = 0,
+    served: bool = True,
 ) -> TorchRunner:
-    """A runner that has run once. `wanted` None: the fastest precision that keeps the answers."""
+    """A runner that has run once, and if it is to be served, has run its whole ladder.
+
+    `wanted` None: the fastest precision that keeps the answers.
+    """
     checkpoint, chosen, device = _fetch(name, wanted, device, threads)
     found = known(name, checkpoint, setting(device, chosen))
     profile, members = found or (None, family(name, checkpoint))
@@ -48,13 +57,13 @@ def load(
             runner.check(plan)
     except BadPlan as error:
         raise SetupError(f"{name} has a rung that cannot be run here: {error.detail}") from None
-    warm(runner)
+    (warm if served else wake)(runner)
     return runner
 
 
 @dataclass(frozen=True, slots=True)
 class Unprofiled:
-    """A warm runner to measure, and the digests of what it runs."""
+    """A runner to measure, and the digests of what it runs."""
 
     runner: TorchRunner
     weights: str
@@ -75,7 +84,7 @@ def load_unprofiled(
     # The digests are taken now, for the runner changes the weights' precision.
     weights, others = digest(checkpoint), {s.name: digest(s) for s in members.siblings}
     runner = TorchRunner(members, chosen, device, max_batch)
-    warm(runner)
+    wake(runner)
     return Unprofiled(runner, weights, others)
 
 
@@ -111,24 +120,53 @@ def _fetch(
     return checkpoint, wanted or precision.choose(checkpoint, device), device
 
 
-def warm(runner: TorchRunner) -> None:
-    """Run every rung, so that no request pays for first-call set-up.
-
-    A CPU's kernels are made for each size of batch: all sizes are run while that takes less than
-    WARM_S, the largest and a lone picture first. Raises SetupError for a model that cannot answer.
-    """
+def wake(runner: TorchRunner) -> None:
+    """Run one blank picture. Raises SetupError for a model that cannot answer."""
     side = runner.full.image_size
-    blanks = torch.zeros(runner.max_batch, side, side, 3, dtype=torch.uint8)
+    blank = torch.zeros(1, side, side, 3, dtype=torch.uint8, device=runner.device)
+    _second_run(runner, blank, runner.full)
+
+
+def warm(runner: TorchRunner) -> None:
+    """Run and time every rung, so that no request pays for first-call set-up, and the runner's `times`
+    tell what a batch takes on this machine now.
+
+    A CPU's kernels are made for each size of batch and each number of threads: those sizes that batches
+    come in are run while that takes less than WARM_S. Raises SetupError for a model that cannot answer.
+    """
     plans = dict.fromkeys([runner.full, *(rung.plan for rung in runner.card.ladder)])
+    cores, side, on_cpu = torch.get_num_threads(), runner.full.image_size, runner.device.type == "cpu"
+    blanks = torch.zeros(runner.max_batch, side, side, 3, dtype=torch.uint8, device=runner.device)
+    lanes = sorted({1, cores // 2 or 1, 3 * cores // 4 or 1, cores}, reverse=True) if on_cpu else [cores]
+    times: dict[int, dict[Plan, dict[int, float]]] = {n: {plan: {} for plan in plans} for n in lanes}
     started = time.perf_counter()
-    for size in dict.fromkeys([1, *range(runner.max_batch, 1, -1)]):
-        for plan in plans:
-            if any(
-                isinstance(result, Exception) for result in runner.run(blanks[:size].to(runner.device), plan)
-            ):
-                raise SetupError(f"{runner.card.name} gives no finite answer, not even to a blank picture")
-        if size != 1 and (runner.device.type != "cpu" or time.perf_counter() - started > WARM_S):
-            return
+    for size in _sizes(runner.max_batch):
+        for threads in lanes:
+            runner.use(threads)
+            for plan in plans:
+                taken = _second_run(runner, blanks[:size], plan)
+                if plan.content is None:  # of what there is to see in a picture, a blank one tells nothing
+                    times[threads][plan][size] = taken
+        if time.perf_counter() - started > WARM_S:
+            break
+    runner.use(cores)
+    runner.times = times
+
+
+def _sizes(most: int) -> list[int]:
+    """Sizes of batches, those first that say most of the others."""
+    every = {base << shift for base in (1, 3) for shift in range(12)}
+    first = [1, min(8, most)]
+    return list(dict.fromkeys([*first, *sorted(size for size in every if size < most)]))
+
+
+def _second_run(runner: TorchRunner, batch: Tensor, plan: Plan) -> float:
+    """Seconds a batch takes that is not the first of its kind."""
+    if any(isinstance(result, Exception) for result in runner.run(batch, plan)):
+        raise SetupError(f"{runner.card.name} gives no finite answer, not even to a blank picture")
+    began = time.perf_counter()
+    runner.run(batch, plan)
+    return time.perf_counter() - began
 
 
 def profile_path(name: str) -> Path:

@@ -1,7 +1,7 @@
 """Run (batch, plan) -> results on one device, at one precision."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
@@ -71,6 +71,12 @@ class TorchRunner:
         self._gflops = lru_cache(maxsize=1024)(self._cost)
         self.card = describe(checkpoint, self.full, profile)
         self.content = profile.content if profile else None
+        self.times: Mapping[int, Mapping[Plan, Mapping[int, float]]] = {}
+        """Seconds of a batch by threads, plan and size, as measured at the start."""
+
+    def use(self, threads: int) -> None:
+        """Run what comes next on so many threads."""
+        torch.set_num_threads(threads)
 
     def check(self, plan: Plan) -> None:
         """Raises BadPlan when this model, as it is loaded, cannot run the plan."""

@@ -4,7 +4,8 @@ from typing import Protocol
 
 from foveate.core.model import ModelCard
 from foveate.core.outcome import Outcome
-from foveate.core.request import Request
+from foveate.core.plan import Plan
+from foveate.core.request import Objective, Request
 
 
 class Cluster(Protocol):
@@ -23,6 +24,11 @@ class Cluster(Protocol):
         ...
 
     async def start(self) -> None: ...
+
+    def expect(self, model: str, objective: Objective, plan: Plan | None, ready_in_s: float) -> None:
+        """Raises TooLate where a request that can be run in so many seconds would come too late already:
+        asked before anything is spent on it."""
+        ...
 
     async def submit(self, request: Request) -> Outcome:
         """Run one request. Cancelling the caller cancels the request. Raises FoveateError."""

@@ -7,9 +7,12 @@ from foveate.core.errors import SetupError, UnknownModel
 from foveate.core.metrics import Metrics
 from foveate.core.model import ModelCard
 from foveate.core.outcome import Outcome
-from foveate.core.request import Request
+from foveate.core.plan import Plan
+from foveate.core.request import Objective, Request
 from foveate.engine.compute import Compute
-from foveate.engine.engine import Engine
+from foveate.engine.engine import Engine, Terms
+from foveate.engine.policy import PolicyMaker
+from foveate.engine.promise import Promise
 from foveate.engine.runner import Runner
 
 
@@ -24,12 +27,15 @@ class LocalCluster:
         self,
         factories: Sequence[Callable[[], Runner]],
         metrics: Metrics,
-        queue_items: int = 256,
+        queue_items: int = 1024,
         queue_bytes: int = 2**28,
+        policy: PolicyMaker = Promise,
+        terms: Terms | None = None,
     ) -> None:
         self._compute = Compute()
         self._runners = [self._compute.call(make) for make in factories]
         self._metrics, self._queue_items, self._queue_bytes = metrics, queue_items, queue_bytes
+        self._policy, self._terms = policy, terms
         self._cards = {runner.card.name: runner.card for runner in self._runners}
         if len(self._cards) < len(self._runners):
             raise SetupError("two of the models have the same name, and requests could not tell them apart")
@@ -46,9 +52,15 @@ class LocalCluster:
 
     async def start(self) -> None:
         for runner in self._runners:
-            engine = Engine(runner, self._metrics, self._queue_items, self._queue_bytes, self._compute)
+            engine = Engine(
+                runner, self._metrics, self._queue_items, self._queue_bytes, self._compute,
+                policy=self._policy, terms=self._terms,
+            )  # fmt: skip
             engine.start()
             self._engines[runner.card.name] = engine
+
+    def expect(self, model: str, objective: Objective, plan: Plan | None, ready_in_s: float) -> None:
+        self._engines[model].expect(objective, plan, ready_in_s)
 
     async def submit(self, request: Request) -> Outcome:
         engine = self._engines.get(request.model)

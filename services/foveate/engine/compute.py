@@ -13,6 +13,8 @@ class Compute:
 
     def __init__(self) -> None:
         self.turn = asyncio.Lock()
+        self.free_at = 0.0
+        """When what runs is predicted to be done; clock seconds."""
         self._thread = ThreadPoolExecutor(1, "compute")
 
     def call(self, work: Callable[[], T]) -> T:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,16 +10,19 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from foveate.core.errors import DeadlineExceeded, Draining, FoveateError, RunFailed
+from foveate.core.errors import DeadlineExceeded, Draining, FoveateError, RunFailed, TooLate
 from foveate.core.metrics import Metrics
-from foveate.core.model import ModelCard
+from foveate.core.model import ModelCard, Rung
 from foveate.core.outcome import Explanation, Outcome, Result, Timings
 from foveate.core.plan import Plan
-from foveate.core.request import Request
+from foveate.core.request import Objective, Request
 from foveate.engine.compute import Compute
-from foveate.engine.policy import Decision, choose
+from foveate.engine.flow import FlowMeter
+from foveate.engine.latency import Lanes
+from foveate.engine.policy import Decision, Newcomer, PolicyMaker, Waiting
+from foveate.engine.promise import Promise
 from foveate.engine.queue import Entry, WaitingQueue
-from foveate.engine.runner import Explainer, Runner
+from foveate.engine.runner import Explainer, Runner, Threaded
 
 log = logging.getLogger(__name__)
 
@@ -27,9 +31,35 @@ log = logging.getLogger(__name__)
 class Batch:
     """A decision on its way through the runner."""
 
-    decision: Decision
+    decision: Decision[Entry]
+    threads: int = 1
     stacked: Any = None
     """The runner's input, where it was put together while another batch ran."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How objectives become turns."""
+
+    patience_s: float = 1.0
+    """A request without a deadline is served as if it had one so far off, but never given up."""
+    head_start_s: float = 1.0
+    """By how much a step of priority brings a turn forward. A turn stays where it is, so that nobody
+    is overtaken for ever."""
+
+    def due(self, objective: Objective, now: float) -> float:
+        """When the turn of a request that comes now is."""
+        deadline = now + self.patience_s if objective.deadline is None else objective.deadline
+        return deadline - self.head_start_s * objective.priority
+
+
+def dependable(card: ModelCard) -> tuple[Rung, ...]:
+    """The rungs that a policy may choose from: each better, as was measured, than all that are cheaper."""
+    rungs: list[Rung] = []
+    for rung in card.ladder[:-1]:
+        if rung.quality is not None and rung.quality > max((r.quality or 0.0 for r in rungs), default=0.0):
+            rungs.append(rung)
+    return (*rungs, card.ladder[-1])
 
 
 class Engine:
@@ -42,12 +72,18 @@ class Engine:
         self,
         runner: Runner,
         metrics: Metrics,
-        max_items: int = 256,
+        max_items: int = 1024,
         max_bytes: int = 2**28,
         compute: Compute | None = None,
         clock: Callable[[], float] = time.monotonic,
+        policy: PolicyMaker = Promise,
+        terms: Terms | None = None,
     ) -> None:
-        self.runner, self.clock = runner, clock
+        self.runner, self.clock, self.terms = runner, clock, terms or Terms()
+        self.latency = Lanes(runner.card.ladder, runner.times if isinstance(runner, Threaded) else {})
+        self.rungs = dependable(runner.card)
+        self.policy = policy(self.rungs, self.latency, runner.max_batch)
+        self.flow = FlowMeter(self.latency.predict(runner.card.full, 1))
         self.queue = WaitingQueue(max_items, max_bytes)
         self.draining = False
         self._changed = asyncio.Event()
@@ -56,7 +92,7 @@ class Engine:
         self._compute = compute or Compute()
         self._stage = ThreadPoolExecutor(1, "stage")
         self._in_flight: set[Entry] = set()
-        self._batch_s = 0.0
+        self._bound_s = 0.0
         self._bind(metrics)
 
     def _bind(self, metrics: Metrics) -> None:
@@ -66,6 +102,7 @@ class Engine:
         self._stack_time = metrics.stage.labels(name, "stack")
         self._compute_time = metrics.stage.labels(name, "compute")
         self._batch_size = metrics.batch_size.labels(name)
+        self._prediction = metrics.prediction.labels(name)
         self._running_gauge = metrics.running.labels(name)
         metrics.waiting.labels(name).set_function(lambda: len(self.queue))
         metrics.waiting_bytes.labels(name).set_function(lambda: self.queue.bytes)
@@ -99,30 +136,70 @@ class Engine:
         """Take a request in, or refuse it at once. Raises Draining, Overloaded, BadPlan, DeadlineExceeded."""
         if self.draining:
             raise Draining("the server is shutting down; send the request to another one")
-        plan = request.plan or self.card.full
-        self.runner.check(plan)
-        now = self.clock()
-        left = None if request.objective.deadline is None else request.objective.deadline - now
+        if request.plan is not None:
+            self.runner.check(request.plan)
+        now, objective = self.clock(), request.objective
+        left = None if objective.deadline is None else objective.deadline - now
         if left is not None and left <= 0:
             raise DeadlineExceeded("the deadline had passed before the request was admitted")
-        self.queue.check_room(request.size_bytes, self._predicted_wait())
+        self.queue.check_room(request.size_bytes, self._predicted_wait(now))
         loop = asyncio.get_running_loop()
-        entry = Entry(request, plan, loop.create_future(), now)
+        due, floor = self.terms.due(objective, now), self.floor(objective.min_quality)
+        entry = Entry(request, due, floor, loop.create_future(), now)
+        self._make_room(entry, now)
         if left is not None:
             entry.expiry = loop.call_later(left, self._expire, entry)
+        self.flow.arrived(now, self.terms.patience_s if left is None else left, request.spent_s)
         self.queue.push(entry)
         self._in_flight.add(entry)
         self._changed.set()
         return entry
 
-    def _predicted_wait(self) -> float:
-        """Seconds until what waits now has run, from the last batch's time."""
-        return max(1.0, self._batch_s * (1 + len(self.queue) / self.runner.max_batch))
+    def expect(self, objective: Objective, plan: Plan | None, ready_in_s: float) -> None:
+        """Raises TooLate where a request that can be run in so many seconds would come too late already."""
+        now = self.clock()
+        due, floor = self.terms.due(objective, now), self.floor(objective.min_quality)
+        deadline = math.inf if objective.deadline is None else objective.deadline
+        newcomer: Waiting = Newcomer(due, deadline, floor, plan, objective.tenant)
+        refusal = self.policy.admit(newcomer, self.queue, now, max(self.free_at, now + ready_in_s))
+        if refusal is not None and refusal.entry is newcomer:
+            self.flow.arrived(now, deadline - now)
+            raise TooLate(
+                f"too much waits already to answer in time; a turn comes in {refusal.wait_s:.2f} s",
+                refusal.wait_s,
+            )
+
+    def floor(self, min_quality: float) -> int:
+        """Index of the cheapest rung that is good enough; of full where no other is."""
+        qualities = (rung.quality or 0.0 for rung in self.rungs[:-1])
+        return next((i for i, quality in enumerate(qualities) if quality >= min_quality), len(self.rungs) - 1)
+
+    def _make_room(self, entry: Entry, now: float) -> None:
+        """Raises TooLate where the newcomer cannot be answered in time; or makes another one fail so."""
+        refusal = self.policy.admit(entry, self.queue, now, self.free_at)
+        if refusal is None:
+            return
+        error = TooLate(
+            f"too much waits already to answer in time; a turn comes in {refusal.wait_s:.2f} s",
+            refusal.wait_s,
+        )
+        if refusal.entry is entry:
+            self.flow.arrived(now, entry.deadline - now)
+            raise error
+        self._refuse(refusal.entry, error)
+
+    def _refuse(self, entry: Entry, error: FoveateError) -> None:
+        if entry.alive:
+            entry.future.set_exception(error)
+        self.queue.remove(entry)
+
+    def _predicted_wait(self, now: float) -> float:
+        """Seconds until what waits now has run, at the least it accepts."""
+        least = [self.latency.line(rung.plan).each for rung in self.rungs]
+        return max(0.0, self.free_at - now) + sum(least[entry.floor] for entry in self.queue)
 
     def _expire(self, entry: Entry) -> None:
-        if entry.alive:
-            entry.future.set_exception(DeadlineExceeded("the deadline passed before the answer was ready"))
-        self.queue.remove(entry)
+        self._refuse(entry, DeadlineExceeded("the deadline passed before the answer was ready"))
 
     def _forget(self, entry: Entry) -> None:
         """Nobody waits for this entry any more: drop whatever is still held for it."""
@@ -136,13 +213,23 @@ class Engine:
     async def _serve(self) -> None:
         """The whole engine: take what should run next, stage it if something still runs, run it, settle."""
         while True:
-            batch = Batch(await self._take())
+            decision = await self._take()
+            batch = Batch(decision, self.latency.threads(decision.plan))
+            self._bound_s = self._predict(decision)
             if self._running is not None and not self._running.done():
                 await self._stage_ahead(batch)
                 await self._running
             self._running = asyncio.create_task(self._run(batch))
 
-    async def _take(self) -> Decision:
+    @property
+    def free_at(self) -> float:
+        """When what runs and what is bound to run is predicted to be done; clock seconds."""
+        return max(self._compute.free_at, self.clock()) + self._bound_s
+
+    def _predict(self, decision: Decision[Entry]) -> float:
+        return self.latency.predict(decision.plan, len(decision.entries))
+
+    async def _take(self) -> Decision[Entry]:
         """Wait for work that should be bound now.
 
         While a batch runs, only a full one is bound ahead: anything less would miss those who come
@@ -150,13 +237,24 @@ class Engine:
         """
         while True:
             self._changed.clear()
-            decision = choose(self.queue, self.runner.max_batch)
+            decision = self._decide()
             idle = self._running is None or self._running.done()
-            if decision is not None and (idle or decision.full):
+            if decision is not None and decision.entries and (idle or decision.full):
                 for entry in decision.entries:
                     self.queue.remove(entry)
                 return decision
             await self._changed.wait()
+
+    def _decide(self) -> Decision[Entry] | None:
+        """Ask the policy, and refuse at once whom it has no time left for."""
+        now, free_at = self.clock(), self.free_at
+        flow = self.flow.read(now)
+        self.latency.others = flow.others
+        decision = self.policy.choose(self.queue, now, free_at, flow)
+        for entry in decision.refused if decision else ():
+            wait_s = max(0.0, free_at - now)
+            self._refuse(entry, TooLate("there is no time left to answer by the deadline", wait_s))
+        return decision
 
     async def _stage_ahead(self, batch: Batch) -> None:
         """Stack the next batch while one runs. A failure here is met again, and settled, in `_run`."""
@@ -173,15 +271,18 @@ class Engine:
 
     async def _run(self, batch: Batch) -> None:
         """When the device is free, run those who still wait, and give each of them its outcome."""
+        asked, self._bound_s = self.clock(), 0.0
+        self._compute.free_at = max(asked, self._compute.free_at) + self._predict(batch.decision)
         async with self._compute.turn:
             entries = [entry for entry in batch.decision.entries if entry.alive]
             if len(entries) < len(batch.decision.entries):
                 batch.stacked = None  # somebody left after staging: their rows must not reach the forward
             if entries:
-                await self._forward(entries, batch)
+                await self._forward(entries, batch, asked)
+        self._compute.free_at = self.clock()
         self._changed.set()
 
-    async def _forward(self, entries: Sequence[Entry], batch: Batch) -> None:
+    async def _forward(self, entries: Sequence[Entry], batch: Batch, asked: float) -> None:
         started = self.clock()
         self._running_gauge.set(len(entries))
         try:
@@ -191,7 +292,12 @@ class Engine:
             results = [RunFailed("the model failed on this request")] * len(entries)
         finally:
             self._running_gauge.set(0)
-        curious = self._settle(entries, results, batch.decision.plan, started)
+        if not any(isinstance(result, Exception) for result in results):
+            # From when the device was asked for: what other models take of it makes this one slower too.
+            taken = self.clock() - asked
+            ratio = self.latency.observe(batch.decision.plan, len(entries), taken, batch.threads)
+            self._prediction.observe(ratio)
+        curious = self._settle(entries, results, batch.decision, started)
         if curious:
             await self._explain(curious, batch.decision.plan)
 
@@ -199,6 +305,8 @@ class Engine:
         """On the compute thread: one forward; if it fails as a whole, each item gets its own."""
         plan, stacked = batch.decision.plan, batch.stacked
         try:
+            if isinstance(self.runner, Threaded):
+                self.runner.use(batch.threads)
             if stacked is None:
                 stacked = self.runner.stack([entry.request.media for entry in entries], plan)
             results = self.runner.run(stacked, plan)
@@ -209,23 +317,27 @@ class Engine:
             log.warning("a batch of %d failed", len(entries), exc_info=True)
             if len(entries) == 1:
                 return [error]
-            return [self._compute_alone(entry, batch.decision) for entry in entries]
+            return [self._compute_alone(entry, batch.decision, batch.threads) for entry in entries]
 
-    def _compute_alone(self, entry: Entry, decision: Decision) -> Result | Exception:
+    def _compute_alone(self, entry: Entry, decision: Decision[Entry], threads: int) -> Result | Exception:
         """On the compute thread, after its batch failed: a forward of its own, if anybody still waits."""
         if not entry.alive:
             return RunFailed("nobody waits for this request")
-        return self._compute_batch([entry], Batch(decision))[0]
+        return self._compute_batch([entry], Batch(decision, threads))[0]
 
     def _settle(
-        self, entries: Sequence[Entry], results: Sequence[Result | Exception], plan: Plan, started: float
+        self,
+        entries: Sequence[Entry],
+        results: Sequence[Result | Exception],
+        decision: Decision[Entry],
+        started: float,
     ) -> Sequence[tuple[Entry, Outcome]]:
         """Hand every entry that still waits its answer or its failure.
 
         Returns the answers of those who asked for an explanation too, and get both together.
         """
-        self._batch_s = self.clock() - started
-        self._compute_time.observe(self._batch_s)
+        batch_s, plan = self.clock() - started, decision.plan
+        self._compute_time.observe(batch_s)
         self._batch_size.observe(len(entries))
         curious = []
         for entry, result in zip(entries, results, strict=True):
@@ -240,7 +352,8 @@ class Engine:
                 failure.__cause__ = result
                 entry.future.set_exception(failure)
             else:
-                outcome = Outcome(result, plan, Timings(waited, self._batch_s), len(entries))
+                reason = "pinned" if entry.pinned else decision.reason
+                outcome = Outcome(result, plan, Timings(waited, batch_s), len(entries), reason)
                 if entry.request.explain:
                     curious.append((entry, outcome))
                 else:

@@ -1,13 +1,19 @@
-"""The waiting requests: bounded in items and in bytes, in order of arrival, O(1) to leave."""
+"""The waiting requests: bounded in items and in bytes, in the order of their turns, quick to leave."""
 
 import asyncio
-from collections.abc import Iterator
+import math
+from bisect import bisect_left, insort
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import overload
 
 from foveate.core.errors import Overloaded
 from foveate.core.outcome import Outcome
 from foveate.core.plan import Plan
 from foveate.core.request import Request
+
+_DUE = attrgetter("due")
 
 
 @dataclass(slots=True, eq=False)
@@ -15,7 +21,10 @@ class Entry:
     """One admitted request and all of its state. It is over once its future is done."""
 
     request: Request
-    plan: Plan
+    due: float
+    """When its turn comes; clock seconds."""
+    floor: int
+    """Index of the cheapest rung it may get."""
     future: asyncio.Future[Outcome]
     admitted_at: float
     expiry: asyncio.TimerHandle | None = field(default=None)
@@ -25,20 +34,44 @@ class Entry:
         """Somebody still waits for the answer."""
         return not self.future.done()
 
+    @property
+    def deadline(self) -> float:
+        given = self.request.objective.deadline
+        return math.inf if given is None else given
 
-class WaitingQueue:
-    """Entries in order of arrival. A full queue refuses; it never grows past its bounds."""
+    @property
+    def pinned(self) -> Plan | None:
+        return self.request.plan
+
+    @property
+    def tenant(self) -> str:
+        return self.request.objective.tenant
+
+
+class WaitingQueue(Sequence[Entry]):
+    """Entries by their turns, those with the same in order of arrival. A full queue refuses."""
 
     def __init__(self, max_items: int, max_bytes: int) -> None:
         self.max_items, self.max_bytes = max_items, max_bytes
         self.bytes = 0
-        self._entries: dict[Entry, None] = {}
+        self._entries: list[Entry] = []
+        self._held: set[Entry] = set()
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self._entries)
+
+    def __contains__(self, entry: object) -> bool:
+        return entry in self._held
+
+    @overload
+    def __getitem__(self, index: int) -> Entry: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Entry]: ...
+    def __getitem__(self, index: int | slice) -> Entry | list[Entry]:
+        return self._entries[index]
 
     def check_room(self, size_bytes: int, retry_after_s: float) -> None:
         """Raises Overloaded when one more request of this size would not fit."""
@@ -48,10 +81,15 @@ class WaitingQueue:
             raise Overloaded(f"waiting requests hold {self.bytes} bytes already", retry_after_s)
 
     def push(self, entry: Entry) -> None:
-        self._entries[entry] = None
+        insort(self._entries, entry, key=_DUE)
+        self._held.add(entry)
         self.bytes += entry.request.size_bytes
 
     def remove(self, entry: Entry) -> None:
-        if entry in self._entries:
-            del self._entries[entry]
-            self.bytes -= entry.request.size_bytes
+        """Take an entry out, if it is there."""
+        if entry not in self._held:
+            return
+        self._held.remove(entry)
+        at = bisect_left(self._entries, entry.due, key=_DUE)
+        del self._entries[self._entries.index(entry, at)]
+        self.bytes -= entry.request.size_bytes

@@ -1,6 +1,6 @@
 """What the engine asks of a model. Anything with these members can be served; torch is not needed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from foveate.core.model import ModelCard
@@ -29,6 +29,20 @@ class Runner(Protocol):
 
     def run(self, batch: Any, plan: Plan) -> Sequence[Result | Exception]:
         """One result an item, in order; an exception in an item's place fails that item alone."""
+        ...
+
+
+@runtime_checkable
+class Threaded(Protocol):
+    """What a runner on a CPU may be besides: one that can leave cores to others."""
+
+    @property
+    def times(self) -> Mapping[int, Mapping[Plan, Mapping[int, float]]]:
+        """Seconds of a batch by threads, plan and size, measured on this machine at the start."""
+        ...
+
+    def use(self, threads: int) -> None:
+        """Run what comes next on so many threads, one of those that were measured. Called where `run` is."""
         ...
 
 

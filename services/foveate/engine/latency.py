@@ -1,0 +1,269 @@
+"""How long a batch will take: seeded from the profile, refitted as batches run."""
+
+import math
+import statistics
+from collections import OrderedDict, deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from foveate.core.model import Rung
+from foveate.core.plan import Plan
+
+PlanTimes = Mapping[Plan, Mapping[int, float]]
+"""Seconds of a batch by plan and size."""
+
+RECENT = 5
+"""Batches whose median says how much slower than its profile the machine is now: two outliers among them
+say nothing, and three batches after a change it is known in full."""
+GAIN = 0.1
+"""How far a batch moves what is known of its plan at its size."""
+STEP = 0.2
+"""A batch counts as off by this much at most (natural logarithm): one that stalled teaches little."""
+LEAK = 0.01
+"""How far it goes back to where it began with every batch: else it and `machine` could drift apart without
+end, their product staying right."""
+TRUSTED = 20.0
+"""The most that batches of one size count for, beside 1 for a point of the profile."""
+GUESSED = 0.1
+"""What a point counts for where a plan was never measured, and full's times stand in."""
+ERROR_GAIN, LEAST_MARGIN, MOST_MARGIN = 0.05, 0.05, 0.5
+"""How fast the mean error follows the last one, and the margins it can lead to."""
+BATCHED = 0.1
+"""The fixed cost of a batch is well spread once it is this share of the rest."""
+UNMEASURED = {1: 0.02, 32: 0.16}
+"""Stands in for full where it was never measured: batches are then taken to be worth making."""
+KNOWN = 256
+"""Plans besides the ladder's whose times are kept; those that ran longest ago are forgotten first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Seconds of a batch: fixed + each * size."""
+
+    fixed: float
+    each: float
+
+    def at(self, size: int) -> float:
+        return self.fixed + self.each * size
+
+
+@dataclass(slots=True)
+class _Point:
+    """What batches of one size take, and how much that counts for."""
+
+    seconds: float
+    weight: float
+    start: float
+    """The seconds it began with."""
+
+
+def fitted(points: Mapping[int, _Point]) -> Line:
+    """The best line through the points of those that never fall and start at no less than 0.
+
+    Points weigh by the inverse of their square too, so that the error of a lone picture counts for as
+    much as that of a large batch.
+    """
+    w = n = nn = y = ny = 0.0
+    for size, point in points.items():
+        weight = point.weight / point.seconds**2
+        w += weight
+        n += weight * size
+        nn += weight * size**2
+        y += weight * point.seconds
+        ny += weight * size * point.seconds
+    spread = w * nn - n**2
+    each = (w * ny - n * y) / spread if spread > 1e-9 * w * nn else -1.0
+    fixed = (y - each * n) / w
+    if fixed < 0 or len(points) == 1:
+        return Line(0.0, ny / nn)
+    return Line(fixed, each) if each >= 0 else Line(y / w, 0.0)
+
+
+def _as_now(rung: Rung, ladder: Sequence[Rung], times: PlanTimes) -> Mapping[int, float] | None:
+    """What batches of a rung take now: measured, or its profile's times with those of the nearest rung
+    that was measured, in proportion."""
+    if times.get(rung.plan) or not rung.latency_s:
+        return times.get(rung.plan)
+    known = [other for other in ladder if times.get(other.plan) and other.latency_s]
+    if not known:
+        return rung.latency_s
+    near = min(known, key=lambda other: abs(math.log(other.gflops / rung.gflops)))
+    now, then = times[near.plan], near.latency_s or {}
+    slower = [now[size] / then[size] for size in now.keys() & then.keys()]
+    return {size: seconds * statistics.median(slower or [1.0]) for size, seconds in rung.latency_s.items()}
+
+
+class Predictor(Protocol):
+    """What a policy asks."""
+
+    @property
+    def margin(self) -> float:
+        """By what a prediction has to be multiplied so that a batch seldom takes longer."""
+        ...
+
+    def predict(self, plan: Plan, size: int) -> float:
+        """Seconds a batch of this size takes under a plan."""
+        ...
+
+    def useful_batch(self, plan: Plan, most: int) -> int:
+        """The size, at most `most`, beyond which a larger batch hardly makes a picture cheaper."""
+        ...
+
+
+class LatencyModel:
+    """latency(plan, size) = machine * (fixed + each * size).
+
+    `machine`, common to all plans, follows a machine that slows down within a few batches; each plan's
+    line moves slowly, by what its own batches took beyond that.
+    """
+
+    def __init__(self, ladder: Sequence[Rung], times: PlanTimes | None = None) -> None:
+        """times: seconds by plan and batch size as measured just now; they count before the ladder's."""
+        self._lines: OrderedDict[Plan, Line] = OrderedDict()
+        self._points: dict[Plan, dict[int, _Point]] = {}
+        self._recent: deque[float] = deque([1.0] * (RECENT // 2), RECENT)
+        self.machine = 1.0
+        self._error = 0.0
+        full, self._ladder = ladder[-1], frozenset(rung.plan for rung in ladder)
+        self._full_gflops = full.gflops
+        self._measured = dict((times or {}).get(full.plan) or full.latency_s or UNMEASURED)
+        for rung in ladder:
+            self._seed(replace(rung, latency_s=_as_now(rung, ladder, times or {})))
+
+    def _seed(self, rung: Rung) -> None:
+        if rung.latency_s:
+            self._keep(rung.plan, {size: _Point(s, 1.0, s) for size, s in rung.latency_s.items()})
+        else:
+            self._guess(rung.plan, rung.gflops / self._full_gflops)
+
+    def _guess(self, plan: Plan, cheaper: float = 1.0) -> None:
+        self._keep(
+            plan, {size: _Point(cheaper * s, GUESSED, cheaper * s) for size, s in self._measured.items()}
+        )
+
+    def _keep(self, plan: Plan, points: dict[int, _Point]) -> None:
+        self._points[plan], self._lines[plan] = points, fitted(points)
+        self._lines.move_to_end(plan)
+        if len(self._lines) > len(self._ladder) + KNOWN:
+            gone = next(plan for plan in self._lines if plan not in self._ladder)
+            del self._points[gone], self._lines[gone]
+
+    def _line(self, plan: Plan) -> Line:
+        """A plan that nobody measured is taken to be as dear as full, until it has run."""
+        if plan not in self._lines:
+            self._guess(plan)
+        return self._lines[plan]
+
+    def line(self, plan: Plan) -> Line:
+        """What a batch takes now, by its size."""
+        line = self._line(plan)
+        return Line(self.machine * line.fixed, self.machine * line.each)
+
+    def predict(self, plan: Plan, size: int) -> float:
+        """Seconds a batch of this size takes under a plan."""
+        return self.machine * self._line(plan).at(size)
+
+    @property
+    def margin(self) -> float:
+        """By what a prediction has to be multiplied so that a batch seldom takes longer."""
+        return 1.0 + min(MOST_MARGIN, max(LEAST_MARGIN, 2 * self._error))
+
+    def useful_batch(self, plan: Plan, most: int) -> int:
+        """The size, at most `most`, beyond which a larger batch hardly makes a picture cheaper."""
+        line = self._line(plan)
+        if line.fixed <= BATCHED * line.each:
+            return 1
+        return min(most, math.ceil(line.fixed / (BATCHED * line.each))) if line.each else most
+
+    def observe(self, plan: Plan, size: int, seconds: float) -> float:
+        """A batch has run. Gives what it took over what was predicted."""
+        base = self._line(plan).at(size)
+        ratio = seconds / (self.machine * base)
+        self._error += ERROR_GAIN * (min(abs(math.log(ratio)), MOST_MARGIN) - self._error)
+        points = self._points[plan]
+        guessed = any(point.weight < 1 for point in points.values())
+        if guessed and (size not in points or points[size].weight < 1):
+            points[size] = _Point(seconds / self.machine, 1.0, seconds / self.machine)
+        else:  # the others' first batches tell nothing of the machine
+            self._recent.append(seconds / base)
+            self.machine = statistics.median(self._recent)
+        self._learn(points, size, seconds / self.machine, base)
+        self._keep(plan, points)
+        return ratio
+
+    @staticmethod
+    def _learn(points: dict[int, _Point], size: int, seconds: float, predicted: float) -> None:
+        point = points.setdefault(size, _Point(predicted, 1.0, predicted))
+        off = math.log(seconds / point.seconds)
+        back = math.log(point.start / point.seconds)
+        point.seconds *= math.exp(GAIN * max(-STEP, min(STEP, off)) + LEAK * back)
+        point.weight = min(TRUSTED, point.weight + 1)
+
+
+CROWDED = 4.0
+"""How much longer a forward takes for each core that others want of those it runs on: its threads wait for
+one another at every step, and the one that is held up holds up all."""
+
+
+class Lanes:
+    """A latency model for each number of threads that forwards may use; for each plan the one answers
+    that is quickest beside what else there is to do."""
+
+    def __init__(self, ladder: Sequence[Rung], times: Mapping[int, PlanTimes]) -> None:
+        """times: by number of threads, as measured while nothing else was done; empty: forwards always
+        use the same."""
+        self._models = {threads: LatencyModel(ladder, found) for threads, found in times.items()}
+        if not self._models:
+            self._models = {1: LatencyModel(ladder)}
+        self._most = max(self._models)
+        self._ladder, self._times, self._alone = ladder, times, dict[Plan, Mapping[int, float]]()
+        self.others = 0.0
+        """Cores that are busy with other things than forwards."""
+
+    def threads(self, plan: Plan) -> int:
+        """How many a forward under this plan had best use now."""
+        if len(self._models) == 1:
+            return self._most
+
+        def seconds(threads: int) -> float:
+            wanted = max(0.0, self.others - (self._most - threads))
+            return alone[threads] * (1 + CROWDED * wanted)
+
+        alone = self._alone.get(plan) or self._alone.setdefault(plan, self._quiet(plan))
+        return min(self._models, key=seconds)
+
+    def _quiet(self, plan: Plan) -> Mapping[int, float]:
+        """Seconds of a batch by threads on a machine that does nothing else: of this plan, or of the one
+        that is nearest in cost."""
+        if len(self._alone) > KNOWN:
+            self._alone.clear()
+        every = self._times[self._most]
+        timed = [rung for rung in self._ladder if every.get(rung.plan)]
+        cost = next((rung.gflops for rung in self._ladder if rung.plan == plan), self._ladder[-1].gflops)
+        near = min(timed, key=lambda rung: abs(math.log(rung.gflops / cost))).plan
+        sizes = set.intersection(*(set(found[near]) for found in self._times.values()))
+        return {
+            threads: sum(found[near][size] / every[near][size] for size in sizes)
+            for threads, found in self._times.items()
+        }
+
+    def _model(self, plan: Plan) -> LatencyModel:
+        return self._models[self.threads(plan)]
+
+    @property
+    def margin(self) -> float:
+        return max(model.margin for model in self._models.values())
+
+    def line(self, plan: Plan) -> Line:
+        return self._model(plan).line(plan)
+
+    def predict(self, plan: Plan, size: int) -> float:
+        return self._model(plan).predict(plan, size)
+
+    def useful_batch(self, plan: Plan, most: int) -> int:
+        return self._model(plan).useful_batch(plan, most)
+
+    def observe(self, plan: Plan, size: int, seconds: float, threads: int) -> float:
+        """A batch has run on so many threads. Gives what it took over what was predicted."""
+        return self._models[threads].observe(plan, size, seconds)

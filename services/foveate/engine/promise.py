@@ -1,0 +1,226 @@
+"""The policy that keeps promises: as good as time allows, in time, and refused at once where it cannot be.
+
+Everybody who waits is served at one rung, the best at which all of them are answered in time and those
+who are expected will be. Quality per second falls with every rung, so that spending evenly is worth more
+than spending much on some; and nobody is degraded more than others.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foveate.core.model import Rung
+from foveate.core.outcome import Reason
+from foveate.core.plan import Plan
+from foveate.engine.latency import Predictor
+from foveate.engine.policy import Decision, Flow, Refusal, W, Waiting
+
+Floats = NDArray[np.float64]
+
+SIZES = tuple(sorted({base << shift for base in (1, 3) for shift in range(12)} | {2}))
+"""Batches have one of few sizes, 1, 2, 3, 4, 6, 8, 12 ..., for each of which kernels are made."""
+HEADROOM = 0.6
+"""Share of the time that requests allow which the queue may be expected to fill."""
+AHEAD_S = 0.25
+"""How far ahead, at most, the queue is expected to grow as it does: longer bursts show in time."""
+
+
+DEADLINE: Reason = "deadline"
+
+
+class Promise:
+    """Keeps no state of its own but the latency model, which others refit."""
+
+    def __init__(
+        self, rungs: Sequence[Rung], latency: Predictor, max_batch: int, headroom: float = HEADROOM
+    ) -> None:
+        """rungs: cheapest first, the last is full; each better than those before it."""
+        self.plans = tuple(rung.plan for rung in rungs)
+        self.latency, self.max_batch, self.headroom = latency, max_batch, headroom
+
+    def cost(self, plan: Plan) -> float:
+        """Seconds a picture takes in a batch worth making."""
+        size = self.latency.useful_batch(plan, self.max_batch)
+        return self.latency.predict(plan, size) / size
+
+    def admit(self, entry: W, waiting: Sequence[W], now: float, free_at: float) -> Refusal[W] | None:
+        if math.isinf(entry.deadline):
+            return None
+        start = max(now, free_at)
+        costs = {plan: self.cost(plan) for plan in {self._cheapest(other) for other in waiting}}
+        ahead = behind = 0.0
+        tightest = math.inf
+        for other in waiting:
+            cost = costs[self._cheapest(other)]
+            if other.due <= entry.due:
+                ahead += cost
+            else:
+                behind += cost
+                tightest = min(tightest, other.deadline - start - ahead - behind)
+        own = self.latency.margin * self.latency.predict(self._cheapest(entry), 1)
+        if start + ahead + own <= entry.deadline and tightest >= own:
+            return None
+        wait_s = start - now + ahead
+        return Refusal(self._largest_share(entry, waiting) or entry, wait_s)
+
+    def _largest_share(self, entry: W, waiting: Sequence[W]) -> W | None:
+        """The last to come of the tenant with the most that waits, where that is more than the newcomer's
+        own would be: so that one tenant's flood is refused, and not what others send."""
+        held = Counter(other.tenant for other in waiting)
+        tenant, most = max(held.items(), key=lambda item: item[1], default=(entry.tenant, 0))
+        if most <= held[entry.tenant] + 1:
+            return None
+        return next(other for other in reversed(waiting) if other.tenant == tenant)
+
+    def choose(self, waiting: Sequence[W], now: float, free_at: float, flow: Flow) -> Decision[W] | None:
+        if not waiting:
+            return None
+        start = max(now, free_at)
+        view = View.of(waiting, start, self.plans)
+        prices = Prices.of(view.plans, self.latency, self.max_batch)
+        late = self._hopeless(view, prices)
+        rung, reason = 0, DEADLINE
+        if late < len(waiting):
+            rung, reason = self._rung(view.after(late), prices, start - now, flow)
+            if rung < 0:
+                late += self._given_up(view.after(late), prices)
+                rung = 0
+        refused, left = tuple(waiting[:late]), waiting[late:]
+        if not left:
+            return Decision((), self.plans[-1], False, refused=refused)
+        view, head = view.after(late), left[0]
+        rows, full = self._batch(view, rung, prices)
+        chosen = tuple(left[row] for row in rows)
+        return Decision(chosen, self._plan(head, rung), full, "pinned" if head.pinned else reason, refused)
+
+    def _hopeless(self, view: "View", prices: "Prices") -> int:
+        """How many at the head cannot be answered in time, alone and at the least they accept."""
+        hopeless = (prices.fixed + prices.each)[view.gets(0)] > view.slack
+        return len(hopeless) if hopeless.all() else int(np.argmin(hopeless))
+
+    def _given_up(self, view: "View", prices: "Prices") -> int:
+        """How many at the head have to go where not all can be answered in time at the least they accept,
+        so that the most are. Who is served in the last moment is served alone, at the cost of a batch."""
+        tried = [0, *(size for size in SIZES if size < len(view.slack))]
+        return max(tried, key=lambda count: self._in_time(view.after(count), prices))
+
+    def _in_time(self, view: "View", prices: "Prices") -> int:
+        done = self._done(view, 0, prices)
+        return int((done + (self.latency.margin - 1) * done[0] <= view.slack).sum())
+
+    def _done(self, view: "View", rung: int, prices: "Prices") -> Floats:
+        """When the batch of each is done, were all served in order: the first is as large as may be."""
+        gets, count = view.gets(rung), len(view.slack)
+        plan = gets[0]
+        first, most = self._first(view.slack, plan, prices), int(prices.useful[plan])
+        at = np.arange(count) - first
+        batch = np.where(at < 0, 0, at // most + 1)
+        last = np.minimum(first + batch * most, count) - 1
+        done: Floats = prices.each[gets].cumsum()[last] + prices.fixed[plan] * (batch + 1)
+        return done
+
+    def _first(self, slack: Floats, plan: int, prices: "Prices") -> int:
+        """Size of a batch of those whose slack this is, in order, that makes nobody in it late."""
+        tightest = np.minimum.accumulate(slack[: prices.useful[plan]])
+        needs = prices.fixed[plan] + prices.each[plan] * np.arange(1, len(tightest) + 1)
+        fits = self.latency.margin * needs <= tightest
+        return max(1, len(fits) if fits.all() else int(np.argmin(fits)))
+
+    def _cheapest(self, entry: W) -> Plan:
+        return self._plan(entry, 0)
+
+    def _plan(self, entry: W, rung: int) -> Plan:
+        """What an entry gets when the others get this rung."""
+        return entry.pinned or self.plans[max(rung, entry.floor)]
+
+    def _rung(self, view: "View", prices: "Prices", delay_s: float, flow: Flow) -> tuple[int, Reason]:
+        """The best rung at which all are answered in time, and those who are expected too; -1 where at
+        none all are."""
+        reason: Reason = "full"
+        for rung in range(len(self.plans) - 1, -1, -1):
+            costs = prices.cost[view.gets(rung)]
+            if rung and not self._keeps_up(delay_s + float(costs.sum()), float(costs.mean()), flow):
+                reason = "load"
+            elif (self.latency.margin * self._done(view, rung, prices) > view.slack).any():
+                reason = "deadline"
+            else:
+                return rung, reason
+        return -1, reason
+
+    def _keeps_up(self, backlog_s: float, cost_s: float, flow: Flow) -> bool:
+        """Whether the queue will not outgrow its share of the time allowed if as many come as of late."""
+        if math.isinf(flow.allowed_s):
+            return True
+        grows = min(flow.allowed_s, AHEAD_S) * (flow.rate * cost_s - 1)
+        return backlog_s + grows <= self.headroom * flow.allowed_s
+
+    def _batch(self, view: "View", rung: int, prices: "Prices") -> tuple[list[int], bool]:
+        """The head and those behind it that get the same plan, as long as a larger batch makes pictures
+        cheaper and makes nobody late: nor whoever runs next, at the least that is accepted."""
+        gets = view.gets(rung)
+        same, most = gets == gets[0], int(prices.useful[gets[0]])
+        rows = np.flatnonzero(same)[:most]
+        slack = view.slack[rows]
+        if not same.all():
+            alone = self.latency.margin * float(prices.fixed[0] + prices.each[0])
+            slack = np.minimum(slack, view.slack[~same].min() - alone)
+        fitting = self._first(slack, gets[0], prices)
+        size = max(size for size in SIZES if size <= fitting)
+        return rows[:size].tolist(), fitting == most or fitting < len(rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """What batches cost now, as arrays over plans: fixed + each * size seconds."""
+
+    fixed: Floats
+    each: Floats
+    useful: NDArray[np.int64]
+    """The largest batch worth making."""
+    cost: Floats
+    """Seconds a picture takes in it."""
+
+    @classmethod
+    def of(cls, plans: Sequence[Plan], latency: Predictor, max_batch: int) -> "Prices":
+        fixed = np.array([latency.predict(plan, 0) for plan in plans])
+        each = np.array([latency.predict(plan, 1) for plan in plans]) - fixed
+        useful = np.array([latency.useful_batch(plan, max_batch) for plan in plans])
+        return cls(fixed, each, useful, fixed / useful + each)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Who waits, as arrays in the order of the queue."""
+
+    slack: Floats
+    """Seconds from the start of the next batch to each deadline."""
+    floors: NDArray[np.int64]
+    """The cheapest rung each may get; for a pinned plan, its place in `plans`."""
+    pinned: NDArray[np.bool_]
+    plans: tuple[Plan, ...]
+    """The rungs, and after them what is pinned besides."""
+
+    @classmethod
+    def of(cls, waiting: Sequence[Waiting], start: float, rungs: Sequence[Plan]) -> "View":
+        plans = dict.fromkeys(rungs)
+        named = {at: entry.pinned for at, entry in enumerate(waiting) if entry.pinned}
+        plans |= dict.fromkeys(named.values())
+        places = {plan: place for place, plan in enumerate(plans)}
+        floors = np.array([entry.floor for entry in waiting])
+        pinned = np.zeros(len(waiting), bool)
+        for at, plan in named.items():
+            floors[at], pinned[at] = places[plan], True
+        slack = np.array([entry.deadline for entry in waiting]) - start
+        return cls(slack, floors, pinned, tuple(plans))
+
+    def after(self, count: int) -> "View":
+        """Without the first so many."""
+        return replace(self, slack=self.slack[count:], floors=self.floors[count:], pinned=self.pinned[count:])
+
+    def gets(self, rung: int) -> NDArray[np.int64]:
+        """What each gets when the others get this rung: places in `plans`."""
+        return np.where(self.pinned, self.floors, np.maximum(self.floors, rung))

@@ -1,0 +1,102 @@
+"""The latency model: seeds, refits, outliers, machines that slow down."""
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from foveate.core.model import Rung
+from foveate.core.plan import Plan
+from foveate.engine.latency import KNOWN, RECENT, LatencyModel
+
+FULL = Plan("m", 32)
+CHEAP = replace(FULL, reducer="evit:0.3")
+LADDER = (
+    Rung(CHEAP, 1.0, 5, 0.8, {1: 0.003, 4: 0.006, 8: 0.01}),
+    Rung(FULL, 4.0, 9, 1.0, {1: 0.01, 4: 0.034, 8: 0.066}),
+)
+
+
+def test_it_starts_with_what_the_profile_says() -> None:
+    model = LatencyModel(LADDER)
+    for rung in LADDER:
+        assert rung.latency_s is not None
+        for size, seconds in rung.latency_s.items():
+            assert model.predict(rung.plan, size) == pytest.approx(seconds, rel=0.03)
+
+
+def test_unmeasured_rungs_cost_what_their_share_of_the_gflops_says() -> None:
+    model = LatencyModel((replace(LADDER[0], latency_s=None), LADDER[1]))
+    assert model.predict(CHEAP, 4) == pytest.approx(0.034 / 4, rel=0.03)
+
+
+def test_a_plan_that_never_ran_is_taken_for_full_and_soon_known() -> None:
+    model, unknown = LatencyModel(LADDER), replace(FULL, reducer="tome:3")
+    assert model.predict(unknown, 8) == pytest.approx(0.066, rel=0.03)
+    for size in (1, 8, 4, 8, 1, 8):
+        model.observe(unknown, size, 0.002 + 0.001 * size)
+        model.observe(FULL, 8, 0.066)
+        model.observe(FULL, 8, 0.066)
+    assert model.predict(unknown, 8) == pytest.approx(0.01, rel=0.2)
+    assert model.predict(FULL, 8) == pytest.approx(0.066, rel=0.05)
+
+
+def test_a_machine_that_slows_down_is_known_after_five_batches_whatever_they_ran() -> None:
+    model = LatencyModel(LADDER)
+    for _ in range(RECENT // 2 + 1):
+        model.observe(CHEAP, 8, 2 * 0.01)
+    assert model.predict(FULL, 8) == pytest.approx(2 * 0.066, rel=0.1)
+    for _ in range(RECENT):
+        model.observe(FULL, 8, 0.066)
+    assert model.predict(CHEAP, 8) == pytest.approx(0.01, rel=0.2)
+
+
+def test_outliers_change_nothing_much() -> None:
+    model, draw = LatencyModel(LADDER), random.Random(0)
+    for number in range(300):
+        stalled = 50 if number % 10 == 3 else 1
+        model.observe(FULL, 8, stalled * 0.066 * draw.uniform(0.95, 1.05))
+    assert model.predict(FULL, 8) == pytest.approx(0.066, rel=0.12)
+    assert model.predict(FULL, 1) == pytest.approx(0.01, rel=0.15)
+
+
+def test_a_plan_whose_profile_is_wrong_is_learnt_while_others_stay() -> None:
+    model = LatencyModel(LADDER)
+    for _ in range(200):
+        for size, seconds in ((1, 0.005), (8, 0.02)):
+            model.observe(CHEAP, size, seconds)
+        for size, seconds in ((1, 0.01), (8, 0.066)) * 2:
+            model.observe(FULL, size, seconds)
+    assert model.predict(CHEAP, 1) == pytest.approx(0.005, rel=0.15)
+    assert model.predict(CHEAP, 8) == pytest.approx(0.02, rel=0.15)
+    assert model.predict(FULL, 8) == pytest.approx(0.066, rel=0.05)
+
+
+def test_the_margin_follows_the_error() -> None:
+    steady, wild, draw = LatencyModel(LADDER), LatencyModel(LADDER), random.Random(1)
+    for _ in range(100):
+        steady.observe(FULL, 8, 0.066)
+        wild.observe(FULL, 8, 0.066 * draw.uniform(0.7, 1.3))
+    assert steady.margin == pytest.approx(1.05)
+    assert 1.15 < wild.margin <= 1.5
+
+
+def test_it_says_what_a_batch_took_over_what_was_predicted() -> None:
+    model = LatencyModel(LADDER)
+    assert model.observe(FULL, 8, 2 * model.predict(FULL, 8)) == pytest.approx(2)
+
+
+@pytest.mark.parametrize(
+    ("latency", "size"), [({1: 0.01, 8: 0.08}, 1), ({1: 0.01, 8: 0.045}, 11), ({1: 0.01, 8: 0.011}, 16)]
+)
+def test_batches_are_as_large_as_makes_pictures_cheaper(latency: dict[int, float], size: int) -> None:
+    assert LatencyModel((replace(LADDER[1], latency_s=latency),)).useful_batch(FULL, 16) == size
+
+
+def test_plans_that_ran_long_ago_are_forgotten() -> None:
+    model = LatencyModel(LADDER)
+    for number in range(KNOWN + 50):
+        model.observe(replace(FULL, reducer=f"tome:{number}"), 1, 0.01)
+    assert len(model._lines) == len(model._points) <= KNOWN + len(LADDER)
+    assert model.predict(CHEAP, 8) < model.predict(FULL, 8) / 3
+    assert model.predict(FULL, 1) > 0

@@ -1,0 +1,189 @@
+"""The policy on tables: what waits, the time, how requests have been coming; who runs, and under what."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from foveate.core.model import Rung
+from foveate.core.plan import Plan
+from foveate.core.request import Objective
+from foveate.engine.engine import Terms
+from foveate.engine.latency import LatencyModel
+from foveate.engine.policy import Decision, Flow, Newcomer
+from foveate.engine.promise import Promise
+
+FULL = Plan("m", 32)
+CHEAP, MIDDLE = replace(FULL, reducer="evit:0.3"), replace(FULL, reducer="evit:0.6")
+RUNGS = tuple(
+    Rung(plan, cost, 5, quality, {1: cost * 0.01, 8: cost * 0.08})
+    for plan, cost, quality in ((CHEAP, 1.0, 0.8), (MIDDLE, 2.0, 0.9), (FULL, 4.0, 1.0))
+)
+"""10, 20 and 40 ms a picture, whatever the batch."""
+BATCHING = tuple(replace(rung, latency_s={1: 0.01 * rung.gflops, 8: 0.017 * rung.gflops}) for rung in RUNGS)
+"""The same alone, and each one more costs a tenth: batches pay."""
+
+
+def policy(rungs: Sequence[Rung] = RUNGS, max_batch: int = 8) -> Promise:
+    return Promise(rungs, LatencyModel(rungs), max_batch)
+
+
+def one(
+    deadline: float = math.inf,
+    floor: int = 0,
+    pinned: Plan | None = None,
+    tenant: str = "",
+    due: float | None = None,
+) -> Newcomer:
+    return Newcomer(deadline if due is None else due, deadline, floor, pinned, tenant)
+
+
+def chosen(
+    waiting: Sequence[Newcomer],
+    flow: Flow = Flow(),  # noqa: B008  a frozen value
+    rungs: Sequence[Rung] = RUNGS,
+    free_at: float = 0.0,
+) -> Decision[Newcomer]:
+    decision = policy(rungs).choose(waiting, 0.0, free_at, flow)
+    assert decision is not None
+    return decision
+
+
+def test_nobody_waits_nothing_runs() -> None:
+    assert policy().choose((), 0.0, 0.0, Flow()) is None
+
+
+def test_a_lone_request_gets_full() -> None:
+    decision = chosen([one(1.0)])
+    assert (decision.plan, len(decision.entries), decision.reason) == (FULL, 1, "full")
+
+
+@pytest.mark.parametrize(
+    ("deadline_s", "plan"), [(0.045, FULL), (0.041, MIDDLE), (0.022, MIDDLE), (0.02, CHEAP), (0.0101, CHEAP)]
+)
+def test_a_tight_deadline_gets_the_best_plan_that_fits_with_its_margin(deadline_s: float, plan: Plan) -> None:
+    decision = chosen([one(deadline_s)])
+    assert (decision.plan, decision.refused) == (plan, ())
+    assert decision.reason == ("full" if plan == FULL else "deadline")
+
+
+def test_what_runs_now_counts() -> None:
+    assert chosen([one(0.06)]).plan == FULL
+    assert chosen([one(0.06)], free_at=0.03).plan == MIDDLE
+
+
+@pytest.mark.parametrize(("count", "plan"), [(4, FULL), (5, MIDDLE), (9, MIDDLE), (10, CHEAP), (40, CHEAP)])
+def test_everybody_gets_the_rung_at_which_all_are_in_time(count: int, plan: Plan) -> None:
+    """At 40, 20 and 10 ms a picture and 5% of margin, 0.2 s are enough for 4, 9 and 19."""
+    decision = chosen([one(0.2) for _ in range(count)])
+    assert decision.plan == plan
+
+
+def test_a_tight_one_behind_degrades_those_before_it() -> None:
+    early = [one(10.0, due=0.0) for _ in range(3)]
+    assert chosen(early).plan == FULL
+    assert chosen([*early, one(0.1)]).plan == MIDDLE
+
+
+def test_a_floor_is_kept_and_others_make_up_for_it() -> None:
+    waiting = [one(0.1, floor=2), one(0.1), one(0.1)]
+    first = chosen(waiting)
+    assert (first.plan, first.entries) == (FULL, (waiting[0],))
+    rest = chosen(waiting[1:], free_at=0.04)
+    assert rest.plan == MIDDLE
+
+
+def test_who_is_too_late_at_its_floor_is_refused_and_harms_nobody() -> None:
+    doomed, fine = one(0.03, floor=2), one(0.05)
+    decision = chosen([doomed, fine])
+    assert decision.refused == (doomed,)
+    assert decision.entries == (fine,)
+    alone = chosen([doomed])
+    assert (alone.refused, alone.entries) == ((doomed,), ())
+
+
+def test_a_pinned_plan_is_what_it_gets() -> None:
+    pinned = one(1.0, pinned=CHEAP)
+    decision = chosen([pinned, one(1.0)])
+    assert (decision.plan, decision.entries, decision.reason) == (CHEAP, (pinned,), "pinned")
+
+
+def test_a_pinned_plan_that_nobody_measured_is_taken_for_as_dear_as_full() -> None:
+    unknown = replace(FULL, reducer="tome:3")
+    assert chosen([one(0.1, pinned=unknown), one(0.1)]).refused == ()
+    assert policy().admit(one(0.03, pinned=unknown), [], 0.0, 0.0) is not None
+    assert policy().admit(one(0.05, pinned=unknown), [], 0.0, 0.0) is None
+
+
+def test_batches_are_made_where_they_pay_and_only_of_one_plan() -> None:
+    waiting = [one(9.0), one(9.0, pinned=CHEAP), *(one(9.0) for _ in range(20))]
+    together = chosen(waiting, rungs=BATCHING)
+    assert len(together.entries) == 8
+    assert together.full
+    assert waiting[1] not in together.entries
+    assert len(chosen(waiting).entries) == 1, "a batch that makes no picture cheaper only keeps them waiting"
+
+
+def test_a_batch_makes_nobody_in_it_late_nor_the_next() -> None:
+    """Full takes 40 ms alone and 4 more for each one that joins, with 5% of margin."""
+    tight = [one(0.0515), *(one(9.0) for _ in range(7))]
+    assert len(chosen(tight, rungs=BATCHING).entries) == 3
+    next_pinned = [one(9.0, due=0.0, floor=2) for _ in range(7)]
+    decision = chosen([*next_pinned, one(0.07, pinned=CHEAP)], rungs=BATCHING)
+    assert len(decision.entries) == 4, "10.5 of 70 ms are left for whoever is next, and five are no batch"
+
+
+@pytest.mark.parametrize(
+    ("rate", "plan"), [(20, FULL), (80, FULL), (82, MIDDLE), (165, MIDDLE), (167, CHEAP), (500, CHEAP)]
+)
+def test_as_many_as_come_must_be_servable(rate: float, plan: Plan) -> None:
+    """Full serves 25 a second, and in a quarter of a second the queue may grow to 0.6 of the 1 s allowed."""
+    decision = chosen([one(1.0)], Flow(rate, 1.0))
+    assert decision.plan == plan
+    assert decision.reason == ("full" if plan == FULL else "load")
+
+
+def test_without_deadlines_there_is_nothing_to_hurry_for() -> None:
+    decision = chosen([one(due=0.0) for _ in range(100)], Flow(1e4, math.inf))
+    assert decision.plan == FULL
+
+
+def test_admission_refuses_what_cannot_be_in_time_at_its_floor() -> None:
+    waiting = [one(0.3) for _ in range(10)]
+    assert policy().admit(one(0.31), waiting, 0.0, 0.0) is None
+    newcomer = one(0.305, floor=2)
+    assert policy().admit(newcomer, waiting, 0.0, 0.0) is None
+    refusal = policy().admit(newcomer, waiting, 0.0, 0.2)
+    assert refusal is not None
+    assert refusal.entry is newcomer
+    assert refusal.wait_s == pytest.approx(0.3)
+
+
+def test_admission_keeps_what_those_who_wait_were_promised() -> None:
+    waiting = [one(0.12, floor=2), one(0.12, floor=2)]
+    assert policy().admit(one(0.1), waiting, 0.0, 0.0) is None
+    refusal = policy().admit(one(0.1, floor=2), waiting, 0.0, 0.0)
+    assert refusal is not None
+
+
+def test_without_a_deadline_nobody_is_refused() -> None:
+    assert policy().admit(one(due=0.0), [one(0.1)] * 1000, 0.0, 99.0) is None
+
+
+def test_the_flood_of_one_tenant_is_refused_and_not_what_others_send() -> None:
+    flood = [one(0.1, tenant="a") for _ in range(9)]
+    refusal = policy().admit(one(0.1, tenant="b"), flood, 0.0, 0.0)
+    assert refusal is not None
+    assert refusal.entry is flood[-1]
+    again = policy().admit(one(0.1, tenant="a"), flood, 0.0, 0.0)
+    assert again is not None
+    assert not any(again.entry is other for other in flood)
+
+
+def test_a_priority_is_a_head_start_and_nobody_is_overtaken_for_ever() -> None:
+    terms = Terms(patience_s=1.0, head_start_s=2.0)
+    old = terms.due(Objective(), 0.0)
+    assert terms.due(Objective(priority=1), 1.5) < old
+    assert terms.due(Objective(priority=1), 2.5) > old
+    assert terms.due(Objective(deadline=0.5), 0.0) < old < terms.due(Objective(priority=-1), 0.0)
