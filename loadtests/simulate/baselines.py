@@ -34,7 +34,7 @@ class RejectOnly:
         wait_s = max(now, free_at) - now + before * self.latency.predict(self.plan, most) / most
         # Time for a batch, not just for one: who is let in at the last moment makes all batches small.
         own = self.latency.margin * self.latency.predict(self.plan, min(most, before + 1))
-        return None if now + wait_s + own <= entry.deadline else Refusal(entry, wait_s)
+        return None if now + wait_s + own <= entry.deadline else Refusal(entry, wait_s, own)
 
     def choose(self, waiting: Sequence[W], now: float, free_at: float, flow: Flow) -> Decision[W] | None:
         start, late = max(now, free_at), 0

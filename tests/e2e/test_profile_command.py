@@ -46,6 +46,11 @@ def run(home: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+def heed_interrupts() -> None:
+    """Whoever runs in the background of a shell ignores SIGINT, and what it starts would too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
     """A random model of three classes whose answers differ between pictures."""
@@ -114,7 +119,9 @@ def test_interrupted_it_says_how_to_go_on_and_does(weights: Path, tmp_path: Path
     )
     words: list[str | Path] = ["profile", weights, "--data", folder, *FEW, *plans, "--out", target]
     command = [FOVEATE, *map(str, words)]
-    with subprocess.Popen(command, env=environment(tmp_path), stderr=PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, env=environment(tmp_path), stderr=PIPE, text=True, preexec_fn=heed_interrupts
+    ) as process:
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline and process.poll() is None:
             if partial.exists() and json.loads(partial.read_text())["kept"]:

@@ -5,6 +5,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from random import Random
 from typing import Any, TypeVar
 
 import pytest
@@ -16,6 +17,7 @@ from foveate.core.errors import (
     FoveateError,
     Overloaded,
     RunFailed,
+    TooLate,
 )
 from foveate.core.metrics import Metrics
 from foveate.core.outcome import Explanation, Outcome, Stage
@@ -23,7 +25,7 @@ from foveate.core.plan import Plan
 from foveate.core.request import Objective, Request
 from foveate.engine.compute import Compute
 from foveate.engine.engine import Engine
-from tests.fake_runner import FULL, HALF, FakeRunner
+from tests.fake_runner import FULL, HALF, RUNGS, FakeRunner
 
 pytestmark = pytest.mark.anyio
 T = TypeVar("T")
@@ -395,3 +397,64 @@ async def test_gauges_fall_when_requests_leave() -> None:
     await soon(engine.drain())
     assert value("foveate_running", {"model": "fake"}) == 0
     await engine.close()
+
+
+def slow(runner: FakeRunner, seconds: float) -> FakeRunner:
+    """The same, on whose profile every batch takes so long."""
+    ladder = tuple(replace(rung, latency_s={1: seconds, 8: seconds}) for rung in runner.card.ladder)
+    runner.card = replace(runner.card, ladder=ladder)
+    return runner
+
+
+async def test_what_cannot_be_in_time_is_refused_at_once_and_told_how_long_it_would_wait() -> None:
+    runner = slow(FakeRunner(), 0.5)
+    async with running(runner) as engine:
+        first = await held(engine, runner)
+        now = engine.clock()
+        with pytest.raises(TooLate) as refused:
+            await soon(engine.submit(ask("hopeless", deadline=now + 0.8)))
+        with pytest.raises(TooLate):
+            engine.expect(Objective(now + 0.8), None, 0.0)
+        engine.expect(Objective(now + 5), None, 1.0)
+        with pytest.raises(TooLate):
+            engine.expect(Objective(now + 5), None, 4.6)
+        fine = await submitted(engine, ask("fine", deadline=now + 20))
+        runner.gate.set()
+        await soon(asyncio.gather(first, *fine))
+    assert 0.3 < refused.value.retry_after_s <= 0.5
+    assert runner.batches == [["first"], ["fine"]]
+
+
+async def test_a_tight_deadline_gets_a_cheaper_plan_and_a_floor_keeps_it() -> None:
+    ladder = (replace(RUNGS[0], latency_s={1: 0.01}), replace(RUNGS[1], latency_s={1: 60.0}))
+    runner = FakeRunner()
+    runner.card = replace(runner.card, ladder=ladder)
+    async with running(runner) as engine:
+        tight = await soon(engine.submit(ask("tight", deadline=engine.clock() + 5)))
+        kept = replace(ask("kept"), objective=Objective(None, 0.95))
+        free = await soon(engine.submit(kept))
+        with pytest.raises(TooLate):
+            await soon(engine.submit(replace(kept, objective=Objective(engine.clock() + 5, 0.95))))
+    assert tight.plan == HALF
+    assert tight.reason in ("deadline", "load")
+    assert free.plan == FULL
+
+
+async def test_no_forward_is_spent_on_who_is_late_or_gone() -> None:
+    """Of hundreds with deadlines around what can be kept, many expire or leave; none of them is run."""
+    runner, random = FakeRunner(max_batch=4), Random(0)
+    async with running(runner, max_items=2000) as engine:
+        first = await held(engine, runner)
+        now = engine.clock()
+        tasks = await submitted(
+            engine, *(ask(i, deadline=now + random.choice((0.02, 0.05, 30.0))) for i in range(300))
+        )
+        for task in tasks[::7]:
+            task.cancel()
+        await asyncio.sleep(0.1)
+        runner.gate.set()
+        ended = await soon(asyncio.gather(first, *tasks, return_exceptions=True))
+    ran = [item for batch in runner.batches for item in batch if item != "first"]
+    answered = [i for i, end in enumerate(ended[1:]) if isinstance(end, Outcome)]
+    assert sorted(ran) == answered
+    assert 50 < len(answered) < 200

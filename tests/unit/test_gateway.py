@@ -16,7 +16,7 @@ from foveate.core.errors import SetupError
 from foveate.core.metrics import Metrics
 from foveate.core.outcome import Explanation, Result, Stage
 from foveate.core.plan import Plan
-from foveate.core.settings import Settings
+from foveate.core.settings import Settings, SloClass
 from foveate.gateway.app import create_app
 from foveate.gateway.wire import Classification, Problem
 from tests.fake_runner import FULL, HALF, FakeRunner
@@ -289,6 +289,22 @@ async def test_a_full_queue_answers_429_and_counts_why() -> None:
         assert here.metrics.registry.get_sample_value("foveate_refused_total", labels) == 1
         here.runner.gate.set()
         assert [(await task).status_code for task in (first, second)] == [200, 200]
+
+
+async def test_what_cannot_be_in_time_is_refused_before_it_is_decoded_and_with_its_wait() -> None:
+    classes = {"hasty": SloClass(deadline_ms=900)}
+    async with gateway(Settings(slo_classes=classes, default_slo_classes={"/classify": "hasty"})) as here:
+        engine = here.cluster._engines["fake"]
+        engine._compute.free_at = engine.clock() + 3.5
+        refused = await here.classify(b"no picture at all")
+        assert_problem(refused, 429, "the deadline is in 0.")
+        assert refused.headers["retry-after"] == "4"
+        labels = {"model": "fake", "reason": "deadline"}
+        assert here.metrics.registry.get_sample_value("foveate_refused_total", labels) == 1
+        patient = await here.classify(headers={"x-slo-ms": "20000"})
+        assert patient.status_code == 200
+        assert_problem(await here.classify(headers={"x-slo-class": "gold"}), 400, "gold")
+        assert here.runner.batches == [[b"picture"]]
 
 
 async def test_a_missed_deadline_is_a_504() -> None:

@@ -48,7 +48,7 @@ class Newest(Lone):
     """A newcomer takes the place of who waits."""
 
     def admit(self, entry: W, waiting: Sequence[W], now: float, free_at: float) -> Refusal[W] | None:
-        return Refusal(waiting[0], free_at - now) if waiting else None
+        return Refusal(waiting[0], free_at - now, 0.0) if waiting else None
 
 
 class Idle(Lone):

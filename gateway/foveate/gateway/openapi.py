@@ -28,9 +28,16 @@ _PARAMETERS = [
         ("model", "query", "string", "which model; the first one served unless told"),
         ("top_k", "query", "integer", "how many classes to name, 5 unless told"),
         ("explain", "query", "boolean", "say which patches were kept, merged or dropped; one more forward"),
-        ("x-slo-ms", "header", "number", "answer within this many milliseconds, or 504"),
+        ("x-slo-ms", "header", "number", "answer within this many milliseconds, as well as that allows"),
         ("x-request-timeout-seconds", "header", "number", "the same, in seconds"),
         ("x-min-quality", "header", "number", "least share of full accuracy, 0 to 1"),
+        (
+            "x-priority",
+            "header",
+            "integer",
+            "head starts in the queue, -9 to 9, cut to what the server allows",
+        ),
+        ("x-slo-class", "header", "string", "a promise the server has a name for; other headers go first"),
         ("x-plan", "header", "string", "run under this plan, as in evit:0.5"),
         ("x-request-id", "header", "string", "echoed; made up unless sent"),
     )

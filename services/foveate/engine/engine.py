@@ -19,7 +19,7 @@ from foveate.core.request import Objective, Request
 from foveate.engine.compute import Compute
 from foveate.engine.flow import FlowMeter
 from foveate.engine.latency import Lanes
-from foveate.engine.policy import Decision, Newcomer, PolicyMaker, Waiting
+from foveate.engine.policy import Decision, Newcomer, PolicyMaker, Refusal, Waiting
 from foveate.engine.promise import Promise
 from foveate.engine.queue import Entry, WaitingQueue
 from foveate.engine.runner import Explainer, Runner, Threaded
@@ -51,6 +51,15 @@ class Terms:
         """When the turn of a request that comes now is."""
         deadline = now + self.patience_s if objective.deadline is None else objective.deadline
         return deadline - self.head_start_s * objective.priority
+
+
+def too_late(refusal: Refusal[Any], left_s: float) -> TooLate:
+    """What to tell whoever is refused, so many seconds before the deadline."""
+    return TooLate(
+        f"no time is left: the deadline is in {left_s:.3f} s, a turn comes in {refusal.wait_s:.3f} s, "
+        f"and an answer takes {refusal.takes_s:.3f} s",
+        refusal.wait_s,
+    )
 
 
 def dependable(card: ModelCard) -> tuple[Rung, ...]:
@@ -160,14 +169,13 @@ class Engine:
         now = self.clock()
         due, floor = self.terms.due(objective, now), self.floor(objective.min_quality)
         deadline = math.inf if objective.deadline is None else objective.deadline
+        if deadline <= now:
+            raise DeadlineExceeded("the deadline had passed before the request was read")
         newcomer: Waiting = Newcomer(due, deadline, floor, plan, objective.tenant)
         refusal = self.policy.admit(newcomer, self.queue, now, max(self.free_at, now + ready_in_s))
         if refusal is not None and refusal.entry is newcomer:
             self.flow.arrived(now, deadline - now)
-            raise TooLate(
-                f"too much waits already to answer in time; a turn comes in {refusal.wait_s:.2f} s",
-                refusal.wait_s,
-            )
+            raise too_late(refusal, deadline - now)
 
     def floor(self, min_quality: float) -> int:
         """Index of the cheapest rung that is good enough; of full where no other is."""
@@ -179,10 +187,7 @@ class Engine:
         refusal = self.policy.admit(entry, self.queue, now, self.free_at)
         if refusal is None:
             return
-        error = TooLate(
-            f"too much waits already to answer in time; a turn comes in {refusal.wait_s:.2f} s",
-            refusal.wait_s,
-        )
+        error = too_late(refusal, refusal.entry.deadline - now)
         if refusal.entry is entry:
             self.flow.arrived(now, entry.deadline - now)
             raise error

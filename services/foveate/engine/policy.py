@@ -73,6 +73,8 @@ class Refusal(Generic[W]):
     """The newcomer, or one that waits in its place."""
     wait_s: float
     """How long the newcomer would have waited for its turn."""
+    takes_s: float
+    """How long its answer takes at the least that it accepts."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,8 +64,7 @@ class Promise:
         own = self.latency.margin * self.latency.predict(self._cheapest(entry), 1)
         if start + ahead + own <= entry.deadline and tightest >= own:
             return None
-        wait_s = start - now + ahead
-        return Refusal(self._largest_share(entry, waiting) or entry, wait_s)
+        return Refusal(self._largest_share(entry, waiting) or entry, start - now + ahead, own)
 
     def _largest_share(self, entry: W, waiting: Sequence[W]) -> W | None:
         """The last to come of the tenant with the most that waits, where that is more than the newcomer's
