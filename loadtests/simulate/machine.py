@@ -8,7 +8,7 @@ from foveate.core.errors import SetupError
 from foveate.core.model import ModelCard, Rung
 from foveate.core.plan import Plan
 from foveate.core.profile import Profile
-from foveate.engine.engine import dependable
+from foveate.engine.terms import dependable
 
 
 def ladder(profile: Profile) -> tuple[Rung, ...]:

@@ -9,10 +9,10 @@ from time import perf_counter
 
 from foveate.core.model import Rung
 from foveate.core.request import Objective
-from foveate.engine.engine import Terms
 from foveate.engine.flow import FlowMeter
 from foveate.engine.latency import LatencyModel
 from foveate.engine.policy import Decision, PolicyMaker
+from foveate.engine.terms import Terms
 from loadtests.simulate.machine import Machine
 from loadtests.simulate.record import End, Record
 from loadtests.simulate.workload import Job, Kind

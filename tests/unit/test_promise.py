@@ -9,10 +9,10 @@ import pytest
 from foveate.core.model import Rung
 from foveate.core.plan import Plan
 from foveate.core.request import Objective
-from foveate.engine.engine import Terms
 from foveate.engine.latency import LatencyModel
 from foveate.engine.policy import Decision, Flow, Newcomer
 from foveate.engine.promise import Promise
+from foveate.engine.terms import Terms
 
 FULL = Plan("m", 32)
 CHEAP, MIDDLE = replace(FULL, reducer="evit:0.3"), replace(FULL, reducer="evit:0.6")

@@ -67,9 +67,9 @@ def serve(
     start_logging(settings)
     from foveate.cluster.local import LocalCluster
     from foveate.core.metrics import Metrics
-    from foveate.engine.engine import Terms
     from foveate.engine.fifo import Fifo
     from foveate.engine.promise import Promise
+    from foveate.engine.terms import Terms
     from foveate.gateway.app import create_app
     from foveate.gateway.server import server
 

@@ -10,10 +10,11 @@ from foveate.core.outcome import Outcome
 from foveate.core.plan import Plan
 from foveate.core.request import Objective, Request
 from foveate.engine.compute import Compute
-from foveate.engine.engine import Engine, Terms
+from foveate.engine.engine import Engine
 from foveate.engine.policy import PolicyMaker
 from foveate.engine.promise import Promise
 from foveate.engine.runner import Runner
+from foveate.engine.terms import Terms
 
 
 class LocalCluster:

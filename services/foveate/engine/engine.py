@@ -6,69 +6,26 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from foveate.core.errors import DeadlineExceeded, Draining, FoveateError, RunFailed, TooLate
 from foveate.core.metrics import Metrics
-from foveate.core.model import ModelCard, Rung
+from foveate.core.model import ModelCard
 from foveate.core.outcome import Explanation, Outcome, Result, Timings
 from foveate.core.plan import Plan
 from foveate.core.request import Objective, Request
+from foveate.engine.batch import Batch, forward
 from foveate.engine.compute import Compute
 from foveate.engine.flow import FlowMeter
 from foveate.engine.latency import Lanes
-from foveate.engine.policy import Decision, Newcomer, PolicyMaker, Refusal, Waiting
+from foveate.engine.policy import Decision, Newcomer, PolicyMaker, Waiting
 from foveate.engine.promise import Promise
 from foveate.engine.queue import Entry, WaitingQueue
 from foveate.engine.runner import Explainer, Runner, Threaded
+from foveate.engine.terms import Terms, dependable, too_late
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Batch:
-    """A decision on its way through the runner."""
-
-    decision: Decision[Entry]
-    threads: int = 1
-    stacked: Any = None
-    """The runner's input, where it was put together while another batch ran."""
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """How objectives become turns."""
-
-    patience_s: float = 1.0
-    """A request without a deadline is served as if it had one so far off, but never given up."""
-    head_start_s: float = 1.0
-    """By how much a step of priority brings a turn forward. A turn stays where it is, so that nobody
-    is overtaken for ever."""
-
-    def due(self, objective: Objective, now: float) -> float:
-        """When the turn of a request that comes now is."""
-        deadline = now + self.patience_s if objective.deadline is None else objective.deadline
-        return deadline - self.head_start_s * objective.priority
-
-
-def too_late(refusal: Refusal[Any], left_s: float) -> TooLate:
-    """What to tell whoever is refused, so many seconds before the deadline."""
-    return TooLate(
-        f"no time is left: the deadline is in {left_s:.3f} s, a turn comes in {refusal.wait_s:.3f} s, "
-        f"and an answer takes {refusal.takes_s:.3f} s",
-        refusal.wait_s,
-    )
-
-
-def dependable(card: ModelCard) -> tuple[Rung, ...]:
-    """The rungs that a policy may choose from: each better, as was measured, than all that are cheaper."""
-    rungs: list[Rung] = []
-    for rung in card.ladder[:-1]:
-        if rung.quality is not None and rung.quality > max((r.quality or 0.0 for r in rungs), default=0.0):
-            rungs.append(rung)
-    return (*rungs, card.ladder[-1])
 
 
 class Engine:
@@ -291,7 +248,7 @@ class Engine:
         started = self.clock()
         self._running_gauge.set(len(entries))
         try:
-            results = await self._compute.run(partial(self._compute_batch, entries, batch))
+            results = await self._compute.run(partial(forward, self.runner, entries, batch))
         except Exception:  # whatever it was, it ends these requests and not the loop
             log.exception("the compute thread failed")
             results = [RunFailed("the model failed on this request")] * len(entries)
@@ -305,30 +262,6 @@ class Engine:
         curious = self._settle(entries, results, batch.decision, started)
         if curious:
             await self._explain(curious, batch.decision.plan)
-
-    def _compute_batch(self, entries: Sequence[Entry], batch: Batch) -> Sequence[Result | Exception]:
-        """On the compute thread: one forward; if it fails as a whole, each item gets its own."""
-        plan, stacked = batch.decision.plan, batch.stacked
-        try:
-            if isinstance(self.runner, Threaded):
-                self.runner.use(batch.threads)
-            if stacked is None:
-                stacked = self.runner.stack([entry.request.media for entry in entries], plan)
-            results = self.runner.run(stacked, plan)
-            if len(results) != len(entries):
-                raise RunFailed(f"the model gave {len(results)} results for {len(entries)} requests")
-            return results
-        except Exception as error:
-            log.warning("a batch of %d failed", len(entries), exc_info=True)
-            if len(entries) == 1:
-                return [error]
-            return [self._compute_alone(entry, batch.decision, batch.threads) for entry in entries]
-
-    def _compute_alone(self, entry: Entry, decision: Decision[Entry], threads: int) -> Result | Exception:
-        """On the compute thread, after its batch failed: a forward of its own, if anybody still waits."""
-        if not entry.alive:
-            return RunFailed("nobody waits for this request")
-        return self._compute_batch([entry], Batch(decision, threads))[0]
 
     def _settle(
         self,
