@@ -7,7 +7,7 @@ import pytest
 
 from foveate.core.model import Rung
 from foveate.core.plan import Plan
-from foveate.engine.latency import KNOWN, RECENT, LatencyModel
+from foveate.engine.latency import KNOWN, RECENT, Lanes, LatencyModel
 
 FULL = Plan("m", 32)
 CHEAP = replace(FULL, reducer="evit:0.3")
@@ -100,3 +100,32 @@ def test_plans_that_ran_long_ago_are_forgotten() -> None:
     assert len(model._lines) == len(model._points) <= KNOWN + len(LADDER)
     assert model.predict(CHEAP, 8) < model.predict(FULL, 8) / 3
     assert model.predict(FULL, 1) > 0
+
+
+def test_a_model_that_costs_nothing_has_a_latency_all_the_same() -> None:
+    nothing = tuple(replace(rung, gflops=0.0, latency_s=None) for rung in LADDER)
+    model = LatencyModel(nothing)
+    assert model.predict(CHEAP, 1) == model.predict(FULL, 1) > 0
+    lanes = Lanes(nothing, {1: {FULL: {1: 0.001, 8: 0.004}}, 2: {FULL: {1: 0.001, 8: 0.002}}})
+    assert lanes.threads(CHEAP) == 2
+
+
+def test_a_forward_leaves_cores_to_others_where_its_threads_would_wait_for_one_another() -> None:
+    """Full is nearly twice as fast on two cores; the cheap plan gains a tenth."""
+    times = {1: {FULL: {8: 0.066}, CHEAP: {8: 0.009}}, 2: {FULL: {8: 0.035}, CHEAP: {8: 0.0082}}}
+    lanes = Lanes(LADDER, times)
+    assert (lanes.threads(FULL), lanes.threads(CHEAP)) == (2, 2)
+    lanes.others = 0.1
+    assert (lanes.threads(FULL), lanes.threads(CHEAP)) == (2, 1)
+    lanes.others = 0.9
+    assert (lanes.threads(FULL), lanes.threads(CHEAP)) == (1, 1)
+    assert lanes.predict(FULL, 8) == pytest.approx(0.066)
+    lanes.others = 0.0
+    assert lanes.predict(FULL, 8) == pytest.approx(0.035)
+
+
+def test_what_was_not_timed_now_is_taken_in_proportion_to_what_was() -> None:
+    times = {CHEAP: {1: 0.006, 8: 0.02}, FULL: {}}
+    model = LatencyModel(LADDER, times)
+    assert model.predict(CHEAP, 8) == pytest.approx(0.02, rel=0.03)
+    assert model.predict(FULL, 8) == pytest.approx(2 * 0.066, rel=0.03)

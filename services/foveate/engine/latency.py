@@ -88,10 +88,15 @@ def _as_now(rung: Rung, ladder: Sequence[Rung], times: PlanTimes) -> Mapping[int
     known = [other for other in ladder if times.get(other.plan) and other.latency_s]
     if not known:
         return rung.latency_s
-    near = min(known, key=lambda other: abs(math.log(other.gflops / rung.gflops)))
+    near = min(known, key=lambda other: _apart(other.gflops, rung.gflops))
     now, then = times[near.plan], near.latency_s or {}
     slower = [now[size] / then[size] for size in now.keys() & then.keys()]
     return {size: seconds * statistics.median(slower or [1.0]) for size, seconds in rung.latency_s.items()}
+
+
+def _apart(one: float, other: float) -> float:
+    """How far two costs are from each other, as a ratio's logarithm; some models cost nothing."""
+    return abs(math.log(max(one, 1e-9) / max(other, 1e-9)))
 
 
 class Predictor(Protocol):
@@ -135,7 +140,7 @@ class LatencyModel:
         if rung.latency_s:
             self._keep(rung.plan, {size: _Point(s, 1.0, s) for size, s in rung.latency_s.items()})
         else:
-            self._guess(rung.plan, rung.gflops / self._full_gflops)
+            self._guess(rung.plan, rung.gflops / self._full_gflops if self._full_gflops else 1.0)
 
     def _guess(self, plan: Plan, cheaper: float = 1.0) -> None:
         self._keep(
@@ -241,7 +246,7 @@ class Lanes:
         every = self._times[self._most]
         timed = [rung for rung in self._ladder if every.get(rung.plan)]
         cost = next((rung.gflops for rung in self._ladder if rung.plan == plan), self._ladder[-1].gflops)
-        near = min(timed, key=lambda rung: abs(math.log(rung.gflops / cost))).plan
+        near = min(timed, key=lambda rung: _apart(rung.gflops, cost)).plan
         sizes = set.intersection(*(set(found[near]) for found in self._times.values()))
         return {
             threads: sum(found[near][size] / every[near][size] for size in sizes)
