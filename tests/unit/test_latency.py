@@ -129,3 +129,13 @@ def test_what_was_not_timed_now_is_taken_in_proportion_to_what_was() -> None:
     model = LatencyModel(LADDER, times)
     assert model.predict(CHEAP, 8) == pytest.approx(0.02, rel=0.03)
     assert model.predict(FULL, 8) == pytest.approx(2 * 0.066, rel=0.03)
+
+
+def test_a_guess_that_was_off_once_is_taken_to_be_off_everywhere() -> None:
+    """Else batches of one, which is all that has been seen, would seem to be all that is worth making."""
+    model = LatencyModel(tuple(replace(rung, latency_s=None) for rung in LADDER))
+    before = model.useful_batch(FULL, 32)
+    for _ in range(20):
+        model.observe(FULL, 1, 0.0004)
+    assert model.predict(FULL, 1) == pytest.approx(0.0004, rel=0.1)
+    assert model.useful_batch(FULL, 32) >= before > 8

@@ -108,7 +108,7 @@ class Engine:
         left = None if objective.deadline is None else objective.deadline - now
         if left is not None and left <= 0:
             raise DeadlineExceeded("the deadline had passed before the request was admitted")
-        self.queue.check_room(request.size_bytes, self._predicted_wait(now))
+        self.queue.check_room(request.size_bytes, partial(self._predicted_wait, now))
         loop = asyncio.get_running_loop()
         due, floor = self.terms.due(objective, now), self.floor(objective.min_quality)
         entry = Entry(request, due, floor, loop.create_future(), now)
@@ -199,13 +199,18 @@ class Engine:
         """
         while True:
             self._changed.clear()
-            decision = self._decide()
             idle = self._running is None or self._running.done()
+            decision = self._decide() if idle or len(self.queue) >= self._enough else None
             if decision is not None and decision.entries and (idle or decision.full):
                 for entry in decision.entries:
                     self.queue.remove(entry)
                 return decision
             await self._changed.wait()
+
+    @property
+    def _enough(self) -> int:
+        """Requests of which a full batch may be made; with fewer there is nothing to decide yet."""
+        return self.latency.useful_batch(self.card.full, self.runner.max_batch)
 
     def _decide(self) -> Decision[Entry] | None:
         """Ask the policy, and refuse at once whom it has no time left for."""

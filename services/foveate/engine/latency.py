@@ -103,6 +103,11 @@ class Predictor(Protocol):
     """What a policy asks."""
 
     @property
+    def version(self) -> int:
+        """Another one whenever a prediction may have changed."""
+        ...
+
+    @property
     def margin(self) -> float:
         """By what a prediction has to be multiplied so that a batch seldom takes longer."""
         ...
@@ -129,6 +134,7 @@ class LatencyModel:
         self._points: dict[Plan, dict[int, _Point]] = {}
         self._recent: deque[float] = deque([1.0] * (RECENT // 2), RECENT)
         self.machine = 1.0
+        self.version = 0
         self._error = 0.0
         full, self._ladder = ladder[-1], frozenset(rung.plan for rung in ladder)
         self._full_gflops = full.gflops
@@ -189,12 +195,17 @@ class LatencyModel:
         points = self._points[plan]
         guessed = any(point.weight < 1 for point in points.values())
         if guessed and (size not in points or points[size].weight < 1):
-            points[size] = _Point(seconds / self.machine, 1.0, seconds / self.machine)
+            now = seconds / self.machine
+            for point in points.values():  # the other guesses were off as much, as far as one can tell
+                if point.weight < 1:
+                    point.seconds = point.start = point.seconds * now / base
+            points[size] = _Point(now, 1.0, now)
         else:  # the others' first batches tell nothing of the machine
             self._recent.append(seconds / base)
             self.machine = statistics.median(self._recent)
         self._learn(points, size, seconds / self.machine, base)
         self._keep(plan, points)
+        self.version += 1
         return ratio
 
     @staticmethod
@@ -223,8 +234,18 @@ class Lanes:
             self._models = {1: LatencyModel(ladder)}
         self._most = max(self._models)
         self._ladder, self._times, self._alone = ladder, times, dict[Plan, Mapping[int, float]]()
-        self.others = 0.0
-        """Cores that are busy with other things than forwards."""
+        self._others, self.version = 0.0, 0
+
+    @property
+    def others(self) -> float:
+        """Cores that are busy with other things than forwards, to a twentieth."""
+        return self._others
+
+    @others.setter
+    def others(self, cores: float) -> None:
+        rounded = round(20 * cores) / 20
+        self.version += rounded != self._others
+        self._others = rounded
 
     def threads(self, plan: Plan) -> int:
         """How many a forward under this plan had best use now."""
@@ -271,4 +292,5 @@ class Lanes:
 
     def observe(self, plan: Plan, size: int, seconds: float, threads: int) -> float:
         """A batch has run on so many threads. Gives what it took over what was predicted."""
+        self.version += 1
         return self._models[threads].observe(plan, size, seconds)

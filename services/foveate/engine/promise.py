@@ -33,7 +33,7 @@ DEADLINE: Reason = "deadline"
 
 
 class Promise:
-    """Keeps no state of its own but the latency model, which others refit."""
+    """Keeps no state of its own but the latency model, which others refit, and what follows from it."""
 
     def __init__(
         self, rungs: Sequence[Rung], latency: Predictor, max_batch: int, headroom: float = HEADROOM
@@ -41,6 +41,7 @@ class Promise:
         """rungs: cheapest first, the last is full; each better than those before it."""
         self.plans = tuple(rung.plan for rung in rungs)
         self.latency, self.max_batch, self.headroom = latency, max_batch, headroom
+        self._known = latency.version, Prices.of(self.plans, latency, max_batch)
 
     def cost(self, plan: Plan) -> float:
         """Seconds a picture takes in a batch worth making."""
@@ -51,11 +52,11 @@ class Promise:
         if math.isinf(entry.deadline):
             return None
         start = max(now, free_at)
-        costs = {plan: self.cost(plan) for plan in {self._cheapest(other) for other in waiting}}
+        least = self._prices(self.plans).cost
         ahead = behind = 0.0
         tightest = math.inf
         for other in waiting:
-            cost = costs[self._cheapest(other)]
+            cost = self.cost(other.pinned) if other.pinned else least[other.floor]
             if other.due <= entry.due:
                 ahead += cost
             else:
@@ -80,7 +81,7 @@ class Promise:
             return None
         start = max(now, free_at)
         view = View.of(waiting, start, self.plans)
-        prices = Prices.of(view.plans, self.latency, self.max_batch)
+        prices = self._prices(view.plans)
         late = self._hopeless(view, prices)
         rung, reason = 0, DEADLINE
         if late < len(waiting):
@@ -95,6 +96,14 @@ class Promise:
         rows, full = self._batch(view, rung, prices)
         chosen = tuple(left[row] for row in rows)
         return Decision(chosen, self._plan(head, rung), full, "pinned" if head.pinned else reason, refused)
+
+    def _prices(self, plans: tuple[Plan, ...]) -> "Prices":
+        """What batches cost now; those of the rungs are reckoned only once they may have changed."""
+        if plans != self.plans:
+            return Prices.of(plans, self.latency, self.max_batch)
+        if self._known[0] != self.latency.version:
+            self._known = self.latency.version, Prices.of(plans, self.latency, self.max_batch)
+        return self._known[1]
 
     def _hopeless(self, view: "View", prices: "Prices") -> int:
         """How many at the head cannot be answered in time, alone and at the least they accept."""

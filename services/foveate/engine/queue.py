@@ -3,7 +3,7 @@
 import asyncio
 import math
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import overload
@@ -73,12 +73,12 @@ class WaitingQueue(Sequence[Entry]):
     def __getitem__(self, index: int | slice) -> Entry | list[Entry]:
         return self._entries[index]
 
-    def check_room(self, size_bytes: int, retry_after_s: float) -> None:
-        """Raises Overloaded when one more request of this size would not fit."""
+    def check_room(self, size_bytes: int, wait_s: Callable[[], float]) -> None:
+        """Raises Overloaded when one more request of this size would not fit; `wait_s` says for how long."""
         if len(self) >= self.max_items:
-            raise Overloaded(f"{self.max_items} requests are waiting already", retry_after_s)
+            raise Overloaded(f"{self.max_items} requests are waiting already", wait_s())
         if self._entries and self.bytes + size_bytes > self.max_bytes:
-            raise Overloaded(f"waiting requests hold {self.bytes} bytes already", retry_after_s)
+            raise Overloaded(f"waiting requests hold {self.bytes} bytes already", wait_s())
 
     def push(self, entry: Entry) -> None:
         insort(self._entries, entry, key=_DUE)
