@@ -216,7 +216,8 @@ class Engine:
         """Ask the policy, and refuse at once whom it has no time left for."""
         now, free_at = self.clock(), self.free_at
         flow = self.flow.read(now)
-        self.latency.others = flow.others
+        # What a lone request cost before it waited is over by now.
+        self.latency.others = flow.others if len(self._in_flight) > 1 else 0.0
         decision = self.policy.choose(self.queue, now, free_at, flow)
         for entry in decision.refused if decision else ():
             wait_s = max(0.0, free_at - now)

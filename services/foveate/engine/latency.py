@@ -217,7 +217,7 @@ class LatencyModel:
         point.weight = min(TRUSTED, point.weight + 1)
 
 
-CROWDED = 4.0
+CROWDED = 2.5
 """How much longer a forward takes for each core that others want of those it runs on: its threads wait for
 one another at every step, and the one that is held up holds up all."""
 
