@@ -5,11 +5,13 @@ import logging
 import os
 import signal
 import statistics
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from subprocess import CalledProcessError
 
+from foveate.core.errors import SetupError
 from foveate.models.hub import load
 from foveate.models.load import known, setting
 from loadtests.load.pictures import catalogue
@@ -59,13 +61,12 @@ def arguments() -> argparse.Namespace:
 
 
 def prepare(options: argparse.Namespace) -> Setup:
-    """The weights on disk, the pictures in memory."""
+    """The weights on disk with what cheaper plans are worth here, the pictures in memory."""
     weights = str(saved(options.cache))
     if known(weights, load(weights), setting("cpu", options.precision)) is None:
-        log.warning(
-            "Foveate knows no cheaper plan for these weights; first run: foveate profile %s --with vit-xs",
-            weights,
-        )
+        log.info("measuring what cheaper plans of these weights are worth, once")
+        command = [sys.executable, "-m", "foveate.gateway", "profile", weights, "--with", "vit-xs"]
+        subprocess.run([*command, "--precision", options.precision], check=True)  # noqa: S603
     return Setup(
         weights=weights,
         precision=options.precision,
@@ -99,7 +100,7 @@ def one_round(setup: Setup, names: Sequence[str], cache: Path, failed: Failed, s
             continue
         try:
             own = of_server(SERVERS[name], python(SERVERS[name], cache), setup, figures["raw_per_s"], seed)
-        except (RuntimeError, TimeoutError, OSError, CalledProcessError) as error:
+        except (SetupError, RuntimeError, TimeoutError, OSError, CalledProcessError) as error:
             failed[name] = f"{error}"
             log.warning("%s failed: %s", name, error)
             continue

@@ -3,9 +3,6 @@
 import asyncio
 import secrets
 import socket
-import subprocess
-import sys
-import tempfile
 import time
 import urllib.error
 from collections.abc import Sequence
@@ -14,13 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import orjson
-
 from foveate.core.plan import Precision
 from loadtests.closed_loop import Measurement, drive, request_bytes
+from loadtests.load.launch import launch
 from loadtests.load.pictures import Catalogue, Size
+from loadtests.load.result import Run
 from loadtests.peers.job import MOST_IN_BATCH, Job
-from loadtests.peers.running import ROOT, Server, ask, running
+from loadtests.peers.running import Server, ask, running
 from loadtests.peers.work import Work
 
 CONNECTIONS = (1, 8, 32)
@@ -76,21 +73,25 @@ def of_server(server: Server, python: Path, setup: Setup, rate: float, seed: int
     """
     job = Job(setup.weights, setup.precision, 0, UNHURRIED_MS, rate)
     log, jpegs = setup.logs / f"{server.name}.log", setup.pictures.jpegs
-    with running(server, python, _anew(job), jpegs[0], log) as url:
-        _warm(url, jpegs)
+    with running(server, python, anew(job), jpegs[0], log) as url:
+        warmed(url, jpegs)
         figures = closed_loops(url, jpegs[0], setup.seconds)
     managed = figures[f"closed_{TUNED_AT}_per_s"]
     for promise_ms in setup.promises_ms:
-        tuned = _anew(replace(job, slo_ms=promise_ms, rate=managed))
+        tuned = anew(replace(job, slo_ms=promise_ms, rate=managed))
         with running(server, python, tuned, jpegs[0], log) as url:
-            _warm(url, jpegs)
+            warmed(url, jpegs)
             for load in setup.loads:
-                found = open_loop(url, load * rate, promise_ms, setup, seed)
-                figures |= {f"open_{promise_ms:g}ms_{load:g}x_{name}": value for name, value in found.items()}
+                found = open_loop(url, load * rate, promise_ms, setup, seed).figures()
+                figures |= {
+                    f"open_{promise_ms:g}ms_{load:g}x_{name}": value
+                    for name, value in found.items()
+                    if value is not None
+                }
     return {f"{server.name}_{name}": value for name, value in figures.items()}
 
 
-def _anew(job: Job) -> Job:
+def anew(job: Job) -> Job:
     """On a port that is free, and the next four too: TorchServe takes five. Outgoing connections get
     theirs above these."""
     free = (port for port in range(21_000, 31_000, PORTS) if all(map(_free, range(port, port + PORTS))))
@@ -106,7 +107,7 @@ def _free(port: int) -> bool:
     return True
 
 
-def _warm(url: str, jpegs: Sequence[bytes]) -> None:
+def warmed(url: str, jpegs: Sequence[bytes]) -> None:
     """One after the other; BentoML fits its latencies to the first requests it gets."""
     for index in range(WARM_UP):
         with suppress(urllib.error.HTTPError, TimeoutError):  # the first may be later than the promise
@@ -114,12 +115,10 @@ def _warm(url: str, jpegs: Sequence[bytes]) -> None:
 
 
 def closed_loops(url: str, jpeg: bytes, seconds: float) -> Figures:
-    """Answers a second and median latency, each connection sending again as soon as it was answered."""
+    """Answers a second and median latency at each number of connections."""
     figures: Figures = {}
     for connections in CONNECTIONS:
-        found = asyncio.run(_closed(url, jpeg, connections, seconds))
-        if not found.latencies_s:
-            raise RuntimeError(f"{url} answered nobody at {connections} connections")
+        found = closed_loop(url, jpeg, connections, seconds)
         figures |= {
             f"closed_{connections}_per_s": found.per_second,
             f"closed_{connections}_p50_ms": found.p50_ms,
@@ -128,24 +127,29 @@ def closed_loops(url: str, jpeg: bytes, seconds: float) -> Figures:
     return figures
 
 
+def closed_loop(url: str, jpeg: bytes, connections: int, seconds: float) -> Measurement:
+    """Each connection sends again as soon as it was answered. Raises RuntimeError where nobody is."""
+    found = asyncio.run(_closed(url, jpeg, connections, seconds))
+    if not found.latencies_s:
+        raise RuntimeError(f"{url} answered nobody at {connections} connections")
+    return found
+
+
 async def _closed(url: str, jpeg: bytes, connections: int, seconds: float) -> Measurement:
     parts = urlsplit(url)
     async with asyncio.timeout(seconds + 60):  # a server that swallows a request would hold this for ever
         return await drive(parts.port or 80, request_bytes(parts.path, jpeg), connections, seconds)
 
 
-def open_loop(url: str, rate: float, promise_ms: float, setup: Setup, seed: int) -> Figures:
-    """Poisson arrivals at a rate, whatever becomes of them: the load generator's figures."""
+def open_loop(
+    url: str, rate: float, promise_ms: float, setup: Setup, seed: int, shape: str = "poisson", name: str = ""
+) -> Run:
+    """Arrivals at a rate, whatever becomes of them, as the load generator saw it. Raises SetupError."""
     parts = urlsplit(url)
-    with tempfile.NamedTemporaryFile(suffix=".json") as file:
-        options = {
-            "url": f"{parts.scheme}://{parts.netloc}", "path": parts.path, "shape": "poisson", "rate": rate,
-            "seconds": setup.seconds, "seed": seed, "slo-ms": promise_ms, "pictures": setup.size,
-            "patience-s": PATIENCE_S, "json": file.name,
-        }  # fmt: skip
-        given = [f"--{name}={value}" for name, value in options.items()]
-        subprocess.run(  # noqa: S603
-            [sys.executable, "-m", "loadtests.load", *given], cwd=ROOT, check=True, stdout=subprocess.DEVNULL
-        )
-        figures = orjson.loads(file.read())["runs"][0]["figures"]
-    return {name: float(value) for name, value in figures.items() if value is not None}
+    options = {
+        "url": f"{parts.scheme}://{parts.netloc}", "path": parts.path, "shape": shape, "rate": rate,
+        "seconds": setup.seconds, "seed": seed, "slo-ms": promise_ms, "pictures": setup.size,
+        "patience-s": PATIENCE_S, "name": name,
+    }  # fmt: skip
+    (run,) = launch(*(f"--{name}={value}" for name, value in options.items()))
+    return run

@@ -41,10 +41,3 @@ def test_the_time_allowed_is_the_mean_of_late() -> None:
     for number in range(400):
         meter.arrived(number / 100, 0.1 if number < 200 else 0.5)
     assert meter.read(4.0).allowed_s == pytest.approx(0.5, rel=0.02)
-
-
-def test_what_requests_cost_before_they_wait_takes_cores() -> None:
-    meter = FlowMeter(0.01)
-    for number in range(200):
-        meter.arrived(number / 100, 0.5, spent_s=0.004)
-    assert 0.2 < meter.read(2.0).others < 1.5

@@ -7,6 +7,7 @@ import pytest
 
 from foveate.core.model import Rung
 from foveate.core.plan import Plan
+from foveate.engine.host import Crowd
 from foveate.engine.latency import KNOWN, RECENT, Lanes, LatencyModel
 
 FULL = Plan("m", 32)
@@ -115,13 +116,26 @@ def test_a_forward_leaves_cores_to_others_where_its_threads_would_wait_for_one_a
     times = {1: {FULL: {8: 0.066}, CHEAP: {8: 0.009}}, 2: {FULL: {8: 0.035}, CHEAP: {8: 0.0082}}}
     lanes = Lanes(LADDER, times)
     assert (lanes.threads(FULL), lanes.threads(CHEAP)) == (2, 2)
-    lanes.others = 0.1
+    lanes.beside(Crowd(0.1))
     assert (lanes.threads(FULL), lanes.threads(CHEAP)) == (2, 1)
-    lanes.others = 0.9
+    lanes.beside(Crowd(0.9))
     assert (lanes.threads(FULL), lanes.threads(CHEAP)) == (1, 1)
     assert lanes.predict(FULL, 8) == pytest.approx(0.066)
-    lanes.others = 0.0
+    lanes.beside(Crowd())
     assert lanes.predict(FULL, 8) == pytest.approx(0.035)
+
+
+def test_what_waits_to_be_made_ready_crowds_short_batches_and_hardly_long_ones() -> None:
+    times = {1: {FULL: {8: 0.066}, CHEAP: {8: 0.0066}}, 2: {FULL: {8: 0.035}, CHEAP: {8: 0.0035}}}
+    lanes = Lanes(LADDER, times)
+    lanes.beside(Crowd(pending_s=0.01, lanes=2))
+    assert (lanes.threads(FULL), lanes.threads(CHEAP)) == (2, 1)
+    before = lanes.version
+    lanes.beside(Crowd(pending_s=0.011, lanes=2))
+    assert lanes.version == before, "nothing is reckoned anew where nothing changes"
+    lanes.beside(Crowd(pending_s=1.0, lanes=2))
+    assert (lanes.threads(FULL), lanes.threads(CHEAP)) == (1, 1)
+    assert lanes.version > before
 
 
 def test_what_was_not_timed_now_is_taken_in_proportion_to_what_was() -> None:

@@ -35,7 +35,5 @@ class Request:
     objective: Objective = field(default_factory=Objective)
     plan: Plan | None = None
     """Pinned by the client; None leaves the choice to the server."""
-    spent_s: float = 0.0
-    """Processor seconds that went into making the media what it is."""
     explain: bool = False
     """Asks for an account of what was looked at, which takes one more forward."""

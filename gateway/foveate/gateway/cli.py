@@ -68,6 +68,7 @@ def serve(
     from foveate.cluster.local import LocalCluster
     from foveate.core.metrics import Metrics
     from foveate.engine.fifo import Fifo
+    from foveate.engine.host import Host
     from foveate.engine.promise import Promise
     from foveate.engine.terms import Terms
     from foveate.gateway.app import create_app
@@ -78,6 +79,7 @@ def serve(
     cluster = LocalCluster(
         factories, metrics, settings.queue_items, settings.queue_bytes,
         Promise if settings.policy == "promise" else Fifo, Terms(settings.patience_s),
+        Host(settings.decode_threads),
     )  # fmt: skip
     application = create_app(cluster, settings, metrics)
     for card in cluster.cards().values():

@@ -8,5 +8,5 @@ from loadtests.peers.job import Job
 if __name__ == "__main__":
     job = Job.read()
     serve = ["serve", "--model", job.weights, "--precision", job.precision, "--port", str(job.port)]
-    sys.argv = ["foveate", *serve]
+    sys.argv = ["foveate", *serve, *sys.argv[1:]]
     main()

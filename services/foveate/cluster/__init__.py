@@ -6,6 +6,7 @@ from foveate.core.model import ModelCard
 from foveate.core.outcome import Outcome
 from foveate.core.plan import Plan
 from foveate.core.request import Objective, Request
+from foveate.engine.host import Host
 
 
 class Cluster(Protocol):
@@ -18,6 +19,11 @@ class Cluster(Protocol):
 
     @property
     def draining(self) -> bool: ...
+
+    @property
+    def host(self) -> Host:
+        """Where the gateway tells what it does on the cores that forwards run on."""
+        ...
 
     def cards(self) -> dict[str, ModelCard]:
         """Served models by name; the first is the default."""

@@ -11,6 +11,7 @@ from foveate.core.plan import Plan
 from foveate.core.request import Objective, Request
 from foveate.engine.compute import Compute
 from foveate.engine.engine import Engine
+from foveate.engine.host import Host
 from foveate.engine.policy import PolicyMaker
 from foveate.engine.promise import Promise
 from foveate.engine.runner import Runner
@@ -32,11 +33,12 @@ class LocalCluster:
         queue_bytes: int = 2**28,
         policy: PolicyMaker = Promise,
         terms: Terms | None = None,
+        host: Host | None = None,
     ) -> None:
         self._compute = Compute()
         self._runners = [self._compute.call(make) for make in factories]
         self._metrics, self._queue_items, self._queue_bytes = metrics, queue_items, queue_bytes
-        self._policy, self._terms = policy, terms
+        self._policy, self._terms, self.host = policy, terms, host or Host()
         self._cards = {runner.card.name: runner.card for runner in self._runners}
         if len(self._cards) < len(self._runners):
             raise SetupError("two of the models have the same name, and requests could not tell them apart")
@@ -55,7 +57,7 @@ class LocalCluster:
         for runner in self._runners:
             engine = Engine(
                 runner, self._metrics, self._queue_items, self._queue_bytes, self._compute,
-                policy=self._policy, terms=self._terms,
+                policy=self._policy, terms=self._terms, host=self.host,
             )  # fmt: skip
             engine.start()
             self._engines[runner.card.name] = engine

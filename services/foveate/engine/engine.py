@@ -18,6 +18,7 @@ from foveate.core.request import Objective, Request
 from foveate.engine.batch import Batch, forward
 from foveate.engine.compute import Compute
 from foveate.engine.flow import FlowMeter
+from foveate.engine.host import Crowd, Host
 from foveate.engine.latency import Lanes
 from foveate.engine.policy import Decision, Newcomer, PolicyMaker, Waiting
 from foveate.engine.promise import Promise
@@ -44,8 +45,10 @@ class Engine:
         clock: Callable[[], float] = time.monotonic,
         policy: PolicyMaker = Promise,
         terms: Terms | None = None,
+        host: Host | None = None,
     ) -> None:
-        self.runner, self.clock, self.terms = runner, clock, terms or Terms()
+        self.runner, self.clock = runner, clock
+        self.terms, self.host = terms or Terms(), host or Host()
         self.latency = Lanes(runner.card.ladder, runner.times if isinstance(runner, Threaded) else {})
         self.rungs = dependable(runner.card)
         self.policy = policy(self.rungs, self.latency, runner.max_batch)
@@ -115,7 +118,7 @@ class Engine:
         self._make_room(entry, now)
         if left is not None:
             entry.expiry = loop.call_later(left, self._expire, entry)
-        self.flow.arrived(now, self.terms.patience_s if left is None else left, request.spent_s)
+        self.flow.arrived(now, self.terms.patience_s if left is None else left)
         self.queue.push(entry)
         self._in_flight.add(entry)
         self._changed.set()
@@ -216,8 +219,9 @@ class Engine:
         """Ask the policy, and refuse at once whom it has no time left for."""
         now, free_at = self.clock(), self.free_at
         flow = self.flow.read(now)
-        # What a lone request cost before it waited is over by now.
-        self.latency.others = flow.others if len(self._in_flight) > 1 else 0.0
+        # What a lone request took before it waited is over by now.
+        alone = len(self._in_flight) == 1 and not self.host.pending
+        self.latency.beside(Crowd() if alone else self.host.crowd)
         decision = self.policy.choose(self.queue, now, free_at, flow)
         for entry in decision.refused if decision else ():
             wait_s = max(0.0, free_at - now)

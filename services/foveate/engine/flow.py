@@ -1,7 +1,6 @@
-"""How requests have been coming of late: the rate, the time they allow, and what they cost besides."""
+"""How requests have been coming of late: the rate, and the time they allow."""
 
 import math
-import time
 
 from foveate.engine.policy import Flow
 
@@ -11,12 +10,10 @@ BRIEF = 0.05
 """The same in a burst, as a share of the time that is allowed: it has to show while there is time left."""
 LEAST_SEEN = 0.1
 """Counting that has just begun is taken to have seen this share of a memory."""
-LOOK_S = 0.25
-"""How often the event loop's own use of a core is looked at."""
 
 
 class FlowMeter:
-    """Exponentially weighted counts of arrivals, and of the cores that are busy with other than forwards.
+    """Exponentially weighted counts of arrivals.
 
     The faster of two memories counts, for a burst must not be met with what the calm before it allowed.
     """
@@ -24,38 +21,28 @@ class FlowMeter:
     def __init__(self, lone_s: float = 0.0) -> None:
         """lone_s: seconds a lone request takes; a burst cannot show in less."""
         self.lone_s = lone_s
-        self._count = self._allowed = self._spent = self._burst = 0.0
+        self._count = self._allowed = self._burst = 0.0
         self._last, self._first, self._brief_s = -math.inf, math.inf, 0.01
-        self._looked, self._used, self._loop = -math.inf, 0.0, 0.0
 
-    def arrived(self, now: float, allowed_s: float, spent_s: float = 0.0) -> None:
-        """A request came that allows so many seconds for its answer, after so much was spent on it."""
+    def arrived(self, now: float, allowed_s: float) -> None:
+        """A request came that allows so many seconds for its answer."""
         fade = self._fade(now, MEMORY_S)
         self._first = min(self._first, now)
         self._count = fade * self._count + 1
         self._allowed = fade * self._allowed + allowed_s
-        self._spent = fade * self._spent + spent_s
         self._brief_s = max(self.lone_s, BRIEF * self._allowed / self._count)
         self._burst = self._fade(now, self._brief_s) * self._burst + 1
         self._last = now
 
     def read(self, now: float) -> Flow:
-        """The flow as of now. Called on the event loop's thread, whose processor time it looks at."""
+        """The flow as of now."""
         if not self._count:
             return Flow()
         # One alone is no flow: those are expected who come as the others did, and not the last one again.
         seen = max(LEAST_SEEN, 1 - math.exp((self._first - now) / MEMORY_S))
         steady = self._fade(now, MEMORY_S) * (self._count - 1) / (MEMORY_S * seen)
         burst = self._fade(now, self._brief_s) * (self._burst - 1) / self._brief_s
-        others = steady * self._spent / self._count + self._loop_share(now)
-        return Flow(max(steady, burst), self._allowed / self._count, others)
+        return Flow(max(steady, burst), self._allowed / self._count)
 
     def _fade(self, now: float, memory_s: float) -> float:
         return math.exp((self._last - now) / memory_s)
-
-    def _loop_share(self, now: float) -> float:
-        if now - self._looked >= LOOK_S:
-            used = time.thread_time()
-            self._loop = (used - self._used) / (now - self._looked)
-            self._looked, self._used = now, used
-        return self._loop

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from foveate.core.model import Rung
 from foveate.core.plan import Plan
+from foveate.engine.host import Crowd
 
 PlanTimes = Mapping[Plan, Mapping[int, float]]
 """Seconds of a batch by plan and size."""
@@ -217,9 +218,9 @@ class LatencyModel:
         point.weight = min(TRUSTED, point.weight + 1)
 
 
-CROWDED = 2.5
-"""How much longer a forward takes for each core that others want of those it runs on: its threads wait for
-one another at every step, and the one that is held up holds up all."""
+CROWDED = 3.0
+"""How many times as long a forward takes for each core that others want of those it runs on: its threads
+wait for one another at every step, and the one that is held up holds up all."""
 
 
 class Lanes:
@@ -233,35 +234,37 @@ class Lanes:
         if not self._models:
             self._models = {1: LatencyModel(ladder)}
         self._most = max(self._models)
-        self._ladder, self._times, self._alone = ladder, times, dict[Plan, Mapping[int, float]]()
-        self._others, self.version = 0.0, 0
+        self._ladder, self._times, self._alone = ladder, times, dict[Plan, _Alone]()
+        self._crowd, self._choice, self.version = Crowd(), dict[Plan, int](), 0
+        self.beside(self._crowd)
 
-    @property
-    def others(self) -> float:
-        """Cores that are busy with other things than forwards, to a twentieth."""
-        return self._others
-
-    @others.setter
-    def others(self, cores: float) -> None:
-        rounded = round(20 * cores) / 20
-        self.version += rounded != self._others
-        self._others = rounded
+    def beside(self, crowd: Crowd) -> None:
+        """Forwards will run beside this."""
+        self._crowd = crowd
+        choice = {rung.plan: self._chosen(rung.plan) for rung in self._ladder}
+        self.version += choice != self._choice
+        self._choice = choice
 
     def threads(self, plan: Plan) -> int:
         """How many a forward under this plan had best use now."""
+        return self._choice.get(plan) or self._chosen(plan)
+
+    def _chosen(self, plan: Plan) -> int:
         if len(self._models) == 1:
             return self._most
+        if plan not in self._alone:
+            self._alone[plan] = self._quiet(plan)
+        alone = self._alone[plan]
+        others = self._crowd.cores(alone.span_s)
 
         def seconds(threads: int) -> float:
-            wanted = max(0.0, self.others - (self._most - threads))
-            return alone[threads] * (1 + CROWDED * wanted)
+            wanted = max(0.0, others - (self._most - threads))
+            return alone.seconds[threads] * math.exp(math.log(CROWDED) * wanted)
 
-        alone = self._alone.get(plan) or self._alone.setdefault(plan, self._quiet(plan))
         return min(self._models, key=seconds)
 
-    def _quiet(self, plan: Plan) -> Mapping[int, float]:
-        """Seconds of a batch by threads on a machine that does nothing else: of this plan, or of the one
-        that is nearest in cost."""
+    def _quiet(self, plan: Plan) -> "_Alone":
+        """Of this plan, or of the one that was timed and is nearest in cost."""
         if len(self._alone) > KNOWN:
             self._alone.clear()
         every = self._times[self._most]
@@ -269,10 +272,11 @@ class Lanes:
         cost = next((rung.gflops for rung in self._ladder if rung.plan == plan), self._ladder[-1].gflops)
         near = min(timed, key=lambda rung: _apart(rung.gflops, cost)).plan
         sizes = set.intersection(*(set(found[near]) for found in self._times.values()))
-        return {
+        seconds = {
             threads: sum(found[near][size] / every[near][size] for size in sizes)
             for threads, found in self._times.items()
         }
+        return _Alone(every[near][max(sizes)], seconds)
 
     def _model(self, plan: Plan) -> LatencyModel:
         return self._models[self.threads(plan)]
@@ -294,3 +298,13 @@ class Lanes:
         """A batch has run on so many threads. Gives what it took over what was predicted."""
         self.version += 1
         return self._models[threads].observe(plan, size, seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class _Alone:
+    """What batches of a plan take on a machine that does nothing else."""
+
+    span_s: float
+    """Seconds of a large batch on all threads."""
+    seconds: Mapping[int, float]
+    """By threads, on a scale of their own."""

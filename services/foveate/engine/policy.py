@@ -85,8 +85,6 @@ class Flow:
     """A second."""
     allowed_s: float = math.inf
     """Mean seconds from arrival to deadline."""
-    others: float = 0.0
-    """Cores that are busy with other things than forwards."""
 
 
 class Policy(Protocol):

@@ -1,0 +1,198 @@
+"""Promises under overload, over a step, against other servers and in the simulator: writes
+docs/benchmarks/slo.{json,md,html}."""
+
+import argparse
+import logging
+import math
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from subprocess import CalledProcessError
+
+from foveate.core.errors import SetupError
+from foveate.core.model import Rung
+from foveate.engine.fifo import Fifo
+from foveate.engine.promise import Promise
+from loadtests.load.page import page as report
+from loadtests.load.result import Run
+from loadtests.load.score import accuracy, attainment, quality
+from loadtests.overhead import fast_precision
+from loadtests.peers.__main__ import CACHE, install, medians, prepare
+from loadtests.peers.environment import python
+from loadtests.peers.measure import Figures, Setup, raw
+from loadtests.peers.running import SERVERS
+from loadtests.report import FOLDER, write
+from loadtests.simulate.__main__ import read_rungs
+from loadtests.simulate.run import World
+from loadtests.slo import decisions, late, simulated
+from loadtests.slo.live import CALM, OURS, OVERLOAD, STATIC, STEP, Bench, recovery
+from loadtests.slo.page import page
+
+log = logging.getLogger("loadtests.slo")
+PEERS = ",".join(name for name in SERVERS if name != OURS.name)
+SHARE = 0.7
+"""Of the raw rate, where the search for the highest rate of a server that runs full begins."""
+BEYOND = 1.4
+"""Times its own highest rate, where the simulator is compared while requests are refused."""
+SIMULATED_S = 20.0
+
+
+def main() -> None:
+    options = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # and with it whatever server runs
+    logging.basicConfig(level="INFO", format="%(asctime)s %(message)s")
+    options.cache.mkdir(parents=True, exist_ok=True)
+    setup = prepare(options)
+    rungs = read_rungs(str(Path(setup.weights).with_suffix(".profile.json")))
+    names, failed = install([name for name in options.peers.split(",") if name], options.cache)
+    figures = alone(options.seed)
+    rounds, runs = [], list[Run]()
+    for seed in range(options.seed, options.seed + options.rounds):
+        found, runs = one_round(setup, rungs, names, failed, options.cache, seed)
+        rounds.append(found)
+        log.info("round %d: %s", seed, {name: round(value, 3) for name, value in found.items()})
+    figures |= medians(rounds)
+    body = page(figures, [name for name in names if name not in failed], failed, setup, options.rounds)
+    if options.draft:
+        print(body)
+        return
+    (FOLDER / "slo.html").write_text(report(runs))
+    print(write("slo", figures, body).read_text())
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m loadtests.slo", description=__doc__)
+    parser.add_argument("--peers", default=PEERS, help="which (default: %(default)s); empty: none")
+    parser.add_argument("--cache", type=Path, default=CACHE, help="weights, environments, logs (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=12.0, help="of each single run")
+    parser.add_argument("--promises", default="500", help="the promise in milliseconds (%(default)s)")
+    parser.add_argument("--pictures", choices=("scene", "640x480"), default="640x480")
+    parser.add_argument("--precision", default=fast_precision())
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--draft", action="store_true", help="print the page, write nothing")
+    parser.set_defaults(loads="1")
+    return parser.parse_args()
+
+
+def alone(seed: int) -> Figures:
+    """What needs no other process: decisions, forwards for nobody, and the simulator with its oracle."""
+    rungs = read_rungs("vit-t")
+    figures: Figures = decisions.cost_ms(rungs, seed) | late.count(seed)
+    ratios = simulated.oracle_ratios(rungs, Promise, 0.2, SIMULATED_S, seed)
+    figures |= {f"oracle_ratio_{shape}": ratio for shape, ratio in ratios.items()}
+    figures["oracle_ratio_min"] = min(ratios.values())
+    log.info("%s", figures)
+    return figures
+
+
+def one_round(
+    setup: Setup, rungs: Sequence[Rung], names: Sequence[str], failed: dict[str, str], cache: Path, seed: int
+) -> tuple[Figures, list[Run]]:
+    """All servers once. A peer that fails is added to `failed`."""
+    figures = raw(setup)
+    bench = Bench(setup, setup.promises_ms[0], figures["raw_per_s"])
+    log.info("round %d: raw %.1f/s, %.1f%% right", seed, bench.raw_per_s, 100 * figures["raw_8_accuracy"])
+    static, ours = static_full(bench, seed), promise(bench, seed)
+    figures |= compared(bench, static, ours, figures["raw_8_accuracy"])
+    figures |= gaps(bench, rungs, static, ours)
+    for name in names:
+        if name not in failed:
+            try:
+                figures[f"rate_{name}"] = peer(bench, name, python(SERVERS[name], cache), seed)
+            except (SetupError, RuntimeError, TimeoutError, OSError, CalledProcessError) as error:
+                failed[name] = f"{error}"
+                log.warning("%s failed: %s", name, error)
+    rates = [figures[f"rate_{name}"] for name in names if f"rate_{name}" in figures]
+    if any(rates):
+        figures["rate_ratio_best_peer"] = ours.rate / max(rates)
+    return figures, [static.overload, ours.overload, *ours.more[:1], *static.search, *ours.search]
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a server of ours did in a round."""
+
+    rate: float
+    """The highest with the promise kept."""
+    search: list[Run]
+    overload: Run
+    more: list[Run] = field(default_factory=list)
+
+
+def static_full(bench: Bench, seed: int) -> Shown:
+    """The server that always spends full compute."""
+    with bench.served(STATIC, python(STATIC, bench.setup.logs), bench.raw_per_s) as url:
+        rate, search = bench.most(url, STATIC.name, SHARE * bench.raw_per_s, seed)
+        overload = bench.offer(url, f"{STATIC.name}, overload", OVERLOAD * bench.raw_per_s, seed)
+        near = bench.offer(url, f"{STATIC.name}, at its limit", bench.raw_per_s, seed + 1000)
+        return Shown(rate, search, overload, [near])
+
+
+def promise(bench: Bench, seed: int) -> Shown:
+    """The server that chooses."""
+    with bench.served(OURS, python(OURS, bench.setup.logs), bench.raw_per_s) as url:
+        overload = bench.offer(url, f"{OURS.name}, overload", OVERLOAD * bench.raw_per_s, seed)
+        step = bench.offer(url, f"{OURS.name}, step", CALM * bench.raw_per_s, seed, f"step:{STEP:g}")
+        rate, search = bench.most(url, OURS.name, 3 * SHARE * bench.raw_per_s, seed)
+        again = bench.offer(url, f"{OURS.name}, overload", OVERLOAD * bench.raw_per_s, seed + 1000)
+        beyond = [bench.offer(url, f"{OURS.name}, beyond", BEYOND * rate, seed + i) for i in (0, 1000)]
+        return Shown(rate, search, overload, [step, again, *beyond])
+
+
+def compared(bench: Bench, static: Shown, ours: Shown, full_accuracy: float) -> Figures:
+    """The overload and the step, in figures."""
+    step = recovery(ours.more[0])
+    records = ours.overload.records
+    return {
+        "overload_per_s": ours.overload.figures()["offered_per_s"] or math.nan,
+        "overload_static_attainment": attainment(static.overload.records),
+        "overload_attainment": attainment(records),
+        "overload_accuracy": accuracy(records),
+        "overload_accuracy_loss_points": 100 * (full_accuracy - accuracy(records)),
+        "overload_quality": quality(records),
+        "rate_static": static.rate,
+        "rate_ours": ours.rate,
+        "rate_ratio_static": ours.rate / static.rate if static.rate else math.inf,
+        "rate_ratio_raw": ours.rate / bench.raw_per_s,
+        "recovery_s": step.recovery_s,
+        "quality_back_s": step.quality_back_s,
+        "step_attainment": attainment(ours.more[0].records),
+    }
+
+
+def gaps(bench: Bench, rungs: Sequence[Rung], static: Shown, ours: Shown) -> Figures:
+    """Simulated against real attainment, in points: costs are taken from one run, arrivals from another."""
+    world = World(tuple(rungs), simulated.MAX_BATCH, simulated.QUEUE_ITEMS)
+    _, again, beyond, other = ours.more
+    figures: Figures = {}
+    for name, policy, learnt, tried in (
+        ("static", Fifo, static.overload, static.more[0]),
+        ("overload", Promise, ours.overload, again),
+        ("beyond", Promise, beyond, other),
+    ):
+        costs = simulated.costs(learnt, world)
+        real = attainment(tried.records)
+        found = simulated.attained(tried, world, policy, costs, bench.promise_ms / 1e3)
+        figures |= {
+            f"sim_real_{name}_real": real,
+            f"sim_real_{name}_simulated": found,
+            f"sim_real_{name}_slower": costs.disturbance.slower,
+            f"sim_real_{name}_gap_points": 100 * abs(real - found),
+        }
+    gap = max(value for name, value in figures.items() if name.endswith("gap_points"))
+    return figures | {"sim_real_gap_points": gap}
+
+
+def peer(bench: Bench, name: str, interpreter: Path, seed: int) -> float:
+    """The highest rate at which another server keeps the promise."""
+    server = SERVERS[name]
+    managed = bench.managed(server, interpreter)
+    with bench.served(server, interpreter, managed) as url:
+        return bench.most(url, name, SHARE * managed, seed)[0]
+
+
+if __name__ == "__main__":
+    main()
