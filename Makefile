@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 ARGS ?=
 
-.PHONY: serve test check fmt bench-overhead bench-models bench-elastic bench-decode train train-env clean
+.PHONY: serve test check fmt bench-overhead bench-models bench-elastic bench-decode bench-slo bench-peers train train-env clean
 
 serve: $(VENV)/.installed
 	$(BIN)/foveate serve $(ARGS)
@@ -35,6 +35,12 @@ bench-elastic: $(VENV)/.train
 
 bench-decode: $(VENV)/.train
 	$(BIN)/python -m loadtests.decode $(ARGS)
+
+bench-slo: $(VENV)/.dev
+	$(BIN)/python -m loadtests.slo $(ARGS)
+
+bench-peers: $(VENV)/.dev
+	$(BIN)/python -m loadtests.peers $(ARGS)
 
 train: $(VENV)/.train
 	$(BIN)/python -m training.train $(ARGS)

@@ -56,8 +56,7 @@ class _Connection(asyncio.Protocol):
         end = self.buffer.find(b"\r\n\r\n")
         if end < 0:
             return
-        at = self.buffer.find(b"content-length: ") + 16
-        if len(self.buffer) < end + 4 + int(self.buffer[at : self.buffer.find(b"\r", at)]):
+        if not self._whole(end):
             return
         if self.buffer.startswith(b"HTTP/1.1 200"):
             self.into.latencies_s.append(time.perf_counter() - self.sent)
@@ -65,6 +64,14 @@ class _Connection(asyncio.Protocol):
             self.into.failures += 1
         self.buffer.clear()
         self._send()
+
+    def _whole(self, end: int) -> bool:
+        """Whether the body that follows the head, which ends there, has come as far as it was announced."""
+        at = self.buffer.find(b"content-length: ", 0, end)
+        if at < 0:  # in chunks, the last of them empty
+            return self.buffer.endswith(b"0\r\n\r\n")
+        at += len(b"content-length: ")
+        return len(self.buffer) >= end + 4 + int(self.buffer[at : self.buffer.find(b"\r", at)])
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.done.done():

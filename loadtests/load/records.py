@@ -10,7 +10,7 @@ from loadtests.load.answers import UNREADABLE, Answer, Parser
 
 Kind = Literal["in time", "late", "refused", "expired", "error", "unanswered"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-"""Answered before the deadline; after it; 429 or 503; 504; anything else that is no answer, broken
+"""Answered before the deadline; after it; 429 or 503; 408 or 504; anything else that is no answer, broken
 connections included; nothing at all for as long as was waited."""
 
 
@@ -82,7 +82,7 @@ def outcome(exchange: Exchange, answer: Answer | None, deadline_s: float) -> Kin
         return "in time" if exchange.ended - exchange.at <= deadline_s else "late"
     if exchange.status in (429, 503):
         return "refused"
-    if exchange.status == 504:
+    if exchange.status in (408, 504):
         return "expired"
     return "unanswered" if math.isnan(exchange.ended) else "error"
 

@@ -142,14 +142,15 @@ async def _closed(url: str, jpeg: bytes, connections: int, seconds: float) -> Me
 
 
 def open_loop(
-    url: str, rate: float, promise_ms: float, setup: Setup, seed: int, shape: str = "poisson", name: str = ""
-) -> Run:
+    url: str, rate: float, promise_ms: float, setup: Setup, seed: int,
+    shape: str = "poisson", name: str = "", headers: str = "",
+) -> Run:  # fmt: skip
     """Arrivals at a rate, whatever becomes of them, as the load generator saw it. Raises SetupError."""
     parts = urlsplit(url)
     options = {
         "url": f"{parts.scheme}://{parts.netloc}", "path": parts.path, "shape": shape, "rate": rate,
         "seconds": setup.seconds, "seed": seed, "slo-ms": promise_ms, "pictures": setup.size,
-        "patience-s": PATIENCE_S, "name": name,
+        "patience-s": PATIENCE_S, "name": name, "headers": headers,
     }  # fmt: skip
     (run,) = launch(*(f"--{name}={value}" for name, value in options.items()))
     return run

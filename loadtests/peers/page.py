@@ -81,8 +81,8 @@ def open_loops(figures: Figures, names: Sequence[str], promise_ms: float, loads:
     ]
     return f"""## A promise of {promise_ms:g} ms
 
-Poisson arrivals. In time: share of all that were offered; top-1: among those answered in time. A status of
-408, which mosec and Ray Serve send for expired, counts as an error; TorchServe does not answer what it drops.
+Poisson arrivals. In time: share of all that were offered; top-1: among those answered in time. Expired:
+a status of 504, or of 408, which mosec and Ray Serve send. TorchServe does not answer what it drops.
 
 {table(head, rows)}"""
 

@@ -25,9 +25,6 @@ CALM, STEP = 0.5, 4.0
 """The rate before and after a step, as multiples of the raw rate, and by how much more come in its third."""
 PRECISION = 0.08
 """How closely the highest rate is searched for."""
-LOST = 0.002
-"""Mean quality of a window may be so far below full's and still count as back: 1 in 10 answered a
-hundredth worse."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +44,10 @@ class Bench:
             warmed(url, jpegs)
             yield url
 
-    def offer(self, url: str, name: str, rate: float, seed: int, shape: str = "poisson") -> Run:
-        run = open_loop(url, rate, self.promise_ms, self.setup, seed, shape, name)
+    def offer(
+        self, url: str, name: str, rate: float, seed: int, shape: str = "poisson", headers: str = ""
+    ) -> Run:
+        run = open_loop(url, rate, self.promise_ms, self.setup, seed, shape, name, headers)
         log.info("%s, %s at %.1f/s: %.2f%% in time", name, shape, rate, 100 * attainment(run.records))
         return run
 
@@ -81,14 +80,14 @@ class Recovery:
     """From the end of the step to the end of the last quarter of a second that was answered below full."""
 
 
-def recovery(run: Run, full: float = 1.0) -> Recovery:
+def recovery(run: Run) -> Recovery:
     """Of a run whose middle third was a step."""
     third = run.span_s / 3
     cut = windows(run.records)
     inside = [w for w in cut if third <= w.start < 2 * third]
     after = [w for w in cut if w.start >= 2 * third]
     broken = [w for w in inside if w.attainment < GOAL]
-    degraded = [w for w in after if not math.isnan(w.quality) and w.quality < full - LOST]
+    degraded = [w for w in after if not math.isnan(w.quality) and w.quality < 1]
     return Recovery(_last(broken, third), _last(degraded, 2 * third))
 
 

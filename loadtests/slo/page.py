@@ -46,9 +46,9 @@ def page(f: Figures, peers: Sequence[str], failed: Mapping[str, str], setup: Set
 
 
 SIMULATED = {
-    "static": "static-full at the raw rate",
+    "static": "static-full at the overload",
     "overload": "Foveate at the overload",
-    "beyond": "Foveate past its highest rate",
+    "beyond": "Foveate at three times the raw rate, at no less than full's quality",
 }
 
 

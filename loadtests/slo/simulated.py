@@ -66,23 +66,22 @@ class Costs:
 def costs(run: Run, world: World) -> Costs:
     """From the answers of a run, which say where their time went."""
     named = {rung.plan.beside(world.rungs[-1].plan): world.costs[rung.plan] for rung in world.rungs}
-    off = [
-        math.log(seconds / named[rung][size])
-        for (rung, size), times in batches(run).items()
-        for seconds in times
-    ]
+    ran = [(seconds, named[rung][size]) for (rung, size), times in batches(run).items() for seconds in times]
+    slower = sum(took for took, _ in ran) / sum(profiled for _, profiled in ran)
+    noise = statistics.pstdev(math.log(took / profiled) for took, profiled in ran)
     outside = [
         record.latency_s - (record.timings_ms["queue"] + record.timings_ms["compute"]) / 1e3
         for record in run.records
         if "compute" in record.timings_ms
     ]
-    disturbed = Disturbance(math.exp(statistics.median(off)), statistics.pstdev(off), 0.0)
-    return Costs(disturbed, statistics.median(outside))
+    return Costs(Disturbance(slower, noise, 0.0), statistics.median(outside))
 
 
-def attained(run: Run, world: World, policy: PolicyMaker, costs: Costs, slo_s: float) -> float:
+def attained(
+    run: Run, world: World, policy: PolicyMaker, costs: Costs, slo_s: float, min_quality: float
+) -> float:
     """The attainment that is simulated for the arrivals of a real run, with the costs of another one."""
     at = np.array([record.at for record in run.records])
-    workload = Workload.draw(at, [Kind(slo_s - costs.outside_s)], 0)
+    workload = Workload.draw(at, [Kind(slo_s - costs.outside_s, min_quality)], 0)
     disturbed = replace(world, disturbance=costs.disturbance)
     return simulate(disturbed, policy, workload, 0).attainment

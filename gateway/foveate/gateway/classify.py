@@ -145,7 +145,7 @@ class Classifier:
                 size = getattr(media, "nbytes", len(media))
                 request = Request(
                     request_id, card.name, media, size,
-                    objective=objective, plan=plan, explain=explain,
+                    objective=objective, plan=plan, expected=True, explain=explain,
                 )  # fmt: skip
                 outcome = await self.cluster.submit(request)
         total_s = monotonic() - arrived

@@ -32,8 +32,8 @@ class Cluster(Protocol):
     async def start(self) -> None: ...
 
     def expect(self, model: str, objective: Objective, plan: Plan | None, ready_in_s: float) -> None:
-        """Raises TooLate where a request that can be run in so many seconds would come too late already:
-        asked before anything is spent on it."""
+        """A request has come, and can be run in so many seconds. Raises TooLate where that is too late
+        already: told before anything is spent on it."""
         ...
 
     async def submit(self, request: Request) -> Outcome:

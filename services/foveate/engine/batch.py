@@ -1,11 +1,11 @@
 """A batch on its way through the runner, on the compute thread."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from foveate.core.errors import RunFailed
+from foveate.core.errors import DeadlineExceeded, RunFailed
 from foveate.core.outcome import Result
 from foveate.engine.policy import Decision
 from foveate.engine.queue import Entry
@@ -24,27 +24,47 @@ class Batch:
     """The runner's input, where it was put together while another batch ran."""
 
 
-def forward(runner: Runner, entries: Sequence[Entry], batch: Batch) -> Sequence[Result | Exception]:
-    """One forward for those of the batch who still wait; if it fails as a whole, each gets its own."""
-    plan, stacked = batch.decision.plan, batch.stacked
+Ran = tuple[Sequence[Entry], Sequence[Result | Exception]]
+"""Who had a forward, and what came of it."""
+Clock = Callable[[], float]
+
+
+def forward(runner: Runner, batch: Batch, clock: Clock) -> Ran:
+    """One forward for those of the batch who still wait, of whom there may be none; if it fails as a whole,
+    each gets its own."""
+    entries: Sequence[Entry] = batch.decision.entries
     try:
-        if isinstance(runner, Threaded):
-            runner.use(batch.threads)
-        if stacked is None:
-            stacked = runner.stack([entry.request.media for entry in entries], plan)
-        results = runner.run(stacked, plan)
+        entries, results = _together(runner, batch, clock)
         if len(results) != len(entries):
             raise RunFailed(f"the model gave {len(results)} results for {len(entries)} requests")
-        return results
     except Exception as error:
         log.warning("a batch of %d failed", len(entries), exc_info=True)
         if len(entries) == 1:
-            return [error]
-        return [_alone(runner, entry, replace(batch, stacked=None)) for entry in entries]
+            return entries, [error]
+        each = [_alone(runner, entry, batch, clock) for entry in entries]
+        return entries, each
+    return entries, results
 
 
-def _alone(runner: Runner, entry: Entry, batch: Batch) -> Result | Exception:
+def _together(runner: Runner, batch: Batch, clock: Clock) -> Ran:
+    """Rows of those who leave or expire before the forward begins, staged or not, are left out of it: the
+    timer that ends an expired entry, and this thread, may be late where the event loop is busy."""
+    plan, stacked = batch.decision.plan, batch.stacked
+    if isinstance(runner, Threaded):
+        runner.use(batch.threads)
+    entries = batch.decision.entries
+    while True:
+        now = clock()
+        waiting = tuple(entry for entry in entries if entry.alive and entry.deadline > now)
+        if not waiting:
+            return (), []
+        if stacked is not None and len(waiting) == len(entries):
+            return entries, runner.run(stacked, plan)
+        entries, stacked = waiting, runner.stack([entry.request.media for entry in waiting], plan)
+
+
+def _alone(runner: Runner, entry: Entry, batch: Batch, clock: Clock) -> Result | Exception:
     """After its batch failed: a forward of its own, if anybody still waits."""
-    if not entry.alive:
-        return RunFailed("nobody waits for this request")
-    return forward(runner, [entry], batch)[0]
+    lone = Batch(replace(batch.decision, entries=(entry,)), batch.threads)
+    _, results = forward(runner, lone, clock)
+    return results[0] if results else DeadlineExceeded("the deadline passed before the answer was ready")

@@ -115,27 +115,31 @@ class Engine:
         loop = asyncio.get_running_loop()
         due, floor = self.terms.due(objective, now), self.floor(objective.min_quality)
         entry = Entry(request, due, floor, loop.create_future(), now)
+        if not request.expected:
+            self._count(entry.deadline, now)
         self._make_room(entry, now)
         if left is not None:
             entry.expiry = loop.call_later(left, self._expire, entry)
-        self.flow.arrived(now, self.terms.patience_s if left is None else left)
         self.queue.push(entry)
         self._in_flight.add(entry)
         self._changed.set()
         return entry
 
     def expect(self, objective: Objective, plan: Plan | None, ready_in_s: float) -> None:
-        """Raises TooLate where a request that can be run in so many seconds would come too late already."""
+        """A request came that can be run in so many seconds. Raises TooLate where that is too late."""
         now = self.clock()
         due, floor = self.terms.due(objective, now), self.floor(objective.min_quality)
         deadline = math.inf if objective.deadline is None else objective.deadline
         if deadline <= now:
             raise DeadlineExceeded("the deadline had passed before the request was read")
         newcomer: Waiting = Newcomer(due, deadline, floor, plan, objective.tenant)
+        self._count(deadline, now)
         refusal = self.policy.admit(newcomer, self.queue, now, max(self.free_at, now + ready_in_s))
         if refusal is not None and refusal.entry is newcomer:
-            self.flow.arrived(now, deadline - now)
             raise too_late(refusal, deadline - now)
+
+    def _count(self, deadline: float, now: float) -> None:
+        self.flow.arrived(now, self.terms.patience_s if math.isinf(deadline) else deadline - now)
 
     def floor(self, min_quality: float) -> int:
         """Index of the cheapest rung that is good enough; of full where no other is."""
@@ -149,7 +153,6 @@ class Engine:
             return
         error = too_late(refusal, refusal.entry.deadline - now)
         if refusal.entry is entry:
-            self.flow.arrived(now, entry.deadline - now)
             raise error
         self._refuse(refusal.entry, error)
 
@@ -218,7 +221,7 @@ class Engine:
     def _decide(self) -> Decision[Entry] | None:
         """Ask the policy, and refuse at once whom it has no time left for."""
         now, free_at = self.clock(), self.free_at
-        flow = self.flow.read(now)
+        flow = replace(self.flow.read(now), coming=self.host.pending)
         # What a lone request took before it waited is over by now.
         alone = len(self._in_flight) == 1 and not self.host.pending
         self.latency.beside(Crowd() if alone else self.host.crowd)
@@ -246,24 +249,23 @@ class Engine:
         asked, self._bound_s = self.clock(), 0.0
         self._compute.free_at = max(asked, self._compute.free_at) + self._predict(batch.decision)
         async with self._compute.turn:
-            entries = [entry for entry in batch.decision.entries if entry.alive]
-            if len(entries) < len(batch.decision.entries):
-                batch.stacked = None  # somebody left after staging: their rows must not reach the forward
-            if entries:
-                await self._forward(entries, batch, asked)
+            await self._forward(batch, asked)
         self._compute.free_at = self.clock()
         self._changed.set()
 
-    async def _forward(self, entries: Sequence[Entry], batch: Batch, asked: float) -> None:
+    async def _forward(self, batch: Batch, asked: float) -> None:
         started = self.clock()
+        entries: Sequence[Entry] = batch.decision.entries
         self._running_gauge.set(len(entries))
         try:
-            results = await self._compute.run(partial(forward, self.runner, entries, batch))
+            entries, results = await self._compute.run(partial(forward, self.runner, batch, self.clock))
         except Exception:  # whatever it was, it ends these requests and not the loop
             log.exception("the compute thread failed")
             results = [RunFailed("the model failed on this request")] * len(entries)
         finally:
             self._running_gauge.set(0)
+        if not entries:
+            return
         if not any(isinstance(result, Exception) for result in results):
             # From when the device was asked for: what other models take of it makes this one slower too.
             taken = self.clock() - asked

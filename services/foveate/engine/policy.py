@@ -85,6 +85,8 @@ class Flow:
     """A second."""
     allowed_s: float = math.inf
     """Mean seconds from arrival to deadline."""
+    coming: int = 0
+    """Requests that are being made ready, and will wait too in a moment."""
 
 
 class Policy(Protocol):

@@ -151,7 +151,7 @@ class Promise:
         reason: Reason = "full"
         for rung in range(len(self.plans) - 1, -1, -1):
             costs = prices.cost[view.gets(rung)]
-            if rung and not self._keeps_up(delay_s + float(costs.sum()), float(costs.mean()), flow):
+            if rung and not self._keeps_up(delay_s, costs, flow):
                 reason = "load"
             elif (self.latency.margin * self._done(view, rung, prices) > view.slack).any():
                 reason = "deadline"
@@ -159,10 +159,12 @@ class Promise:
                 return rung, reason
         return -1, reason
 
-    def _keeps_up(self, backlog_s: float, cost_s: float, flow: Flow) -> bool:
+    def _keeps_up(self, delay_s: float, costs: Floats, flow: Flow) -> bool:
         """Whether the queue will not outgrow its share of the time allowed if as many come as of late."""
         if math.isinf(flow.allowed_s):
             return True
+        cost_s = float(costs.mean())
+        backlog_s = delay_s + (len(costs) + flow.coming) * cost_s
         grows = min(flow.allowed_s, AHEAD_S) * (flow.rate * cost_s - 1)
         return backlog_s + grows <= self.headroom * flow.allowed_s
 
