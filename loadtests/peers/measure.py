@@ -25,7 +25,8 @@ TUNED_AT = 8
 """What is managed at so many connections is what a server is tuned with."""
 UNHURRIED_MS = 60_000.0
 """The promise of closed loops, which are not about promises: nothing is refused."""
-WARM_UP = 32
+WARM_UP, WARM_S = 32, 3.0
+"""Pictures one by one, and seconds of a closed loop at TUNED_AT, before anything is measured."""
 PORTS = 5
 PATIENCE_S = 3.0
 """An answer that comes later than this counts as none; TorchServe never answers those it drops."""
@@ -108,10 +109,11 @@ def _free(port: int) -> bool:
 
 
 def warmed(url: str, jpegs: Sequence[bytes]) -> None:
-    """One after the other; BentoML fits its latencies to the first requests it gets."""
+    """One after the other, for BentoML fits its latencies to the first requests it gets; then in batches."""
     for index in range(WARM_UP):
         with suppress(urllib.error.HTTPError, TimeoutError):  # the first may be later than the promise
             ask(url, jpegs[index % len(jpegs)])
+    closed_loop(url, jpegs[0], TUNED_AT, WARM_S)
 
 
 def closed_loops(url: str, jpeg: bytes, seconds: float) -> Figures:

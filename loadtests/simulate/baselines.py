@@ -28,7 +28,9 @@ class RejectOnly:
     def __init__(self, rungs: Sequence[Rung], latency: Predictor, max_batch: int) -> None:
         self.plan, self.latency, self.max_batch = rungs[-1].plan, latency, max_batch
 
-    def admit(self, entry: W, waiting: Sequence[W], now: float, free_at: float) -> Refusal[W] | None:
+    def admit(
+        self, entry: W, waiting: Sequence[W], now: float, free_at: float, ready_at: float = 0.0
+    ) -> Refusal[W] | None:
         most = self.latency.useful_batch(self.plan, self.max_batch)
         before = sum(other.due <= entry.due for other in waiting)
         wait_s = max(now, free_at) - now + before * self.latency.predict(self.plan, most) / most
@@ -54,7 +56,8 @@ class RejectOnly:
 
 class FixedTarget:
     """First come, first served at full, in the largest batch that takes a*n + b <= target seconds: what
-    Clipper (Crankshaw et al., NSDI 2017, section 4.3) and servers with a latency target tune towards."""
+    servers with a latency target tune towards, and one of Clipper's two ways to size batches (Crankshaw et
+    al., NSDI 2017, section 4.3; the other one is additive increase, multiplicative decrease)."""
 
     def __init__(self, rungs: Sequence[Rung], latency: Predictor, max_batch: int, target_s: float) -> None:
         self.plan, self.latency, self.max_batch = rungs[-1].plan, latency, max_batch
@@ -66,7 +69,9 @@ class FixedTarget:
         sizes = range(self.max_batch, 0, -1)
         return next((n for n in sizes if self.latency.predict(self.plan, n) <= self.target_s), 1)
 
-    def admit(self, entry: W, waiting: Sequence[W], now: float, free_at: float) -> Refusal[W] | None:
+    def admit(
+        self, entry: W, waiting: Sequence[W], now: float, free_at: float, ready_at: float = 0.0
+    ) -> Refusal[W] | None:
         return None
 
     def choose(self, waiting: Sequence[W], now: float, free_at: float, flow: Flow) -> Decision[W] | None:
@@ -108,7 +113,9 @@ class SlackFit:
         allowed = math.floor((slack_s - self.least) / self.width + 1e-9) if self.width else 0
         return self.buckets[max((at for at in self.buckets if at <= allowed), default=min(self.buckets))]
 
-    def admit(self, entry: W, waiting: Sequence[W], now: float, free_at: float) -> Refusal[W] | None:
+    def admit(
+        self, entry: W, waiting: Sequence[W], now: float, free_at: float, ready_at: float = 0.0
+    ) -> Refusal[W] | None:
         return None
 
     def choose(self, waiting: Sequence[W], now: float, free_at: float, flow: Flow) -> Decision[W] | None:

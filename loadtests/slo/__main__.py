@@ -7,7 +7,7 @@ import math
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from subprocess import CalledProcessError
 
@@ -21,17 +21,18 @@ from loadtests.load.score import accuracy, attainment, quality
 from loadtests.overhead import fast_precision
 from loadtests.peers.__main__ import CACHE, install, medians, prepare
 from loadtests.peers.environment import python
+from loadtests.peers.job import MOST_IN_BATCH
 from loadtests.peers.measure import Figures, Setup, raw
 from loadtests.peers.running import SERVERS
 from loadtests.report import FOLDER, write
 from loadtests.simulate.__main__ import read_rungs
 from loadtests.simulate.run import World
 from loadtests.slo import decisions, late, simulated
-from loadtests.slo.live import CALM, OURS, OVERLOAD, STATIC, STEP, Bench, recovery
+from loadtests.slo.live import CALM, OURS, OVERLOAD, STATIC, STEP, Bench, Search, recovery
 from loadtests.slo.page import page
 
 log = logging.getLogger("loadtests.slo")
-PEERS = "litserve,bentoml,mosec"
+PEERS = "fastapi,litserve,mosec"
 """Those that keep a promise longest, in `python -m loadtests.peers`, which has more of them."""
 SHARE = 0.7
 """Of the raw rate, where the search for the highest rate of a server that runs full begins."""
@@ -50,14 +51,17 @@ def main() -> None:
     setup = prepare(options)
     rungs = read_rungs(str(Path(setup.weights).with_suffix(".profile.json")))
     names, failed = install([name for name in options.peers.split(",") if name], options.cache)
-    figures = alone(options.seed)
     rounds, runs = [], list[Run]()
     for seed in range(options.seed, options.seed + options.rounds):
         found, runs = one_round(setup, rungs, names, failed, options.cache, seed)
-        rounds.append(found)
-        log.info("round %d: %s", seed, {name: round(value, 3) for name, value in found.items()})
-    figures |= medians(rounds)
-    body = page(figures, [name for name in names if name not in failed], failed, setup, options.rounds)
+        rounds.append(found | alone(seed))
+        log.info("round %d: %s", seed, {name: round(value, 3) for name, value in rounds[-1].items()})
+    measured = [name for name in names if name not in failed]
+    for found in rounds:
+        if best := max((found[f"rate_{name}"] for name in measured), default=0.0):
+            found["rate_ratio_best_peer"] = found["rate_foveate"] / best
+    figures = medians(rounds)
+    body = page(figures, measured, failed, setup, options.rounds)
     if options.draft:
         print(body)
         return
@@ -94,44 +98,47 @@ def alone(seed: int) -> Figures:
 def one_round(
     setup: Setup, rungs: Sequence[Rung], names: Sequence[str], failed: dict[str, str], cache: Path, seed: int
 ) -> tuple[Figures, list[Run]]:
-    """All servers once. A peer that fails is added to `failed`."""
+    """All servers once, and their runs. A peer that fails is added to `failed`."""
     figures = raw(setup)
     bench = Bench(setup, setup.promises_ms[0], figures["raw_per_s"])
     log.info("round %d: raw %.1f/s, %.1f%% right", seed, bench.raw_per_s, 100 * figures["raw_8_accuracy"])
     static, ours = static_full(bench, seed), promise(bench, seed)
     figures |= compared(bench, static, ours, figures["raw_8_accuracy"])
     figures |= gaps(bench, rungs, static, ours)
+    searches = {STATIC.name: static.search, OURS.name: ours.search}
     for name in names:
         if name not in failed:
             try:
-                figures[f"rate_{name}"] = peer(bench, name, python(SERVERS[name], cache), seed)
+                searches[name] = peer(bench, name, python(SERVERS[name], cache), seed)
             except (SetupError, RuntimeError, TimeoutError, OSError, CalledProcessError) as error:
                 failed[name] = f"{error}"
                 log.warning("%s failed: %s", name, error)
-    rates = [figures[f"rate_{name}"] for name in names if f"rate_{name}" in figures]
-    if any(rates):
-        figures["rate_ratio_best_peer"] = ours.rate / max(rates)
-    return figures, [static.overload, ours.overload, *ours.more[:1], *static.search, *ours.search]
+    for name, search in searches.items():
+        figures |= {f"rate_{name}": search.rate, f"accuracy_at_rate_{name}": search.accuracy}
+    searched = [
+        replace(run, name=f"{run.name} at {run.settings['rate']:.0f}/s, seed {run.settings['seed']}")
+        for search in searches.values()
+        for run in search.runs
+    ]
+    return figures, [static.overload, ours.overload, ours.more[0], *searched]
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
     """What a server of ours did in a round."""
 
-    rate: float
-    """The highest with the promise kept."""
-    search: list[Run]
+    search: Search
     overload: Run
-    more: list[Run] = field(default_factory=list)
+    more: list[Run]
 
 
 def static_full(bench: Bench, seed: int) -> Shown:
     """The server that always spends full compute."""
     with bench.served(STATIC, python(STATIC, bench.setup.logs), bench.raw_per_s) as url:
-        rate, search = bench.most(url, STATIC.name, SHARE * bench.raw_per_s, seed)
+        search = bench.most(url, STATIC.name, SHARE * bench.raw_per_s, seed)
         overload = bench.offer(url, f"{STATIC.name}, overload", OVERLOAD * bench.raw_per_s, seed)
         again = bench.offer(url, f"{STATIC.name}, overload", OVERLOAD * bench.raw_per_s, seed + 1000)
-        return Shown(rate, search, overload, [again])
+        return Shown(search, overload, [again])
 
 
 def promise(bench: Bench, seed: int) -> Shown:
@@ -139,7 +146,7 @@ def promise(bench: Bench, seed: int) -> Shown:
     with bench.served(OURS, python(OURS, bench.setup.logs), bench.raw_per_s) as url:
         overload = bench.offer(url, f"{OURS.name}, overload", OVERLOAD * bench.raw_per_s, seed)
         step = bench.offer(url, f"{OURS.name}, step", CALM * bench.raw_per_s, seed, f"step:{STEP:g}")
-        rate, search = bench.most(url, OURS.name, 3 * SHARE * bench.raw_per_s, seed)
+        search = bench.most(url, OURS.name, 3 * SHARE * bench.raw_per_s, seed)
         again = bench.offer(url, f"{OURS.name}, overload", OVERLOAD * bench.raw_per_s, seed + 1000)
         beyond = [
             bench.offer(
@@ -148,24 +155,26 @@ def promise(bench: Bench, seed: int) -> Shown:
             )
             for i in (0, 1000)
         ]  # fmt: skip
-        return Shown(rate, search, overload, [step, again, *beyond])
+        return Shown(search, overload, [step, again, *beyond])
 
 
 def compared(bench: Bench, static: Shown, ours: Shown, full_accuracy: float) -> Figures:
     """The overload and the step, in figures."""
-    step = recovery(ours.more[0])
-    records = ours.overload.records
+    step, records = recovery(ours.more[0]), ours.overload.records
+    told = ours.overload.figures()
+    kept, plain = ours.search.rate, static.search.rate
     return {
-        "overload_per_s": ours.overload.figures()["offered_per_s"] or math.nan,
+        "overload_per_s": told["offered_per_s"] or math.nan,
         "overload_static_attainment": attainment(static.overload.records),
         "overload_attainment": attainment(records),
         "overload_accuracy": accuracy(records),
         "overload_accuracy_loss_points": 100 * (full_accuracy - accuracy(records)),
         "overload_quality": quality(records),
-        "rate_static": static.rate,
-        "rate_ours": ours.rate,
-        "rate_ratio_static": ours.rate / static.rate if static.rate else math.inf,
-        "rate_ratio_raw": ours.rate / bench.raw_per_s,
+        "generator_us_per_request": told["generator_cpu_us_per_request"] or math.nan,
+        "generator_core_share": told["generator_core_share"] or math.nan,
+        "generator_lag_ms_p99": told["lag_ms_p99"] or math.nan,
+        "rate_ratio_static": kept / plain if plain else math.inf,
+        "rate_ratio_raw": kept / bench.raw_per_s,
         "recovery_s": step.recovery_s,
         "quality_back_s": step.quality_back_s,
         "step_attainment": attainment(ours.more[0].records),
@@ -174,7 +183,8 @@ def compared(bench: Bench, static: Shown, ours: Shown, full_accuracy: float) -> 
 
 def gaps(bench: Bench, rungs: Sequence[Rung], static: Shown, ours: Shown) -> Figures:
     """Simulated against real attainment, in points: costs are taken from one run, arrivals from another."""
-    world = World(tuple(rungs), simulated.MAX_BATCH, simulated.QUEUE_ITEMS)
+    chosen = World(tuple(rungs), simulated.MAX_BATCH, simulated.QUEUE_ITEMS)
+    fifo = replace(chosen, max_batch=MOST_IN_BATCH)
     _, again, beyond, other = ours.more
     figures: Figures = {}
     for name, policy, learnt, tried, floor in (
@@ -182,6 +192,7 @@ def gaps(bench: Bench, rungs: Sequence[Rung], static: Shown, ours: Shown) -> Fig
         ("overload", Promise, ours.overload, again, 0.0),
         ("beyond", Promise, beyond, other, FLOOR),
     ):
+        world = fifo if policy is Fifo else chosen
         costs = simulated.costs(learnt, world)
         real = attainment(tried.records)
         found = simulated.attained(tried, world, policy, costs, bench.promise_ms / 1e3, floor)
@@ -192,15 +203,16 @@ def gaps(bench: Bench, rungs: Sequence[Rung], static: Shown, ours: Shown) -> Fig
             f"sim_real_{name}_gap_points": 100 * abs(real - found),
         }
     gap = max(value for name, value in figures.items() if name.endswith("gap_points"))
-    return figures | {"sim_real_gap_points": gap}
+    spread = 100 * abs(attainment(beyond.records) - attainment(other.records))
+    return figures | {"sim_real_gap_points": gap, "sim_real_spread_points": spread}
 
 
-def peer(bench: Bench, name: str, interpreter: Path, seed: int) -> float:
+def peer(bench: Bench, name: str, interpreter: Path, seed: int) -> Search:
     """The highest rate at which another server keeps the promise."""
     server = SERVERS[name]
     managed = bench.managed(server, interpreter)
     with bench.served(server, interpreter, managed) as url:
-        return bench.most(url, name, SHARE * managed, seed)[0]
+        return bench.most(url, name, SHARE * managed, seed)
 
 
 if __name__ == "__main__":

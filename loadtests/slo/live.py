@@ -9,15 +9,16 @@ from pathlib import Path
 
 from loadtests.load.capacity import highest_rate
 from loadtests.load.result import GOAL, Run
-from loadtests.load.score import WINDOW_S, Window, attainment, windows
-from loadtests.peers.job import Job
+from loadtests.load.score import WINDOW_S, Window, accuracy, attainment, windows
+from loadtests.peers.job import MOST_IN_BATCH, Job
 from loadtests.peers.measure import TUNED_AT, UNHURRIED_MS, Setup, anew, closed_loop, open_loop, warmed
 from loadtests.peers.running import SERVERS, Server, running
 
 log = logging.getLogger(__name__)
 
 OURS = SERVERS["foveate"]
-STATIC = replace(OURS, name="static-full", command=(*OURS.command, "--policy", "fifo", "--plan", "full"))
+FIFO = ("--policy", "fifo", "--plan", "full", "--max-batch", str(MOST_IN_BATCH))
+STATIC = replace(OURS, name="static-full", command=(*OURS.command, *FIFO))
 """The same server without the choice: first come, first served, everybody at full."""
 OVERLOAD = 2.0
 """Times the raw rate, what the raw loop manages."""
@@ -51,15 +52,21 @@ class Bench:
         log.info("%s, %s at %.1f/s: %.2f%% in time", name, shape, rate, 100 * attainment(run.records))
         return run
 
-    def most(self, url: str, name: str, start: float, seed: int) -> tuple[float, list[Run]]:
-        """The highest rate at which nearly everybody is answered in time, and the runs that showed it."""
-        runs = []
+    def most(self, url: str, name: str, start: float, seed: int) -> "Search":
+        """The highest rate at which nearly everybody is answered in time. A rate that fails is tried once
+        more with other arrivals: on a machine that is shared, one stall would end the search."""
+        runs: list[Run] = []
 
         def measure(rate: float) -> float:
-            runs.append(self.offer(url, name, rate, seed))
-            return attainment(runs[-1].records)
+            best = 0.0
+            for again in (0, 1000):
+                runs.append(self.offer(url, name, rate, seed + again))
+                best = max(best, attainment(runs[-1].records))
+                if best >= GOAL:
+                    break
+            return best
 
-        return highest_rate(measure, start, GOAL, PRECISION), runs
+        return Search(highest_rate(measure, start, GOAL, PRECISION), runs)
 
     def managed(self, server: Server, python: Path) -> float:
         """Answers a second in a closed loop, unhurried: what a server is tuned with."""
@@ -71,23 +78,36 @@ class Bench:
 
 
 @dataclass(frozen=True, slots=True)
+class Search:
+    """The highest rate that was kept, and the runs that showed it."""
+
+    rate: float
+    runs: Sequence[Run]
+
+    @property
+    def accuracy(self) -> float:
+        """Top-1 of what was answered in time at that rate; NaN where no rate was kept."""
+        kept = [run for run in self.runs if run.settings["rate"] == self.rate]
+        return accuracy(kept[-1].records) if kept else math.nan
+
+
+@dataclass(frozen=True, slots=True)
 class Recovery:
     """How a step went, in seconds."""
 
     recovery_s: float
-    """From the start of the step to the end of the last quarter of a second below the goal in it."""
+    """From the start of the step to the end of the last quarter of a second below the goal."""
     quality_back_s: float
-    """From the end of the step to the end of the last quarter of a second that was answered below full."""
+    """From the end of the step to the end of the last quarter of a second that was not answered at full's
+    quality, or not at all."""
 
 
 def recovery(run: Run) -> Recovery:
     """Of a run whose middle third was a step."""
     third = run.span_s / 3
     cut = windows(run.records)
-    inside = [w for w in cut if third <= w.start < 2 * third]
-    after = [w for w in cut if w.start >= 2 * third]
-    broken = [w for w in inside if w.attainment < GOAL]
-    degraded = [w for w in after if not math.isnan(w.quality) and w.quality < 1]
+    broken = [w for w in cut if w.start >= third and w.attainment < GOAL]
+    degraded = [w for w in cut if w.start >= 2 * third and not w.quality >= 1]
     return Recovery(_last(broken, third), _last(degraded, 2 * third))
 
 

@@ -25,6 +25,8 @@ from foveate.core.plan import Plan
 from foveate.core.request import Objective, Request
 from foveate.engine.compute import Compute
 from foveate.engine.engine import Engine
+from foveate.engine.policy import Decision, Flow, W
+from foveate.engine.promise import Promise
 from tests.fake_runner import FULL, HALF, RUNGS, FakeRunner
 
 pytestmark = pytest.mark.anyio
@@ -438,6 +440,63 @@ async def test_a_tight_deadline_gets_a_cheaper_plan_and_a_floor_keeps_it() -> No
     assert tight.plan == HALF
     assert tight.reason in ("deadline", "load")
     assert free.plan == FULL
+
+
+class Broken(Promise):
+    """Fails once something waits."""
+
+    def choose(self, waiting: Sequence[W], now: float, free_at: float, flow: Flow) -> Decision[W] | None:
+        if waiting:
+            raise ZeroDivisionError
+        return None
+
+
+async def test_a_policy_that_fails_leaves_nobody_waiting_and_nobody_is_let_in_any_more() -> None:
+    async with running(FakeRunner(), policy=Broken) as engine:
+        with pytest.raises(RunFailed):
+            await soon(engine.submit(ask("first")))
+        assert not engine.serving
+        with pytest.raises(Draining):
+            await soon(engine.submit(ask("second")))
+        await soon(engine.drain())
+
+
+async def test_a_machine_that_was_slow_for_a_moment_is_not_taken_to_be_slow_for_ever() -> None:
+    runner = FakeRunner()
+    async with running(runner) as engine:
+        for _ in range(3):
+            engine.latency.observe(FULL, 1, 100.0, 1)
+        refused = 0
+        for _ in range(10):
+            try:
+                engine.expect(Objective(engine.clock() + 5), None, 0.0)
+            except TooLate:
+                refused += 1
+        assert 0 < refused < 5
+        await soon(engine.submit(ask("first", deadline=engine.clock() + 5)))
+
+
+async def test_a_request_that_nothing_could_save_is_no_load() -> None:
+    async with running(FakeRunner()) as engine:
+        for _ in range(50):
+            with pytest.raises(TooLate):
+                engine.expect(Objective(engine.clock() + 1e-5), None, 0.0)
+        assert engine.flow.read(engine.clock()).rate == 0
+
+
+async def test_engines_that_share_a_device_know_what_it_is_busy_with() -> None:
+    compute, busy, quiet = Compute(), slow(FakeRunner("busy"), 0.5), FakeRunner("quiet")
+    async with running(busy, compute=compute) as first, running(quiet, compute=compute) as second:
+        holding = await held(first, busy)
+        waiting = await submitted(second, ask("one"))
+        await asyncio.sleep(0.01)
+        assert 0.3 < second.free_at - second.clock() <= 0.51
+        before = second.latency.predict(FULL, 1)
+        busy.gate.set()
+        await soon(asyncio.gather(holding, *waiting))
+        assert second.latency.predict(FULL, 1) < 10 * before, "waiting for the device is no slower forward"
+        assert compute.share("quiet") < 1
+        assert compute.share("busy") > compute.share("quiet")
 
 
 async def test_no_forward_is_spent_on_who_is_late_or_gone() -> None:

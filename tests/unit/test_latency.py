@@ -153,3 +153,13 @@ def test_a_guess_that_was_off_once_is_taken_to_be_off_everywhere() -> None:
         model.observe(FULL, 1, 0.0004)
     assert model.predict(FULL, 1) == pytest.approx(0.0004, rel=0.1)
     assert model.useful_batch(FULL, 32) >= before > 8
+
+
+def test_a_first_run_that_was_held_up_is_not_believed_for_long() -> None:
+    model = LatencyModel(LADDER)
+    pinned = Plan("m", 32, reducer="tome:3")
+    model.observe(pinned, 1, 10.0)
+    for _ in range(30):
+        model.observe(pinned, 1, 0.01)
+    assert model.predict(pinned, 1) < 0.02
+    assert model.machine == pytest.approx(1, rel=0.3), "and it tells nothing of the machine"

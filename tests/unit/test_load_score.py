@@ -35,6 +35,7 @@ def exchange(status: int, ended: float = 1.1, body: bytes = b"", problem: str = 
         (exchange(429), "refused", ""),
         (exchange(503), "refused", ""),
         (exchange(504), "expired", ""),
+        (exchange(408), "expired", ""),
         (exchange(500), "error", "status 500"),
         (exchange(422), "error", "status 422"),
         (exchange(0, 1.1, problem="the server hung up"), "error", "the server hung up"),

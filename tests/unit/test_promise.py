@@ -181,6 +181,68 @@ def test_the_flood_of_one_tenant_is_refused_and_not_what_others_send() -> None:
     assert not any(again.entry is other for other in flood)
 
 
+def test_nobody_goes_for_a_newcomer_that_is_too_late_all_the_same() -> None:
+    flood = [one(9.0, tenant="a") for _ in range(9)]
+    hopeless = one(0.005, tenant="b")
+    refusal = policy().admit(hopeless, flood, 0.0, 0.0)
+    assert refusal is not None
+    assert refusal.entry is hopeless
+
+
+def test_who_has_no_deadline_is_not_refused_in_anothers_place() -> None:
+    flood = [one(due=0.05, tenant="a") for _ in range(9)]
+    newcomer = one(0.06, tenant="b")
+    refusal = policy().admit(newcomer, flood, 0.0, 0.0)
+    assert refusal is not None
+    assert refusal.entry is newcomer
+
+
+def test_a_head_start_wins_over_who_would_be_late_for_it() -> None:
+    plain = one(0.05, floor=2)
+    urgent = one(0.06, floor=1, due=-0.94)
+    refusal = policy().admit(urgent, [plain], 0.0, 0.0)
+    assert refusal is not None
+    assert refusal.entry is plain
+    same = policy().admit(one(0.045, floor=1), [plain], 0.0, 0.0)
+    assert same is not None
+    assert same.entry is not plain
+
+
+def test_one_that_is_lost_stands_in_nobodys_way() -> None:
+    lost = one(0.02, floor=2)
+    assert policy().admit(one(0.015), [lost], 0.0, 0.0) is None
+    fine = [one(0.5, due=0.0), lost, one(0.5)]
+    decision = chosen(fine)
+    assert decision.refused == (lost,)
+    assert decision.plan == FULL
+
+
+def test_what_is_not_ready_yet_takes_no_time_of_the_device() -> None:
+    waiting = [one(0.15)]
+    assert policy().admit(one(0.1), waiting, 0.0, 0.0, ready_at=0.08) is None
+    assert policy().admit(one(0.1), waiting, 0.0, 0.0, ready_at=0.095) is not None
+
+
+def test_where_some_have_to_go_it_is_nobody_without_a_deadline_nor_with_a_head_start() -> None:
+    calm, urgent = one(due=0.0, floor=2), one(0.1, floor=2, due=0.05)
+    dear = [one(0.125, floor=2) for _ in range(2)]
+    cheap = [one(0.13) for _ in range(4)]
+    decision = chosen([calm, urgent, *dear, *cheap])
+    assert decision.refused == tuple(dear)
+    assert decision.entries == (calm,)
+
+
+def test_a_device_that_others_use_too_is_a_slower_one() -> None:
+    flow = Flow(20.0, 0.5)
+    assert chosen([one(0.5)], flow).plan == FULL
+    assert chosen([one(0.5)], replace(flow, rate=40.0, share=0.2)).plan != FULL
+
+
+def test_those_who_are_being_made_ready_count_as_waiting() -> None:
+    assert chosen([one(0.5)], Flow(20.0, 0.5, coming=2)).plan == FULL
+    assert chosen([one(0.5)], Flow(20.0, 0.5, coming=20)).plan != FULL
+
+
 def test_a_priority_is_a_head_start_and_nobody_is_overtaken_for_ever() -> None:
     terms = Terms(patience_s=1.0, head_start_s=2.0)
     old = terms.due(Objective(), 0.0)

@@ -47,7 +47,9 @@ class Lone(Fifo):
 class Newest(Lone):
     """A newcomer takes the place of who waits."""
 
-    def admit(self, entry: W, waiting: Sequence[W], now: float, free_at: float) -> Refusal[W] | None:
+    def admit(
+        self, entry: W, waiting: Sequence[W], now: float, free_at: float, ready_at: float = 0.0
+    ) -> Refusal[W] | None:
         return Refusal(waiting[0], free_at - now, 0.0) if waiting else None
 
 

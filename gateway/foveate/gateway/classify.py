@@ -181,13 +181,15 @@ class Classifier:
         if card.input is None:
             return data, 0.0  # it wants the bytes as they are
         pool = self.slow_pool if is_large(data) else self.pool
-        side = (plan or card.full).image_size
+        # One size for all who may share a batch; the model scales down to what a plan wants.
+        side = max(card.full.image_size, plan.image_size if plan else 0)
         host = self.cluster.host
         with host:
             pixels, seconds, used_s = await loop.run_in_executor(
                 pool, self._decode_now, data, card.input, side
             )
-        host.made(seconds, used_s)
+        if pool is self.pool:  # a large one tells nothing of the others, and waits for none of them
+            host.made(seconds, used_s)
         self.meters[card.name].decode.observe(seconds)
         return pixels, seconds
 

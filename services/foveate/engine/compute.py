@@ -1,21 +1,59 @@
 """The one thread of a device that runs forwards; engines of several models take turns on it."""
 
 import asyncio
-from collections.abc import Callable
+import math
+import time
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
 
+MEMORY_S = 1.0
+"""Time that a model took of the device so long ago counts for 1/e of what it takes now."""
+
 
 class Compute:
-    """A thread, and the turn to use it. Whoever holds `turn` may decide late what to run."""
+    """A thread, and the turn to use it. Whoever has the turn may decide late what to run."""
 
-    def __init__(self) -> None:
-        self.turn = asyncio.Lock()
-        self.free_at = 0.0
-        """When what runs is predicted to be done; clock seconds."""
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self._turn = asyncio.Lock()
+        self._ends_at = self._queued_s = 0.0
+        self._used: dict[str, tuple[float, float]] = {}
         self._thread = ThreadPoolExecutor(1, "compute")
+
+    @property
+    def free_at(self) -> float:
+        """When what runs and what waits for its turn is predicted to be done; clock seconds."""
+        return max(self._ends_at, self.clock()) + self._queued_s
+
+    @asynccontextmanager
+    async def turn(self, name: str, predicted_s: float) -> AsyncIterator[None]:
+        """The device, for a model of that name and for about so many seconds, once it is free."""
+        self._queued_s += predicted_s
+        try:
+            await self._turn.acquire()
+        finally:
+            self._queued_s = max(0.0, self._queued_s - predicted_s)
+        started = self.clock()
+        self._ends_at = started + predicted_s
+        try:
+            yield
+        finally:
+            self._ends_at = now = self.clock()
+            self._used[name] = self._busy(name, now) * MEMORY_S + now - started, now
+            self._turn.release()
+
+    def share(self, name: str) -> float:
+        """Of the device's time, what models of other names have left of late."""
+        now = self.clock()
+        return max(0.0, 1 - sum(self._busy(other, now) for other in self._used if other != name))
+
+    def _busy(self, name: str, now: float) -> float:
+        used_s, last = self._used.get(name, (0.0, now))
+        return used_s * math.exp((last - now) / MEMORY_S) / MEMORY_S
 
     def call(self, work: Callable[[], T]) -> T:
         """Run something on the thread and block until it is done: for start-up."""

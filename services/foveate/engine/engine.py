@@ -28,6 +28,9 @@ from foveate.engine.terms import Terms, dependable, too_late
 
 log = logging.getLogger(__name__)
 
+LONG_S = 10.0
+"""Who allows more is no reason to let the queue grow any longer."""
+
 
 class Engine:
     """Queue, loop and threads around one runner. Everything but `stack` and `run` is on the event loop.
@@ -92,6 +95,16 @@ class Engine:
 
     def start(self) -> None:
         self._loop = asyncio.create_task(self._serve(), name=f"engine-{self.card.name}")
+        self._loop.add_done_callback(self._ended)
+
+    def _ended(self, loop: asyncio.Task[None]) -> None:
+        """The loop is over. Should it ever fail, nobody waits in vain, and nobody is let in any more."""
+        if loop.cancelled() or loop.exception() is None:
+            return
+        log.critical("the engine of %s failed", self.card.name, exc_info=loop.exception())
+        self.draining = True
+        for entry in list(self._in_flight):
+            self._refuse(entry, RunFailed("the server failed on this request"))
 
     async def submit(self, request: Request) -> Outcome:
         """Admit and wait. Cancelling the caller takes the request out of the queue."""
@@ -132,14 +145,28 @@ class Engine:
         deadline = math.inf if objective.deadline is None else objective.deadline
         if deadline <= now:
             raise DeadlineExceeded("the deadline had passed before the request was read")
+        if plan is not None:
+            self.runner.check(plan)
         newcomer: Waiting = Newcomer(due, deadline, floor, plan, objective.tenant)
-        self._count(deadline, now)
-        refusal = self.policy.admit(newcomer, self.queue, now, max(self.free_at, now + ready_in_s))
-        if refusal is not None and refusal.entry is newcomer:
-            raise too_late(refusal, deadline - now)
+        refusal = self.policy.admit(newcomer, self.queue, now, self.free_at, now + ready_in_s)
+        if refusal is None or refusal.entry is not newcomer:
+            self._count(deadline, now)
+            return
+        if refusal.takes_s <= deadline - now:  # what is hopeless anyhow is no load
+            self._count(deadline, now)
+        self._doubt()
+        raise too_late(refusal, deadline - now)
+
+    def _doubt(self) -> None:
+        """Somebody is refused. While nothing runs nothing corrects what is predicted, and a machine that was
+        slow for a moment would be taken to be slow for ever: so what was learnt of it fades."""
+        if not self.busy and not self.host.pending:
+            self.latency.doubt()
+            self.host.doubt()
 
     def _count(self, deadline: float, now: float) -> None:
-        self.flow.arrived(now, self.terms.patience_s if math.isinf(deadline) else deadline - now)
+        allowed_s = self.terms.patience_s if math.isinf(deadline) else deadline - now
+        self.flow.arrived(now, min(allowed_s, LONG_S))
 
     def floor(self, min_quality: float) -> int:
         """Index of the cheapest rung that is good enough; of full where no other is."""
@@ -153,6 +180,7 @@ class Engine:
             return
         error = too_late(refusal, refusal.entry.deadline - now)
         if refusal.entry is entry:
+            self._doubt()
             raise error
         self._refuse(refusal.entry, error)
 
@@ -192,7 +220,7 @@ class Engine:
     @property
     def free_at(self) -> float:
         """When what runs and what is bound to run is predicted to be done; clock seconds."""
-        return max(self._compute.free_at, self.clock()) + self._bound_s
+        return self._compute.free_at + self._bound_s
 
     def _predict(self, decision: Decision[Entry]) -> float:
         return self.latency.predict(decision.plan, len(decision.entries))
@@ -221,14 +249,16 @@ class Engine:
     def _decide(self) -> Decision[Entry] | None:
         """Ask the policy, and refuse at once whom it has no time left for."""
         now, free_at = self.clock(), self.free_at
-        flow = replace(self.flow.read(now), coming=self.host.pending)
+        share = self._compute.share(self.card.name)
+        flow = replace(self.flow.read(now), coming=self.host.pending, share=share)
         # What a lone request took before it waited is over by now.
         alone = len(self._in_flight) == 1 and not self.host.pending
         self.latency.beside(Crowd() if alone else self.host.crowd)
         decision = self.policy.choose(self.queue, now, free_at, flow)
-        for entry in decision.refused if decision else ():
-            wait_s = max(0.0, free_at - now)
-            self._refuse(entry, TooLate("there is no time left to answer by the deadline", wait_s))
+        if decision is not None and decision.refused:
+            error = TooLate("there is no time left to answer by the deadline", self._predicted_wait(now))
+            for entry in decision.refused:
+                self._refuse(entry, error)
         return decision
 
     async def _stage_ahead(self, batch: Batch) -> None:
@@ -246,29 +276,30 @@ class Engine:
 
     async def _run(self, batch: Batch) -> None:
         """When the device is free, run those who still wait, and give each of them its outcome."""
-        asked, self._bound_s = self.clock(), 0.0
-        self._compute.free_at = max(asked, self._compute.free_at) + self._predict(batch.decision)
-        async with self._compute.turn:
-            await self._forward(batch, asked)
-        self._compute.free_at = self.clock()
-        self._changed.set()
+        turn = self._compute.turn(self.card.name, self._predict(batch.decision))
+        self._bound_s = 0.0
+        try:
+            async with turn:
+                await self._forward(batch)
+        except Exception:  # whatever it was, it ends these requests and not the loop
+            log.exception("a batch of %d failed", len(batch.decision.entries))
+            for entry in batch.decision.entries:
+                if entry.alive:
+                    entry.future.set_exception(RunFailed("the model failed on this request"))
+        finally:
+            self._changed.set()
 
-    async def _forward(self, batch: Batch, asked: float) -> None:
+    async def _forward(self, batch: Batch) -> None:
         started = self.clock()
-        entries: Sequence[Entry] = batch.decision.entries
-        self._running_gauge.set(len(entries))
+        self._running_gauge.set(len(batch.decision.entries))
         try:
             entries, results = await self._compute.run(partial(forward, self.runner, batch, self.clock))
-        except Exception:  # whatever it was, it ends these requests and not the loop
-            log.exception("the compute thread failed")
-            results = [RunFailed("the model failed on this request")] * len(entries)
         finally:
             self._running_gauge.set(0)
         if not entries:
             return
         if not any(isinstance(result, Exception) for result in results):
-            # From when the device was asked for: what other models take of it makes this one slower too.
-            taken = self.clock() - asked
+            taken = self.clock() - started
             ratio = self.latency.observe(batch.decision.plan, len(entries), taken, batch.threads)
             self._prediction.observe(ratio)
         curious = self._settle(entries, results, batch.decision, started)

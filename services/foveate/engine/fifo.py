@@ -14,7 +14,9 @@ class Fifo:
     def __init__(self, rungs: Sequence[Rung], latency: Predictor, max_batch: int) -> None:
         self.plan, self.max_batch = rungs[-1].plan, max_batch
 
-    def admit(self, entry: W, waiting: Sequence[W], now: float, free_at: float) -> Refusal[W] | None:
+    def admit(
+        self, entry: W, waiting: Sequence[W], now: float, free_at: float, ready_at: float = 0.0
+    ) -> Refusal[W] | None:
         return None
 
     def choose(self, waiting: Sequence[W], now: float, free_at: float, flow: Flow) -> Decision[W] | None:

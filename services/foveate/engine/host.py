@@ -61,6 +61,10 @@ class Host:
         now = time.monotonic()
         self._busy, self._last = self._busy * self._fade(now) + used_s, now
 
+    def doubt(self) -> None:
+        """What is known of the seconds of a picture may be out of date."""
+        self._each_s /= 2
+
     @property
     def wait_s(self) -> float:
         """Seconds until one that comes now is ready, with much to spare where others come before it."""

@@ -28,6 +28,8 @@ TRUSTED = 20.0
 """The most that batches of one size count for, beside 1 for a point of the profile."""
 GUESSED = 0.1
 """What a point counts for where a plan was never measured, and full's times stand in."""
+SEEN_ONCE = 0.5
+"""What it counts for after one batch, which may have been held up: the better of two is believed."""
 ERROR_GAIN, LEAST_MARGIN, MOST_MARGIN = 0.05, 0.05, 0.5
 """How fast the mean error follows the last one, and the margins it can lead to."""
 BATCHED = 0.1
@@ -196,18 +198,26 @@ class LatencyModel:
         points = self._points[plan]
         guessed = any(point.weight < 1 for point in points.values())
         if guessed and (size not in points or points[size].weight < 1):
-            now = seconds / self.machine
+            now, weight = seconds / self.machine, SEEN_ONCE
+            if size in points and points[size].weight == SEEN_ONCE:
+                now, weight = min(now, points[size].seconds), 1.0  # a first run may have been held up
             for point in points.values():  # the other guesses were off as much, as far as one can tell
-                if point.weight < 1:
+                if point.weight == GUESSED:
                     point.seconds = point.start = point.seconds * now / base
-            points[size] = _Point(now, 1.0, now)
+            points[size] = _Point(now, weight, now)
         else:  # the others' first batches tell nothing of the machine
             self._recent.append(seconds / base)
             self.machine = statistics.median(self._recent)
-        self._learn(points, size, seconds / self.machine, base)
+            self._learn(points, size, seconds / self.machine, base)
         self._keep(plan, points)
         self.version += 1
         return ratio
+
+    def doubt(self) -> None:
+        """What is known of the machine may be out of date: it may be as fast as when it was measured."""
+        self._recent.append(1.0)
+        self.machine = statistics.median(self._recent)
+        self.version += 1
 
     @staticmethod
     def _learn(points: dict[int, _Point], size: int, seconds: float, predicted: float) -> None:
@@ -283,7 +293,7 @@ class Lanes:
 
     @property
     def margin(self) -> float:
-        return max(model.margin for model in self._models.values())
+        return max(self._models[threads].margin for threads in set(self._choice.values()))
 
     def line(self, plan: Plan) -> Line:
         return self._model(plan).line(plan)
@@ -293,6 +303,11 @@ class Lanes:
 
     def useful_batch(self, plan: Plan, most: int) -> int:
         return self._model(plan).useful_batch(plan, most)
+
+    def doubt(self) -> None:
+        self.version += 1
+        for model in self._models.values():
+            model.doubt()
 
     def observe(self, plan: Plan, size: int, seconds: float, threads: int) -> float:
         """A batch has run on so many threads. Gives what it took over what was predicted."""

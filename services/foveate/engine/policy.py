@@ -72,9 +72,9 @@ class Refusal(Generic[W]):
     entry: W
     """The newcomer, or one that waits in its place."""
     wait_s: float
-    """How long the newcomer would have waited for its turn."""
+    """How long it takes to serve those who wait, at the least they accept."""
     takes_s: float
-    """How long its answer takes at the least that it accepts."""
+    """How long the newcomer's answer takes at the least that it accepts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +87,18 @@ class Flow:
     """Mean seconds from arrival to deadline."""
     coming: int = 0
     """Requests that are being made ready, and will wait too in a moment."""
+    share: float = 1.0
+    """Of the device's time, what other models have left of late."""
 
 
 class Policy(Protocol):
     """Decides who is let in, and what runs next."""
 
-    def admit(self, entry: W, waiting: Sequence[W], now: float, free_at: float) -> Refusal[W] | None:
+    def admit(
+        self, entry: W, waiting: Sequence[W], now: float, free_at: float, ready_at: float = 0.0
+    ) -> Refusal[W] | None:
         """Whether a newcomer can be served in time; `waiting` is in order, `free_at` when the device is
-        free of what runs now."""
+        free of what runs now, `ready_at` when the newcomer can be run at the earliest."""
         ...
 
     def choose(self, waiting: Sequence[W], now: float, free_at: float, flow: Flow) -> Decision[W] | None:

@@ -8,7 +8,7 @@ than spending much on some; and nobody is degraded more than others.
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from foveate.engine.latency import Predictor
 from foveate.engine.policy import Decision, Flow, Refusal, W, Waiting
 
 Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 SIZES = tuple(sorted({base << shift for base in (1, 3) for shift in range(12)} | {2}))
 """Batches have one of few sizes, 1, 2, 3, 4, 6, 8, 12 ..., for each of which kernels are made."""
@@ -48,33 +49,69 @@ class Promise:
         size = self.latency.useful_batch(plan, self.max_batch)
         return self.latency.predict(plan, size) / size
 
-    def admit(self, entry: W, waiting: Sequence[W], now: float, free_at: float) -> Refusal[W] | None:
+    def admit(
+        self, entry: W, waiting: Sequence[W], now: float, free_at: float, ready_at: float = 0.0
+    ) -> Refusal[W] | None:
         if math.isinf(entry.deadline):
             return None
         start = max(now, free_at)
-        least = self._prices(self.plans).cost
+        fits, work_s, tight = self._fits(entry, waiting, start, ready_at)
+        if fits:
+            return None
+        own = self._own(entry)
+        if max(start, ready_at) + own <= entry.deadline:  # else nobody who goes makes it any better
+            lesser = tight if tight is not None and _head_start(tight) < _head_start(entry) else None
+            for other in (self._largest_share(entry, waiting), lesser):
+                others = [one for one in waiting if one is not other]
+                if other is not None and self._fits(entry, others, start, ready_at)[0]:
+                    return Refusal(other, start - now + work_s, own)
+        return Refusal(entry, start - now + work_s, own)
+
+    def _fits(
+        self, entry: W, waiting: Sequence[W], start: float, ready_at: float
+    ) -> tuple[bool, float, W | None]:
+        """Whether a newcomer is in time and makes nobody late, all at the least they accept; the seconds of
+        work that wait; and who has the least time to spare of those that it would be served before."""
+        own = self._own(entry)
+        least: list[float] = self._prices(self.plans).cost.tolist()
+        pinned: dict[Plan, float] = {}
         ahead = behind = 0.0
-        tightest = math.inf
+        tight: W | None = None
+        room = math.inf
         for other in waiting:
-            cost = self.cost(other.pinned) if other.pinned else least[other.floor]
+            plan = other.pinned
+            if plan is None:
+                cost = least[other.floor]
+            elif plan in pinned:
+                cost = pinned[plan]
+            else:
+                cost = pinned[plan] = self.cost(plan)
+            left = other.deadline - start - ahead - behind - cost
+            if left < -1e-9:
+                continue  # it is lost, newcomer or not, and will be given up
             if other.due <= entry.due:
                 ahead += cost
             else:
                 behind += cost
-                tightest = min(tightest, other.deadline - start - ahead - behind)
-        own = self.latency.margin * self.latency.predict(self._cheapest(entry), 1)
-        if start + ahead + own <= entry.deadline and tightest >= own:
-            return None
-        return Refusal(self._largest_share(entry, waiting) or entry, start - now + ahead, own)
+                if left < room:
+                    tight, room = other, left
+        done = max(start + ahead, ready_at) + own
+        return done <= entry.deadline and room >= own, ahead + behind, tight
+
+    def _own(self, entry: W) -> float:
+        """Seconds after which an answer is there, at the least that is accepted, with a margin."""
+        return self.latency.margin * self.latency.predict(self._cheapest(entry), 1)
 
     def _largest_share(self, entry: W, waiting: Sequence[W]) -> W | None:
         """The last to come of the tenant with the most that waits, where that is more than the newcomer's
-        own would be: so that one tenant's flood is refused, and not what others send."""
+        own would be: so that one tenant's flood is refused, and not what others send. Whoever has no
+        deadline is never given up."""
         held = Counter(other.tenant for other in waiting)
         tenant, most = max(held.items(), key=lambda item: item[1], default=(entry.tenant, 0))
         if most <= held[entry.tenant] + 1:
             return None
-        return next(other for other in reversed(waiting) if other.tenant == tenant)
+        theirs = (other for other in reversed(waiting) if other.tenant == tenant)
+        return next((other for other in theirs if not math.isinf(other.deadline)), None)
 
     def choose(self, waiting: Sequence[W], now: float, free_at: float, flow: Flow) -> Decision[W] | None:
         if not waiting:
@@ -82,19 +119,21 @@ class Promise:
         start = max(now, free_at)
         view = View.of(waiting, start, self.plans)
         prices = self._prices(view.plans)
-        late = self._hopeless(view, prices)
+        # Who cannot be answered in time even alone, at the least that it accepts, stands in nobody's way.
+        gone = (prices.fixed + prices.each)[view.gets(0)] > view.slack
         rung, reason = 0, DEADLINE
-        if late < len(waiting):
-            rung, reason = self._rung(view.after(late), prices, start - now, flow)
+        if not gone.all():
+            rung, reason = self._rung(view.of_rows(~gone), prices, start - now, flow)
             if rung < 0:
-                late += self._given_up(view.after(late), prices)
+                gone[self._given_up(view, ~gone, prices)] = True
                 rung = 0
-        refused, left = tuple(waiting[:late]), waiting[late:]
-        if not left:
+        refused = tuple(waiting[row] for row in np.flatnonzero(gone).tolist())
+        stays = np.flatnonzero(~gone).tolist()
+        if not stays:
             return Decision((), self.plans[-1], False, refused=refused)
-        view, head = view.after(late), left[0]
+        view, head = view.of_rows(~gone), waiting[stays[0]]
         rows, full = self._batch(view, rung, prices)
-        chosen = tuple(left[row] for row in rows)
+        chosen = tuple(waiting[stays[row]] for row in rows)
         return Decision(chosen, self._plan(head, rung), full, "pinned" if head.pinned else reason, refused)
 
     def _prices(self, plans: tuple[Plan, ...]) -> "Prices":
@@ -105,16 +144,20 @@ class Promise:
             self._known = self.latency.version, Prices.of(plans, self.latency, self.max_batch)
         return self._known[1]
 
-    def _hopeless(self, view: "View", prices: "Prices") -> int:
-        """How many at the head cannot be answered in time, alone and at the least they accept."""
-        hopeless = (prices.fixed + prices.each)[view.gets(0)] > view.slack
-        return len(hopeless) if hopeless.all() else int(np.argmin(hopeless))
+    def _given_up(self, view: "View", stays: Mask, prices: "Prices") -> NDArray[np.int64]:
+        """Who has to go, as rows, where not all who stay can be answered in time at the least they accept, so
+        that the most are. Who is served in the last moment is served alone, at the cost of a batch: so the
+        first in line go, those with a head start last, and nobody who has no deadline."""
+        rows = np.flatnonzero(stays & np.isfinite(view.slack))
+        rows = rows[np.argsort(view.head_start[rows], kind="stable")]
+        tried = [0, *(size for size in SIZES if size <= len(rows))]
 
-    def _given_up(self, view: "View", prices: "Prices") -> int:
-        """How many at the head have to go where not all can be answered in time at the least they accept,
-        so that the most are. Who is served in the last moment is served alone, at the cost of a batch."""
-        tried = [0, *(size for size in SIZES if size < len(view.slack))]
-        return max(tried, key=lambda count: self._in_time(view.after(count), prices))
+        def kept(count: int) -> int:
+            left = stays.copy()
+            left[rows[:count]] = False
+            return self._in_time(view.of_rows(left), prices) if left.any() else 0
+
+        return rows[: max(tried, key=kept)]
 
     def _in_time(self, view: "View", prices: "Prices") -> int:
         done = self._done(view, 0, prices)
@@ -165,7 +208,7 @@ class Promise:
             return True
         cost_s = float(costs.mean())
         backlog_s = delay_s + (len(costs) + flow.coming) * cost_s
-        grows = min(flow.allowed_s, AHEAD_S) * (flow.rate * cost_s - 1)
+        grows = min(flow.allowed_s, AHEAD_S) * (flow.rate * cost_s - flow.share)
         return backlog_s + grows <= self.headroom * flow.allowed_s
 
     def _batch(self, view: "View", rung: int, prices: "Prices") -> tuple[list[int], bool]:
@@ -176,8 +219,9 @@ class Promise:
         rows = np.flatnonzero(same)[:most]
         slack = view.slack[rows]
         if not same.all():
-            alone = self.latency.margin * float(prices.fixed[0] + prices.each[0])
-            slack = np.minimum(slack, view.slack[~same].min() - alone)
+            least = view.gets(0)[~same]
+            alone = self.latency.margin * (prices.fixed[least] + prices.each[least])
+            slack = np.minimum(slack, (view.slack[~same] - alone).min())
         fitting = self._first(slack, gets[0], prices)
         size = max(size for size in SIZES if size <= fitting)
         return rows[:size].tolist(), fitting == most or fitting < len(rows)
@@ -210,7 +254,9 @@ class View:
     """Seconds from the start of the next batch to each deadline."""
     floors: NDArray[np.int64]
     """The cheapest rung each may get; for a pinned plan, its place in `plans`."""
-    pinned: NDArray[np.bool_]
+    pinned: Mask
+    head_start: Floats
+    """Seconds by which each turn comes before its deadline; steps of a priority."""
     plans: tuple[Plan, ...]
     """The rungs, and after them what is pinned besides."""
 
@@ -224,13 +270,18 @@ class View:
         pinned = np.zeros(len(waiting), bool)
         for at, plan in named.items():
             floors[at], pinned[at] = places[plan], True
-        slack = np.array([entry.deadline for entry in waiting]) - start
-        return cls(slack, floors, pinned, tuple(plans))
+        deadlines = np.array([entry.deadline for entry in waiting])
+        head_start = deadlines - np.array([entry.due for entry in waiting])
+        return cls(deadlines - start, floors, pinned, head_start.round(3), tuple(plans))
 
-    def after(self, count: int) -> "View":
-        """Without the first so many."""
-        return replace(self, slack=self.slack[count:], floors=self.floors[count:], pinned=self.pinned[count:])
+    def of_rows(self, mask: Mask) -> "View":
+        """Those rows alone."""
+        return View(self.slack[mask], self.floors[mask], self.pinned[mask], self.head_start[mask], self.plans)
 
     def gets(self, rung: int) -> NDArray[np.int64]:
         """What each gets when the others get this rung: places in `plans`."""
         return np.where(self.pinned, self.floors, np.maximum(self.floors, rung))
+
+
+def _head_start(entry: Waiting) -> float:
+    return entry.deadline - entry.due

@@ -28,24 +28,20 @@ class Entry:
     future: asyncio.Future[Outcome]
     admitted_at: float
     expiry: asyncio.TimerHandle | None = field(default=None)
+    # A policy reads these of everybody who waits at every decision.
+    deadline: float = field(init=False)
+    pinned: Plan | None = field(init=False)
+    tenant: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        objective = self.request.objective
+        self.deadline = math.inf if objective.deadline is None else objective.deadline
+        self.pinned, self.tenant = self.request.plan, objective.tenant
 
     @property
     def alive(self) -> bool:
         """Somebody still waits for the answer."""
         return not self.future.done()
-
-    @property
-    def deadline(self) -> float:
-        given = self.request.objective.deadline
-        return math.inf if given is None else given
-
-    @property
-    def pinned(self) -> Plan | None:
-        return self.request.plan
-
-    @property
-    def tenant(self) -> str:
-        return self.request.objective.tenant
 
 
 class WaitingQueue(Sequence[Entry]):
