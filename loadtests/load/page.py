@@ -71,11 +71,13 @@ PACE: tuple[Column, ...] = (
 )
 
 
-def page(runs: Sequence[Run]) -> str:
-    """HTML with its pictures inside."""
-    colours = plots.rung_colours(runs)
+def page(runs: Sequence[Run], detailed: Sequence[Run] | None = None) -> str:
+    """HTML with its pictures inside. All runs are in the tables and in the plot over rates; in the others those
+    of `detailed`, or all."""
+    shown = runs if detailed is None else detailed
+    colours = plots.rung_colours(shown)
     with matplotlib.rc_context(plots.STYLE):
-        body = "\n".join([_overview(runs), *(_one(run, colours) for run in runs), _method(runs)])
+        body = "\n".join([_overview(runs, shown), *(_one(run, colours) for run in shown), _method(runs)])
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Foveate load test</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>'
@@ -83,11 +85,11 @@ def page(runs: Sequence[Run]) -> str:
     )
 
 
-def _overview(runs: Sequence[Run]) -> str:
+def _overview(runs: Sequence[Run], shown: Sequence[Run]) -> str:
     named = {run.name: run.figures() for run in runs}
     pictures = [
-        _figure(plots.trade(runs), "One point a run; dotted: 99%."),
-        _figure(plots.latency(runs), "Over all offered requests; dashed: deadlines."),
+        _figure(plots.trade(shown), "One point a run; dotted: 99%."),
+        _figure(plots.latency(shown), "Over all offered requests; dashed: deadlines."),
     ]
     if lines := by_rate(runs):
         pictures.append(_figure(plots.capacity(lines), _capacity_said(lines)))

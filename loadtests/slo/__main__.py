@@ -65,7 +65,7 @@ def main() -> None:
     if options.draft:
         print(body)
         return
-    (FOLDER / "slo.html").write_text(report(runs))
+    (FOLDER / "slo.html").write_text(report(runs, runs[:DETAILED]))
     print(write("slo", figures, body).read_text())
 
 
@@ -121,6 +121,10 @@ def one_round(
         for run in search.runs
     ]
     return figures, [static.overload, ours.overload, ours.more[0], *searched]
+
+
+DETAILED = 3
+"""The first so many of a round's runs are shown over time."""
 
 
 @dataclass(frozen=True, slots=True)
