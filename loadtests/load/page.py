@@ -72,8 +72,8 @@ PACE: tuple[Column, ...] = (
 
 
 def page(runs: Sequence[Run], detailed: Sequence[Run] | None = None) -> str:
-    """HTML with its pictures inside. All runs are in the tables and in the plot over rates; in the others those
-    of `detailed`, or all."""
+    """HTML with its pictures inside. All runs are in the tables and in the plot over rates; in the other
+    plots those of `detailed`, or all."""
     shown = runs if detailed is None else detailed
     colours = plots.rung_colours(shown)
     with matplotlib.rc_context(plots.STYLE):
