@@ -32,7 +32,7 @@ SEEN_ONCE = 0.5
 """What it counts for after one batch, which may have been held up: the better of two is believed."""
 ERROR_GAIN, LEAST_MARGIN, MOST_MARGIN = 0.05, 0.05, 0.5
 """How fast the mean error follows the last one, and the margins it can lead to."""
-BATCHED = 0.1
+BATCHED = 0.05
 """The fixed cost of a batch is well spread once it is this share of the rest."""
 UNMEASURED = {1: 0.02, 32: 0.16}
 """Stands in for full where it was never measured: batches are then taken to be worth making."""
