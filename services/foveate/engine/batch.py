@@ -20,6 +20,7 @@ class Batch:
 
     decision: Decision[Entry]
     threads: int = 1
+    predicted_s: float = 0.0
     stacked: Any = None
     """The runner's input, where it was put together while another batch ran."""
 

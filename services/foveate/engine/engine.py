@@ -210,8 +210,8 @@ class Engine:
         """The whole engine: take what should run next, stage it if something still runs, run it, settle."""
         while True:
             decision = await self._take()
-            batch = Batch(decision, self.latency.threads(decision.plan))
-            self._bound_s = self._predict(decision)
+            batch = Batch(decision, self.latency.threads(decision.plan), self._predict(decision))
+            self._bound_s += batch.predicted_s
             if self._running is not None and not self._running.done():
                 await self._stage_ahead(batch)
                 await self._running
@@ -276,8 +276,9 @@ class Engine:
 
     async def _run(self, batch: Batch) -> None:
         """When the device is free, run those who still wait, and give each of them its outcome."""
-        turn = self._compute.turn(self.card.name, self._predict(batch.decision))
-        self._bound_s = 0.0
+        turn = self._compute.turn(self.card.name, batch.predicted_s)
+        # The next one may be bound already: it is taken before this task first runs.
+        self._bound_s = max(0.0, self._bound_s - batch.predicted_s)
         try:
             async with turn:
                 await self._forward(batch)
