@@ -499,6 +499,35 @@ async def test_engines_that_share_a_device_know_what_it_is_busy_with() -> None:
         assert compute.share("busy") > compute.share("quiet")
 
 
+class Looking(FakeRunner):
+    """Notes, as each forward begins, how long the device is said to be taken."""
+
+    engine: Engine
+
+    def run(self, batch: list[Any], plan: Plan) -> list[Any]:
+        self.taken_s.append(self.engine.free_at - self.engine.clock())
+        return super().run(batch, plan)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken_s: list[float] = []
+
+
+async def test_what_is_bound_ahead_counts_until_it_runs() -> None:
+    """The next batch is taken before the one before it has begun; both take half a second."""
+    runner = Looking()
+    slow(runner, 0.5)
+    async with running(runner) as engine:
+        runner.engine = engine
+        first = await held(engine, runner)
+        others = await submitted(engine, *(ask(n) for n in range(12)))
+        runner.gate.set()
+        await soon(asyncio.gather(first, *others))
+    assert [len(batch) for batch in runner.batches] == [1, 4, 4, 4]
+    assert runner.taken_s[1] > 0.7
+    assert runner.taken_s[3] < 0.6, "nothing is bound behind the last"
+
+
 async def test_no_forward_is_spent_on_who_is_late_or_gone() -> None:
     """Of hundreds with deadlines around what can be kept, many expire or leave; none of them is run."""
     runner, random = FakeRunner(max_batch=4), Random(0)

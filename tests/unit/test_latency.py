@@ -8,7 +8,8 @@ import pytest
 from foveate.core.model import Rung
 from foveate.core.plan import Plan
 from foveate.engine.host import Crowd
-from foveate.engine.latency import KNOWN, RECENT, Lanes, LatencyModel
+from foveate.engine.lanes import Lanes
+from foveate.engine.latency import KNOWN, RECENT, LatencyModel
 
 FULL = Plan("m", 32)
 CHEAP = replace(FULL, reducer="evit:0.3")

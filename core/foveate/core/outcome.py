@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from foveate.core.plan import Plan
 
 Fate = Literal["kept", "merged", "dropped"]
+"""What became of a patch: still a token of its own, part of a token with others, or looked at no more."""
 Reason = Literal["full", "pinned", "deadline", "load"]
 """Why a plan was taken: nothing spoke against full; it was named; some deadline would have been missed at
 a better one; those who are expected would have been."""
-"""What became of a patch: still a token of its own, part of a token with others, or looked at no more."""
 
 
 @dataclass(frozen=True, slots=True)

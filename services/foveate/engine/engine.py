@@ -19,7 +19,7 @@ from foveate.engine.batch import Batch, forward
 from foveate.engine.compute import Compute
 from foveate.engine.flow import FlowMeter
 from foveate.engine.host import Crowd, Host
-from foveate.engine.latency import Lanes
+from foveate.engine.lanes import Lanes
 from foveate.engine.policy import Decision, Newcomer, PolicyMaker, Waiting
 from foveate.engine.promise import Promise
 from foveate.engine.queue import Entry, WaitingQueue

@@ -9,7 +9,6 @@ from typing import Protocol
 
 from foveate.core.model import Rung
 from foveate.core.plan import Plan
-from foveate.engine.host import Crowd
 
 PlanTimes = Mapping[Plan, Mapping[int, float]]
 """Seconds of a batch by plan and size."""
@@ -91,13 +90,13 @@ def _as_now(rung: Rung, ladder: Sequence[Rung], times: PlanTimes) -> Mapping[int
     known = [other for other in ladder if times.get(other.plan) and other.latency_s]
     if not known:
         return rung.latency_s
-    near = min(known, key=lambda other: _apart(other.gflops, rung.gflops))
+    near = min(known, key=lambda other: apart(other.gflops, rung.gflops))
     now, then = times[near.plan], near.latency_s or {}
     slower = [now[size] / then[size] for size in now.keys() & then.keys()]
     return {size: seconds * statistics.median(slower or [1.0]) for size, seconds in rung.latency_s.items()}
 
 
-def _apart(one: float, other: float) -> float:
+def apart(one: float, other: float) -> float:
     """How far two costs are from each other, as a ratio's logarithm; some models cost nothing."""
     return abs(math.log(max(one, 1e-9) / max(other, 1e-9)))
 
@@ -226,100 +225,3 @@ class LatencyModel:
         back = math.log(point.start / point.seconds)
         point.seconds *= math.exp(GAIN * max(-STEP, min(STEP, off)) + LEAK * back)
         point.weight = min(TRUSTED, point.weight + 1)
-
-
-CROWDED = 3.0
-"""How many times as long a forward takes for each core that others want of those it runs on: its threads
-wait for one another at every step, and the one that is held up holds up all."""
-
-
-class Lanes:
-    """A latency model for each number of threads that forwards may use; for each plan the one answers
-    that is quickest beside what else there is to do."""
-
-    def __init__(self, ladder: Sequence[Rung], times: Mapping[int, PlanTimes]) -> None:
-        """times: by number of threads, as measured while nothing else was done; empty: forwards always
-        use the same."""
-        self._models = {threads: LatencyModel(ladder, found) for threads, found in times.items()}
-        if not self._models:
-            self._models = {1: LatencyModel(ladder)}
-        self._most = max(self._models)
-        self._ladder, self._times, self._alone = ladder, times, dict[Plan, _Alone]()
-        self._crowd, self._choice, self.version = Crowd(), dict[Plan, int](), 0
-        self.beside(self._crowd)
-
-    def beside(self, crowd: Crowd) -> None:
-        """Forwards will run beside this."""
-        self._crowd = crowd
-        choice = {rung.plan: self._chosen(rung.plan) for rung in self._ladder}
-        self.version += choice != self._choice
-        self._choice = choice
-
-    def threads(self, plan: Plan) -> int:
-        """How many a forward under this plan had best use now."""
-        return self._choice.get(plan) or self._chosen(plan)
-
-    def _chosen(self, plan: Plan) -> int:
-        if len(self._models) == 1:
-            return self._most
-        if plan not in self._alone:
-            self._alone[plan] = self._quiet(plan)
-        alone = self._alone[plan]
-        others = self._crowd.cores(alone.span_s)
-
-        def seconds(threads: int) -> float:
-            wanted = max(0.0, others - (self._most - threads))
-            return alone.seconds[threads] * math.exp(math.log(CROWDED) * wanted)
-
-        return min(self._models, key=seconds)
-
-    def _quiet(self, plan: Plan) -> "_Alone":
-        """Of this plan, or of the one that was timed and is nearest in cost."""
-        if len(self._alone) > KNOWN:
-            self._alone.clear()
-        every = self._times[self._most]
-        timed = [rung for rung in self._ladder if every.get(rung.plan)]
-        cost = next((rung.gflops for rung in self._ladder if rung.plan == plan), self._ladder[-1].gflops)
-        near = min(timed, key=lambda rung: _apart(rung.gflops, cost)).plan
-        sizes = set.intersection(*(set(found[near]) for found in self._times.values()))
-        seconds = {
-            threads: sum(found[near][size] / every[near][size] for size in sizes)
-            for threads, found in self._times.items()
-        }
-        return _Alone(every[near][max(sizes)], seconds)
-
-    def _model(self, plan: Plan) -> LatencyModel:
-        return self._models[self.threads(plan)]
-
-    @property
-    def margin(self) -> float:
-        return max(self._models[threads].margin for threads in set(self._choice.values()))
-
-    def line(self, plan: Plan) -> Line:
-        return self._model(plan).line(plan)
-
-    def predict(self, plan: Plan, size: int) -> float:
-        return self._model(plan).predict(plan, size)
-
-    def useful_batch(self, plan: Plan, most: int) -> int:
-        return self._model(plan).useful_batch(plan, most)
-
-    def doubt(self) -> None:
-        self.version += 1
-        for model in self._models.values():
-            model.doubt()
-
-    def observe(self, plan: Plan, size: int, seconds: float, threads: int) -> float:
-        """A batch has run on so many threads. Gives what it took over what was predicted."""
-        self.version += 1
-        return self._models[threads].observe(plan, size, seconds)
-
-
-@dataclass(frozen=True, slots=True)
-class _Alone:
-    """What batches of a plan take on a machine that does nothing else."""
-
-    span_s: float
-    """Seconds of a large batch on all threads."""
-    seconds: Mapping[int, float]
-    """By threads, on a scale of their own."""
