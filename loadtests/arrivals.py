@@ -1,6 +1,8 @@
 """When requests are sent: open-loop schedules from a shape's name, a rate and a seed, or from a trace."""
 
+import math
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,8 @@ RateAt = Callable[[Times], Times]
 
 PERIOD_S = 2.0
 """From the start of one burst to the start of the next, in an on/off schedule."""
+STAMP = 1e8
+"""A trace that begins so late, three years in seconds, gives seconds since 1970."""
 SHAPES = "constant, poisson, gamma:CV, step:X, ramp:X, onoff:X, trace:PATH"
 
 
@@ -22,8 +26,9 @@ def schedule(shape: str, rate: float, seconds: float, seed: int) -> Times:
     constant: evenly spaced; poisson: gaps are exponential; gamma:CV: gaps of that coefficient of
     variation, bursty above 1; step:X: X times the rate in the middle third; ramp:X: from the rate
     to X times it; onoff:X: X times the rate for 1/X of every PERIOD_S and nothing in the rest of it.
-    The last three are Poisson at a rate that changes. trace:PATH: one time in seconds a line, replayed
-    as it is, whatever the rate, the duration and the seed. Raises SetupError.
+    The last three are Poisson at a rate that changes. trace:PATH: a file with a time a line, or in the
+    first column of a CSV file, in seconds, seconds since 1970 or ISO 8601, replayed as it is, whatever the
+    rate, the duration and the seed; dates count from the first. Raises SetupError.
     """
     name, _, argument = shape.partition(":")
     if name == "trace":
@@ -88,11 +93,31 @@ def _rate_at(name: str, factor: float, rate: float, seconds: float) -> RateAt:
 
 def _read(path: str) -> Times:
     try:
-        times = np.array([float(line) for line in Path(path).read_text().split()])
-    except OSError as error:
-        raise SetupError(f"the trace {path!r} cannot be read: {error.strerror}") from None
-    except ValueError:
-        raise SetupError(f"the trace {path!r} has a line that is not a time in seconds") from None
+        lines = Path(path).read_text().splitlines()
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise SetupError(f"the trace {path!r} cannot be read: {why}") from None
+    cells = [line.split(",")[0].strip() for line in lines if line.strip()]
+    if cells and np.isnan(_seconds(cells[0])):  # a header
+        del cells[0]
+    times = np.array([_seconds(cell) for cell in cells])
+    if np.isnan(times).any():
+        wrong = cells[int(np.isnan(times).argmax())]
+        raise SetupError(f"the trace {path!r} has {wrong[:40]!r}, which is neither seconds nor a date")
     if not (np.isfinite(times) & (times >= 0)).all():
         raise SetupError(f"the trace {path!r} has a time that is not finite or lies before 0")
-    return np.sort(times)
+    times.sort()
+    return times - times[0] if len(times) and times[0] >= STAMP else times
+
+
+def _seconds(cell: str) -> float:
+    """NaN for what is no time."""
+    try:
+        return float(cell)
+    except ValueError:
+        pass
+    try:
+        date = datetime.fromisoformat(cell)
+    except ValueError:
+        return math.nan
+    return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()

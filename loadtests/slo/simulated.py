@@ -17,7 +17,7 @@ from loadtests.simulate.oracle import upper_bound
 from loadtests.simulate.run import World, simulate
 from loadtests.simulate.workload import Kind, Workload
 
-SHAPES = ("constant", "poisson", "gamma:2", "gamma:4", "step:4", "ramp:4", "onoff:4")
+SHAPES = ("constant", "poisson", "gamma:2", "gamma:4", "step:2", "step:4", "ramp:4", "onoff:4")
 LOADS = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Times what full alone can serve."""
 QUEUE_ITEMS = 1024

@@ -65,7 +65,24 @@ def test_a_trace_is_replayed_as_it_is(tmp_path: Path) -> None:
     assert schedule(f"trace:{file}", 1.0, 1.0, 0).tolist() == [0.25, 0.5, 7.0]
 
 
-@pytest.mark.parametrize("text", ["0.1\nsoon\n", "-1\n", "nan\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0.25\n0.5\n7\n",
+        "arrival,tokens\n0.25,10\n0.5,\n7,3\n",
+        "time\n1700000000.25\n1700000000.5\n1700000007\n",
+        "TIMESTAMP,x\n2023-11-16 18:17:03.25,1\n2023-11-16 18:17:03.5000000,1\n2023-11-16T18:17:10Z,1\n",
+    ],
+)
+def test_traces_are_read_as_they_are_published(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "trace.csv"
+    file.write_text(text)
+    times = schedule(f"trace:{file}", 1.0, 1.0, 0)
+    assert (times - times[0]).tolist() == pytest.approx([0, 0.25, 6.75], abs=1e-6)
+    assert times[0] in (0, 0.25)
+
+
+@pytest.mark.parametrize("text", ["0.1\nsoon\n", "-1\n", "1\nnan\n", "time\nwhen\n", "1\ninf\n"])
 def test_a_trace_of_something_else_is_refused(tmp_path: Path, text: str) -> None:
     file = tmp_path / "trace.csv"
     file.write_text(text)
