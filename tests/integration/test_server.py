@@ -1,6 +1,7 @@
 """The real server over real sockets: bad input, departed clients, many at once, shutting down."""
 
 import asyncio
+import gc
 import json
 import multiprocessing
 import socket
@@ -19,7 +20,7 @@ from foveate.core.outcome import Result
 from foveate.core.plan import Plan
 from foveate.core.settings import Settings
 from foveate.gateway.app import create_app
-from foveate.gateway.server import server
+from foveate.gateway.server import leave_alone, server
 from tests.fake_runner import FakeRunner
 from tests.integration.conftest import PATIENCE_S, Serve, Served, listen
 from tests.unit.media_samples import encode, png, scene
@@ -438,3 +439,14 @@ async def test_large_bodies_one_after_another_are_no_head(serve: Serve) -> None:
     async with served.client() as client:
         for _ in range(3):
             assert (await post(client, b"x" * 300_000)).status_code == 200
+
+
+def test_what_is_there_at_the_start_is_not_collected_again() -> None:
+    """A full collection stops forwards too: it has to be short."""
+    here = len(gc.get_objects())
+    leave_alone()
+    try:
+        assert gc.get_freeze_count() > 0.9 * here
+        assert len(gc.get_objects()) < 0.1 * here
+    finally:
+        gc.unfreeze()

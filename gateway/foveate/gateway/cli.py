@@ -72,7 +72,7 @@ def serve(
     from foveate.engine.promise import Promise
     from foveate.engine.terms import Terms
     from foveate.gateway.app import create_app
-    from foveate.gateway.server import server
+    from foveate.gateway.server import leave_alone, server
 
     metrics = Metrics()
     factories = [partial(load, name, settings) for name in settings.models]
@@ -85,6 +85,7 @@ def serve(
     for card in cluster.cards().values():
         console.print(f"{card.full}: {card.description}", highlight=False, markup=False)
     web = server(application, cluster, settings)
+    leave_alone()
     web.run()
     if not web.finished:
         os._exit(1)  # a forward that is stuck in its thread would keep the process for ever
