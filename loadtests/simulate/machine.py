@@ -47,6 +47,8 @@ class Disturbance:
     """Share of batches that something else holds up."""
     hiccup: float = 3.0
     """How many times as long such a batch takes."""
+    between_s: float = 0.0
+    """Seconds between two forwards in which the device stands still."""
 
 
 CALM = Disturbance(noise=0.0, hiccups=0.0)
@@ -64,6 +66,11 @@ class Machine:
     def __init__(self, costs: Costs, disturbance: Disturbance, seed: int) -> None:
         self._costs, self._by = costs, disturbance
         self._random = random.Random(seed)  # noqa: S311 - dice, not secrets
+
+    @property
+    def between_s(self) -> float:
+        """Seconds until the next forward can begin."""
+        return self._by.between_s
 
     def run(self, plan: Plan, size: int) -> float:
         """Seconds this batch takes."""

@@ -148,6 +148,7 @@ class Replica:
                 self.record.ended(job, End.MISSED)
         if not jobs:
             return None
+        now += self.machine.between_s
         self._running, self._free_at = (decision, jobs, now), now + self._predict(decision)
         self.record.batches += 1
         self.record.ran += len(jobs)

@@ -199,7 +199,7 @@ def gaps(bench: Bench, rungs: Sequence[Rung], static: Shown, ours: Shown) -> Fig
         world = fifo if policy is Fifo else chosen
         costs = simulated.costs(learnt, world)
         real = attainment(tried.records)
-        found = simulated.attained(tried, world, policy, costs, bench.promise_ms / 1e3, floor)
+        found = simulated.attained(tried, world, policy, learnt, costs, bench.promise_ms / 1e3, floor)
         figures |= {
             f"sim_real_{name}_real": real,
             f"sim_real_{name}_simulated": found,

@@ -1,5 +1,6 @@
 """What `make bench-slo` makes of runs: recovery after a step, costs for the simulator, counts, the page."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from foveate.core.model import Rung
 from foveate.core.plan import Plan
 from foveate.engine.fifo import Fifo
+from foveate.engine.policy import PolicyMaker
 from foveate.engine.promise import Promise
 from loadtests.load.pictures import catalogue
 from loadtests.load.records import Kind, Record
@@ -66,8 +68,11 @@ def test_recovery_counts_to_the_end_of_the_last_quarter_that_broke_the_promise(
 def test_those_who_were_told_the_same_seconds_shared_a_forward() -> None:
     together = [record(n / 100, queue=5.0, compute=20.001) for n in range(8)]
     alone = [record(1.0, rung="evit:0.5", queue=0.0, compute=10.5), record(2.0, "refused", "")]
-    found = simulated.batches(run([*together, *alone], 3.0))
-    assert found == {("full", 8): [pytest.approx(0.020001)], ("evit:0.5", 1): [pytest.approx(0.0105)]}
+    found = simulated.forwards(run([*together, *alone], 3.0), WORLD)
+    assert found == [
+        simulated.Forward(0.15, pytest.approx(0.020001), 0.8),
+        simulated.Forward(1.15, pytest.approx(0.0105), 0.01),
+    ]
 
 
 def test_costs_are_what_forwards_took_beyond_the_profile_and_what_lay_outside() -> None:
@@ -75,18 +80,37 @@ def test_costs_are_what_forwards_took_beyond_the_profile_and_what_lay_outside() 
     alone = [record(1.0, rung="evit:0.5", queue=120.0, compute=15.0)]
     found = simulated.costs(run([*together, *alone], 3.0), WORLD)
     assert found.disturbance.slower == pytest.approx((1.2 + 0.015) / (0.8 + 0.01))
-    assert found.disturbance.noise == pytest.approx(0, abs=1e-9)
-    assert simulated.costs(run(alone, 3.0), WORLD).outside_s == pytest.approx(0.015)
+    assert simulated.costs(run(alone, 3.0), WORLD).outside_s == pytest.approx([0.015] * 20)
+
+
+def test_what_passes_between_forwards_lies_from_one_end_to_the_next_start() -> None:
+    """Forwards of 80 ms every 100."""
+    ran = [record(n / 10, queue=1.0, compute=80.0 + n / 1000) for n in range(5)]
+    assert simulated.costs(run(ran, 1.0), WORLD).disturbance.between_s == pytest.approx(0.02, abs=1e-4)
+
+
+def test_a_machine_is_uneven_over_spans_of_time_and_not_from_forward_to_forward() -> None:
+    def forward(at: float, took_s: float) -> simulated.Forward:
+        return simulated.Forward(at + took_s / 2, took_s, 0.1)
+
+    evened_out = [forward(n / 20, 0.05 if n % 2 else 0.15) for n in range(100)]
+    assert simulated.unevenness(evened_out) < 0.05
+    by_the_second = [forward(n / 20, 0.05 if n // 20 % 2 else 0.15) for n in range(80)]
+    assert simulated.unevenness(by_the_second) == pytest.approx(math.log(3) / 2)
 
 
 def test_arrivals_of_a_run_are_simulated_at_its_costs() -> None:
     ran = run((record(n / 5, queue=1.0, compute=100.0 + n / 1000) for n in range(50)), 10.0)
     costs = simulated.costs(ran, WORLD)
-    assert simulated.attained(ran, WORLD, Fifo, costs, 0.5, 0.0) == 1
+
+    def attained(tried: Run, policy: PolicyMaker, floor: float) -> float:
+        return simulated.attained(tried, WORLD, policy, ran, costs, 0.5, floor)
+
+    assert attained(ran, Fifo, 0.0) == 1
     crowded = run((record(n / 50, queue=1.0, compute=100.0 + n / 1000) for n in range(500)), 10.0)
-    assert simulated.attained(crowded, WORLD, Fifo, costs, 0.5, 0.0) < 0.5
-    assert simulated.attained(crowded, WORLD, Promise, costs, 0.5, 0.0) > 0.9
-    assert simulated.attained(crowded, WORLD, Promise, costs, 0.5, 1.0) < 0.5
+    assert attained(crowded, Fifo, 0.0) < 0.5
+    assert attained(crowded, Promise, 0.0) > 0.9
+    assert attained(crowded, Promise, 1.0) < 0.5
 
 
 def test_the_oracle_bounds_every_shape() -> None:
