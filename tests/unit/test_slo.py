@@ -96,7 +96,7 @@ def test_a_machine_is_uneven_over_spans_of_time_and_not_from_forward_to_forward(
     evened_out = [forward(n / 20, 0.05 if n % 2 else 0.15) for n in range(100)]
     assert simulated.unevenness(evened_out) < 0.05
     by_the_second = [forward(n / 20, 0.05 if n // 20 % 2 else 0.15) for n in range(80)]
-    assert simulated.unevenness(by_the_second) == pytest.approx(math.log(3) / 2)
+    assert simulated.unevenness(by_the_second) == pytest.approx(math.log(3) / 2, rel=0.1)
 
 
 def test_arrivals_of_a_run_are_simulated_at_its_costs() -> None:
