@@ -101,7 +101,7 @@ def one_round(setup: Setup, names: Sequence[str], cache: Path, failed: Failed, s
         try:
             own = of_server(SERVERS[name], python(SERVERS[name], cache), setup, figures["raw_per_s"], seed)
         except (SetupError, RuntimeError, TimeoutError, OSError, CalledProcessError) as error:
-            failed[name] = f"{error}"
+            failed[name] = f"{error}" or type(error).__name__
             log.warning("%s failed: %s", name, error)
             continue
         figures |= own

@@ -111,7 +111,7 @@ def one_round(
             try:
                 searches[name] = peer(bench, name, python(SERVERS[name], cache), seed)
             except (SetupError, RuntimeError, TimeoutError, OSError, CalledProcessError) as error:
-                failed[name] = f"{error}"
+                failed[name] = f"{error}" or type(error).__name__
                 log.warning("%s failed: %s", name, error)
     for name, search in searches.items():
         figures |= {f"rate_{name}": search.rate, f"accuracy_at_rate_{name}": search.accuracy}

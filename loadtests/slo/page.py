@@ -108,7 +108,7 @@ Foveate kept {rate_ratio_raw:.2f} times what the raw loop manages.
 
 ## The simulator
 
-Attainment of real runs, and of the same arrivals simulated by a server that has served another run at the same
+Attainment of real runs, and of the same arrivals simulated by a server that has served another run at that
 rate before, as the real one has. From that run come how much longer than profiled forwards take, how evenly,
 what passes between two of them, and what the wire and decoding take. Two real runs at the last of these
 differed by {sim_real_spread_points:.1f} points.
