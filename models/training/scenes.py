@@ -1,5 +1,6 @@
 """Scenes with a known scene graph: emoji over textured backgrounds with clutter."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -115,14 +116,24 @@ def place(rng: Rng, image: np.ndarray, label: int, size: float) -> SceneObject:
     return SceneObject(label, _box(mask), mask, angle, size, (0, 0, 0))  # `_seen` fills in the colour
 
 
-def draw(split: str, index: int, height: int = 224, width: int = 224, objects: int = 1) -> Scene:
-    """The scene with this number in this split. The same arguments always give the same scene."""
+def draw(
+    split: str,
+    index: int,
+    height: int = 224,
+    width: int = 224,
+    objects: int = 1,
+    labels: Sequence[int] = (),
+) -> Scene:
+    """The scene with this number in this split. The same arguments always give the same scene.
+
+    labels: what is in it; unless told, `objects` labels by the number.
+    """
     rng = scene_rng(split, index)
     kind, image = background(rng, split, height, width)
     clutter(rng, image, int(rng.integers(3, 11)), largest=34)
     side = min(height, width)
     # Labels go round, so that every class comes equally often in any run of scenes.
-    labels = [(index * objects + i) % len(LABELS) for i in range(objects)]
+    labels = labels or [(index * objects + i) % len(LABELS) for i in range(objects)]
     placed = [place(rng, image, label, float(rng.uniform(0.21, 0.54)) * side) for label in labels]
     noise = rng.normal(0, rng.uniform(0, 5), (height // 2, width // 2, 1)).astype(np.float32)
     noise = cv2.resize(noise, (width, height), interpolation=cv2.INTER_LINEAR)[..., None]

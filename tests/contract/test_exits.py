@@ -21,6 +21,7 @@ from foveate.models.geometry import Geometry
 from foveate.models.heads.gates import Gate
 from foveate.models.tokens import Tokens
 from foveate.models.vit import ElasticViT, Steps, TrunkOutput
+from tests.unit.dense_heads import dense_head
 
 G = Geometry(image_size=64, width=24, depth=8, heads=2, classes=5)
 HEADS = (2, 3, 4, 5, 7)
@@ -87,6 +88,7 @@ def tiny(gain: float, bias: Callable[[int], Tensor], seed: int = 0) -> ElasticVi
     shared, *own = torch.randn(1 + len(HEADS), G.width, G.classes, generator=generator)
     for number, weight in enumerate(own):
         model.exit_heads[str(HEADS[number])] = ExitHead(gain * (shared + 0.5 * weight), bias(number))
+    model.dense = dense_head(G)
     return model
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from foveate.core.errors import BadPlan
 from foveate.models import reduction
 from foveate.models.geometry import Geometry, gmacs
+from foveate.models.heads.dense import DenseSpec
 from foveate.models.heads.gates import Gate
 from foveate.models.reduction import Attention, Bare, Needs, Reducer
 from foveate.models.tokens import Assignment, Tokens
@@ -57,7 +58,8 @@ pytestmark = pytest.mark.usefixtures("inference_on_one_thread")
 
 def tiny(geometry: Geometry) -> ElasticViT:
     """Weights far enough from zero that attention tells tokens apart."""
-    model, generator = ElasticViT(geometry).eval(), torch.Generator().manual_seed(7)
+    dense = DenseSpec(classes=2, width=8, fine=8)
+    model, generator = ElasticViT(geometry, dense=dense).eval(), torch.Generator().manual_seed(7)
     for after in ("2", "4"):
         model.gates[after] = Gate(geometry.width)
     for name, parameter in model.named_parameters():
@@ -143,9 +145,13 @@ def assert_sound(decided: Assignment, tokens: Tokens) -> None:
         assert decided.into.shape == absorbed.shape
         assert torch.all((decided.into >= tokens.prefix) & (decided.into < decided.kept.shape[1]))
     if decided.share is not None:
-        receivers = 1 if decided.into is None else decided.kept.shape[1]
+        made = 1 if decided.parts is None else decided.parts.shape[2]
+        receivers = made if decided.into is None else decided.kept.shape[1]
         assert decided.share.shape == (batch, receivers, absorbed.shape[1])
         assert decided.share.isfinite().all()
+    if decided.parts is not None:
+        assert decided.parts.shape[:2] == absorbed.shape
+        assert torch.allclose(decided.parts.sum(2), torch.ones(absorbed.shape))
     if decided.own is not None:
         assert decided.own.shape == decided.kept.shape
         assert torch.all(decided.own[:, : tokens.prefix] == 1), "prefix tokens stay as they are"

@@ -21,6 +21,7 @@ from foveate.models.heads.gates import Gate
 from foveate.models.reduction import Attention, Needs, Reducer
 from foveate.models.tokens import Assignment, Tokens
 from foveate.models.vit import Block, ElasticViT, Steps
+from tests.unit.dense_heads import dense_head
 
 G = Geometry(image_size=96, width=24, depth=6, heads=2, classes=5)
 PATCHES, REDUCES = 36, (2, 4, 5)
@@ -43,6 +44,7 @@ def tiny() -> ElasticViT:
         noise = torch.randn(parameter.shape, generator=generator)
         gain = parameter.ndim == 1 and name.endswith("weight")
         parameter.copy_(1 + 0.1 * noise if gain else 0.2 * noise)
+    model.dense = dense_head(G)
     return model
 
 

@@ -8,6 +8,7 @@ from foveate.core.errors import BadPlan
 from foveate.core.plan import Plan
 
 CropMode = Literal["center", "squash"]
+Task = Literal["classify", "segment"]
 Interpolation = Literal["bilinear", "bicubic"]
 
 
@@ -53,6 +54,8 @@ class ModelCard:
     """Cheapest first; the last is full."""
     licence: str = ""
     source: str = ""
+    task: Task = "classify"
+    """What it answers: a picture's classes, or each pixel's."""
 
     def plan(self, text: str) -> Plan:
         """A plan by name: in full, or what sets it apart from full. Raises BadPlan for another model's."""

@@ -58,11 +58,22 @@ class Explanation:
 
 
 @dataclass(frozen=True, slots=True)
+class ClassMaps:
+    """How well each class that a picture shows somewhere fits at each place in it."""
+
+    classes: tuple[int, ...]
+    """The classes, K of them, in order; 0 is the background and k the model's label k - 1."""
+    scores: NDArray[np.float16]
+    """(K, h, w) unnormalised log-probabilities on an even grid over the whole picture."""
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """What the model gives for one item."""
 
     scores: NDArray[np.float32]
-    """(C,) class probabilities, or (D,) features where the model has no classifier."""
+    """(C,) class probabilities, or (D,) features where the model has no classifier; of a model that segments,
+    each class's share of the picture, the background's first."""
     tokens: int
     """Tokens that were left at the end, prefix tokens included."""
     exit_layer: int
@@ -73,6 +84,8 @@ class Result:
     """The rung that the item's content asked for, where the plan leaves the choice to it."""
     explanation: Explanation | None = None
     """What was looked at, where the request asked for it and the model can tell."""
+    maps: ClassMaps | None = None
+    """Where each class is, from a model that segments."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,10 @@
 """What one client asks, and how good and how fast the answer must be."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
+from foveate.core.model import Task
 from foveate.core.plan import Plan
-
-Task = Literal["classify"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """The ASGI application: routes around a cluster."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
@@ -16,22 +16,28 @@ from foveate.cluster import Cluster
 from foveate.core.errors import UnknownModel
 from foveate.core.metrics import Metrics
 from foveate.core.settings import Settings
-from foveate.gateway.classify import Classifier, request_id_of
-from foveate.gateway.openapi import describe_classify
+from foveate.gateway.classify import Classifier
+from foveate.gateway.decoding import Decoding
+from foveate.gateway.door import Door
+from foveate.gateway.endpoint import request_id_of
+from foveate.gateway.openapi import describe_tasks
 from foveate.gateway.problems import http_problem, problem
+from foveate.gateway.segment import Segmenter
 from foveate.gateway.wire import card_fields, rung_fields
 
 
 def create_app(cluster: Cluster, settings: Settings, metrics: Metrics) -> FastAPI:
     """The gateway in front of a cluster. Starting it starts the cluster; stopping it closes it."""
-    classifier = Classifier(cluster, settings, metrics)
+    door = Door(settings.in_flight_items, settings.in_flight_bytes, settings.max_body_bytes)
+    decoding = Decoding(settings.decode_threads, cluster.host)
+    tasks = [kind(cluster, settings, metrics, door, decoding) for kind in (Classifier, Segmenter)]
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await cluster.start()
         yield
         await cluster.close()
-        classifier.close()
+        decoding.close()
 
     app = FastAPI(
         title="Foveate",
@@ -43,26 +49,28 @@ def create_app(cluster: Cluster, settings: Settings, metrics: Metrics) -> FastAP
         redoc_url=None,
     )
     app.add_exception_handler(HTTPException, http_problem)
-    app.state.door = classifier.door
-
-    app.router.routes.append(Route("/classify", classifier, methods=["POST"]))
-    app.add_middleware(Shortcut, path="/classify", endpoint=classifier)
+    app.state.door = door
+    for task in tasks:
+        app.router.routes.append(Route(task.path, task, methods=["POST"]))
+    app.add_middleware(Shortcut, endpoints={task.path: task for task in tasks})
     add_models(app, cluster)
     add_health(app, cluster, metrics)
-    describe_classify(app)
+    describe_tasks(app)
     return app
 
 
 class Shortcut:
-    """Takes the one busy call past the framework's layers, which do nothing for it: the endpoint has
-    its own bounds and turns its own errors into answers. The route proper stays, for other methods."""
+    """Takes the busy calls past the framework's layers, which do nothing for them: the endpoints have
+    their own bounds and turn their own errors into answers. The routes proper stay, for other methods."""
 
-    def __init__(self, app: ASGIApp, path: str, endpoint: ASGIApp) -> None:
-        self.app, self.path, self.endpoint = app, path, endpoint
+    def __init__(self, app: ASGIApp, endpoints: Mapping[str, ASGIApp]) -> None:
+        self.app, self.endpoints = app, endpoints
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        ours = scope["type"] == "http" and scope["path"] == self.path and scope["method"] == "POST"
-        await (self.endpoint if ours else self.app)(scope, receive, send)
+        ours = None
+        if scope["type"] == "http" and scope["method"] == "POST":
+            ours = self.endpoints.get(scope["path"])
+        await (ours or self.app)(scope, receive, send)
 
 
 def add_models(app: FastAPI, cluster: Cluster) -> None:

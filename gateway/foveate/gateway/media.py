@@ -5,7 +5,7 @@ import binascii
 import math
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -24,6 +24,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from foveate.core.errors import BadRequest, BrokenMedia, FoveateError, ImageTooLarge, UnsupportedMedia
 from foveate.core.model import InputSpec
+from foveate.gateway.windows import Window, windows
 
 Pixels = NDArray[np.uint8]
 Size = tuple[int, int]
@@ -59,6 +60,16 @@ SIGNATURES = {
     "application/pdf": rb"%PDF-",
     "application/postscript": rb"%!PS",
 }
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What brings a picture upright, by EXIF's orientation."""
 TIFF_CODECS = re.compile("raw|packbits|jpeg|tiff_(lzw|deflate|adobe_deflate)")
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 WIDE = 4
@@ -92,6 +103,20 @@ class Picture:
     orientation: int = 1
     """EXIF's, 1 to 8."""
 
+    @property
+    def turned(self) -> bool:
+        """It lies on its side."""
+        return self.orientation >= 5
+
+    @property
+    def upright(self) -> Size:
+        return self.size[::-1] if self.turned else self.size
+
+    @property
+    def flips(self) -> tuple[bool, bool]:
+        """Whether it is mirrored left to right and upside down, once it has been turned."""
+        return self.orientation in (2, 3, 6, 7), self.orientation in (3, 4, 7, 8)
+
 
 def decode_image(data: bytes, spec: InputSpec, size: int, max_pixels: int) -> Pixels:
     """The (size, size, 3) RGB pixels a model is fed, resized and cropped as timm and torchvision evaluate.
@@ -100,6 +125,60 @@ def decode_image(data: bytes, spec: InputSpec, size: int, max_pixels: int) -> Pi
     Safe to call from many threads. Raises UnsupportedMedia for a format that is not read, ImageTooLarge past
     `max_pixels` (width x height, from the header), and BrokenMedia for anything else that does not decode.
     """
+    picture = _decoded(data, lambda whole: _scaled(whole, spec, size), max_pixels)
+    return _fit(picture, spec, size)
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A picture as windows of one size, for models that look at all of it."""
+
+    size: Size
+    """Of the upright picture."""
+    windows: tuple[Window, ...]
+    pixels: tuple[Pixels, ...]
+    """(S, S, 3) for each window."""
+
+
+def decode_windows(data: bytes, spec: InputSpec, side: int, max_pixels: int) -> Cut:
+    """The whole upright picture as square pixels (side, side, 3), in as many windows as its size asks for.
+
+    The same pictures are read, and the same errors raised, as by `decode_image`.
+    """
+
+    def scaled(whole: Size) -> Size:
+        """A window may be any of them, turned or not: the largest says how much detail is needed."""
+        first = windows(*whole)[0]
+        return (
+            math.ceil(side * whole[0] / (first.box[2] - first.box[0])),
+            math.ceil(side * whole[1] / (first.box[3] - first.box[1])),
+        )
+
+    picture = _decoded(data, scaled, max_pixels)
+    width, height = size = picture.upright
+    found = windows(width, height)
+    mirrored, upended = picture.flips
+    pixels = []
+    for window in found:
+        left, top, right, bottom = window.box
+        if mirrored:
+            left, right = width - right, width - left
+        if upended:
+            top, bottom = height - bottom, height - top
+        pixels.append(_resized(picture, (left, top, right, bottom), side, spec))
+    return Cut(size, found, tuple(pixels))
+
+
+def decode_whole(data: bytes, max_pixels: int) -> Image.Image:
+    """The upright picture in RGB, at its own size. Read and refused as by `decode_image`."""
+    picture = _decoded(data, lambda whole: whole, max_pixels)
+    image = _on_white(picture.image)
+    turn = TURNS.get(picture.orientation)
+    return image if turn is None else image.transpose(turn)
+
+
+def _decoded(data: bytes, scaled: Callable[[Size], Size], max_pixels: int) -> Picture:
+    """`scaled`: what the whole picture would measure when resized, by its size."""
     kind = sniff(data)
     if kind is None:
         raise BrokenMedia("the bytes are not a picture in a known format" if data else "the picture is empty")
@@ -107,8 +186,7 @@ def decode_image(data: bytes, spec: InputSpec, size: int, max_pixels: int) -> Pi
         raise UnsupportedMedia(f"{kind} is not read here; send JPEG, PNG, WebP, GIF, BMP or TIFF")
     with _decoder_boundary(kind):
         jpeg = kind == "image/jpeg"
-        picture = _read_jpeg(data, spec, size, max_pixels) if jpeg else _read(data, kind, max_pixels)
-    return _fit(picture, spec, size)
+        return _read_jpeg(data, scaled, max_pixels) if jpeg else _read(data, kind, max_pixels)
 
 
 def sniff(data: bytes) -> str | None:
@@ -160,15 +238,15 @@ def _check_pixels(size: Size, max_pixels: int) -> None:
         raise ImageTooLarge(f"the picture is {size[0]} x {size[1]} pixels; at most {limit} pixels are read")
 
 
-def _read_jpeg(data: bytes, spec: InputSpec, size: int, max_pixels: int) -> Picture:
+def _read_jpeg(data: bytes, scaled: Callable[[Size], Size], max_pixels: int) -> Picture:
     height, width, _, _ = simplejpeg.decode_jpeg_header(data)
     _check_pixels((width, height), max_pixels)
     # Each progressive scan is a pass over every pixel and may take a few bytes. The allowance per byte is
     # for chance: phones append whole videos, where the two bytes of the marker turn up once in 64 kB.
     if data.count(b"\xff\xda") > 100 + len(data) // 32768:
         raise BrokenMedia("the JPEG has more scans than are read here")
-    scaled = _scaled((width, height), spec, size)
-    room = min(width / scaled[0], height / scaled[1]) / SHRINK_MARGIN
+    wanted = scaled((width, height))
+    room = min(width / wanted[0], height / wanted[1]) / SHRINK_MARGIN
     # Only powers of two: these are the inverse transforms with SIMD code.
     shrink = next((n for n in (8, 4, 2) if n <= room), 1)
     pixels = simplejpeg.decode_jpeg(
@@ -267,14 +345,17 @@ def _scaled(size: Size, spec: InputSpec, crop: int) -> Size:
 
 def _fit(picture: Picture, spec: InputSpec, size: int) -> Pixels:
     """Resize and crop in one pass, then turn what is left: cheaper than turning the whole picture first."""
-    turned = picture.orientation >= 5
-    mirrored, upended = picture.orientation in (2, 3, 6, 7), picture.orientation in (3, 4, 7, 8)
-    box = _view(picture.size[::-1] if turned else picture.size, spec, size, mirrored, upended)
-    left, top, right, bottom = (box[1], box[0], box[3], box[2]) if turned else box
+    return _resized(picture, _view(picture.upright, spec, size, *picture.flips), size, spec)
+
+
+def _resized(picture: Picture, box: tuple[float, ...], size: int, spec: InputSpec) -> Pixels:
+    """A box of the turned picture, in coordinates from before it was flipped, as (size, size, 3)."""
+    left, top, right, bottom = (box[1], box[0], box[3], box[2]) if picture.turned else box
     shrink, (width, height) = picture.shrink, picture.image.size
     inside = left / shrink, top / shrink, min(right / shrink, width), min(bottom / shrink, height)
     pixels = np.asarray(_on_white(picture.image.resize((size, size), FILTERS[spec.interpolation], inside)))
-    pixels = pixels.transpose(1, 0, 2) if turned else pixels
+    pixels = pixels.transpose(1, 0, 2) if picture.turned else pixels
+    mirrored, upended = picture.flips
     return np.array(pixels[:: -1 if upended else 1, :: -1 if mirrored else 1], order="C")
 
 

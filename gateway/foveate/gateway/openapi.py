@@ -1,11 +1,11 @@
-"""The OpenAPI entry of /classify, which is served beside the framework's own routes."""
+"""The OpenAPI entries of the tasks, which are served beside the framework's own routes."""
 
 from typing import Any
 
 from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
-from foveate.gateway.wire import Classification, Problem
+from foveate.gateway.wire import Classification, Problem, Segmentation
 
 _REF = "#/components/schemas/{model}"
 _PICTURE = {"type": "string", "format": "binary"}
@@ -22,26 +22,32 @@ _BODY = {
         }
     },
 }
-_PARAMETERS = [
-    {"name": name, "in": place, "required": False, "schema": {"type": kind}, "description": what}
-    for name, place, kind, what in (
-        ("model", "query", "string", "which model; the first one served unless told"),
-        ("top_k", "query", "integer", "how many classes to name, 5 unless told"),
-        ("explain", "query", "boolean", "say which patches were kept, merged or dropped; one more forward"),
-        ("x-slo-ms", "header", "number", "answer within this many milliseconds, as well as that allows"),
-        ("x-request-timeout-seconds", "header", "number", "the same, in seconds"),
-        ("x-min-quality", "header", "number", "least share of full accuracy, 0 to 1"),
-        (
-            "x-priority",
-            "header",
-            "integer",
-            "head starts in the queue, -9 to 9, cut to what the server allows",
-        ),
-        ("x-slo-class", "header", "string", "a promise the server has a name for; other headers go first"),
-        ("x-plan", "header", "string", "run under this plan, as in evit:0.5"),
-        ("x-request-id", "header", "string", "echoed; made up unless sent"),
-    )
-]
+
+
+def _parameters(*given: tuple[str, str, str, str]) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "in": place, "required": False, "schema": {"type": kind}, "description": what}
+        for name, place, kind, what in given
+    ]
+
+
+_COMMON = _parameters(
+    ("model", "query", "string", "which model; the first one served for this task unless told"),
+    ("x-slo-ms", "header", "number", "answer within this many milliseconds, as well as that allows"),
+    ("x-request-timeout-seconds", "header", "number", "the same, in seconds"),
+    ("x-min-quality", "header", "number", "least share of full accuracy, 0 to 1"),
+    ("x-priority", "header", "integer", "head starts in the queue, -9 to 9, cut to what the server allows"),
+    ("x-slo-class", "header", "string", "a promise the server has a name for; other headers go first"),
+    ("x-plan", "header", "string", "run under this plan, as in evit:0.5"),
+    ("x-request-id", "header", "string", "echoed; made up unless sent"),
+)
+_CLASSIFY = _parameters(
+    ("top_k", "query", "integer", "how many classes to name, 5 unless told"),
+    ("explain", "query", "boolean", "say which patches were kept, merged or dropped; one more forward"),
+)
+_SEGMENT = _parameters(
+    ("overlay", "query", "boolean", "send the picture with the mask's colours on it, too"),
+)
 _STATUSES = {
     400: "Bad request",
     404: "Unknown model",
@@ -56,33 +62,51 @@ _STATUSES = {
 }
 
 
-def describe_classify(app: FastAPI) -> None:
-    """Put POST /classify into the document that /openapi.json shows."""
+def describe_tasks(app: FastAPI) -> None:
+    """Put the tasks into the document that /openapi.json shows."""
     framework = app.openapi
 
     def openapi() -> dict[str, Any]:
         document = framework()
         if "/classify" not in document["paths"]:
             _, models = models_json_schema(
-                [(Classification, "serialization"), (Problem, "serialization")], ref_template=_REF
+                [(model, "serialization") for model in (Classification, Segmentation, Problem)],
+                ref_template=_REF,
             )
             document.setdefault("components", {}).setdefault("schemas", {}).update(models["$defs"])
-            document["paths"] = {"/classify": {"post": _operation()}, **document["paths"]}
+            ours = {
+                "/classify": {"post": _classify()},
+                "/segment": {"post": _segment()},
+            }
+            document["paths"] = {**ours, **document["paths"]}
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _operation() -> dict[str, Any]:
-    def answer(description: str, kind: str, model: str) -> dict[str, Any]:
-        schema = {"$ref": _REF.format(model=model)}
-        return {"description": description, "content": {kind: {"schema": schema}}}
+def _classify() -> dict[str, Any]:
+    answer = _json("Classification")
+    return _operation("classify", "Name what a picture shows", _CLASSIFY, answer)
 
-    problems = {str(s): answer(d, "application/problem+json", "Problem") for s, d in _STATUSES.items()}
+
+def _segment() -> dict[str, Any]:
+    answer = {**_json("Segmentation"), "image/png": {"schema": _PICTURE}}
+    return _operation("segment", "Name what each pixel of a picture shows", _SEGMENT, answer)
+
+
+def _json(model: str) -> dict[str, Any]:
+    return {"application/json": {"schema": {"$ref": _REF.format(model=model)}}}
+
+
+def _operation(
+    name: str, summary: str, parameters: list[dict[str, Any]], answer: dict[str, Any]
+) -> dict[str, Any]:
+    told = {"application/problem+json": {"schema": {"$ref": _REF.format(model="Problem")}}}
+    problems = {str(status): {"description": what, "content": told} for status, what in _STATUSES.items()}
     return {
-        "summary": "Name what a picture shows",
-        "operationId": "classify",
-        "parameters": _PARAMETERS,
+        "summary": summary,
+        "operationId": name,
+        "parameters": [*_COMMON, *parameters],
         "requestBody": {"required": True, "content": _BODY},
-        "responses": {"200": answer("The answer", "application/json", "Classification"), **problems},
+        "responses": {"200": {"description": "The answer", "content": answer}, **problems},
     }

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -67,7 +67,9 @@ def profile(asked: Asked, loaded: Unprofiled, max_pixels: int, complaints: Conso
     even_schedules(runner, shares)
     job = Job(_plans(asked, runner), sizes, asked.rounds, asked.seed, shares)
     sampled = _pictures(asked, card).sample(asked.limit, asked.seed)
-    decode = partial(decode_image, spec=card.input, size=card.full.image_size, max_pixels=max_pixels)
+    # What names pixels sees all of a picture, as `decode_windows` makes it.
+    spec = card.input if card.task == "classify" else replace(card.input, crop_mode="squash", crop_pct=1.0)
+    decode = partial(decode_image, spec=spec, size=card.full.image_size, max_pixels=max_pixels)
     with _progress(complaints) as watch:
         album = Album(sampled, decode, partial(watch, "reading", "reading pictures"))
         if album.left_out:
@@ -128,6 +130,8 @@ def _table(found: Profile) -> Table:
 
 
 def _pictures(asked: Asked, card: ModelCard) -> Pictures:
+    if asked.data is not None and card.task == "segment":
+        return pictures.outlined(asked.data)
     if asked.data is not None:
         return pictures.folder(asked.data, card.labels)
     shipped = heldout()

@@ -1,5 +1,9 @@
 """The answer's shape on the wire, and its headers."""
 
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import orjson
 from pydantic import BaseModel, Field
@@ -8,7 +12,7 @@ from starlette.responses import Response
 from foveate.core.model import ModelCard, Rung
 from foveate.core.outcome import Explanation, Outcome, Result
 from foveate.core.plan import Plan
-from foveate.core.request import Request
+from foveate.gateway.masks import Mask, areas
 from foveate.gateway.objective import quality_of
 
 
@@ -67,6 +71,32 @@ class Classification(BaseModel):
     )
 
 
+class Segment(BaseModel):
+    """One class that the picture shows."""
+
+    label: str
+    index: int
+    value: int = Field(description="of its pixels in the mask; 0 is the background")
+    area: int = Field(description="in pixels of the picture")
+    share: float = Field(description="of the picture's pixels")
+    box: tuple[int, int, int, int] = Field(description="left, top, right, bottom; the last two exclusive")
+
+
+class Segmentation(BaseModel):
+    """The answer of POST /segment."""
+
+    id: str
+    model: str
+    width: int
+    height: int
+    segments: list[Segment] = Field(description="the largest first, the background left out")
+    mask: str = Field(description="indexed PNG of the picture's size, as a data URL")
+    overlay: str | None = Field(None, description="JPEG, as a data URL; only with ?overlay=true")
+    windows: int = Field(description="parts of the picture that were looked at by themselves")
+    compute: Compute
+    timings_ms: dict[str, float]
+
+
 class Problem(BaseModel):
     """RFC 9457 problem details."""
 
@@ -77,51 +107,113 @@ class Problem(BaseModel):
     instance: str | None = None
 
 
-def classification(
-    card: ModelCard,
-    request: Request,
-    outcome: Outcome,
-    top_k: int,
-    pinned: bool,
-    met: bool | None,
-    timings_s: dict[str, float],
-) -> Response:
-    """The response to a classified picture; timings in seconds, in the order they happened.
+Timings = Mapping[str, float]
+"""Seconds, in the order in which they passed."""
 
-    `pinned`: the client chose the plan; `met`: whether its deadline was kept, None where it set none.
-    """
-    result, plan = outcome.result, outcome.plan
-    quality = quality_of(card, plan)
-    timings_ms = {name: round(seconds * 1e3, 3) for name, seconds in timings_s.items()}
-    body: dict[str, object] = {
-        "id": request.id,
-        "model": card.name,
-        "predictions": prediction_fields(card, result, top_k),
-        "compute": {
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What every answer tells besides itself."""
+
+    id: str
+    card: ModelCard
+    outcomes: Sequence[Outcome]
+    """One for each part of the picture that was run by itself."""
+    pinned: bool
+    """The client chose the plan."""
+    met: bool | None
+    """Whether its deadline was kept; None where it set none."""
+    timings_s: Timings
+
+    @property
+    def least(self) -> Outcome:
+        """The one whose plan is worth least: what can be said of the whole."""
+        return min(self.outcomes, key=lambda outcome: quality_of(self.card, outcome.plan) or 0.0)
+
+    @property
+    def timings_ms(self) -> dict[str, float]:
+        return {name: round(seconds * 1e3, 3) for name, seconds in self.timings_s.items()}
+
+    def compute(self) -> dict[str, object]:
+        """What was spent, all parts together."""
+        plan, results = self.least.plan, [outcome.result for outcome in self.outcomes]
+        return {
             "plan": str(plan),
-            "rung": plan.beside(card.full),
-            "quality": quality,
-            "tokens": result.tokens,
-            "tokens_full": card.ladder[-1].tokens,
-            "exit_layer": result.exit_layer,
-            "gflops": round(result.gflops, 4),
-            "degraded": not pinned and plan != card.full,
-            "chosen": chosen_field(card, result),
-        },
-        "timings_ms": timings_ms,
+            "rung": plan.beside(self.card.full),
+            "quality": quality_of(self.card, plan),
+            "tokens": sum(result.tokens for result in results),
+            "tokens_full": len(results) * self.card.ladder[-1].tokens,
+            "exit_layer": max(result.exit_layer for result in results),
+            "gflops": round(sum(result.gflops for result in results), 4),
+            "degraded": not self.pinned and plan != self.card.full,
+            "chosen": chosen_field(self.card, self.least.result),
+        }
+
+    def headers(self) -> dict[str, str]:
+        """As the contract names them."""
+        plan = self.least.plan
+        quality = quality_of(self.card, plan)
+        found = {
+            "x-request-id": self.id,
+            "x-foveate-plan": str(plan),
+            "server-timing": ", ".join(f"{name};dur={ms}" for name, ms in self.timings_ms.items()),
+        }
+        if quality is not None:
+            found["x-foveate-quality"] = f"{quality:.4f}"
+        if self.met is not None:
+            found["x-slo-met"] = str(self.met).lower()
+        return found
+
+
+def classification(served: Served, top_k: int, explain: bool) -> Response:
+    """The response to a classified picture."""
+    (outcome,) = served.outcomes
+    body: dict[str, object] = {
+        "id": served.id,
+        "model": served.card.name,
+        "predictions": prediction_fields(served.card, outcome.result, top_k),
+        "compute": served.compute(),
+        "timings_ms": served.timings_ms,
     }
-    if request.explain:
-        body["explain"] = None if result.explanation is None else explain_fields(result.explanation)
-    headers = {
-        "x-request-id": request.id,
-        "x-foveate-plan": str(plan),
-        "server-timing": ", ".join(f"{name};dur={ms}" for name, ms in timings_ms.items()),
+    if explain:
+        explanation = outcome.result.explanation
+        body["explain"] = None if explanation is None else explain_fields(explanation)
+    return Response(orjson.dumps(body), headers=served.headers(), media_type="application/json")
+
+
+def segmentation(served: Served, mask: Mask, encoded: bytes, drawn: bytes | None) -> Response:
+    """The response to a picture whose pixels were named, as JSON: pictures in it are data URLs.
+
+    encoded: the mask as PNG; drawn: the overlay as JPEG, where it was asked for.
+    """
+    labels = served.card.labels
+    body: dict[str, object] = {
+        "id": served.id,
+        "model": served.card.name,
+        "width": mask.shape[1],
+        "height": mask.shape[0],
+        "segments": [
+            {
+                "label": labels[area.value - 1],
+                "index": area.value - 1,
+                "value": area.value,
+                "area": area.pixels,
+                "share": round(area.pixels / mask.size, 6),
+                "box": area.box,
+            }
+            for area in areas(mask)
+        ],
+        "mask": data_url("image/png", encoded),
     }
-    if quality is not None:
-        headers["x-foveate-quality"] = f"{quality:.4f}"
-    if met is not None:
-        headers["x-slo-met"] = str(met).lower()
-    return Response(orjson.dumps(body), headers=headers, media_type="application/json")
+    if drawn is not None:
+        body["overlay"] = data_url("image/jpeg", drawn)
+    body |= {"windows": len(served.outcomes), "compute": served.compute(), "timings_ms": served.timings_ms}
+    return Response(orjson.dumps(body), headers=served.headers(), media_type="application/json")
+
+
+def data_url(kind: str, data: bytes) -> str:
+    """A picture inside of text."""
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def prediction_fields(card: ModelCard, result: Result, top_k: int) -> list[dict[str, object]]:
@@ -152,7 +244,7 @@ def card_fields(card: ModelCard) -> dict[str, object]:
     return {
         "name": card.name,
         "description": card.description,
-        "task": "classify",
+        "task": card.task,
         "full": str(card.full),
         "parameters": card.parameters,
         "classes": len(card.labels),

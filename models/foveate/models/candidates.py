@@ -16,6 +16,8 @@ KEEP_SIBLING = ("0.7", "0.5", "0.3", "0.2")
 MERGED = (0.25, 0.5, 0.75, 0.9)
 """What ToMe merges of all patches from the first block to the last, in even steps."""
 EXITS = ("0.95", "0.9", "0.8")
+SURE = ("0.99", "0.95", "0.9")
+CLUSTERED = ("0.7", "0.5")
 Check = Callable[[Plan], None]
 """Raises BadPlan for a plan that cannot be run."""
 
@@ -62,6 +64,22 @@ def _own_size(model: ElasticViT) -> Iterator[str]:
         for threshold in EXITS:
             for step in ("", "evit:0.7/", "evit:0.5/"):
                 yield f"{step}exit:{threshold}"
+    if model.dense is not None:
+        yield from _dense(model.geometry)
+
+
+def _dense(g: Geometry) -> Iterator[str]:
+    """What suits models that name pixels."""
+    yield from (f"dtop:{sure}" for sure in SURE)
+    yield from (f"expedit:{share}@{block}" for share in CLUSTERED for block in _after(g.depth))
+    for depth in _after(g.depth):
+        yield f"depth:{depth}"
+        yield from (f"dtop:{sure}/depth:{depth}" for sure in SURE[1:])
+
+
+def _after(depth: int) -> list[int]:
+    """Blocks at a third, a half, two thirds and five sixths of the way."""
+    return sorted({max(1, round(depth * share)) for share in (1 / 3, 1 / 2, 2 / 3, 5 / 6)})
 
 
 def _smaller(model: ElasticViT, side: int) -> Iterator[str]:

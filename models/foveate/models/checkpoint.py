@@ -33,7 +33,7 @@ def attach(card: Card, state: Mapping[str, Tensor], where: str) -> Checkpoint:
     Raises SetupError, one sentence that starts with `where`, unless every parameter fits.
     """
     with torch.device("meta"):
-        model = ElasticViT(card.geometry, card.exits, card.gates)
+        model = ElasticViT(card.geometry, card.exits, card.gates, card.dense)
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in state.items()}
     wrong = sorted(n for n in expected | found if expected.get(n) != found.get(n))
@@ -55,20 +55,29 @@ def read(path: Path, card: Card | None = None) -> Checkpoint:
     A file without either has its geometry inferred from its shapes, which `infer` describes.
     Raises SetupError for a file that is missing, is not safetensors, or does not fit.
     """
-    if not path.is_file():
-        raise SetupError(f"there is no file {path}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- not a mapping
-    except (SafetensorError, OSError) as error:
-        raise SetupError(f"{path.name} is not a readable safetensors file: {error}") from error
+    state, metadata = _opened(path)
     if card is None and METADATA_KEY in metadata:
         card = Card.read(variant(path.stem), _table(metadata[METADATA_KEY], path.name), path.name)
     if card is None:
         note = "geometry inferred from the shapes of the weights"
         card = Card(variant(path.stem), infer(state, path.name), description=note)
     return attach(card, state, path.name)
+
+
+def tensors(path: Path) -> dict[str, Tensor]:
+    """What a safetensors file holds. Raises SetupError for a file that is missing, or is none."""
+    return _opened(path)[0]
+
+
+def _opened(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
+    if not path.is_file():
+        raise SetupError(f"there is no file {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 -- no mapping
+    except (SafetensorError, OSError) as error:
+        raise SetupError(f"{path.name} is not a readable safetensors file: {error}") from error
 
 
 def save(path: Path, checkpoint: Checkpoint, half: bool = False) -> None:

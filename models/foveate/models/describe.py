@@ -24,6 +24,7 @@ def describe(checkpoint: Checkpoint, full: Plan, profile: Profile | None = None)
         ladder=_profiled(profile, full) if profile else _standard(model, full),
         licence=checkpoint.licence,
         source=checkpoint.source,
+        task=checkpoint.task,
     )
 
 

@@ -20,6 +20,8 @@ class HeldOut:
     jpegs: tuple[bytes, ...]
     targets: NDArray[np.int64]
     """(N,) class index of each picture."""
+    masks: tuple[bytes, ...] = ()
+    """PNG for each picture: 0 the background, k the class with index k - 1."""
 
     def __len__(self) -> int:
         return len(self.jpegs)
@@ -38,6 +40,9 @@ def heldout() -> HeldOut:
     raw = (files("foveate.models") / "zoo" / "heldout.zip").read_bytes()
     with zipfile.ZipFile(io.BytesIO(raw)) as archive:
         index = json.loads(archive.read("scenes.json"))
-        jpegs = tuple(archive.read(f"{i:04d}.jpg") for i in range(len(index["scenes"])))
+        jpegs, masks = (
+            tuple(archive.read(f"{i:04d}.{kind}") for i in range(len(index["scenes"])))
+            for kind in ("jpg", "png")
+        )
     targets = np.array([scene["objects"][0]["label"] for scene in index["scenes"]], np.int64)
-    return HeldOut(tuple(index["labels"]), jpegs, targets)
+    return HeldOut(tuple(index["labels"]), jpegs, targets, masks)

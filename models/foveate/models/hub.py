@@ -1,5 +1,6 @@
 """Load models by name: the zoo's own, local safetensors files, timm's, or random weights to measure with."""
 
+from dataclasses import replace
 from importlib.resources import as_file
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from foveate.core.errors import SetupError
 from foveate.models import timm_models, zoo
-from foveate.models.checkpoint import Checkpoint, attach, read, resize, save
+from foveate.models.checkpoint import Checkpoint, attach, read, resize, save, tensors
 from foveate.models.geometry import Geometry
 from foveate.models.vit import ElasticViT
 from foveate.models.zoo import Card
@@ -42,8 +43,9 @@ def load(spec: str, image_size: int | None = None, folder: Traversable | None = 
 
 def _find(spec: str, folder: Traversable) -> Checkpoint:
     if spec in zoo.names(folder):
+        card = zoo.card(spec, folder)
         with as_file(folder / f"{spec}.safetensors") as path:
-            return read(path, zoo.card(spec, folder))
+            return _on_trunk(card, path, folder) if card.trunk else read(path, card)
     if spec.endswith(".safetensors"):
         return read(Path(spec))
     if spec.endswith(_OTHER_FORMATS):
@@ -51,6 +53,13 @@ def _find(spec: str, folder: Traversable) -> Checkpoint:
     if spec.startswith("random:"):
         return _random(spec.removeprefix("random:"))
     return timm_models.load(spec, zoo.names(folder))
+
+
+def _on_trunk(card: Card, path: Path, folder: Traversable) -> Checkpoint:
+    """A model whose file holds a head, and whose trunk is another shipped model's."""
+    trunk = _find(card.trunk, folder).model.state_dict()
+    state = {name: value for name, value in trunk.items() if not name.startswith("exit_heads.")}
+    return attach(replace(card, trunk=""), state | tensors(path), path.name)
 
 
 def _random(name: str) -> Checkpoint:

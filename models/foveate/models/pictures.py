@@ -30,24 +30,27 @@ class Pictures:
     items: tuple[Path | bytes, ...]
     targets: tuple[int, ...] | None = None
     """Class index of each picture; None: unlabelled."""
+    masks: tuple[Path | bytes, ...] | None = None
+    """For each picture, PNG whose pixels are classes, 0 the background; None: nobody drew any."""
 
     def __len__(self) -> int:
         return len(self.items)
 
     def data(self, index: int) -> bytes:
         """One picture, encoded. Raises BrokenMedia for a file that cannot be read."""
-        item = self.items[index]
-        if isinstance(item, bytes):
-            return item
-        try:
-            return item.read_bytes()
-        except OSError as error:
-            raise BrokenMedia(f"cannot read {item}: {error.strerror}") from None
+        return _bytes(self.items[index])
+
+    def mask(self, index: int) -> bytes:
+        """One picture's mask, encoded. Raises BrokenMedia for a file that cannot be read."""
+        if self.masks is None:
+            raise ValueError("nobody drew masks of these")
+        return _bytes(self.masks[index])
 
     def only(self, indices: Sequence[int]) -> "Pictures":
         """Some of them, in the order given."""
         targets = None if self.targets is None else tuple(self.targets[i] for i in indices)
-        return replace(self, items=tuple(self.items[i] for i in indices), targets=targets)
+        masks = None if self.masks is None else tuple(self.masks[i] for i in indices)
+        return replace(self, items=tuple(self.items[i] for i in indices), targets=targets, masks=masks)
 
     def sample(self, limit: int, seed: int) -> "Pictures":
         """At most `limit` of them, drawn by the seed; 0: all."""
@@ -58,7 +61,7 @@ class Pictures:
     def digest(self) -> str:
         """Tells these pictures and labels from others: by content, or by a file's path, size and time."""
         digest = hashlib.sha256(repr(self.targets).encode())
-        for item in self.items:
+        for item in (*self.items, *(self.masks or ())):
             if isinstance(item, bytes):
                 digest.update(hashlib.sha256(item).digest())
             else:
@@ -67,9 +70,19 @@ class Pictures:
         return digest.hexdigest()
 
 
+def _bytes(item: Path | bytes) -> bytes:
+    if isinstance(item, bytes):
+        return item
+    try:
+        return item.read_bytes()
+    except OSError as error:
+        raise BrokenMedia(f"cannot read {item}: {error.strerror}") from None
+
+
 def scenes(heldout: HeldOut) -> Pictures:
-    """The shipped scenes, every one labelled."""
-    return Pictures("the shipped held-out scenes", heldout.jpegs, tuple(heldout.targets.tolist()))
+    """The shipped scenes, every one labelled and outlined."""
+    targets = tuple(heldout.targets.tolist())
+    return Pictures("the shipped held-out scenes", heldout.jpegs, targets, heldout.masks or None)
 
 
 def folder(path: Path, labels: Sequence[str]) -> Pictures:
@@ -92,6 +105,20 @@ def folder(path: Path, labels: Sequence[str]) -> Pictures:
         target for child, files in classes.items() for target in [_class_of(child, labels)] * len(files)
     ]
     return Pictures(path.resolve().name, tuple(files), tuple(targets) or None)
+
+
+def outlined(path: Path) -> Pictures:
+    """A folder with the folders `images` and `masks`, whose files go by the same names but for the suffix;
+    or one of pictures alone. Raises SetupError where there are none, or where a picture has no mask."""
+    if not (path / "masks").is_dir():
+        return replace(folder(path, ()), targets=None)
+    items = _files(path / "images") if (path / "images").is_dir() else []
+    masks = {file.stem: file for file in _files(path / "masks")}
+    missing = next((file for file in items if file.stem not in masks), None)
+    if not items or missing is not None:
+        what = f"no mask for {missing.name}" if missing else "no picture"
+        raise SetupError(f"there is {what} in {path}: it takes images/NAME.jpg with masks/NAME.png")
+    return Pictures(path.resolve().name, tuple(items), None, tuple(masks[file.stem] for file in items))
 
 
 def _seen(path: Path, root: Path) -> bool:

@@ -19,6 +19,8 @@ def price(model: ElasticViT, image_size: int, steps: Steps, depth: int, after: S
     counts = after or steps.reducer.after(tokens, g.prefix, depth)
     total = embedding_macs(g, image_size)
     total += block_macs(g, tokens, counts[:depth], steps.reducer.place, steps.heads)
+    if model.dense is not None:
+        return (total + model.dense.macs(image_size // g.patch_size)) / 1e9
     asked = [
         head for head in map(int, model.exit_heads) if head == depth or (steps.exit_rule and head < depth)
     ]

@@ -24,11 +24,12 @@ from foveate.core.outcome import Result
 from foveate.core.plan import Plan
 from foveate.core.profile import Data, Measurement, Profile, Schedule, Setting, choose, worth_timing
 from foveate.models.content_profile import Learnt, learning, with_content
+from foveate.models.judging import Judge, Naming, Outlining, read_mask
 from foveate.models.load import Unprofiled, setting
 from foveate.models.pictures import Album, Pixels
 from foveate.models.runner import TorchRunner
 from foveate.models.searching import STEPS, find_schedule, follow_schedules
-from foveate.models.timing import FAILED, Times, seconds_each
+from foveate.models.timing import Times, seconds_each
 
 log = logging.getLogger(__name__)
 
@@ -86,11 +87,13 @@ def measure(loaded: Unprofiled, album: Album, job: Job, target: Path, watch: Wat
         for further in stage(loaded.runner, album, job, state, watch):
             write(unfinished, _text(state := further))
     profile = _profile(loaded, album, job, state, here)
-    for learnt in learning(
-        loaded.runner, album, profile, job.batch_sizes, job.rounds, state.learnt, partial(watch, "content")
-    ):
-        write(unfinished, _text(state := replace(state, learnt=learnt)))
-    profile = with_content(profile, state.learnt)
+    if loaded.runner.card.task == "classify":
+        told = partial(watch, "content")
+        for learnt in learning(
+            loaded.runner, album, profile, job.batch_sizes, job.rounds, state.learnt, told
+        ):
+            write(unfinished, _text(state := replace(state, learnt=learnt)))
+        profile = with_content(profile, state.learnt)
     write(target, profile.text())
     unfinished.unlink(missing_ok=True)
     return profile
@@ -191,14 +194,17 @@ def _schedules(runner: TorchRunner, album: Album, job: Job, state: State, watch:
 
 def _qualities(runner: TorchRunner, album: Album, job: Job, state: State, watch: Watch) -> Iterator[State]:
     """The state after the quality of each plan that is not known yet."""
+    judge = _judge(runner, album, state)
     for number in range(len(state.kept), len(job.plans)):
-        plan, answers = job.plans[number], list[Answer | None]()
-        name = plan.beside(runner.full)
+        plan, given = job.plans[number], list[Result]()
+        name, looked = plan.beside(runner.full), 0
         for chunk in album.chunks(runner.max_batch):
-            done, total = number * len(album) + len(answers), len(job.plans) * len(album)
-            watch("quality", f"quality of {name}", done, total)
-            answers += [_answer(result) for result in runner.run(runner.stack(chunk, plan), plan)]
-        state = _with_quality(state, name, answers, album.pictures.targets)
+            watch("quality", f"quality of {name}", number * len(album) + looked, len(job.plans) * len(album))
+            results = runner.run(runner.stack(chunk, plan), plan)
+            judge.look(results)
+            given += [replace(r, maps=None) for r in results if isinstance(r, Result)]
+            looked += len(results)
+        state = _with_quality(state, name, given, judge)
         yield state
     watch("quality", f"quality of {len(job.plans)} plans", len(job.plans), len(job.plans))
 
@@ -219,52 +225,38 @@ def _latencies(runner: TorchRunner, album: Album, job: Job, state: State, watch:
     watch("latency", what, job.rounds * each, job.rounds * each)
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What one picture got under one plan, and what that cost."""
+def _judge(runner: TorchRunner, album: Album, state: State) -> Judge:
+    """Who tells what a plan keeps, for this task, and knows what is known of full already."""
+    pictures = album.pictures
+    if runner.card.task == "classify":
+        return Naming(pictures.targets, state.named)
+    side, classes = runner.full.image_size, len(runner.card.labels) + 1
+    if pictures.masks is not None:
+        truth = [read_mask(pictures.mask(index), side) for index in range(len(album))]
+        return Outlining(truth, classes, state.kept[0].accuracy if state.kept else None)
+    judge = Outlining(None, classes)
+    if state.kept:  # what full outlined is not written down, and is found again
+        for chunk in album.chunks(runner.max_batch):
+            judge.look(runner.run(runner.stack(chunk, runner.full), runner.full))
+        judge.done()
+    return judge
 
-    named: int
-    """Class index."""
-    gflops: float
-    tokens: int
 
-
-def _answer(result: Result | Exception) -> Answer | None:
-    if isinstance(result, Exception):
-        return None
-    return Answer(int(result.scores.argmax()), result.gflops, result.tokens)
-
-
-def _with_quality(
-    state: State, plan: str, answers: Sequence[Answer | None], targets: Sequence[int] | None
-) -> State:
+def _with_quality(state: State, plan: str, given: Sequence[Result], judge: Judge) -> State:
     """The state with one more plan's quality. The first plan's is full's, to which others are compared."""
-    given = [answer for answer in answers if answer is not None]
     if not given:
         raise SetupError(f"{plan} gives no finite answer to any picture")
-    named = tuple(FAILED if answer is None else answer.named for answer in answers)
-    state = state if state.kept else replace(state, named=named)
-    quality, accuracy = _share(named, state.named), None
-    if targets is not None:
-        accuracy = _share(named, targets)
-        of_full = _share(state.named, targets)
-        if not of_full:
-            raise SetupError("full names every picture wrongly, so there is no accuracy for a plan to keep")
-        quality = min(1.0, accuracy / of_full)
+    quality, accuracy = judge.done()
     measured = Measurement(
         plan=plan,
         quality=round(quality, 6),
         accuracy=None if accuracy is None else round(accuracy, 6),
-        gflops=round(statistics.fmean(answer.gflops for answer in given), 6),
-        tokens=round(statistics.fmean(answer.tokens for answer in given)),
+        gflops=round(statistics.fmean(result.gflops for result in given), 6),
+        tokens=round(statistics.fmean(result.tokens for result in given)),
         latency_s={},
     )
-    return replace(state, kept=(*state.kept, measured))
-
-
-def _share(named: Sequence[int], wanted: Sequence[int]) -> float:
-    """How often the two agree, where anything is wanted; an answer that failed is wrong."""
-    return statistics.fmean(one == other for one, other in zip(named, wanted, strict=True) if other != FAILED)
+    named = judge.full if isinstance(judge, Naming) else ()
+    return replace(state, named=named, kept=(*state.kept, measured))
 
 
 def _drawn(album: Album, job: Job, number: int) -> list[Pixels]:

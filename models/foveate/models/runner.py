@@ -18,12 +18,13 @@ from foveate.core.plan import Plan, Precision
 from foveate.core.profile import Profile
 from foveate.models.checkpoint import Checkpoint
 from foveate.models.concrete import steps
+from foveate.models.dense import class_maps, segment
 from foveate.models.describe import describe
 from foveate.models.explain import explain
 from foveate.models.family import Family
 from foveate.models.price import price
 from foveate.models.stitch import Stitch
-from foveate.models.vit import Steps, TrunkOutput
+from foveate.models.vit import ElasticViT, Steps, TrunkOutput
 
 Pixels = NDArray[np.uint8]
 """(S, S, 3) RGB."""
@@ -88,6 +89,8 @@ class TorchRunner:
             raise BadPlan(f"{plan.variant} is not a variant of {self.full.variant}")
         if plan.precision != self.full.precision:
             raise BadPlan(f"{self.full.variant} is loaded in {self.full.precision}, not in {plan.precision}")
+        if self.card.task == "segment" and (plan.exit or plan.stitch or plan.content):
+            raise BadPlan("exits, stitches and content rungs name whole pictures, and this model pixels")
         if plan.content is not None:
             self._check_content(plan)
         if plan.stitch is not None:
@@ -166,6 +169,8 @@ class TorchRunner:
         """Everybody under one plan that leaves nothing to the content."""
         model = self.models[plan.variant]
         images, concrete = self.sized(batch, plan.image_size), self.steps(plan)
+        if model.dense is not None:
+            return self._segment(model, images, plan)
         if plan.stitch is not None:
             out = self.stitches[plan.variant, plan.stitch](images)
         else:
@@ -174,6 +179,23 @@ class TorchRunner:
         scores = (logits.softmax(-1) if model.geometry.classes else logits).cpu().numpy()
         rows = zip(scores, out.tokens.tolist(), out.exit_layer.tolist(), _paths(out), strict=True)
         return [_result(row, tokens, layer, self._gflops(plan, path)) for row, tokens, layer, path in rows]
+
+    def _segment(self, model: ElasticViT, images: Tensor, plan: Plan) -> Sequence[Result | Exception]:
+        """Where each class is, of models that name pixels."""
+        scores, canvas = segment(model, images, self.steps(plan))
+        depth = self.steps(plan).depth
+        afters: list[tuple[int, ...]] = [()] * len(images)
+        if canvas.after is not None:
+            afters = [tuple(row) for row in canvas.after.tolist()]
+        found: list[Result | Exception] = []
+        for (shares, maps), tokens, after in zip(
+            class_maps(scores), canvas.tokens.tolist(), afters, strict=True
+        ):
+            if maps is None:
+                found.append(RunFailed("the model's scores for this picture are not finite"))
+            else:
+                found.append(Result(shares, tokens, depth, self._gflops(plan, (depth, after)), maps=maps))
+        return found
 
     def explain(self, media: Sequence[Pixels], plan: Plan) -> Sequence[Explanation]:
         """What was looked at in each of the pictures: one more forward, which keeps account."""

@@ -21,7 +21,7 @@ class Assignment:
     """(B, M) int64: positions of the tokens that become part of others."""
     share: Tensor | None = None
     """How much of each absorbed token's features goes where: (B, K, M) adds to the kept tokens, and
-    (B, 1, M) without `into` makes one new token, placed last. None shares nothing."""
+    (B, J, M) without `into` makes J new tokens, placed last. None shares nothing."""
     into: Tensor | None = None
     """(B, M) int64: which of the K kept tokens each absorbed one is part of from now on; None: of the
     new token."""
@@ -30,6 +30,9 @@ class Assignment:
     counts: Tensor | None = None
     """Counts of the tokens afterwards, where they are not the sums of what went in. A count of 0 marks
     padding, which takes no part in attention; its `kept` entry must be a prefix token's."""
+    parts: Tensor | None = None
+    """(B, M, J), where several new tokens are made: what each absorbed one is mixed from when the grid is
+    restored. It counts as part of the one with the largest share."""
 
     def mix(self, x: Tensor) -> Tensor:
         """Features, or anything else that has a row a token, moved along: (B, N, D) to (B, K', D)."""
@@ -49,9 +52,13 @@ class Assignment:
         if self.absorbed is None or not self.absorbed.shape[1]:
             return kept
         rest = gather_tokens(x, self.absorbed)
-        if self.into is None:
+        if self.into is not None:
+            return kept.scatter_add(1, self.into.unsqueeze(-1).expand_as(rest), rest)
+        if self.parts is None:
             return torch.cat([kept, rest.sum(1, keepdim=True)], dim=1)
-        return kept.scatter_add(1, self.into.unsqueeze(-1).expand_as(rest), rest)
+        new = rest.new_zeros(len(rest), self.parts.shape[2], rest.shape[2])
+        index = self.parts.argmax(2, keepdim=True).expand_as(rest)
+        return torch.cat([kept, new.scatter_add(1, index, rest)], dim=1)
 
     def spread(self, x: Tensor, length: int) -> Tensor:
         """For each of the `length` tokens before, what the token that it went to has; 0 if it was dropped.
@@ -66,9 +73,25 @@ class Assignment:
         order = torch.arange(kept.shape[1], device=kept.device).expand_as(kept)
         lookup = torch.full((kept.shape[0], length), -1, device=kept.device).scatter(1, kept, order)
         if self.absorbed is not None and self.absorbed.shape[1]:
-            into = torch.full_like(self.absorbed, kept.shape[1]) if self.into is None else self.into
-            lookup = lookup.scatter(1, self.absorbed, into)
+            lookup = lookup.scatter(1, self.absorbed, self._into(self.absorbed))
         return lookup
+
+    def _into(self, absorbed: Tensor) -> Tensor:
+        """(B, M) int64: the token that each absorbed one is part of afterwards."""
+        if self.into is not None:
+            return self.into
+        first = self.kept.shape[1]
+        return torch.full_like(absorbed, first) if self.parts is None else first + self.parts.argmax(2)
+
+    def restoring(self, length: int, after: int) -> Tensor:
+        """What each of the `length` tokens before is restored from: (B, length, after) float32, rows of
+        zeros for those that were dropped. `after`: how many tokens there are afterwards."""
+        slots = self.slots(length)
+        mixed = F.one_hot(slots.clamp(min=0), after).float() * (slots >= 0).unsqueeze(-1)
+        if self.parts is None or self.absorbed is None:
+            return mixed
+        parts = F.pad(self.parts.float(), (self.kept.shape[1], 0))
+        return mixed.scatter(1, self.absorbed.unsqueeze(-1).expand_as(parts), parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +109,9 @@ class Tokens:
     origin: Tensor
     """(B, N) int64: the position at which each token entered, whatever it has absorbed since; -1 for a
     token made of several."""
+    mixed: Tensor | None = None
+    """(B, P, N) float32: what each patch is restored from, where that is more than the one token of the
+    source map."""
 
     @classmethod
     def start(cls, x: Tensor, prefix: int) -> "Tokens":
@@ -109,8 +135,9 @@ class Tokens:
 
     def rows(self, index: Tensor) -> "Tokens":
         """Only the samples in `index` (B',): how a batch is compacted behind an exit."""
+        mixed = None if self.mixed is None else self.mixed[index]
         x, counts, source = self.x[index], self.counts[index], self.source[index]
-        return Tokens(x, counts, source, self.prefix, self.origin[index])
+        return Tokens(x, counts, source, self.prefix, self.origin[index], mixed)
 
     def apply(self, assignment: Assignment) -> "Tokens":
         """Move features, counts, source map and origins as the assignment says."""
@@ -120,10 +147,22 @@ class Tokens:
         source = _follow(assignment.slots(len(self)), self.source)
         made = counts.shape[1] - kept.shape[1]
         origin = F.pad(self.origin.gather(1, kept), (0, made), value=-1)
-        return Tokens(assignment.mix(self.x), counts, source, self.prefix, origin)
+        mixed = self._mixed(assignment, counts.shape[1])
+        return Tokens(assignment.mix(self.x), counts, source, self.prefix, origin, mixed)
+
+    def _mixed(self, assignment: Assignment, after: int) -> Tensor | None:
+        """What patches are restored from after this step; paid for only once tokens have been mixed."""
+        if self.mixed is None and assignment.parts is None:
+            return None
+        step = assignment.restoring(len(self), after)
+        if self.mixed is not None:
+            return self.mixed @ step
+        return _at(step, self.source)
 
     def grid(self) -> Tensor:
         """Features put back where their patches were: (B, P, D), zeros where a patch was dropped."""
+        if self.mixed is not None:
+            return torch.matmul(self.mixed.to(self.x.dtype), self.x)
         return _at(self.x, self.source)
 
 

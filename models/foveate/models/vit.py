@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from foveate.models.exits import ExitRule
 from foveate.models.geometry import Activation, Geometry, Place
 from foveate.models.heads import ExitSpec
+from foveate.models.heads.dense import DenseHead, DenseSpec
 from foveate.models.heads.exits import build as build_exit
 from foveate.models.heads.gates import Gate
 from foveate.models.reduction import Attention, Needs, Reducer, Schedule
@@ -255,7 +256,13 @@ class PatchEmbed(nn.Module):
 class ElasticViT(nn.Module):
     """A vision transformer that runs under a plan. At full its output is timm's to float error."""
 
-    def __init__(self, geometry: Geometry, exits: Sequence[ExitSpec] = (), gates: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        geometry: Geometry,
+        exits: Sequence[ExitSpec] = (),
+        gates: Sequence[int] = (),
+        dense: DenseSpec | None = None,
+    ) -> None:
         super().__init__()
         g = self.geometry = geometry
         self.patch_embed = PatchEmbed(g)
@@ -279,6 +286,8 @@ class ElasticViT(nn.Module):
         self.gates = nn.ModuleDict({str(after): Gate(g.width) for after in gates})
         """Token gates by the number of blocks before them, as text; each maps (B, N, D) to scores (B, N)."""
         self.schedules: Mapping[str, Schedule] = {}
+        self.dense = DenseHead(g, dense) if dense else None
+        """Names pixels; None in a model that names whole pictures alone."""
 
     def embed(self, images: Tensor) -> Tokens:
         """Normalised images (B, 3, S, S) to tokens; positions are interpolated at other sizes."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from foveate.core.errors import BadPlan
 from foveate.models.catalogue import loaders
 from foveate.models.geometry import Geometry, Place
+from foveate.models.heads.dense import DenseHead
 from foveate.models.tokens import Assignment, Tokens
 
 
@@ -96,6 +97,11 @@ class Host(Protocol):
         """Schedules found for this model by name, which is a GFLOPs target as in ``2.9`` (DiffRate)."""
         ...
 
+    @property
+    def dense(self) -> DenseHead | None:
+        """The head that names patches (DToP); None where the model names whole pictures."""
+        ...
+
 
 @dataclass(frozen=True)
 class Bare:
@@ -104,6 +110,7 @@ class Bare:
     geometry: Geometry
     gates: nn.ModuleDict = field(default_factory=nn.ModuleDict)
     schedules: Mapping[str, Schedule] = field(default_factory=dict)
+    dense: DenseHead | None = None
 
 
 Builder = Callable[[str | None, Host], Reducer]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from foveate.core.errors import BadPlan
+from foveate.models.packing import packed
 from foveate.models.reduction import Attention, Host, Needs, Reducer
 from foveate.models.tokens import Assignment, Tokens
 
@@ -58,7 +59,7 @@ class Ats(Reducer):
         present = tokens.counts[:, prefix:] > 0
         scores = significance(attention.class_row, attention.values)[:, prefix:]
         chosen = sample(scores, present, self._points(tokens.source.shape[1], prefix))
-        return _kept(chosen, prefix, tokens.counts)
+        return packed(chosen, prefix, tokens.counts)
 
 
 def significance(class_row: Tensor, values: Tensor) -> Tensor:
@@ -91,18 +92,6 @@ def sample(scores: Tensor, present: Tensor, points: int) -> Tensor:
     nearest = torch.searchsorted(middles, lowest + (1 - lowest) * spread)
     hit = torch.zeros_like(present).scatter(1, nearest, True)
     return torch.zeros_like(present).scatter(1, order, hit)
-
-
-def _kept(chosen: Tensor, prefix: int, counts: Tensor) -> Assignment:
-    """Chosen patch tokens (B, P) in their order, padded to the width of the fullest row."""
-    held = chosen.sum(dim=1, keepdim=True)
-    width = int(held.max())
-    order = chosen.logical_not().to(torch.uint8).argsort(dim=1, stable=True)[:, :width]
-    filled = torch.arange(width, device=chosen.device) < held
-    always = torch.arange(prefix, device=chosen.device).expand(len(chosen), -1)
-    kept = torch.cat([always, (prefix + order).masked_fill(~filled, 0)], dim=1)
-    ones = filled.new_ones(always.shape)
-    return Assignment(kept, counts=torch.cat([ones, filled], dim=1).to(counts.dtype))
 
 
 def padding_waste(after: Tensor) -> float:

@@ -3,17 +3,18 @@
 import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from itertools import pairwise
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from foveate.core.errors import SetupError
-from foveate.core.model import InputSpec
+from foveate.core.model import InputSpec, Task
 from foveate.core.profile import Profile
 from foveate.models.geometry import Geometry
 from foveate.models.heads import ExitSpec
+from foveate.models.heads.dense import STRIDE, DenseSpec
 
 RGB = tuple[float, float, float]
 MAX_NAME = 64
@@ -40,6 +41,10 @@ class Card:
     """Heads that can answer before the last block, earliest first."""
     gates: tuple[int, ...] = ()
     """Blocks before each gate that scores patches (IA-RED), in order."""
+    dense: DenseSpec | None = None
+    """The head that names pixels; None: the model names whole pictures."""
+    trunk: str = ""
+    """A shipped model whose weights this one has, its own file holding the head alone."""
 
     def __post_init__(self) -> None:
         g = self.geometry
@@ -62,6 +67,8 @@ class Card:
         if self.labels and len(self.labels) != g.classes:
             raise SetupError(f"{self.name}: {len(self.labels)} labels do not name {g.classes} classes")
         self._check_exits()
+        if self.dense is not None:
+            self._check_dense(self.dense)
         if any(later <= earlier for earlier, later in pairwise((0, *self.gates, g.depth))) and self.gates:
             raise SetupError(f"{self.name}: gates come after blocks 1 to {g.depth - 1}, in order, once each")
 
@@ -77,6 +84,18 @@ class Card:
                 raise SetupError(
                     f"{self.name}: the size of an exit is 1 to {MAX_EXIT_SIZE}, and odd for a local one"
                 )
+
+    def _check_dense(self, dense: DenseSpec) -> None:
+        if min(dense.classes, dense.width, dense.fine) < 1 or dense.fine % 2 or dense.classes > 256:
+            raise SetupError(f"{self.name}: a dense head has 1 to 256 classes and an even number of features")
+        if self.geometry.patch_size % STRIDE:
+            raise SetupError(f"{self.name}: a dense head cuts patches into squares of {STRIDE} pixels")
+        if self.labels and len(self.labels) != dense.classes - 1:
+            raise SetupError(f"{self.name}: {len(self.labels)} labels and the background are not its classes")
+
+    @property
+    def task(self) -> Task:
+        return "segment" if self.dense else "classify"
 
     @classmethod
     def read(cls, name: str, table: Mapping[str, Any], where: str) -> "Card":
@@ -99,10 +118,16 @@ class Card:
         if not all(_fits(after, int) for after in gates):
             raise SetupError(f"{where}: gates stand after whole numbers of blocks")
         labels = tuple(str(label) for label in rest.pop("labels", ()))
+        given = rest.pop("dense", None)
+        dense = None if given is None else _record(DenseSpec, given, f"{where}: [dense]")
+        trunk = str(rest.pop("trunk", ""))
         words = {key: str(rest.pop(key, "")) for key in ("description", "licence", "source")}
         if rest:
             raise SetupError(f"{where} has no use for {', '.join(sorted(rest))}")
-        return cls(str(declared), geometry, labels, spec, mean, std, exits=exits, gates=gates, **words)
+        return cls(
+            str(declared), geometry, labels, spec, mean, std,
+            exits=exits, gates=gates, dense=dense, trunk=trunk, **words,
+        )  # fmt: skip
 
     def table(self) -> dict[str, Any]:
         """What `read` reads back."""
@@ -110,10 +135,11 @@ class Card:
         flat["geometry"] = asdict(self.geometry)
         flat["input"] = asdict(self.input) | {"mean": flat.pop("mean"), "std": flat.pop("std")}
         flat["exits"] = [asdict(spec) for spec in self.exits]
+        flat["dense"] = self.dense and asdict(self.dense)
         return flat
 
 
-R = TypeVar("R", Geometry, InputSpec, ExitSpec)
+R = TypeVar("R", Geometry, InputSpec, ExitSpec, DenseSpec)
 
 
 def shipped() -> Traversable:
@@ -134,7 +160,24 @@ def card(name: str, folder: Traversable | None = None) -> Card:
         table = tomllib.loads(((folder or shipped()) / file).read_text("utf-8"))
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SetupError(f"{file} is not a readable model card: {error}") from error
+    if "trunk" in table:
+        return _on(card(str(table["trunk"]), folder), table, file)
     return Card.read(name, table, file)
+
+
+def _on(trunk: Card, table: Mapping[str, Any], where: str) -> Card:
+    """The card of a head on another model's trunk: it says what the head is, and the rest is the trunk's."""
+    known = {"name", "description", "trunk", "dense"}
+    if table.keys() - known:
+        raise SetupError(f"{where} has no use for {', '.join(sorted(table.keys() - known))}")
+    return replace(
+        trunk,
+        name=str(table.get("name", "")),
+        description=str(table.get("description", "")),
+        dense=_record(DenseSpec, table.get("dense"), f"{where}: [dense]"),
+        exits=(),
+        trunk=trunk.name,
+    )
 
 
 def profile(name: str) -> Profile | None:

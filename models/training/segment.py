@@ -1,0 +1,250 @@
+"""Train a dense head on a finished trunk: `python -m training.segment --model vit-t`. Run again, it resumes.
+
+The trunk stays as it is, so that one picture's features serve every task. Each step draws its own way
+through it: a size, a reducer, a depth for each picture, and for some pictures patches that left early, so
+that the head reads every mixture that a plan can leave it.
+"""
+
+import argparse
+import json
+import math
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
+
+from foveate.models import hub, reduction
+from foveate.models.dense import dense_of, segment, shown
+from foveate.models.heads.dense import STRIDE, DenseHead, DenseSpec
+from foveate.models.tokens import Tokens
+from foveate.models.vit import ElasticViT, Steps
+from training.emoji import LABELS
+from training.losses import normalise
+from training.scenes import SPLITS, draw
+from training.train import forget_after, initialise, learning_rate
+
+OFFSET = 5_000_000
+"""First step in the stream of scenes: none of these were trained on before."""
+SIZES = (224, 224, 224, 160, 112)
+REDUCERS = ("none", "none", "none", "tome:8", "evit:0.7", "evit:0.5", "expedit:0.7")
+FIRST = 3
+"""The first block after which a picture may be read."""
+OBJECTS = (1, 1, 1, 2, 3)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Training scenes with the class of each pixel."""
+
+    images: Tensor
+    """(B, H, W, 3) uint8."""
+    classes: Tensor
+    """(B, H, W) uint8: 0 the background, else the label plus 1."""
+
+
+class Scenes(IterableDataset[Batch]):
+    """Endless fresh scenes from a given step on; every step's scenes are fixed by its number alone."""
+
+    def __init__(self, start: int, batch: int) -> None:
+        self.start, self.batch = start, batch
+
+    def __iter__(self) -> Iterator[Batch]:
+        cv2.setNumThreads(1)
+        step = self.start
+        while True:
+            scenes = [labelled("train", step * self.batch + i) for i in range(self.batch)]
+            yield Batch(
+                torch.from_numpy(np.stack([image for image, _ in scenes])),
+                torch.from_numpy(np.stack([classes for _, classes in scenes])),
+            )
+            step += 1
+
+
+def labelled(split: str, number: int, side: int = 224) -> tuple[np.ndarray, np.ndarray]:
+    """A scene of one to three objects: the picture, and the class of each pixel."""
+    rng = np.random.default_rng([SPLITS[split], number, 1])  # not the scene's own, which places things
+    labels = rng.choice(len(LABELS), rng.choice(OBJECTS), replace=False).tolist()
+    scene = draw(split, number, side, side, labels=labels)
+    classes = np.zeros(scene.image.shape[:2], np.uint8)
+    for thing in scene.objects:
+        classes[thing.mask] = thing.label + 1
+    return scene.image, classes
+
+
+def batches(start: int, batch: int) -> Iterator[Batch]:
+    """The stream through one worker process, a few batches ahead."""
+    return iter(DataLoader(Scenes(start, batch), batch_size=None, num_workers=1, prefetch_factor=6))
+
+
+@torch.no_grad()
+def walk(trunk: ElasticViT, images: Tensor, steps: Steps) -> list[Tokens]:
+    """The tokens after each block, the embedding first."""
+    found = [trunk.embed(images)]
+    for index in range(steps.depth):
+        found.append(trunk.blocks[index](found[-1], steps.reducer, index, steps.heads))
+    return found
+
+
+def patch_classes(classes: Tensor, side: int) -> Tensor:
+    """(B, H, W) to (B, side * side) int64: what covers most of each patch."""
+    batch, height, _ = classes.shape
+    patch = height // side
+    cut = classes.view(batch, side, patch, side, patch).transpose(2, 3).reshape(batch, side * side, -1)
+    return cut.long().mode(2).values
+
+
+def loss_of(trunk: ElasticViT, batch: Batch, rng: random.Random) -> Tensor:
+    """Cross-entropy of pixels and of patches for one way through the trunk."""
+    head = dense_of(trunk)
+    images, classes = normalise(batch.images), batch.classes
+    size = rng.choice(SIZES)
+    if size != images.shape[-1]:
+        images = F.interpolate(images, size=(size, size), mode="bicubic", antialias=True)
+        classes = F.interpolate(classes.unsqueeze(1), size=(size, size), mode="nearest-exact").squeeze(1)
+    depth = trunk.geometry.depth
+    reducer = reduction.create(rng.choice(REDUCERS), trunk)
+    stages = walk(trunk, images, Steps(reducer, depth))
+    side = size // trunk.geometry.patch_size
+    wanted = patch_classes(classes, side)
+    late = rng.choice([depth, depth, rng.randint(FIRST, depth)])
+    canvas = settled(head, stages, late)
+    patch_loss = named(head, canvas, wanted)
+    if late > FIRST and rng.random() < 0.5:  # some patches leave early
+        early = rng.randint(FIRST, late - 1)
+        before = settled(head, stages, early)
+        patch_loss = (patch_loss + named(head, before, wanted)) / 2
+        leaves = torch.rand(canvas.shape[:2]) < torch.rand(len(canvas), 1)
+        canvas = torch.where(leaves.unsqueeze(-1), before, canvas)
+    scores = head.decode(canvas, head.detail(images)).float()
+    # One pixel of each square, another one every step: on average every pixel counts alike.
+    row, column = rng.randrange(STRIDE), rng.randrange(STRIDE)
+    pixels = classes[:, row::STRIDE, column::STRIDE].long()
+    return F.cross_entropy(scores, pixels, balance(head)) + 0.3 * patch_loss
+
+
+def balance(head: DenseHead) -> Tensor:
+    """Nine tenths of a scene are background."""
+    weight = torch.ones(head.spec.classes)
+    weight[0] = 0.4
+    return weight
+
+
+def named(head: DenseHead, canvas: Tensor, wanted: Tensor) -> Tensor:
+    return F.cross_entropy(head.name(canvas).float().flatten(0, 1), wanted.flatten(), balance(head))
+
+
+def settled(head: DenseHead, stages: list[Tokens], depth: int) -> Tensor:
+    """The canvas of pictures that are read after `depth` blocks: patches that were dropped on the way are
+    read as they came out of the block before."""
+    last = stages[depth]
+    canvas = head.read(last.grid(), depth)
+    left = ~shown(last)
+    for block in range(depth, 0, -1):
+        before = stages[block - 1]
+        gone = left & shown(before)
+        if gone.any():
+            canvas = torch.where(gone.unsqueeze(-1), head.read(before.grid(), block - 1), canvas)
+            left = left & ~gone
+    return canvas
+
+
+@torch.inference_mode()
+def mean_iou(model: ElasticViT, reducer: str, scenes: int = 208, size: int = 224, depth: int = 0) -> float:
+    """Over classes, on training-split scenes far past any that training reaches."""
+    steps = Steps(reduction.create(reducer, model), depth or model.geometry.depth)
+    both = torch.zeros(dense_of(model).spec.classes, dtype=torch.long)
+    either = both.clone()
+    for first in range(0, scenes, 52):
+        drawn = [labelled("train", 2**42 + first + i) for i in range(min(52, scenes - first))]
+        with torch.autocast("cpu", torch.bfloat16):
+            images = normalise(torch.from_numpy(np.stack([image for image, _ in drawn])))
+            if size != images.shape[-1]:
+                images = F.interpolate(images, size=(size, size), mode="bicubic", antialias=True)
+            scores = segment(model, images, steps)[0].float()
+        for row, (_, classes) in zip(scores, drawn, strict=True):
+            guess = F.interpolate(row[None], size=classes.shape, mode="bilinear")[0].argmax(0)
+            truth = torch.from_numpy(classes).long()
+            same = guess[guess == truth]
+            both += same.bincount(minlength=len(both))
+            either += guess.flatten().bincount(minlength=len(both))
+            either += truth.flatten().bincount(minlength=len(both)) - same.bincount(minlength=len(both))
+    seen = either > 0
+    return float((both[seen] / either[seen]).mean())
+
+
+def train(name: str, run: Path, steps: int, batch_size: int, lr: float, seed: int) -> None:
+    """Write the head to RUN/dense.pt and a line of RUN/dense.jsonl every 50 steps. Resumes."""
+    torch.manual_seed(seed)
+    trunk = hub.load(name).model.eval().requires_grad_(False)
+    head = DenseHead(trunk.geometry, DenseSpec(len(LABELS) + 1))
+    initialise(head)
+    for module in head.modules():
+        if isinstance(module, nn.Conv2d):  # 0.02 is for wide linear maps; these read a few values
+            nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+    trunk.dense = head
+    optim = torch.optim.AdamW(head.parameters(), lr=lr, weight_decay=0.01, betas=(0.9, 0.98))
+    step, path, seconds = 0, run / "dense.pt", 0.0
+    if path.exists():
+        state = torch.load(path, weights_only=True)
+        head.load_state_dict(state["head"])
+        optim.load_state_dict(state["optim"])
+        step, seconds = state["step"], state["seconds"]
+    run.mkdir(parents=True, exist_ok=True)
+    forget_after(step, run / "dense.jsonl")
+    stream, started, running = batches(step + OFFSET, batch_size), time.monotonic(), 0.0
+    while step < steps:
+        rng = random.Random(seed * 1_000_003 + step)
+        torch.manual_seed(seed * 1_000_003 + step)
+        optim.param_groups[0]["lr"] = learning_rate(step, steps, lr)
+        optim.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = loss_of(trunk, next(stream), rng)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(head.parameters(), 1.0)
+        optim.step()
+        step += 1
+        running = loss.item() if running == 0 else 0.98 * running + 0.02 * loss.item()
+        if not math.isfinite(running):
+            raise RuntimeError(f"the loss is {running} at step {step}")
+        if step % 50 == 0:
+            now = seconds + time.monotonic() - started
+            row: dict[str, float] = {"step": step, "minutes": round(now / 60, 2), "loss": round(running, 4)}
+            if step % 250 == 0 or step == steps:
+                head.eval()
+                row["miou"] = round(mean_iou(trunk, "none"), 4)
+                row["miou_depth_8"] = round(mean_iou(trunk, "none", depth=2 * trunk.geometry.depth // 3), 4)
+                row["miou_size_112"] = round(mean_iou(trunk, "none", size=112), 4)
+                head.train()
+                state = {"head": head.state_dict(), "optim": optim.state_dict()}
+                torch.save(state | {"step": step, "seconds": now}, path.with_suffix(".tmp"))
+                path.with_suffix(".tmp").replace(path)
+            with (run / "dense.jsonl").open("a") as log:
+                log.write(json.dumps(row) + "\n")
+            print(row, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="vit-t", help="a shipped model, the trunk")
+    parser.add_argument("--run", type=Path, help="folder of the run; runs/MODEL-seg unless told")
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    run = args.run or Path("runs") / f"{args.model}-seg"
+    train(args.model, run, args.steps, args.batch_size, args.lr, args.seed)
+
+
+if __name__ == "__main__":
+    main()
