@@ -21,12 +21,14 @@ from foveate.core.profile import Profile, Setting
 from foveate.models import hub, precision, zoo
 from foveate.models.checkpoint import Checkpoint, variant
 from foveate.models.family import STITCHES, Family, read_stitches
-from foveate.models.runner import TorchRunner
+from foveate.models.runner import SIZES, TorchRunner
 
 log = logging.getLogger(__name__)
 
 LOCAL = ".safetensors"
-WARM_S = 2.0
+WARM_S = 10.0
+"""Seconds after which no further size of batch is run at the start. Kernels that are made while requests wait
+cost the first burst its deadlines: a batch takes up to five times as long."""
 KERNELS = 4096
 """How many prepared kernels oneDNN keeps. A ladder at all sizes of batch needs more than its own 1024,
 and without them a batch takes a third longer."""
@@ -128,8 +130,8 @@ def wake(runner: TorchRunner) -> None:
 
 
 def warm(runner: TorchRunner) -> None:
-    """Run and time every rung, so that no request pays for first-call set-up, and the runner's `times`
-    tell what a batch takes on this machine now.
+    """Run every rung, so that no request pays for first-call set-up, and time it alone and in a batch: the
+    runner's `times` then tell what batches take on this machine now.
 
     A CPU's kernels are made for each size of batch and each number of threads: those sizes that batches
     come in are run while that takes less than WARM_S. Raises SetupError for a model that cannot answer.
@@ -139,11 +141,14 @@ def warm(runner: TorchRunner) -> None:
     blanks = torch.zeros(runner.max_batch, side, side, 3, dtype=torch.uint8, device=runner.device)
     lanes = sorted({1, cores // 2 or 1, 3 * cores // 4 or 1, cores}, reverse=True) if on_cpu else [cores]
     times: dict[int, dict[Plan, dict[int, float]]] = {n: {plan: {} for plan in plans} for n in lanes}
-    started = time.perf_counter()
-    for size in _sizes(runner.max_batch):
+    timed, started = (1, min(8, runner.max_batch)), time.perf_counter()
+    for size in dict.fromkeys([*timed, *(size for size in SIZES if size <= runner.max_batch)]):
         for threads in lanes:
             runner.use(threads)
             for plan in plans:
+                if size not in timed:
+                    runner.run(blanks[:size], plan)
+                    continue
                 taken = _later_run(runner, blanks[:size], plan)
                 if plan.content is None:  # of what there is to see in a picture, a blank one tells nothing
                     times[threads][plan][size] = taken
@@ -151,13 +156,6 @@ def warm(runner: TorchRunner) -> None:
             break
     runner.use(cores)
     runner.times = times
-
-
-def _sizes(most: int) -> list[int]:
-    """Sizes of batches, those first that say most of the others."""
-    every = {base << shift for base in (1, 3) for shift in range(12)}
-    first = [1, min(8, most)]
-    return list(dict.fromkeys([*first, *sorted(size for size in every if size < most)]))
 
 
 def _later_run(runner: TorchRunner, batch: Tensor, plan: Plan) -> float:

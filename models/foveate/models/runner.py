@@ -35,6 +35,8 @@ DTYPES: dict[Precision, torch.dtype] = {
     "fp16": torch.float16,
 }
 MAX_BATCH = {"cpu": 32, "cuda": 64}
+SIZES = tuple(sorted({base << shift for base in (1, 3) for shift in range(12)}))
+"""Batches have one of few sizes, 1, 2, 3, 4, 6, 8, 12 ...: a CPU's kernels are made for each of them."""
 
 
 class TorchRunner:
@@ -160,9 +162,14 @@ class TorchRunner:
         return results
 
     def _in_batches(self, batch: Tensor, plan: Plan) -> list[Result | Exception]:
-        """As many pictures as there are, none but `max_batch` of them at a time."""
-        starts = range(0, len(batch), self.max_batch)
-        return [r for start in starts for r in self._run(batch[start : start + self.max_batch], plan)]
+        """As many pictures as there are, at most `max_batch` of them at a time, and in batches of those sizes
+        for which a CPU's kernels are made already."""
+        found: list[Result | Exception] = []
+        while len(found) < len(batch):
+            left = min(self.max_batch, len(batch) - len(found))
+            size = max(size for size in SIZES if size <= left)
+            found += self._run(batch[len(found) : len(found) + size], plan)
+        return found
 
     @torch.inference_mode()
     def _run(self, batch: Tensor, plan: Plan) -> Sequence[Result | Exception]:
