@@ -21,9 +21,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from foveate.core.outcome import Result
 from foveate.models import hub, reduction
-from foveate.models.dense import dense_of, segment, shown
+from foveate.models.dense import class_maps, dense_of, segment, shown
 from foveate.models.heads.dense import STRIDE, DenseHead, DenseSpec
+from foveate.models.judging import Outlining
 from foveate.models.tokens import Tokens
 from foveate.models.vit import ElasticViT, Steps
 from training.emoji import LABELS
@@ -160,24 +162,16 @@ def settled(head: DenseHead, stages: list[Tokens], depth: int) -> Tensor:
 def mean_iou(model: ElasticViT, reducer: str, scenes: int = 208, size: int = 224, depth: int = 0) -> float:
     """Over classes, on training-split scenes far past any that training reaches."""
     steps = Steps(reduction.create(reducer, model), depth or model.geometry.depth)
-    both = torch.zeros(dense_of(model).spec.classes, dtype=torch.long)
-    either = both.clone()
+    drawn = [labelled("train", 2**42 + number) for number in range(scenes)]
+    judge = Outlining([classes for _, classes in drawn], dense_of(model).spec.classes)
     for first in range(0, scenes, 52):
-        drawn = [labelled("train", 2**42 + first + i) for i in range(min(52, scenes - first))]
         with torch.autocast("cpu", torch.bfloat16):
-            images = normalise(torch.from_numpy(np.stack([image for image, _ in drawn])))
+            images = normalise(torch.from_numpy(np.stack([image for image, _ in drawn[first : first + 52]])))
             if size != images.shape[-1]:
                 images = F.interpolate(images, size=(size, size), mode="bicubic", antialias=True)
             scores = segment(model, images, steps)[0].float()
-        for row, (_, classes) in zip(scores, drawn, strict=True):
-            guess = F.interpolate(row[None], size=classes.shape, mode="bilinear")[0].argmax(0)
-            truth = torch.from_numpy(classes).long()
-            same = guess[guess == truth]
-            both += same.bincount(minlength=len(both))
-            either += guess.flatten().bincount(minlength=len(both))
-            either += truth.flatten().bincount(minlength=len(both)) - same.bincount(minlength=len(both))
-    seen = either > 0
-    return float((both[seen] / either[seen]).mean())
+        judge.look([Result(shares, 0, steps.depth, 0.0, maps=maps) for shares, maps in class_maps(scores)])
+    return judge.done()[1] or 0.0
 
 
 def train(name: str, run: Path, steps: int, batch_size: int, lr: float, seed: int) -> None:

@@ -10,7 +10,8 @@ from foveate.core.model import InputSpec
 from foveate.core.outcome import ClassMaps
 from foveate.gateway import masks
 from foveate.gateway.masks import PALETTE, areas, assembled, overlay, png
-from foveate.gateway.media import decode_image, decode_whole, decode_windows
+from foveate.gateway.media import decode_image
+from foveate.gateway.whole import decode_whole, decode_windows
 from foveate.gateway.windows import LONGEST, MOST, TILE, windows
 from tests.unit.media_samples import BLUE, RED, encode, exif, red_corner, scene
 

@@ -97,6 +97,19 @@ class Area:
     """left, top, right, bottom in pixels, right and bottom exclusive."""
 
 
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """All that an answer shows of a mask."""
+
+    size: tuple[int, int]
+    """Width and height."""
+    mask: bytes
+    """An indexed PNG."""
+    overlay: bytes | None
+    """The picture with the mask on it, where it was asked for."""
+    areas: list[Area]
+
+
 def areas(mask: Mask) -> list[Area]:
     """The classes of a mask, the largest first, the background left out."""
     counts = np.bincount(mask.ravel(), minlength=256)

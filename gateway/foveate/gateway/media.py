@@ -24,7 +24,6 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from foveate.core.errors import BadRequest, BrokenMedia, FoveateError, ImageTooLarge, UnsupportedMedia
 from foveate.core.model import InputSpec
-from foveate.gateway.windows import Window, windows
 
 Pixels = NDArray[np.uint8]
 Size = tuple[int, int]
@@ -60,16 +59,6 @@ SIGNATURES = {
     "application/pdf": rb"%PDF-",
     "application/postscript": rb"%!PS",
 }
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""What brings a picture upright, by EXIF's orientation."""
 TIFF_CODECS = re.compile("raw|packbits|jpeg|tiff_(lzw|deflate|adobe_deflate)")
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 WIDE = 4
@@ -125,59 +114,11 @@ def decode_image(data: bytes, spec: InputSpec, size: int, max_pixels: int) -> Pi
     Safe to call from many threads. Raises UnsupportedMedia for a format that is not read, ImageTooLarge past
     `max_pixels` (width x height, from the header), and BrokenMedia for anything else that does not decode.
     """
-    picture = _decoded(data, lambda whole: _scaled(whole, spec, size), max_pixels)
+    picture = decoded(data, lambda whole: _scaled(whole, spec, size), max_pixels)
     return _fit(picture, spec, size)
 
 
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """A picture as windows of one size, for models that look at all of it."""
-
-    size: Size
-    """Of the upright picture."""
-    windows: tuple[Window, ...]
-    pixels: tuple[Pixels, ...]
-    """(S, S, 3) for each window."""
-
-
-def decode_windows(data: bytes, spec: InputSpec, side: int, max_pixels: int) -> Cut:
-    """The whole upright picture as square pixels (side, side, 3), in as many windows as its size asks for.
-
-    The same pictures are read, and the same errors raised, as by `decode_image`.
-    """
-
-    def scaled(whole: Size) -> Size:
-        """A window may be any of them, turned or not: the largest says how much detail is needed."""
-        first = windows(*whole)[0]
-        return (
-            math.ceil(side * whole[0] / (first.box[2] - first.box[0])),
-            math.ceil(side * whole[1] / (first.box[3] - first.box[1])),
-        )
-
-    picture = _decoded(data, scaled, max_pixels)
-    width, height = size = picture.upright
-    found = windows(width, height)
-    mirrored, upended = picture.flips
-    pixels = []
-    for window in found:
-        left, top, right, bottom = window.box
-        if mirrored:
-            left, right = width - right, width - left
-        if upended:
-            top, bottom = height - bottom, height - top
-        pixels.append(_resized(picture, (left, top, right, bottom), side, spec))
-    return Cut(size, found, tuple(pixels))
-
-
-def decode_whole(data: bytes, max_pixels: int) -> Image.Image:
-    """The upright picture in RGB, at its own size. Read and refused as by `decode_image`."""
-    picture = _decoded(data, lambda whole: whole, max_pixels)
-    image = _on_white(picture.image)
-    turn = TURNS.get(picture.orientation)
-    return image if turn is None else image.transpose(turn)
-
-
-def _decoded(data: bytes, scaled: Callable[[Size], Size], max_pixels: int) -> Picture:
+def decoded(data: bytes, scaled: Callable[[Size], Size], max_pixels: int) -> Picture:
     """`scaled`: what the whole picture would measure when resized, by its size."""
     kind = sniff(data)
     if kind is None:
@@ -345,15 +286,15 @@ def _scaled(size: Size, spec: InputSpec, crop: int) -> Size:
 
 def _fit(picture: Picture, spec: InputSpec, size: int) -> Pixels:
     """Resize and crop in one pass, then turn what is left: cheaper than turning the whole picture first."""
-    return _resized(picture, _view(picture.upright, spec, size, *picture.flips), size, spec)
+    return resized(picture, _view(picture.upright, spec, size, *picture.flips), size, spec)
 
 
-def _resized(picture: Picture, box: tuple[float, ...], size: int, spec: InputSpec) -> Pixels:
+def resized(picture: Picture, box: tuple[float, ...], size: int, spec: InputSpec) -> Pixels:
     """A box of the turned picture, in coordinates from before it was flipped, as (size, size, 3)."""
     left, top, right, bottom = (box[1], box[0], box[3], box[2]) if picture.turned else box
     shrink, (width, height) = picture.shrink, picture.image.size
     inside = left / shrink, top / shrink, min(right / shrink, width), min(bottom / shrink, height)
-    pixels = np.asarray(_on_white(picture.image.resize((size, size), FILTERS[spec.interpolation], inside)))
+    pixels = np.asarray(on_white(picture.image.resize((size, size), FILTERS[spec.interpolation], inside)))
     pixels = pixels.transpose(1, 0, 2) if picture.turned else pixels
     mirrored, upended = picture.flips
     return np.array(pixels[:: -1 if upended else 1, :: -1 if mirrored else 1], order="C")
@@ -370,7 +311,7 @@ def _view(size: Size, spec: InputSpec, crop: int, mirrored: bool, upended: bool)
     return edges[0][0], edges[1][0], edges[0][1], edges[1][1]
 
 
-def _on_white(image: Image.Image) -> Image.Image:
+def on_white(image: Image.Image) -> Image.Image:
     # Under full transparency files keep whatever colours the editor left; people see the page behind it.
     if image.mode != "RGBA":
         return image.convert("RGB")

@@ -15,8 +15,8 @@ from foveate.core.model import ModelCard, Task
 from foveate.core.outcome import Outcome
 from foveate.gateway.classify import read_flag
 from foveate.gateway.endpoint import Call, Endpoint, within
-from foveate.gateway.masks import Mask, assembled, overlay, png
-from foveate.gateway.media import Cut, decode_whole, decode_windows
+from foveate.gateway.masks import Drawn, areas, assembled, overlay, png
+from foveate.gateway.whole import Cut, decode_whole, decode_windows
 from foveate.gateway.wire import Served, segmentation
 
 
@@ -49,7 +49,7 @@ class Segmenter(Endpoint[Asked]):
             *(self.submit(call, pixels, expected=not number) for number, pixels in enumerate(cut.pixels))
         )
         began = monotonic()
-        mask, indexed, drawn = await self.decoding.also(lambda: self._drawn(call, data, cut, outcomes))
+        drawn = await self.decoding.also(lambda: self._drawn(call, data, cut, outcomes))
         done = monotonic()
         slowest = max(outcomes, key=lambda outcome: outcome.timings.queue_s + outcome.timings.compute_s)
         timings = {
@@ -62,8 +62,8 @@ class Segmenter(Endpoint[Asked]):
         met = self.met(call, slowest, done - call.arrived)
         served = Served(call.id, call.card, outcomes, call.pinned, met, timings)
         if call.options.picture:
-            return Response(drawn or indexed, headers=served.headers(), media_type="image/png")
-        return segmentation(served, mask, indexed, drawn)
+            return Response(drawn.overlay or drawn.mask, headers=served.headers(), media_type="image/png")
+        return segmentation(served, drawn)
 
     async def _decode(self, call: Call[Asked], data: bytes) -> tuple[Cut, float]:
         """The picture in windows, and the seconds it took to make them."""
@@ -76,17 +76,15 @@ class Segmenter(Endpoint[Asked]):
         self.meters[card.name].decode.observe(seconds)
         return cut, seconds
 
-    def _drawn(
-        self, call: Call[Asked], data: bytes, cut: Cut, outcomes: Sequence[Outcome]
-    ) -> tuple[Mask, bytes, bytes | None]:
-        """On a thread of the pool: the mask, the same as PNG, and the overlay where it is asked for."""
+    def _drawn(self, call: Call[Asked], data: bytes, cut: Cut, outcomes: Sequence[Outcome]) -> Drawn:
+        """On a thread of the pool: whatever looks at every pixel of the picture."""
         maps = [outcome.result.maps for outcome in outcomes]
         mask = assembled(cut.size, cut.windows, [found for found in maps if found is not None])
-        drawn = None
+        over = None
         if call.options.overlay:
             whole = decode_whole(data, self.settings.max_pixels)
-            drawn = overlay(whole, mask, "PNG" if call.options.picture else "JPEG")
-        return mask, png(mask), drawn
+            over = overlay(whole, mask, "PNG" if call.options.picture else "JPEG")
+        return Drawn(cut.size, png(mask), over, areas(mask))
 
 
 async def together(*work: Coroutine[Any, Any, Outcome]) -> list[Outcome]:

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from foveate.core.model import ModelCard, Rung
 from foveate.core.outcome import Explanation, Outcome, Result
 from foveate.core.plan import Plan
-from foveate.gateway.masks import Mask, areas
+from foveate.gateway.masks import Drawn
 from foveate.gateway.objective import quality_of
 
 
@@ -181,32 +181,29 @@ def classification(served: Served, top_k: int, explain: bool) -> Response:
     return Response(orjson.dumps(body), headers=served.headers(), media_type="application/json")
 
 
-def segmentation(served: Served, mask: Mask, encoded: bytes, drawn: bytes | None) -> Response:
-    """The response to a picture whose pixels were named, as JSON: pictures in it are data URLs.
-
-    encoded: the mask as PNG; drawn: the overlay as JPEG, where it was asked for.
-    """
-    labels = served.card.labels
+def segmentation(served: Served, drawn: Drawn) -> Response:
+    """The response to a picture whose pixels were named, as JSON: pictures in it are data URLs."""
+    labels, (width, height) = served.card.labels, drawn.size
     body: dict[str, object] = {
         "id": served.id,
         "model": served.card.name,
-        "width": mask.shape[1],
-        "height": mask.shape[0],
+        "width": width,
+        "height": height,
         "segments": [
             {
                 "label": labels[area.value - 1],
                 "index": area.value - 1,
                 "value": area.value,
                 "area": area.pixels,
-                "share": round(area.pixels / mask.size, 6),
+                "share": round(area.pixels / (width * height), 6),
                 "box": area.box,
             }
-            for area in areas(mask)
+            for area in drawn.areas
         ],
-        "mask": data_url("image/png", encoded),
+        "mask": data_url("image/png", drawn.mask),
     }
-    if drawn is not None:
-        body["overlay"] = data_url("image/jpeg", drawn)
+    if drawn.overlay is not None:
+        body["overlay"] = data_url("image/jpeg", drawn.overlay)
     body |= {"windows": len(served.outcomes), "compute": served.compute(), "timings_ms": served.timings_ms}
     return Response(orjson.dumps(body), headers=served.headers(), media_type="application/json")
 
