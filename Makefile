@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 ARGS ?=
 
-.PHONY: serve test check fmt bench-overhead bench-models bench-elastic bench-decode bench-slo bench-peers train train-env clean
+.PHONY: serve test check fmt bench-overhead bench-models bench-elastic bench-decode bench-slo bench-tasks bench-peers train train-env clean
 
 serve: $(VENV)/.installed
 	$(BIN)/foveate serve $(ARGS)
@@ -39,6 +39,9 @@ bench-decode: $(VENV)/.train
 bench-slo: $(VENV)/.dev
 	$(BIN)/python -m loadtests.slo $(ARGS)
 
+bench-tasks: $(VENV)/.dev
+	$(BIN)/python -m loadtests.tasks $(ARGS)
+
 bench-peers: $(VENV)/.dev
 	$(BIN)/python -m loadtests.peers $(ARGS)
 
@@ -54,7 +57,7 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/pip
 
 $(VENV)/.dev: $(VENV)/.installed
 	$(BIN)/pip install --quiet 'pip>=25.1'
-	$(BIN)/pip install --quiet --constraint $(VENV)/constraints.txt --editable '.[timm,load]' --group dev
+	$(BIN)/pip install --quiet --constraint $(VENV)/constraints.txt --editable '.[timm,load,transformers]' --group dev
 	touch $@
 
 $(VENV)/.train: $(VENV)/.dev

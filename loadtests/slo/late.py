@@ -18,8 +18,9 @@ from foveate.core.plan import Plan
 from foveate.core.request import Objective, Request
 from foveate.engine.compute import Compute
 from foveate.engine.engine import Engine
+from foveate.models.base import Pixels
 from foveate.models.load import load
-from foveate.models.runner import Pixels, TorchRunner
+from foveate.models.runner import TorchRunner
 
 MODEL = "vit-xs"
 REQUESTS, RATE = 3000, 3000.0

@@ -6,10 +6,7 @@ that the head reads every mixture that a plan can leave it.
 """
 
 import argparse
-import json
-import math
 import random
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,9 +26,10 @@ from foveate.models.judging import Outlining
 from foveate.models.tokens import Tokens
 from foveate.models.vit import ElasticViT, Steps
 from training.emoji import LABELS
+from training.fit import Run, fit
 from training.losses import normalise
 from training.scenes import SPLITS, draw
-from training.train import forget_after, initialise, learning_rate
+from training.train import initialise
 
 OFFSET = 5_000_000
 """First step in the stream of scenes: none of these were trained on before."""
@@ -174,55 +172,32 @@ def mean_iou(model: ElasticViT, reducer: str, scenes: int = 208, size: int = 224
     return judge.done()[1] or 0.0
 
 
-def train(name: str, run: Path, steps: int, batch_size: int, lr: float, seed: int) -> None:
-    """Write the head to RUN/dense.pt and a line of RUN/dense.jsonl every 50 steps. Resumes."""
-    torch.manual_seed(seed)
+def train(name: str, run: Run, batch_size: int) -> None:
+    """Write the head to the run's folder. Resumes."""
+    torch.manual_seed(run.seed)
     trunk = hub.load(name).model.eval().requires_grad_(False)
-    head = DenseHead(trunk.geometry, DenseSpec(len(LABELS) + 1))
+    head = trunk.dense = DenseHead(trunk.geometry, DenseSpec(len(LABELS) + 1))
     initialise(head)
     for module in head.modules():
         if isinstance(module, nn.Conv2d):  # 0.02 is for wide linear maps; these read a few values
             nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
-    trunk.dense = head
-    optim = torch.optim.AdamW(head.parameters(), lr=lr, weight_decay=0.01, betas=(0.9, 0.98))
-    step, path, seconds = 0, run / "dense.pt", 0.0
-    if path.exists():
-        state = torch.load(path, weights_only=True)
-        head.load_state_dict(state["head"])
-        optim.load_state_dict(state["optim"])
-        step, seconds = state["step"], state["seconds"]
-    run.mkdir(parents=True, exist_ok=True)
-    forget_after(step, run / "dense.jsonl")
-    stream, started, running = batches(step + OFFSET, batch_size), time.monotonic(), 0.0
-    while step < steps:
-        rng = random.Random(seed * 1_000_003 + step)
-        torch.manual_seed(seed * 1_000_003 + step)
-        optim.param_groups[0]["lr"] = learning_rate(step, steps, lr)
-        optim.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = loss_of(trunk, next(stream), rng)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(head.parameters(), 1.0)
-        optim.step()
-        step += 1
-        running = loss.item() if running == 0 else 0.98 * running + 0.02 * loss.item()
-        if not math.isfinite(running):
-            raise RuntimeError(f"the loss is {running} at step {step}")
-        if step % 50 == 0:
-            now = seconds + time.monotonic() - started
-            row: dict[str, float] = {"step": step, "minutes": round(now / 60, 2), "loss": round(running, 4)}
-            if step % 250 == 0 or step == steps:
-                head.eval()
-                row["miou"] = round(mean_iou(trunk, "none"), 4)
-                row["miou_depth_8"] = round(mean_iou(trunk, "none", depth=2 * trunk.geometry.depth // 3), 4)
-                row["miou_size_112"] = round(mean_iou(trunk, "none", size=112), 4)
-                head.train()
-                state = {"head": head.state_dict(), "optim": optim.state_dict()}
-                torch.save(state | {"step": step, "seconds": now}, path.with_suffix(".tmp"))
-                path.with_suffix(".tmp").replace(path)
-            with (run / "dense.jsonl").open("a") as log:
-                log.write(json.dumps(row) + "\n")
-            print(row, flush=True)
+    stream: Iterator[Batch] | None = None
+
+    def loss_at(step: int, rng: random.Random) -> Tensor:
+        nonlocal stream
+        if stream is None:
+            stream = batches(step + OFFSET, batch_size)
+        return loss_of(trunk, next(stream), rng)
+
+    def told() -> dict[str, float]:
+        shallow = 2 * trunk.geometry.depth // 3
+        return {
+            "miou": mean_iou(trunk, "none"),
+            "miou_depth_8": mean_iou(trunk, "none", depth=shallow),
+            "miou_size_112": mean_iou(trunk, "none", size=112),
+        }
+
+    fit(run, head, loss_at, told)
 
 
 def main() -> None:
@@ -236,8 +211,8 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    run = args.run or Path("runs") / f"{args.model}-seg"
-    train(args.model, run, args.steps, args.batch_size, args.lr, args.seed)
+    folder = args.run or Path("runs") / f"{args.model}-seg"
+    train(args.model, Run(folder, "dense", args.steps, args.lr, args.seed), args.batch_size)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,13 +16,16 @@ from torch import Tensor
 
 from foveate.core.errors import BadPlan, FoveateError, RunFailed
 from foveate.core.metrics import Metrics
+from foveate.core.model import InputSpec, Task
 from foveate.core.outcome import Outcome, Result
 from foveate.core.plan import Plan
 from foveate.core.request import Request
 from foveate.engine.engine import Engine
 from foveate.engine.runner import Explainer, Runner
+from foveate.models import huggingface
 from foveate.models.checkpoint import Checkpoint
 from foveate.models.geometry import Geometry
+from foveate.models.huggingface.inputs import Prepared
 from foveate.models.runner import TorchRunner
 from foveate.models.vit import ElasticViT
 from tests.fake_runner import HALF, FakeRunner
@@ -30,6 +34,7 @@ T = TypeVar("T")
 GEOMETRY = Geometry(image_size=64, width=24, depth=6, heads=2, classes=5)
 WHITE = np.full((64, 64, 3), 255, np.uint8)
 """The picture that makes the torch model below answer NaN."""
+WHITE_CLIP = np.full((8, *WHITE.shape), 255, np.uint8)
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -54,6 +59,30 @@ def tiny() -> Checkpoint:
 
 def torch_picture(seed: int) -> NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+
+
+def clip(seed: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, WHITE_CLIP.shape, dtype=np.uint8)
+
+
+def pretrained_runner(name: str) -> Runner:
+    """A model of transformers, random as well, that white drives to NaN too."""
+    from tests.unit import pretrained  # here, for without transformers there is nothing in it
+
+    side = WHITE.shape[0]
+    model = pretrained.settled(getattr(pretrained, name)())
+
+    def spoil(_: object, inputs: tuple[Tensor], output: Any) -> Any:
+        white = (inputs[0] > 0.999).flatten(1).all(1)
+        logits = output["logits"]
+        output["logits"] = logits.masked_fill(white.view(-1, *[1] * (logits.ndim - 1)), torch.nan)
+        return output
+
+    model.register_forward_hook(spoil)
+    pixels = Prepared(side, InputSpec(), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    task: Task = "segment" if name == "segformer" else "classify"
+    checkpoint = huggingface.Pretrained(name, model, task, pretrained.LABELS, False, pixels)
+    return huggingface.runner(checkpoint, max_batch=4)
 
 
 @dataclass(frozen=True)
@@ -86,6 +115,21 @@ KINDS = {
         (WHITE, WHITE[:32], WHITE[..., :1], WHITE[:0]),
     ),
 }
+if find_spec("transformers"):
+    KINDS |= {
+        "segformer": Kind(
+            lambda: pretrained_runner("segformer"),
+            torch_picture,
+            ("full", "segformer@32"),
+            (WHITE, WHITE[:32], WHITE[..., :1], WHITE[:0]),
+        ),
+        "videomae": Kind(
+            lambda: pretrained_runner("videomae"),
+            clip,
+            ("full", "frames:4", "frames:2", "videomae@32/frames:4"),
+            (WHITE_CLIP, WHITE_CLIP[:4], WHITE_CLIP[0], WHITE_CLIP[:, :32]),
+        ),
+    }
 every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
 
 
@@ -121,11 +165,12 @@ def test_a_result_is_as_the_card_says(kind: Kind) -> None:
     runner = kind.make()
     card = runner.card
     assert card.ladder[-1].plan == card.full
+    classes = len(card.labels) + (card.task == "segment")  # and the background
     assert [r.gflops for r in card.ladder] == sorted(r.gflops for r in card.ladder)
     for rung in card.ladder:
         runner.check(rung.plan)
         result = alone(runner, kind.picture(1), rung.plan)
-        assert result.scores.shape == (len(card.labels),)
+        assert result.scores.shape == (classes,)
         assert result.scores.dtype == np.float32
         assert result.gflops > 0
 

@@ -129,7 +129,7 @@ async def test_pictures_are_decoded_and_what_is_none_is_refused(serve: Serve) ->
         (png(60000, 60000), "image/png", 413),
         (b"<svg></svg>", "image/svg+xml", 415),
         (jpeg, "text/plain", 415),
-        (jpeg, "video/mp4", 415),
+        (jpeg, "audio/mpeg", 415),
         (b"%PDF-1.7", "image/jpeg", 415),
         (b"", "image/jpeg", 400),
         (b'{"data": 5}', "application/json", 400),

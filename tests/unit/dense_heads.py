@@ -2,8 +2,13 @@
 
 import torch
 
+from foveate.models.checkpoint import Checkpoint
 from foveate.models.geometry import Geometry
 from foveate.models.heads.dense import DenseHead, DenseSpec
+from foveate.models.vit import ElasticViT
+
+SMALL = Geometry(image_size=64, patch_size=16, width=32, depth=4, heads=2, classes=4)
+SPEC = DenseSpec(5, width=8, fine=8)
 
 
 def dense_head(g: Geometry, classes: int = 2) -> DenseHead:
@@ -11,3 +16,14 @@ def dense_head(g: Geometry, classes: int = 2) -> DenseHead:
     with torch.random.fork_rng():
         torch.manual_seed(11)
         return DenseHead(g, DenseSpec(classes, width=8, fine=8)).eval()
+
+
+def dense_checkpoint() -> Checkpoint:
+    """A small model that names pixels, a background and four classes."""
+    with torch.random.fork_rng():
+        torch.manual_seed(12)
+        model = ElasticViT(SMALL, dense=SPEC).eval()
+        for name, parameter in model.named_parameters():
+            if "norm" not in name:
+                torch.nn.init.normal_(parameter, std=0.15)
+    return Checkpoint("tiny-seg", SMALL, labels=("a", "b", "c", "d"), dense=SPEC, model=model)

@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from foveate.models import reduction
+from foveate.models.blocks import Block
 from foveate.models.geometry import Geometry, gmacs
 from foveate.models.reduction import Bare
 from foveate.models.tokens import Tokens
-from foveate.models.vit import Block, ElasticViT, Steps, TrunkOutput
+from foveate.models.vit import ElasticViT, Steps, TrunkOutput
 
 PLAIN = Geometry(image_size=96, width=48, depth=6, heads=3, classes=10)
 TWO_PREFIX = replace(PLAIN, distilled=True, layer_scale=True)

@@ -10,11 +10,12 @@ from torch import Tensor
 from foveate.core.errors import BadPlan
 from foveate.core.plan import Plan
 from foveate.models import reduction
+from foveate.models.blocks import Block
 from foveate.models.geometry import Geometry
 from foveate.models.reduction import Attention, Bare, Needs
 from foveate.models.reduction.ats import padding_waste, sample
 from foveate.models.tokens import Assignment, Tokens
-from foveate.models.vit import Block, ElasticViT
+from foveate.models.vit import ElasticViT
 from tests.unit import references
 from tests.unit.references import (
     PLAIN,
@@ -120,7 +121,7 @@ def test_the_fused_kernel_leaves_padding_out_as_the_explicit_one_does(
 ) -> None:
     model, images = build(PLAIN), pictures(PLAIN)
     explicit = run(model, images, "ats:0.7")
-    monkeypatch.setattr("foveate.models.vit.EXPLICIT_LENGTH", 0)
+    monkeypatch.setattr("foveate.models.blocks.EXPLICIT_LENGTH", 0)
     fused = run(model, images, "ats:0.7")
     assert explicit.after is not None
     assert fused.after is not None

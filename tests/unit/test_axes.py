@@ -11,13 +11,14 @@ from torch import nn
 from foveate.core.errors import BadPlan, RunFailed, SetupError
 from foveate.core.outcome import Result
 from foveate.core.plan import Plan
+from foveate.models.blocks import loudest
 from foveate.models.checkpoint import Checkpoint, attach
 from foveate.models.family import Family, read_stitches, save_stitches
 from foveate.models.geometry import Geometry
 from foveate.models.reduction import create
 from foveate.models.runner import TorchRunner
 from foveate.models.stitch import Stitch, StitchSpec
-from foveate.models.vit import ElasticViT, Steps, TrunkOutput, loudest
+from foveate.models.vit import ElasticViT, Steps, TrunkOutput
 from foveate.models.zoo import Card
 
 LARGE = Geometry(image_size=64, width=24, depth=6, heads=4, classes=7)

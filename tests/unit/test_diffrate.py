@@ -10,11 +10,12 @@ from torch import Tensor
 
 from foveate.core.errors import BadPlan
 from foveate.models import reduction
+from foveate.models.blocks import Block
 from foveate.models.geometry import Geometry, gmacs
 from foveate.models.reduction import Bare, Needs, Schedule
 from foveate.models.reduction.diffrate import decide, fitted, full_gmacs, uniform
 from foveate.models.tokens import Tokens
-from foveate.models.vit import Block, ElasticViT
+from foveate.models.vit import ElasticViT
 from tests.unit import references
 from tests.unit.references import (
     PLAIN,

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from foveate.core.errors import BadPlan
 from foveate.models import reduction
+from foveate.models.blocks import EXPLICIT_LENGTH, Block
 from foveate.models.geometry import Geometry
 from foveate.models.reduction import Bare, Needs
 from foveate.models.tokens import Tokens
-from foveate.models.vit import EXPLICIT_LENGTH, Block, ElasticViT
+from foveate.models.vit import ElasticViT
 from tests.unit import references
 from tests.unit.references import (
     Token,

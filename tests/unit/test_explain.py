@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from foveate.core.outcome import Explanation, Stage
 from foveate.models import explain_picture, reduction
+from foveate.models.blocks import Block
 from foveate.models.explain import explain, groups
 from foveate.models.geometry import Geometry, Place
 from foveate.models.heads.gates import Gate
 from foveate.models.reduction import Attention, Needs, Reducer
 from foveate.models.tokens import Assignment, Tokens
-from foveate.models.vit import Block, ElasticViT, Steps
+from foveate.models.vit import ElasticViT, Steps
 from tests.unit.dense_heads import dense_head
 
 G = Geometry(image_size=96, width=24, depth=6, heads=2, classes=5)

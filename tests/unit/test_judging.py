@@ -105,5 +105,9 @@ def test_scores_are_scaled_before_classes_are_compared() -> None:
 def test_a_mask_is_read_as_it_was_drawn() -> None:
     data = io.BytesIO()
     Image.fromarray(RIGHT.astype(np.uint8)).save(data, "PNG")
-    assert read_mask(data.getvalue(), 4).tolist() == RIGHT.tolist()
-    assert read_mask(data.getvalue(), 8).tolist() == RIGHT.repeat(2, 0).repeat(2, 1).tolist()
+    assert read_mask(data.getvalue(), 4)[0].tolist() == RIGHT.tolist()
+    assert read_mask(data.getvalue(), 8)[0].tolist() == RIGHT.repeat(2, 0).repeat(2, 1).tolist()
+    film = io.BytesIO()
+    Image.fromarray(np.concatenate([RIGHT, 2 * RIGHT]).astype(np.uint8)).save(film, "PNG")
+    first, second = read_mask(film.getvalue(), 4, 2)
+    assert first.tolist() == RIGHT.tolist() and second.tolist() == (2 * RIGHT).tolist()

@@ -52,6 +52,7 @@ def test_the_text_form_is_canonical(text: str, canonical: str) -> None:
         ("full", "vit-t@224/bf16"),
         ("full/fp32", "vit-t@224/fp32"),
         ("evit:0.5", "vit-t@224/evit:0.5/bf16"),
+        ("expedit:0.7@6", "vit-t@224/expedit:0.7@6/bf16"),
         ("vit-t@224/evit:0.5", "vit-t@224/evit:0.5/bf16"),
         ("vit-t@160/fp32", "vit-t@160/fp32"),
         ("depth:6/evit:0.5", "vit-t@224/evit:0.5/depth:6/bf16"),

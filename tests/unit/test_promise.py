@@ -249,3 +249,12 @@ def test_a_priority_is_a_head_start_and_nobody_is_overtaken_for_ever() -> None:
     assert terms.due(Objective(priority=1), 1.5) < old
     assert terms.due(Objective(priority=1), 2.5) > old
     assert terms.due(Objective(deadline=0.5), 0.0) < old < terms.due(Objective(priority=-1), 0.0)
+
+
+def test_a_batch_takes_no_more_of_what_others_allow_than_their_guest_may() -> None:
+    """Six at full take 60 ms; who has a deadline of 0.2 s on another model may be kept waiting for 50."""
+    waiting = [one(5.0) for _ in range(6)]
+    assert len(chosen(waiting, rungs=BATCHING).entries) == 6
+    beside = chosen(waiting, Flow(others_s=0.2), BATCHING)
+    assert 1 <= len(beside.entries) <= 3 and beside.plan == FULL
+    assert len(chosen(waiting, Flow(others_s=0.001), BATCHING).entries) == 1

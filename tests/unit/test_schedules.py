@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from foveate.core.errors import BadPlan
 from foveate.models import reduction
+from foveate.models.blocks import Block
 from foveate.models.geometry import Geometry, gmacs
 from foveate.models.reduction import Reducer, Schedule
 from foveate.models.reduction.diffrate import follow, full_gmacs, uniform
 from foveate.models.schedules import Batch, Progress, search
-from foveate.models.vit import Block, ElasticViT, Steps
+from foveate.models.vit import ElasticViT, Steps
 
 G = Geometry(image_size=96, width=24, depth=6, heads=2, classes=7)
 FULL = full_gmacs(G)

@@ -8,10 +8,11 @@ from torch import Tensor
 
 from foveate.core.errors import BadPlan
 from foveate.models import reduction
+from foveate.models.blocks import Block
 from foveate.models.geometry import Geometry
 from foveate.models.reduction import Attention, Bare, Needs
 from foveate.models.tokens import Tokens
-from foveate.models.vit import Block, ElasticViT
+from foveate.models.vit import ElasticViT
 from tests.unit.references import (
     MERGED,
     PLAIN,

@@ -1,4 +1,5 @@
-"""Lets timm import where torchvision's compiled operators do not load, as beside a CPU build of torch.
+"""Lets timm and transformers import where torchvision's compiled operators do not load, as beside a CPU
+build of torch.
 
 torchvision attaches shape functions to two operators as it is imported, whether its library loaded or
 not. The tests call neither, so their schemas alone are enough.
@@ -20,6 +21,15 @@ def import_timm() -> ModuleType:
         pytest.skip("timm is not installed", allow_module_level=True)
     _stand_in()
     return import_module("timm")
+
+
+def import_transformers() -> ModuleType:
+    """transformers; where it is not installed, the calling test module is skipped."""
+    if find_spec("transformers") is None:
+        pytest.skip("transformers is not installed", allow_module_level=True)
+    if find_spec("torchvision") is not None:
+        _stand_in()
+    return import_module("transformers")
 
 
 @cache

@@ -48,6 +48,13 @@ class ImageTooLarge(BadRequest):
     title = "Image too large"
 
 
+class ClipTooLarge(BadRequest):
+    """More of a clip than the server reads: seconds, pixels, pictures, or work to decode them."""
+
+    status = 413
+    title = "Clip too large"
+
+
 class BodyTooSlow(BadRequest):
     """The body did not arrive in the time the server gives it."""
 

@@ -8,7 +8,7 @@ from foveate.core.errors import BadPlan
 from foveate.core.plan import Plan
 
 CropMode = Literal["center", "squash"]
-Task = Literal["classify", "segment"]
+Task = Literal["classify", "segment", "clicks"]
 Interpolation = Literal["bilinear", "bicubic"]
 
 
@@ -56,6 +56,12 @@ class ModelCard:
     source: str = ""
     task: Task = "classify"
     """What it answers: a picture's classes, or each pixel's."""
+    frames: int = 0
+    """Frames of a clip that full looks at; 0: it takes pictures."""
+    clicks: str = ""
+    """The model, served beside it, that answers clicks on what it has seen; empty: none does."""
+    clips: str = ""
+    """The model, served beside it, that takes clips in its name; empty: none does."""
 
     def plan(self, text: str) -> Plan:
         """A plan by name: in full, or what sets it apart from full. Raises BadPlan for another model's."""

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from foveate.core.clicks import Features
 from foveate.core.plan import Plan
 
 Fate = Literal["kept", "merged", "dropped"]
@@ -86,6 +87,19 @@ class Result:
     """What was looked at, where the request asked for it and the model can tell."""
     maps: ClassMaps | None = None
     """Where each class is, from a model that segments."""
+    features: Features | None = None
+    """What clicks are answered from, where the request asked for it and a model beside this one answers."""
+    frames: tuple[int, ...] = ()
+    """Which frames of a clip were seen, in order."""
+    over_time: NDArray[np.float32] | None = None
+    """(n, C): the scores after each of these frames, from a model that names clips."""
+    film: tuple[ClassMaps, ...] = ()
+    """Where each class is in each of these frames, from a model that segments clips."""
+
+    def last_seen(self, frame: int) -> ClassMaps:
+        """The maps of the last frame seen by then; before any was, of the first."""
+        before = sum(1 for seen in self.frames if seen <= frame)
+        return self.film[max(0, before - 1)]
 
 
 @dataclass(frozen=True, slots=True)

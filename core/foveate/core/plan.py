@@ -40,6 +40,14 @@ class Plan:
     """Where the work passes between this variant and a sibling; None: nowhere."""
     content: str | None = None
     """How sure it must be, in 0..1, that a cheaper rung suffices for a picture; None: all run alike."""
+    frames: int | None = None
+    """Frames of a clip that are looked at, evenly spread over it; None: all that were read."""
+    glance: str | None = None
+    """How many of them are looked at closely, as in ``4``, and what share of their patches, as in ``4:0.5``,
+    after a cheap glance at them all; None: all, and all of them."""
+    reuse: str | None = None
+    """Share of a frame's patches that are computed, as in ``0.4``: those that changed most. The others stay
+    as they were when they last were. None: all."""
 
     def __post_init__(self) -> None:
         if not _HEAD.fullmatch(f"{self.variant}@{self.image_size}"):
@@ -48,10 +56,12 @@ class Plan:
             raise BadPlan(f"precision must be one of {', '.join(PRECISIONS)}, not {self.precision!r}")
         if not _STEP.fullmatch(self.reducer) or self.reducer.partition(":")[0] in _KINDS:
             raise BadPlan(f"{_short(self.reducer)!r} does not name a token reducer")
-        for kind, argument in (("exit", self.exit), ("stitch", self.stitch), ("content", self.content)):
+        for kind in _TEXTS:
+            argument = getattr(self, kind)
             if argument is not None and not _STEP.fullmatch(f"{kind}:{argument}"):
                 raise BadPlan(f"{kind} takes an argument, not {_short(argument)!r}")
-        for kind, number in (("depth", self.depth), ("heads", self.heads)):
+        for kind in _NUMBERS:
+            number = getattr(self, kind)
             if number is not None and number < 1:
                 raise BadPlan(f"{kind} must be at least 1, not {number}")
 
@@ -68,7 +78,7 @@ class Plan:
         match = _HEAD.fullmatch(first)
         if match is not None:
             variant, size = match["variant"], int(match["size"])
-        elif base is not None and "@" not in first:
+        elif base is not None and "@" not in first.partition(":")[0]:
             variant, size = base.variant, base.image_size
             steps = steps if first == "full" else [first, *steps]
         else:
@@ -96,7 +106,9 @@ class Plan:
         return "/".join([f"{self.variant}@{self.image_size}", *steps, self.precision])
 
 
-_KINDS = ("content", "stitch", "heads", "depth", "exit")
+_TEXTS = ("content", "stitch", "exit", "glance", "reuse")
+_NUMBERS = ("frames", "heads", "depth")
+_KINDS = ("content", "stitch", "frames", "glance", "reuse", "heads", "depth", "exit")
 """Parts of a plan that go by their own name; any other part is a token reducer's."""
 
 
@@ -108,6 +120,9 @@ class _Steps(TypedDict, total=False):
     heads: int
     stitch: str
     content: str
+    frames: int
+    glance: str
+    reuse: str
 
 
 def _parse_steps(steps: list[str], precision: Precision) -> _Steps:
@@ -125,9 +140,9 @@ def _parse_steps(steps: list[str], precision: Precision) -> _Steps:
         match kind:
             case "precision":
                 parsed["precision"] = next(p for p in PRECISIONS if p == step)
-            case "depth" | "heads":
+            case "depth" | "heads" | "frames":
                 parsed[kind] = _whole(kind, argument)
-            case "exit" | "stitch" | "content":
+            case "exit" | "stitch" | "content" | "glance" | "reuse":
                 parsed[kind] = argument
             case _:
                 parsed["reducer"] = f"{name}:{argument}" if argument else name

@@ -38,3 +38,5 @@ class Request:
     """It was announced when it came, and has been counted."""
     explain: bool = False
     """Asks for an account of what was looked at, which takes one more forward."""
+    features: bool = False
+    """Asks for what clicks on the picture are answered from."""

@@ -25,11 +25,11 @@ class Settings(BaseSettings):
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
-    models: Annotated[tuple[str, ...], NoDecode] = ("vit-t",)
-    """Names or paths, commas between them; the first answers requests that name none."""
+    models: Annotated[tuple[str, ...], NoDecode] = ("vit-t", "vit-t-seg", "vit-t-clip")
+    """Names or paths, commas between them; the first of a task answers requests that name none."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     plan: str = "auto"
-    """The plan of requests that pin none; auto: what the policy chooses."""
+    """The plan of requests to the first model that pin none; auto: what the policy chooses."""
     policy: Literal["promise", "fifo"] = "promise"
     """promise: as good as time allows, and refused at once where it does not. fifo: what a plain batching
     server does, first come, first served, at one plan."""
@@ -61,6 +61,20 @@ class Settings(BaseSettings):
     """Seconds a body may take to arrive where no deadline is shorter."""
     max_pixels: int = Field(default=50_000_000, ge=1)
     """Pixels of a picture at most. Decoding one takes up to 12 bytes a pixel, JPEG far less."""
+    max_video_bytes: int = Field(default=512 * MIB, ge=1)
+    """Of a clip at most. What is over 4 MiB lies on disk while it is read."""
+    video_body_s: float = Field(default=300.0, gt=0)
+    """Seconds a clip may take to arrive where no deadline is shorter."""
+    spool_bytes: int = Field(default=2048 * MIB, ge=1)
+    """Clips on disk at most, all requests together."""
+    max_clip_s: float = Field(default=3600.0, gt=0)
+    """Seconds a clip may last."""
+    max_video_pixels: int = Field(default=4096 * 2304, ge=1)
+    """Pixels of a clip's pictures at most. A decoder may keep 16 of them, at 2 to 6 bytes a pixel."""
+    clip_decode_s: float = Field(default=20.0, gt=0)
+    """Seconds that decoding one clip may take."""
+    feature_bytes: int = Field(default=64 * MIB, ge=0)
+    """What is kept of pictures for later clicks, about 350 kB a picture; 0 keeps nothing."""
     drain_s: float = Field(default=30.0, ge=0)
     """Seconds a SIGTERM waits for admitted requests."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -23,6 +23,7 @@ from foveate.gateway.endpoint import request_id_of
 from foveate.gateway.openapi import describe_tasks
 from foveate.gateway.problems import http_problem, problem
 from foveate.gateway.segment import Segmenter
+from foveate.gateway.spool import Disk
 from foveate.gateway.wire import card_fields, rung_fields
 
 
@@ -30,7 +31,8 @@ def create_app(cluster: Cluster, settings: Settings, metrics: Metrics) -> FastAP
     """The gateway in front of a cluster. Starting it starts the cluster; stopping it closes it."""
     door = Door(settings.in_flight_items, settings.in_flight_bytes, settings.max_body_bytes)
     decoding = Decoding(settings.decode_threads, cluster.host)
-    tasks = [kind(cluster, settings, metrics, door, decoding) for kind in (Classifier, Segmenter)]
+    disk = Disk(settings.spool_bytes, settings.max_video_bytes)
+    tasks = [kind(cluster, settings, metrics, door, disk, decoding) for kind in (Classifier, Segmenter)]
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -9,9 +10,13 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from foveate.core.errors import BadRequest
-from foveate.core.model import ModelCard, Task
+from foveate.core.model import InputSpec, ModelCard, Task
+from foveate.core.outcome import Outcome
+from foveate.gateway.clip_wire import named_clip
 from foveate.gateway.endpoint import Call, Endpoint, within
 from foveate.gateway.media import decode_image
+from foveate.gateway.spool import Medium
+from foveate.gateway.watching import Watching, is_film, middle
 from foveate.gateway.wire import Served, classification
 
 
@@ -28,18 +33,42 @@ class Classifier(Endpoint[Asked]):
 
     task: Task = "classify"
 
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self.watching = Watching(self)
+
     def options(self, http: HttpRequest, headers: Mapping[str, str], card: ModelCard) -> Asked:
-        top_k = read_top_k(http.query_params.get("top_k"), card)
+        if not card.labels:
+            raise BadRequest(f"{card.name} has no classifier; it only makes features")
+        top_k = read_top_k(http.query_params.get("top_k"))
         return Asked(top_k, read_flag("explain", http.query_params.get("explain")))
 
-    async def work(self, call: Call[Asked], data: bytes, encoded: bool) -> Response:
+    async def work(self, call: Call[Asked], data: Medium, encoded: bool) -> Response:
         """Decode, run, render."""
         media: Any = data
         decode_s = 0.0
         if call.card.input is not None or encoded:
             async with within(call.objective.deadline):
-                media, decode_s = await self._decode(call, data, encoded)
+                data = await self.plain(data, encoded)
+            call = self.for_medium(call, is_film(data))
+            if call.card.frames or isinstance(data, Path):
+                return await self._watched(call, data)
+            async with within(call.objective.deadline):
+                media, decode_s = await self._decode(call, data)
         outcome = await self.submit(call, media, expected=True, explain=call.options.explain)
+        served = self._served(call, outcome, decode_s)
+        return classification(served, call.options.top_k, call.options.explain)
+
+    async def _watched(self, call: Call[Asked], data: Medium) -> Response:
+        """As `work`, of a clip."""
+        spec = call.card.input or InputSpec()
+        clip, decode_s = await self.watching.decode(call, data, middle(spec, call.card.full.image_size))
+        outcome = await self.submit(call, clip.pixels[0], expected=True)
+        served = self._served(call, outcome, decode_s)
+        return named_clip(served, clip, call.options.top_k, call.options.explain)
+
+    def _served(self, call: Call[Asked], outcome: Outcome, decode_s: float) -> Served:
+        """The answer is there: it is counted."""
         total_s = monotonic() - call.arrived
         met = self.met(call, outcome, total_s)
         timings = {
@@ -48,12 +77,10 @@ class Classifier(Endpoint[Asked]):
             "compute": outcome.timings.compute_s,
             "total": total_s,
         }
-        served = Served(call.id, call.card, [outcome], call.pinned, met, timings)
-        return classification(served, call.options.top_k, call.options.explain)
+        return Served(call.id, call.card, [outcome], call.pinned, met, timings)
 
-    async def _decode(self, call: Call[Asked], body: bytes, encoded: bool) -> tuple[Any, float]:
+    async def _decode(self, call: Call[Asked], data: bytes) -> tuple[Any, float]:
         """Pixels for the model, and the seconds it took to make them."""
-        data = await self.plain(body, encoded)
         card, spec = call.card, call.card.input
         if spec is None:
             return data, 0.0  # it wants the bytes as they are
@@ -72,12 +99,10 @@ def read_flag(name: str, text: str | None) -> bool:
     return text == "true"
 
 
-def read_top_k(text: str | None, card: ModelCard) -> int:
-    """How many classes to name, 5 unless told."""
-    if not card.labels:
-        raise BadRequest(f"{card.name} has no classifier; it only makes features")
+def read_top_k(text: str | None) -> int:
+    """How many classes to name at most, 5 unless told."""
     if text is None:
-        return min(5, len(card.labels))
+        return 5
     if not (text.isascii() and text.isdecimal() and len(text) <= 6 and int(text) >= 1):
         raise BadRequest("top_k must be a whole number from 1")
-    return min(int(text), len(card.labels))
+    return int(text)

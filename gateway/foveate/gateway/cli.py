@@ -33,7 +33,7 @@ app = typer.Typer(
 console = Console()
 complaints = Console(stderr=True)
 
-MODEL_HELP = "Shipped name, timm name or .safetensors file"
+MODEL_HELP = "Shipped name, timm name, .safetensors file, or transformers' org/name or folder"
 # typer reads these annotations at run time and wants Optional, not `| None`, in an alias.
 Models = Annotated[list[str] | None, typer.Option("--model", "-m", help=f"{MODEL_HELP}; repeatable.")]
 Model = Annotated[str | None, typer.Option("--model", "-m", help=f"{MODEL_HELP}.")]
@@ -156,7 +156,8 @@ def profile(
     start_logging(settings)
     with torch_needed():
         from foveate.gateway import profile as one
-        from foveate.models.load import load_unprofiled
+
+        load_unprofiled = _loading(model).load_unprofiled
     with complaints.status(f"loading {escape(model)}"):
         loaded = load_unprofiled(
             model,
@@ -219,13 +220,21 @@ def start_logging(settings: Settings) -> None:
 def load(name: str, settings: Settings, served: bool = True) -> Any:
     """A warm runner. Torch is imported here, so that a gateway without it still has a command line."""
     with torch_needed():
-        from foveate.models.load import load as load_runner
+        load_runner = _loading(name).load
     with complaints.status(f"loading {escape(name)}, and measuring it once if it is new here"):
         runner = load_runner(
             name, wanted(settings), settings.device, settings.threads, settings.max_batch, served
         )
     runner.check(default_plan(runner.card, settings) or runner.card.full)
     return runner
+
+
+def _loading(name: str) -> Any:
+    """The module that loads models of this name."""
+    from foveate.models import clip_loading, load
+    from foveate.models.huggingface import loading, named
+
+    return loading if named(name) else clip_loading if clip_loading.named(name) else load
 
 
 @contextmanager

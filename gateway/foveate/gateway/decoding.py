@@ -25,6 +25,7 @@ class Decoding:
         self.host = host
         self._pool = ThreadPoolExecutor(threads, "decode", initializer=give_way)
         self._slow = ThreadPoolExecutor(1, "decode-large", initializer=give_way)
+        self._clips = ThreadPoolExecutor(threads, "decode-clip", initializer=give_way)
 
     async def read(self, data: bytes, work: Callable[[], T]) -> tuple[T, float]:
         """What `work` makes of the data, and the seconds it took, waiting left out."""
@@ -35,13 +36,19 @@ class Decoding:
             self.host.made(seconds, used_s)
         return found, seconds
 
+    async def watch(self, work: Callable[[], T]) -> tuple[T, float]:
+        """As `read`, of a clip: these wait for one another, and no picture waits for them."""
+        loop = asyncio.get_running_loop()
+        found, seconds, _ = await loop.run_in_executor(self._clips, timed, work)
+        return found, seconds
+
     async def also(self, work: Callable[[], T]) -> T:
         """Other work that does not belong on the event loop: unpacking what is sent, drawing what is
         answered."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
     def close(self) -> None:
-        for pool in (self._pool, self._slow):
+        for pool in (self._pool, self._slow, self._clips):
             pool.shutdown(wait=False, cancel_futures=True)
 
 

@@ -5,8 +5,9 @@ import logging
 import random
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from time import monotonic
 from typing import Any, Generic, TypeVar
 
@@ -23,6 +24,7 @@ from foveate.core.errors import (
     FoveateError,
     Unavailable,
     UnknownModel,
+    UnsupportedMedia,
 )
 from foveate.core.metrics import Metrics
 from foveate.core.model import ModelCard, Task
@@ -34,12 +36,22 @@ from foveate.gateway.body import check_type, from_json, from_multipart, media_ty
 from foveate.gateway.decoding import Decoding
 from foveate.gateway.door import Door, Visit
 from foveate.gateway.gone import unless_gone
-from foveate.gateway.objective import choose_plan, default_plan, quality_of, read_objective
+from foveate.gateway.meter import Meter
+from foveate.gateway.objective import choose_plan, default_plan, read_objective
 from foveate.gateway.problems import problem
+from foveate.gateway.spool import Disk, Medium, spool_body
 
 log = logging.getLogger(__name__)
 
 Options = TypeVar("Options")
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What a client named itself."""
+
+    model: str | None
+    plan: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +62,24 @@ class Call(Generic[Options]):
     card: ModelCard
     objective: Objective
     plan: Plan | None
-    pinned: bool
-    """The client chose the plan."""
+    named: Named
     options: Options
     """What it asks of this task."""
     arrived: float
+    trail: "Trail"
+
+    @property
+    def pinned(self) -> bool:
+        """The client chose the plan."""
+        return self.named.plan is not None
+
+
+@dataclass(slots=True)
+class Trail:
+    """What is known of a request by the time it ends, however it does."""
+
+    model: str = "unknown"
+    objective: Objective = field(default_factory=Objective)
 
 
 class Endpoint(ABC, Generic[Options]):
@@ -67,12 +92,21 @@ class Endpoint(ABC, Generic[Options]):
     task: Task
 
     def __init__(
-        self, cluster: Cluster, settings: Settings, metrics: Metrics, door: Door, decoding: Decoding
+        self,
+        cluster: Cluster,
+        settings: Settings,
+        metrics: Metrics,
+        door: Door,
+        disk: Disk,
+        decoding: Decoding,
     ) -> None:
         self.cluster, self.settings, self.metrics = cluster, settings, metrics
-        self.door, self.decoding = door, decoding
+        self.door, self.disk, self.decoding = door, disk, decoding
         self.cards = {name: card for name, card in cluster.cards().items() if card.task == self.task}
-        self.defaults = {name: default_plan(card, settings) for name, card in self.cards.items()}
+        first = next(iter(cluster.cards()), None)  # to the others its plan would mean nothing
+        self.defaults = {
+            name: default_plan(card, settings) if name == first else None for name, card in self.cards.items()
+        }
         self.meters = {name: Meter(metrics, card) for name, card in self.cards.items()}
 
     @property
@@ -84,7 +118,7 @@ class Endpoint(ABC, Generic[Options]):
         """What the query and the headers ask of this task. Raises BadRequest."""
 
     @abstractmethod
-    async def work(self, call: Call[Options], data: bytes, encoded: bool) -> Response:
+    async def work(self, call: Call[Options], data: Medium, encoded: bool) -> Response:
         """The answer to the media in `data`; `encoded`: it came as JSON, and may be taken as it is by a model
         that decodes nothing."""
 
@@ -98,17 +132,18 @@ class Endpoint(ABC, Generic[Options]):
         """Answer or problem; either way exactly one outcome is counted."""
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in http.scope["headers"]}
         request_id = request_id_of(headers.get("x-request-id", ""))
-        model, outcome, objective = "unknown", "failed", Objective()
+        outcome, trail = "failed", Trail()
         try:
-            card = self._card(http.query_params.get("model"))
-            model = card.name
-            objective = read_objective(headers, arrived, self.settings, self.path)
-            response = await self._answer(http, headers, request_id, card, objective, arrived)
+            kind = media_type(headers.get("content-type", ""))
+            card = self._card(http.query_params.get("model"), kind.startswith("video/"))
+            trail.model = card.name
+            trail.objective = read_objective(headers, arrived, self.settings, self.path)
+            response = await self._answer(http, headers, request_id, card, trail, arrived)
             outcome = "ok"
         except FoveateError as error:
             outcome = error.outcome
             response = problem(error, request_id)
-            self._note(error, model, objective)
+            self._note(error, trail)
         except asyncio.CancelledError:
             # At the end of a drain the server cancels what is left; that deserves an answer too.
             task = asyncio.current_task()
@@ -118,31 +153,56 @@ class Endpoint(ABC, Generic[Options]):
             task.uncancel()
             leaving = Draining("the server shut down before the request was complete")
             outcome, response = leaving.outcome, problem(leaving, request_id)
-            self._note(leaving, model, objective)
+            self._note(leaving, trail)
         except Exception:
             log.exception("request %s failed", request_id)
             response = problem(FoveateError("the server failed on this request"), request_id)
         finally:
-            self.metrics.requests.labels(model, self.task, outcome).inc()
+            self.metrics.requests.labels(trail.model, self.task, outcome).inc()
         return response
 
-    def _note(self, error: FoveateError, model: str, objective: Objective) -> None:
+    def _note(self, error: FoveateError, trail: Trail) -> None:
         """Count broken promises and refusals; log what is the server's own fault."""
-        if objective.deadline is not None and error.outcome in ("refused", "expired", "failed"):
+        model = trail.model
+        if trail.objective.deadline is not None and error.outcome in ("refused", "expired", "failed"):
             self.metrics.slo.labels(model, "false").inc()
         if isinstance(error, Unavailable):
             self.metrics.refused.labels(model, error.reason).inc()
         elif error.status == 500:
             log.error("inference failed", exc_info=error)
 
-    def _card(self, name: str | None) -> ModelCard:
+    def _card(self, name: str | None, filmed: bool) -> ModelCard:
+        """The model that is named, or that takes clips in its name; else the first that takes what comes."""
         if not self.cards:
             raise UnknownModel(f"no model here can {self.task}; GET /models tells what there is")
-        if name is None:
-            return next(iter(self.cards.values()))
-        if name not in self.cards:
+        if name is not None and name not in self.cards:
             raise UnknownModel(f"no model {name[:60]!r} here; there are {', '.join(self.cards)}")
-        return self.cards[name]
+        if name is None:
+            return self._first(filmed) or next(iter(self.cards.values()))
+        card = self.cards[name]
+        return self.cards.get(card.clips, card) if filmed else card
+
+    def _first(self, filmed: bool) -> ModelCard | None:
+        """The first model that takes clips, or pictures."""
+        return next((card for card in self.cards.values() if bool(card.frames) == filmed), None)
+
+    def for_medium(self, call: Call[Options], filmed: bool) -> Call[Options]:
+        """The same call to a model that takes what came: a clip, or a picture. Raises UnsupportedMedia."""
+        if bool(call.card.frames) == filmed:
+            return call
+        card = self.cards.get(call.card.clips) if filmed else None
+        if card is None and call.named.model is None:
+            card = self._first(filmed)
+        if card is None:
+            takes = "clips" if call.card.frames else "pictures"
+            raise UnsupportedMedia(
+                f"{call.card.name} takes {takes}, and this is {'a clip' if filmed else 'none'}"
+            )
+        call.trail.model = card.name
+        plan = choose_plan(card, self.defaults[card.name], call.named.plan, call.objective.min_quality)
+        call = replace(call, card=card, plan=plan)
+        self.announce(call)
+        return call
 
     async def _answer(
         self,
@@ -150,39 +210,54 @@ class Endpoint(ABC, Generic[Options]):
         headers: Mapping[str, str],
         request_id: str,
         card: ModelCard,
-        objective: Objective,
+        trail: Trail,
         arrived: float,
     ) -> Response:
         """Door, plan, body, and then the task's own work."""
         with self.door.enter() as visit:
             if self.cluster.draining:
                 raise Draining("the server is shutting down; send the request to another one")
-            pinned = headers.get("x-plan")
-            plan = choose_plan(card, self.defaults[card.name], pinned, objective.min_quality)
+            objective, named = trail.objective, Named(http.query_params.get("model"), headers.get("x-plan"))
+            plan = choose_plan(card, self.defaults[card.name], named.plan, objective.min_quality)
             options = self.options(http, headers, card)
-            call = Call(request_id, card, objective, plan, pinned is not None, options, arrived)
-            self.cluster.expect(card.name, objective, plan, self.cluster.host.wait_s)
+            call = Call(request_id, card, objective, plan, named, options, arrived, trail)
+            self.announce(call)
             kind = media_type(headers.get("content-type", ""))
-            data = await self._body(http, headers, kind, visit, objective)
-            with unless_gone(http):
-                return await self.work(call, data, kind == "application/json")
+            async with self._body(http, headers, kind, visit, objective) as data:
+                with unless_gone(http):
+                    return await self.work(call, data, kind == "application/json")
 
+    def announce(self, call: Call[Options]) -> None:
+        """Tell where it will run that it comes. Raises TooLate, before anything is spent on it."""
+        self.cluster.expect(call.card.name, call.objective, call.plan, self.cluster.host.wait_s)
+
+    @asynccontextmanager
     async def _body(
         self, http: HttpRequest, headers: Mapping[str, str], kind: str, visit: Visit, objective: Objective
-    ) -> bytes:
-        """The bytes of the picture, or of the JSON that holds it."""
+    ) -> AsyncIterator[Medium]:
+        """The bytes of the medium, or of the JSON that holds it; a large clip's lie in a file meanwhile."""
         check_type(kind)
-        async with within(objective.deadline, self.settings.body_s):
-            body = await read_body(http, headers.get("content-length", "0"), visit)
-        if kind == "multipart/form-data":
-            body = await from_multipart(headers["content-type"], body)
-        if not body:
-            raise BadRequest("the body is empty; send a picture")
-        return body
+        announced, filmed = headers.get("content-length", "0"), kind.startswith("video/")
+        patience_s = self.settings.video_body_s if filmed else self.settings.body_s
+        async with AsyncExitStack() as stack:
+            body: Medium
+            async with within(objective.deadline, patience_s):
+                if filmed:
+                    spooled = spool_body(http, announced, visit, self.disk)
+                    body = await stack.enter_async_context(spooled)
+                else:
+                    body = await read_body(http, announced, visit)
+            if kind == "multipart/form-data" and isinstance(body, bytes):
+                body = await from_multipart(headers["content-type"], body)
+            if not body:
+                raise BadRequest("the body is empty; send a picture or a clip")
+            yield body
 
-    async def plain(self, data: bytes, encoded: bool) -> bytes:
+    async def plain(self, data: Medium, encoded: bool) -> Medium:
         """The medium itself, out of the JSON that it came in."""
-        return await self.decoding.also(lambda: from_json(data)) if encoded else data
+        if not encoded or isinstance(data, Path):
+            return data
+        return await self.decoding.also(lambda: from_json(data))
 
     async def submit(self, call: Call[Options], media: Any, **more: bool) -> Outcome:
         """Run one medium under the call's plan, or under the policy's."""
@@ -199,33 +274,6 @@ class Endpoint(ABC, Generic[Options]):
         met = None if deadline is None else call.arrived + total_s <= deadline
         self.meters[call.card.name].answered(outcome, total_s, met)
         return met
-
-
-class Meter:
-    """The metrics of one model's answers, label children resolved once."""
-
-    def __init__(self, metrics: Metrics, card: ModelCard) -> None:
-        self.card, self._rung = card, metrics.rung
-        self.decode = metrics.stage.labels(card.name, "decode")
-        self._duration = metrics.duration.labels(card.name, card.task)
-        self._quality, self._degraded = metrics.quality.labels(card.name), metrics.degraded
-        self._kept = metrics.kept_tokens.labels(card.name)
-        self._met = metrics.slo.labels(card.name, "true")
-        self._missed = metrics.slo.labels(card.name, "false")
-
-    def answered(self, outcome: Outcome, total_s: float, met: bool | None) -> None:
-        """Count one answer. Plans outside the ladder share one label, so that labels stay few."""
-        rung = outcome.plan.beside(self.card.full) if self.card.rung(outcome.plan) else "other"
-        self._rung.labels(self.card.name, rung).inc()
-        self._duration.observe(total_s)
-        self._kept.observe(outcome.result.tokens / self.card.ladder[-1].tokens)
-        quality = quality_of(self.card, outcome.plan)
-        if quality is not None:
-            self._quality.observe(quality)
-        if outcome.plan != self.card.full:
-            self._degraded.labels(self.card.name, outcome.reason).inc()
-        if met is not None:
-            (self._met if met else self._missed).inc()
 
 
 @asynccontextmanager

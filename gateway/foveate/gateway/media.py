@@ -286,7 +286,7 @@ def _scaled(size: Size, spec: InputSpec, crop: int) -> Size:
 
 def _fit(picture: Picture, spec: InputSpec, size: int) -> Pixels:
     """Resize and crop in one pass, then turn what is left: cheaper than turning the whole picture first."""
-    return resized(picture, _view(picture.upright, spec, size, *picture.flips), size, spec)
+    return resized(picture, view_of(picture.upright, spec, size, *picture.flips), size, spec)
 
 
 def resized(picture: Picture, box: tuple[float, ...], size: int, spec: InputSpec) -> Pixels:
@@ -300,7 +300,9 @@ def resized(picture: Picture, box: tuple[float, ...], size: int, spec: InputSpec
     return np.array(pixels[:: -1 if upended else 1, :: -1 if mirrored else 1], order="C")
 
 
-def _view(size: Size, spec: InputSpec, crop: int, mirrored: bool, upended: bool) -> tuple[float, ...]:
+def view_of(
+    size: Size, spec: InputSpec, crop: int, mirrored: bool = False, upended: bool = False
+) -> tuple[float, float, float, float]:
     """The part of an upright picture the model sees, in coordinates from before it was flipped."""
     scaled = _scaled(size, spec, crop)
     edges: list[tuple[float, float]] = []

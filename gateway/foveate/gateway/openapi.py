@@ -5,12 +5,15 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
+from foveate.core.clicks import MAX_POINTS
+from foveate.gateway.clip_wire import ClipClassification, ClipSegmentation
 from foveate.gateway.wire import Classification, Problem, Segmentation
 
 _REF = "#/components/schemas/{model}"
 _PICTURE = {"type": "string", "format": "binary"}
 _BODY = {
     "image/*": {"schema": _PICTURE},
+    "video/*": {"schema": _PICTURE},
     "multipart/form-data": {
         "schema": {"type": "object", "required": ["file"], "properties": {"file": _PICTURE}}
     },
@@ -18,7 +21,15 @@ _BODY = {
         "schema": {
             "type": "object",
             "required": ["data"],
-            "properties": {"data": {"type": "string", "format": "byte"}},
+            "properties": {
+                "data": {"type": "string", "format": "byte"},
+                "points": {
+                    "type": "array",
+                    "maxItems": MAX_POINTS,
+                    "items": {"type": "array", "minItems": 2, "maxItems": 3, "items": {"type": "number"}},
+                    "description": "of /segment: as the query parameter, [[x, y], [x, y, 0]]",
+                },
+            },
         }
     },
 }
@@ -32,7 +43,7 @@ def _parameters(*given: tuple[str, str, str, str]) -> list[dict[str, Any]]:
 
 
 _COMMON = _parameters(
-    ("model", "query", "string", "which model; the first one served for this task unless told"),
+    ("model", "query", "string", "which model; unless told the first one served for this task and medium"),
     ("x-slo-ms", "header", "number", "answer within this many milliseconds, as well as that allows"),
     ("x-request-timeout-seconds", "header", "number", "the same, in seconds"),
     ("x-min-quality", "header", "number", "least share of full accuracy, 0 to 1"),
@@ -47,12 +58,21 @@ _CLASSIFY = _parameters(
 )
 _SEGMENT = _parameters(
     ("overlay", "query", "boolean", "send the picture with the mask's colours on it, too"),
+    (
+        "points",
+        "query",
+        "string",
+        "outline one object alone: 1 to 32 clicks as x,y or x,y,label in pixels of the upright picture, with "
+        "; between them, label 1 or none on the object and 0 off it. The mask is 1 there. Of a large picture "
+        "the window around the first click on the object is looked at. Further clicks on it are cheap.",
+    ),
 )
+MODELS = (Classification, ClipClassification, Segmentation, ClipSegmentation, Problem)
 _STATUSES = {
     400: "Bad request",
     404: "Unknown model",
     408: "Body too slow",
-    413: "Body or picture too large",
+    413: "Body, picture or clip too large",
     415: "Unsupported media type",
     422: "Media cannot be decoded",
     429: "Overloaded",
@@ -70,7 +90,7 @@ def describe_tasks(app: FastAPI) -> None:
         document = framework()
         if "/classify" not in document["paths"]:
             _, models = models_json_schema(
-                [(model, "serialization") for model in (Classification, Segmentation, Problem)],
+                [(model, "serialization") for model in MODELS],
                 ref_template=_REF,
             )
             document.setdefault("components", {}).setdefault("schemas", {}).update(models["$defs"])
@@ -85,17 +105,19 @@ def describe_tasks(app: FastAPI) -> None:
 
 
 def _classify() -> dict[str, Any]:
-    answer = _json("Classification")
-    return _operation("classify", "Name what a picture shows", _CLASSIFY, answer)
+    answer = _json("Classification", "ClipClassification")
+    return _operation("classify", "Name what a picture shows, or what happens in a clip", _CLASSIFY, answer)
 
 
 def _segment() -> dict[str, Any]:
-    answer = {**_json("Segmentation"), "image/png": {"schema": _PICTURE}}
-    return _operation("segment", "Name what each pixel of a picture shows", _SEGMENT, answer)
+    answer = {**_json("Segmentation", "ClipSegmentation"), "image/png": {"schema": _PICTURE}}
+    summary = "Name what each pixel shows of a picture, or of some of a clip's frames"
+    return _operation("segment", summary, _SEGMENT, answer)
 
 
-def _json(model: str) -> dict[str, Any]:
-    return {"application/json": {"schema": {"$ref": _REF.format(model=model)}}}
+def _json(of_picture: str, of_clip: str) -> dict[str, Any]:
+    answers = [{"$ref": _REF.format(model=model)} for model in (of_picture, of_clip)]
+    return {"application/json": {"schema": {"anyOf": answers}}}
 
 
 def _operation(

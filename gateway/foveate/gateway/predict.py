@@ -44,6 +44,8 @@ def predict(runner: ExplainingRunner, data: bytes, plan: Plan, top_k: int, max_p
     card = runner.card
     if not card.labels or card.input is None:
         raise SetupError(f"{card.name} has no classifier; it only makes features")
+    if not isinstance(runner, Explainer):
+        raise SetupError(f"{card.name} names no pictures: serve it, and send them to /{card.task}")
     runner.check(plan)
     pixels = decode_image(data, card.input, plan.image_size, max_pixels)
     batch = runner.stack([pixels], plan)

@@ -12,19 +12,28 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Column, Table
 
 from foveate.core.errors import SetupError
-from foveate.core.model import ModelCard
+from foveate.core.model import InputSpec, ModelCard
 from foveate.core.plan import Plan
 from foveate.core.profile import SLACK, Profile
+from foveate.gateway.clips import decode_clip
 from foveate.gateway.media import decode_image
+from foveate.gateway.reel import ClipLimits
+from foveate.gateway.watching import middle
 from foveate.models import ladder_plot, pictures
-from foveate.models.candidates import candidates, parse
-from foveate.models.heldout import heldout
+from foveate.models.base import Pixels
+from foveate.models.candidates import candidates, of_clips, parse
+from foveate.models.clip_loading import Unprofiled as UnprofiledClips
+from foveate.models.clip_loading import Watches
+from foveate.models.heldout import heldout, heldout_clips
+from foveate.models.huggingface import PretrainedRunner
+from foveate.models.huggingface.loading import Unprofiled as UnprofiledPretrained
 from foveate.models.load import Unprofiled, profile_path
-from foveate.models.pictures import Album, Pictures
+from foveate.models.pictures import Album, Decode, Pictures
 from foveate.models.profile import Job, Watch, measure, partial_of
 from foveate.models.runner import TorchRunner
 from foveate.models.searching import even_schedules, shares_of
 
+Loaded = Unprofiled | UnprofiledPretrained | UnprofiledClips
 BATCH_SIZES = (1, 4, 8)
 REDRAWN_S = 0.2
 """How often the bars are drawn at most."""
@@ -54,7 +63,7 @@ class Asked:
         return self.out or profile_path(self.model)
 
 
-def profile(asked: Asked, loaded: Unprofiled, max_pixels: int, complaints: Console) -> Profile:
+def profile(asked: Asked, loaded: Loaded, max_pixels: int, complaints: Console) -> Profile:
     """Measure as asked, progress going to `complaints`.
 
     Raises SetupError and BadPlan with one sentence; KeyboardInterrupt leaves what is known on the disk.
@@ -64,17 +73,35 @@ def profile(asked: Asked, loaded: Unprofiled, max_pixels: int, complaints: Conso
     if not card.labels or card.input is None:
         raise SetupError(f"{card.name} has no classifier, so there is no quality to measure")
     sizes, shares = _batch_sizes(asked, runner.max_batch), shares_of(asked.diffrate)
-    even_schedules(runner, shares)
+    if isinstance(runner, TorchRunner):
+        even_schedules(runner, shares)
+    elif shares:
+        raise SetupError(f"{card.name} goes by no schedules of tokens")
     job = Job(_plans(asked, runner), sizes, asked.rounds, asked.seed, shares)
     sampled = _pictures(asked, card).sample(asked.limit, asked.seed)
-    # What names pixels sees all of a picture, as `decode_windows` makes it.
-    spec = card.input if card.task == "classify" else replace(card.input, crop_mode="squash", crop_pct=1.0)
-    decode = partial(decode_image, spec=spec, size=card.full.image_size, max_pixels=max_pixels)
+    decode = decoder(card, max_pixels)
     with _progress(complaints) as watch:
         album = Album(sampled, decode, partial(watch, "reading", "reading pictures"))
         if album.left_out:
             complaints.print(f"{album.left_out} file(s) cannot be read as pictures and are left out")
         return measure(loaded, album, job, asked.target, watch)
+
+
+def decoder(card: ModelCard, max_pixels: int) -> Decode:
+    """As the server decodes what this model is fed. What names pixels sees all of a picture at once."""
+    spec, side = card.input or InputSpec(), card.full.image_size
+    if card.task == "segment":
+        spec = replace(spec, crop_mode="squash", crop_pct=1.0)
+    if not card.frames:
+        return partial(decode_image, spec=spec, size=side, max_pixels=max_pixels)
+
+    def decode(data: bytes) -> Pixels:
+        limits = ClipLimits()
+        clip = decode_clip(data, card.frames, side, middle(spec, side), spec.interpolation, limits)
+        pixels: Pixels = clip.pixels[0]
+        return pixels
+
+    return decode
 
 
 def how_to_go_on(asked: Asked) -> str:
@@ -134,6 +161,13 @@ def _pictures(asked: Asked, card: ModelCard) -> Pictures:
         return pictures.outlined(asked.data)
     if asked.data is not None:
         return pictures.folder(asked.data, card.labels)
+    if card.frames:
+        clips = heldout_clips()
+        if card.labels != (clips.motions if card.task == "classify" else clips.labels):
+            raise SetupError(
+                f"the clips that are shipped do not show the classes of {card.name}: pass --data DIR"
+            )
+        return pictures.films(clips)
     shipped = heldout()
     if shipped.labels != card.labels:
         raise SetupError(
@@ -143,9 +177,13 @@ def _pictures(asked: Asked, card: ModelCard) -> Pictures:
     return pictures.scenes(shipped)
 
 
-def _plans(asked: Asked, runner: TorchRunner) -> tuple[Plan, ...]:
+def _plans(asked: Asked, runner: TorchRunner | PretrainedRunner | Watches) -> tuple[Plan, ...]:
     if asked.plans is not None:
         return parse(asked.plans, runner.full, runner.check)
+    if isinstance(runner, PretrainedRunner):
+        return runner.candidates()
+    if not isinstance(runner, TorchRunner):
+        return of_clips(runner.full, runner.card.frames, runner.card.task, runner.check)
     siblings = [
         Plan(name, model.geometry.image_size, runner.full.precision)
         for name, model in runner.models.items()

@@ -4,19 +4,28 @@ import asyncio
 import re
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from foveate.core.errors import UnsupportedMedia
+from foveate.core.errors import BadRequest, UnsupportedMedia
 from foveate.core.model import ModelCard, Task
 from foveate.core.outcome import Outcome
+from foveate.gateway.body import data_of, json_fields
 from foveate.gateway.classify import read_flag
+from foveate.gateway.clicks import Clicker
+from foveate.gateway.clip_masks import animated, check_animated, reel, window_boxes
+from foveate.gateway.clip_wire import Reeled, outlined_clip
+from foveate.gateway.clips import upright_frames
 from foveate.gateway.endpoint import Call, Endpoint, within
 from foveate.gateway.masks import Drawn, areas, assembled, overlay, png
-from foveate.gateway.whole import Cut, decode_whole, decode_windows
+from foveate.gateway.points import Click, points_of, read_points
+from foveate.gateway.spool import Medium
+from foveate.gateway.watching import Watching, is_film
+from foveate.gateway.whole import Choice, Cut, decode_whole, decode_windows
 from foveate.gateway.wire import Served, segmentation
 
 
@@ -27,6 +36,8 @@ class Asked:
     overlay: bool
     picture: bool
     """The mask or the overlay itself, as image/png, and no JSON around it."""
+    points: tuple[Click, ...] = ()
+    """On one object, which alone is wanted then."""
 
 
 class Segmenter(Endpoint[Asked]):
@@ -34,22 +45,97 @@ class Segmenter(Endpoint[Asked]):
 
     task: Task = "segment"
 
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self.clicker, self.watching = Clicker(self, self._decode), Watching(self)
+
     def options(self, http: HttpRequest, headers: Mapping[str, str], card: ModelCard) -> Asked:
         wants = [part.partition(";")[0].strip() for part in headers.get("accept", "").lower().split(",")]
         # Whoever names a picture type gets a picture; */* and nothing at all mean JSON.
         picture = any(re.fullmatch(r"image/(png|\*)", kind) for kind in wants)
-        return Asked(read_flag("overlay", http.query_params.get("overlay")), picture)
+        points = read_points(http.query_params.get("points"))
+        if points:
+            self.clicker.check(card)
+        return Asked(read_flag("overlay", http.query_params.get("overlay")), picture, points)
 
-    async def work(self, call: Call[Asked], data: bytes, encoded: bool) -> Response:
-        """Decode, run all windows, put the mask together, render."""
+    def announce(self, call: Call[Asked]) -> None:
+        """Of most clicks all but the answer to the click is there already."""
+        if call.options.points and call.card.clicks:
+            self.cluster.expect(call.card.clicks, call.objective, None, 0.0)
+        else:
+            super().announce(call)
+
+    async def work(self, call: Call[Asked], data: Medium, encoded: bool) -> Response:
+        """Answer in full or for what is clicked, and render."""
         async with within(call.objective.deadline):
-            data = await self.plain(data, encoded)
+            data, points = await self._opened(call, data, encoded)
+        call = self.for_medium(call, is_film(data))
+        if call.card.frames or isinstance(data, Path):
+            return await self._watched(call, data, points)
+        if points:
+            kind = ("PNG" if call.options.picture else "JPEG") if call.options.overlay else None
+            announced = bool(call.options.points)
+            served, drawn = await self.clicker.answer(call, data, points, kind, announced)
+        else:
+            served, drawn = await self._answered(call, data)
+        if call.options.picture:
+            return Response(drawn.overlay or drawn.mask, headers=served.headers(), media_type="image/png")
+        return segmentation(served, drawn)
+
+    async def _opened(
+        self, call: Call[Asked], data: Medium, encoded: bool
+    ) -> tuple[Medium, tuple[Click, ...]]:
+        """The picture itself, and the points wherever they were given."""
+        points = call.options.points
+        if not encoded or isinstance(data, Path):
+            return data, points
+        body: bytes = data
+        data, told = await self.decoding.also(lambda: with_points(body))
+        if told and points:
+            raise BadRequest("points come in the query or in the body, not in both")
+        if told:
+            self.clicker.check(call.card)
+        return data, told or points
+
+    async def _watched(self, call: Call[Asked], data: Medium, points: Sequence[Click]) -> Response:
+        """As `work`, of a clip."""
+        if points:
+            raise BadRequest("points are for pictures; cut the frame out and send it")
+        clip, decode_s = await self.watching.decode(call, data, window_boxes)
+        outcomes = await together(
+            *(self.submit(call, pixels, expected=not number) for number, pixels in enumerate(clip.pixels))
+        )
+        if call.options.picture:
+            check_animated(clip)
+        began, asked, limits = monotonic(), call.options, self.watching.limits()
+        kind = "PNG" if asked.picture else "JPEG"
+
+        def draw() -> tuple[list[Reeled], bytes]:
+            pictures = upright_frames(data, call.card.frames, limits) if asked.overlay else None
+            found = reel(clip, outcomes, pictures, kind)
+            return found, animated(found, clip.duration_s) if asked.picture else b""
+
+        (found, picture), _ = await self.decoding.watch(draw)
+        served = self._served(call, outcomes, decode_s, began)
+        if asked.picture:
+            return Response(picture, headers=served.headers(), media_type="image/png")
+        return outlined_clip(served, clip, found)
+
+    async def _answered(self, call: Call[Asked], data: bytes) -> tuple[Served, Drawn]:
+        """Decode, run all windows, put the mask together."""
+        async with within(call.objective.deadline):
             cut, decode_s = await self._decode(call, data)
         outcomes = await together(
             *(self.submit(call, pixels, expected=not number) for number, pixels in enumerate(cut.pixels))
         )
         began = monotonic()
         drawn = await self.decoding.also(lambda: self._drawn(call, data, cut, outcomes))
+        return self._served(call, outcomes, decode_s, began), drawn
+
+    def _served(
+        self, call: Call[Asked], outcomes: Sequence[Outcome], decode_s: float, began: float
+    ) -> Served:
+        """The answer is there: it is counted. `began`: when drawing it did."""
         done = monotonic()
         slowest = max(outcomes, key=lambda outcome: outcome.timings.queue_s + outcome.timings.compute_s)
         timings = {
@@ -60,19 +146,18 @@ class Segmenter(Endpoint[Asked]):
             "total": done - call.arrived,
         }
         met = self.met(call, slowest, done - call.arrived)
-        served = Served(call.id, call.card, outcomes, call.pinned, met, timings)
-        if call.options.picture:
-            return Response(drawn.overlay or drawn.mask, headers=served.headers(), media_type="image/png")
-        return segmentation(served, drawn)
+        return Served(call.id, call.card, outcomes, call.pinned, met, timings)
 
-    async def _decode(self, call: Call[Asked], data: bytes) -> tuple[Cut, float]:
+    async def _decode(
+        self, call: Call[Asked], data: bytes, choose: Choice | None = None
+    ) -> tuple[Cut, float]:
         """The picture in windows, and the seconds it took to make them."""
         card, spec = call.card, call.card.input
         if spec is None:
             raise UnsupportedMedia(f"{card.name} takes no pictures")
         side = max(card.full.image_size, call.plan.image_size if call.plan else 0)
         most = self.settings.max_pixels
-        cut, seconds = await self.decoding.read(data, lambda: decode_windows(data, spec, side, most))
+        cut, seconds = await self.decoding.read(data, lambda: decode_windows(data, spec, side, most, choose))
         self.meters[card.name].decode.observe(seconds)
         return cut, seconds
 
@@ -85,6 +170,13 @@ class Segmenter(Endpoint[Asked]):
             whole = decode_whole(data, self.settings.max_pixels)
             over = overlay(whole, mask, "PNG" if call.options.picture else "JPEG")
         return Drawn(cut.size, png(mask), over, areas(mask))
+
+
+def with_points(body: bytes) -> tuple[bytes, tuple[Click, ...]]:
+    """The picture in a JSON body, and the points beside it."""
+    fields = json_fields(body)
+    points = points_of(fields["points"]) if "points" in fields else ()
+    return data_of(fields), points
 
 
 async def together(*work: Coroutine[Any, Any, Outcome]) -> list[Outcome]:

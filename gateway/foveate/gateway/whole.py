@@ -1,6 +1,7 @@
 """All of a picture, upright: in windows for models that name every pixel, or at its own size."""
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from PIL import Image
@@ -32,8 +33,15 @@ class Cut:
     """(S, S, 3) for each window."""
 
 
-def decode_windows(data: bytes, spec: InputSpec, side: int, max_pixels: int) -> Cut:
-    """The whole upright picture as square pixels (side, side, 3), in as many windows as its size asks for.
+Choice = Callable[[Sequence[Window], Size], int]
+"""The number of the window that is wanted of a picture of this size."""
+
+
+def decode_windows(
+    data: bytes, spec: InputSpec, side: int, max_pixels: int, choose: Choice | None = None
+) -> Cut:
+    """The whole upright picture as square pixels (side, side, 3), in as many windows as its size asks for; or
+    one of these alone, where one is chosen.
 
     The same pictures are read, and the same errors raised, as by `decode_image`.
     """
@@ -49,6 +57,8 @@ def decode_windows(data: bytes, spec: InputSpec, side: int, max_pixels: int) -> 
     picture = decoded(data, scaled, max_pixels)
     width, height = size = picture.upright
     found = windows(width, height)
+    if choose is not None:
+        found = (found[choose(found, size)],)
     mirrored, upended = picture.flips
     pixels = []
     for window in found:

@@ -74,8 +74,8 @@ class Classification(BaseModel):
 class Segment(BaseModel):
     """One class that the picture shows."""
 
-    label: str
-    index: int
+    label: str | None = Field(description="null for a clicked object that is of no class the model knows")
+    index: int | None
     value: int = Field(description="of its pixels in the mask; 0 is the background")
     area: int = Field(description="in pixels of the picture")
     share: float = Field(description="of the picture's pixels")
@@ -124,6 +124,8 @@ class Served:
     met: bool | None
     """Whether its deadline was kept; None where it set none."""
     timings_s: Timings
+    cache: str = ""
+    """Whether what it took was there already, hit or miss; empty: that was no question."""
 
     @property
     def least(self) -> Outcome:
@@ -162,6 +164,8 @@ class Served:
             found["x-foveate-quality"] = f"{quality:.4f}"
         if self.met is not None:
             found["x-slo-met"] = str(self.met).lower()
+        if self.cache:
+            found["x-cache"] = self.cache
         return found
 
 
@@ -183,29 +187,35 @@ def classification(served: Served, top_k: int, explain: bool) -> Response:
 
 def segmentation(served: Served, drawn: Drawn) -> Response:
     """The response to a picture whose pixels were named, as JSON: pictures in it are data URLs."""
-    labels, (width, height) = served.card.labels, drawn.size
+    width, height = drawn.size
     body: dict[str, object] = {
         "id": served.id,
         "model": served.card.name,
         "width": width,
         "height": height,
-        "segments": [
-            {
-                "label": labels[area.value - 1],
-                "index": area.value - 1,
-                "value": area.value,
-                "area": area.pixels,
-                "share": round(area.pixels / (width * height), 6),
-                "box": area.box,
-            }
-            for area in drawn.areas
-        ],
+        "segments": segment_fields(served.card, drawn),
         "mask": data_url("image/png", drawn.mask),
     }
     if drawn.overlay is not None:
         body["overlay"] = data_url("image/jpeg", drawn.overlay)
     body |= {"windows": len(served.outcomes), "compute": served.compute(), "timings_ms": served.timings_ms}
     return Response(orjson.dumps(body), headers=served.headers(), media_type="application/json")
+
+
+def segment_fields(card: ModelCard, drawn: Drawn) -> list[dict[str, object]]:
+    """What a mask shows, the largest first."""
+    width, height = drawn.size
+    return [
+        {
+            "label": None if area.shows is None else card.labels[area.shows],
+            "index": area.shows,
+            "value": area.value,
+            "area": area.pixels,
+            "share": round(area.pixels / (width * height), 6),
+            "box": area.box,
+        }
+        for area in drawn.areas
+    ]
 
 
 def data_url(kind: str, data: bytes) -> str:
@@ -242,6 +252,7 @@ def card_fields(card: ModelCard) -> dict[str, object]:
         "name": card.name,
         "description": card.description,
         "task": card.task,
+        "frames": card.frames,
         "full": str(card.full),
         "parameters": card.parameters,
         "classes": len(card.labels),

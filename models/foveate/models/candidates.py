@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 
 from foveate.core.errors import BadPlan
+from foveate.core.model import Task
 from foveate.core.plan import Plan
 from foveate.models.geometry import Geometry
 from foveate.models.vit import ElasticViT
@@ -18,6 +19,8 @@ MERGED = (0.25, 0.5, 0.75, 0.9)
 EXITS = ("0.95", "0.9", "0.8")
 SURE = ("0.99", "0.95", "0.9")
 CLUSTERED = ("0.7", "0.5")
+PRICES = ("0.02", "0.05", "0.1", "0.2")
+"""What all blocks may cost in quality, to a gate that tells how deep a picture has to go."""
 Check = Callable[[Plan], None]
 """Raises BadPlan for a plan that cannot be run."""
 
@@ -39,6 +42,50 @@ def candidates(
             texts += [head, *(f"{head}/evit:{keep}" for keep in KEEP_SIBLING)]
     plans = dict.fromkeys(Plan.parse(text, full) for text in texts)
     return tuple(plan for plan in plans if _runs(plan, check))
+
+
+def of_clips(full: Plan, frames: int, task: Task, check: Check) -> tuple[Plan, ...]:
+    """Plans to measure of a model of clips, full first; what `check` refuses is left out."""
+    texts = ["full", *(_watched if task == "classify" else _outlined)(full, frames)]
+    plans = dict.fromkeys(Plan.parse(text, full) for text in texts)
+    return tuple(plan for plan in plans if _runs(plan, check))
+
+
+def _watched(full: Plan, frames: int) -> Iterator[str]:
+    """Of a model that names clips: each axis alone, and those that add up."""
+    fewer = [f"frames:{frames * part // 8}" for part in (6, 4, 3, 2) if frames * part // 8]
+    half = fewer[1:2]
+    smaller = [*half, "depth:6", *(f"{count}/depth:6" for count in half)]
+    sides = [side for share in (6 / 7, 5 / 7, 4 / 7) if (side := round(full.image_size * share / 16) * 16)]
+    yield from fewer
+    for count in ("", *(f"{step}/" for step in fewer[1:])):
+        for step in ("evit:0.7", "evit:0.5", "depth:8", "depth:6", "depth:4", "reuse:0.5", "reuse:0.3"):
+            yield f"{count}{step}"
+    for side in sides:
+        yield from (f"{full.variant}@{side}", *(f"{full.variant}@{side}/{step}" for step in smaller))
+    for close in (2, 3, 4, 6, 8):
+        for part in ("", ":0.5", ":0.3"):
+            yield f"glance:{close}{part}"
+            yield f"glance:{close}{part}/exit:0.9"
+    for threshold in ("0.95", "0.9", "0.8", "0.6"):
+        for step in ("", "depth:6/", "reuse:0.5/", *(f"{count}/" for count in half)):
+            yield f"{step}exit:{threshold}"
+        yield from (f"{count}/depth:6/exit:{threshold}" for count in half)
+
+
+def _outlined(full: Plan, frames: int) -> Iterator[str]:
+    """Of a model that names pixels: what is computed of each frame."""
+    sides = [round(full.image_size * share / 16) * 16 for share in SMALLER]
+    steps = [f"reuse:{share}" for share in ("0.7", "0.5", "0.35", "0.25", "0.15")]
+    for step in (*steps, "depth:10", "depth:8", "tome:4", "tome:8"):
+        yield step
+    for step in steps[1:4]:
+        yield f"{step}/depth:10"
+        yield f"{step}/depth:8"
+    for side in sides:
+        yield from (f"{full.variant}@{side}", *(f"{full.variant}@{side}/{step}" for step in steps[:3]))
+    yield from (f"frames:{frames * part // 4}" for part in (3, 2, 1))
+    yield f"frames:{frames // 2}/reuse:0.5"
 
 
 def parse(text: str, full: Plan, check: Check) -> tuple[Plan, ...]:
@@ -66,6 +113,9 @@ def _own_size(model: ElasticViT) -> Iterator[str]:
                 yield f"{step}exit:{threshold}"
     if model.dense is not None:
         yield from _dense(model.geometry)
+        if model.dense.gate is not None:
+            yield from (f"exit:eco:{price}" for price in PRICES)
+            yield from (f"evit:0.7/exit:eco:{price}" for price in PRICES[1:3])
 
 
 def _dense(g: Geometry) -> Iterator[str]:

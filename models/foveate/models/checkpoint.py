@@ -33,7 +33,7 @@ def attach(card: Card, state: Mapping[str, Tensor], where: str) -> Checkpoint:
     Raises SetupError, one sentence that starts with `where`, unless every parameter fits.
     """
     with torch.device("meta"):
-        model = ElasticViT(card.geometry, card.exits, card.gates, card.dense)
+        model = ElasticViT(card.geometry, card.exits, card.gates, card.dense, card.clip)
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in state.items()}
     wrong = sorted(n for n in expected | found if expected.get(n) != found.get(n))
@@ -56,12 +56,22 @@ def read(path: Path, card: Card | None = None) -> Checkpoint:
     Raises SetupError for a file that is missing, is not safetensors, or does not fit.
     """
     state, metadata = _opened(path)
-    if card is None and METADATA_KEY in metadata:
-        card = Card.read(variant(path.stem), _table(metadata[METADATA_KEY], path.name), path.name)
+    card = card or _card(path, metadata)
     if card is None:
         note = "geometry inferred from the shapes of the weights"
         card = Card(variant(path.stem), infer(state, path.name), description=note)
     return attach(card, state, path.name)
+
+
+def card_of(path: Path) -> Card | None:
+    """The card in a file's metadata; None where there is no such file, or none in it."""
+    return _card(path, _metadata(path)) if path.is_file() else None
+
+
+def _card(path: Path, metadata: Mapping[str, str]) -> Card | None:
+    if METADATA_KEY not in metadata:
+        return None
+    return Card.read(variant(path.stem), _table(metadata[METADATA_KEY], path.name), path.name)
 
 
 def tensors(path: Path) -> dict[str, Tensor]:
@@ -78,6 +88,15 @@ def _opened(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 -- no mapping
     except (SafetensorError, OSError) as error:
         raise SetupError(f"{path.name} is not a readable safetensors file: {error}") from error
+
+
+def _metadata(path: Path) -> Mapping[str, str]:
+    """Empty for a file that is not safetensors: whoever reads it will say so."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError):
+        return {}
 
 
 def save(path: Path, checkpoint: Checkpoint, half: bool = False) -> None:

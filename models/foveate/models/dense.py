@@ -1,7 +1,8 @@
 """Every pixel of a picture named: the elastic trunk run for its dense head."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -24,28 +25,93 @@ class Canvas:
     """(B,) int64: tokens that were left at the end, prefix included."""
     after: Tensor | None = None
     """(B, depth) int64: tokens after each block, where that differs from picture to picture."""
+    depths: Tensor | None = None
+    """(B,) int64: blocks each picture went through, where these differ."""
+    laid: tuple[Tensor, Tensor] | None = None
+    """What the head laid out before it named anything, coarse and fine, where it has got so far."""
 
 
-def draw(model: ElasticViT, images: Tensor, steps: Steps) -> Canvas:
-    """Run normalised images (B, 3, S, S) through the blocks under the steps of a plan.
+class Reader(Protocol):
+    """A head that reads patches after any block, each in one space: its canvas."""
 
-    Whatever a reducer merges is restored, and what it drops is read as it was when it left.
+    def read(self, grid: Tensor, block: int) -> Tensor:
+        """Patches (B, P, D) as they left that block, counted from 1, to their canvas (B, P, W)."""
+        ...
+
+
+def draw(model: ElasticViT, images: Tensor, steps: Steps, price: float | None = None) -> Canvas:
+    """Run normalised images (B, 3, S, S) through the blocks under the steps of a plan, for the dense head.
+
+    price: what all blocks together cost in quality; the head's gate then tells how deep each picture goes.
     """
-    head, tokens, counts = dense_of(model), model.embed(images), []
+    tokens = model.embed(images)
+    if price is None:
+        return read(model, dense_of(model), tokens, steps)
+    return _gated(model, tokens, steps, price)
+
+
+def read(model: ElasticViT, head: Reader, tokens: Tokens, steps: Steps) -> Canvas:
+    """Run embedded tokens through the blocks. Whatever a reducer merges is restored, and what it drops is
+    read as it was when it left; what is returned for patches that never entered means nothing."""
+    way = _further(model, head, Way(tokens), steps, 0, steps.depth)
+    after = torch.stack(way.counts, 1) if steps.reducer.adaptive else None
+    return Canvas(_patches(head, way, steps.depth), way.tokens.present, after)
+
+
+def _gated(model: ElasticViT, tokens: Tokens, steps: Steps, price: float) -> Canvas:
+    """Those that go equally deep go on together."""
+    head = dense_of(model)
+    if head.gate is None:
+        raise ValueError("this model has no gate")
+    first = min(head.gate.after, steps.depth)
+    way = _further(model, head, Way(tokens), steps, 0, first)
+    depths = head.gate.choose(_patches(head, way, first), price, steps.depth)
+    rows, patches, present = [], [], []
+    for depth in sorted(set(depths.tolist())):
+        chosen = (depths == depth).nonzero()[:, 0]
+        on = _further(model, head, way.rows(chosen), steps, first, depth)
+        rows.append(chosen)
+        patches.append(_patches(head, on, depth))
+        present.append(on.tokens.present)
+    order = torch.cat(rows).argsort()
+    return Canvas(torch.cat(patches)[order], torch.cat(present)[order], depths=depths)
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How far pictures have come."""
+
+    tokens: Tokens
     gone: Tensor | None = None
-    for index in range(steps.depth):
+    """(B, P, W): what was read of each patch that has been dropped; None where none was."""
+    counts: tuple[Tensor, ...] = ()
+    """(B,) tokens after each block so far."""
+
+    def rows(self, index: Tensor) -> "Way":
+        gone = None if self.gone is None else self.gone[index]
+        return Way(self.tokens.rows(index), gone, tuple(count[index] for count in self.counts))
+
+
+def _further(model: ElasticViT, head: Reader, way: Way, steps: Steps, start: int, stop: int) -> Way:
+    """The blocks from `start` to `stop`."""
+    tokens, gone, counts = way.tokens, way.gone, [*way.counts]
+    for index in range(start, stop):
         before = tokens
         tokens = model.blocks[index](tokens, steps.reducer, index, steps.heads)
         counts.append(tokens.present)
         left = _left(before, tokens)
         if left is not None:
-            read = head.read(before.grid(), index)
-            gone = torch.where(left, read, torch.zeros_like(read) if gone is None else gone)
-    patches = head.read(tokens.grid(), steps.depth)
-    if gone is not None:
-        patches = torch.where(shown(tokens).unsqueeze(-1), patches, gone)
-    after = torch.stack(counts, 1) if steps.reducer.adaptive else None
-    return Canvas(patches, tokens.present, after)
+            canvas = head.read(before.grid(), index)
+            gone = torch.where(left, canvas, torch.zeros_like(canvas) if gone is None else gone)
+    return Way(tokens, gone, tuple(counts))
+
+
+def _patches(head: Reader, way: Way, depth: int) -> Tensor:
+    """The canvas (B, P, W) of pictures that have come through so many blocks."""
+    patches = head.read(way.tokens.grid(), depth)
+    if way.gone is None:
+        return patches
+    return torch.where(shown(way.tokens).unsqueeze(-1), patches, way.gone)
 
 
 def _left(before: Tokens, now: Tokens) -> Tensor | None:
@@ -72,10 +138,13 @@ def dense_of(model: ElasticViT) -> DenseHead:
     return model.dense
 
 
-def segment(model: ElasticViT, images: Tensor, steps: Steps) -> tuple[Tensor, Canvas]:
+def segment(
+    model: ElasticViT, images: Tensor, steps: Steps, price: float | None = None
+) -> tuple[Tensor, Canvas]:
     """Scores of each class at each square of 4 x 4 pixels (B, C, S / 4, S / 4), and what they come from."""
-    head, canvas = dense_of(model), draw(model, images, steps)
-    return head.decode(canvas.patches, head.detail(images)), canvas
+    head, canvas = dense_of(model), draw(model, images, steps, price)
+    coarse, fine = head.lay(canvas.patches, head.detail(images))
+    return head.scores(coarse, fine), replace(canvas, laid=(coarse, fine))
 
 
 Found = tuple[NDArray[np.float32], ClassMaps | None]
@@ -86,10 +155,11 @@ are not finite."""
 def class_maps(scores: Tensor) -> Sequence[Found]:
     """Scores (B, C, h, w) picture by picture, without the classes that are nowhere the best."""
     classes, squares = scores.shape[1], scores.shape[2] * scores.shape[3]
-    best = scores.argmax(1).flatten(1)
+    most, best = scores.max(1)  # argmax alone takes three times as long on a CPU
+    best = best.flatten(1)
     shares = torch.zeros(len(scores), classes, device=scores.device)
     shares = shares.scatter_add(1, best, torch.full_like(best, 1, dtype=shares.dtype)) / squares
-    finite = scores.flatten(1).isfinite().all(1).tolist()
+    finite = most.flatten(1).isfinite().all(1).tolist()  # no number at all is the largest of any
     found: list[Found] = []
     for row, share, fine in zip(scores, shares.cpu().numpy(), finite, strict=True):
         present = np.flatnonzero(share)

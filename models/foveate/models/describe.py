@@ -11,20 +11,26 @@ from foveate.models.vit import ElasticViT
 STANDARD_RUNGS = ("evit:0.3", "evit:0.5", "evit:0.7", "evit:0.9")
 
 
-def describe(checkpoint: Checkpoint, full: Plan, profile: Profile | None = None) -> ModelCard:
+def describe(checkpoint: Checkpoint, full: Plan, ladder: tuple[Rung, ...], frames: int = 0) -> ModelCard:
     """What is known of a model, without its weights."""
     model = checkpoint.model
+    classes = model.geometry.classes
+    if model.clip is not None:
+        classes = model.clip.spec.classes
+    elif model.dense is not None:
+        classes = model.dense.spec.classes - 1
     return ModelCard(
         name=checkpoint.name,
         description=checkpoint.description,
         full=full,
-        labels=checkpoint.labels or tuple(f"class {i}" for i in range(model.geometry.classes)),
+        labels=checkpoint.labels or tuple(f"class {i}" for i in range(classes)),
         parameters=sum(p.numel() for p in model.parameters()),
         input=checkpoint.input,
-        ladder=_profiled(profile, full) if profile else _standard(model, full),
+        ladder=ladder,
         licence=checkpoint.licence,
         source=checkpoint.source,
         task=checkpoint.task,
+        frames=frames,
     )
 
 
@@ -36,7 +42,7 @@ def _rung(model: ElasticViT, plan: Plan, quality: float | None) -> Rung:
     return Rung(plan, price(model, plan.image_size, concrete, concrete.depth), after[-1], quality)
 
 
-def _profiled(profile: Profile, full: Plan) -> tuple[Rung, ...]:
+def profiled(profile: Profile, full: Plan) -> tuple[Rung, ...]:
     """The profile's rungs, whose cost is what its pictures took where that depends on the picture."""
     return tuple(
         Rung(Plan.parse(m.plan, full), m.gflops, m.tokens, m.quality, m.latency_s or None)
@@ -44,7 +50,7 @@ def _profiled(profile: Profile, full: Plan) -> tuple[Rung, ...]:
     )
 
 
-def _standard(model: ElasticViT, full: Plan) -> tuple[Rung, ...]:
+def standard(model: ElasticViT, full: Plan) -> tuple[Rung, ...]:
     """A few plans that any model with a class token can run; what they keep, nobody has measured."""
     texts = STANDARD_RUNGS if model.geometry.class_token else ()
     rungs = [_rung(model, Plan.parse(text, full), None) for text in texts]

@@ -12,6 +12,7 @@ from torch import nn
 
 from foveate.core.errors import SetupError
 from foveate.models.checkpoint import Checkpoint
+from foveate.models.heads.clicks import ClickHead
 from foveate.models.stitch import StitchSpec
 
 STITCHES = "stitches.safetensors"
@@ -28,6 +29,8 @@ class Family:
     siblings: tuple[Checkpoint, ...] = ()
     stitches: Mapping[StitchSpec, nn.Linear] = field(default_factory=dict)
     """Trained maps between members; a stitch of one that is not here is left out."""
+    clicks: ClickHead | None = None
+    """Answers clicks on what the full model has seen."""
 
     def __post_init__(self) -> None:
         if len({member.name for member in self.members}) < len(self.members):

@@ -35,6 +35,38 @@ class HeldOut:
             yield np.asarray(image)
 
 
+@dataclass(frozen=True, slots=True)
+class HeldOutClips:
+    """Labelled clips of one size."""
+
+    motions: tuple[str, ...]
+    labels: tuple[str, ...]
+    """What moves is one of these."""
+    films: tuple[bytes, ...]
+    """MP4."""
+    targets: NDArray[np.int64]
+    """(N,) index of each clip's motion."""
+    masks: tuple[bytes, ...]
+    """PNG for each clip: of frames evenly spread over it, one below the other, each pixel's class; 0 the
+    background, k the label with index k - 1."""
+
+    def __len__(self) -> int:
+        return len(self.films)
+
+
+def heldout_clips() -> HeldOutClips:
+    """Read the archive that is installed with the package."""
+    raw = (files("foveate.models") / "zoo" / "heldout-clips.zip").read_bytes()
+    with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+        index = json.loads(archive.read("clips.json"))
+        films, masks = (
+            tuple(archive.read(f"{i:04d}.{kind}") for i in range(len(index["clips"])))
+            for kind in ("mp4", "png")
+        )
+    targets = np.array([clip["motion"] for clip in index["clips"]], np.int64)
+    return HeldOutClips(tuple(index["motions"]), tuple(index["labels"]), films, targets, masks)
+
+
 def heldout() -> HeldOut:
     """Read the archive that is installed with the package."""
     raw = (files("foveate.models") / "zoo" / "heldout.zip").read_bytes()

@@ -25,6 +25,8 @@ _WELL_KNOWN = {
 }
 """Shapes that `random:` makes without timm."""
 
+CLIPS = "-clip"
+"""After the name of a model that names pixels: the same model, for clips."""
 _OTHER_FORMATS = (".pt", ".pth", ".bin", ".ckpt", ".npz", ".onnx")
 
 
@@ -46,6 +48,9 @@ def _find(spec: str, folder: Traversable) -> Checkpoint:
         card = zoo.card(spec, folder)
         with as_file(folder / f"{spec}.safetensors") as path:
             return _on_trunk(card, path, folder) if card.trunk else read(path, card)
+    of_clips = spec.removesuffix(CLIPS)
+    if spec.endswith(CLIPS) and of_clips in zoo.names(folder) and zoo.card(of_clips, folder).dense:
+        return replace(_find(of_clips, folder), name=spec)
     if spec.endswith(".safetensors"):
         return read(Path(spec))
     if spec.endswith(_OTHER_FORMATS):

@@ -63,22 +63,32 @@ class Outlining(Judge):
     """Accuracy is the mean over classes of intersection over union, all pictures taken together; without
     masks to compare with, full's are taken for right."""
 
-    def __init__(self, truth: Sequence[Mask] | None, classes: int, full: float | None = None) -> None:
-        """truth: the mask of each picture; full: the accuracy of full, where it is known already."""
-        self.truth, self.classes, self.full = truth, classes, full
+    def __init__(
+        self, truth: Sequence[Mask] | None, classes: int, full: float | None = None, frames: int = 0
+    ) -> None:
+        """truth: the mask of each picture, or of each frame of each clip; full: the accuracy of full, where
+        it is known already; frames: of each clip, 0 for pictures. A frame that a plan does not look at is
+        taken to be as the last one that it did."""
+        self.truth, self.classes, self.full, self.frames = truth, classes, full, frames
         self.labelled = truth is not None
         self._own: list[Mask] = []
         self._seen = 0
         self._both, self._either = (np.zeros(classes, np.int64) for _ in range(2))
 
     def look(self, results: Sequence[Result | Exception]) -> None:
-        for result in results:
-            maps = None if isinstance(result, Exception) else result.maps
+        for maps in (maps for result in results for maps in self._maps(result)):
             if self.truth is None:
                 self._own.append(painted(maps, maps.scores.shape[1:] if maps else (1, 1)))
             else:
                 self._count(painted(maps, self.truth[self._seen].shape), self.truth[self._seen])
             self._seen += 1
+
+    def _maps(self, result: Result | Exception) -> list[ClassMaps | None]:
+        if isinstance(result, Exception):
+            return [None] * max(1, self.frames)
+        if not self.frames:
+            return [result.maps]
+        return [result.last_seen(frame) for frame in range(self.frames)]
 
     def done(self) -> tuple[float, float | None]:
         self._seen = 0
@@ -113,9 +123,9 @@ def painted(maps: ClassMaps | None, size: tuple[int, ...]) -> Mask:
     return best
 
 
-def read_mask(data: bytes, side: int) -> Mask:
-    """An indexed or grey PNG as classes, at this side."""
+def read_mask(data: bytes, side: int, frames: int = 1) -> list[Mask]:
+    """An indexed or grey PNG as classes, at this side; a clip's frames lie one below the other."""
     image: Image.Image = Image.open(io.BytesIO(data))
-    if image.size != (side, side):
-        image = image.resize((side, side), Image.Resampling.NEAREST)
-    return np.asarray(image).astype(np.uint8)
+    if image.size != (side, frames * side):
+        image = image.resize((side, frames * side), Image.Resampling.NEAREST)
+    return list(np.asarray(image).astype(np.uint8).reshape(frames, side, side))

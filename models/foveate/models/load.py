@@ -4,31 +4,32 @@ import hashlib
 import logging
 import os
 import platform
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import date
 from importlib.metadata import version
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from foveate.core.errors import BadPlan, SetupError
 from foveate.core.plan import Plan, Precision
 from foveate.core.profile import Profile, Setting
 from foveate.models import hub, precision, zoo
+from foveate.models.base import Loaded
 from foveate.models.checkpoint import Checkpoint, variant
+from foveate.models.clicks import CLICKS, read_clicks
+from foveate.models.clip_segmenter import ClipSegmenter
 from foveate.models.family import STITCHES, Family, read_stitches
-from foveate.models.runner import SIZES, TorchRunner
+from foveate.models.huggingface import PREFIX, Pretrained
+from foveate.models.runner import TorchRunner
+from foveate.models.warming import BESIDE_S, WARM_S, wake, warm
 
 log = logging.getLogger(__name__)
+_ANOTHERS = "%s is a profile of another model than %s, and is ignored"
 
 LOCAL = ".safetensors"
-WARM_S = 10.0
-"""Seconds after which no further size of batch is run at the start. Kernels that are made while requests wait
-cost the first burst its deadlines: a batch takes up to five times as long."""
 KERNELS = 4096
 """How many prepared kernels oneDNN keeps. A ladder at all sizes of batch needs more than its own 1024,
 and without them a batch takes a third longer."""
@@ -46,21 +47,45 @@ def load(
 
     `wanted` None: the fastest precision that keeps the answers.
     """
-    checkpoint, chosen, device = _fetch(name, wanted, device, threads)
-    found = known(name, checkpoint, setting(device, chosen))
+    checkpoint, chosen, device = fetch(name, wanted, device, threads)
+    here = setting(device, chosen)
+    found = known(name, checkpoint, here)
     profile, members = found or (None, family(name, checkpoint))
     if profile is not None:
         checkpoint.model.schedules = profile.schedules
+    # All digests are taken before a runner changes the weights' precision.
+    filmed = _of_clips(name, checkpoint, here) if checkpoint.dense else None
     runner = TorchRunner(members, chosen, device, max_batch, profile)
+    if filmed is not None:
+        beside = ClipSegmenter(filmed[0], chosen, device, max_batch, filmed[1])
+        runner.companions = (*runner.companions, beside)
+        runner.card = replace(runner.card, clips=beside.card.name)
+    content = runner.content.rungs if runner.content else ()
+    check_rungs(name, runner, [Plan.parse(text, runner.full) for text in content])
+    if not served:
+        wake(runner)
+        return runner
+    warm(runner, patience_s=BESIDE_S if checkpoint.dense else WARM_S)
+    for companion in runner.companions:
+        # Threads that wait for one another are slower than one on what is as small as a click.
+        warm(companion, (1,) if companion.card.task == "clicks" else (), BESIDE_S)
+    return runner
+
+
+def _of_clips(name: str, checkpoint: Checkpoint, here: Setting) -> tuple[Checkpoint, Profile | None]:
+    """A model that names the pixels of pictures as one for clips, and its profile."""
+    clips = replace(checkpoint, name=checkpoint.name + hub.CLIPS)
+    profile, _ = known(name + hub.CLIPS, clips, here) or (None, None)
+    return clips, profile
+
+
+def check_rungs(name: str, runner: Loaded, others: Sequence[Plan] = ()) -> None:
+    """Raises SetupError for a profile with a plan that cannot be run."""
     try:
-        chosen_among = runner.content.rungs if runner.content else ()
-        rungs = [Plan.parse(text, runner.full) for text in chosen_among]
-        for plan in (*(rung.plan for rung in runner.card.ladder), *rungs):
+        for plan in (*(rung.plan for rung in runner.card.ladder), *others):
             runner.check(plan)
     except BadPlan as error:
         raise SetupError(f"{name} has a rung that cannot be run here: {error.detail}") from None
-    (warm if served else wake)(runner)
-    return runner
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +106,7 @@ def load_unprofiled(
     siblings: Sequence[str] = (),
 ) -> Unprofiled:
     """The model without any profile, together with lighter ones that are to answer in its name."""
-    checkpoint, chosen, device = _fetch(name, wanted, device, threads)
+    checkpoint, chosen, device = fetch(name, wanted, device, threads)
     members = family(name, checkpoint, siblings)
     # The digests are taken now, for the runner changes the weights' precision.
     weights, others = digest(checkpoint), {s.name: digest(s) for s in members.siblings}
@@ -91,13 +116,16 @@ def load_unprofiled(
 
 
 def family(name: str, checkpoint: Checkpoint, siblings: Sequence[str] = ()) -> Family:
-    """The model with its siblings, and the stitches that lie beside its weights."""
+    """The model with its siblings, and the stitches and the click head that lie beside its weights."""
     others = tuple(hub.load(_beside(name, sibling)) for sibling in siblings)
-    if name.endswith(LOCAL):
-        beside = Path(name.removesuffix(LOCAL) + f".{STITCHES}")
-    else:
-        beside = Path(str(zoo.shipped() / f"{checkpoint.name}.{STITCHES}"))
-    return Family(checkpoint, others, read_stitches(beside) if others and beside.exists() else {})
+    stem = name.removesuffix(LOCAL) if name.endswith(LOCAL) else str(zoo.shipped() / checkpoint.name)
+    stitches, clicks = Path(f"{stem}.{STITCHES}"), Path(f"{stem}.{CLICKS}")
+    return Family(
+        checkpoint,
+        others,
+        read_stitches(stitches) if others and stitches.exists() else {},
+        read_clicks(clicks, checkpoint, digest(checkpoint)) if clicks.exists() else None,
+    )
 
 
 def _beside(name: str, sibling: str) -> str:
@@ -106,10 +134,24 @@ def _beside(name: str, sibling: str) -> str:
     return str(file) if name.endswith(LOCAL) and file.is_file() else sibling
 
 
-def _fetch(
+def fetch(
     name: str, wanted: Precision | None, device: str, threads: int
 ) -> tuple[Checkpoint, Precision, str]:
     """The model, and the precision and device to run it with."""
+    device = ready(device, threads)
+    checkpoint = hub.load(name)
+    return checkpoint, wanted or precision.choose(_basis(name, checkpoint), device), device
+
+
+def _basis(name: str, checkpoint: Checkpoint) -> Checkpoint:
+    """Whose answers tell which precision will do: of a head on a shipped trunk, the trunk's."""
+    name = name.removesuffix(hub.CLIPS) if name not in zoo.names() else name
+    trunk = zoo.card(name).trunk if name in zoo.names() else ""
+    return hub.load(trunk) if trunk else checkpoint
+
+
+def ready(device: str, threads: int) -> str:
+    """The device to run on, after torch was told how. Raises SetupError where there is no such device."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -118,63 +160,14 @@ def _fetch(
         raise SetupError(f"torch has no device {device!r} on this machine") from None
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KERNELS))  # read at the first forward
     torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
-    checkpoint = hub.load(name)
-    return checkpoint, wanted or precision.choose(checkpoint, device), device
-
-
-def wake(runner: TorchRunner) -> None:
-    """Run one blank picture. Raises SetupError for a model that cannot answer."""
-    side = runner.full.image_size
-    blank = torch.zeros(1, side, side, 3, dtype=torch.uint8, device=runner.device)
-    _later_run(runner, blank, runner.full)
-
-
-def warm(runner: TorchRunner) -> None:
-    """Run every rung, so that no request pays for first-call set-up, and time it alone and in a batch: the
-    runner's `times` then tell what batches take on this machine now.
-
-    A CPU's kernels are made for each size of batch and each number of threads: those sizes that batches
-    come in are run while that takes less than WARM_S. Raises SetupError for a model that cannot answer.
-    """
-    plans = dict.fromkeys([runner.full, *(rung.plan for rung in runner.card.ladder)])
-    cores, side, on_cpu = torch.get_num_threads(), runner.full.image_size, runner.device.type == "cpu"
-    blanks = torch.zeros(runner.max_batch, side, side, 3, dtype=torch.uint8, device=runner.device)
-    lanes = sorted({1, cores // 2 or 1, 3 * cores // 4 or 1, cores}, reverse=True) if on_cpu else [cores]
-    times: dict[int, dict[Plan, dict[int, float]]] = {n: {plan: {} for plan in plans} for n in lanes}
-    timed, started = (1, min(8, runner.max_batch)), time.perf_counter()
-    for size in dict.fromkeys([*timed, *(size for size in SIZES if size <= runner.max_batch)]):
-        for threads in lanes:
-            runner.use(threads)
-            for plan in plans:
-                if size not in timed:
-                    runner.run(blanks[:size], plan)
-                    continue
-                taken = _later_run(runner, blanks[:size], plan)
-                if plan.content is None:  # of what there is to see in a picture, a blank one tells nothing
-                    times[threads][plan][size] = taken
-        if time.perf_counter() - started > WARM_S:
-            break
-    runner.use(cores)
-    runner.times = times
-
-
-def _later_run(runner: TorchRunner, batch: Tensor, plan: Plan) -> float:
-    """Seconds a batch takes that is not the first of its kind: the better of two, for one may be held up."""
-    if any(isinstance(result, Exception) for result in runner.run(batch, plan)):
-        raise SetupError(f"{runner.card.name} gives no finite answer, not even to a blank picture")
-    taken = []
-    for _ in range(2):
-        began = time.perf_counter()
-        runner.run(batch, plan)
-        taken.append(time.perf_counter() - began)
-    return min(taken)
+    return device
 
 
 def profile_path(name: str) -> Path:
     """Where a model's profile is kept: beside a weights file, else in the user's data folder."""
     if name.endswith(LOCAL):
         return Path(name.removesuffix(LOCAL) + ".profile.json")
-    return _data_folder() / f"{variant(name)}.json"
+    return _data_folder() / f"{variant(name.removeprefix(PREFIX))}.json"
 
 
 def known(name: str, checkpoint: Checkpoint, here: Setting) -> tuple[Profile, Family] | None:
@@ -182,6 +175,16 @@ def known(name: str, checkpoint: Checkpoint, here: Setting) -> tuple[Profile, Fa
 
     None where there is none. Raises SetupError for one that is not readable.
     """
+    for profile, place in profiles_of(name, checkpoint):
+        members = _siblings(name, checkpoint, profile, place)
+        if {s.name: digest(s) for s in members.siblings} == profile.siblings:
+            return as_here(profile, here, name, place), members
+        log.warning(_ANOTHERS, place, name)
+    return None
+
+
+def profiles_of(name: str, checkpoint: Checkpoint | Pretrained) -> Iterator[tuple[Profile, Traversable]]:
+    """The profiles of these very weights. Raises SetupError for one that is not readable."""
     weights = None
     for place in _places(name):
         try:
@@ -193,11 +196,9 @@ def known(name: str, checkpoint: Checkpoint, here: Setting) -> tuple[Profile, Fa
         profile = Profile.read(text, str(place))
         weights = weights or digest(checkpoint)
         if (profile.model, profile.weights) == (checkpoint.name, weights):
-            members = _siblings(name, checkpoint, profile, place)
-            if {s.name: digest(s) for s in members.siblings} == profile.siblings:
-                return _as_here(profile, here, name, place), members
-        log.warning("%s is a profile of another model than %s, and is ignored", place, name)
-    return None
+            yield profile, place
+        else:
+            log.warning(_ANOTHERS, place, name)
 
 
 def _siblings(name: str, checkpoint: Checkpoint, profile: Profile, place: Traversable) -> Family:
@@ -209,7 +210,7 @@ def _siblings(name: str, checkpoint: Checkpoint, profile: Profile, place: Traver
 
 def _places(name: str) -> list[Traversable]:
     """Where a profile may lie, the user's own before the shipped one."""
-    bare = variant(Path(name).stem if name.endswith(LOCAL) else name)
+    bare = variant(Path(name).stem if name.endswith(LOCAL) else name.removeprefix(PREFIX))
     places: list[Traversable] = [profile_path(name), _data_folder() / f"{bare}.json"]
     return [*dict.fromkeys(places), zoo.shipped() / f"{bare}.profile.json"]
 
@@ -218,7 +219,7 @@ def _data_folder() -> Path:
     return Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser() / "foveate/profiles"
 
 
-def _as_here(profile: Profile, here: Setting, name: str, place: Traversable) -> Profile:
+def as_here(profile: Profile, here: Setting, name: str, place: Traversable) -> Profile:
     """The profile without latencies that were measured elsewhere, which the log then says."""
     differs = profile.setting.differs_from(here)
     if differs:
@@ -232,7 +233,7 @@ def _as_here(profile: Profile, here: Setting, name: str, place: Traversable) -> 
     return profile.latency_on(here)
 
 
-def digest(checkpoint: Checkpoint) -> str:
+def digest(checkpoint: Checkpoint | Pretrained) -> str:
     """SHA-256 over names, shapes and values of the weights, in float32 as they were loaded."""
     total = hashlib.sha256()
     for name, tensor in sorted(checkpoint.model.state_dict().items()):

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foveate.core.errors import BrokenMedia, FoveateError, SetupError
-from foveate.models.heldout import HeldOut
+from foveate.models.heldout import HeldOut, HeldOutClips
 
 Pixels = NDArray[np.uint8]
 """(S, S, 3) RGB."""
@@ -83,6 +83,12 @@ def scenes(heldout: HeldOut) -> Pictures:
     """The shipped scenes, every one labelled and outlined."""
     targets = tuple(heldout.targets.tolist())
     return Pictures("the shipped held-out scenes", heldout.jpegs, targets, heldout.masks or None)
+
+
+def films(heldout: HeldOutClips) -> Pictures:
+    """The shipped clips, every one labelled and outlined."""
+    targets = tuple(heldout.targets.tolist())
+    return Pictures("the shipped held-out clips", heldout.films, targets, heldout.masks)
 
 
 def folder(path: Path, labels: Sequence[str]) -> Pictures:

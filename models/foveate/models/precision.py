@@ -10,14 +10,17 @@ import statistics
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from foveate.core.plan import PRECISIONS, Precision
+from foveate.models import huggingface
 from foveate.models.heldout import HeldOut, heldout
 from foveate.models.hub import Checkpoint
+from foveate.models.huggingface import Pretrained, PretrainedRunner
 from foveate.models.runner import TorchRunner
 
 log = logging.getLogger(__name__)
@@ -29,9 +32,11 @@ GAIN = 1.15
 PATIENCE_S = 180.0
 """Longest check at start-up; past it the answer is float32, and a sentence how to decide oneself."""
 CHUNK = 16
+Model = TypeVar("Model", Checkpoint, Pretrained)
+Compared = TorchRunner | PretrainedRunner
 
 
-def choose(checkpoint: Checkpoint, device: str) -> Precision:
+def choose(checkpoint: Checkpoint | Pretrained, device: str) -> Precision:
     """The precision for this model on this machine; measured once and remembered on disk."""
     memory = _memory(checkpoint, device)
     remembered = _recall(memory)
@@ -58,17 +63,17 @@ def _recall(memory: Path) -> Precision | None:
     return next((precision for precision in PRECISIONS if precision == text), None)
 
 
-def measure(checkpoint: Checkpoint, device: str) -> Precision:
+def measure(checkpoint: Checkpoint | Pretrained, device: str) -> Precision:
     """Compare the half precision the device computes in with float32: speed first, answers then."""
     lower: Precision = "fp16" if device == "cuda" and not torch.cuda.is_bf16_supported() else "bf16"
-    reference = TorchRunner(copy_of(checkpoint), "fp32", device)
-    candidate = TorchRunner(copy_of(checkpoint), lower, device)
+    reference = _made(checkpoint, "fp32", device)
+    candidate = _made(checkpoint, lower, device)
     slow, fast = seconds_a_batch(reference), seconds_a_batch(candidate)
     if slow < GAIN * fast:
         log.info("%s: %s is no faster than fp32 here (%.2fx)", checkpoint.name, lower, slow / fast)
         return "fp32"
     scenes = heldout()
-    if (slow + fast) * len(scenes) / CHUNK > PATIENCE_S:
+    if (slow + fast) * len(scenes) / _chunk(reference) > PATIENCE_S:
         log.warning(
             "%s stays in fp32: checking that %s (%.1fx faster here) keeps its answers would take too "
             "long; pass --precision %s to use it",
@@ -86,15 +91,26 @@ def measure(checkpoint: Checkpoint, device: str) -> Precision:
     return lower if share >= AGREEMENT else "fp32"
 
 
-def copy_of(checkpoint: Checkpoint) -> Checkpoint:
+def copy_of(checkpoint: Model) -> Model:
     """A checkpoint whose weights a runner may convert."""
     return replace(checkpoint, model=copy.deepcopy(checkpoint.model))
 
 
-def seconds_a_batch(runner: TorchRunner, repeats: int = 3) -> float:
-    """Median seconds of a forward of CHUNK blank pictures, after one to warm up."""
-    side = runner.full.image_size
-    batch = runner.stack([np.zeros((side, side, 3), np.uint8)] * CHUNK, runner.full)
+def _made(checkpoint: Checkpoint | Pretrained, precision: Precision, device: str) -> Compared:
+    """A runner of a copy."""
+    if isinstance(checkpoint, Pretrained):
+        return huggingface.runner(copy_of(checkpoint), precision, device)
+    return TorchRunner(copy_of(checkpoint), precision, device)
+
+
+def _chunk(runner: Compared) -> int:
+    """How many are run at a time: of clips, each of which is a batch of frames, one."""
+    return 1 if runner.frames else min(CHUNK, runner.max_batch)
+
+
+def seconds_a_batch(runner: Compared, repeats: int = 3) -> float:
+    """Median seconds of a forward of a chunk of blank pictures, after one to warm up."""
+    batch = runner.blank(_chunk(runner))
     times = []
     for _ in range(repeats + 1):
         started = time.perf_counter()
@@ -103,19 +119,23 @@ def seconds_a_batch(runner: TorchRunner, repeats: int = 3) -> float:
     return statistics.median(times[1:])
 
 
-def agreement(reference: TorchRunner, candidate: TorchRunner, scenes: HeldOut) -> float:
+def agreement(reference: Compared, candidate: Compared, scenes: HeldOut) -> float:
     """Share of the scenes on which both name the same class."""
     named, renamed = top1(reference, scenes), top1(candidate, scenes)
     return float(((named == renamed) & (named >= 0)).mean())
 
 
-def top1(runner: TorchRunner, scenes: HeldOut, plan_text: str = "full") -> NDArray[np.int64]:
-    """Class index the model names for each scene under a plan: (N,) int64, -1 where it failed."""
-    plan = runner.card.plan(plan_text)
+def top1(runner: Compared, scenes: HeldOut, plan_text: str = "full") -> NDArray[np.int64]:
+    """Class index the model names for each scene under a plan, in clips that stand still where it takes
+    clips: (N,) int64, -1 where it failed."""
+    plan, chunk = runner.card.plan(plan_text), _chunk(runner)
     pixels = list(scenes.pixels(plan.image_size))
     named: list[int] = []
-    for first in range(0, len(pixels), CHUNK):
-        results = runner.run(runner.stack(pixels[first : first + CHUNK], plan), plan)
+    for first in range(0, len(pixels), chunk):
+        media = pixels[first : first + chunk]
+        if runner.frames:
+            media = [np.stack([picture] * runner.frames) for picture in media]
+        results = runner.run(runner.stack(media, plan), plan)
         named += [-1 if isinstance(r, Exception) else int(r.scores.argmax()) for r in results]
     return np.array(named, np.int64)
 
@@ -129,7 +149,7 @@ def _processor() -> str:
     return " ".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
 
 
-def _memory(checkpoint: Checkpoint, device: str) -> Path:
+def _memory(checkpoint: Checkpoint | Pretrained, device: str) -> Path:
     """Where the choice is kept: one small file for each (weights, machine, torch) there was."""
     digest = hashlib.sha256()
     for name, tensor in sorted(checkpoint.model.state_dict().items()):

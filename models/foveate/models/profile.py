@@ -23,9 +23,10 @@ from foveate.core.errors import SetupError
 from foveate.core.outcome import Result
 from foveate.core.plan import Plan
 from foveate.core.profile import Data, Measurement, Profile, Schedule, Setting, choose, worth_timing
+from foveate.models.base import Loaded
 from foveate.models.content_profile import Learnt, learning, with_content
 from foveate.models.judging import Judge, Naming, Outlining, read_mask
-from foveate.models.load import Unprofiled, setting
+from foveate.models.load import setting
 from foveate.models.pictures import Album, Pixels
 from foveate.models.runner import TorchRunner
 from foveate.models.searching import STEPS, find_schedule, follow_schedules
@@ -35,6 +36,19 @@ log = logging.getLogger(__name__)
 
 AT_LEAST = 16
 """Pictures in a round at least: where samples leave early, latency depends on what they show."""
+
+
+class Unmeasured(Protocol):
+    """A runner to measure, with the digests of its weights and of its siblings'."""
+
+    @property
+    def runner(self) -> Loaded: ...
+
+    @property
+    def weights(self) -> str: ...
+
+    @property
+    def siblings(self) -> Mapping[str, str]: ...
 
 
 class Watch(Protocol):
@@ -72,7 +86,7 @@ class State:
     learnt: Learnt = field(default_factory=Learnt)
 
 
-def measure(loaded: Unprofiled, album: Album, job: Job, target: Path, watch: Watch) -> Profile:
+def measure(loaded: Unmeasured, album: Album, job: Job, target: Path, watch: Watch) -> Profile:
     """Measure and write the profile to `target`; until then TARGET.partial holds what is known.
 
     Raises SetupError where nothing can be written, or where full's answers are all wrong.
@@ -87,7 +101,7 @@ def measure(loaded: Unprofiled, album: Album, job: Job, target: Path, watch: Wat
         for further in stage(loaded.runner, album, job, state, watch):
             write(unfinished, _text(state := further))
     profile = _profile(loaded, album, job, state, here)
-    if loaded.runner.card.task == "classify":
+    if loaded.runner.card.task == "classify" and isinstance(loaded.runner, TorchRunner):
         told = partial(watch, "content")
         for learnt in learning(
             loaded.runner, album, profile, job.batch_sizes, job.rounds, state.learnt, told
@@ -99,7 +113,7 @@ def measure(loaded: Unprofiled, album: Album, job: Job, target: Path, watch: Wat
     return profile
 
 
-def _profile(loaded: Unprofiled, album: Album, job: Job, state: State, here: Setting) -> Profile:
+def _profile(loaded: Unmeasured, album: Album, job: Job, state: State, here: Setting) -> Profile:
     """The profile as far as nothing depends on the content."""
     return Profile(
         model=loaded.runner.card.name,
@@ -129,7 +143,7 @@ def write(path: Path, text: str) -> None:
         raise SetupError(f"cannot write {path}: {error.strerror}") from None
 
 
-def _told(loaded: Unprofiled, album: Album, job: Job, here: Setting) -> dict[str, str]:
+def _told(loaded: Unmeasured, album: Album, job: Job, here: Setting) -> dict[str, str]:
     """Everything that the figures depend on, by the words a person has for it."""
     where = {name: str(value) for name, value in asdict(here).items() if name != "date"}
     return where | {
@@ -145,10 +159,10 @@ def _told(loaded: Unprofiled, album: Album, job: Job, here: Setting) -> dict[str
     }
 
 
-def _digest(runner: TorchRunner) -> str:
+def _digest(runner: Loaded) -> str:
     """Tells the stitches of a family from others."""
     digest = hashlib.sha256()
-    for stitch in runner.stitches.values():
+    for stitch in runner.stitches.values() if isinstance(runner, TorchRunner) else ():
         digest.update(repr(stitch.spec).encode())
         for weight in stitch.joint.parameters():
             digest.update(weight.detach().float().cpu().numpy().tobytes())
@@ -177,8 +191,10 @@ def _text(state: State) -> str:
     return json.dumps(asdict(state)) + "\n"
 
 
-def _schedules(runner: TorchRunner, album: Album, job: Job, state: State, watch: Watch) -> Iterator[State]:
+def _schedules(runner: Loaded, album: Album, job: Job, state: State, watch: Watch) -> Iterator[State]:
     """The state after each DiffRate schedule that is not found yet; the model goes by them afterwards."""
+    if not isinstance(runner, TorchRunner):
+        return
     for number in range(len(state.schedules), len(job.shares)):
 
         def told(step: int, before: int = number * STEPS) -> None:
@@ -192,9 +208,9 @@ def _schedules(runner: TorchRunner, album: Album, job: Job, state: State, watch:
         follow_schedules(runner, state.schedules)
 
 
-def _qualities(runner: TorchRunner, album: Album, job: Job, state: State, watch: Watch) -> Iterator[State]:
+def _qualities(runner: Loaded, album: Album, job: Job, state: State, watch: Watch) -> Iterator[State]:
     """The state after the quality of each plan that is not known yet."""
-    judge = _judge(runner, album, state)
+    judge = judge_of(runner, album, state.kept, state.named)
     for number in range(len(state.kept), len(job.plans)):
         plan, given = job.plans[number], list[Result]()
         name, looked = plan.beside(runner.full), 0
@@ -202,14 +218,19 @@ def _qualities(runner: TorchRunner, album: Album, job: Job, state: State, watch:
             watch("quality", f"quality of {name}", number * len(album) + looked, len(job.plans) * len(album))
             results = runner.run(runner.stack(chunk, plan), plan)
             judge.look(results)
-            given += [replace(r, maps=None) for r in results if isinstance(r, Result)]
+            given += [_spent(r) for r in results if isinstance(r, Result)]
             looked += len(results)
         state = _with_quality(state, name, given, judge)
         yield state
     watch("quality", f"quality of {len(job.plans)} plans", len(job.plans), len(job.plans))
 
 
-def _latencies(runner: TorchRunner, album: Album, job: Job, state: State, watch: Watch) -> Iterator[State]:
+def _spent(result: Result) -> Result:
+    """What it took, without what was found."""
+    return replace(result, maps=None, film=(), over_time=None, features=None)
+
+
+def _latencies(runner: Loaded, album: Album, job: Job, state: State, watch: Watch) -> Iterator[State]:
     """The state after each round that is not done yet."""
     plans = {plan.beside(runner.full): plan for plan in job.plans}
     timed = [plans[m.plan] for m in worth_timing(state.kept)]
@@ -225,17 +246,23 @@ def _latencies(runner: TorchRunner, album: Album, job: Job, state: State, watch:
     watch("latency", what, job.rounds * each, job.rounds * each)
 
 
-def _judge(runner: TorchRunner, album: Album, state: State) -> Judge:
-    """Who tells what a plan keeps, for this task, and knows what is known of full already."""
+def judge_of(
+    runner: Loaded, album: Album, kept: Sequence[Measurement] = (), named: Sequence[int] = ()
+) -> Judge:
+    """Who tells what a plan keeps, for this task.
+
+    kept: what is known already, full first; named: the classes that full names, where they are known.
+    """
     pictures = album.pictures
     if runner.card.task == "classify":
-        return Naming(pictures.targets, state.named)
-    side, classes = runner.full.image_size, len(runner.card.labels) + 1
+        return Naming(pictures.targets, named)
+    side, classes, frames = runner.full.image_size, len(runner.card.labels) + 1, runner.card.frames
     if pictures.masks is not None:
-        truth = [read_mask(pictures.mask(index), side) for index in range(len(album))]
-        return Outlining(truth, classes, state.kept[0].accuracy if state.kept else None)
-    judge = Outlining(None, classes)
-    if state.kept:  # what full outlined is not written down, and is found again
+        masks = (read_mask(pictures.mask(index), side, frames or 1) for index in range(len(album)))
+        truth = [mask for each in masks for mask in each]
+        return Outlining(truth, classes, kept[0].accuracy if kept else None, frames)
+    judge = Outlining(None, classes, frames=frames)
+    if kept:  # what full outlined is not written down, and is found again
         for chunk in album.chunks(runner.max_batch):
             judge.look(runner.run(runner.stack(chunk, runner.full), runner.full))
         judge.done()

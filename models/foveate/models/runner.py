@@ -1,45 +1,35 @@
 """Run (batch, plan) -> results on one device, at one precision."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from foveate.core.clicks import Features
 from foveate.core.content import ContentRungs
 from foveate.core.errors import BadPlan, RunFailed
 from foveate.core.outcome import Explanation, Result
 from foveate.core.plan import Plan, Precision
 from foveate.core.profile import Profile
+from foveate.models.base import SIZES, Base, Loaded, Pixels
 from foveate.models.checkpoint import Checkpoint
+from foveate.models.clicks import ClickRunner, features_of
 from foveate.models.concrete import steps
 from foveate.models.dense import class_maps, segment
-from foveate.models.describe import describe
+from foveate.models.describe import describe, profiled, standard
 from foveate.models.explain import explain
 from foveate.models.family import Family
 from foveate.models.price import price
 from foveate.models.stitch import Stitch
 from foveate.models.vit import ElasticViT, Steps, TrunkOutput
 
-Pixels = NDArray[np.uint8]
-"""(S, S, 3) RGB."""
 
-DTYPES: dict[Precision, torch.dtype] = {
-    "fp32": torch.float32,
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-}
-MAX_BATCH = {"cpu": 32, "cuda": 64}
-SIZES = tuple(sorted({base << shift for base in (1, 3) for shift in range(12)}))
-"""Batches have one of few sizes, 1, 2, 3, 4, 6, 8, 12 ...: a CPU's kernels are made for each of them."""
-
-
-class TorchRunner:
+class TorchRunner(Base):
     """One model, and those that answer in its name, on one device. `stack` and `run` keep no state."""
 
     def __init__(
@@ -52,7 +42,7 @@ class TorchRunner:
     ) -> None:
         family = model if isinstance(model, Family) else Family(model)
         checkpoint = family.own
-        self.device, self.dtype = torch.device(device), DTYPES[precision]
+        super().__init__(precision, device, max_batch, checkpoint.mean, checkpoint.std)
         self.models = {
             member.name: member.model.to(self.device, self.dtype).eval() for member in family.members
         }
@@ -63,27 +53,25 @@ class TorchRunner:
             for spec, joint in family.stitches.items()
             if {spec.starts, spec.answers} <= set(self.models)
         }
-        self.max_batch = max_batch or MAX_BATCH.get(self.device.type, 16)
         self.full = Plan(checkpoint.name, checkpoint.geometry.image_size, precision)
-        shape = (1, 3, 1, 1)
-        # Pixels come in 0..255: one multiplication and one addition bring them to the model's range.
-        mean, std = (torch.tensor(v).view(shape) for v in (checkpoint.mean, checkpoint.std))
-        self._scale = (1 / (255 * std)).to(self.device)
-        self._shift = (-mean / std).to(self.device)
         self.steps = lru_cache(maxsize=256)(self._resolve)
         self._gflops = lru_cache(maxsize=1024)(self._cost)
-        self.card = describe(checkpoint, self.full, profile)
+        ladder = profiled(profile, self.full) if profile else standard(checkpoint.model, self.full)
+        self.card = describe(checkpoint, self.full, ladder)
         self.content = profile.content if profile else None
-        self.times: Mapping[int, Mapping[Plan, Mapping[int, float]]] = {}
-        """Seconds of a batch by threads, plan and size, as measured at the start."""
-
-    def use(self, threads: int) -> None:
-        """Run what comes next on so many threads."""
-        torch.set_num_threads(threads)
+        self.companions: tuple[Loaded, ...] = ()
+        """What is served beside it: what answers clicks on the pictures it has seen, what takes clips."""
+        if family.clicks is not None:
+            answers = ClickRunner(checkpoint, family.clicks, precision, device, max_batch)
+            self.companions = (answers,)
+            self.card = replace(self.card, clicks=answers.card.name)
 
     def check(self, plan: Plan) -> None:
         """Raises BadPlan when this model, as it is loaded, cannot run the plan."""
         self.steps(plan)
+
+    def varies(self, plan: Plan) -> bool:
+        return super().varies(plan) or self.steps(plan).reducer.adaptive
 
     def _resolve(self, plan: Plan) -> Steps:
         """A plan made concrete for the trunk it names."""
@@ -91,13 +79,32 @@ class TorchRunner:
             raise BadPlan(f"{plan.variant} is not a variant of {self.full.variant}")
         if plan.precision != self.full.precision:
             raise BadPlan(f"{self.full.variant} is loaded in {self.full.precision}, not in {plan.precision}")
-        if self.card.task == "segment" and (plan.exit or plan.stitch or plan.content):
-            raise BadPlan("exits, stitches and content rungs name whole pictures, and this model pixels")
+        if self.card.task == "segment":
+            return self._segment_steps(plan)
+        if plan.frames or plan.glance or plan.reuse:
+            raise BadPlan(f"frames, glance and reuse are for clips, and {self.full.variant} takes pictures")
         if plan.content is not None:
             self._check_content(plan)
         if plan.stitch is not None:
             self._check_stitch(plan)
         return steps(self.models[plan.variant], plan)
+
+    def _segment_steps(self, plan: Plan) -> Steps:
+        """Of a model that names pixels, where a picture leaves by what its gate foretells, or not at all."""
+        if plan.stitch or plan.content:
+            raise BadPlan("stitches and content rungs name whole pictures, and this model pixels")
+        if plan.frames or plan.glance or plan.reuse:
+            raise BadPlan(f"frames, glance and reuse are for clips, and {self.full.variant} takes pictures")
+        model = self.models[plan.variant]
+        concrete = steps(model, replace(plan, exit=None))
+        if price_of(plan) is not None:
+            if model.dense is None or model.dense.gate is None:
+                raise BadPlan(f"{plan.variant} has no gate, so exit:{plan.exit} cannot be served")
+            if concrete.reducer.adaptive:
+                raise BadPlan(
+                    f"{plan.reducer} and exit:{plan.exit} both go by content; a plan has one of them"
+                )
+        return concrete
 
     def _check_content(self, plan: Plan) -> None:
         if self.content is None:
@@ -112,30 +119,6 @@ class TorchRunner:
             raise BadPlan(f"{plan.variant} has no stitch {plan.stitch}; it has {', '.join(known) or 'none'}")
         if replace(plan, stitch=None).steps != "full":
             raise BadPlan(f"stitch:{plan.stitch} takes tokens unreduced through every block that is left")
-
-    def stack(self, media: Sequence[Pixels], plan: Plan) -> Tensor:
-        """Pictures of the plan's size, or all of full's, (S, S, 3) to one tensor (B, S, S, 3) uint8.
-
-        No torch operator that would use threads runs here: a second pool of OpenMP threads in the
-        process makes libgomp stop spinning, and a lone forward 1.7 times slower on two cores.
-        """
-        sides = {self.full.image_size, plan.image_size}
-        shapes = {pixels.shape for pixels in media}
-        if len(shapes) > 1 or not shapes <= {(side, side, 3) for side in sides}:
-            raise RunFailed(f"expected pictures of {plan.image_size} pixels a side, got {shapes}")
-        return torch.from_numpy(np.stack(media)).to(self.device, non_blocking=True)
-
-    def sized(self, batch: Tensor, side: int) -> Tensor:
-        """(B, S, S, 3) uint8 to (B, 3, side, side) in the model's range and precision.
-
-        Pictures that came larger than the plan wants are scaled down here.
-        """
-        pixels = batch.permute(0, 3, 1, 2)
-        if batch.shape[1] != side:
-            # On bytes the CPU's kernel is five times faster than on floats; CUDA has none for bytes.
-            source = pixels if self.device.type == "cpu" else pixels.float()
-            pixels = F.interpolate(source, size=(side, side), mode="bicubic", antialias=True)
-        return torch.addcmul(self._shift, pixels.float(), self._scale).to(self.dtype)
 
     def run(self, batch: Tensor, plan: Plan) -> Sequence[Result | Exception]:
         """One result a row; a row whose scores are not finite fails alone."""
@@ -189,19 +172,25 @@ class TorchRunner:
 
     def _segment(self, model: ElasticViT, images: Tensor, plan: Plan) -> Sequence[Result | Exception]:
         """Where each class is, of models that name pixels."""
-        scores, canvas = segment(model, images, self.steps(plan))
-        depth = self.steps(plan).depth
+        scores, canvas = segment(model, images, self.steps(plan), price_of(plan))
+        depths = [self.steps(plan).depth] * len(images)
+        if canvas.depths is not None:
+            depths = canvas.depths.tolist()
         afters: list[tuple[int, ...]] = [()] * len(images)
         if canvas.after is not None:
             afters = [tuple(row) for row in canvas.after.tolist()]
+        features: list[Features | None] = [None] * len(images)
+        if self.card.clicks and canvas.laid and plan.variant == self.full.variant:
+            features = [*features_of(*canvas.laid)]
         found: list[Result | Exception] = []
-        for (shares, maps), tokens, after in zip(
-            class_maps(scores), canvas.tokens.tolist(), afters, strict=True
+        for (shares, maps), tokens, depth, after, kept in zip(
+            class_maps(scores), canvas.tokens.tolist(), depths, afters, features, strict=True
         ):
             if maps is None:
                 found.append(RunFailed("the model's scores for this picture are not finite"))
             else:
-                found.append(Result(shares, tokens, depth, self._gflops(plan, (depth, after)), maps=maps))
+                gflops = self._gflops(plan, (depth, after))
+                found.append(Result(shares, tokens, depth, gflops, maps=maps, features=kept))
         return found
 
     def explain(self, media: Sequence[Pixels], plan: Plan) -> Sequence[Explanation]:
@@ -255,6 +244,23 @@ def _chosen(
         return result
     spent = scouted.gflops if isinstance(scouted, Result) else 0.0
     return replace(result, chosen=rung, gflops=result.gflops + spent)
+
+
+def price_of(plan: Plan) -> float | None:
+    """What all blocks together cost in quality, of a plan whose gate weighs that: `exit:eco:0.1`.
+
+    Raises BadPlan for any other exit, for those name whole pictures.
+    """
+    if plan.exit is None:
+        return None
+    kind, _, text = plan.exit.partition(":")
+    try:
+        price = float(text)
+    except ValueError:
+        price = math.nan
+    if kind != "eco" or not 0 <= price <= 1:
+        raise BadPlan(f"a model that names pixels takes exits as in exit:eco:0.1, not exit:{plan.exit}")
+    return price
 
 
 def certainty_of(plan: Plan) -> float:

@@ -193,7 +193,7 @@ def _timm(spec: str, zoo_names: Sequence[str] = ()) -> Any:
         # torchvision's operators refuse to load beside another torch than the one they were built for.
         hint = f"install the torchvision that was built for torch {torch.__version__}"
         why = f"timm, which {spec} comes from, does not import{meant}"
-        raise SetupError(f"{why}; {hint}: {_sentence(error)}") from error
+        raise SetupError(f"{why}; {hint}: {sentence(error)}") from error
 
 
 def _check_known(timm: Any, name: str, zoo_names: Sequence[str]) -> None:
@@ -225,14 +225,14 @@ def _create(timm: Any, name: str, pretrained: bool) -> nn.Module:
     except (OSError, http_error) as error:
         instead = "the path of a local .safetensors file can be given instead"
         raise SetupError(
-            f"the weights of {name} could not be fetched ({_sentence(error)}); {instead}"
+            f"the weights of {name} could not be fetched ({sentence(error)}); {instead}"
         ) from error
     except (RuntimeError, ValueError, TypeError, KeyError, AssertionError, SafetensorError) as error:
-        raise SetupError(f"timm cannot load {name}: {_sentence(error)}") from error
+        raise SetupError(f"timm cannot load {name}: {sentence(error)}") from error
     return module.eval()
 
 
-def _sentence(error: BaseException) -> str:
+def sentence(error: BaseException) -> str:
     """The first sentence of an error's text, short enough to stand inside another."""
     text = " ".join(str(error).split()) or type(error).__name__
     first = text.partition(". ")[0].rstrip(".: ")

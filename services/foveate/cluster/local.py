@@ -14,7 +14,7 @@ from foveate.engine.engine import Engine
 from foveate.engine.host import Host
 from foveate.engine.policy import PolicyMaker
 from foveate.engine.promise import Promise
-from foveate.engine.runner import Runner
+from foveate.engine.runner import Accompanied, Runner
 from foveate.engine.terms import Terms
 
 
@@ -36,7 +36,8 @@ class LocalCluster:
         host: Host | None = None,
     ) -> None:
         self._compute = Compute()
-        self._runners = [self._compute.call(make) for make in factories]
+        made = [self._compute.call(make) for make in factories]
+        self._runners = [one for runner in made for one in (runner, *companions_of(runner))]
         self._metrics, self._queue_items, self._queue_bytes = metrics, queue_items, queue_bytes
         self._policy, self._terms, self.host = policy, terms, host or Host()
         self._cards = {runner.card.name: runner.card for runner in self._runners}
@@ -84,3 +85,8 @@ class LocalCluster:
         self.draining = True
         for engine in self._engines.values():
             await engine.close()
+
+
+def companions_of(runner: Runner) -> Sequence[Runner]:
+    """What is served beside a runner."""
+    return runner.companions if isinstance(runner, Accompanied) else ()

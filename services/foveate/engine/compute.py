@@ -22,6 +22,7 @@ class Compute:
         self._turn = asyncio.Lock()
         self._ends_at = self._queued_s = 0.0
         self._used: dict[str, tuple[float, float]] = {}
+        self._allowed: dict[str, tuple[float, float]] = {}
         self._thread = ThreadPoolExecutor(1, "compute")
 
     @property
@@ -30,9 +31,13 @@ class Compute:
         return max(self._ends_at, self.clock()) + self._queued_s
 
     @asynccontextmanager
-    async def turn(self, name: str, predicted_s: float) -> AsyncIterator[None]:
-        """The device, for a model of that name and for about so many seconds, once it is free."""
+    async def turn(self, name: str, predicted_s: float, allowed_s: float = math.inf) -> AsyncIterator[None]:
+        """The device, for a model of that name and for about so many seconds, once it is free.
+
+        allowed_s: what the requests to this model allow for their answers, on the whole.
+        """
         self._queued_s += predicted_s
+        self._allowed[name] = allowed_s, self.clock()
         try:
             await self._turn.acquire()
         finally:
@@ -50,6 +55,12 @@ class Compute:
         """Of the device's time, what models of other names have left of late."""
         now = self.clock()
         return max(0.0, 1 - sum(self._busy(other, now) for other in self._used if other != name))
+
+    def patience(self, name: str) -> float:
+        """The least that requests to other models have allowed of late, in seconds; infinite without any."""
+        since = self.clock() - MEMORY_S
+        others = (said for other, said in self._allowed.items() if other != name)
+        return min((allowed_s for allowed_s, at in others if at >= since), default=math.inf)
 
     def _busy(self, name: str, now: float) -> float:
         used_s, last = self._used.get(name, (0.0, now))

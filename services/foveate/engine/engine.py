@@ -250,7 +250,8 @@ class Engine:
         """Ask the policy, and refuse at once whom it has no time left for."""
         now, free_at = self.clock(), self.free_at
         share = self._compute.share(self.card.name)
-        flow = replace(self.flow.read(now), coming=self.host.pending, share=share)
+        others_s = self._compute.patience(self.card.name)
+        flow = replace(self.flow.read(now), coming=self.host.pending, share=share, others_s=others_s)
         # What a lone request took before it waited is over by now.
         alone = len(self._in_flight) == 1 and not self.host.pending
         self.latency.beside(Crowd() if alone else self.host.crowd)
@@ -276,7 +277,8 @@ class Engine:
 
     async def _run(self, batch: Batch) -> None:
         """When the device is free, run those who still wait, and give each of them its outcome."""
-        turn = self._compute.turn(self.card.name, batch.predicted_s)
+        allowed_s = self.flow.read(self.clock()).allowed_s
+        turn = self._compute.turn(self.card.name, batch.predicted_s, allowed_s)
         # The next one may be bound already: it is taken before this task first runs.
         self._bound_s = max(0.0, self._bound_s - batch.predicted_s)
         try:
@@ -334,6 +336,8 @@ class Engine:
                 failure.__cause__ = result
                 entry.future.set_exception(failure)
             else:
+                if result.features is not None and not entry.request.features:
+                    result = replace(result, features=None)  # a third of a megabyte that nobody wants
                 reason = "pinned" if entry.pinned else decision.reason
                 outcome = Outcome(result, plan, Timings(waited, batch_s), len(entries), reason)
                 if entry.request.explain:

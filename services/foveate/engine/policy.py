@@ -89,6 +89,8 @@ class Flow:
     """Requests that are being made ready, and will wait too in a moment."""
     share: float = 1.0
     """Of the device's time, what other models have left of late."""
+    others_s: float = math.inf
+    """What requests to other models allow for their answers: they wait for every batch of this one."""
 
 
 class Policy(Protocol):

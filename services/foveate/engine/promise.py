@@ -29,6 +29,8 @@ HEADROOM = 0.6
 AHEAD_S = 0.25
 """How far ahead, at most, the queue is expected to grow as it does: longer bursts show in time."""
 
+GUEST = 0.25
+"""Share of what requests to other models allow that a batch may take, though no less than one request."""
 
 DEADLINE: Reason = "deadline"
 
@@ -132,7 +134,7 @@ class Promise:
         if not stays:
             return Decision((), self.plans[-1], False, refused=refused)
         view, head = view.of_rows(~gone), waiting[stays[0]]
-        rows, full = self._batch(view, rung, prices)
+        rows, full = self._batch(view, rung, prices, GUEST * flow.others_s)
         chosen = tuple(waiting[stays[row]] for row in rows)
         return Decision(chosen, self._plan(head, rung), full, "pinned" if head.pinned else reason, refused)
 
@@ -211,13 +213,14 @@ class Promise:
         grows = min(flow.allowed_s, AHEAD_S) * (flow.rate * cost_s - flow.share)
         return backlog_s + grows <= self.headroom * flow.allowed_s
 
-    def _batch(self, view: "View", rung: int, prices: "Prices") -> tuple[list[int], bool]:
+    def _batch(self, view: "View", rung: int, prices: "Prices", most_s: float) -> tuple[list[int], bool]:
         """The head and those behind it that get the same plan, as long as a larger batch makes pictures
-        cheaper and makes nobody late: nor whoever runs next, at the least that is accepted."""
+        cheaper, takes no more than `most_s`, and makes nobody late: nor whoever runs next, at the least that
+        is accepted."""
         gets = view.gets(rung)
         same, most = gets == gets[0], int(prices.useful[gets[0]])
         rows = np.flatnonzero(same)[:most]
-        slack = view.slack[rows]
+        slack = np.minimum(view.slack[rows], most_s)
         if not same.all():
             least = view.gets(0)[~same]
             alone = self.latency.margin * (prices.fixed[least] + prices.each[least])

@@ -47,6 +47,16 @@ class Threaded(Protocol):
 
 
 @runtime_checkable
+class Accompanied(Protocol):
+    """What a runner may be besides: one that brings others, which work on what it makes."""
+
+    @property
+    def companions(self) -> Sequence[Runner]:
+        """To be served beside it, each under its own name."""
+        ...
+
+
+@runtime_checkable
 class Explainer(Protocol):
     """What a runner may be besides: one that can tell what it looked at. Called where `run` is called."""
 

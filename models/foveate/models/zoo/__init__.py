@@ -14,11 +14,13 @@ from foveate.core.model import InputSpec, Task
 from foveate.core.profile import Profile
 from foveate.models.geometry import Geometry
 from foveate.models.heads import ExitSpec
+from foveate.models.heads.clip import ClipSpec
 from foveate.models.heads.dense import STRIDE, DenseSpec
 
 RGB = tuple[float, float, float]
 MAX_NAME = 64
 MAX_EXIT_SIZE = 31
+MAX_FRAMES = 256
 _CENTRED: RGB = (0.5, 0.5, 0.5)
 
 
@@ -43,6 +45,8 @@ class Card:
     """Blocks before each gate that scores patches (IA-RED), in order."""
     dense: DenseSpec | None = None
     """The head that names pixels; None: the model names whole pictures."""
+    clip: ClipSpec | None = None
+    """The head that names what happens in clips; None: the model takes pictures."""
     trunk: str = ""
     """A shipped model whose weights this one has, its own file holding the head alone."""
 
@@ -64,11 +68,14 @@ class Card:
             raise SetupError(f"{self.name}: mean is out of range")
         if len(self.name) > MAX_NAME:
             raise SetupError(f"{self.name[:20]}...: a name is at most {MAX_NAME} characters long")
-        if self.labels and len(self.labels) != g.classes:
-            raise SetupError(f"{self.name}: {len(self.labels)} labels do not name {g.classes} classes")
+        classes = self.clip.classes if self.clip else g.classes
+        if self.labels and len(self.labels) != classes:
+            raise SetupError(f"{self.name}: {len(self.labels)} labels do not name {classes} classes")
         self._check_exits()
         if self.dense is not None:
             self._check_dense(self.dense)
+        if self.clip is not None:
+            self._check_clip(self.clip)
         if any(later <= earlier for earlier, later in pairwise((0, *self.gates, g.depth))) and self.gates:
             raise SetupError(f"{self.name}: gates come after blocks 1 to {g.depth - 1}, in order, once each")
 
@@ -92,6 +99,17 @@ class Card:
             raise SetupError(f"{self.name}: a dense head cuts patches into squares of {STRIDE} pixels")
         if self.labels and len(self.labels) != dense.classes - 1:
             raise SetupError(f"{self.name}: {len(self.labels)} labels and the background are not its classes")
+
+    def _check_clip(self, clip: ClipSpec) -> None:
+        g = self.geometry
+        if min(asdict(clip).values()) < 1 or clip.width % clip.heads or clip.frames > MAX_FRAMES:
+            raise SetupError(f"{self.name}: a clip head looks at 1 to {MAX_FRAMES} frames")
+        if max(clip.glance_size, clip.image_size) > g.image_size or clip.glance_depth > g.depth:
+            raise SetupError(f"{self.name}: a clip head sees no more than its trunk does")
+        if clip.glance_size % g.patch_size or clip.image_size % g.patch_size:
+            raise SetupError(f"{self.name}: patches of {g.patch_size} pixels do not tile its frames")
+        if self.dense is not None:
+            raise SetupError(f"{self.name}: a model names clips or pixels, not both")
 
     @property
     def task(self) -> Task:
@@ -120,13 +138,15 @@ class Card:
         labels = tuple(str(label) for label in rest.pop("labels", ()))
         given = rest.pop("dense", None)
         dense = None if given is None else _record(DenseSpec, given, f"{where}: [dense]")
+        filmed = rest.pop("clip", None)
+        clip = None if filmed is None else _record(ClipSpec, filmed, f"{where}: [clip]")
         trunk = str(rest.pop("trunk", ""))
         words = {key: str(rest.pop(key, "")) for key in ("description", "licence", "source")}
         if rest:
             raise SetupError(f"{where} has no use for {', '.join(sorted(rest))}")
         return cls(
             str(declared), geometry, labels, spec, mean, std,
-            exits=exits, gates=gates, dense=dense, trunk=trunk, **words,
+            exits=exits, gates=gates, dense=dense, clip=clip, trunk=trunk, **words,
         )  # fmt: skip
 
     def table(self) -> dict[str, Any]:
@@ -136,10 +156,11 @@ class Card:
         flat["input"] = asdict(self.input) | {"mean": flat.pop("mean"), "std": flat.pop("std")}
         flat["exits"] = [asdict(spec) for spec in self.exits]
         flat["dense"] = self.dense and asdict(self.dense)
+        flat["clip"] = self.clip and asdict(self.clip)
         return flat
 
 
-R = TypeVar("R", Geometry, InputSpec, ExitSpec, DenseSpec)
+R = TypeVar("R", Geometry, InputSpec, ExitSpec, DenseSpec, ClipSpec)
 
 
 def shipped() -> Traversable:
@@ -167,16 +188,19 @@ def card(name: str, folder: Traversable | None = None) -> Card:
 
 def _on(trunk: Card, table: Mapping[str, Any], where: str) -> Card:
     """The card of a head on another model's trunk: it says what the head is, and the rest is the trunk's."""
-    known = {"name", "description", "trunk", "dense"}
-    if table.keys() - known:
-        raise SetupError(f"{where} has no use for {', '.join(sorted(table.keys() - known))}")
+    known = {"name", "description", "trunk", "dense", "clip", "labels"}
+    if table.keys() - known or {"dense", "clip"} <= table.keys():
+        raise SetupError(f"{where} has no use for {', '.join(sorted(table.keys() - known)) or 'two heads'}")
+    filmed = "clip" in table
     return replace(
         trunk,
         name=str(table.get("name", "")),
         description=str(table.get("description", "")),
-        dense=_record(DenseSpec, table.get("dense"), f"{where}: [dense]"),
+        labels=tuple(str(label) for label in table.get("labels", trunk.labels)),
         exits=(),
         trunk=trunk.name,
+        clip=_record(ClipSpec, table["clip"], f"{where}: [clip]") if filmed else None,
+        dense=None if filmed else _record(DenseSpec, table.get("dense"), f"{where}: [dense]"),
     )
 
 

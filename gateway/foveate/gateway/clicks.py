@@ -1,0 +1,200 @@
+"""Clicks on a picture: what its model saw is kept, so that further clicks run the light decoder alone."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from time import monotonic
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foveate.core.clicks import Clicked
+from foveate.core.errors import BadPlan, BadRequest
+from foveate.core.model import ModelCard
+from foveate.core.outcome import ClassMaps, Outcome, Result, Timings
+from foveate.core.request import Request
+from foveate.gateway.endpoint import Call, Endpoint, within
+from foveate.gateway.kept import FeatureStore, Flights, Kept, Seen, key_of
+from foveate.gateway.masks import Area, Drawn, Mask, box_of, overlay, png, scaled
+from foveate.gateway.objective import quality_of
+from foveate.gateway.points import Click, window_of, within_box
+from foveate.gateway.whole import Choice, Cut, decode_whole
+from foveate.gateway.windows import Window, windows
+from foveate.gateway.wire import Served
+
+Decode = Callable[[Call[Any], bytes, Choice], Awaitable[tuple[Cut, float]]]
+"""The window that is chosen of a picture, and the seconds it took to make it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One run of a model over a window of a picture."""
+
+    kept: Kept
+    number: int
+    """Of the window."""
+    decode_s: float
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a click is answered from."""
+
+    size: tuple[int, int]
+    window: Window
+    seen: Seen
+    look: Look | None = None
+    """How it was seen, where this request saw to it."""
+
+
+class Clicker:
+    """Answers clicks for a route whose models keep features."""
+
+    def __init__(self, route: Endpoint[Any], decode: Decode) -> None:
+        self.route, self.decode = route, decode
+        self.store = FeatureStore(route.settings.feature_bytes)
+        self.flights: Flights[Look] = Flights()
+
+    def check(self, card: ModelCard) -> None:
+        """Raises BadRequest for a model that nobody can click on."""
+        if not card.clicks:
+            raise BadRequest(f"{card.name} takes no points")
+
+    async def answer(
+        self, call: Call[Any], data: bytes, clicks: Sequence[Click], kind: str | None, announced: bool
+    ) -> tuple[Served, Drawn]:
+        """The object that is clicked, in the window around the first click on it.
+
+        kind: the format of the overlay, where one is wanted; announced: the model that answers clicks was
+        told of this request when it came.
+        """
+        view = await self._view(call, data, clicks, announced)
+        clicked = await self._outlined(call, view, clicks, announced)
+        began = monotonic()
+        drawn = await self.route.decoding.also(lambda: self._drawn(view, clicked, data, kind))
+        done = monotonic()
+        outcome = _whole(view, clicked)
+        timings = {
+            "decode": view.look.decode_s if view.look else 0.0,
+            "queue": outcome.timings.queue_s,
+            "compute": outcome.timings.compute_s,
+            "render": done - began,
+            "total": done - call.arrived,
+        }
+        met = self.route.met(call, outcome, done - call.arrived)
+        cache = "miss" if view.look else "hit"
+        return Served(call.id, call.card, [outcome], call.pinned, met, timings, cache), drawn
+
+    async def _view(self, call: Call[Any], data: bytes, clicks: Sequence[Click], announced: bool) -> View:
+        """From the store, or from who looks at the same picture now, where that is good enough; else anew."""
+        name, tenant = call.card.name, call.objective.tenant
+        async with within(call.objective.deadline):
+            key = await self.route.decoding.also(lambda: key_of(data, name, call.plan, tenant))
+            found = _view_of(self.store.get(key), clicks, call.objective.min_quality)
+            if found is None and (other := await self.flights.join(key)):
+                found = _view_of(other.kept, clicks, call.objective.min_quality)
+        if found is not None:
+            return found
+        look = await self.flights.lead(key, lambda: self._look(call, key, data, clicks, announced))
+        size = look.kept.size
+        return View(size, windows(*size)[look.number], look.kept.windows[look.number], look)
+
+    async def _look(
+        self, call: Call[Any], key: str, data: bytes, clicks: Sequence[Click], announced: bool
+    ) -> Look:
+        """Decode the window that answers, run it, and keep what was seen."""
+        async with within(call.objective.deadline):
+            cut, decode_s = await self.decode(call, data, lambda found, size: window_of(clicks, found, size))
+        outcome = await self.route.submit(call, cut.pixels[0], expected=not announced, features=True)
+        number = window_of(clicks, windows(*cut.size), cut.size)
+        old = self.store.get(key)
+        kept = Kept(cut.size, {**(old.windows if old else {}), number: seen_in(outcome, call.card)})
+        self.store.put(key, kept)
+        return Look(kept, number, decode_s, outcome)
+
+    async def _outlined(
+        self, call: Call[Any], view: View, clicks: Sequence[Click], announced: bool
+    ) -> Outcome:
+        """One run of the light decoder, at the size at which the picture was seen."""
+        card, side = self.route.cluster.cards()[call.card.clicks], view.seen.plan.image_size
+        medium = Clicked(view.seen.features, within_box(clicks, view.window.box))
+        request = Request(
+            call.id, card.name, medium, medium.nbytes, task="clicks", objective=call.objective,
+            plan=None if side == card.full.image_size else replace(card.full, image_size=side),
+            expected=announced,
+        )  # fmt: skip
+        return await self.route.cluster.submit(request)
+
+    def _drawn(self, view: View, clicked: Outcome, data: bytes, kind: str | None) -> Drawn:
+        """On a thread of the pool: whatever looks at every pixel of the picture."""
+        mask, found = np.zeros(view.size[::-1], np.uint8), list[Area]()
+        if clicked.result.maps is not None:
+            mask, found = object_in(view, clicked.result.maps)
+        over = None
+        if kind is not None:
+            over = overlay(decode_whole(data, self.route.settings.max_pixels), mask, kind)
+        return Drawn(view.size, png(mask), over, found)
+
+
+def _view_of(kept: Kept | None, clicks: Sequence[Click], min_quality: float) -> View | None:
+    """The window that answers, where it has been seen and well enough."""
+    if kept is None:
+        return None
+    every = windows(*kept.size)
+    number = window_of(clicks, every, kept.size)
+    seen = kept.windows.get(number)
+    if seen is None or seen.quality < min_quality:
+        return None
+    return View(kept.size, every[number], seen)
+
+
+def seen_in(outcome: Outcome, card: ModelCard) -> Seen:
+    """What of a model's answer later clicks need. Raises BadPlan where the plan keeps none of it."""
+    result = outcome.result
+    if result.features is None or result.maps is None:
+        raise BadPlan(f"{outcome.plan} keeps nothing that clicks could be answered from")
+    return Seen(
+        result.features,
+        _named(result.maps),
+        outcome.plan,
+        quality_of(card, outcome.plan) or 0.0,
+        outcome.reason,
+        result.tokens,
+        result.exit_layer,
+    )
+
+
+def object_in(view: View, maps: ClassMaps) -> tuple[Mask, list[Area]]:
+    """The mask of the whole picture, 1 where the object is, and its area, where there is any."""
+    left, top, right, bottom = view.window.box
+    mask = np.zeros(view.size[::-1], bool)
+    if maps.classes == (0, 1):
+        mask[top:bottom, left:right] = (
+            scaled(maps.scores[1] - maps.scores[0], (right - left, bottom - top)) > 0
+        )
+    elif maps.classes == (1,):
+        mask[top:bottom, left:right] = True
+    if not mask.any():
+        return mask.view(np.uint8), []
+    there = view.seen.classes[_named(maps) == 1]
+    best = int(np.bincount(there).argmax())
+    area = Area(1, best - 1 if best else None, int(np.count_nonzero(mask)), box_of(mask))
+    return mask.view(np.uint8), [area]
+
+
+def _named(maps: ClassMaps) -> NDArray[np.uint8]:
+    """The best class of each place (h, w)."""
+    best: NDArray[np.uint8] = np.array(maps.classes, np.uint8)[maps.scores.argmax(0)]
+    return best
+
+
+def _whole(view: View, clicked: Outcome) -> Outcome:
+    """What this request took, and how well the picture was seen that it is answered from."""
+    seen, gflops, times = view.seen, clicked.result.gflops, clicked.timings
+    if view.look is not None:
+        first = view.look.outcome
+        gflops += first.result.gflops
+        times = Timings(times.queue_s + first.timings.queue_s, times.compute_s + first.timings.compute_s)
+    result = Result(clicked.result.scores, seen.tokens, seen.exit_layer, gflops)
+    return Outcome(result, seen.plan, times, clicked.batch_size, seen.reason)

@@ -1,0 +1,135 @@
+"""Answers to clips on the wire: what was seen when, and what it showed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import orjson
+from pydantic import BaseModel, Field
+from starlette.responses import Response
+
+from foveate.gateway.clips import Clip
+from foveate.gateway.masks import Drawn
+from foveate.gateway.wire import (
+    Compute,
+    Prediction,
+    Segment,
+    Served,
+    data_url,
+    prediction_fields,
+    segment_fields,
+)
+
+
+class ClipSeen(BaseModel):
+    """The clip, and which of its frames were looked at."""
+
+    width: int
+    height: int
+    duration_s: float
+    sampled_s: list[float] = Field(description="when the frames are shown that were looked at, in seconds")
+
+
+class Moment(BaseModel):
+    """What was said after one of the frames."""
+
+    at_s: float
+    predictions: list[Prediction]
+
+
+class ClipClassification(BaseModel):
+    """The answer of POST /classify to a clip."""
+
+    id: str
+    model: str
+    predictions: list[Prediction]
+    over_time: list[Moment] = Field(description="what was said after each frame that was looked at, in order")
+    clip: ClipSeen
+    compute: Compute
+    timings_ms: dict[str, float]
+
+
+class FrameMask(BaseModel):
+    """One frame, its pixels named."""
+
+    at_s: float
+    segments: list[Segment]
+    mask: str = Field(description="indexed PNG of the frame's size, as a data URL")
+    overlay: str | None = Field(None, description="JPEG, as a data URL; only with ?overlay=true")
+
+
+class ClipSegmentation(BaseModel):
+    """The answer of POST /segment to a clip."""
+
+    id: str
+    model: str
+    frames: list[FrameMask]
+    clip: ClipSeen
+    windows: int
+    compute: Compute
+    timings_ms: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Reeled:
+    """A frame's mask, and when the frame is shown."""
+
+    at_s: float
+    drawn: Drawn
+
+
+def named_clip(served: Served, clip: Clip, top_k: int, explain: bool) -> Response:
+    """The response to a clip that was named. Nobody can tell yet which patches of it were looked at."""
+    (outcome,) = served.outcomes
+    result, said = outcome.result, outcome.result.over_time
+    body: dict[str, object] = {
+        "id": served.id,
+        "model": served.card.name,
+        "predictions": prediction_fields(served.card, result, top_k),
+        "over_time": [
+            {
+                "at_s": round(clip.at_s[frame], 3),
+                "predictions": prediction_fields(served.card, replace(result, scores=scores), top_k),
+            }
+            for frame, scores in zip(result.frames, () if said is None else said, strict=False)
+        ],
+        "clip": seen_fields(clip, [clip.at_s[frame] for frame in result.frames]),
+        "compute": served.compute(),
+        "timings_ms": served.timings_ms,
+    }
+    if explain:
+        body["explain"] = None
+    return Response(orjson.dumps(body), headers=served.headers(), media_type="application/json")
+
+
+def outlined_clip(served: Served, clip: Clip, reel: Sequence[Reeled]) -> Response:
+    """The response to a clip whose pixels were named."""
+    frames = []
+    for one in reel:
+        fields: dict[str, object] = {
+            "at_s": round(one.at_s, 3),
+            "segments": segment_fields(served.card, one.drawn),
+            "mask": data_url("image/png", one.drawn.mask),
+        }
+        if one.drawn.overlay is not None:
+            fields["overlay"] = data_url("image/jpeg", one.drawn.overlay)
+        frames.append(fields)
+    body = {
+        "id": served.id,
+        "model": served.card.name,
+        "frames": frames,
+        "clip": seen_fields(clip, [one.at_s for one in reel]),
+        "windows": len(served.outcomes),
+        "compute": served.compute(),
+        "timings_ms": served.timings_ms,
+    }
+    return Response(orjson.dumps(body), headers=served.headers(), media_type="application/json")
+
+
+def seen_fields(clip: Clip, at_s: Sequence[float]) -> dict[str, object]:
+    """A clip on the wire."""
+    return {
+        "width": clip.size[0],
+        "height": clip.size[1],
+        "duration_s": round(clip.duration_s, 3),
+        "sampled_s": [round(at, 3) for at in at_s],
+    }

@@ -1,0 +1,90 @@
+"""Pictures of the answers: masks along the ladder, masks over a clip, and what was said of it over time."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from foveate.core.model import InputSpec
+from foveate.core.outcome import ClassMaps, Result
+from foveate.core.plan import Plan
+from foveate.gateway.clip_masks import window_boxes
+from foveate.gateway.clips import Clip, decode_clip, upright_frames
+from foveate.gateway.masks import Mask, assembled, overlay
+from foveate.gateway.reel import ClipLimits
+from foveate.gateway.watching import middle
+from foveate.gateway.whole import decode_whole, decode_windows
+from foveate.gateway.windows import windows
+from foveate.models.clip_runner import ClipRunner
+from foveate.models.clip_segmenter import ClipSegmenter
+from foveate.models.runner import TorchRunner
+
+PIXELS = 10**8
+
+
+def along_ladder(runner: TorchRunner, jpegs: list[bytes], plans: list[Plan], path: Path) -> None:
+    """A row a picture, a column a plan."""
+    figure = Figure(figsize=(2.6 * len(plans), 2.1 * len(jpegs)), layout="constrained")
+    axes = figure.subplots(len(jpegs), len(plans), squeeze=False)
+    for row, jpeg in zip(axes, jpegs, strict=True):
+        cut = decode_windows(jpeg, runner.card.input or InputSpec(), runner.full.image_size, PIXELS)
+        picture = decode_whole(jpeg, PIXELS)
+        for axis, plan in zip(row, plans, strict=True):
+            results = runner.run(runner.stack(list(cut.pixels), plan), plan)
+            found = [result for result in results if isinstance(result, Result)]
+            mask = assembled(cut.size, cut.windows, [r.maps for r in found if r.maps])
+            axis.imshow(blended(picture, mask))
+            axis.set_axis_off()
+            axis.set_title(
+                f"{plan.beside(runner.full)}, {sum(r.gflops for r in found):.2f} GFLOPs", fontsize=7
+            )
+    figure.savefig(path, dpi=110)
+
+
+def over_clip(runner: ClipSegmenter, film: bytes, plans: list[Plan], path: Path) -> None:
+    """A row a plan, a column a frame."""
+    spec, limits = runner.card.input or InputSpec(), ClipLimits()
+    clip = decode_clip(film, runner.frames, runner.full.image_size, window_boxes, spec.interpolation, limits)
+    pictures = list(upright_frames(film, runner.frames, limits))
+    figure = Figure(figsize=(1.7 * len(pictures), 1.9 * len(plans)), layout="constrained")
+    for row, plan in zip(figure.subplots(len(plans), len(pictures), squeeze=False), plans, strict=True):
+        results = runner.run(runner.stack(list(clip.pixels), plan), plan)
+        found = [result for result in results if isinstance(result, Result)]
+        gflops = sum(result.gflops for result in found)
+        for number, (axis, picture) in enumerate(zip(row, pictures, strict=True)):
+            seen: list[ClassMaps] = [result.last_seen(number) for result in found]
+            axis.imshow(blended(picture, assembled(clip.size, windows(*clip.size), seen)))
+            axis.set_axis_off()
+            axis.set_title(f"{clip.at_s[number]:.1f} s", fontsize=7)
+        row[0].set_title(f"{plan.beside(runner.full)}\n{gflops:.1f} GFLOPs, {clip.at_s[0]:.1f} s", fontsize=7)
+    figure.savefig(path, dpi=110)
+
+
+def said_of(runner: ClipRunner, film: bytes, plan: Plan, path: Path) -> None:
+    """The frames that were seen, and under them what was said after each."""
+    spec, limits = runner.card.input or InputSpec(), ClipLimits()
+    side = runner.full.image_size
+    clip: Clip = decode_clip(film, runner.frames, side, middle(spec, side), spec.interpolation, limits)
+    (result,) = runner.run(runner.stack([clip.pixels[0]], plan), plan)
+    if not isinstance(result, Result) or result.over_time is None:
+        raise result if isinstance(result, Exception) else ValueError("nothing was said of the clip")
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    above, below = figure.subplots(2, 1, height_ratios=[1, 2])
+    above.imshow(np.concatenate([clip.pixels[0][frame] for frame in result.frames], 1))
+    above.set_axis_off()
+    times = [clip.at_s[frame] for frame in result.frames]
+    for place in np.argsort(-result.over_time.max(0))[:5].tolist():
+        below.plot(times, result.over_time[:, place], "o-", ms=3, label=runner.card.labels[place])
+    below.set_xlabel("seconds")
+    below.set_ylabel("score")
+    below.set_ylim(0, 1.02)
+    below.legend(fontsize=7, ncols=5, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    below.grid(alpha=0.3)
+    figure.savefig(path, dpi=110)
+
+
+def blended(picture: Image.Image, mask: Mask) -> Image.Image:
+    """As the server draws it."""
+    return Image.open(io.BytesIO(overlay(picture, mask, "PNG")))

@@ -1,0 +1,68 @@
+"""A server of all tasks in a process of its own, and single requests to it."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Got:
+    """One answer."""
+
+    seconds: float
+    body: bytes
+    headers: Mapping[str, str]
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@contextmanager
+def serving(*options: str) -> Iterator[str]:
+    """The URL of `foveate serve` with these options, once it is ready; it is ended afterwards."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "foveate.gateway", "serve", "--port", str(port), *options]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603
+    url = f"http://127.0.0.1:{port}"
+    try:
+        _wait(f"{url}/readyz", process)
+        yield url
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(40)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def post(url: str, body: bytes, kind: str, **headers: str) -> Got:
+    """Raises urllib.error.HTTPError for anything but 200."""
+    said = {name.replace("_", "-"): value for name, value in headers.items()} | {"content-type": kind}
+    request = urllib.request.Request(url, body, said)  # noqa: S310
+    began = time.perf_counter()
+    with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
+        data = answer.read()
+        return Got(time.perf_counter() - began, data, dict(answer.headers))
+
+
+def _wait(url: str, process: subprocess.Popen[bytes], limit_s: float = 300) -> None:
+    until = time.monotonic() + limit_s
+    while time.monotonic() < until and process.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=5):  # noqa: S310
+                return
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            time.sleep(0.3)
+    raise RuntimeError(f"{url} never became ready")

@@ -1,0 +1,240 @@
+"""Checkpoints of transformers, from the hub or a folder: safetensors alone, and no code of theirs is run."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from foveate.core.errors import SetupError
+from foveate.core.model import Task
+from foveate.models import zoo
+from foveate.models.checkpoint import variant
+from foveate.models.huggingface.inputs import Prepared, prepared
+from foveate.models.timm_models import sentence
+
+PREFIX = "hf:"
+SERVED = (
+    "SegFormer, Mask2Former, UperNet and DPT for segmentation, and VideoMAE, TimeSformer and ViViT for clips"
+)
+_ON_HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_FILES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".npz", ".onnx")
+_HEADS: tuple[tuple[str, Task], ...] = (
+    ("MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING", "segment"),
+    ("MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING", "segment"),
+    ("MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING", "classify"),
+)
+"""transformers' own tables of models by what they answer."""
+_PREPROCESSORS = (
+    ("video_preprocessor_config.json", None),
+    ("preprocessor_config.json", None),
+    ("processor_config.json", "video_processor"),
+    ("processor_config.json", "image_processor"),
+)
+MOST_CLASSES = 255
+"""An indexed PNG has 256 values, and 0 is the background."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pretrained:
+    """A model of transformers, float32 on the CPU, and what is known of it."""
+
+    name: str
+    model: Any
+    task: Task
+    labels: tuple[str, ...]
+    """Of the classes, the background left out."""
+    background: bool
+    """The model's class 0 is the background; it has none otherwise."""
+    prepared: Prepared
+    description: str = ""
+    licence: str = ""
+    source: str = ""
+
+    def table(self) -> Mapping[str, Any]:
+        """Everything but the weights that its answers depend on."""
+        return {"config": self.model.config.to_json_string(), "pixels": asdict(self.prepared)}
+
+
+def named(spec: str) -> bool:
+    """Whether a name is one of transformers': a folder, `org/name` on the hub, or `hf:` before either."""
+    if spec.startswith(PREFIX):
+        return True
+    if spec.endswith(_FILES) or spec.startswith("timm/"):
+        return False
+    path = Path(spec)
+    if path.is_dir():
+        return "/" in spec or (spec not in zoo.names() and (path / "config.json").is_file())
+    return _ON_HUB.fullmatch(spec) is not None
+
+
+def load(spec: str) -> Pretrained:
+    """The checkpoint of this name. Raises SetupError with one sentence when it cannot be had or served."""
+    source = spec.removeprefix(PREFIX)
+    transformers = _transformers(source)
+    _check_folder(Path(source))
+    config = _config(transformers, source)
+    kind, task = _kind(transformers, config, source)
+    labels = _labels(config, source)
+    background = task == "segment" and labels[0].casefold() == "background"
+    if task == "segment" and len(labels) - background > MOST_CLASSES:
+        raise SetupError(
+            f"{source} has {len(labels)} classes; masks are indexed PNGs and tell {MOST_CLASSES} apart"
+        )
+    table, where = _preprocessor(source)
+    pixels = prepared(table, where, offset=config.model_type == "vivit")
+    return Pretrained(
+        name=variant(Path(source).resolve().name)[: zoo.MAX_NAME],
+        model=_weights(kind, config, source),
+        task=task,
+        labels=labels[1:] if background else labels,
+        background=background,
+        prepared=pixels,
+        description=f"{kind.__name__} of transformers",
+        licence=_licence(source),
+        source=source if Path(source).is_dir() else f"https://huggingface.co/{source}",
+    )
+
+
+def _transformers(source: str) -> Any:
+    try:
+        return import_module("transformers")
+    except ModuleNotFoundError as error:
+        if error.name != "transformers":
+            raise SetupError(
+                f"transformers does not import, because {error.name} is not installed"
+            ) from error
+        command = "pip install 'foveate[transformers]'"
+        raise SetupError(f"{source} needs transformers, which is not installed: {command}") from None
+
+
+def _check_folder(path: Path) -> None:
+    """Refuses, before anything is imported, a folder that lacks what a checkpoint needs."""
+    if not path.is_dir():
+        return
+    if not (path / "config.json").is_file():
+        raise SetupError(f"there is no config.json in {path}, so it is no checkpoint of transformers")
+    if not any(path.glob("*.safetensors")):
+        raise SetupError(f"there is no .safetensors in {path}, and weights in any other format are not read")
+
+
+def _config(transformers: Any, source: str) -> Any:
+    try:
+        return transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except (OSError, _http_error()) as error:
+        raise SetupError(f"the configuration of {source} cannot be had: {sentence(error)}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise SetupError(
+            f"the configuration of {source} is not one that transformers {transformers.__version__} reads: "
+            f"{sentence(error)}"
+        ) from error
+
+
+def _kind(transformers: Any, config: Any, source: str) -> tuple[Any, Task]:
+    """The class that the checkpoint was saved from, and what it answers."""
+    saved = getattr(config, "architectures", None) or ()
+    for mapping, task in _HEADS:
+        known = _load_class(getattr(transformers, mapping), config, source)
+        if known is not None and (not saved or known.__name__ in saved):
+            return known, task
+    what = saved[0] if saved else config.model_type
+    raise SetupError(f"{source} is a {what}, which is not served; of transformers there are {SERVED}")
+
+
+def _load_class(mapping: Any, config: Any, source: str) -> Any:
+    """The model class for a configuration; None where transformers has none of this kind."""
+    try:
+        return mapping.get(type(config), None)
+    except ModuleNotFoundError as error:
+        # torchvision's operators refuse to load beside another torch than the one they were built for.
+        hint = f"a torchvision that was not built for torch {torch.__version__} is the usual reason"
+        raise SetupError(f"transformers cannot import what {source} needs, and {hint}") from error
+
+
+def _labels(config: Any, source: str) -> tuple[str, ...]:
+    """The names of the classes in order."""
+    names = {int(index): str(label) for index, label in (config.id2label or {}).items()}
+    if not names or sorted(names) != list(range(len(names))):
+        raise SetupError(f"the configuration of {source} does not number its labels from 0, one by one")
+    return tuple(names[index] for index in range(len(names)))
+
+
+def _preprocessor(source: str) -> tuple[Mapping[str, Any], str]:
+    """The table of what is done to pictures, and a name for it."""
+    for file, key in _PREPROCESSORS:
+        path = _file(source, file)
+        if path is None:
+            continue
+        where = f"{file} of {source}"
+        try:
+            table = json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise SetupError(f"{where} is not readable JSON: {sentence(error)}") from error
+        if not isinstance(table, dict):
+            raise SetupError(f"{where} is not a table")
+        table = table if key is None else table.get(key)
+        if isinstance(table, dict):
+            return table, where
+    raise SetupError(f"{source} has no preprocessor_config.json, which says what its pictures are like")
+
+
+def _file(source: str, file: str) -> Path | None:
+    """One file of the checkpoint, fetched where that is needed; None where there is none."""
+    cached_file = import_module("transformers.utils").cached_file
+    try:
+        found = cached_file(source, file, _raise_exceptions_for_missing_entries=False)
+    except (OSError, _http_error()) as error:
+        raise SetupError(f"{file} of {source} cannot be had: {sentence(error)}") from error
+    return None if found is None else Path(found)
+
+
+def _weights(kind: Any, config: Any, source: str) -> Any:
+    """The model in float32. What the file lacks is made up of NaN, so that no answer can come of it."""
+    try:
+        with _without_bars():
+            model, loaded = kind.from_pretrained(
+                source, config=config, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+            )
+    except (OSError, SafetensorError, _http_error()) as error:
+        raise SetupError(f"the weights of {source} cannot be had: {sentence(error)}") from error
+    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
+        raise SetupError(f"transformers cannot load {source}: {sentence(error)}") from error
+    missing = set(loaded["missing_keys"])
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name in missing:
+                parameter.fill_(torch.nan)
+    return model.eval().requires_grad_(False)
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Without transformers' own progress bars: whoever loads shows that it takes a while."""
+    logging = import_module("transformers.utils.logging")
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _licence(source: str) -> str:
+    """What the checkpoint's README says of it."""
+    path = _file(source, "README.md")
+    head = path.read_text("utf-8", "replace").split("---", 2) if path is not None else []
+    found = re.search(r"^license: *([\w.-]+)", head[1], re.MULTILINE) if len(head) == 3 else None
+    return found[1] if found else ""
+
+
+def _http_error() -> type[Exception]:
+    """httpx's or requests', as the installed version has it."""
+    found: type[Exception] = import_module("huggingface_hub.errors").HTTPError
+    return found

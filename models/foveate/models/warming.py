@@ -1,0 +1,64 @@
+"""A runner's first runs, before anybody waits for one."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from foveate.core.errors import SetupError
+from foveate.core.plan import Plan
+from foveate.models.base import SIZES, Loaded
+
+WARM_S = 10.0
+"""Seconds after which no further size of batch is run at the start. Kernels that are made while requests wait
+cost the first burst its deadlines: a batch takes up to five times as long."""
+BESIDE_S = 4.0
+"""The same for what is served beside the models that name pictures, so that several of them start soon."""
+
+
+def wake(runner: Loaded) -> None:
+    """Run one blank picture. Raises SetupError for a model that cannot answer."""
+    _later_run(runner, runner.blank(1), runner.full)
+
+
+def warm(runner: Loaded, lanes: Sequence[int] = (), patience_s: float = WARM_S) -> None:
+    """Run every rung, so that no request pays for first-call set-up, and time it alone and in a batch: the
+    runner's `times` then tell what batches take on this machine now.
+
+    A CPU's kernels are made for each size of batch and each number of threads: those sizes that batches
+    come in are run while that takes less than `patience_s`. Raises SetupError for a model that cannot answer.
+    lanes: numbers of threads to try; unless told, those that the machine suggests.
+    """
+    plans = dict.fromkeys([runner.full, *(rung.plan for rung in runner.card.ladder)])
+    cores, on_cpu = torch.get_num_threads(), runner.device.type == "cpu"
+    some = sorted({1, cores // 2 or 1, 3 * cores // 4 or 1, cores}, reverse=True) if on_cpu else [cores]
+    lanes = lanes or some
+    times: dict[int, dict[Plan, dict[int, float]]] = {n: {plan: {} for plan in plans} for n in lanes}
+    timed, started = (1, min(8, runner.max_batch)), time.perf_counter()
+    for size in dict.fromkeys([*timed, *(size for size in SIZES if size <= runner.max_batch)]):
+        for threads in lanes:
+            runner.use(threads)
+            for plan in plans:
+                if size not in timed:
+                    runner.run(runner.blank(size), plan)
+                    continue
+                taken = _later_run(runner, runner.blank(size), plan)
+                if not runner.varies(plan):  # of what there is to see in a picture, a blank one tells nothing
+                    times[threads][plan][size] = taken
+        if time.perf_counter() - started > patience_s:
+            break
+    runner.use(cores)
+    runner.times = times
+
+
+def _later_run(runner: Loaded, batch: Any, plan: Plan) -> float:
+    """Seconds a batch takes that is not the first of its kind: the better of two, for one may be held up."""
+    if any(isinstance(result, Exception) for result in runner.run(batch, plan)):
+        raise SetupError(f"{runner.card.name} gives no finite answer, not even to a blank picture")
+    taken = []
+    for _ in range(2):
+        began = time.perf_counter()
+        runner.run(batch, plan)
+        taken.append(time.perf_counter() - began)
+    return min(taken)

@@ -1,0 +1,31 @@
+"""From a finished run to the zoo: a click head and its log. `python -m training.ship_clicks`."""
+
+import argparse
+import shutil
+from pathlib import Path
+
+import torch
+
+from foveate.models import hub
+from foveate.models.clicks import CLICKS, save_clicks
+from foveate.models.dense import dense_of
+from foveate.models.heads.clicks import ClickHead, ClickSpec
+from foveate.models.load import digest
+from training.ship import DOCS, ROOT, ZOO
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--trunk", default="vit-t")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="folder of the runs")
+    args = parser.parse_args()
+    name = f"{args.trunk}-seg"
+    shipped = hub.load(name)
+    head = ClickHead(dense_of(shipped.model).spec, shipped.geometry.patch_size, ClickSpec())
+    head.load_state_dict(torch.load(args.runs / name / "clicks.pt", weights_only=True)["head"])
+    save_clicks(ZOO / f"{name}.{CLICKS}", head, digest(shipped))
+    shutil.copy(args.runs / name / "clicks.jsonl", DOCS / f"{name}.clicks.log.jsonl")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""From finished runs to the zoo: heads on a shipped trunk that name pixels and clips, with cards and logs.
+`python -m training.ship_heads`."""
+
+import argparse
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from foveate.models.heads.clip import ClipSpec
+from foveate.models.heads.dense import DenseSpec
+from training.depth_gate import HIDDEN
+from training.emoji import LABELS
+from training.motions import NAMES
+from training.ship import DOCS, ROOT, ZOO
+
+
+def toml(told: dict[str, Any], field: str, spec: DenseSpec | ClipSpec) -> str:
+    """The card of a head on another model's trunk."""
+    lines = [f"{key} = {json.dumps(value)}" for key, value in told.items()]
+    lines += ["", f"[{field}]"] + [f"{key} = {json.dumps(value)}" for key, value in asdict(spec).items()]
+    return "\n".join(lines) + "\n"
+
+
+def ship(name: str, field: str, head: dict[str, Tensor], card: str, log: Path) -> None:
+    """Weights in float16, the card and the log of a run."""
+    weights = {f"{field}.{key}": value.half().contiguous() for key, value in head.items()}
+    save_file(weights, ZOO / f"{name}.safetensors")
+    (ZOO / f"{name}.safetensors").chmod(0o644)
+    (ZOO / f"{name}.toml").write_text(card)
+    DOCS.mkdir(parents=True, exist_ok=True)
+    shutil.copy(log, DOCS / f"{name}.log.jsonl")
+
+
+def ship_dense(trunk: str, runs: Path) -> None:
+    """With the gate, where one was trained."""
+    name = f"{trunk}-seg"
+    run = runs / name
+    head = torch.load(run / "dense.pt", weights_only=True)["head"]
+    gated = (run / "gate.pt").exists()
+    if gated:
+        gate = torch.load(run / "gate.pt", weights_only=True)
+        head |= {f"gate.{key}": value for key, value in gate.items()}
+    told = {
+        "name": name,
+        "description": f"{trunk} with a head that names each pixel: {len(LABELS)} emoji and the background",
+        "trunk": trunk,
+    }
+    spec = DenseSpec(len(LABELS) + 1, gate=HIDDEN if gated else 0)
+    ship(name, "dense", head, toml(told, "dense", spec), run / "dense.jsonl")
+
+
+def ship_clip(trunk: str, runs: Path) -> None:
+    name = f"{trunk}-clip"
+    run = runs / name
+    told = {
+        "name": name,
+        "description": f"{trunk} with a head that names what happens in clips: {len(NAMES)} motions of emoji",
+        "trunk": trunk,
+        "labels": list(NAMES),
+    }
+    head = torch.load(run / "clip.pt", weights_only=True)["head"]
+    ship(name, "clip", head, toml(told, "clip", ClipSpec(len(NAMES))), run / "clip.jsonl")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--trunk", default="vit-t")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="folder of the runs")
+    args = parser.parse_args()
+    if (args.runs / f"{args.trunk}-seg/dense.pt").exists():
+        ship_dense(args.trunk, args.runs)
+    if (args.runs / f"{args.trunk}-clip/clip.pt").exists():
+        ship_clip(args.trunk, args.runs)
+
+
+if __name__ == "__main__":
+    main()

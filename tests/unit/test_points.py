@@ -1,0 +1,464 @@
+"""Clicks over HTTP, in front of a real model: what is read, what is kept, and what runs."""
+
+import asyncio
+import base64
+import io
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from foveate.cluster.local import LocalCluster
+from foveate.core.clicks import MAX_POINTS, Features, Point
+from foveate.core.errors import BadRequest, RunFailed
+from foveate.core.metrics import Metrics
+from foveate.core.outcome import ClassMaps, Result
+from foveate.core.plan import Plan
+from foveate.core.settings import Settings
+from foveate.gateway.app import create_app
+from foveate.gateway.clicks import View, object_in
+from foveate.gateway.kept import FeatureStore, Flights, Kept, Seen, key_of
+from foveate.gateway.points import Click, points_of, read_points, window_of, within_box
+from foveate.gateway.segment import Segmenter
+from foveate.gateway.whole import decode_whole
+from foveate.gateway.windows import Window, windows
+from foveate.gateway.wire import Problem, Segmentation
+from foveate.models.runner import TorchRunner
+from tests.unit.click_heads import clickable
+from tests.unit.dense_heads import dense_checkpoint
+from tests.unit.media_samples import encode, exif, scene
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("one_thread")]
+PNG = {"content-type": "image/png"}
+TWO = (Click(120, 80, True), Click(40, 10.5, False))
+
+
+class Counted(TorchRunner):
+    """The real model, counting its pictures; it can be held, and made to fail."""
+
+    def __init__(self, clicks: bool = True) -> None:
+        super().__init__(clickable() if clicks else dense_checkpoint())
+        self.pictures, self.fails = 0, 0
+        self.entered, self.gate = threading.Semaphore(0), threading.Event()
+        self.gate.set()
+
+    def run(self, batch: Any, plan: Plan) -> Sequence[Result | Exception]:
+        self.entered.release()
+        assert self.gate.wait(20)
+        self.pictures += len(batch)
+        if self.fails:
+            self.fails -= 1
+            return [RunFailed("it was made to") for _ in batch]
+        return super().run(batch, plan)
+
+
+class Gateway:
+    """A running app with its client."""
+
+    def __init__(self, runner: Counted, settings: Settings) -> None:
+        self.runner, self.metrics = runner, Metrics()
+        cluster = LocalCluster([lambda: runner], self.metrics)
+        self.app = create_app(cluster, settings, self.metrics)
+        self.client = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://test")
+
+    async def click(self, body: bytes, points: str, query: str = "", **headers: str) -> httpx.Response:
+        names = {name.replace("_", "-"): value for name, value in headers.items()}
+        url = f"/segment?points={points.replace(';', '%3B')}{query}"
+        return await self.client.post(url, content=body, headers=PNG | names)
+
+    @property
+    def store(self) -> FeatureStore:
+        routes = (getattr(route, "app", None) for route in self.app.router.routes)
+        (segmenter,) = (route for route in routes if isinstance(route, Segmenter))
+        return segmenter.clicker.store
+
+    def counted(self, outcome: str) -> float:
+        labels = {"model": "tiny-seg", "task": "segment", "outcome": outcome}
+        return self.metrics.registry.get_sample_value("foveate_requests_total", labels) or 0.0
+
+
+@asynccontextmanager
+async def gateway(clicks: bool = True, **settings: Any) -> AsyncIterator[Gateway]:
+    here = Gateway(Counted(clicks), Settings(**settings))
+    async with here.app.router.lifespan_context(here.app), here.client:
+        yield here
+
+
+def picture(seed: int = 0, size: tuple[int, int] = (320, 240)) -> bytes:
+    return encode(scene(*size, seed), "PNG")
+
+
+def mask_of(response: httpx.Response) -> np.ndarray:
+    assert response.status_code == 200, response.text
+    data = response.content
+    if response.headers["content-type"] == "application/json":
+        data = base64.b64decode(response.json()["mask"].partition(",")[2])
+    return np.asarray(Image.open(io.BytesIO(data)))
+
+
+def test_points_are_read_from_the_query_and_from_json() -> None:
+    assert read_points(None) == ()
+    assert read_points("120,80;40,10.5,0") == TWO
+    assert read_points(" 120, 80,1 ; 40,10.5 ,0") == TWO
+    assert points_of([[120, 80], [40, 10.5, 0]]) == TWO
+    assert len(read_points(";".join(["1,2"] * MAX_POINTS)) or ()) == MAX_POINTS
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", ";", "1", "1,2,3", "1,2,1,1", "1,2;", "-1,2", "1e3,2", "nan,1", "a,b", "1,2,0", "1,2,0;3,4,0",
+     ";".join(["1,2"] * (MAX_POINTS + 1)), "1," + "9" * 30, "1,2,yes"],
+)  # fmt: skip
+def test_other_texts_are_refused_with_a_sentence(text: str) -> None:
+    with pytest.raises(BadRequest) as refused:
+        read_points(text)
+    assert 10 < len(refused.value.detail) < 150
+
+
+@pytest.mark.parametrize(
+    "told",
+    [None, {}, "1,2", [], [1, 2], [[1]], [[1, 2, 3]], [[1, 2, 0]], [["1", 2]], [[True, 2]], [[-1, 2]],
+     [[1e300, 2]], [[1, 2, None]], [[1, 2]] * (MAX_POINTS + 1)],
+)  # fmt: skip
+def test_other_json_is_refused_with_a_sentence(told: Any) -> None:
+    with pytest.raises(BadRequest) as refused:
+        points_of(told)
+    assert 10 < len(refused.value.detail) < 150
+
+
+def test_the_window_whose_core_holds_the_first_click_on_the_object_answers() -> None:
+    size = (2600, 1400)
+    every = windows(*size)
+    for number, window in enumerate(every):
+        left, top, right, bottom = window.core
+        for x, y in ((left, top), (right - 1, bottom - 1)):
+            clicks = (Click(0, 0, False), Click(x, y, True), Click(2599, 1399, True))
+            assert window_of(clicks, every, size) == number
+    for outside in (Click(2600, 3, True), Click(3, 1400, False)):
+        with pytest.raises(BadRequest, match="outside the picture, which is 2600 x 1400"):
+            window_of((Click(1, 1, True), outside), every, size)
+
+
+def test_clicks_become_shares_of_their_window_and_others_are_left_out() -> None:
+    box = (100, 50, 300, 150)
+    clicks = (Click(100, 50, True), Click(200, 125, False), Click(300, 60, True), Click(99, 60, True))
+    assert within_box(clicks, box) == (Point(0, 0), Point(0.5, 0.75, False))
+
+
+async def test_a_second_click_runs_only_the_light_decoder() -> None:
+    async with gateway() as here:
+        first = await here.click(picture(), "120,80")
+        body = Segmentation.model_validate_json(first.content)
+        assert (first.headers["x-cache"], here.runner.pictures, body.windows) == ("miss", 1, 1)
+        second = await here.click(picture(), "120,80;40,10,0")
+        assert (second.headers["x-cache"], here.runner.pictures) == ("hit", 1)
+        later = second.json()
+        assert second.headers["x-foveate-plan"] == first.headers["x-foveate-plan"] == "tiny-seg@64/fp32"
+        assert later["timings_ms"]["decode"] == 0
+        assert later["compute"]["tokens"] == body.compute.tokens
+        assert 0 < later["compute"]["gflops"] < body.compute.gflops
+        repeated = await here.click(picture(), "120,80")
+        assert (mask_of(repeated) == mask_of(first)).all()
+        assert (mask_of(second) != mask_of(first)).any()
+        other = await here.click(picture(1), "120,80")
+        assert (other.headers["x-cache"], here.runner.pictures) == ("miss", 2)
+        assert here.counted("ok") == 4
+
+
+async def test_an_answer_shows_one_object() -> None:
+    async with gateway() as here:
+        response = await here.click(picture(), "120,80", "&overlay=true", x_slo_ms="9000")
+        body = Segmentation.model_validate_json(response.content)
+        mask = mask_of(response)
+        assert mask.shape == (240, 320)
+        assert set(np.unique(mask)) == {0, 1}
+        (segment,) = body.segments
+        assert (segment.value, segment.area) == (1, int(mask.sum()))
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        assert segment.box == (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+        assert response.headers["x-slo-met"] == "true"
+        assert body.overlay is not None
+        alone = await here.click(picture(), "120,80", accept="image/png")
+        assert alone.headers["content-type"] == "image/png"
+        assert (mask_of(alone) == mask).all()
+        drawn = await here.click(picture(), "120,80", "&overlay=true", accept="image/png")
+        image = np.asarray(Image.open(io.BytesIO(drawn.content)))
+        plain = np.asarray(scene(320, 240))
+        assert ((image != plain).any(-1) == (mask == 1)).mean() > 0.99
+
+
+async def test_json_bodies_carry_points_too() -> None:
+    async with gateway() as here:
+        data = base64.b64encode(picture()).decode()
+        told = await here.client.post("/segment", json={"data": data, "points": [[120, 80], [40, 10, 0]]})
+        asked = await here.click(picture(), "120,80;40,10,0")
+        assert (mask_of(told) == mask_of(asked)).all()
+        assert (told.headers["x-cache"], asked.headers["x-cache"]) == ("miss", "hit")
+        both = await here.client.post("/segment?points=1,2", json={"data": data, "points": [[1, 2]]})
+        assert both.status_code == 400
+        assert "not in both" in both.json()["detail"]
+        whole = await here.client.post("/segment", json={"data": data})
+        assert "x-cache" not in whole.headers
+
+
+@pytest.mark.parametrize(
+    ("body", "points", "status"),
+    [
+        (picture(), "320,10", 400),
+        (picture(), "10,240", 400),
+        (picture(), "", 400),
+        (picture(), "1,2,0", 400),
+        (b"no picture", "1,2", 422),
+        (picture()[:300], "1,2", 422),
+    ],
+)
+async def test_bad_input_gets_one_sentence(body: bytes, points: str, status: int) -> None:
+    async with gateway() as here:
+        for _ in range(2):
+            response = await here.click(body, points)
+            assert response.status_code == status, response.text
+            assert len(Problem.model_validate_json(response.content).detail) < 250
+        assert (here.runner.pictures, here.counted("invalid"), here.store.bytes) == (0, 2, 0)
+
+
+async def test_points_outside_are_refused_on_a_picture_that_is_known_too() -> None:
+    async with gateway() as here:
+        assert (await here.click(picture(), "10,10")).status_code == 200
+        refused = await here.click(picture(), "10,10;320,10")
+        assert refused.status_code == 400
+        assert "320,10 is outside the picture, which is 320 x 240" in refused.json()["detail"]
+
+
+async def test_a_model_without_a_click_head_takes_no_points() -> None:
+    async with gateway(clicks=False) as here:
+        data = base64.b64encode(picture()).decode()
+        for response in (
+            await here.click(picture(), "1,2"),
+            await here.client.post("/segment", json={"data": data, "points": [[1, 2]]}),
+        ):
+            assert response.status_code == 400
+            assert response.json()["detail"] == "tiny-seg takes no points"
+
+
+async def test_the_companion_answers_no_other_request() -> None:
+    async with gateway() as here:
+        models = (await here.client.get("/models")).json()["models"]
+        assert {m["name"]: m["task"] for m in models} == {"tiny-seg": "segment", "tiny-seg-clicks": "clicks"}
+        for path in ("/segment", "/classify"):
+            refused = await here.client.post(f"{path}?model=tiny-seg-clicks", content=picture(), headers=PNG)
+            assert refused.status_code == 404
+        assert (await here.client.post("/segment", content=picture(), headers=PNG)).status_code == 200
+
+
+async def test_other_plans_and_better_quality_are_looked_at_anew() -> None:
+    async with gateway() as here:
+        cheap = await here.click(picture(), "120,80", x_plan="evit:0.5")
+        assert cheap.json()["compute"]["rung"] == "evit:0.5"
+        free = await here.click(picture(), "120,80")
+        again = await here.click(picture(), "120,80", x_plan="evit:0.5")
+        good = await here.click(picture(), "120,80", x_min_quality="0.9")
+        small = await here.click(picture(), "120,80", x_plan="tiny-seg@32")
+        twice = await here.click(picture(), "120,80;9,9,0", x_plan="tiny-seg@32")
+        cached = [r.headers["x-cache"] for r in (cheap, free, again, good, small, twice)]
+        assert cached == ["miss", "miss", "hit", "hit", "miss", "hit"]
+        assert twice.headers["x-foveate-plan"] == "tiny-seg@32/fp32"
+        assert here.runner.pictures == 3
+
+
+async def test_what_was_seen_less_well_is_not_good_enough_for_everybody() -> None:
+    async with gateway() as here:
+        await here.click(picture(), "120,80")
+        key = key_of(picture(), "tiny-seg", None, "")
+        kept = here.store.get(key)
+        assert kept is not None
+        (seen,) = kept.windows.values()
+        worse = Seen(
+            seen.features, seen.classes, here.runner.card.plan("evit:0.5"), 0.5, "load", seen.tokens, 4
+        )
+        here.store.put(key, Kept(kept.size, {0: worse}))
+        lax = await here.click(picture(), "120,80", x_min_quality="0.4")
+        assert (lax.headers["x-cache"], lax.headers["x-foveate-plan"]) == ("hit", str(worse.plan))
+        strict = await here.click(picture(), "120,80", x_min_quality="0.6")
+        assert (strict.headers["x-cache"], strict.headers["x-foveate-plan"]) == ("miss", "tiny-seg@64/fp32")
+        assert (await here.click(picture(), "120,80", x_min_quality="0.6")).headers["x-cache"] == "hit"
+
+
+async def test_nobody_learns_what_another_tenant_has_shown() -> None:
+    async with gateway(tenant_header="x-tenant") as here:
+        answers = [await here.click(picture(), "120,80", x_tenant=name) for name in ("a", "b", "a")]
+        assert [answer.headers["x-cache"] for answer in answers] == ["miss", "miss", "hit"]
+
+
+async def test_of_a_large_picture_only_the_windows_that_are_clicked_are_looked_at() -> None:
+    data = picture(2, (2600, 1400))
+    async with gateway() as here:
+        one = await here.click(data, "100,100")
+        assert (here.runner.pictures, one.json()["windows"], mask_of(one).shape) == (1, 1, (1400, 2600))
+        right = windows(2600, 1400)[0].box[2]
+        assert not mask_of(one)[:, right:].any(), "nothing is said of what was not looked at"
+        for points, cache in (("2500,1300", "miss"), ("100,100;2500,1300", "hit"), ("2500,1300", "hit")):
+            assert (await here.click(data, points)).headers["x-cache"] == cache
+        assert here.runner.pictures == 2
+
+
+@pytest.mark.parametrize("orientation", [3, 6, 7])
+async def test_clicks_lie_on_the_upright_picture(orientation: int) -> None:
+    data = encode(scene(320, 240), "PNG", exif=exif(orientation))
+    upright = encode(decode_whole(data, 10**6), "PNG")
+    assert upright != encode(scene(320, 240), "PNG")
+    async with gateway() as here:
+        turned, plain = [mask_of(await here.click(body, "200,60")) for body in (data, upright)]
+        assert turned.shape == plain.shape == ((240, 320) if orientation == 3 else (320, 240))
+        assert 0 < plain.mean() < 1
+        assert (turned == plain).mean() > 0.98
+
+
+async def soon(awaitable: Awaitable[Any]) -> Any:
+    return await asyncio.wait_for(awaitable, 20)
+
+
+async def test_those_who_come_while_a_picture_is_looked_at_share_the_look() -> None:
+    async with gateway() as here:
+        here.runner.gate.clear()
+        first = asyncio.create_task(here.click(picture(), "120,80"))
+        assert await asyncio.to_thread(here.runner.entered.acquire, timeout=20)
+        rest = [asyncio.create_task(here.click(picture(), f"{x},80")) for x in (120, 30, 200)]
+        await asyncio.sleep(0.2)
+        here.runner.gate.set()
+        answers = await soon(asyncio.gather(first, *rest))
+        assert [a.headers["x-cache"] for a in answers] == ["miss", "hit", "hit", "hit"]
+        assert (mask_of(answers[0]) == mask_of(answers[1])).all()
+        assert (here.runner.pictures, here.counted("ok")) == (1, 4)
+
+
+@pytest.mark.parametrize("how", ["fails", "leaves", "runs out of time"])
+async def test_those_who_wait_for_somebody_who_does_not_finish_go_on_alone(how: str) -> None:
+    async with gateway() as here:
+        here.runner.gate.clear()
+        here.runner.fails = int(how == "fails")
+        late = {"x_slo_ms": "700"} if how == "runs out of time" else {}
+        first = asyncio.create_task(here.click(picture(), "120,80", **late))
+        assert await asyncio.to_thread(here.runner.entered.acquire, timeout=20)
+        rest = [asyncio.create_task(here.click(picture(), f"{x},80")) for x in (120, 30)]
+        await asyncio.sleep(0.2)
+        if how == "leaves":
+            first.cancel()
+        elif how == "runs out of time":
+            assert (await soon(first)).status_code == 504
+        here.runner.gate.set()
+        answers = await soon(asyncio.gather(*rest))
+        assert [answer.status_code for answer in answers] == [200, 200]
+        await asyncio.gather(first, return_exceptions=True)
+        told = {"fails": "failed", "leaves": "cancelled", "runs out of time": "expired"}[how]
+        assert (here.counted("ok"), here.counted(told)) == (2, 1)
+        assert (await here.click(picture(), "9,9")).headers["x-cache"] == "hit"
+
+
+async def test_a_follower_keeps_its_own_deadline() -> None:
+    async with gateway() as here:
+        here.runner.gate.clear()
+        first = asyncio.create_task(here.click(picture(), "120,80"))
+        assert await asyncio.to_thread(here.runner.entered.acquire, timeout=20)
+        late = await soon(here.click(picture(), "120,80", x_slo_ms="150"))
+        assert late.status_code in (429, 504)
+        here.runner.gate.set()
+        assert (await soon(first)).status_code == 200
+
+
+async def test_the_store_can_be_turned_off() -> None:
+    async with gateway(feature_bytes=0) as here:
+        answers = [await here.click(picture(), "120,80") for _ in range(2)]
+        assert [answer.headers["x-cache"] for answer in answers] == ["miss", "miss"]
+        assert (mask_of(answers[0]) == mask_of(answers[1])).all()
+
+
+def seen(cells: int = 8, classes: np.ndarray | None = None) -> Seen:
+    features = Features(np.zeros((2, 2, 4), np.float16), np.zeros((cells, cells, 4), np.float16))
+    named = np.zeros((cells, cells), np.uint8) if classes is None else classes
+    return Seen(features, named, Plan("m", 64), 1.0, "full", 5, 4)
+
+
+def test_the_store_keeps_within_its_bytes_what_was_asked_for_last() -> None:
+    kept = Kept((9, 9), {0: seen()})
+    store = FeatureStore(3 * kept.nbytes)
+    for name in "abc":
+        store.put(name, kept)
+    assert store.get("a") is kept
+    store.put("d", kept)
+    assert [store.get(name) is None for name in "abcd"] == [False, True, False, False]
+    assert store.bytes == 3 * kept.nbytes
+    double = Kept((9, 9), {0: seen(), 1: seen()})
+    store.put("a", double)
+    assert [store.get(name) is None for name in "acd"] == [False, True, False]
+    assert store.bytes == 3 * kept.nbytes
+    store.put("a", Kept((9, 9), {0: seen(64)}))
+    assert store.get("a") is None, "what is larger than the store is not kept"
+    assert store.get("d") is kept
+    assert store.bytes == kept.nbytes
+
+
+def test_keys_tell_pictures_models_plans_and_tenants_apart() -> None:
+    plans = (None, Plan("m", 64), Plan("m", 64, depth=2))
+    keys = {
+        key_of(data, model, plan, tenant)
+        for data in (b"one", b"two")
+        for model in ("m", "n")
+        for plan in plans
+        for tenant in ("", "t")
+    }
+    assert len(keys) == 24
+    assert key_of(b"one", "m", None, "") in keys
+
+
+async def test_work_in_flight_is_done_once_and_only_while_it_is_in_flight() -> None:
+    flights, done = Flights[int](), asyncio.Event()
+
+    def work(value: int) -> Callable[[], Awaitable[int]]:
+        async def run() -> int:
+            await done.wait()
+            return value
+
+        return run
+
+    assert await flights.join("k") is None
+    leads = asyncio.create_task(flights.lead("k", work(1)))
+    await asyncio.sleep(0)
+    joins, other = asyncio.create_task(flights.join("k")), asyncio.create_task(flights.lead("k", work(2)))
+    gone = asyncio.create_task(flights.join("k"))
+    await asyncio.sleep(0)
+    gone.cancel()
+    done.set()
+    assert (await leads, await joins, await other) == (1, 1, 2)
+    assert await flights.join("k") is None
+
+
+def test_an_object_is_named_by_what_most_of_it_shows() -> None:
+    classes = np.zeros((8, 8), np.uint8)
+    classes[:, :3], classes[:, 3] = 3, 1
+    view = View((80, 80), Window((0, 0, 80, 80), (0, 0, 80, 80)), seen(8, classes))
+
+    def found(columns: slice) -> int | None:
+        logits = np.full((8, 8), -4, np.float16)
+        logits[:, columns] = 4
+        _, (area,) = object_in(view, ClassMaps((0, 1), np.stack([np.zeros_like(logits), logits])))
+        assert area.value == 1
+        return area.shows
+
+    assert (found(slice(0, 4)), found(slice(3, 4)), found(slice(2, 8))) == (2, 0, None)
+    nothing, none = object_in(view, ClassMaps((0,), np.zeros((1, 8, 8), np.float16)))
+    assert not nothing.any()
+    assert not none
+
+
+async def test_openapi_tells_of_points() -> None:
+    async with gateway() as here:
+        document = (await here.client.get("/openapi.json")).json()
+        told = document["paths"]["/segment"]["post"]
+        (points,) = [parameter for parameter in told["parameters"] if parameter["name"] == "points"]
+        assert "x,y,label" in points["description"]
+        assert "points" in told["requestBody"]["content"]["application/json"]["schema"]["properties"]
