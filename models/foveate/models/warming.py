@@ -35,7 +35,8 @@ def warm(runner: Loaded, lanes: Sequence[int] = (), patience_s: float = WARM_S) 
     some = sorted({1, cores // 2 or 1, 3 * cores // 4 or 1, cores}, reverse=True) if on_cpu else [cores]
     lanes = lanes or some
     times: dict[int, dict[Plan, dict[int, float]]] = {n: {plan: {} for plan in plans} for n in lanes}
-    timed, started = (1, min(8, runner.max_batch)), time.perf_counter()
+    several = min(8, runner.max_batch) if not runner.card.frames else min(2, runner.max_batch)
+    timed, started = (1, several), time.perf_counter()
     for size in dict.fromkeys([*timed, *(size for size in SIZES if size <= runner.max_batch)]):
         for threads in lanes:
             runner.use(threads)
