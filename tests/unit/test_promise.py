@@ -258,3 +258,11 @@ def test_a_batch_takes_no_more_of_what_others_allow_than_their_guest_may() -> No
     beside = chosen(waiting, Flow(others_s=0.2), BATCHING)
     assert 1 <= len(beside.entries) <= 3 and beside.plan == FULL
     assert len(chosen(waiting, Flow(others_s=0.001), BATCHING).entries) == 1
+
+
+def test_where_models_want_too_much_together_each_takes_its_share() -> None:
+    flow = Flow(rate=10, allowed_s=5.0)
+    assert chosen([one(5.0)], flow).plan == FULL
+    assert chosen([one(5.0)], replace(flow, fair=0.25)).plan == MIDDLE  # 0.4 of the time at full, 0.2 so
+    assert chosen([one(5.0)], replace(flow, fair=0.15)).reason == "load"
+    assert chosen([one(5.0)], replace(flow, fair=0.01)).plan == CHEAP

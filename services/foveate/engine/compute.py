@@ -10,6 +10,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+FULL = 0.8
+"""Share of the device's time that models may want together: requests come unevenly."""
 MEMORY_S = 1.0
 """Time that a model took of the device so long ago counts for 1/e of what it takes now."""
 
@@ -23,6 +25,7 @@ class Compute:
         self._ends_at = self._queued_s = 0.0
         self._used: dict[str, tuple[float, float]] = {}
         self._allowed: dict[str, tuple[float, float]] = {}
+        self._wanted: dict[str, tuple[float, float]] = {}
         self._thread = ThreadPoolExecutor(1, "compute")
 
     @property
@@ -61,6 +64,17 @@ class Compute:
         since = self.clock() - MEMORY_S
         others = (said for other, said in self._allowed.items() if other != name)
         return min((allowed_s for allowed_s, at in others if at >= since), default=math.inf)
+
+    def fair(self, name: str, wanted: float) -> float:
+        """Of the device's time, what a model may take that would take `wanted` of it if all of its requests
+        were answered at full: infinite unless all models together want too much, then less for each alike."""
+        now = self.clock()
+        self._wanted[name] = wanted, now
+        others = [
+            share for other, (share, at) in self._wanted.items() if other != name and at >= now - MEMORY_S
+        ]
+        total = wanted + sum(others)
+        return FULL * wanted / total if any(others) and total > FULL else math.inf
 
     def _busy(self, name: str, now: float) -> float:
         used_s, last = self._used.get(name, (0.0, now))

@@ -246,12 +246,18 @@ class Engine:
         """Requests of which a full batch may be made; with fewer there is nothing to decide yet."""
         return self.latency.useful_batch(self.card.full, self.runner.max_batch)
 
+    @property
+    def _full_s(self) -> float:
+        """Seconds that a request takes at full, in a batch worth making."""
+        return self.latency.predict(self.card.full, self._enough) / self._enough
+
     def _decide(self) -> Decision[Entry] | None:
         """Ask the policy, and refuse at once whom it has no time left for."""
         now, free_at = self.clock(), self.free_at
         share = self._compute.share(self.card.name)
-        others_s = self._compute.patience(self.card.name)
-        flow = replace(self.flow.read(now), coming=self.host.pending, share=share, others_s=others_s)
+        others_s, flow = self._compute.patience(self.card.name), self.flow.read(now)
+        fair = self._compute.fair(self.card.name, flow.rate * self._full_s)
+        flow = replace(flow, coming=self.host.pending, share=share, fair=fair, others_s=others_s)
         # What a lone request took before it waited is over by now.
         alone = len(self._in_flight) == 1 and not self.host.pending
         self.latency.beside(Crowd() if alone else self.host.crowd)

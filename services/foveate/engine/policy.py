@@ -89,6 +89,8 @@ class Flow:
     """Requests that are being made ready, and will wait too in a moment."""
     share: float = 1.0
     """Of the device's time, what other models have left of late."""
+    fair: float = math.inf
+    """Of the device's time, what this model may take where all together want more than there is."""
     others_s: float = math.inf
     """What requests to other models allow for their answers: they wait for every batch of this one."""
 

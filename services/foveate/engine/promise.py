@@ -209,6 +209,8 @@ class Promise:
         if math.isinf(flow.allowed_s):
             return True
         cost_s = float(costs.mean())
+        if flow.rate * cost_s > flow.fair:
+            return False
         backlog_s = delay_s + (len(costs) + flow.coming) * cost_s
         grows = min(flow.allowed_s, AHEAD_S) * (flow.rate * cost_s - flow.share)
         return backlog_s + grows <= self.headroom * flow.allowed_s
