@@ -16,7 +16,7 @@ from foveate.gateway.clip_wire import named_clip
 from foveate.gateway.endpoint import Call, Endpoint, within
 from foveate.gateway.media import decode_image
 from foveate.gateway.spool import Medium
-from foveate.gateway.watching import Watching, is_film, middle
+from foveate.gateway.watching import Watching, middle
 from foveate.gateway.wire import Served, classification
 
 
@@ -50,7 +50,7 @@ class Classifier(Endpoint[Asked]):
         if call.card.input is not None or encoded:
             async with within(call.objective.deadline):
                 data = await self.plain(data, encoded)
-            call = self.for_medium(call, is_film(data))
+            call = self.for_medium(call, await self.watching.is_film(data))
             if call.card.frames or isinstance(data, Path):
                 return await self._watched(call, data)
             async with within(call.objective.deadline):

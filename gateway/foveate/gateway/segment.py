@@ -24,7 +24,7 @@ from foveate.gateway.endpoint import Call, Endpoint, within
 from foveate.gateway.masks import Drawn, areas, assembled, overlay, png
 from foveate.gateway.points import Click, points_of, read_points
 from foveate.gateway.spool import Medium
-from foveate.gateway.watching import Watching, is_film
+from foveate.gateway.watching import Watching
 from foveate.gateway.whole import Choice, Cut, decode_whole, decode_windows
 from foveate.gateway.wire import Served, segmentation
 
@@ -69,7 +69,7 @@ class Segmenter(Endpoint[Asked]):
         """Answer in full or for what is clicked, and render."""
         async with within(call.objective.deadline):
             data, points = await self._opened(call, data, encoded)
-        call = self.for_medium(call, is_film(data))
+        call = self.for_medium(call, await self.watching.is_film(data))
         if call.card.frames or isinstance(data, Path):
             return await self._watched(call, data, points)
         if points:

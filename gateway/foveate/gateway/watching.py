@@ -1,6 +1,7 @@
 """Clips on the tasks' routes: decoded like pictures off the event loop, in a pool of their own."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -22,6 +23,15 @@ class Watching:
 
     def __init__(self, route: Endpoint[Any]) -> None:
         self.route = route
+
+    async def is_film(self, data: Medium) -> bool:
+        """Whether it is a clip of any kind, read here or not. Raises BrokenMedia for a file that is none:
+        only what is sent as a clip lies in a file."""
+        if isinstance(data, bytes):
+            return is_clip(data)
+        if not is_clip(await self.route.decoding.also(lambda: head_of(data))):
+            raise BrokenMedia("the bytes are not a clip in a known format")
+        return True
 
     async def decode(self, call: Call[Any], data: Medium, boxes: Boxes) -> tuple[Clip, float]:
         """The frames that the model of the call may look at, and the seconds it took to read them."""
@@ -54,12 +64,7 @@ def middle(spec: InputSpec, side: int) -> Boxes:
     return lambda size: [view_of(size, spec, side)]
 
 
-def is_film(data: Medium) -> bool:
-    """Whether it is a clip of any kind, read here or not. Raises BrokenMedia for a file that is none: only
-    what is sent as a clip lies in a file."""
-    if isinstance(data, bytes):
-        return is_clip(data)
-    with data.open("rb") as file:
-        if not is_clip(file.read(4096)):
-            raise BrokenMedia("the bytes are not a clip in a known format")
-    return True
+def head_of(path: Path) -> bytes:
+    """How a file begins."""
+    with path.open("rb") as file:
+        return file.read(4096)

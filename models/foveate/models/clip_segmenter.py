@@ -113,7 +113,7 @@ class ClipSegmenter(Base):
     def _guidance(self, canvas: Tensor) -> Tensor:
         """How much change counts at each patch (B, P): most where the frame shows an object, or next to it.
 
-        "ToC3D" (ECCV 2024): what was found in the frames before tells which tokens deserve the compute.
+        As in "ToC3D" (ECCV 2024) what was found before tells which tokens deserve the compute.
         """
         named = dense_of(self.model).name(canvas).float().softmax(-1)
         side = round(canvas.shape[1] ** 0.5)

@@ -40,7 +40,7 @@ class ClipHead(nn.Module):
     Time and Memory Reduction for Action Recognition", section 3).
 
     It is causal in the order in which frames are given: what it says after each of them rests on those up
-    to it, so that reading may stop at any. A frame is told by its time, so any of them in any order will do.
+    to it, so that looking may stop at any. A frame is told by its time, so any of them in any order will do.
     """
 
     def __init__(self, g: Geometry, spec: ClipSpec) -> None:
