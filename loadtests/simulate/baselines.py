@@ -7,6 +7,7 @@ from foveate.core.model import Rung
 from foveate.core.plan import Plan
 from foveate.engine.fifo import Fifo
 from foveate.engine.latency import Predictor
+from foveate.engine.others import NOBODY, Others
 from foveate.engine.policy import Decision, Flow, Policy, PolicyMaker, Refusal, W
 from foveate.engine.promise import Promise
 
@@ -29,7 +30,13 @@ class RejectOnly:
         self.plan, self.latency, self.max_batch = rungs[-1].plan, latency, max_batch
 
     def admit(
-        self, entry: W, waiting: Sequence[W], now: float, free_at: float, ready_at: float = 0.0
+        self,
+        entry: W,
+        waiting: Sequence[W],
+        now: float,
+        free_at: float,
+        ready_at: float = 0.0,
+        others: Others = NOBODY,
     ) -> Refusal[W] | None:
         most = self.latency.useful_batch(self.plan, self.max_batch)
         before = sum(other.due <= entry.due for other in waiting)
@@ -70,7 +77,13 @@ class FixedTarget:
         return next((n for n in sizes if self.latency.predict(self.plan, n) <= self.target_s), 1)
 
     def admit(
-        self, entry: W, waiting: Sequence[W], now: float, free_at: float, ready_at: float = 0.0
+        self,
+        entry: W,
+        waiting: Sequence[W],
+        now: float,
+        free_at: float,
+        ready_at: float = 0.0,
+        others: Others = NOBODY,
     ) -> Refusal[W] | None:
         return None
 
@@ -114,7 +127,13 @@ class SlackFit:
         return self.buckets[max((at for at in self.buckets if at <= allowed), default=min(self.buckets))]
 
     def admit(
-        self, entry: W, waiting: Sequence[W], now: float, free_at: float, ready_at: float = 0.0
+        self,
+        entry: W,
+        waiting: Sequence[W],
+        now: float,
+        free_at: float,
+        ready_at: float = 0.0,
+        others: Others = NOBODY,
     ) -> Refusal[W] | None:
         return None
 

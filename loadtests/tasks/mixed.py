@@ -62,6 +62,10 @@ class Served:
     per_s: float
     offered: int
     in_time: int
+    refused: int
+    """At once, or while waiting, before anything was computed: 429 and 503."""
+    late: int
+    """All others: answered or given up after the deadline."""
     quality: float
     """Mean of what was answered in time, as the server says; NaN where nothing was."""
 
@@ -103,7 +107,8 @@ def score(kind: Kind, rate: float, ended: Sequence[Exchange]) -> Served:
     said = [json.loads(e.body)["compute"]["quality"] for e in good]
     known = [quality for quality in said if quality is not None]
     quality = float(np.mean(known)) if known else math.nan
-    return Served(kind.name, rate, len(ended), len(good), quality)
+    refused = sum(e.status in (429, 503) for e in ended)
+    return Served(kind.name, rate, len(ended), len(good), refused, len(ended) - len(good) - refused, quality)
 
 
 def main() -> None:

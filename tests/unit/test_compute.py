@@ -1,37 +1,81 @@
 """Turns on the device, and what the models that take them know of one another."""
 
-import math
+import asyncio
+from dataclasses import dataclass
 
+import numpy as np
 import pytest
 
-from foveate.engine.compute import FULL, MEMORY_S, Compute
+from foveate.engine.compute import Compute
+from foveate.engine.others import NOBODY, Others
 
 pytestmark = pytest.mark.anyio
 
 
-async def test_what_others_allow_is_known_for_a_while() -> None:
-    now = [0.0]
-    compute = Compute(lambda: now[0])
-    for name, allowed_s in (("pictures", 0.3), ("clips", 1.0), ("idle", math.inf)):
-        async with compute.turn(name, 0.01, allowed_s):
-            pass
-    assert compute.patience("clips") == 0.3
-    assert compute.patience("pictures") == 1.0
-    assert compute.patience("new") == 0.3
-    now[0] += MEMORY_S + 0.1
-    assert compute.patience("clips") == math.inf
+@dataclass(eq=False)
+class Model:
+    due: float
+    wants: Others = NOBODY
+
+
+async def take(compute: Compute, model: Model, order: list[Model]) -> None:
+    async with compute.turn(model):
+        order.append(model)
+        await asyncio.sleep(0)
+
+
+async def test_who_is_due_first_goes_first_whoever_came_first() -> None:
+    compute, order = Compute(), list[Model]()
+    holder, late, early = Model(9.0), Model(2.0), Model(1.0)
+    async with compute.turn(holder):
+        waiting = [asyncio.create_task(take(compute, model, order)) for model in (late, early)]
+        await asyncio.sleep(0.01)
+        assert compute.wanted(holder) and compute.wanted(early)
+        early.due, late.due = 3.0, 2.5  # it may change while they wait
+    await asyncio.gather(*waiting)
+    assert order == [late, early]
+    assert not compute.wanted(holder)
     compute.close()
 
 
-def test_models_that_want_too_much_together_all_get_as_much_less() -> None:
-    now = [0.0]
-    compute = Compute(lambda: now[0])
-    assert compute.fair("clips", 5.0) == math.inf  # alone it may take all there is
-    now[0] += 0.1
-    assert compute.fair("pictures", 1.0) == pytest.approx(FULL / 6)
-    assert compute.fair("clips", 1.0) == pytest.approx(FULL / 2)
-    compute.fair("clips", 0.2)
-    assert compute.fair("pictures", 0.3) == math.inf
-    now[0] += MEMORY_S + 0.1
-    assert compute.fair("clips", 5.0) == math.inf
+async def test_who_leaves_while_waiting_or_as_its_turn_comes_holds_up_nobody() -> None:
+    compute, order = Compute(), list[Model]()
+    holder, gone, chosen, last = Model(0.0), Model(1.0), Model(2.0), Model(3.0)
+    async with compute.turn(holder):
+        tasks = [asyncio.create_task(take(compute, model, order)) for model in (gone, chosen, last)]
+        await asyncio.sleep(0.01)
+        tasks[0].cancel()
+        await asyncio.sleep(0.01)
+    tasks[1].cancel()  # it has been given the turn, and has not begun
+    await asyncio.wait_for(tasks[2], 5)
+    assert order == [last]
+    async with compute.turn(holder):  # and it is free again
+        pass
+    compute.close()
+
+
+async def test_what_the_others_want_comes_in_the_order_of_turns() -> None:
+    compute = Compute()
+    one = Others(np.array([1.0, 4.0]), np.array([1.0, 4.0]), np.array([0.1, 0.2]), np.zeros(2), 0.5, 0.1, 2.0)
+    two = Others(np.array([2.0]), np.array([2.5]), np.array([0.3]), np.array([0.25]), 0.25, 0.25, 0.5)
+    first, second, third = Model(1.0, one), Model(2.0, two), Model(9.0)
+    for model in (first, second, third):
+        compute.join(model)
+    others = compute.others(third)
+    assert others.due.tolist() == [1.0, 2.0, 4.0]
+    assert others.waiting_s(1.0).tolist() == [0.1, 0.3, 0.2]
+    assert others.waiting_s(0.5).tolist() == [0.05, 0.25, 0.1], "no less than they accept"
+    assert (others.share(1.0), others.share(0.2), others.allowed_s) == (0.75, 0.35, 0.5)
+    assert others.since(1.5).deadline.tolist() == [-0.5, 1.0, 2.5]
+    assert compute.others(second).due.tolist() == [1.0, 4.0]
+    compute.leave(first)
+    assert not compute.others(second).any
+    compute.close()
+
+
+async def test_one_alone_has_no_others() -> None:
+    compute = Compute()
+    model = Model(1.0, Others(full_share=1.0, allowed_s=1.0))
+    compute.join(model)
+    assert compute.others(model) is NOBODY
     compute.close()

@@ -4,12 +4,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from foveate.core.model import Rung
 from foveate.core.plan import Plan
 from foveate.core.request import Objective
 from foveate.engine.latency import LatencyModel
+from foveate.engine.others import Others
 from foveate.engine.policy import Decision, Flow, Newcomer
 from foveate.engine.promise import Promise
 from foveate.engine.terms import Terms
@@ -232,10 +234,67 @@ def test_where_some_have_to_go_it_is_nobody_without_a_deadline_nor_with_a_head_s
     assert decision.entries == (calm,)
 
 
+def beside(
+    *waiting: tuple[float, float, float],
+    full_share: float = 0.0,
+    least_share: float = 0.0,
+    allowed_s: float = 9.0,
+) -> Others:
+    """Of another model: deadline, seconds at full, and at the least that is accepted."""
+    deadline, full_s, least_s = np.array(waiting).T if waiting else np.empty((3, 0))
+    return Others(deadline, deadline, full_s, least_s, full_share, least_share, allowed_s)
+
+
 def test_a_device_that_others_use_too_is_a_slower_one() -> None:
-    flow = Flow(20.0, 0.5)
+    flow = Flow(10.0, 0.5)
     assert chosen([one(0.5)], flow).plan == FULL
-    assert chosen([one(0.5)], replace(flow, rate=40.0, share=0.2)).plan != FULL
+    easing = beside(full_share=1.0)  # 1.4 of the device at full, 0.7 with half of it spent on each
+    assert chosen([one(0.5)], replace(flow, others=easing)).plan == MIDDLE
+    assert chosen([one(0.5)], replace(flow, others=beside(full_share=2.0))).plan == CHEAP
+    assert chosen([one(0.5)], replace(flow, others=beside(full_share=2.0))).reason == "load"
+
+
+def test_who_is_due_later_gives_way_and_is_eased_so_that_all_are_in_time() -> None:
+    soon = beside((0.1, 0.03, 0.03))
+    assert chosen([one(0.5)], Flow(others=soon)).plan == FULL
+    assert chosen([one(0.08)], Flow(others=beside((0.06, 0.03, 0.03)))).plan == MIDDLE, (
+        "40 would make it late"
+    )
+    crowd = beside(*((0.3 + step / 1e3, 0.06, 0.0) for step in range(5)))
+    relaxed = chosen([one(1.0)], Flow(others=crowd))
+    assert relaxed.plan == MIDDLE, "five at full and this one take 0.34 s, the last has 0.304"
+    assert relaxed.reason == "load"
+
+
+def test_who_has_no_deadline_has_a_turn_beside_others_all_the_same() -> None:
+    """Its turn is in a second; the other's is before, and there is time for both at full."""
+    calm = [one(due=1.0), one(due=1.001)]
+    assert chosen(calm, Flow(others=beside((0.5, 0.03, 0.03)))).plan == FULL
+    assert chosen(calm, Flow(others=beside((0.05, 0.03, 0.03)))).plan != FULL
+    endless = Others(np.array([0.9]), np.array([math.inf]), np.array([0.1]), np.array([0.1]))
+    assert chosen(calm, Flow(others=endless)).plan == FULL
+
+
+def test_who_is_lost_anyhow_takes_nothing_from_others() -> None:
+    lost = beside((0.01, 0.5, 0.2))
+    assert chosen([one(1.0) for _ in range(3)], Flow(others=lost)).plan == FULL
+
+
+def test_a_batch_leaves_time_for_who_is_due_on_another_model() -> None:
+    waiting = [one(5.0) for _ in range(6)]
+    assert len(chosen(waiting, rungs=BATCHING).entries) == 6
+    assert len(chosen(waiting, Flow(others=beside((0.09, 0.03, 0.03))), BATCHING).entries) == 4
+
+
+def test_a_newcomer_must_not_make_another_model_late() -> None:
+    """Cheap takes 10 ms. Who waits on the other model takes 50 and has 70, or 55."""
+    newcomer = one(0.06)
+    wide, narrow = beside((0.07, 0.1, 0.05)), beside((0.055, 0.1, 0.05))
+    assert policy().admit(newcomer, (), 0.0, 0.0, others=wide) is None
+    assert policy().admit(one(0.05), (), 0.0, 0.0, others=narrow) is not None
+    assert policy().admit(one(0.2), (), 0.0, 0.0, others=narrow) is None, "it is served after"
+    behind = policy().admit(one(0.06), (), 0.0, 0.0, others=narrow)
+    assert behind is not None and behind.wait_s == pytest.approx(0.05)
 
 
 def test_those_who_are_being_made_ready_count_as_waiting() -> None:
@@ -251,18 +310,10 @@ def test_a_priority_is_a_head_start_and_nobody_is_overtaken_for_ever() -> None:
     assert terms.due(Objective(deadline=0.5), 0.0) < old < terms.due(Objective(priority=-1), 0.0)
 
 
-def test_a_batch_takes_no_more_of_what_others_allow_than_their_guest_may() -> None:
+def test_a_batch_takes_no_more_of_what_others_allow_than_a_guest_may() -> None:
     """Six at full take 60 ms; who has a deadline of 0.2 s on another model may be kept waiting for 50."""
     waiting = [one(5.0) for _ in range(6)]
-    assert len(chosen(waiting, rungs=BATCHING).entries) == 6
-    beside = chosen(waiting, Flow(others_s=0.2), BATCHING)
-    assert 1 <= len(beside.entries) <= 3 and beside.plan == FULL
-    assert len(chosen(waiting, Flow(others_s=0.001), BATCHING).entries) == 1
-
-
-def test_where_models_want_too_much_together_each_takes_its_share() -> None:
-    flow = Flow(rate=10, allowed_s=5.0)
-    assert chosen([one(5.0)], flow).plan == FULL
-    assert chosen([one(5.0)], replace(flow, fair=0.25)).plan == MIDDLE  # 0.4 of the time at full, 0.2 so
-    assert chosen([one(5.0)], replace(flow, fair=0.15)).reason == "load"
-    assert chosen([one(5.0)], replace(flow, fair=0.01)).plan == CHEAP
+    brief = chosen(waiting, Flow(others=beside(full_share=0.01, allowed_s=0.2)), BATCHING)
+    assert 1 <= len(brief.entries) <= 3 and brief.plan == FULL
+    none = Flow(others=beside(full_share=0.01, allowed_s=0.001))
+    assert len(chosen(waiting, none, BATCHING).entries) == 1

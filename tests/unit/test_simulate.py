@@ -10,6 +10,7 @@ from foveate.core.model import Rung
 from foveate.core.plan import Plan
 from foveate.engine.fifo import Fifo
 from foveate.engine.latency import Predictor
+from foveate.engine.others import NOBODY, Others
 from foveate.engine.policy import Decision, Flow, Policy, Refusal, W
 from loadtests.arrivals import schedule
 from loadtests.simulate.__main__ import _arguments, read_rungs, run
@@ -48,7 +49,13 @@ class Newest(Lone):
     """A newcomer takes the place of who waits."""
 
     def admit(
-        self, entry: W, waiting: Sequence[W], now: float, free_at: float, ready_at: float = 0.0
+        self,
+        entry: W,
+        waiting: Sequence[W],
+        now: float,
+        free_at: float,
+        ready_at: float = 0.0,
+        others: Others = NOBODY,
     ) -> Refusal[W] | None:
         return Refusal(waiting[0], free_at - now, 0.0) if waiting else None
 

@@ -87,7 +87,9 @@ class Classifier(Endpoint[Asked]):
         # One size for all who may share a batch; the model scales down to what a plan wants.
         side = max(card.full.image_size, call.plan.image_size if call.plan else 0)
         most = self.settings.max_pixels
-        pixels, seconds = await self.decoding.read(data, lambda: decode_image(data, spec, side, most))
+        pixels, seconds = await self.decoding.read(
+            card.name, data, lambda: decode_image(data, spec, side, most)
+        )
         self.meters[card.name].decode.observe(seconds)
         return pixels, seconds
 

@@ -72,7 +72,7 @@ class Clicker:
         view = await self._view(call, data, clicks, announced)
         clicked = await self._outlined(call, view, clicks, announced)
         began = monotonic()
-        drawn = await self.route.decoding.also(lambda: self._drawn(view, clicked, data, kind))
+        drawn = await self.route.decoding.draw(call.card.name, lambda: self._drawn(view, clicked, data, kind))
         done = monotonic()
         outcome = _whole(view, clicked)
         timings = {
@@ -120,7 +120,7 @@ class Clicker:
         card, side = self.route.cluster.cards()[call.card.clicks], view.seen.plan.image_size
         medium = Clicked(view.seen.features, within_box(clicks, view.window.box))
         request = Request(
-            call.id, card.name, medium, medium.nbytes, task="clicks", objective=call.objective,
+            call.id, card.name, medium, medium.nbytes, task="clicks", objective=self.route.promised(call),
             plan=None if side == card.full.image_size else replace(card.full, image_size=side),
             expected=announced,
         )  # fmt: skip

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from time import monotonic, thread_time
 from typing import TypeVar
 
+from foveate.core.model import ModelCard
 from foveate.engine.host import Host
 from foveate.gateway.lanes import is_large
 
@@ -19,36 +20,50 @@ NICE = 10
 
 
 class Decoding:
-    """The pools that read media, and one lane for what takes long. Off the event loop, always."""
+    """The pools that read media and draw answers, and one lane for what takes long. Off the event loop,
+    always."""
 
     def __init__(self, threads: int, host: Host) -> None:
         self.host = host
-        self._pool = ThreadPoolExecutor(threads, "decode", initializer=give_way)
-        self._slow = ThreadPoolExecutor(1, "decode-large", initializer=give_way)
-        self._clips = ThreadPoolExecutor(threads, "decode-clip", initializer=give_way)
+        self._pools = {
+            pool: ThreadPoolExecutor(1 if pool == "large" else threads, pool, initializer=give_way)
+            for pool in ("pictures", "large", "clips", "masks", "other")
+        }
 
-    async def read(self, data: bytes, work: Callable[[], T]) -> tuple[T, float]:
-        """What `work` makes of the data, and the seconds it took, waiting left out."""
-        pool = self._slow if is_large(data) else self._pool
-        with self.host:
-            found, seconds, used_s = await asyncio.get_running_loop().run_in_executor(pool, timed, work)
-        if pool is self._pool:  # a large one tells nothing of the others, and waits for none of them
-            self.host.made(seconds, used_s)
-        return found, seconds
+    async def read(self, name: str, data: bytes, work: Callable[[], T]) -> tuple[T, float]:
+        """What `work` makes of a picture for the model of that name, and the seconds it took, waiting left
+        out. A large one tells nothing of the others, and waits for none of them."""
+        return await self._do("large" if is_large(data) else "pictures", name, work)
 
-    async def watch(self, work: Callable[[], T]) -> tuple[T, float]:
+    async def watch(self, name: str, work: Callable[[], T]) -> tuple[T, float]:
         """As `read`, of a clip: these wait for one another, and no picture waits for them."""
-        loop = asyncio.get_running_loop()
-        found, seconds, _ = await loop.run_in_executor(self._clips, timed, work)
+        return await self._do("clips", name, work)
+
+    async def draw(self, name: str, work: Callable[[], T]) -> T:
+        """The same of what a model answered: nothing that is read waits for it."""
+        return (await self._do("masks", f"{name} drawn", work))[0]
+
+    def wait_s(self, card: ModelCard) -> float:
+        """Seconds until a medium for this model is read that comes now."""
+        return self.host.work("clips" if card.frames else "pictures", card.name).wait_s
+
+    def drawing_s(self, card: ModelCard) -> float:
+        """Seconds until an answer of this model is drawn that is ready now."""
+        return self.host.work("masks", f"{card.name} drawn").wait_s
+
+    async def _do(self, pool: str, name: str, work: Callable[[], T]) -> tuple[T, float]:
+        loop, kind = asyncio.get_running_loop(), self.host.work(pool, name)
+        with kind:
+            found, seconds, used_s = await loop.run_in_executor(self._pools[pool], timed, work)
+        kind.done(seconds, used_s)
         return found, seconds
 
     async def also(self, work: Callable[[], T]) -> T:
-        """Other work that does not belong on the event loop: unpacking what is sent, drawing what is
-        answered."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        """Other work that does not belong on the event loop: unpacking what is sent."""
+        return await asyncio.get_running_loop().run_in_executor(self._pools["other"], work)
 
     def close(self) -> None:
-        for pool in (self._pool, self._slow, self._clips):
+        for pool in self._pools.values():
             pool.shutdown(wait=False, cancel_futures=True)
 
 

@@ -229,7 +229,7 @@ class Endpoint(ABC, Generic[Options]):
 
     def announce(self, call: Call[Options]) -> None:
         """Tell where it will run that it comes. Raises TooLate, before anything is spent on it."""
-        self.cluster.expect(call.card.name, call.objective, call.plan, self.cluster.host.wait_s)
+        self.cluster.expect(call.card.name, self.promised(call), call.plan, self.decoding.wait_s(call.card))
 
     @asynccontextmanager
     async def _body(
@@ -264,9 +264,21 @@ class Endpoint(ABC, Generic[Options]):
         size = getattr(media, "nbytes", None)
         request = Request(
             call.id, call.card.name, media, len(media) if size is None else size,
-            task=self.task, objective=call.objective, plan=call.plan, **more,
+            task=self.task, objective=self.promised(call), plan=call.plan, **more,
         )  # fmt: skip
         return await self.cluster.submit(request)
+
+    def promised(self, call: Call[Options]) -> Objective:
+        """What the engine has to keep so that the answer is drawn in time; at least half of the time left."""
+        objective = call.objective
+        if objective.deadline is None:
+            return objective
+        half_s = max(0.0, objective.deadline - monotonic()) / 2
+        return replace(objective, deadline=objective.deadline - min(half_s, self.drawing_s(call.card)))
+
+    def drawing_s(self, card: ModelCard) -> float:
+        """Seconds that are needed once the model has answered."""
+        return 0.0
 
     def met(self, call: Call[Options], outcome: Outcome, total_s: float) -> bool | None:
         """Count an answer. Whether its deadline was kept; None where it set none."""

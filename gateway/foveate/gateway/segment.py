@@ -61,9 +61,12 @@ class Segmenter(Endpoint[Asked]):
     def announce(self, call: Call[Asked]) -> None:
         """Of most clicks all but the answer to the click is there already."""
         if call.options.points and call.card.clicks:
-            self.cluster.expect(call.card.clicks, call.objective, None, 0.0)
+            self.cluster.expect(call.card.clicks, self.promised(call), None, 0.0)
         else:
             super().announce(call)
+
+    def drawing_s(self, card: ModelCard) -> float:
+        return self.decoding.drawing_s(card)
 
     async def work(self, call: Call[Asked], data: Medium, encoded: bool) -> Response:
         """Answer in full or for what is clicked, and render."""
@@ -115,7 +118,7 @@ class Segmenter(Endpoint[Asked]):
             found = reel(clip, outcomes, pictures, kind)
             return found, animated(found, clip.duration_s) if asked.picture else b""
 
-        (found, picture), _ = await self.decoding.watch(draw)
+        found, picture = await self.decoding.draw(call.card.name, draw)
         served = self._served(call, outcomes, decode_s, began)
         if asked.picture:
             return Response(picture, headers=served.headers(), media_type="image/png")
@@ -129,7 +132,7 @@ class Segmenter(Endpoint[Asked]):
             *(self.submit(call, pixels, expected=not number) for number, pixels in enumerate(cut.pixels))
         )
         began = monotonic()
-        drawn = await self.decoding.also(lambda: self._drawn(call, data, cut, outcomes))
+        drawn = await self.decoding.draw(call.card.name, lambda: self._drawn(call, data, cut, outcomes))
         return self._served(call, outcomes, decode_s, began), drawn
 
     def _served(
@@ -157,7 +160,9 @@ class Segmenter(Endpoint[Asked]):
             raise UnsupportedMedia(f"{card.name} takes no pictures")
         side = max(card.full.image_size, call.plan.image_size if call.plan else 0)
         most = self.settings.max_pixels
-        cut, seconds = await self.decoding.read(data, lambda: decode_windows(data, spec, side, most, choose))
+        cut, seconds = await self.decoding.read(
+            card.name, data, lambda: decode_windows(data, spec, side, most, choose)
+        )
         self.meters[card.name].decode.observe(seconds)
         return cut, seconds
 

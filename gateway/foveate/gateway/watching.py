@@ -45,7 +45,7 @@ class Watching:
             return decode_clip(data, card.frames, side, boxes, spec.interpolation, limits)
 
         async with within(call.objective.deadline):
-            clip, seconds = await self.route.decoding.watch(work)
+            clip, seconds = await self.route.decoding.watch(card.name, work)
         self.route.meters[card.name].decode.observe(seconds)
         return clip, seconds
 

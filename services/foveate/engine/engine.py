@@ -4,32 +4,37 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+
+import numpy as np
 
 from foveate.core.errors import DeadlineExceeded, Draining, FoveateError, RunFailed, TooLate
 from foveate.core.metrics import Metrics
 from foveate.core.model import ModelCard
-from foveate.core.outcome import Explanation, Outcome, Result, Timings
+from foveate.core.outcome import Outcome
 from foveate.core.plan import Plan
 from foveate.core.request import Objective, Request
-from foveate.engine.batch import Batch, forward
+from foveate.engine.batch import Batch
 from foveate.engine.compute import Compute
 from foveate.engine.flow import FlowMeter
 from foveate.engine.host import Crowd, Host
 from foveate.engine.lanes import Lanes
+from foveate.engine.others import NOBODY, Others
 from foveate.engine.policy import Decision, Newcomer, PolicyMaker, Waiting
 from foveate.engine.promise import Promise
 from foveate.engine.queue import Entry, WaitingQueue
-from foveate.engine.runner import Explainer, Runner, Threaded
+from foveate.engine.runner import Runner, Threaded
+from foveate.engine.settle import Settler
 from foveate.engine.terms import Terms, dependable, too_late
 
 log = logging.getLogger(__name__)
 
 LONG_S = 10.0
 """Who allows more is no reason to let the queue grow any longer."""
+RECENT_S = 1.0
+"""So long after the last request to a model others still leave room for the next."""
 
 
 class Engine:
@@ -59,23 +64,12 @@ class Engine:
         self.queue = WaitingQueue(max_items, max_bytes)
         self.draining = False
         self._changed = asyncio.Event()
-        self._running: asyncio.Task[None] | None = None
         self._loop: asyncio.Task[None] | None = None
         self._compute = compute or Compute()
-        self._stage = ThreadPoolExecutor(1, "stage")
+        self._settler = Settler(runner, self.latency, self._compute, metrics, clock)
         self._in_flight: set[Entry] = set()
-        self._bound_s = 0.0
-        self._bind(metrics)
-
-    def _bind(self, metrics: Metrics) -> None:
-        """Resolve the metric children once; looking labels up costs more than counting."""
-        name = self.runner.card.name
-        self._queue_wait = metrics.queue_wait.labels(name)
-        self._stack_time = metrics.stage.labels(name, "stack")
-        self._compute_time = metrics.stage.labels(name, "compute")
-        self._batch_size = metrics.batch_size.labels(name)
-        self._prediction = metrics.prediction.labels(name)
-        self._running_gauge = metrics.running.labels(name)
+        self._ahead: Batch | None = None
+        name = runner.card.name
         metrics.waiting.labels(name).set_function(lambda: len(self.queue))
         metrics.waiting_bytes.labels(name).set_function(lambda: self.queue.bytes)
 
@@ -94,6 +88,7 @@ class Engine:
         return bool(self._in_flight)
 
     def start(self) -> None:
+        self._compute.join(self)
         self._loop = asyncio.create_task(self._serve(), name=f"engine-{self.card.name}")
         self._loop.add_done_callback(self._ended)
 
@@ -148,7 +143,9 @@ class Engine:
         if plan is not None:
             self.runner.check(plan)
         newcomer: Waiting = Newcomer(due, deadline, floor, plan, objective.tenant)
-        refusal = self.policy.admit(newcomer, self.queue, now, self.free_at, now + ready_in_s)
+        refusal = self.policy.admit(
+            newcomer, self.queue, now, self.free_at, now + ready_in_s, self._compute.others(self)
+        )
         if refusal is None or refusal.entry is not newcomer:
             self._count(deadline, now)
             return
@@ -175,7 +172,7 @@ class Engine:
 
     def _make_room(self, entry: Entry, now: float) -> None:
         """Raises TooLate where the newcomer cannot be answered in time; or makes another one fail so."""
-        refusal = self.policy.admit(entry, self.queue, now, self.free_at)
+        refusal = self.policy.admit(entry, self.queue, now, self.free_at, others=self._compute.others(self))
         if refusal is None:
             return
         error = too_late(refusal, refusal.entry.deadline - now)
@@ -207,59 +204,103 @@ class Engine:
             self._changed.set()
 
     async def _serve(self) -> None:
-        """The whole engine: take what should run next, stage it if something still runs, run it, settle."""
+        """The whole engine: wait for work, and for the device; take what should run, run it, settle."""
         while True:
-            decision = await self._take()
-            batch = Batch(decision, self.latency.threads(decision.plan), self._predict(decision))
-            self._bound_s += batch.predicted_s
-            if self._running is not None and not self._running.done():
-                await self._stage_ahead(batch)
-                await self._running
-            self._running = asyncio.create_task(self._run(batch))
+            await self._wanted()
+            async with self._compute.turn(self):
+                batch, self._ahead = self._ahead or self._bind(), None
+                if batch is not None:
+                    await self._run(batch)
+
+    async def _wanted(self) -> None:
+        """Until there is something to run."""
+        while self._ahead is None and not len(self.queue):
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def _run(self, batch: Batch) -> None:
+        """Run a batch, and meanwhile make the next one ready."""
+        self._compute.runs_for(batch.predicted_s)
+        running = asyncio.create_task(self._settler.run(batch), name=f"batch-{self.card.name}")
+        running.add_done_callback(lambda _: self._changed.set())
+        try:
+            while self._ahead is None and not running.done():
+                self._changed.clear()
+                await self._bind_ahead()
+                if self._ahead is None:
+                    await self._changed.wait()
+        finally:
+            await running
+
+    async def _bind_ahead(self) -> None:
+        """While a batch runs, only a full one is bound: anything less would miss those who come until the
+        device is free; and none where others wait for the device, who may be due first."""
+        if len(self.queue) >= self._enough and not self._compute.wanted(self):
+            self._ahead = self._bind(full=True)
+        if self._ahead is not None:
+            await self._settler.stage(self._ahead)
+
+    def _bind(self, full: bool = False) -> Batch | None:
+        """Take those who should run next out of the queue; full: only if no more could join them."""
+        decision = self._decide()
+        if decision is None or not decision.entries or (full and not decision.full):
+            return None
+        for entry in decision.entries:
+            self.queue.remove(entry)
+        predicted_s = self.latency.predict(decision.plan, len(decision.entries))
+        return Batch(decision, self.latency.threads(decision.plan), predicted_s)
 
     @property
     def free_at(self) -> float:
         """When what runs and what is bound to run is predicted to be done; clock seconds."""
-        return self._compute.free_at + self._bound_s
+        return self._compute.free_at + (self._ahead.predicted_s if self._ahead else 0.0)
 
-    def _predict(self, decision: Decision[Entry]) -> float:
-        return self.latency.predict(decision.plan, len(decision.entries))
+    @property
+    def due(self) -> float:
+        """When the first turn of those who wait comes; infinite where nobody does."""
+        bound = [entry.due for entry in self._ahead.decision.entries] if self._ahead else []
+        return min([*bound, *(entry.due for entry in self.queue[:1])], default=math.inf)
 
-    async def _take(self) -> Decision[Entry]:
-        """Wait for work that should be bound now.
+    @property
+    def wants(self) -> Others:
+        """What those who wait and those who come take of the device."""
+        now = self.clock()
+        if now - self.flow.last > RECENT_S and not len(self.queue) and self._ahead is None:
+            return NOBODY
+        least = [self._cost(rung.plan) for rung in self.rungs]
+        pinned = {plan: self._cost(plan) for plan in {entry.pinned for entry in self.queue} if plan}
+        rows = [
+            (entry.due, entry.deadline, pinned[entry.pinned], pinned[entry.pinned]) if entry.pinned
+            else (entry.due, entry.deadline, least[-1], least[entry.floor])
+            for entry in self.queue
+        ]  # fmt: skip
+        if self._ahead is not None:
+            bound, takes = self._ahead.decision.entries, self._ahead.predicted_s
+            rows.insert(0, (bound[0].due, min(entry.deadline for entry in bound), takes, takes))
+        due, deadline, full_s, least_s = np.array(rows).T if rows else np.empty((4, 0))
+        flow = self.flow.read(now)
+        return Others(
+            due, deadline, full_s, least_s, flow.rate * least[-1], flow.rate * least[0], flow.allowed_s
+        )
 
-        While a batch runs, only a full one is bound ahead: anything less would miss those who come
-        until the runner is free.
-        """
-        while True:
-            self._changed.clear()
-            idle = self._running is None or self._running.done()
-            decision = self._decide() if idle or len(self.queue) >= self._enough else None
-            if decision is not None and decision.entries and (idle or decision.full):
-                for entry in decision.entries:
-                    self.queue.remove(entry)
-                return decision
-            await self._changed.wait()
+    def _cost(self, plan: Plan) -> float:
+        """Seconds that a request takes in a batch worth making."""
+        size = self.latency.useful_batch(plan, self.runner.max_batch)
+        return self.latency.predict(plan, size) / size
 
     @property
     def _enough(self) -> int:
         """Requests of which a full batch may be made; with fewer there is nothing to decide yet."""
         return self.latency.useful_batch(self.card.full, self.runner.max_batch)
 
-    @property
-    def _full_s(self) -> float:
-        """Seconds that a request takes at full, in a batch worth making."""
-        return self.latency.predict(self.card.full, self._enough) / self._enough
-
     def _decide(self) -> Decision[Entry] | None:
         """Ask the policy, and refuse at once whom it has no time left for."""
         now, free_at = self.clock(), self.free_at
-        share = self._compute.share(self.card.name)
-        others_s, flow = self._compute.patience(self.card.name), self.flow.read(now)
-        fair = self._compute.fair(self.card.name, flow.rate * self._full_s)
-        flow = replace(flow, coming=self.host.pending, share=share, fair=fair, others_s=others_s)
+        flow = replace(
+            self.flow.read(now), coming=self.host.coming(self.card.name), others=self._compute.others(self)
+        )
         # What a lone request took before it waited is over by now.
-        alone = len(self._in_flight) == 1 and not self.host.pending
+        alone = len(self._in_flight) == 1 and not self.host.pending and not self._compute.wanted(self)
         self.latency.beside(Crowd() if alone else self.host.crowd)
         decision = self.policy.choose(self.queue, now, free_at, flow)
         if decision is not None and decision.refused:
@@ -267,107 +308,6 @@ class Engine:
             for entry in decision.refused:
                 self._refuse(entry, error)
         return decision
-
-    async def _stage_ahead(self, batch: Batch) -> None:
-        """Stack the next batch while one runs. A failure here is met again, and settled, in `_run`."""
-        started = self.clock()
-        media = [entry.request.media for entry in batch.decision.entries]
-        work = asyncio.get_running_loop().run_in_executor(
-            self._stage, self.runner.stack, media, batch.decision.plan
-        )
-        try:
-            batch.stacked = await work
-        except Exception:
-            log.debug("staging ahead failed", exc_info=True)
-        self._stack_time.observe(self.clock() - started)
-
-    async def _run(self, batch: Batch) -> None:
-        """When the device is free, run those who still wait, and give each of them its outcome."""
-        allowed_s = self.flow.read(self.clock()).allowed_s
-        turn = self._compute.turn(self.card.name, batch.predicted_s, allowed_s)
-        # The next one may be bound already: it is taken before this task first runs.
-        self._bound_s = max(0.0, self._bound_s - batch.predicted_s)
-        try:
-            async with turn:
-                await self._forward(batch)
-        except Exception:  # whatever it was, it ends these requests and not the loop
-            log.exception("a batch of %d failed", len(batch.decision.entries))
-            for entry in batch.decision.entries:
-                if entry.alive:
-                    entry.future.set_exception(RunFailed("the model failed on this request"))
-        finally:
-            self._changed.set()
-
-    async def _forward(self, batch: Batch) -> None:
-        started = self.clock()
-        self._running_gauge.set(len(batch.decision.entries))
-        try:
-            entries, results = await self._compute.run(partial(forward, self.runner, batch, self.clock))
-        finally:
-            self._running_gauge.set(0)
-        if not entries:
-            return
-        if not any(isinstance(result, Exception) for result in results):
-            taken = self.clock() - started
-            ratio = self.latency.observe(batch.decision.plan, len(entries), taken, batch.threads)
-            self._prediction.observe(ratio)
-        curious = self._settle(entries, results, batch.decision, started)
-        if curious:
-            await self._explain(curious, batch.decision.plan)
-
-    def _settle(
-        self,
-        entries: Sequence[Entry],
-        results: Sequence[Result | Exception],
-        decision: Decision[Entry],
-        started: float,
-    ) -> Sequence[tuple[Entry, Outcome]]:
-        """Hand every entry that still waits its answer or its failure.
-
-        Returns the answers of those who asked for an explanation too, and get both together.
-        """
-        batch_s, plan = self.clock() - started, decision.plan
-        self._compute_time.observe(batch_s)
-        self._batch_size.observe(len(entries))
-        curious = []
-        for entry, result in zip(entries, results, strict=True):
-            waited = started - entry.admitted_at
-            self._queue_wait.observe(waited)
-            if not entry.alive:
-                continue
-            if isinstance(result, FoveateError):
-                entry.future.set_exception(result)
-            elif isinstance(result, Exception):
-                failure = RunFailed("the model failed on this request")
-                failure.__cause__ = result
-                entry.future.set_exception(failure)
-            else:
-                if result.features is not None and not entry.request.features:
-                    result = replace(result, features=None)  # a third of a megabyte that nobody wants
-                reason = "pinned" if entry.pinned else decision.reason
-                outcome = Outcome(result, plan, Timings(waited, batch_s), len(entries), reason)
-                if entry.request.explain:
-                    curious.append((entry, outcome))
-                else:
-                    entry.future.set_result(outcome)
-        return curious
-
-    async def _explain(self, curious: Sequence[tuple[Entry, Outcome]], plan: Plan) -> None:
-        """One more forward for those who asked, once the others of their batch have been answered."""
-        explanations: Sequence[Explanation | None] = [None] * len(curious)
-        if isinstance(self.runner, Explainer):
-            media = [entry.request.media for entry, _ in curious]
-            try:
-                found = await self._compute.run(partial(self.runner.explain, media, plan))
-                if len(found) != len(curious):
-                    raise RunFailed(f"the model explained {len(found)} of {len(curious)} answers")
-                explanations = found
-            except Exception:  # the answer is there, and does not fail with its explanation
-                log.warning("explaining %d answers failed", len(curious), exc_info=True)
-        for (entry, outcome), explanation in zip(curious, explanations, strict=True):
-            if entry.alive:
-                result = replace(outcome.result, explanation=explanation)
-                entry.future.set_result(replace(outcome, result=result))
 
     async def drain(self) -> None:
         """Refuse newcomers from now on, and return once everything admitted has its outcome."""
@@ -384,5 +324,6 @@ class Engine:
         for entry in self._in_flight:
             if entry.alive:
                 entry.future.set_exception(Draining("the server shut down before the request was run"))
+        self._compute.leave(self)
         self._compute.close()
-        self._stage.shutdown(wait=False, cancel_futures=True)
+        self._settler.close()

@@ -5,6 +5,7 @@ from itertools import islice
 
 from foveate.core.model import Rung
 from foveate.engine.latency import Predictor
+from foveate.engine.others import NOBODY, Others
 from foveate.engine.policy import Decision, Flow, Refusal, W
 
 
@@ -15,7 +16,13 @@ class Fifo:
         self.plan, self.max_batch = rungs[-1].plan, max_batch
 
     def admit(
-        self, entry: W, waiting: Sequence[W], now: float, free_at: float, ready_at: float = 0.0
+        self,
+        entry: W,
+        waiting: Sequence[W],
+        now: float,
+        free_at: float,
+        ready_at: float = 0.0,
+        others: Others = NOBODY,
     ) -> Refusal[W] | None:
         return None
 

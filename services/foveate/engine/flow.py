@@ -20,9 +20,9 @@ class FlowMeter:
 
     def __init__(self, lone_s: float = 0.0) -> None:
         """lone_s: seconds a lone request takes; a burst cannot show in less."""
-        self.lone_s = lone_s
+        self.lone_s, self.last = lone_s, -math.inf
         self._count = self._allowed = self._burst = 0.0
-        self._last, self._first, self._brief_s = -math.inf, math.inf, 0.01
+        self._first, self._brief_s = math.inf, 0.01
 
     def arrived(self, now: float, allowed_s: float) -> None:
         """A request came that allows so many seconds for its answer."""
@@ -32,7 +32,7 @@ class FlowMeter:
         self._allowed = fade * self._allowed + allowed_s
         self._brief_s = max(self.lone_s, BRIEF * self._allowed / self._count)
         self._burst = self._fade(now, self._brief_s) * self._burst + 1
-        self._last = now
+        self.last = now
 
     def read(self, now: float) -> Flow:
         """The flow as of now."""
@@ -45,4 +45,4 @@ class FlowMeter:
         return Flow(max(steady, burst), self._allowed / self._count)
 
     def _fade(self, now: float, memory_s: float) -> float:
-        return math.exp((self._last - now) / memory_s)
+        return math.exp((self.last - now) / memory_s)

@@ -1,4 +1,4 @@
-"""What the cores of this machine do besides forwards: requests are read and made ready on them too."""
+"""What the cores of this machine do besides forwards: requests are read and answers drawn on them too."""
 
 import math
 import time
@@ -9,7 +9,7 @@ MEMORY_S = 0.2
 LOOK_S = 0.25
 """How often the event loop's own use of a core is looked at."""
 GAIN = 0.05
-"""How fast the seconds of a picture follow the last one."""
+"""How fast the seconds of a piece of work follow the last one."""
 
 DOUBT = 3.0
 """By how much the wait behind others is overestimated. If all were let in who could just so be in time, the
@@ -23,9 +23,9 @@ class Crowd:
     steady: float = 0.0
     """Cores that the event loop keeps busy."""
     making: float = 0.0
-    """Cores that have been busy with making media ready."""
+    """Cores that have been busy with reading media and drawing answers."""
     pending_s: float = 0.0
-    """Processor seconds that what has come already will take to be made ready."""
+    """Processor seconds that what has come already will take."""
     lanes: int = 1
     """Threads that do this."""
 
@@ -34,17 +34,15 @@ class Crowd:
         return self.steady + min(self.lanes, max(self.making, self.pending_s / span_s))
 
 
-class Host:
-    """Counts media that are being made ready, and what that takes. For the event loop's thread alone.
+class Work:
+    """What is done on the threads of one pool for one purpose: pictures read for a model, clips for another.
 
-    Entered for each medium as long as it is made or waits for it.
+    Entered for each piece as long as it is done or waits for it.
     """
 
-    def __init__(self, lanes: int = 1) -> None:
-        self.lanes, self.pending = lanes, 0
-        self._made, self._each_s, self._used_s = 0, 0.0, 0.0
-        self._busy, self._last = 0.0, -math.inf
-        self._looked, self._loop_used, self._loop = -math.inf, 0.0, 0.0
+    def __init__(self, host: "Host", pool: str) -> None:
+        self.host, self.pool = host, pool
+        self.pending, self.each_s, self.used_s, self._done = 0, 0.0, 0.0, 0
 
     def __enter__(self) -> None:
         self.pending += 1
@@ -52,30 +50,66 @@ class Host:
     def __exit__(self, *_: object) -> None:
         self.pending -= 1
 
-    def made(self, seconds: float, used_s: float) -> None:
-        """One was made ready in so many seconds, its wait left out, and processor seconds."""
-        self._made += 1
-        gain = max(GAIN, 1 / self._made)
-        self._each_s += gain * (seconds - self._each_s)
-        self._used_s += gain * (used_s - self._used_s)
+    def done(self, seconds: float, used_s: float) -> None:
+        """A piece took so many seconds, its wait left out, and processor seconds."""
+        self._done += 1
+        gain = max(GAIN, 1 / self._done)
+        self.each_s += gain * (seconds - self.each_s)
+        self.used_s += gain * (used_s - self.used_s)
+        self.host.spent(used_s)
+
+    @property
+    def wait_s(self) -> float:
+        """Seconds until a piece that comes now is done, with much to spare where others are before it."""
+        return DOUBT * self.host.ahead_s(self.pool) + self.each_s
+
+
+class Host:
+    """Counts what is being read and drawn, and what that takes. For the event loop's thread alone."""
+
+    def __init__(self, lanes: int = 1) -> None:
+        self.lanes = lanes
+        self._works: dict[tuple[str, str], Work] = {}
+        self._busy, self._last = 0.0, -math.inf
+        self._looked, self._loop_used, self._loop = -math.inf, 0.0, 0.0
+
+    def work(self, pool: str, name: str) -> Work:
+        """What is done on the threads of that pool for the purpose of this name."""
+        key = pool, name
+        if key not in self._works:
+            self._works[key] = Work(self, pool)
+        return self._works[key]
+
+    @property
+    def pending(self) -> int:
+        """Pieces that are not done, whatever for."""
+        return sum(work.pending for work in self._works.values())
+
+    def coming(self, name: str) -> int:
+        """Those for the purpose of this name, on whichever pool."""
+        return sum(work.pending for (_, of), work in self._works.items() if of == name)
+
+    def ahead_s(self, pool: str) -> float:
+        """Seconds until the threads of a pool are done with what they have."""
+        waits = (work.pending * work.each_s for work in self._works.values() if work.pool == pool)
+        return sum(waits) / self.lanes
+
+    def spent(self, used_s: float) -> None:
         now = time.monotonic()
         self._busy, self._last = self._busy * self._fade(now) + used_s, now
 
     def doubt(self) -> None:
-        """What is known of the seconds of a picture may be out of date."""
-        self._each_s /= 2
-
-    @property
-    def wait_s(self) -> float:
-        """Seconds until one that comes now is ready, with much to spare where others come before it."""
-        return (DOUBT * self.pending / self.lanes + 1) * self._each_s
+        """What is known of the seconds of each may be out of date."""
+        for work in self._works.values():
+            work.each_s /= 2
 
     @property
     def crowd(self) -> Crowd:
         """As of now."""
         now = time.monotonic()
         making = self._busy * self._fade(now) / MEMORY_S
-        return Crowd(self._loop_share(now), making, self.pending * self._used_s, self.lanes)
+        pending_s = sum(work.pending * work.used_s for work in self._works.values())
+        return Crowd(self._loop_share(now), making, pending_s, self.lanes)
 
     def _fade(self, now: float) -> float:
         return math.exp((self._last - now) / MEMORY_S)

@@ -9,6 +9,7 @@ from foveate.core.model import Rung
 from foveate.core.outcome import Reason
 from foveate.core.plan import Plan
 from foveate.engine.latency import Predictor
+from foveate.engine.others import NOBODY, Others
 
 
 class Waiting(Protocol):
@@ -87,22 +88,25 @@ class Flow:
     """Mean seconds from arrival to deadline."""
     coming: int = 0
     """Requests that are being made ready, and will wait too in a moment."""
-    share: float = 1.0
-    """Of the device's time, what other models have left of late."""
-    fair: float = math.inf
-    """Of the device's time, what this model may take where all together want more than there is."""
-    others_s: float = math.inf
-    """What requests to other models allow for their answers: they wait for every batch of this one."""
+    others: Others = NOBODY
+    """What other models want of the same device."""
 
 
 class Policy(Protocol):
     """Decides who is let in, and what runs next."""
 
     def admit(
-        self, entry: W, waiting: Sequence[W], now: float, free_at: float, ready_at: float = 0.0
+        self,
+        entry: W,
+        waiting: Sequence[W],
+        now: float,
+        free_at: float,
+        ready_at: float = 0.0,
+        others: Others = NOBODY,
     ) -> Refusal[W] | None:
         """Whether a newcomer can be served in time; `waiting` is in order, `free_at` when the device is
-        free of what runs now, `ready_at` when the newcomer can be run at the earliest."""
+        free of what runs now, `ready_at` when the newcomer can be run at the earliest, `others` what else
+        waits for the device."""
         ...
 
     def choose(self, waiting: Sequence[W], now: float, free_at: float, flow: Flow) -> Decision[W] | None:

@@ -7,8 +7,9 @@ than spending much on some; and nobody is degraded more than others.
 
 import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from heapq import merge
+from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +18,9 @@ from foveate.core.model import Rung
 from foveate.core.outcome import Reason
 from foveate.core.plan import Plan
 from foveate.engine.latency import Predictor
+from foveate.engine.others import NOBODY, Floats, Others
 from foveate.engine.policy import Decision, Flow, Refusal, W, Waiting
-
-Floats = NDArray[np.float64]
-Mask = NDArray[np.bool_]
+from foveate.engine.view import Mask, Prices, View
 
 SIZES = tuple(sorted({base << shift for base in (1, 3) for shift in range(12)} | {2}))
 """Batches have one of few sizes, 1, 2, 3, 4, 6, 8, 12 ..., for each of which kernels are made."""
@@ -31,6 +31,9 @@ AHEAD_S = 0.25
 
 GUEST = 0.25
 """Share of what requests to other models allow that a batch may take, though no less than one request."""
+SHARED = 0.8
+"""Share of a device's time that models may want together: what comes for one comes unevenly, and its batches
+are small where those of others run between them."""
 
 DEADLINE: Reason = "deadline"
 
@@ -52,34 +55,56 @@ class Promise:
         return self.latency.predict(plan, size) / size
 
     def admit(
-        self, entry: W, waiting: Sequence[W], now: float, free_at: float, ready_at: float = 0.0
+        self,
+        entry: W,
+        waiting: Sequence[W],
+        now: float,
+        free_at: float,
+        ready_at: float = 0.0,
+        others: Others = NOBODY,
     ) -> Refusal[W] | None:
         if math.isinf(entry.deadline):
             return None
         start = max(now, free_at)
-        fits, work_s, tight = self._fits(entry, waiting, start, ready_at)
+        fits, work_s, tight = self._fits(entry, waiting, start, ready_at, others)
         if fits:
             return None
         own = self._own(entry)
         if max(start, ready_at) + own <= entry.deadline:  # else nobody who goes makes it any better
             lesser = tight if tight is not None and _head_start(tight) < _head_start(entry) else None
             for other in (self._largest_share(entry, waiting), lesser):
-                others = [one for one in waiting if one is not other]
-                if other is not None and self._fits(entry, others, start, ready_at)[0]:
+                rest = [one for one in waiting if one is not other]
+                if other is not None and self._fits(entry, rest, start, ready_at, others)[0]:
                     return Refusal(other, start - now + work_s, own)
         return Refusal(entry, start - now + work_s, own)
 
     def _fits(
-        self, entry: W, waiting: Sequence[W], start: float, ready_at: float
+        self, entry: W, waiting: Sequence[W], start: float, ready_at: float, others: Others
     ) -> tuple[bool, float, W | None]:
         """Whether a newcomer is in time and makes nobody late, all at the least they accept; the seconds of
-        work that wait; and who has the least time to spare of those that it would be served before."""
+        work that wait; and who has the least time to spare of those that it would be served before, where
+        that one is of this model."""
         own = self._own(entry)
-        least: list[float] = self._prices(self.plans).cost.tolist()
-        pinned: dict[Plan, float] = {}
         ahead = behind = 0.0
         tight: W | None = None
         room = math.inf
+        for due, deadline, cost, other in merge(self._least(waiting), _least(others), key=itemgetter(0)):
+            left = deadline - start - ahead - behind - cost
+            if left < -1e-9:
+                continue  # it is lost, newcomer or not, and will be given up
+            if due <= entry.due:
+                ahead += cost
+            else:
+                behind += cost
+                if left < room:
+                    tight, room = other, left
+        done = max(start + ahead, ready_at) + own
+        return done <= entry.deadline and room >= own, ahead + behind, tight
+
+    def _least(self, waiting: Sequence[W]) -> Iterator[tuple[float, float, float, W]]:
+        """Turn, deadline and cost at the least that is accepted, of each."""
+        least: list[float] = self._prices(self.plans).cost.tolist()
+        pinned: dict[Plan, float] = {}
         for other in waiting:
             plan = other.pinned
             if plan is None:
@@ -88,17 +113,7 @@ class Promise:
                 cost = pinned[plan]
             else:
                 cost = pinned[plan] = self.cost(plan)
-            left = other.deadline - start - ahead - behind - cost
-            if left < -1e-9:
-                continue  # it is lost, newcomer or not, and will be given up
-            if other.due <= entry.due:
-                ahead += cost
-            else:
-                behind += cost
-                if left < room:
-                    tight, room = other, left
-        done = max(start + ahead, ready_at) + own
-        return done <= entry.deadline and room >= own, ahead + behind, tight
+            yield other.due, other.deadline, cost, other
 
     def _own(self, entry: W) -> float:
         """Seconds after which an answer is there, at the least that is accepted, with a margin."""
@@ -123,22 +138,22 @@ class Promise:
         prices = self._prices(view.plans)
         # Who cannot be answered in time even alone, at the least that it accepts, stands in nobody's way.
         gone = (prices.fixed + prices.each)[view.gets(0)] > view.slack
-        rung, reason = 0, DEADLINE
+        rung, reason, others = 0, DEADLINE, flow.others.since(start)
         if not gone.all():
-            rung, reason = self._rung(view.of_rows(~gone), prices, start - now, flow)
+            rung, reason = self._rung(view.of_rows(~gone), prices, start - now, flow, others)
             if rung < 0:
-                gone[self._given_up(view, ~gone, prices)] = True
+                gone[self._given_up(view, ~gone, prices, others)] = True
                 rung = 0
         refused = tuple(waiting[row] for row in np.flatnonzero(gone).tolist())
         stays = np.flatnonzero(~gone).tolist()
         if not stays:
             return Decision((), self.plans[-1], False, refused=refused)
         view, head = view.of_rows(~gone), waiting[stays[0]]
-        rows, full = self._batch(view, rung, prices, GUEST * flow.others_s)
+        rows, full = self._batch(view, rung, prices, self._spare(others))
         chosen = tuple(waiting[stays[row]] for row in rows)
         return Decision(chosen, self._plan(head, rung), full, "pinned" if head.pinned else reason, refused)
 
-    def _prices(self, plans: tuple[Plan, ...]) -> "Prices":
+    def _prices(self, plans: tuple[Plan, ...]) -> Prices:
         """What batches cost now; those of the rungs are reckoned only once they may have changed."""
         if plans != self.plans:
             return Prices.of(plans, self.latency, self.max_batch)
@@ -146,7 +161,7 @@ class Promise:
             self._known = self.latency.version, Prices.of(plans, self.latency, self.max_batch)
         return self._known[1]
 
-    def _given_up(self, view: "View", stays: Mask, prices: "Prices") -> NDArray[np.int64]:
+    def _given_up(self, view: View, stays: Mask, prices: Prices, others: Others) -> NDArray[np.int64]:
         """Who has to go, as rows, where not all who stay can be answered in time at the least they accept, so
         that the most are. Who is served in the last moment is served alone, at the cost of a batch: so the
         first in line go, those with a head start last, and nobody who has no deadline."""
@@ -157,26 +172,44 @@ class Promise:
         def kept(count: int) -> int:
             left = stays.copy()
             left[rows[:count]] = False
-            return self._in_time(view.of_rows(left), prices) if left.any() else 0
+            return self._in_time(view.of_rows(left), prices, others) if left.any() else 0
 
         return rows[: max(tried, key=kept)]
 
-    def _in_time(self, view: "View", prices: "Prices") -> int:
-        done = self._done(view, 0, prices)
+    def _in_time(self, view: View, prices: Prices, others: Others) -> int:
+        done, _ = self._done(view, 0, prices, others)
         return int((done + (self.latency.margin - 1) * done[0] <= view.slack).sum())
 
-    def _done(self, view: "View", rung: int, prices: "Prices") -> Floats:
-        """When the batch of each is done, were all served in order: the first is as large as may be."""
+    def _done(self, view: View, rung: int, prices: Prices, others: Others) -> tuple[Floats, Floats]:
+        """When the batch of each is done, and each of the others, were all served in the order of their turns
+        and given as much alike: the first batch is as large as may be."""
         gets, count = view.gets(rung), len(view.slack)
         plan = gets[0]
-        first, most = self._first(view.slack, plan, prices), int(prices.useful[plan])
+        brief = np.minimum(view.slack, self._spare(others))
+        first, most = self._first(brief, plan, prices), int(prices.useful[plan])
         at = np.arange(count) - first
         batch = np.where(at < 0, 0, at // most + 1)
         last = np.minimum(first + batch * most, count) - 1
-        done: Floats = prices.each[gets].cumsum()[last] + prices.fixed[plan] * (batch + 1)
-        return done
+        own: Floats = prices.each[gets].cumsum()[last] + prices.fixed[plan] * (batch + 1)
+        if not len(others.due):
+            return own, others.due
+        spent = others.waiting_s(self._ease(rung, prices)).cumsum()
+        turns = view.due[np.where(at < 0, 0, first + (batch - 1) * most)]
+        ahead = np.where(batch, np.searchsorted(others.due, turns), 0)  # the first goes now
+        behind = np.maximum(1, np.searchsorted(turns, others.due, "right"))
+        return own + np.concatenate(([0.0], spent))[ahead], spent + own[behind - 1]
 
-    def _first(self, slack: Floats, plan: int, prices: "Prices") -> int:
+    def _ease(self, rung: int, prices: Prices) -> float:
+        """What is spent on each at a rung, over what full takes."""
+        return float(prices.cost[rung] / prices.cost[len(self.plans) - 1])
+
+    def _spare(self, others: Others) -> float:
+        """How long a batch may take beside what others want. Who would be late at the least that all of them
+        accept, were there nothing else, is not made late by it."""
+        left = others.deadline - self.latency.margin * others.least_s.cumsum()
+        return float(min(GUEST * others.allowed_s, left[left >= 0].min(initial=math.inf)))
+
+    def _first(self, slack: Floats, plan: int, prices: Prices) -> int:
         """Size of a batch of those whose slack this is, in order, that makes nobody in it late."""
         tightest = np.minimum.accumulate(slack[: prices.useful[plan]])
         needs = prices.fixed[plan] + prices.each[plan] * np.arange(1, len(tightest) + 1)
@@ -190,32 +223,47 @@ class Promise:
         """What an entry gets when the others get this rung."""
         return entry.pinned or self.plans[max(rung, entry.floor)]
 
-    def _rung(self, view: "View", prices: "Prices", delay_s: float, flow: Flow) -> tuple[int, Reason]:
+    def _rung(
+        self, view: View, prices: Prices, delay_s: float, flow: Flow, others: Others
+    ) -> tuple[int, Reason]:
         """The best rung at which all are answered in time, and those who are expected too; -1 where at
-        none all are."""
+        none all are. Other models' requests are taken to be eased as much."""
         reason: Reason = "full"
+        margin = self.latency.margin
         for rung in range(len(self.plans) - 1, -1, -1):
             costs = prices.cost[view.gets(rung)]
-            if rung and not self._keeps_up(delay_s, costs, flow):
+            done, theirs = self._done(view, rung, prices, others)
+            fair = self._harmless(theirs, others) and self._keeps_up(
+                delay_s, costs, flow, others, self._ease(rung, prices)
+            )
+            if rung and not fair:
                 reason = "load"
-            elif (self.latency.margin * self._done(view, rung, prices) > view.slack).any():
+            elif (margin * done > view.slack).any():
                 reason = "deadline"
             else:
                 return rung, reason
         return -1, reason
 
-    def _keeps_up(self, delay_s: float, costs: Floats, flow: Flow) -> bool:
+    def _harmless(self, theirs: Floats, others: Others) -> bool:
+        """Whether none of the others is late, but for those who would be anyhow at the least they accept."""
+        margin = self.latency.margin
+        late = margin * theirs > others.deadline
+        return not (late & (margin * others.least_s.cumsum() <= others.deadline)).any()
+
+    def _keeps_up(self, delay_s: float, costs: Floats, flow: Flow, others: Others, ease: float) -> bool:
         """Whether the queue will not outgrow its share of the time allowed if as many come as of late."""
+        cost_s = float(costs.mean())
+        wanted = flow.rate * cost_s + others.share(ease)
+        if others.any and wanted > SHARED:
+            return False
         if math.isinf(flow.allowed_s):
             return True
-        cost_s = float(costs.mean())
-        if flow.rate * cost_s > flow.fair:
-            return False
-        backlog_s = delay_s + (len(costs) + flow.coming) * cost_s
-        grows = min(flow.allowed_s, AHEAD_S) * (flow.rate * cost_s - flow.share)
+        before = others.waiting_s(ease)[others.due < flow.allowed_s]
+        backlog_s = delay_s + (len(costs) + flow.coming) * cost_s + float(before.sum())
+        grows = min(flow.allowed_s, AHEAD_S) * (wanted - 1)
         return backlog_s + grows <= self.headroom * flow.allowed_s
 
-    def _batch(self, view: "View", rung: int, prices: "Prices", most_s: float) -> tuple[list[int], bool]:
+    def _batch(self, view: View, rung: int, prices: Prices, most_s: float) -> tuple[list[int], bool]:
         """The head and those behind it that get the same plan, as long as a larger batch makes pictures
         cheaper, takes no more than `most_s`, and makes nobody late: nor whoever runs next, at the least that
         is accepted."""
@@ -232,60 +280,10 @@ class Promise:
         return rows[:size].tolist(), fitting == most or fitting < len(rows)
 
 
-@dataclass(frozen=True, slots=True)
-class Prices:
-    """What batches cost now, as arrays over plans: fixed + each * size seconds."""
-
-    fixed: Floats
-    each: Floats
-    useful: NDArray[np.int64]
-    """The largest batch worth making."""
-    cost: Floats
-    """Seconds a picture takes in it."""
-
-    @classmethod
-    def of(cls, plans: Sequence[Plan], latency: Predictor, max_batch: int) -> "Prices":
-        fixed = np.array([latency.predict(plan, 0) for plan in plans])
-        each = np.array([latency.predict(plan, 1) for plan in plans]) - fixed
-        useful = np.array([latency.useful_batch(plan, max_batch) for plan in plans])
-        return cls(fixed, each, useful, fixed / useful + each)
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """Who waits, as arrays in the order of the queue."""
-
-    slack: Floats
-    """Seconds from the start of the next batch to each deadline."""
-    floors: NDArray[np.int64]
-    """The cheapest rung each may get; for a pinned plan, its place in `plans`."""
-    pinned: Mask
-    head_start: Floats
-    """Seconds by which each turn comes before its deadline; steps of a priority."""
-    plans: tuple[Plan, ...]
-    """The rungs, and after them what is pinned besides."""
-
-    @classmethod
-    def of(cls, waiting: Sequence[Waiting], start: float, rungs: Sequence[Plan]) -> "View":
-        plans = dict.fromkeys(rungs)
-        named = {at: entry.pinned for at, entry in enumerate(waiting) if entry.pinned}
-        plans |= dict.fromkeys(named.values())
-        places = {plan: place for place, plan in enumerate(plans)}
-        floors = np.array([entry.floor for entry in waiting])
-        pinned = np.zeros(len(waiting), bool)
-        for at, plan in named.items():
-            floors[at], pinned[at] = places[plan], True
-        deadlines = np.array([entry.deadline for entry in waiting])
-        head_start = deadlines - np.array([entry.due for entry in waiting])
-        return cls(deadlines - start, floors, pinned, head_start.round(3), tuple(plans))
-
-    def of_rows(self, mask: Mask) -> "View":
-        """Those rows alone."""
-        return View(self.slack[mask], self.floors[mask], self.pinned[mask], self.head_start[mask], self.plans)
-
-    def gets(self, rung: int) -> NDArray[np.int64]:
-        """What each gets when the others get this rung: places in `plans`."""
-        return np.where(self.pinned, self.floors, np.maximum(self.floors, rung))
+def _least(others: Others) -> Iterator[tuple[float, float, float, None]]:
+    """As `Promise._least`, of other models' requests."""
+    rows = zip(others.due.tolist(), others.deadline.tolist(), others.least_s.tolist(), strict=True)
+    return ((due, deadline, cost, None) for due, deadline, cost in rows)
 
 
 def _head_start(entry: Waiting) -> float:
