@@ -162,6 +162,40 @@ def test_dtop_keeps_who_is_not_sure_and_the_surest_few_of_each_class() -> None:
     assert 0 < int(found.sum()) < int(present.sum())
 
 
+def test_dtop_by_share_sends_on_as_many_of_every_picture_and_those_least_sure() -> None:
+    host, read_after = model(), 2
+    tokens = blocks(host, pictures(4), "dtop:0.3@3")
+    before, after = tokens[read_after], tokens[-1]
+    assert {len(found) for found in tokens[read_after + 1 :]} == {1 + math.ceil(0.3 * 36)}
+    head = dense_of(host)
+    sure = head.name(head.read(before.grid(), read_after)).softmax(2).amax(2)
+    for row, kept in zip(sure, shown(after), strict=True):
+        assert row[kept].max() <= row[~kept].min()
+
+
+def test_what_leaves_by_share_is_read_as_it_left() -> None:
+    host = model()
+    head, before = dense_of(host), blocks(host, pictures(2), "none")[2]
+    found = draw(host, pictures(2), steps(host, "dtop:0.3@3"))
+    gone = ~shown(blocks(host, pictures(2), "dtop:0.3@3")[-1])
+    assert torch.allclose(found.patches[gone], head.read(before.grid(), 2)[gone], atol=1e-5)
+    assert found.tokens.tolist() == [12, 12]
+
+
+def test_all_of_the_patches_are_the_identity() -> None:
+    host = model()
+    whole, all_of_them = (draw(host, pictures(2), steps(host, text)) for text in ("none", "dtop:1@3"))
+    assert torch.equal(whole.patches, all_of_them.patches)
+
+
+@pytest.mark.parametrize(
+    "text", ["dtop:0@3", "dtop:0.3@0", "dtop:0.3@7", "dtop:1.1@3", "dtop:@3", "dtop:0.3@"]
+)
+def test_dtop_refuses_what_is_no_share_or_no_block(text: str) -> None:
+    with pytest.raises(BadPlan, match="dtop takes"):
+        reduction.create(text, model())
+
+
 def test_dtop_needs_a_dense_head() -> None:
     with pytest.raises(BadPlan, match="dense head"):
         reduction.create("dtop:0.9", Bare(G))

@@ -151,3 +151,25 @@ def test_areas_are_counted_and_boxed_the_largest_first() -> None:
         (9, 6, (5, 2, 8, 4)),
     ]
     assert areas(np.zeros((3, 3), np.uint8)) == []
+
+
+@pytest.mark.parametrize("size", [(480, 480), (37, 91), (1, 1)])
+def test_an_outline_in_steps_is_the_exact_one_but_for_a_hair(size: tuple[int, int]) -> None:
+    y, x = np.mgrid[:56, :56]
+    margin = (6 - ((x - 28) ** 2 + (y - 25) ** 2) / 30 + 3 * np.sin(x)).astype(np.float16)
+    exact = masks.scaled(margin, size)
+    found = np.asarray(masks.above(margin, size)) > 0
+    sure = np.abs(exact) > 1 / masks.STEPS
+    assert np.array_equal(found[sure], exact[sure] > 0)
+    assert (found == (exact > 0)).mean() > 0.99
+
+
+def test_a_mask_of_two_values_takes_a_bit_a_pixel_wherever_it_comes_from() -> None:
+    array = np.zeros((40, 60), np.uint8)
+    array[10:20, 5:30] = 1
+    same = png(array), png(Image.fromarray(array))
+    assert same[0] == same[1]
+    assert same[0][24] == 1  # bits, in the header
+    array[0, 0] = 2
+    assert png(array)[24] == 8
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(png(array)))), array)

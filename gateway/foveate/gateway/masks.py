@@ -62,6 +62,18 @@ def scaled(
     return np.asarray(image.resize(size, Image.Resampling.BILINEAR, box))
 
 
+STEPS = 8
+"""To one of a logit, where scores are told apart in steps: half a step moves an edge by a hair's breadth."""
+
+
+def above(margin: NDArray[np.float16], size: tuple[int, int]) -> Image.Image:
+    """Where logits (h, w) are above 0 at this width and height: 1 there, 0 elsewhere. In steps, for a picture
+    of bytes is scaled in a fraction of the time."""
+    levels = np.clip(STEPS * margin.astype(np.float32) + 127.5, 0, 255).round().astype(np.uint8)
+    grown = Image.fromarray(levels).resize(size, Image.Resampling.BILINEAR)
+    return grown.point([0] * 128 + [1] * 128)
+
+
 def palette() -> NDArray[np.uint8]:
     """A colour for each class (256, 3), neighbours far apart: bits of the class's number, the lowest first,
     become the highest of red, green and blue in turn, as in the masks of PASCAL VOC."""
@@ -76,16 +88,17 @@ def palette() -> NDArray[np.uint8]:
 PALETTE = palette()
 
 
-def png(mask: Mask) -> bytes:
+def png(mask: Mask | Image.Image) -> bytes:
     """An indexed PNG whose pixel values are the classes."""
-    image = Image.fromarray(mask)
+    image = mask.copy() if isinstance(mask, Image.Image) else Image.fromarray(mask)
     image.putpalette(PALETTE.tobytes())
-    bits = 1 if mask.max() < 2 else 8  # what takes an eighth of the room takes half the time
+    bits = 8 if any(image.histogram()[2:]) else 1  # what takes an eighth of the room takes half the time
     return _encoded(image, "PNG", bits=bits)
 
 
-def overlay(picture: Image.Image, mask: Mask, kind: str) -> bytes:
+def overlay(picture: Image.Image, mask: Mask | Image.Image, kind: str) -> bytes:
     """The picture with the mask's colours on it, as PNG or JPEG; the background stays as it is."""
+    mask = np.asarray(mask)
     colours = Image.fromarray(PALETTE[mask])
     opacity = Image.fromarray(np.where(mask > 0, np.uint8(255 * OPACITY), np.uint8(0)))
     return _encoded(Image.composite(colours, picture, opacity), kind)

@@ -11,6 +11,8 @@ from foveate.models.vit import ElasticViT
 
 SMALLER = (5 / 7, 1 / 2)
 """Image sizes beside the model's own, as shares of it: 160 and 112 pixels for 224."""
+FINER = (13 / 14, 6 / 7)
+"""More of them for models that name pixels, to which size is dear: 208 and 192 pixels."""
 KEEP = ("0.9", "0.8", "0.7", "0.6", "0.5", "0.4", "0.3", "0.2", "0.1")
 KEEP_SMALLER = ("0.7", "0.5", "0.3")
 KEEP_SIBLING = ("0.7", "0.5", "0.3", "0.2")
@@ -18,6 +20,7 @@ MERGED = (0.25, 0.5, 0.75, 0.9)
 """What ToMe merges of all patches from the first block to the last, in even steps."""
 EXITS = ("0.95", "0.9", "0.8")
 SURE = ("0.99", "0.95", "0.9")
+UNSURE = ("0.4", "0.3", "0.2")
 CLUSTERED = ("0.7", "0.5")
 PRICES = ("0.02", "0.05", "0.1", "0.2")
 """What all blocks may cost in quality, to a gate that tells how deep a picture has to go."""
@@ -34,7 +37,8 @@ def candidates(
     What `check` refuses is left out.
     """
     texts = ["full", *_own_size(model)]
-    for side in _sizes(model.geometry, full.image_size):
+    finer = FINER if model.dense is not None else ()
+    for side in _sizes(model.geometry, full.image_size, (*finer, *SMALLER)):
         texts += [f"{full.variant}@{side}{step}" for step in _smaller(model, side)]
     for sibling in siblings:
         for side in (sibling.image_size, *_sizes(model.geometry, sibling.image_size)):
@@ -121,10 +125,15 @@ def _own_size(model: ElasticViT) -> Iterator[str]:
 def _dense(g: Geometry) -> Iterator[str]:
     """What suits models that name pixels."""
     yield from (f"dtop:{sure}" for sure in SURE)
+    yield from _unsure(g)
     yield from (f"expedit:{share}@{block}" for share in CLUSTERED for block in _after(g.depth))
     for depth in _after(g.depth):
         yield f"depth:{depth}"
         yield from (f"dtop:{sure}/depth:{depth}" for sure in SURE[1:])
+
+
+def _unsure(g: Geometry) -> Iterator[str]:
+    return (f"dtop:{share}@{g.depth // 4 + 1}" for share in UNSURE)
 
 
 def _after(depth: int) -> list[int]:
@@ -141,6 +150,8 @@ def _smaller(model: ElasticViT, side: int) -> Iterator[str]:
         yield f"/{step}"
     if len(model.exit_heads):
         yield f"/exit:{EXITS[1]}"
+    if model.dense is not None:
+        yield from (f"/{step}" for step in _unsure(model.geometry))
 
 
 def _merges(g: Geometry, side: int, shares: Sequence[float]) -> Iterator[str]:
@@ -148,9 +159,9 @@ def _merges(g: Geometry, side: int, shares: Sequence[float]) -> Iterator[str]:
         yield f"tome:{max(1, round(share * g.patches(side) / g.depth))}"
 
 
-def _sizes(g: Geometry, own: int) -> list[int]:
+def _sizes(g: Geometry, own: int, shares: Sequence[float] = SMALLER) -> list[int]:
     """Smaller sizes that patches tile, largest first."""
-    sides = {round(own * share / g.patch_size) * g.patch_size for share in SMALLER}
+    sides = {round(own * share / g.patch_size) * g.patch_size for share in shares}
     return sorted((side for side in sides if 0 < side < own), reverse=True)
 
 

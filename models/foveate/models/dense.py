@@ -101,17 +101,25 @@ def _further(model: ElasticViT, head: Reader, way: Way, steps: Steps, start: int
         counts.append(tokens.present)
         left = _left(before, tokens)
         if left is not None:
-            canvas = head.read(before.grid(), index)
+            canvas = _seen(head, before, index)
             gone = torch.where(left, canvas, torch.zeros_like(canvas) if gone is None else gone)
     return Way(tokens, gone, tuple(counts))
 
 
 def _patches(head: Reader, way: Way, depth: int) -> Tensor:
     """The canvas (B, P, W) of pictures that have come through so many blocks."""
-    patches = head.read(way.tokens.grid(), depth)
+    patches = _seen(head, way.tokens, depth)
     if way.gone is None:
         return patches
     return torch.where(shown(way.tokens).unsqueeze(-1), patches, way.gone)
+
+
+def _seen(head: Reader, tokens: Tokens, block: int) -> Tensor:
+    """The canvas (B, P, W) of patches as they left a block. Tokens are fewer than patches, and read first
+    where each patch shows one of them as it is; a mixture of tokens is read as a whole."""
+    if tokens.mixed is not None:
+        return head.read(tokens.grid(), block)
+    return tokens.restored(head.read(tokens.x, block))
 
 
 def _left(before: Tokens, now: Tokens) -> Tensor | None:
@@ -143,7 +151,8 @@ def segment(
 ) -> tuple[Tensor, Canvas]:
     """Scores of each class at each square of 4 x 4 pixels (B, C, S / 4, S / 4), and what they come from."""
     head, canvas = dense_of(model), draw(model, images, steps, price)
-    coarse, fine = head.lay(canvas.patches, head.detail(images))
+    # A CPU is a third faster with channels last.
+    coarse, fine = head.lay(canvas.patches, head.detail(images.contiguous(memory_format=torch.channels_last)))
     return head.scores(coarse, fine), replace(canvas, laid=(coarse, fine))
 
 

@@ -161,9 +161,13 @@ class Tokens:
 
     def grid(self) -> Tensor:
         """Features put back where their patches were: (B, P, D), zeros where a patch was dropped."""
+        return self.restored(self.x)
+
+    def restored(self, each: Tensor) -> Tensor:
+        """The same with anything else that there is of each token, (B, N, W): (B, P, W)."""
         if self.mixed is not None:
-            return torch.matmul(self.mixed.to(self.x.dtype), self.x)
-        return _at(self.x, self.source)
+            return torch.matmul(self.mixed.to(each.dtype), each)
+        return _at(each, self.source)
 
 
 def gather_tokens(x: Tensor, index: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 "Dynamic Token Pruning in Plain Vision Transformers for Semantic Segmentation" (ICCV 2023), sections 3.2
 and 3.3. The paper has an auxiliary head for each stage; here all stages share the one that the dense head
-names patches with, behind a reader of their own.
+names patches with, behind a reader of their own. Beside its threshold there is a fixed share: as many go on
+in every picture, so that rows stay equally long and a batch is as fast as it is small.
 """
 
 import math
@@ -20,7 +21,7 @@ from foveate.models.packing import packed
 from foveate.models.reduction import Attention, Host, Needs, Reducer
 from foveate.models.tokens import Assignment, Tokens
 
-EXAMPLES: tuple[str | None, ...] = ("1.0", "0.4", "0.0")
+EXAMPLES: tuple[str | None, ...] = ("1.0", "0.4", "0.0", "0.4@2")
 """Arguments the contract tests use; the first is the identity."""
 
 CONTEXT = 5
@@ -46,11 +47,40 @@ class Dtop(Reducer):
         return tokens
 
     def __call__(self, tokens: Tokens, attention: Attention, block: int) -> Assignment:
-        prefix = tokens.prefix
-        canvas = self.head.read(tokens.x[:, prefix:], block)
-        scores = self.head.name(canvas).float().softmax(2)
-        present = tokens.counts[:, prefix:] > 0
-        return packed(stays(scores, present, self.sure), prefix, tokens.counts)
+        present = tokens.counts[:, tokens.prefix :] > 0
+        scores = named(self.head, tokens, block).softmax(2)
+        return packed(stays(scores, present, self.sure), tokens.prefix, tokens.counts)
+
+
+@dataclass(frozen=True, slots=True)
+class DtopShare(Reducer):
+    """Before one block, all patches leave but the share of them whose best class is least sure."""
+
+    share: float
+    head: DenseHead
+    block: int
+    """Counted from 0."""
+    place = Place.BEFORE
+
+    def needs(self, block: int) -> Needs | None:
+        return Needs.NOTHING if self.share < 1 and block == self.block else None
+
+    def left(self, tokens: int, prefix: int) -> int:
+        return prefix + math.ceil(self.share * (tokens - prefix))
+
+    def __call__(self, tokens: Tokens, attention: Attention, block: int) -> Assignment:
+        scores, prefix = named(self.head, tokens, block), tokens.prefix
+        # The logarithm of the best class's probability, without those of all the others.
+        sure = scores.amax(2) - scores.logsumexp(2)
+        count = self.left(len(tokens), prefix) - prefix
+        least = sure.topk(count, dim=1, largest=False).indices.sort(1).values + prefix
+        always = torch.arange(prefix, device=least.device).expand(len(least), -1)
+        return Assignment(torch.cat([always, least], 1))
+
+
+def named(head: DenseHead, tokens: Tokens, block: int) -> Tensor:
+    """What each patch shows as it left so many blocks: (B, N, C) float32 scores."""
+    return head.name(head.read(tokens.x[:, tokens.prefix :], block)).float()
 
 
 def stays(scores: Tensor, present: Tensor, sure: float, context: int = CONTEXT) -> Tensor:
@@ -68,17 +98,25 @@ def stays(scores: Tensor, present: Tensor, sure: float, context: int = CONTEXT) 
     return present & ((best <= sure) | (rank <= context))
 
 
-def build(argument: str | None, host: Host) -> Dtop:
-    """`dtop:0.95`: after a third, a half and two thirds of the blocks; `dtop:1` is the identity.
+def build(argument: str | None, host: Host) -> Dtop | DtopShare:
+    """`dtop:0.95`: who is surer than that leaves after a third, a half and two thirds of the blocks.
+    `dtop:0.3@4`: from block 4 on, counted from 1, the 0.3 of the patches that are least sure go on.
+    `dtop:1` and `dtop:1@4` are the identity.
 
-    Raises BadPlan for a model without a dense head or a class token, or for what is no probability.
+    Raises BadPlan for a model without a dense head or a class token, or for another argument.
     """
-    sure = float(argument) if argument and re.fullmatch(r"[0-9]*\.?[0-9]+", argument) else math.nan
-    if not 0 <= sure <= 1:
-        raise BadPlan(f"dtop takes a probability of at most 1, as in dtop:0.95; got {argument or ''!r}")
+    match = re.fullmatch(r"([0-9]*\.?[0-9]+)(?:@([0-9]{1,3}))?", argument or "")
+    sure, depth = float(match[1]) if match else math.nan, host.geometry.depth
+    block = int(match[2]) if match and match[2] else 0
+    if not 0 <= sure <= 1 or (block and sure == 0) or block > depth or (match and match[2] and not block):
+        raise BadPlan(
+            f"dtop takes a probability, as in 0.95, or a share and a block of {depth}, as in 0.3@4; "
+            f"got {argument or ''!r}"
+        )
     if host.dense is None:
         raise BadPlan("dtop asks what each patch shows, and this model has no dense head to say it")
     if not host.geometry.prefix:
         raise BadPlan("dtop fills shorter rows with the class token, and this model has none")
-    depth = host.geometry.depth
+    if block:
+        return DtopShare(sure, host.dense, block - 1)
     return Dtop(sure, host.dense, tuple(sorted({depth // 3, depth // 2, 2 * depth // 3})))
