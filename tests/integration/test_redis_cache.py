@@ -1,0 +1,205 @@
+"""The shared cache on a real Redis: shared by two, and slow, full, restarted, gone or talking nonsense."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from foveate.cache.breaker import FAILURES
+from foveate.cache.entry import Entry
+from foveate.cache.once import Once
+from foveate.cache.redis import PREFIX, RedisCache
+from tests.integration.redis_server import RedisServer, redis_server
+
+pytestmark = pytest.mark.anyio
+TIMEOUT_S = 0.25
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with redis_server(tmp_path_factory.mktemp("redis")) as found:
+        yield found
+
+
+@asynccontextmanager
+async def cache(url: str, timeout_s: float = TIMEOUT_S) -> AsyncIterator[tuple[RedisCache, Counter[str]]]:
+    told: Counter[str] = Counter()
+    found = RedisCache(url, timeout_s, 2**20, lambda trouble: told.update([trouble]))
+    try:
+        yield found, told
+    finally:
+        await found.close()
+
+
+def anything(_: Entry) -> bool:
+    return True
+
+
+async def kept(one: RedisCache, key: str) -> bytes | None:
+    """What is there once what was put is there."""
+    for _ in range(100):
+        if (found := await one.get(key)) is not None:
+            return found
+        await asyncio.sleep(0.01)
+    return None
+
+
+async def test_what_one_puts_the_other_gets_until_its_time_is_over(server: RedisServer) -> None:
+    async with cache(server.url) as (one, _), cache(server.url) as (two, told):
+        await one.put("a", b"\x00value", 0.4)
+        assert await kept(two, "a") == b"\x00value"
+        assert await two.get("b") is None
+        await asyncio.sleep(0.5)
+        assert await two.get("a") is None
+        await one.put("large", bytes(2**20 + 1), 9)
+        await asyncio.sleep(0.1)
+        assert await two.get("large") is None
+        assert not told
+
+
+async def test_two_processes_run_what_both_are_asked_once(server: RedisServer) -> None:
+    runs = 0
+
+    async def work() -> Entry:
+        nonlocal runs
+        runs += 1
+        await asyncio.sleep(0.2)
+        return Entry(1.0, {"n": runs})
+
+    async with cache(server.url) as (one, _), cache(server.url) as (two, _):
+        first, second = Once(one, "t", 60), Once(two, "t", 60)
+
+        async def ask(of: Once, after_s: float) -> tuple[object, str]:
+            await asyncio.sleep(after_s)
+            entry, how = await of.of("same", anything, time.monotonic() + 20, work)
+            return entry.fields["n"], how
+
+        began = time.monotonic()
+        found = await asyncio.gather(ask(first, 0), ask(first, 0.02), ask(second, 0.05), ask(second, 0.06))
+        assert time.monotonic() - began < 2
+        assert list(found) == [(1, "miss"), (1, "joined"), (1, "joined"), (1, "joined")]
+        assert runs == 1
+        assert await ask(second, 0) == (1, "hit")
+
+
+async def test_whoever_dies_over_it_is_waited_for_no_longer_than_half_the_time_left(
+    server: RedisServer,
+) -> None:
+    async def work() -> Entry:
+        return Entry(1.0)
+
+    async with cache(server.url) as (gone, _), cache(server.url) as (two, _):
+        assert await gone.claim("t:left", 30)
+        began = time.monotonic()
+        _, how = await Once(two, "t", 60).of("left", anything, began + 1.0, work)
+        assert how == "miss"
+        assert 0.4 < time.monotonic() - began < 0.9
+        await gone.release("t:left")
+
+
+async def test_a_claim_is_released_by_its_owner_alone(server: RedisServer) -> None:
+    async with cache(server.url) as (one, _), cache(server.url) as (two, _):
+        assert await one.claim("mine", 30)
+        assert not await two.claim("mine", 30)
+        await two.release("mine")
+        await asyncio.sleep(0.1)
+        assert not await two.claim("mine", 30)
+        await one.release("mine")
+        await asyncio.sleep(0.1)
+        assert await two.claim("mine", 30)
+
+
+async def test_garbage_is_a_miss(server: RedisServer) -> None:
+    async with cache(server.url) as (one, _):
+        once = Once(one, "t", 60)
+        await once.keep("fine", Entry(0.5, {"a": 1}, (b"x", b"")))
+        whole = await kept(one, "t:fine")
+        assert whole is not None
+        assert await once.find("fine") == Entry(0.5, {"a": 1}, (b"x", b""))
+        for wrong in (
+            b"",
+            b"nonsense",
+            whole[:-1],
+            whole + b"x",
+            whole.replace(b"x", b"y"),
+            b"\x80\x04K\x01.",
+        ):
+            await one.client.set(f"{PREFIX}t:fine", wrong)
+            assert await once.find("fine") is None
+        await one.client.delete(f"{PREFIX}t:fine")
+        await one.client.rpush(f"{PREFIX}t:fine", b"a list")
+        assert await once.find("fine") is None
+
+
+async def test_a_slow_one_costs_its_timeout_a_few_times_and_then_nothing(tmp_path: Path) -> None:
+    with redis_server(tmp_path) as own:
+        async with cache(own.url, 0.1) as (one, told):
+            await one.put("a", b"x", 60)
+            assert await kept(one, "a") == b"x"
+            own.pause()
+            for _ in range(FAILURES):
+                began = time.monotonic()
+                assert await one.get("a") is None
+                assert time.monotonic() - began < 0.3
+            began = time.monotonic()
+            for _ in range(100):
+                assert await one.get("a") is None
+            assert time.monotonic() - began < 0.1
+            assert told["timeout"] == FAILURES and told["open"] == 100
+            own.go_on()
+            await asyncio.sleep(0.7)
+            assert await kept(one, "a") == b"x", "it is back by itself"
+            assert one.breaker.state == "closed"
+
+
+async def test_one_that_goes_and_comes_back_is_missed_and_found_again(tmp_path: Path) -> None:
+    with redis_server(tmp_path) as own:
+        async with cache(own.url) as (one, told):
+            await one.put("a", b"x", 60)
+            assert await kept(one, "a") == b"x"
+            own.stop()
+            for _ in range(20):
+                assert await one.get("a") is None
+                assert await one.claim("a", 1), "twice is better than never"
+            assert told["error"] and told["open"]
+            own.start()
+            await asyncio.sleep(0.7)
+            for _ in range(50):
+                await one.put("a", b"y", 60)
+                if await kept(one, "a") == b"y":
+                    break
+            assert await kept(one, "a") == b"y"
+
+
+async def test_a_full_one_keeps_nothing_more_and_harms_nobody(tmp_path: Path) -> None:
+    with redis_server(tmp_path, "--maxmemory", "2mb", "--maxmemory-policy", "noeviction") as own:
+        async with cache(own.url) as (one, told):
+            for number in range(40):
+                await one.put(f"k{number}", bytes(2**17), 60)
+                await asyncio.sleep(0.01)
+            assert told["error"]
+            assert await one.get("unknown") is None
+
+
+@pytest.mark.parametrize(
+    "words", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x00\x01\x02\r\n", b"$5\r\nab\r\n", b""]
+)
+async def test_what_is_no_redis_is_a_miss(words: bytes) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(4096) and words:
+            writer.write(words)
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as other:
+        port = other.sockets[0].getsockname()[1]
+        async with cache(f"redis://127.0.0.1:{port}/0") as (one, told):
+            began = time.monotonic()
+            for _ in range(2 * FAILURES):
+                assert await one.get("a") is None
+                await one.put("a", b"x", 1)
+            assert time.monotonic() - began < 10 * TIMEOUT_S
+            assert told.total() >= FAILURES
