@@ -24,7 +24,7 @@ from foveate.gateway.media import decode_image
 from foveate.models.load import load
 from foveate.models.runner import TorchRunner
 from loadtests.closed_loop import Measurement, drive, request_bytes
-from loadtests.report import table, write
+from loadtests.report import UNCACHED, table, write
 
 MODEL = "random:vit_small_patch16_224"
 CONCURRENCY = (1, 8, 32)
@@ -78,7 +78,9 @@ def served(*command: str) -> Iterator[int]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
-    process = subprocess.Popen([sys.executable, "-m", *(part.format(port=port) for part in command)])  # noqa: S603
+    process = subprocess.Popen(  # noqa: S603
+        [sys.executable, "-m", *(part.format(port=port) for part in command)], env=os.environ | UNCACHED
+    )
     try:
         wait_ready(port, process)
         yield port

@@ -11,6 +11,10 @@ from pathlib import Path
 FOLDER = Path(__file__).parents[1] / "docs/benchmarks"
 
 
+UNCACHED = {"FOVEATE_CACHE_BYTES": "0"}
+"""For servers that are measured: a few pictures come again and again, and every answer is to be computed."""
+
+
 def write(name: str, figures: Mapping[str, float], body: str) -> Path:
     """Write both files; `body` is Markdown that says what was done and what came out."""
     FOLDER.mkdir(parents=True, exist_ok=True)

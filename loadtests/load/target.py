@@ -48,10 +48,14 @@ def _loopback(name: str) -> str:
     return address
 
 
+ANEW = {"cache-control": "no-cache"}
+"""The same pictures come again and again, and each is to be looked at."""
+
+
 def request_head(target: Target, headers: Mapping[str, str]) -> bytes:
     """A POST's head but for content-length, the last line, whose value and two line ends come after it."""
     lines = [f"POST {target.path} HTTP/1.1", f"host: {target.host}:{target.port}", "content-type: image/jpeg"]
-    said = {**headers, **target.headers}
+    said = {**ANEW, **headers, **target.headers}
     lines += [f"{name}: {value}" for name, value in said.items()]
     return "\r\n".join([*lines, "content-length: "]).encode()
 

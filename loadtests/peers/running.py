@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loadtests.peers.job import Job
+from loadtests.report import UNCACHED
 
 ROOT = Path(__file__).parents[2]
 QUIET = {
@@ -61,7 +62,7 @@ def running(server: Server, python: Path, job: Job, jpeg: bytes, log: Path) -> I
     """The URL that takes pictures, once it has answered one. Raises RuntimeError where it never does."""
     url = f"http://127.0.0.1:{job.port}{server.path}"
     command = [str(python), *(part.replace("{port}", str(job.port)) for part in server.command)]
-    environment = os.environ | QUIET | job.environment() | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | QUIET | UNCACHED | job.environment() | {"PYTHONPATH": str(ROOT)}
     with log.open("wb") as out:
         process = subprocess.Popen(  # noqa: S603
             command, env=environment, cwd=ROOT, stdout=out, stderr=out, start_new_session=True

@@ -6,6 +6,7 @@ import io
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -22,7 +23,8 @@ from foveate.core.plan import Plan
 from foveate.core.settings import Settings
 from foveate.gateway.app import create_app
 from foveate.gateway.clicks import View, object_in
-from foveate.gateway.kept import FeatureStore, Flights, Kept, Seen, key_of
+from foveate.gateway.decoding import digest_of
+from foveate.gateway.kept import FeatureStore, Flights, Kept, Seen
 from foveate.gateway.points import Click, points_of, read_points, window_of, within_box
 from foveate.gateway.segment import Segmenter
 from foveate.gateway.whole import decode_whole
@@ -84,7 +86,7 @@ class Gateway:
 
 @asynccontextmanager
 async def gateway(clicks: bool = True, **settings: Any) -> AsyncIterator[Gateway]:
-    here = Gateway(Counted(clicks), Settings(**settings))
+    here = Gateway(Counted(clicks), Settings(cache_bytes=0, **settings))
     async with here.app.router.lifespan_context(here.app), here.client:
         yield here
 
@@ -273,7 +275,7 @@ async def test_other_plans_and_better_quality_are_looked_at_anew() -> None:
 async def test_what_was_seen_less_well_is_not_good_enough_for_everybody() -> None:
     async with gateway() as here:
         await here.click(picture(), "120,80")
-        key = key_of(picture(), "tiny-seg", None, "")
+        key = digest_of(repr(("tiny-seg", "None", "")), picture())
         kept = here.store.get(key)
         assert kept is not None
         (seen,) = kept.windows.values()
@@ -402,17 +404,12 @@ def test_the_store_keeps_within_its_bytes_what_was_asked_for_last() -> None:
     assert store.bytes == kept.nbytes
 
 
-def test_keys_tell_pictures_models_plans_and_tenants_apart() -> None:
-    plans = (None, Plan("m", 64), Plan("m", 64, depth=2))
-    keys = {
-        key_of(data, model, plan, tenant)
-        for data in (b"one", b"two")
-        for model in ("m", "n")
-        for plan in plans
-        for tenant in ("", "t")
-    }
-    assert len(keys) == 24
-    assert key_of(b"one", "m", None, "") in keys
+def test_keys_tell_pictures_and_what_is_asked_apart_wherever_they_lie(tmp_path: Path) -> None:
+    keys = {digest_of(told, data) for data in (b"one", b"two", b"") for told in ("a", "b", "")}
+    assert len(keys) == 9
+    large = bytes(range(256)) * 5000
+    (tmp_path / "clip").write_bytes(large)
+    assert digest_of("a", tmp_path / "clip") == digest_of("a", large)
 
 
 async def test_work_in_flight_is_done_once_and_only_while_it_is_in_flight() -> None:

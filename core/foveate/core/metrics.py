@@ -66,6 +66,21 @@ class Metrics:
             "foveate_latency_prediction_ratio", "What a batch took over what was predicted.",
             model, buckets=_OFF, registry=registry,
         )  # fmt: skip
+        self.cache_requests = Counter(
+            "foveate_cache_requests",
+            "Requests by whether what they ask for was there (hit), on its way (joined) or neither (miss).",
+            ("cache", "result"),
+            registry=registry,
+        )
+        self.cache_trouble = Counter(
+            "foveate_cache_trouble",
+            "What a shared cache was asked in vain: error, timeout, or open while nothing is tried.",
+            ("reason",),
+            registry=registry,
+        )
+        self.cache_used = Gauge(
+            "foveate_cache_bytes", "Held in this process's memory.", ("cache",), registry=registry
+        )
         self.waiting = Gauge("foveate_waiting", "Requests waiting for a batch.", model, registry=registry)
         self.waiting_bytes = Gauge(
             "foveate_waiting_bytes", "Decoded media held by waiting requests.", model, registry=registry

@@ -60,6 +60,8 @@ class ModelCard:
     """Frames of a clip that full looks at; 0: it takes pictures."""
     clicks: str = ""
     """The model, served beside it, that answers clicks on what it has seen; empty: none does."""
+    weights: str = ""
+    """A digest of all that its answers rest on; empty: nobody knows whether they would be the same again."""
     clips: str = ""
     """The model, served beside it, that takes clips in its name; empty: none does."""
 

@@ -75,6 +75,14 @@ class Settings(BaseSettings):
     """Seconds that decoding one clip may take."""
     feature_bytes: int = Field(default=64 * MIB, ge=0)
     """What is kept of pictures for later clicks, about 350 kB a picture; 0 keeps nothing."""
+    cache: str = "memory"
+    """Where answers are kept: memory, of this process, or redis://HOST:PORT/DB, which processes share."""
+    cache_bytes: int = Field(default=64 * MIB, ge=0)
+    """Of answers in memory, and sixteen times the largest that is kept anywhere. 0 keeps none."""
+    cache_ttl_s: float = Field(default=300.0, gt=0)
+    """Seconds an answer is kept."""
+    cache_timeout_s: float = Field(default=0.05, gt=0)
+    """Seconds that a request waits for a shared cache at most."""
     drain_s: float = Field(default=30.0, ge=0)
     """Seconds a SIGTERM waits for admitted requests."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -84,6 +92,13 @@ class Settings(BaseSettings):
     def _split(cls, value: Any) -> Any:
         """A variable holds one text; flags come as a tuple already."""
         return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
+
+    @field_validator("cache")
+    @classmethod
+    def _somewhere(cls, value: str) -> str:
+        if value != "memory" and not value.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("answers are kept in memory, or at redis://HOST:PORT/DB")
+        return value
 
     @field_validator("models")
     @classmethod

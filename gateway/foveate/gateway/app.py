@@ -12,10 +12,13 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from foveate.cache import Cache
+from foveate.cache.memory import MemoryCache
 from foveate.cluster import Cluster
-from foveate.core.errors import UnknownModel
+from foveate.core.errors import SetupError, UnknownModel
 from foveate.core.metrics import Metrics
 from foveate.core.settings import Settings
+from foveate.gateway.answers import Answers
 from foveate.gateway.classify import Classifier
 from foveate.gateway.decoding import Decoding
 from foveate.gateway.door import Door
@@ -26,13 +29,23 @@ from foveate.gateway.segment import Segmenter
 from foveate.gateway.spool import Disk
 from foveate.gateway.wire import card_fields, rung_fields
 
+LARGEST = 16
+"""No answer is kept that is more than the cache over this."""
 
-def create_app(cluster: Cluster, settings: Settings, metrics: Metrics) -> FastAPI:
-    """The gateway in front of a cluster. Starting it starts the cluster; stopping it closes it."""
+
+def create_app(cluster: Cluster, settings: Settings, metrics: Metrics, cache: Cache | None = None) -> FastAPI:
+    """The gateway in front of a cluster. Starting it starts the cluster; stopping it closes it.
+
+    cache: where answers are kept; None: as the settings say.
+    """
     door = Door(settings.in_flight_items, settings.in_flight_bytes, settings.max_body_bytes)
     decoding = Decoding(settings.decode_threads, cluster.host)
     disk = Disk(settings.spool_bytes, settings.max_video_bytes)
-    tasks = [kind(cluster, settings, metrics, door, disk, decoding) for kind in (Classifier, Segmenter)]
+    kept = cache or cache_of(settings, metrics)
+    answers = Answers(kept, settings.cache_ttl_s, metrics) if settings.cache_bytes else None
+    tasks = [
+        kind(cluster, settings, metrics, door, disk, decoding, answers) for kind in (Classifier, Segmenter)
+    ]
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -40,6 +53,7 @@ def create_app(cluster: Cluster, settings: Settings, metrics: Metrics) -> FastAP
         yield
         await cluster.close()
         decoding.close()
+        await kept.close()
 
     app = FastAPI(
         title="Foveate",
@@ -51,7 +65,7 @@ def create_app(cluster: Cluster, settings: Settings, metrics: Metrics) -> FastAP
         redoc_url=None,
     )
     app.add_exception_handler(HTTPException, http_problem)
-    app.state.door = door
+    app.state.door, app.state.cache = door, kept
     for task in tasks:
         app.router.routes.append(Route(task.path, task, methods=["POST"]))
     app.add_middleware(Shortcut, endpoints={task.path: task for task in tasks})
@@ -59,6 +73,23 @@ def create_app(cluster: Cluster, settings: Settings, metrics: Metrics) -> FastAP
     add_health(app, cluster, metrics)
     describe_tasks(app)
     return app
+
+
+def cache_of(settings: Settings, metrics: Metrics) -> Cache:
+    """Where answers are kept. Raises SetupError where what that takes is not installed."""
+    if settings.cache == "memory":
+        memory = MemoryCache(settings.cache_bytes)
+        metrics.cache_used.labels("answers").set_function(lambda: memory.bytes)
+        return memory
+    try:
+        from foveate.cache.redis import RedisCache
+    except ModuleNotFoundError:
+        raise SetupError("redis is not installed: pip install 'foveate[redis]'") from None
+    largest = settings.cache_bytes // LARGEST
+    trouble = metrics.cache_trouble
+    return RedisCache(
+        settings.cache, settings.cache_timeout_s, largest, lambda reason: trouble.labels(reason).inc()
+    )
 
 
 class Shortcut:

@@ -7,17 +7,17 @@ from time import monotonic
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
-from starlette.responses import Response
 
 from foveate.core.errors import BadRequest
 from foveate.core.model import InputSpec, ModelCard, Task
 from foveate.core.outcome import Outcome
+from foveate.gateway.call import Call
 from foveate.gateway.clip_wire import named_clip
-from foveate.gateway.endpoint import Call, Endpoint, within
+from foveate.gateway.endpoint import Endpoint, within
 from foveate.gateway.media import decode_image
 from foveate.gateway.spool import Medium
 from foveate.gateway.watching import Watching, middle
-from foveate.gateway.wire import Served, classification
+from foveate.gateway.wire import Answered, Served, classification
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Classifier(Endpoint[Asked]):
         top_k = read_top_k(http.query_params.get("top_k"))
         return Asked(top_k, read_flag("explain", http.query_params.get("explain")))
 
-    async def work(self, call: Call[Asked], data: Medium, encoded: bool) -> Response:
+    async def work(self, call: Call[Asked], data: Medium, encoded: bool) -> Answered:
         """Decode, run, render."""
         media: Any = data
         decode_s = 0.0
@@ -59,7 +59,7 @@ class Classifier(Endpoint[Asked]):
         served = self._served(call, outcome, decode_s)
         return classification(served, call.options.top_k, call.options.explain)
 
-    async def _watched(self, call: Call[Asked], data: Medium) -> Response:
+    async def _watched(self, call: Call[Asked], data: Medium) -> Answered:
         """As `work`, of a clip."""
         spec = call.card.input or InputSpec()
         clip, decode_s = await self.watching.decode(call, data, middle(spec, call.card.full.image_size))

@@ -14,8 +14,9 @@ from foveate.core.errors import BadPlan, BadRequest
 from foveate.core.model import ModelCard
 from foveate.core.outcome import ClassMaps, Outcome, Result, Timings
 from foveate.core.request import Request
-from foveate.gateway.endpoint import Call, Endpoint, within
-from foveate.gateway.kept import FeatureStore, Flights, Kept, Seen, key_of
+from foveate.gateway.call import Call
+from foveate.gateway.endpoint import Endpoint, within
+from foveate.gateway.kept import FeatureStore, Flights, Kept, Seen
 from foveate.gateway.masks import Area, Drawn, above, overlay, png
 from foveate.gateway.objective import quality_of
 from foveate.gateway.points import Click, window_of, within_box
@@ -25,9 +26,6 @@ from foveate.gateway.wire import Served
 
 Decode = Callable[[Call[Any], bytes, Choice], Awaitable[tuple[Cut, float]]]
 """The window that is chosen of a picture, and the seconds it took to make it."""
-
-SMALL_BYTES = 2**17
-"""A tenth of a millisecond of hashing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +92,8 @@ class Clicker:
         """From the store, or from who looks at the same picture now, where that is good enough; else anew."""
         name, tenant = call.card.name, call.objective.tenant
         async with within(call.objective.deadline):
-            key = await self._key(data, name, call.plan, tenant)
+            # That a picture has been seen before is nobody else's business.
+            key = await self.route.decoding.digest(repr((name, str(call.plan), tenant)), data)
             found = _view_of(self.store.get(key), clicks, call.objective.min_quality)
             if found is None and (other := await self.flights.join(key)):
                 found = _view_of(other.kept, clicks, call.objective.min_quality)
@@ -103,12 +102,6 @@ class Clicker:
         look = await self.flights.lead(key, lambda: self._look(call, key, data, clicks, announced))
         size = look.kept.size
         return View(size, windows(*size)[look.number], look.kept.windows[look.number], look)
-
-    async def _key(self, data: bytes, *more: Any) -> str:
-        """As `key_of`; of what is small it costs less here than the way to another thread."""
-        if len(data) <= SMALL_BYTES:
-            return key_of(data, *more)
-        return await self.route.decoding.also(lambda: key_of(data, *more))
 
     async def _look(
         self, call: Call[Any], key: str, data: bytes, clicks: Sequence[Click], announced: bool

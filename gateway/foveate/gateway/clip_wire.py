@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import orjson
 from pydantic import BaseModel, Field
-from starlette.responses import Response
 
 from foveate.gateway.clips import Clip
 from foveate.gateway.masks import Drawn
 from foveate.gateway.wire import (
+    Answered,
     Compute,
     Prediction,
     Segment,
@@ -77,13 +76,11 @@ class Reeled:
     drawn: Drawn
 
 
-def named_clip(served: Served, clip: Clip, top_k: int, explain: bool) -> Response:
+def named_clip(served: Served, clip: Clip, top_k: int, explain: bool) -> Answered:
     """The response to a clip that was named. Nobody can tell yet which patches of it were looked at."""
     (outcome,) = served.outcomes
     result, said = outcome.result, outcome.result.over_time
-    body: dict[str, object] = {
-        "id": served.id,
-        "model": served.card.name,
+    fields: dict[str, object] = {
         "predictions": prediction_fields(served.card, result, top_k),
         "over_time": [
             {
@@ -94,14 +91,13 @@ def named_clip(served: Served, clip: Clip, top_k: int, explain: bool) -> Respons
         ],
         "clip": seen_fields(clip, [clip.at_s[frame] for frame in result.frames]),
         "compute": served.compute(),
-        "timings_ms": served.timings_ms,
     }
     if explain:
-        body["explain"] = None
-    return Response(orjson.dumps(body), headers=served.headers(), media_type="application/json")
+        fields["explain"] = None
+    return served.answered(fields)
 
 
-def outlined_clip(served: Served, clip: Clip, reel: Sequence[Reeled]) -> Response:
+def outlined_clip(served: Served, clip: Clip, reel: Sequence[Reeled]) -> Answered:
     """The response to a clip whose pixels were named."""
     frames = []
     for one in reel:
@@ -113,16 +109,14 @@ def outlined_clip(served: Served, clip: Clip, reel: Sequence[Reeled]) -> Respons
         if one.drawn.overlay is not None:
             fields["overlay"] = data_url("image/jpeg", one.drawn.overlay)
         frames.append(fields)
-    body = {
-        "id": served.id,
-        "model": served.card.name,
-        "frames": frames,
-        "clip": seen_fields(clip, [one.at_s for one in reel]),
-        "windows": len(served.outcomes),
-        "compute": served.compute(),
-        "timings_ms": served.timings_ms,
-    }
-    return Response(orjson.dumps(body), headers=served.headers(), media_type="application/json")
+    return served.answered(
+        {
+            "frames": frames,
+            "clip": seen_fields(clip, [one.at_s for one in reel]),
+            "windows": len(served.outcomes),
+            "compute": served.compute(),
+        }
+    )
 
 
 def seen_fields(clip: Clip, at_s: Sequence[float]) -> dict[str, object]:

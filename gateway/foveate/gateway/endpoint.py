@@ -6,10 +6,11 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
@@ -29,10 +30,11 @@ from foveate.core.errors import (
 from foveate.core.metrics import Metrics
 from foveate.core.model import ModelCard, Task
 from foveate.core.outcome import Outcome
-from foveate.core.plan import Plan
 from foveate.core.request import Objective, Request
 from foveate.core.settings import Settings
+from foveate.gateway.answers import Answers, identity
 from foveate.gateway.body import check_type, from_json, from_multipart, media_type, read_body
+from foveate.gateway.call import Call, Named, Options, Trail
 from foveate.gateway.decoding import Decoding
 from foveate.gateway.door import Door, Visit
 from foveate.gateway.gone import unless_gone
@@ -40,46 +42,9 @@ from foveate.gateway.meter import Meter
 from foveate.gateway.objective import choose_plan, default_plan, read_objective
 from foveate.gateway.problems import problem
 from foveate.gateway.spool import Disk, Medium, spool_body
+from foveate.gateway.wire import Answered, Reply
 
 log = logging.getLogger(__name__)
-
-Options = TypeVar("Options")
-
-
-@dataclass(frozen=True, slots=True)
-class Named:
-    """What a client named itself."""
-
-    model: str | None
-    plan: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Call(Generic[Options]):
-    """A request whose head has been understood."""
-
-    id: str
-    card: ModelCard
-    objective: Objective
-    plan: Plan | None
-    named: Named
-    options: Options
-    """What it asks of this task."""
-    arrived: float
-    trail: "Trail"
-
-    @property
-    def pinned(self) -> bool:
-        """The client chose the plan."""
-        return self.named.plan is not None
-
-
-@dataclass(slots=True)
-class Trail:
-    """What is known of a request by the time it ends, however it does."""
-
-    model: str = "unknown"
-    objective: Objective = field(default_factory=Objective)
 
 
 class Endpoint(ABC, Generic[Options]):
@@ -99,14 +64,20 @@ class Endpoint(ABC, Generic[Options]):
         door: Door,
         disk: Disk,
         decoding: Decoding,
+        answers: Answers | None = None,
     ) -> None:
+        """answers: those given before; None keeps none."""
         self.cluster, self.settings, self.metrics = cluster, settings, metrics
-        self.door, self.disk, self.decoding = door, disk, decoding
+        self.door, self.disk, self.decoding, self.answers = door, disk, decoding, answers
         self.cards = {name: card for name, card in cluster.cards().items() if card.task == self.task}
         first = next(iter(cluster.cards()), None)  # to the others its plan would mean nothing
         self.defaults = {
             name: default_plan(card, settings) if name == first else None for name, card in self.cards.items()
         }
+        # What answers rest on, whichever of these models gives them.
+        self._asked = identity(self.task, self.cards.values())
+        if not all(card.weights for card in self.cards.values()):
+            self.answers = None
         self.meters = {name: Meter(metrics, card) for name, card in self.cards.items()}
 
     @property
@@ -118,7 +89,7 @@ class Endpoint(ABC, Generic[Options]):
         """What the query and the headers ask of this task. Raises BadRequest."""
 
     @abstractmethod
-    async def work(self, call: Call[Options], data: Medium, encoded: bool) -> Response:
+    async def work(self, call: Call[Options], data: Medium, encoded: bool) -> Answered:
         """The answer to the media in `data`; `encoded`: it came as JSON, and may be taken as it is by a model
         that decodes nothing."""
 
@@ -221,11 +192,33 @@ class Endpoint(ABC, Generic[Options]):
             plan = choose_plan(card, self.defaults[card.name], named.plan, objective.min_quality)
             options = self.options(http, headers, card)
             call = Call(request_id, card, objective, plan, named, options, arrived, trail)
-            self.announce(call)
             kind = media_type(headers.get("content-type", ""))
+            anew = "no-cache" in headers.get("cache-control", "")
+            answers = None if anew else self.answers
+            # What may be there already is looked for first. A clip's body is not even read in vain.
+            announced = answers is None or kind.startswith("video/")
+            if announced:
+                self.announce(call)
             async with self._body(http, headers, kind, visit, objective) as data:
-                with unless_gone(http):
+
+                async def work() -> Answered:
+                    if not announced:
+                        self.announce(call)
                     return await self.work(call, data, kind == "application/json")
+
+                with unless_gone(http):
+                    if answers is None:
+                        return await work()
+                    told = repr((self._asked, card.name, options, str(plan), objective.tenant))
+                    key = await self.decoding.digest(told, data)
+                    return await answers.of(key, objective, work, partial(self._repeated, call))
+
+    def _repeated(self, call: Call[Options], quality: float) -> Reply:
+        """An answer of that quality is there already: it is counted."""
+        total_s = monotonic() - call.arrived
+        met = call.kept(total_s)
+        self.meters[call.card.name].repeated(quality, total_s, met)
+        return Reply(call.id, met, {"total": total_s})
 
     def announce(self, call: Call[Options]) -> None:
         """Tell where it will run that it comes. Raises TooLate, before anything is spent on it."""
@@ -282,8 +275,7 @@ class Endpoint(ABC, Generic[Options]):
 
     def met(self, call: Call[Options], outcome: Outcome, total_s: float) -> bool | None:
         """Count an answer. Whether its deadline was kept; None where it set none."""
-        deadline = call.objective.deadline
-        met = None if deadline is None else call.arrived + total_s <= deadline
+        met = call.kept(total_s)
         self.meters[call.card.name].answered(outcome, total_s, met)
         return met
 

@@ -1,7 +1,6 @@
 """What was seen of pictures is kept for later clicks, within bounds, and looked at once by all who ask."""
 
 import asyncio
-import hashlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -48,14 +47,6 @@ class Kept:
     @property
     def nbytes(self) -> int:
         return sum(seen.nbytes for seen in self.windows.values())
-
-
-def key_of(data: bytes, model: str, plan: Plan | None, tenant: str) -> str:
-    """Tells apart what must not be mixed: the picture, who looks at it, how closely, and for whom. That a
-    picture has been seen before is nobody else's business."""
-    digest = hashlib.blake2b(repr((model, str(plan), tenant)).encode(), digest_size=24)
-    digest.update(data)
-    return digest.hexdigest()
 
 
 class FeatureStore:

@@ -18,6 +18,16 @@ class Meter:
         self._met = metrics.slo.labels(card.name, "true")
         self._missed = metrics.slo.labels(card.name, "false")
 
+    def repeated(self, quality: float, total_s: float, met: bool | None) -> None:
+        """Count an answer that was there already: nothing ran for it."""
+        self._duration.observe(total_s)
+        self._quality.observe(quality)
+        self._promised(met)
+
+    def _promised(self, met: bool | None) -> None:
+        if met is not None:
+            (self._met if met else self._missed).inc()
+
     def answered(self, outcome: Outcome, total_s: float, met: bool | None) -> None:
         """Count one answer. Plans outside the ladder share one label, so that labels stay few."""
         rung = outcome.plan.beside(self.card.full) if self.card.rung(outcome.plan) else "other"
@@ -29,5 +39,4 @@ class Meter:
             self._quality.observe(quality)
         if outcome.plan != self.card.full:
             self._degraded.labels(self.card.name, outcome.reason).inc()
-        if met is not None:
-            (self._met if met else self._missed).inc()
+        self._promised(met)

@@ -9,24 +9,24 @@ from time import monotonic
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
-from starlette.responses import Response
 
 from foveate.core.errors import BadRequest, UnsupportedMedia
 from foveate.core.model import ModelCard, Task
 from foveate.core.outcome import Outcome
 from foveate.gateway.body import data_of, json_fields
+from foveate.gateway.call import Call
 from foveate.gateway.classify import read_flag
 from foveate.gateway.clicks import Clicker
 from foveate.gateway.clip_masks import animated, check_animated, reel, window_boxes
 from foveate.gateway.clip_wire import Reeled, outlined_clip
 from foveate.gateway.clips import upright_frames
-from foveate.gateway.endpoint import Call, Endpoint, within
+from foveate.gateway.endpoint import Endpoint, within
 from foveate.gateway.masks import Drawn, areas, assembled, overlay, png
 from foveate.gateway.points import Click, points_of, read_points
 from foveate.gateway.spool import Medium
 from foveate.gateway.watching import Watching
 from foveate.gateway.whole import Choice, Cut, decode_whole, decode_windows
-from foveate.gateway.wire import Served, segmentation
+from foveate.gateway.wire import Answered, Served, segmentation
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Segmenter(Endpoint[Asked]):
     def drawing_s(self, card: ModelCard) -> float:
         return self.decoding.drawing_s(card)
 
-    async def work(self, call: Call[Asked], data: Medium, encoded: bool) -> Response:
+    async def work(self, call: Call[Asked], data: Medium, encoded: bool) -> Answered:
         """Answer in full or for what is clicked, and render."""
         async with within(call.objective.deadline):
             data, points = await self._opened(call, data, encoded)
@@ -82,7 +82,7 @@ class Segmenter(Endpoint[Asked]):
         else:
             served, drawn = await self._answered(call, data)
         if call.options.picture:
-            return Response(drawn.overlay or drawn.mask, headers=served.headers(), media_type="image/png")
+            return served.answered(drawn.overlay or drawn.mask)
         return segmentation(served, drawn)
 
     async def _opened(
@@ -100,7 +100,7 @@ class Segmenter(Endpoint[Asked]):
             self.clicker.check(call.card)
         return data, told or points
 
-    async def _watched(self, call: Call[Asked], data: Medium, points: Sequence[Click]) -> Response:
+    async def _watched(self, call: Call[Asked], data: Medium, points: Sequence[Click]) -> Answered:
         """As `work`, of a clip."""
         if points:
             raise BadRequest("points are for pictures; cut the frame out and send it")
@@ -121,7 +121,7 @@ class Segmenter(Endpoint[Asked]):
         found, picture = await self.decoding.draw(call.card.name, draw)
         served = self._served(call, outcomes, decode_s, began)
         if asked.picture:
-            return Response(picture, headers=served.headers(), media_type="image/png")
+            return served.answered(picture)
         return outlined_clip(served, clip, found)
 
     async def _answered(self, call: Call[Asked], data: bytes) -> tuple[Served, Drawn]:

@@ -9,6 +9,7 @@ import orjson
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
+from foveate.cache.entry import Entry
 from foveate.core.model import ModelCard, Rung
 from foveate.core.outcome import Explanation, Outcome, Result
 from foveate.core.plan import Plan
@@ -132,10 +133,6 @@ class Served:
         """The one whose plan is worth least: what can be said of the whole."""
         return min(self.outcomes, key=lambda outcome: quality_of(self.card, outcome.plan) or 0.0)
 
-    @property
-    def timings_ms(self) -> dict[str, float]:
-        return {name: round(seconds * 1e3, 3) for name, seconds in self.timings_s.items()}
-
     def compute(self) -> dict[str, object]:
         """What was spent, all parts together."""
         plan, results = self.least.plan, [outcome.result for outcome in self.outcomes]
@@ -151,55 +148,88 @@ class Served:
             "chosen": chosen_field(self.card, self.least.result),
         }
 
-    def headers(self) -> dict[str, str]:
-        """As the contract names them."""
-        plan = self.least.plan
+    def answered(self, content: Mapping[str, object] | bytes) -> "Answered":
+        """The response with these fields, or with this image/png."""
+        plan, pictured = self.least.plan, isinstance(content, bytes)
         quality = quality_of(self.card, plan)
-        found = {
-            "x-request-id": self.id,
-            "x-foveate-plan": str(plan),
-            "server-timing": ", ".join(f"{name};dur={ms}" for name, ms in self.timings_ms.items()),
-        }
-        if quality is not None:
-            found["x-foveate-quality"] = f"{quality:.4f}"
-        if self.met is not None:
-            found["x-slo-met"] = str(self.met).lower()
-        if self.cache:
-            found["x-cache"] = self.cache
-        return found
+        told = {"plan": str(plan), "quality": quality, "pictured": pictured}
+        part = content if isinstance(content, bytes) else orjson.dumps({"model": self.card.name, **content})
+        entry = Entry(quality or 0.0, told, (part,))
+        return Answered(entry, Reply(self.id, self.met, self.timings_s), self.cache)
 
 
-def classification(served: Served, top_k: int, explain: bool) -> Response:
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a response says of the one request that it is for."""
+
+    id: str
+    met: bool | None
+    """Whether its deadline was kept; None where it set none."""
+    timings_s: Timings
+
+    @property
+    def timings_ms(self) -> dict[str, float]:
+        return {name: round(seconds * 1e3, 3) for name, seconds in self.timings_s.items()}
+
+
+class Answered(Response):
+    """A response, and what of it may be said to others who ask the same."""
+
+    def __init__(self, entry: Entry, reply: Reply, cache: str = "") -> None:
+        """cache: whether what it took was there already; empty: that was no question."""
+        self.entry = entry
+        (part,) = entry.parts
+        if entry.fields["pictured"]:
+            super().__init__(part, headers=_headers(entry, reply, cache), media_type="image/png")
+            return
+        # The rest is as it was rendered, once.
+        body = b'{"id":%b,%b,"timings_ms":%b}' % (
+            orjson.dumps(reply.id), part[1:-1], orjson.dumps(reply.timings_ms),
+        )  # fmt: skip
+        super().__init__(body, headers=_headers(entry, reply, cache), media_type="application/json")
+
+
+def _headers(entry: Entry, reply: Reply, cache: str) -> dict[str, str]:
+    """As the contract names them."""
+    found = {
+        "x-request-id": reply.id,
+        "x-foveate-plan": str(entry.fields["plan"]),
+        "server-timing": ", ".join(f"{name};dur={ms}" for name, ms in reply.timings_ms.items()),
+    }
+    if entry.fields["quality"] is not None:
+        found["x-foveate-quality"] = f"{entry.quality:.4f}"
+    if reply.met is not None:
+        found["x-slo-met"] = str(reply.met).lower()
+    if cache:
+        found["x-cache"] = cache
+    return found
+
+
+def classification(served: Served, top_k: int, explain: bool) -> Answered:
     """The response to a classified picture."""
     (outcome,) = served.outcomes
-    body: dict[str, object] = {
-        "id": served.id,
-        "model": served.card.name,
+    fields: dict[str, object] = {
         "predictions": prediction_fields(served.card, outcome.result, top_k),
         "compute": served.compute(),
-        "timings_ms": served.timings_ms,
     }
     if explain:
         explanation = outcome.result.explanation
-        body["explain"] = None if explanation is None else explain_fields(explanation)
-    return Response(orjson.dumps(body), headers=served.headers(), media_type="application/json")
+        fields["explain"] = None if explanation is None else explain_fields(explanation)
+    return served.answered(fields)
 
 
-def segmentation(served: Served, drawn: Drawn) -> Response:
+def segmentation(served: Served, drawn: Drawn) -> Answered:
     """The response to a picture whose pixels were named, as JSON: pictures in it are data URLs."""
     width, height = drawn.size
-    body: dict[str, object] = {
-        "id": served.id,
-        "model": served.card.name,
+    fields: dict[str, object] = {
         "width": width,
         "height": height,
         "segments": segment_fields(served.card, drawn),
         "mask": data_url("image/png", drawn.mask),
     }
     if drawn.overlay is not None:
-        body["overlay"] = data_url("image/jpeg", drawn.overlay)
-    body |= {"windows": len(served.outcomes), "compute": served.compute(), "timings_ms": served.timings_ms}
-    return Response(orjson.dumps(body), headers=served.headers(), media_type="application/json")
+        fields["overlay"] = data_url("image/jpeg", drawn.overlay)
+    return served.answered(fields | {"windows": len(served.outcomes), "compute": served.compute()})
 
 
 def segment_fields(card: ModelCard, drawn: Drawn) -> list[dict[str, object]]:

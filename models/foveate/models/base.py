@@ -1,5 +1,6 @@
 """What every runner of torch models shares: a device, a precision, and pixels made ready for them."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -7,7 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from foveate.core.errors import RunFailed
 from foveate.core.model import ModelCard
@@ -58,6 +59,19 @@ class Loaded(Protocol):
     def stack(self, media: Sequence[Any], plan: Plan) -> Any: ...
 
     def run(self, batch: Any, plan: Plan) -> Sequence[Result | Exception]: ...
+
+
+def fingerprint(*parts: nn.Module | str) -> str:
+    """Of weights, and of whatever else answers rest on."""
+    total = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, str):
+            total.update(part.encode())
+            continue
+        for name, tensor in sorted(part.state_dict().items()):
+            total.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            total.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return total.hexdigest()[:32]
 
 
 class Base:

@@ -1,8 +1,13 @@
 """The card of a loaded model: its ladder is the profile's, or else the standard one, unmeasured."""
 
+from collections.abc import Sequence
+
+from torch import nn
+
 from foveate.core.model import ModelCard, Rung
 from foveate.core.plan import Plan
 from foveate.core.profile import Profile
+from foveate.models.base import fingerprint
 from foveate.models.checkpoint import Checkpoint
 from foveate.models.concrete import steps
 from foveate.models.price import price
@@ -11,8 +16,17 @@ from foveate.models.vit import ElasticViT
 STANDARD_RUNGS = ("evit:0.3", "evit:0.5", "evit:0.7", "evit:0.9")
 
 
-def describe(checkpoint: Checkpoint, full: Plan, ladder: tuple[Rung, ...], frames: int = 0) -> ModelCard:
-    """What is known of a model, without its weights."""
+def describe(
+    checkpoint: Checkpoint,
+    full: Plan,
+    ladder: tuple[Rung, ...],
+    frames: int = 0,
+    rests_on: Sequence[nn.Module | str] = (),
+) -> ModelCard:
+    """What is known of a model, without its weights.
+
+    rests_on: whatever else its answers rest on.
+    """
     model = checkpoint.model
     classes = model.geometry.classes
     if model.clip is not None:
@@ -31,6 +45,7 @@ def describe(checkpoint: Checkpoint, full: Plan, ladder: tuple[Rung, ...], frame
         source=checkpoint.source,
         task=checkpoint.task,
         frames=frames,
+        weights=fingerprint(model, repr(sorted(model.schedules.items())), *rests_on),
     )
 
 

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from foveate.core.clicks import Features
 from foveate.core.content import ContentRungs
@@ -57,8 +57,11 @@ class TorchRunner(Base):
         self.steps = lru_cache(maxsize=256)(self._resolve)
         self._gflops = lru_cache(maxsize=1024)(self._cost)
         ladder = profiled(profile, self.full) if profile else standard(checkpoint.model, self.full)
-        self.card = describe(checkpoint, self.full, ladder)
         self.content = profile.content if profile else None
+        others: list[nn.Module] = [sibling.model for sibling in family.siblings]
+        others += [family.stitches[spec] for spec in sorted(family.stitches, key=str)]
+        others += [family.clicks] if family.clicks else []
+        self.card = describe(checkpoint, self.full, ladder, rests_on=(*others, repr(self.content)))
         self.companions: tuple[Loaded, ...] = ()
         """What is served beside it: what answers clicks on the pictures it has seen, what takes clips."""
         if family.clicks is not None:

@@ -38,15 +38,15 @@ class Once:
         await self.cache.put(f"{self.kind}:{key}", encoded(entry), ttl_s)
 
     async def of(self, key: str, good: Good, deadline: float | None, work: Work) -> tuple[Entry, How]:
-        """An entry that is good enough, and how it came about. Raises what `work` raises.
-
-        deadline: the requester's, of the monotonic clock.
-        """
+        """An entry that is good enough, and how it came about. Raises what `work` raises, and TimeoutError
+        where somebody else's work outlasts the deadline, a time of the monotonic clock."""
         found = await self.find(key)
         if found is not None and good(found):
             return found, "hit"
         while (flight := self._flights.get(key)) is not None:
-            await asyncio.wait([flight])
+            await asyncio.wait([flight], timeout=None if deadline is None else deadline - monotonic())
+            if not flight.done():
+                raise TimeoutError
             if not flight.cancelled() and good(entry := flight.result()):
                 return entry, "joined"
             # It failed, left, or was content with less: another one may have taken over.

@@ -13,7 +13,7 @@ from foveate.core.model import ModelCard, Rung
 from foveate.core.outcome import Result
 from foveate.core.plan import Plan, Precision
 from foveate.core.profile import Profile
-from foveate.models.base import Base
+from foveate.models.base import Base, fingerprint
 from foveate.models.describe import profiled
 from foveate.models.huggingface.axes import Axes, Changes, check, held
 from foveate.models.huggingface.cost import count, skeleton
@@ -63,6 +63,7 @@ class PretrainedRunner(Base, ABC):
             source=pretrained.source,
             task=pretrained.task,
             frames=frames,
+            weights=fingerprint(self.model),
         )
 
     def check(self, plan: Plan) -> None:

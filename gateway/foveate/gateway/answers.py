@@ -1,0 +1,66 @@
+"""Answers that were given before are given again, to whoever asks the same of the same bytes."""
+
+from collections.abc import Awaitable, Callable, Iterable
+from importlib.metadata import version
+
+from starlette.responses import Response
+
+from foveate.cache import Cache
+from foveate.cache.entry import Entry
+from foveate.cache.once import Once
+from foveate.core.errors import DeadlineExceeded
+from foveate.core.metrics import Metrics
+from foveate.core.model import ModelCard, Task
+from foveate.core.request import Objective
+from foveate.gateway.wire import Answered, Reply
+
+FOVEATE = version("foveate")
+
+
+def identity(task: Task, cards: Iterable[ModelCard]) -> str:
+    """All that tells the answers of these models from those of others, or of the same with other weights."""
+    told: list[object] = [FOVEATE, task]
+    for card in cards:
+        rungs = [(str(rung.plan), rung.quality) for rung in card.ladder]
+        told.append((card.name, card.weights, card.input, str(card.full), rungs, card.labels))
+    return repr(told)
+
+
+class Answers:
+    """The response cache."""
+
+    def __init__(self, cache: Cache, ttl_s: float, metrics: Metrics) -> None:
+        self._once = Once(cache, "answer", ttl_s)
+        counted = metrics.cache_requests
+        self._counts = {how: counted.labels("answers", how) for how in ("hit", "joined", "miss")}
+
+    async def of(
+        self,
+        key: str,
+        objective: Objective,
+        work: Callable[[], Awaitable[Answered]],
+        reply: Callable[[float], Reply],
+    ) -> Response:
+        """The answer under the key, from wherever it is quickest to have.
+
+        reply: what an answer of some quality is sent with that is there already. Raises what `work` raises,
+        and DeadlineExceeded where somebody else's takes too long.
+        """
+        made: list[Answered] = []
+
+        async def computed() -> Entry:
+            made.append(await work())
+            return made[-1].entry
+
+        def good(entry: Entry) -> bool:
+            return entry.quality >= objective.min_quality
+
+        try:
+            entry, how = await self._once.of(key, good, objective.deadline, computed)
+        except TimeoutError:
+            raise DeadlineExceeded("the deadline passed before the answer was ready") from None
+        self._counts[how].inc()
+        if not made:
+            return Answered(entry, reply(entry.quality), how)
+        made[-1].headers.setdefault("x-cache", how)
+        return made[-1]

@@ -1,0 +1,51 @@
+"""A request on its way through the gateway."""
+
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from foveate.core.model import ModelCard
+from foveate.core.plan import Plan
+from foveate.core.request import Objective
+
+Options = TypeVar("Options")
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What a client named itself."""
+
+    model: str | None
+    plan: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[Options]):
+    """A request whose head has been understood."""
+
+    id: str
+    card: ModelCard
+    objective: Objective
+    plan: Plan | None
+    named: Named
+    options: Options
+    """What it asks of this task."""
+    arrived: float
+    trail: "Trail"
+
+    def kept(self, total_s: float) -> bool | None:
+        """Whether its deadline was, when it was answered after so many seconds; None where it set none."""
+        deadline = self.objective.deadline
+        return None if deadline is None else self.arrived + total_s <= deadline
+
+    @property
+    def pinned(self) -> bool:
+        """The client chose the plan."""
+        return self.named.plan is not None
+
+
+@dataclass(slots=True)
+class Trail:
+    """What is known of a request by the time it ends, however it does."""
+
+    model: str = "unknown"
+    objective: Objective = field(default_factory=Objective)
