@@ -15,9 +15,11 @@ RateAt = Callable[[Times], Times]
 
 PERIOD_S = 2.0
 """From the start of one burst to the start of the next, in an on/off schedule."""
+BURST, BURST_H, BURSTS_AT = 2.0, 0.5, (3, 8, 12.5, 16, 20)
+"""How many times as much comes in a burst of a day, for how many of its 24 hours, and from when on."""
 STAMP = 1e8
 """A trace that begins so late, three years in seconds, gives seconds since 1970."""
-SHAPES = "constant, poisson, gamma:CV, step:X, ramp:X, onoff:X, trace:PATH"
+SHAPES = "constant, poisson, gamma:CV, step:X, ramp:X, onoff:X, day:X, trace:PATH"
 
 
 def schedule(shape: str, rate: float, seconds: float, seed: int) -> Times:
@@ -26,9 +28,10 @@ def schedule(shape: str, rate: float, seconds: float, seed: int) -> Times:
     constant: evenly spaced; poisson: gaps are exponential; gamma:CV: gaps of that coefficient of
     variation, bursty above 1; step:X: X times the rate in the middle third; ramp:X: from the rate
     to X times it; onoff:X: X times the rate for 1/X of every PERIOD_S and nothing in the rest of it.
-    The last three are Poisson at a rate that changes. trace:PATH: a file with a time a line, or in the
-    first column of a CSV file, in seconds, seconds since 1970 or ISO 8601, replayed as it is, whatever the
-    rate, the duration and the seed; dates count from the first. Raises SetupError.
+    day:X: a night at a quarter of the rate, a morning and an evening at up to X times it, and five bursts of
+    twice what else would come. The last four are Poisson at a rate that changes. trace:PATH: a file with a
+    time a line, or in the first column of a CSV file, in seconds, seconds since 1970 or ISO 8601, replayed as
+    it is, whatever the rate, the duration and the seed; dates count from the first. Raises SetupError.
     """
     name, _, argument = shape.partition(":")
     if name == "trace":
@@ -43,9 +46,10 @@ def schedule(shape: str, rate: float, seconds: float, seed: int) -> Times:
             return _renewal(random, 1.0, rate, seconds)
         case "gamma":
             return _renewal(random, _number(shape, argument, 0), rate, seconds)
-        case "step" | "ramp" | "onoff":
+        case "step" | "ramp" | "onoff" | "day":
             factor = _number(shape, argument, 1)
-            return _thinned(random, _rate_at(name, factor, rate, seconds), rate * factor, seconds)
+            peak = rate * factor * (BURST if name == "day" else 1)
+            return _thinned(random, _rate_at(name, factor, rate, seconds), peak, seconds)
     raise SetupError(f"{shape!r} is no arrival shape; there are {SHAPES}")
 
 
@@ -88,7 +92,13 @@ def _rate_at(name: str, factor: float, rate: float, seconds: float) -> RateAt:
     def onoff(times: Times) -> Times:
         return np.where(times % PERIOD_S < PERIOD_S / factor, factor * rate, 0.0)
 
-    return {"step": step, "ramp": ramp, "onoff": onoff}[name]
+    def day(times: Times) -> Times:
+        hours = 24 * times / seconds
+        busy = np.exp(-(((hours - 10) / 2.5) ** 2)) + np.exp(-(((hours - 19) / 2) ** 2))
+        burst = np.any([(hours >= start) & (hours < start + BURST_H) for start in BURSTS_AT], 0)
+        return rate * (0.25 + (factor - 0.25) * busy.clip(0, 1)) * np.where(burst, BURST, 1)
+
+    return {"step": step, "ramp": ramp, "onoff": onoff, "day": day}[name]
 
 
 def _read(path: str) -> Times:

@@ -62,6 +62,12 @@ class Replica:
         due = self.terms.due(objective, at)
         return Job(number, at, due, deadline, floor(self.rungs, kind.min_quality), kind.tenant)
 
+    @property
+    def held(self) -> int:
+        """Requests that wait or run here."""
+        running = len(self._running[1]) if self._running else 0
+        return len(self.waiting) + running + (len(self._bound.entries) if self._bound else 0)
+
     def predicted_wait(self, now: float) -> float:
         """Seconds until what waits now has run, at the least it accepts."""
         line = self.latency.line

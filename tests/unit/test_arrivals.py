@@ -8,7 +8,7 @@ import pytest
 from foveate.core.errors import SetupError
 from loadtests.arrivals import PERIOD_S, schedule
 
-ALL = ("constant", "poisson", "gamma:1", "gamma:2", "gamma:4", "step:4", "ramp:4", "onoff:4")
+ALL = ("constant", "poisson", "gamma:1", "gamma:2", "gamma:4", "step:4", "ramp:4", "onoff:4", "day:4")
 
 
 @pytest.mark.parametrize("shape", ALL)

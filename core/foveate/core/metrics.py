@@ -81,6 +81,12 @@ class Metrics:
         self.cache_used = Gauge(
             "foveate_cache_bytes", "Held in this process's memory.", ("cache",), registry=registry
         )
+        self.demand = Counter(
+            "foveate_full_quality_seconds",
+            "Seconds of the device that all requests would have taken at full, refused ones too: its rate is "
+            "the replicas that full quality needs.",
+            model, registry=registry,
+        )  # fmt: skip
         self.waiting = Gauge("foveate_waiting", "Requests waiting for a batch.", model, registry=registry)
         self.waiting_bytes = Gauge(
             "foveate_waiting_bytes", "Decoded media held by waiting requests.", model, registry=registry

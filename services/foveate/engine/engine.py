@@ -70,6 +70,7 @@ class Engine:
         self._in_flight: set[Entry] = set()
         self._ahead: Batch | None = None
         name = runner.card.name
+        self._demand = metrics.demand.labels(name)
         metrics.waiting.labels(name).set_function(lambda: len(self.queue))
         metrics.waiting_bytes.labels(name).set_function(lambda: self.queue.bytes)
 
@@ -164,6 +165,7 @@ class Engine:
     def _count(self, deadline: float, now: float) -> None:
         allowed_s = self.terms.patience_s if math.isinf(deadline) else deadline - now
         self.flow.arrived(now, min(allowed_s, LONG_S))
+        self._demand.inc(self._cost(self.card.full))
 
     def floor(self, min_quality: float) -> int:
         """Index of the cheapest rung that is good enough; of full where no other is."""

@@ -1,0 +1,1 @@
+"""How many replicas a model needs, from what serving everybody at full would take."""
