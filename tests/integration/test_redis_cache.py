@@ -71,7 +71,7 @@ async def test_two_processes_run_what_both_are_asked_once(server: RedisServer) -
         return Entry(1.0, {"n": runs})
 
     async with cache(server.url) as (one, _), cache(server.url) as (two, _):
-        first, second = Once(one, "t", 60), Once(two, "t", 60)
+        first, second = Once(one, "t", 60, 2**20), Once(two, "t", 60, 2**20)
 
         async def ask(of: Once, after_s: float) -> tuple[object, str]:
             await asyncio.sleep(after_s)
@@ -93,9 +93,9 @@ async def test_whoever_dies_over_it_is_waited_for_no_longer_than_half_the_time_l
         return Entry(1.0)
 
     async with cache(server.url) as (gone, _), cache(server.url) as (two, _):
-        assert await gone.claim("t:left", 30)
+        assert await gone.take("t:left", 30) is True
         began = time.monotonic()
-        _, how = await Once(two, "t", 60).of("left", anything, began + 1.0, work)
+        _, how = await Once(two, "t", 60, 2**20).of("left", anything, began + 1.0, work)
         assert how == "miss"
         assert 0.4 < time.monotonic() - began < 0.9
         await gone.release("t:left")
@@ -103,19 +103,19 @@ async def test_whoever_dies_over_it_is_waited_for_no_longer_than_half_the_time_l
 
 async def test_a_claim_is_released_by_its_owner_alone(server: RedisServer) -> None:
     async with cache(server.url) as (one, _), cache(server.url) as (two, _):
-        assert await one.claim("mine", 30)
-        assert not await two.claim("mine", 30)
+        assert await one.take("mine", 30) is True
+        assert await two.take("mine", 30) is False
         await two.release("mine")
         await asyncio.sleep(0.1)
-        assert not await two.claim("mine", 30)
+        assert await two.take("mine", 30) is False
         await one.release("mine")
         await asyncio.sleep(0.1)
-        assert await two.claim("mine", 30)
+        assert await two.take("mine", 30) is True
 
 
 async def test_garbage_is_a_miss(server: RedisServer) -> None:
     async with cache(server.url) as (one, _):
-        once = Once(one, "t", 60)
+        once = Once(one, "t", 60, 2**20)
         await once.keep("fine", Entry(0.5, {"a": 1}, (b"x", b"")))
         whole = await kept(one, "t:fine")
         assert whole is not None
@@ -133,6 +133,44 @@ async def test_garbage_is_a_miss(server: RedisServer) -> None:
         await one.client.delete(f"{PREFIX}t:fine")
         await one.client.rpush(f"{PREFIX}t:fine", b"a list")
         assert await once.find("fine") is None
+
+
+async def test_whoever_waits_is_woken_however_early_it_began_to_listen(server: RedisServer) -> None:
+    """The first to wait in a process subscribes; what is released meanwhile must not pass it by."""
+    for number in range(20):
+        async with cache(server.url) as (one, _), cache(server.url) as (two, _):
+            first, second, key = Once(one, "t", 60, 2**20), Once(two, "t", 60, 2**20), f"early{number}"
+
+            async def brief() -> Entry:
+                await asyncio.sleep(0.004)
+                return Entry(1.0)
+
+            async def never() -> Entry:
+                raise AssertionError("it was there")
+
+            leads = asyncio.create_task(first.of(key, anything, None, brief))
+            await asyncio.sleep(0.002)
+            began = time.monotonic()
+            how = (await second.of(key, anything, began + 4, never if leads.done() else brief))[1]
+            assert time.monotonic() - began < 1, "half of the time left is two seconds"
+            assert how in ("joined", "hit", "miss")
+            await leads
+
+
+async def test_what_is_released_is_there(server: RedisServer) -> None:
+    async with cache(server.url) as (one, _), cache(server.url) as (two, _):
+        first, second = Once(one, "t", 60, 2**20), Once(two, "t", 60, 2**20)
+
+        async def large() -> Entry:
+            await asyncio.sleep(0.02)
+            return Entry(1.0, {}, (bytes(2**20 - 200),))
+
+        for number in range(20):
+            key = f"large{number}"
+            leads = asyncio.create_task(first.of(key, anything, None, large))
+            await asyncio.sleep(0.005)
+            assert (await second.of(key, anything, time.monotonic() + 20, large))[1] == "joined"
+            await leads
 
 
 async def test_a_slow_one_costs_its_timeout_a_few_times_and_then_nothing(tmp_path: Path) -> None:
@@ -164,7 +202,7 @@ async def test_one_that_goes_and_comes_back_is_missed_and_found_again(tmp_path: 
             own.stop()
             for _ in range(20):
                 assert await one.get("a") is None
-                assert await one.claim("a", 1), "twice is better than never"
+                assert await one.take("a", 1) is True, "twice is better than never"
             assert told["error"] and told["open"]
             own.start()
             await asyncio.sleep(0.7)
@@ -186,7 +224,17 @@ async def test_a_full_one_keeps_nothing_more_and_harms_nobody(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    "words", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x00\x01\x02\r\n", b"$5\r\nab\r\n", b""]
+    "words",
+    [
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        b"\x00\x01\x02\r\n",
+        b"$5\r\nab\r\n",
+        b"",
+        b"%1\r\n*0\r\n+x\r\n",
+        b",1.5\r\n",
+        b"*1\r\n$1\r\na\r\n",
+        b"_\r\n",
+    ],
 )
 async def test_what_is_no_redis_is_a_miss(words: bytes) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -200,6 +248,8 @@ async def test_what_is_no_redis_is_a_miss(words: bytes) -> None:
             began = time.monotonic()
             for _ in range(2 * FAILURES):
                 assert await one.get("a") is None
+                assert not isinstance(await one.take("a", 1), bytes)
                 await one.put("a", b"x", 1)
-            assert time.monotonic() - began < 10 * TIMEOUT_S
-            assert told.total() >= FAILURES
+                await one.released("a", 0.01)
+            assert time.monotonic() - began < 20 * TIMEOUT_S
+            assert one.breaker.state != "closed" or set(told) <= {"error"}

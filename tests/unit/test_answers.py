@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from foveate.cache.once import DEGRADED_TTL_S
 from foveate.cluster.local import LocalCluster
 from foveate.core.metrics import Metrics
 from foveate.core.outcome import Result
@@ -123,6 +125,30 @@ async def test_models_that_nobody_can_tell_apart_are_always_asked() -> None:
         for _ in range(2):
             await client.post("/classify", content=b"x", headers={"content-type": "image/jpeg"})
     assert len(plain.batches) == 2
+
+
+async def test_a_plan_by_name_and_the_same_by_default_are_told_apart() -> None:
+    async with gateway(plan="evit:0.5") as here:
+        default, named = await here.ask(), await here.ask(x_plan="evit:0.5")
+        assert default.headers["x-foveate-plan"] == named.headers["x-foveate-plan"]
+        assert (default.json()["compute"]["degraded"], named.json()["compute"]["degraded"]) == (True, False)
+        assert here.runs == 2
+
+
+async def test_what_json_holds_is_not_the_json() -> None:
+    body = json.dumps({"data": "cGljdHVyZQ=="}).encode()
+    async with gateway() as here:
+        for kind in ("application/json", "image/jpeg"):
+            answer = await here.ask(body, content_type=kind)
+            assert (answer.status_code, answer.headers["x-cache"]) == (200, "miss")
+        assert [item for batch in here.runner.batches for item in batch] == [b"picture", body]
+
+
+async def test_what_could_not_be_explained_is_not_what_others_get_for_long() -> None:
+    async with gateway() as here:
+        await here.ask(query="?explain=true")
+        ((_, until),) = here.app.state.cache._entries.values()
+        assert until - time.monotonic() <= DEGRADED_TTL_S
 
 
 async def test_a_cache_of_no_bytes_is_none() -> None:

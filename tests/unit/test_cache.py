@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 FIELDS = st.dictionaries(st.text(max_size=8), st.none() | st.booleans() | st.integers(0, 2**31) | st.text())
 
 
-@given(st.floats(0, 1, width=32), FIELDS, st.lists(st.binary(max_size=40), max_size=4))
+@given(st.floats(0, 1), FIELDS, st.lists(st.binary(max_size=40), max_size=4))
 def test_an_entry_comes_back_as_it_was(quality: float, fields: dict[str, object], parts: list[bytes]) -> None:
     entry = Entry(quality, fields, tuple(parts))
     assert decoded(encoded(entry)) == entry
@@ -120,7 +120,7 @@ def at_least(quality: float) -> Callable[[Entry], bool]:
 
 
 async def test_what_many_ask_at_once_runs_once() -> None:
-    once, (runs, work) = Once(MemoryCache(2**20), "t", 60), working()
+    once, (runs, work) = Once(MemoryCache(2**20), "t", 60, 2**20), working()
     found = await asyncio.gather(*(once.of("k", at_least(0), None, work) for _ in range(10)))
     assert [how for _, how in found] == ["miss"] + 9 * ["joined"]
     assert len(runs) == 1
@@ -131,7 +131,7 @@ async def test_what_many_ask_at_once_runs_once() -> None:
 
 async def test_what_is_not_good_enough_is_computed_again_and_replaced() -> None:
     cache = MemoryCache(2**20)
-    once, (poor_runs, poor), (runs, work) = Once(cache, "t", 60), working(0.8), working(1.0)
+    once, (poor_runs, poor), (runs, work) = Once(cache, "t", 60, 2**20), working(0.8), working(1.0)
     joined = asyncio.gather(once.of("k", at_least(0), None, poor), once.of("k", at_least(0.9), None, work))
     (_, first), (better, second) = await joined
     assert (first, second, better.quality) == ("miss", "miss", 1.0)
@@ -144,7 +144,7 @@ async def test_what_is_not_good_enough_is_computed_again_and_replaced() -> None:
 
 async def test_what_was_poor_is_kept_for_a_moment_only() -> None:
     now = [0.0]
-    once, (_, work) = Once(MemoryCache(2**20, lambda: now[0]), "t", 60), working(0.8, 0)
+    once, (_, work) = Once(MemoryCache(2**20, lambda: now[0]), "t", 60, 2**20), working(0.8, 0)
     await once.of("k", at_least(0), None, work)
     now[0] = DEGRADED_TTL_S - 0.1
     assert (await once.of("k", at_least(0), None, work))[1] == "hit"
@@ -153,7 +153,7 @@ async def test_what_was_poor_is_kept_for_a_moment_only() -> None:
 
 
 async def test_when_who_leads_fails_or_leaves_one_of_the_others_takes_over() -> None:
-    once, (runs, work) = Once(MemoryCache(2**20), "t", 60), working()
+    once, (runs, work) = Once(MemoryCache(2**20), "t", 60, 2**20), working()
 
     async def failing() -> Entry:
         await asyncio.sleep(0.05)
@@ -176,8 +176,30 @@ async def test_when_who_leads_fails_or_leaves_one_of_the_others_takes_over() -> 
     assert len(runs) == 2
 
 
+async def test_who_has_less_time_than_who_leads_does_it_too_when_half_of_it_is_over() -> None:
+    once, (runs, work) = Once(MemoryCache(2**20), "t", 60, 2**20), working(wait_s=1.0)
+    leads = asyncio.create_task(once.of("k", at_least(0), None, work))
+    await asyncio.sleep(0.01)
+    began = time.monotonic()
+    _, quick = working(wait_s=0)
+    assert (await once.of("k", at_least(0), began + 0.4, quick))[1] == "miss"
+    assert 0.15 < time.monotonic() - began < 0.35
+    assert (await leads)[1] == "miss" and len(runs) == 1
+
+
+async def test_what_is_large_or_lacks_something_does_not_stay() -> None:
+    now = [0.0]
+    once = Once(MemoryCache(2**20, lambda: now[0]), "t", 60, 100)
+    await once.keep("large", Entry(1.0, {}, (bytes(60), bytes(41))))
+    assert await once.find("large") is None
+    await once.keep("brief", Entry(1.0, {}, (b"x",), brief=True))
+    assert await once.find("brief") == Entry(1.0, {}, (b"x",))
+    now[0] = DEGRADED_TTL_S
+    assert await once.find("brief") is None
+
+
 async def test_a_follower_that_leaves_takes_nobody_with_it() -> None:
-    once, (runs, work) = Once(MemoryCache(2**20), "t", 60), working()
+    once, (runs, work) = Once(MemoryCache(2**20), "t", 60, 2**20), working()
     leads = asyncio.create_task(once.of("k", at_least(0), None, work))
     await asyncio.sleep(0.01)
     follows = asyncio.create_task(once.of("k", at_least(0), None, work))

@@ -38,6 +38,24 @@ async def test_who_is_due_first_goes_first_whoever_came_first() -> None:
     compute.close()
 
 
+async def test_who_is_due_first_again_goes_again() -> None:
+    compute, order = Compute(), list[Model]()
+    urgent, calm = Model(5.0), Model(60.0)
+    for model in (urgent, calm):
+        compute.join(model)
+
+    async def serve(model: Model, times: int) -> None:
+        for _ in range(times):
+            await take(compute, model, order)
+
+    async with compute.turn(calm):
+        both = asyncio.gather(serve(calm, 4), serve(urgent, 4))
+        await asyncio.sleep(0.01)
+    await both
+    assert order == 4 * [urgent] + 4 * [calm]
+    compute.close()
+
+
 async def test_who_leaves_while_waiting_or_as_its_turn_comes_holds_up_nobody() -> None:
     compute, order = Compute(), list[Model]()
     holder, gone, chosen, last = Model(0.0), Model(1.0), Model(2.0), Model(3.0)

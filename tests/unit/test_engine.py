@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -496,6 +497,29 @@ async def test_engines_that_share_a_device_know_what_it_is_busy_with() -> None:
         await soon(asyncio.gather(holding, *waiting))
         assert second.latency.predict(FULL, 1) < 10 * before, "waiting for the device is no slower forward"
         assert compute.others(second).any and not len(compute.others(second).due)
+
+
+class Stacking(FakeRunner):
+    """Takes its time to stack."""
+
+    def stack(self, media: Sequence[Any], plan: Plan) -> list[Any]:
+        time.sleep(0.3)
+        return super().stack(media, plan)
+
+
+async def test_the_device_does_not_wait_for_what_one_of_its_models_makes_ready() -> None:
+    compute, first, second = Compute(), Stacking("first", max_batch=2), FakeRunner("second")
+    async with running(first, compute=compute) as one, running(second, compute=compute) as other:
+        first.gate.clear()
+        asked = await submitted(one, *(ask(number) for number in range(6)))
+        await entered(first)
+        await asyncio.sleep(0.05)  # the next two are bound, and being stacked
+        first.gate.set()
+        await soon(asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED))
+        began = time.monotonic()
+        await soon(other.submit(ask("quick", deadline=other.clock() + 5)))
+        assert time.monotonic() - began < 0.2
+        await soon(asyncio.gather(*asked))
 
 
 class Looking(FakeRunner):

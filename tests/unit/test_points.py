@@ -447,6 +447,8 @@ def test_an_object_is_named_by_what_most_of_it_shows() -> None:
         return area.shows
 
     assert (found(slice(0, 4)), found(slice(3, 4)), found(slice(2, 8))) == (2, 0, None)
+    tied = np.full((8, 8), 0.0, np.float16)
+    assert object_in(view, ClassMaps((0, 1), np.stack([tied, tied])))[1] == []
     nothing, none = object_in(view, ClassMaps((0,), np.zeros((1, 8, 8), np.float16)))
     assert nothing.getbbox() is None
     assert not none

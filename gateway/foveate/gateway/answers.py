@@ -7,8 +7,7 @@ from starlette.responses import Response
 
 from foveate.cache import Cache
 from foveate.cache.entry import Entry
-from foveate.cache.once import Once
-from foveate.core.errors import DeadlineExceeded
+from foveate.cache.once import How, Once
 from foveate.core.metrics import Metrics
 from foveate.core.model import ModelCard, Task
 from foveate.core.request import Objective
@@ -29,8 +28,9 @@ def identity(task: Task, cards: Iterable[ModelCard]) -> str:
 class Answers:
     """The response cache."""
 
-    def __init__(self, cache: Cache, ttl_s: float, metrics: Metrics) -> None:
-        self._once = Once(cache, "answer", ttl_s)
+    def __init__(self, cache: Cache, ttl_s: float, largest: int, metrics: Metrics) -> None:
+        """largest: bytes of an answer that is kept, for so many seconds."""
+        self._once = Once(cache, "answer", ttl_s, largest)
         counted = metrics.cache_requests
         self._counts = {how: counted.labels("answers", how) for how in ("hit", "joined", "miss")}
 
@@ -39,12 +39,12 @@ class Answers:
         key: str,
         objective: Objective,
         work: Callable[[], Awaitable[Answered]],
-        reply: Callable[[float], Reply],
+        reply: Callable[[float | None], Reply],
     ) -> Response:
         """The answer under the key, from wherever it is quickest to have.
 
-        reply: what an answer of some quality is sent with that is there already. Raises what `work` raises,
-        and DeadlineExceeded where somebody else's takes too long.
+        reply: what an answer of some quality, None where nobody measured, is sent with that is there already.
+        Raises what `work` raises.
         """
         made: list[Answered] = []
 
@@ -55,12 +55,12 @@ class Answers:
         def good(entry: Entry) -> bool:
             return entry.quality >= objective.min_quality
 
+        how: How = "miss"
         try:
             entry, how = await self._once.of(key, good, objective.deadline, computed)
-        except TimeoutError:
-            raise DeadlineExceeded("the deadline passed before the answer was ready") from None
-        self._counts[how].inc()
+        finally:
+            self._counts[how].inc()
         if not made:
-            return Answered(entry, reply(entry.quality), how)
+            return Answered(entry, reply(entry.measured), how)
         made[-1].headers.setdefault("x-cache", how)
         return made[-1]

@@ -42,7 +42,9 @@ def create_app(cluster: Cluster, settings: Settings, metrics: Metrics, cache: Ca
     decoding = Decoding(settings.decode_threads, cluster.host)
     disk = Disk(settings.spool_bytes, settings.max_video_bytes)
     kept = cache or cache_of(settings, metrics)
-    answers = Answers(kept, settings.cache_ttl_s, metrics) if settings.cache_bytes else None
+    answers = None
+    if settings.cache_bytes:
+        answers = Answers(kept, settings.cache_ttl_s, settings.cache_bytes // LARGEST, metrics)
     tasks = [
         kind(cluster, settings, metrics, door, disk, decoding, answers) for kind in (Classifier, Segmenter)
     ]
@@ -85,10 +87,12 @@ def cache_of(settings: Settings, metrics: Metrics) -> Cache:
         from foveate.cache.redis import RedisCache
     except ModuleNotFoundError:
         raise SetupError("redis is not installed: pip install 'foveate[redis]'") from None
-    largest = settings.cache_bytes // LARGEST
     trouble = metrics.cache_trouble
     return RedisCache(
-        settings.cache, settings.cache_timeout_s, largest, lambda reason: trouble.labels(reason).inc()
+        settings.cache,
+        settings.cache_timeout_s,
+        settings.cache_bytes,
+        lambda reason: trouble.labels(reason).inc(),
     )
 
 

@@ -180,7 +180,7 @@ def object_in(view: View, maps: ClassMaps) -> tuple[Image.Image, list[Area]]:
     if box is None:
         return mask, []
     there = view.seen.classes[_named(maps) == 1]
-    best = int(np.bincount(there).argmax())
+    best = int(np.bincount(there).argmax()) if there.size else 0
     return mask, [Area(1, best - 1 if best else None, mask.histogram()[1], box)]
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+import re
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -193,8 +194,8 @@ class Endpoint(ABC, Generic[Options]):
             options = self.options(http, headers, card)
             call = Call(request_id, card, objective, plan, named, options, arrived, trail)
             kind = media_type(headers.get("content-type", ""))
-            anew = "no-cache" in headers.get("cache-control", "")
-            answers = None if anew else self.answers
+            asked_anew = re.search("no-cache|no-store", headers.get("cache-control", ""), re.IGNORECASE)
+            answers = None if asked_anew else self.answers
             # What may be there already is looked for first. A clip's body is not even read in vain.
             announced = answers is None or kind.startswith("video/")
             if announced:
@@ -209,11 +210,11 @@ class Endpoint(ABC, Generic[Options]):
                 with unless_gone(http):
                     if answers is None:
                         return await work()
-                    told = repr((self._asked, card.name, options, str(plan), objective.tenant))
+                    told = repr((self._asked, card.name, named, options, str(plan), kind, objective.tenant))
                     key = await self.decoding.digest(told, data)
                     return await answers.of(key, objective, work, partial(self._repeated, call))
 
-    def _repeated(self, call: Call[Options], quality: float) -> Reply:
+    def _repeated(self, call: Call[Options], quality: float | None) -> Reply:
         """An answer of that quality is there already: it is counted."""
         total_s = monotonic() - call.arrived
         met = call.kept(total_s)

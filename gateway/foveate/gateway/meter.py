@@ -18,10 +18,11 @@ class Meter:
         self._met = metrics.slo.labels(card.name, "true")
         self._missed = metrics.slo.labels(card.name, "false")
 
-    def repeated(self, quality: float, total_s: float, met: bool | None) -> None:
-        """Count an answer that was there already: nothing ran for it."""
+    def repeated(self, quality: float | None, total_s: float, met: bool | None) -> None:
+        """Count an answer that was there already: nothing ran for it. quality: None where nobody measured."""
         self._duration.observe(total_s)
-        self._quality.observe(quality)
+        if quality is not None:
+            self._quality.observe(quality)
         self._promised(met)
 
     def _promised(self, met: bool | None) -> None:

@@ -151,10 +151,14 @@ class Served:
     def answered(self, content: Mapping[str, object] | bytes) -> "Answered":
         """The response with these fields, or with this image/png."""
         plan, pictured = self.least.plan, isinstance(content, bytes)
-        quality = quality_of(self.card, plan)
+        quality, brief = quality_of(self.card, plan), False
         told = {"plan": str(plan), "quality": quality, "pictured": pictured}
-        part = content if isinstance(content, bytes) else orjson.dumps({"model": self.card.name, **content})
-        entry = Entry(quality or 0.0, told, (part,))
+        if isinstance(content, bytes):
+            part = content
+        else:
+            part = orjson.dumps({"model": self.card.name, **content})
+            brief = content.get("explain", "nobody asked") is None
+        entry = Entry(quality or 0.0, told, (part,), brief)
         return Answered(entry, Reply(self.id, self.met, self.timings_s), self.cache)
 
 

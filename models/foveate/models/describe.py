@@ -45,7 +45,9 @@ def describe(
         source=checkpoint.source,
         task=checkpoint.task,
         frames=frames,
-        weights=fingerprint(model, repr(sorted(model.schedules.items())), *rests_on),
+        weights=fingerprint(
+            model, repr((checkpoint.mean, checkpoint.std, sorted(model.schedules.items()))), *rests_on
+        ),
     )
 
 

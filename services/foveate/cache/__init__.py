@@ -10,17 +10,17 @@ class Cache(Protocol):
         """What was put under the key, where it is still there."""
         ...
 
+    async def take(self, key: str, for_s: float) -> bytes | bool:
+        """What is there; else whether nobody works on it yet: then it is claimed. Others are told that
+        somebody does until `release`, and for so many seconds at most."""
+        ...
+
     async def put(self, key: str, value: bytes, ttl_s: float) -> None:
         """Keep it for so many seconds at most."""
         ...
 
-    async def claim(self, key: str, for_s: float) -> bool:
-        """Whether nobody else works on what belongs under this key. Others are then told that somebody does,
-        until `release`, and for so many seconds at most."""
-        ...
-
     async def release(self, key: str) -> None:
-        """Whoever waits for the key looks again."""
+        """The claim is over, and whatever was put before is there: whoever waits for the key looks again."""
         ...
 
     async def released(self, key: str, timeout_s: float) -> None:

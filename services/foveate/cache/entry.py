@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import orjson
 
 _MAGIC = b"FVT1"
-_HEAD = struct.Struct(">4sIfII")
+_HEAD = struct.Struct(">4sIdII")
 """Magic, checksum of all that follows it, quality, bytes of the fields, number of parts."""
 _CHECKED = 8
 _LENGTH = struct.Struct(">I")
@@ -22,6 +22,13 @@ class Entry:
     """Of the plan that it was computed under, in 0..1."""
     fields: Mapping[str, object] = field(default_factory=dict)
     parts: Sequence[bytes] = ()
+    brief: bool = field(default=False, compare=False)
+    """It lacks something that the next one who asks may get; not kept with it."""
+
+    @property
+    def measured(self) -> float | None:
+        """The quality, where anybody has measured it."""
+        return None if self.fields.get("quality", self.quality) is None else self.quality
 
 
 def encoded(entry: Entry) -> bytes:

@@ -41,8 +41,9 @@ class MemoryCache:
         if found is not None:
             self.bytes -= len(key) + len(found[0])
 
-    async def claim(self, key: str, for_s: float) -> bool:
-        return True
+    async def take(self, key: str, for_s: float) -> bytes | bool:
+        found = await self.get(key)
+        return True if found is None else found
 
     async def release(self, key: str) -> None:
         pass

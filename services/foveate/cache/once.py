@@ -18,14 +18,15 @@ DEGRADED_TTL_S = 5.0
 CLAIM_S = 10.0
 """Another process that has not answered by then is taken to be gone."""
 PATIENCE = 0.5
-"""Of the time left, what somebody waits for another process before it sees to it itself."""
+"""Of the time left, what somebody waits for another one's work before doing it too."""
 
 
 class Once:
     """Entries of one kind, in a cache."""
 
-    def __init__(self, cache: Cache, kind: str, ttl_s: float) -> None:
-        self.cache, self.kind, self.ttl_s = cache, kind, ttl_s
+    def __init__(self, cache: Cache, kind: str, ttl_s: float, largest: int) -> None:
+        """largest: bytes of an entry that is kept."""
+        self.cache, self.kind, self.ttl_s, self.largest = cache, kind, ttl_s, largest
         self._flights: dict[str, asyncio.Future[Entry]] = {}
 
     async def find(self, key: str) -> Entry | None:
@@ -34,47 +35,55 @@ class Once:
         return None if data is None else decoded(data)
 
     async def keep(self, key: str, entry: Entry) -> None:
-        ttl_s = self.ttl_s if entry.quality >= 1 else min(self.ttl_s, DEGRADED_TTL_S)
-        await self.cache.put(f"{self.kind}:{key}", encoded(entry), ttl_s)
+        if sum(map(len, entry.parts)) <= self.largest:
+            lasts = entry.quality >= 1 and not entry.brief
+            ttl_s = self.ttl_s if lasts else min(self.ttl_s, DEGRADED_TTL_S)
+            await self.cache.put(f"{self.kind}:{key}", encoded(entry), ttl_s)
 
     async def of(self, key: str, good: Good, deadline: float | None, work: Work) -> tuple[Entry, How]:
-        """An entry that is good enough, and how it came about. Raises what `work` raises, and TimeoutError
-        where somebody else's work outlasts the deadline, a time of the monotonic clock."""
-        found = await self.find(key)
-        if found is not None and good(found):
-            return found, "hit"
+        """An entry that is good enough, and how it came about. Raises what `work` raises.
+
+        deadline: of who asks, a time of the monotonic clock. It is not waited out: who is not answered by
+        somebody else's work in time does it too.
+        """
         while (flight := self._flights.get(key)) is not None:
-            await asyncio.wait([flight], timeout=None if deadline is None else deadline - monotonic())
+            await asyncio.wait([flight], timeout=_patience_s(deadline))
             if not flight.done():
-                raise TimeoutError
+                return await work(), "miss"
             if not flight.cancelled() and good(entry := flight.result()):
                 return entry, "joined"
             # It failed, left, or was content with less: another one may have taken over.
-        return await self._lead(key, good, deadline, work)
-
-    async def _lead(self, key: str, good: Good, deadline: float | None, work: Work) -> tuple[Entry, How]:
-        """Do the work, unless another process does; who joins meanwhile gets what it gives."""
         flight = self._flights[key] = asyncio.get_running_loop().create_future()
         try:
-            entry, how = await self._alone(key, good, deadline, work)
+            entry, how = await self._lead(key, good, deadline, work)
             flight.set_result(entry)
             return entry, how
         finally:
             del self._flights[key]
             flight.cancel()  # where it has no result
 
-    async def _alone(self, key: str, good: Good, deadline: float | None, work: Work) -> tuple[Entry, How]:
+    async def _lead(self, key: str, good: Good, deadline: float | None, work: Work) -> tuple[Entry, How]:
+        """Look, and do the work unless another process does."""
         name = f"{self.kind}:{key}"
-        if not await self.cache.claim(name, CLAIM_S):
-            left = CLAIM_S if deadline is None else PATIENCE * max(0.0, deadline - monotonic())
-            await self.cache.released(name, min(CLAIM_S, left))
+        taken = await self.cache.take(name, CLAIM_S)
+        if isinstance(taken, bytes):
+            found = decoded(taken)
+            if found is not None and good(found):
+                return found, "hit"
+        elif not taken:
+            patience_s = _patience_s(deadline)
+            await self.cache.released(name, CLAIM_S if patience_s is None else min(CLAIM_S, patience_s))
             found = await self.find(key)
             if found is not None and good(found):
                 return found, "joined"
-            return await work(), "miss"
         try:
             entry = await work()
             await self.keep(key, entry)
-            return entry, "miss"
         finally:
-            await self.cache.release(name)
+            if taken is True:
+                await self.cache.release(name)
+        return entry, "miss"
+
+
+def _patience_s(deadline: float | None) -> float | None:
+    return None if deadline is None else PATIENCE * max(0.0, deadline - monotonic())

@@ -1,5 +1,6 @@
 """A batch on its way through the runner, on the compute thread."""
 
+import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +24,8 @@ class Batch:
     predicted_s: float = 0.0
     stacked: Any = None
     """The runner's input, where it was put together while another batch ran."""
+    staging: asyncio.Task[None] | None = None
+    """What puts it together."""
 
 
 Ran = tuple[Sequence[Entry], Sequence[Result | Exception]]

@@ -75,7 +75,11 @@ class Compute:
             yield
         finally:
             self._ends_at = self.clock()
-            self._pass_on()
+            if len(self._sharers) > 1:
+                # Not before the one that leaves can ask again: it may be due first once more.
+                asyncio.get_running_loop().call_soon(self._pass_on)
+            else:
+                self._pass_on()
 
     async def _wait(self, sharer: Sharer) -> None:
         granted = self._waiting[sharer] = asyncio.get_running_loop().create_future()

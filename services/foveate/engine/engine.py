@@ -216,31 +216,32 @@ class Engine:
 
     async def _wanted(self) -> None:
         """Until there is something to run."""
+        if self._ahead is not None and self._ahead.staging is not None:
+            await self._ahead.staging
         while self._ahead is None and not len(self.queue):
             self._changed.clear()
             await self._changed.wait()
 
     async def _run(self, batch: Batch) -> None:
-        """Run a batch, and meanwhile make the next one ready."""
+        """Run a batch, and meanwhile have the next one made ready."""
         self._compute.runs_for(batch.predicted_s)
         running = asyncio.create_task(self._settler.run(batch), name=f"batch-{self.card.name}")
         running.add_done_callback(lambda _: self._changed.set())
         try:
             while self._ahead is None and not running.done():
                 self._changed.clear()
-                await self._bind_ahead()
-                if self._ahead is None:
-                    await self._changed.wait()
+                self._bind_ahead()
+                await self._changed.wait()
         finally:
             await running
 
-    async def _bind_ahead(self) -> None:
+    def _bind_ahead(self) -> None:
         """While a batch runs, only a full one is bound: anything less would miss those who come until the
         device is free; and none where others wait for the device, who may be due first."""
         if len(self.queue) >= self._enough and not self._compute.wanted(self):
             self._ahead = self._bind(full=True)
-        if self._ahead is not None:
-            await self._settler.stage(self._ahead)
+            if self._ahead is not None:
+                self._ahead.staging = asyncio.create_task(self._settler.stage(self._ahead))
 
     def _bind(self, full: bool = False) -> Batch | None:
         """Take those who should run next out of the queue; full: only if no more could join them."""

@@ -63,7 +63,7 @@ class PretrainedRunner(Base, ABC):
             source=pretrained.source,
             task=pretrained.task,
             frames=frames,
-            weights=fingerprint(self.model),
+            weights=fingerprint(self.model, repr((pixels.mean, pixels.std))),
         )
 
     def check(self, plan: Plan) -> None:
