@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -174,6 +175,48 @@ def profile(
         complaints.print(one.how_to_go_on(asked), highlight=False, markup=False, soft_wrap=True)
         raise typer.Exit(130) from None
     one.show(console, found, asked.target)
+
+
+@app.command()
+def autoscaler(
+    prometheus: Annotated[str, typer.Argument(help="Where Prometheus is, as in http://127.0.0.1:9090.")],
+    least: Annotated[int, typer.Option(min=0, help="Replicas at least.")] = 1,
+    most: Annotated[int, typer.Option(min=1, help="Replicas at most.")] = 10,
+    utilisation: Annotated[float, typer.Option(help="Share of a replica that full answers may fill.")] = 0.75,
+    start_s: Annotated[float, typer.Option(help="Seconds until a new replica serves.")] = 30.0,
+    calm_s: Annotated[float, typer.Option(help="Seconds of less before replicas are taken away.")] = 300.0,
+    every_s: Annotated[float, typer.Option(min=1, help="Seconds between two decisions.")] = 15.0,
+    demand: Annotated[str | None, typer.Option(help="PromQL of full-quality demand, one number.")] = None,
+    replicas: Annotated[str | None, typer.Option(help="PromQL of the replicas, one number.")] = None,
+    host: Annotated[str, typer.Option(help="Where decisions are published.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port of that.")] = 9400,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print decisions and publish none.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Decide once, and print that.")] = False,
+) -> None:
+    """Decide how many replicas full quality needs, and publish that for KEDA or an HPA."""
+    from foveate.autoscaler import service
+    from foveate.autoscaler.policy import Rules
+    from foveate.autoscaler.prometheus import Prometheus
+
+    logging.basicConfig(level="INFO", format="%(message)s", handlers=[RichHandler(console=complaints)])
+    try:
+        rules = Rules(least, most, utilisation, start_s, calm_s)
+        questions = service.Questions(demand or service.DEMAND, replicas or service.REPLICAS)
+        scaler = service.Autoscaler(Prometheus(prometheus), rules, every_s, questions)
+    except ValueError as error:
+        raise SetupError(str(error)) from None
+    published = None if dry_run or once else service.publish(scaler.registry, host, port)
+    if published is not None:
+        console.print(f"publishing on http://{host}:{published}/metrics", highlight=False)
+    while True:
+        decision = scaler.step()
+        if decision is not None:
+            console.print(f"{decision.replicas} replicas: {decision.reason}", highlight=False, markup=False)
+        elif once:
+            raise typer.Exit(1)
+        if once:
+            return
+        time.sleep(every_s)
 
 
 @app.command()
