@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 ARGS ?=
 
-.PHONY: serve test check fmt bench-overhead bench-models bench-elastic bench-decode bench-slo bench-tasks bench-peers train train-env clean
+.PHONY: serve test check fmt bench-overhead bench-models bench-elastic bench-decode bench-slo bench-tasks bench-scale bench-peers train train-env clean
 
 serve: $(VENV)/.installed
 	$(BIN)/foveate serve $(ARGS)
@@ -41,6 +41,9 @@ bench-slo: $(VENV)/.dev
 
 bench-tasks: $(VENV)/.dev
 	$(BIN)/python -m loadtests.tasks $(ARGS)
+
+bench-scale: $(VENV)/.dev
+	$(BIN)/python -m loadtests.scale $(ARGS)
 
 bench-peers: $(VENV)/.dev
 	$(BIN)/python -m loadtests.peers $(ARGS)

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-FOLDER = Path(__file__).parents[1] / "docs/benchmarks"
-
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "docs/benchmarks"
 
 UNCACHED = {"FOVEATE_CACHE_BYTES": "0"}
 """For servers that are measured: a few pictures come again and again, and every answer is to be computed."""

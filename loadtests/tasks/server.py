@@ -30,14 +30,14 @@ class Got:
 
 
 @contextmanager
-def serving(*options: str) -> Iterator[str]:
-    """The URL of `foveate serve` with these options, once it is ready; it is ended afterwards."""
+def serving(*options: str, environment: Mapping[str, str] = UNCACHED) -> Iterator[str]:
+    """The URL of `foveate serve` with these options and variables, once it is ready; ended afterwards."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "foveate.gateway", "serve", "--port", str(port), *options]
     process = subprocess.Popen(  # noqa: S603
-        command, env=os.environ | UNCACHED, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command, env={**os.environ, **environment}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     url = f"http://127.0.0.1:{port}"
     try:

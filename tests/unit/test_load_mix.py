@@ -146,8 +146,9 @@ def test_a_request_is_what_http_asks_for() -> None:
     aim = target("http://127.0.0.1:8000", "/classify", {"x-plan": "full"})
     head = request_head(aim, {"x-slo-ms": "200"})
     assert request_bytes(head, b"\xff\xd8!").split(b"\r\n") == [
-        b"POST /classify HTTP/1.1", b"host: 127.0.0.1:8000", b"content-type: image/jpeg", b"x-slo-ms: 200",
-        b"x-plan: full", b"content-length: 3", b"", b"\xff\xd8!",
+        b"POST /classify HTTP/1.1", b"host: 127.0.0.1:8000", b"content-type: image/jpeg",
+        b"cache-control: no-cache", b"x-slo-ms: 200", b"x-plan: full",
+        b"content-length: 3", b"", b"\xff\xd8!",
     ]  # fmt: skip
 
 
