@@ -47,6 +47,9 @@ from foveate.gateway.wire import Answered, Reply
 
 log = logging.getLogger(__name__)
 
+ANEW = re.compile("no-(cache|store)", re.IGNORECASE)
+"""What `cache-control` says to be answered anew."""
+
 
 class Endpoint(ABC, Generic[Options]):
     """A task's route, with what it needs: the cluster behind it, the door before it, the decode pools.
@@ -194,8 +197,9 @@ class Endpoint(ABC, Generic[Options]):
             options = self.options(http, headers, card)
             call = Call(request_id, card, objective, plan, named, options, arrived, trail)
             kind = media_type(headers.get("content-type", ""))
-            asked_anew = re.search("no-cache|no-store", headers.get("cache-control", ""), re.IGNORECASE)
-            answers = None if asked_anew else self.answers
+            answers = self.answers
+            if "cache-control" in headers and ANEW.search(headers["cache-control"]):
+                answers = None
             # What may be there already is looked for first. A clip's body is not even read in vain.
             announced = answers is None or kind.startswith("video/")
             if announced:

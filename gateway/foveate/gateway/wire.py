@@ -182,23 +182,24 @@ class Answered(Response):
     def __init__(self, entry: Entry, reply: Reply, cache: str = "") -> None:
         """cache: whether what it took was there already; empty: that was no question."""
         self.entry = entry
-        (part,) = entry.parts
+        (part,), timings_ms = entry.parts, reply.timings_ms
+        headers = _headers(entry, reply, timings_ms, cache)
         if entry.fields["pictured"]:
-            super().__init__(part, headers=_headers(entry, reply, cache), media_type="image/png")
+            super().__init__(part, headers=headers, media_type="image/png")
             return
         # The rest is as it was rendered, once.
-        body = b'{"id":%b,%b,"timings_ms":%b}' % (
-            orjson.dumps(reply.id), part[1:-1], orjson.dumps(reply.timings_ms),
-        )  # fmt: skip
-        super().__init__(body, headers=_headers(entry, reply, cache), media_type="application/json")
+        told = orjson.dumps(reply.id), part[1:-1], orjson.dumps(timings_ms)
+        super().__init__(
+            b'{"id":%b,%b,"timings_ms":%b}' % told, headers=headers, media_type="application/json"
+        )
 
 
-def _headers(entry: Entry, reply: Reply, cache: str) -> dict[str, str]:
+def _headers(entry: Entry, reply: Reply, timings_ms: Mapping[str, float], cache: str) -> dict[str, str]:
     """As the contract names them."""
     found = {
         "x-request-id": reply.id,
         "x-foveate-plan": str(entry.fields["plan"]),
-        "server-timing": ", ".join(f"{name};dur={ms}" for name, ms in reply.timings_ms.items()),
+        "server-timing": ", ".join([f"{name};dur={ms}" for name, ms in timings_ms.items()]),
     }
     if entry.fields["quality"] is not None:
         found["x-foveate-quality"] = f"{entry.quality:.4f}"

@@ -70,7 +70,7 @@ class Engine:
         self._in_flight: set[Entry] = set()
         self._ahead: Batch | None = None
         name = runner.card.name
-        self._demand = metrics.demand.labels(name)
+        self._demand, self._full = metrics.demand.labels(name), (-1, 0.0)
         metrics.waiting.labels(name).set_function(lambda: len(self.queue))
         metrics.waiting_bytes.labels(name).set_function(lambda: self.queue.bytes)
 
@@ -165,7 +165,9 @@ class Engine:
     def _count(self, deadline: float, now: float) -> None:
         allowed_s = self.terms.patience_s if math.isinf(deadline) else deadline - now
         self.flow.arrived(now, min(allowed_s, LONG_S))
-        self._demand.inc(self._cost(self.card.full))
+        if self._full[0] != self.latency.version:
+            self._full = self.latency.version, self._cost(self.card.full)
+        self._demand.inc(self._full[1])
 
     def floor(self, min_quality: float) -> int:
         """Index of the cheapest rung that is good enough; of full where no other is."""
