@@ -1,5 +1,8 @@
 """Rules and the autoscaler, on a real Prometheus that scrapes real metrics."""
 
+import itertools
+import json
+import math
 import re
 import shutil
 import signal
@@ -10,8 +13,10 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest, start_http_server
 from typer.testing import CliRunner
@@ -21,6 +26,8 @@ from foveate.autoscaler.prometheus import Prometheus, Unanswered
 from foveate.autoscaler.service import Autoscaler, Questions, publish
 from foveate.core.metrics import Metrics
 from foveate.gateway.cli import app
+from tests.fake_runner import RUNGS, FakeRunner
+from tests.integration.conftest import Serve
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "monitoring/rules.yml"
@@ -124,6 +131,60 @@ def test_rules_name_metrics_that_there_are() -> None:
     there = set(re.findall(r"# TYPE (\w+) ", text))
     for name in set(re.findall(r"\b(foveate_\w+)", RULES.read_text())):
         assert re.sub(r"_(bucket|sum|count)$", "", name) in there, name
+
+
+QUIET = ("foveate_autoscaler", "foveate_cache_trouble", "foveate_refused")
+"""What has nothing to show where all is well, and nobody scales."""
+
+
+def test_every_query_of_the_dashboard_shows_something_of_a_real_run(tmp_path: Path, serve: Serve) -> None:
+    board = json.loads((ROOT / "monitoring/grafana/foveate.json").read_text())
+    queries = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+    assert len(queries) > 25 and len({panel["title"] for panel in board["panels"]}) == len(board["panels"])
+    runner = FakeRunner()
+    runner.card = replace(runner.card, weights="w", ladder=RUNGS)
+    served = serve(runner)
+    stop = threading.Event()
+
+    def ask() -> None:
+        """Some with a promise, some under a lesser plan, some that come again, some that nothing can keep."""
+        with httpx.Client(base_url=served.url, trust_env=False) as client:
+            for number in itertools.count():
+                if stop.wait(0.02):
+                    return
+                headers = ({"x-slo-ms": "2000"}, {"x-plan": "evit:0.5"}, {}, {"x-slo-ms": "0.01"})[number % 4]
+                body = b"same" if number % 3 == 0 else b"picture %d" % number
+                client.post("/classify", content=body, headers={"content-type": "image/jpeg"} | headers)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        with prometheus(tmp_path, served.port) as url:
+            plain = [
+                query.replace("$model", ".*").replace("[5m]", "[10s]").replace("[1m]", "[10s]")
+                for query in queries
+            ]
+            there = [query for query in plain if not any(name in query for name in QUIET)]
+
+            def shown(query: str) -> bool:
+                found = Prometheus(url)._ask("query", {"query": query})
+                return any(math.isfinite(float(one["value"][1])) for one in found)
+
+            missing = set(there)
+
+            def complete() -> bool:
+                missing.difference_update([query for query in missing if shown(query)])
+                return not missing
+
+            end = time.monotonic() + 30
+            while not complete():
+                assert time.monotonic() < end, missing
+                time.sleep(0.2)
+            for query in set(plain) - set(there):
+                Prometheus(url)._ask("query", {"query": query})
+    finally:
+        stop.set()
+        asking.join()
 
 
 def test_the_policy_is_fed_by_what_prometheus_has_seen(busy: Busy, url: str) -> None:
