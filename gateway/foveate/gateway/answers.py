@@ -11,7 +11,7 @@ from foveate.cache.once import How, Once
 from foveate.core.metrics import Metrics
 from foveate.core.model import ModelCard, Task
 from foveate.core.request import Objective
-from foveate.gateway.wire import Answered, Reply
+from foveate.gateway.reply import Answered, Reply
 
 FOVEATE = version("foveate")
 

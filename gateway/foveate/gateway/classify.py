@@ -15,9 +15,10 @@ from foveate.gateway.call import Call
 from foveate.gateway.clip_wire import named_clip
 from foveate.gateway.endpoint import Endpoint, within
 from foveate.gateway.media import decode_image
+from foveate.gateway.reply import Answered, Served
 from foveate.gateway.spool import Medium
 from foveate.gateway.watching import Watching, middle
-from foveate.gateway.wire import Answered, Served, classification
+from foveate.gateway.wire import classification
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,9 +20,9 @@ from foveate.gateway.kept import FeatureStore, Flights, Kept, Seen
 from foveate.gateway.masks import Area, Drawn, above, overlay, png
 from foveate.gateway.objective import quality_of
 from foveate.gateway.points import Click, window_of, within_box
+from foveate.gateway.reply import Served
 from foveate.gateway.whole import Choice, Cut, decode_whole
 from foveate.gateway.windows import Window, windows
-from foveate.gateway.wire import Served
 
 Decode = Callable[[Call[Any], bytes, Choice], Awaitable[tuple[Cut, float]]]
 """The window that is chosen of a picture, and the seconds it took to make it."""

@@ -7,16 +7,8 @@ from pydantic import BaseModel, Field
 
 from foveate.gateway.clips import Clip
 from foveate.gateway.masks import Drawn
-from foveate.gateway.wire import (
-    Answered,
-    Compute,
-    Prediction,
-    Segment,
-    Served,
-    data_url,
-    prediction_fields,
-    segment_fields,
-)
+from foveate.gateway.reply import Answered, Served
+from foveate.gateway.wire import Compute, Prediction, Segment, data_url, prediction_fields, segment_fields
 
 
 class ClipSeen(BaseModel):

@@ -42,8 +42,8 @@ from foveate.gateway.gone import unless_gone
 from foveate.gateway.meter import Meter
 from foveate.gateway.objective import choose_plan, default_plan, read_objective
 from foveate.gateway.problems import problem
+from foveate.gateway.reply import Answered, Reply
 from foveate.gateway.spool import Disk, Medium, spool_body
-from foveate.gateway.wire import Answered, Reply
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,8 @@ from foveate.core.outcome import Explanation, Result
 from foveate.core.plan import Plan
 from foveate.engine.runner import Explainer, Runner
 from foveate.gateway.media import decode_image
-from foveate.gateway.wire import chosen_field, prediction_fields
+from foveate.gateway.reply import chosen_field
+from foveate.gateway.wire import prediction_fields
 from foveate.models import explain_picture
 
 

@@ -23,10 +23,11 @@ from foveate.gateway.clips import upright_frames
 from foveate.gateway.endpoint import Endpoint, within
 from foveate.gateway.masks import Drawn, areas, assembled, overlay, png
 from foveate.gateway.points import Click, points_of, read_points
+from foveate.gateway.reply import Answered, Served
 from foveate.gateway.spool import Medium
 from foveate.gateway.watching import Watching
 from foveate.gateway.whole import Choice, Cut, decode_whole, decode_windows
-from foveate.gateway.wire import Answered, Served, segmentation
+from foveate.gateway.wire import segmentation
 
 
 @dataclass(frozen=True, slots=True)
