@@ -1,7 +1,8 @@
 # syntax=docker/dockerfile:1
-# One server: gateway and engine in one process. `--build-arg TORCH_INDEX=` (empty) takes a CUDA build of torch.
+# One server: gateway and engine in one process. torch comes from the default package index, with CUDA; an index of
+# its CPU builds as TORCH_INDEX makes an image for machines without a GPU a fraction as large.
 FROM python:3.11-slim-bookworm AS build
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ARG TORCH_INDEX
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY core core
