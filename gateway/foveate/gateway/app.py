@@ -78,7 +78,7 @@ def create_app(cluster: Cluster, settings: Settings, metrics: Metrics, cache: Ca
 
 
 def cache_of(settings: Settings, metrics: Metrics) -> Cache:
-    """Where answers are kept. Raises SetupError where what that takes is not installed."""
+    """Where answers are kept. Raises SetupError for no address, or where what that takes is not installed."""
     if settings.cache == "memory":
         memory = MemoryCache(settings.cache_bytes)
         metrics.cache_used.labels("answers").set_function(lambda: memory.bytes)
@@ -88,12 +88,15 @@ def cache_of(settings: Settings, metrics: Metrics) -> Cache:
     except ModuleNotFoundError:
         raise SetupError("redis is not installed: pip install 'foveate[redis]'") from None
     trouble = metrics.cache_trouble
-    return RedisCache(
-        settings.cache,
-        settings.cache_timeout_s,
-        settings.cache_bytes,
-        lambda reason: trouble.labels(reason).inc(),
-    )
+    try:
+        return RedisCache(
+            settings.cache,
+            settings.cache_timeout_s,
+            settings.cache_bytes,
+            lambda reason: trouble.labels(reason).inc(),
+        )
+    except ValueError as error:  # the address itself may hold a password
+        raise SetupError(f"the cache's address is not like redis://127.0.0.1:6379/0: {error}") from None
 
 
 class Shortcut:
