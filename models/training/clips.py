@@ -19,10 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from foveate.core.plan import picked
 from foveate.models import exits, hub, reduction
 from foveate.models.heads.clip import ClipHead, ClipSpec
 from foveate.models.vit import ElasticViT, Steps
-from foveate.models.watch import Look, See, Watcher, picked, stages
+from foveate.models.watch import Look, See, Watcher, stages
 from training.fit import Run, fit
 from training.losses import normalise
 from training.motions import NAMES, Film

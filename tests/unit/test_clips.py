@@ -199,6 +199,23 @@ def test_odd_sizes_too() -> None:
     assert numbers(found) == [1, 4, 7]
 
 
+def test_frames_that_nobody_looks_at_are_not_decoded() -> None:
+    data = clip("mjpeg", "avi", 40)
+    every, some = (
+        decode_clip(data, 16, 64, lambda _: [(0, 0, *SIZE)], "bilinear", LIMITS, only)
+        for only in (None, [2, 6, 10, 14])
+    )
+    assert (every.decoded, some.decoded) == (16, 4)
+    assert some.pixels.shape == every.pixels.shape
+    for number in range(16):
+        if number in (2, 6, 10, 14):
+            assert (some.pixels[:, number] == every.pixels[:, number]).all()
+            assert some.at_s[number] == every.at_s[number]
+        else:
+            assert not some.pixels[:, number].any()
+            assert abs(some.at_s[number] - every.at_s[number]) < 0.1
+
+
 def test_each_box_is_cut_out_of_each_frame() -> None:
     data = clip("mjpeg", "avi", 8, options={"qscale": "2"})
     boxes: list[Box] = [(0, 0, 100, 100), (10.5, 20.25, 300, 150), (0, 0, *SIZE)]

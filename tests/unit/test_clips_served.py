@@ -92,6 +92,32 @@ def problem(response: httpx.Response, status: int) -> str:
     return Problem.model_validate_json(response.text).detail
 
 
+async def test_a_plan_of_fewer_frames_has_no_others_decoded_and_says_the_same(
+    film: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def noting(*given: Any) -> Any:
+        asked.append(given[-1])
+        return decode_clip(*given)
+
+    def all_of_them(*given: Any) -> Any:
+        return decode_clip(*given[:-1])
+
+    said = []
+    for decode in (noting, all_of_them):
+        monkeypatch.setattr("foveate.gateway.watching.decode_clip", decode)
+        async with gateway(cache_bytes=0) as here:
+            for plan in ("frames:2", "frames:4/glance:2"):
+                response = await here.post("/classify", film, x_plan=plan)
+                assert response.status_code == 200, response.text
+                said.append(ClipClassification.model_validate_json(response.text))
+    assert asked == [[2, 6], [1, 3, 5, 7]]
+    for some, every in zip(said[:2], said[2:], strict=True):
+        assert (some.predictions, some.over_time) == (every.predictions, every.over_time)
+        assert some.clip == every.clip
+
+
 async def test_a_clip_is_named(film: bytes) -> None:
     async with gateway() as here:
         response = await here.post("/classify?top_k=2", film)

@@ -8,11 +8,11 @@ import torch
 
 from foveate.core.errors import BadPlan, RunFailed
 from foveate.core.outcome import Result
-from foveate.core.plan import Plan
+from foveate.core.plan import Plan, picked
 from foveate.models.clip_runner import ClipRunner
 from foveate.models.geometry import block_macs, embedding_macs
 from foveate.models.heads.clip import WAVES, waves
-from foveate.models.watch import Watcher, canvas_of, picked, stages
+from foveate.models.watch import Watcher, canvas_of, stages
 from tests.unit.clip_heads import SMALL, SPEC, clip_checkpoint
 
 

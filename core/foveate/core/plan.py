@@ -169,3 +169,8 @@ def _whole(kind: str, argument: str) -> int:
 
 def _short(text: str) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
+
+
+def picked(total: int, count: int) -> list[int]:
+    """The frames that a plan of `count` looks at, of `total`: those in the middle of equal spans."""
+    return [(2 * i + 1) * total // (2 * count) for i in range(count)]

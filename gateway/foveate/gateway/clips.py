@@ -1,6 +1,6 @@
 """Untrusted video bytes in, a clip model's input pixels out."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,28 +39,34 @@ def decode_clip(
     boxes: Callable[[Size], Sequence[Box]],
     interpolation: Literal["bilinear", "bicubic"],
     limits: ClipLimits,
+    only: Collection[int] | None = None,
 ) -> Clip:
     """Each frame is the one shown in the middle of an equal span of the clip; shorter clips repeat some. Of
     each the boxes are cut out and resized to `side` x `side`. One frame at a time is held in full.
+
+    only: the frames, counted from 0, that will be looked at; the others are left black, and not decoded for
+    their own sake. None: all.
 
     Safe to call from many threads. Raises UnsupportedMedia for what is not read here, ClipTooLarge past the
     limits, and BrokenMedia for anything else that does not decode.
     """
     with _opened(source, limits) as reel:
         size, places = (0, 0), tuple[Box, ...]()
-        pixels, at_s = np.empty((0, frames, side, side, 3), np.uint8), list[float]()
+        pixels = np.empty((0, frames, side, side, 3), np.uint8)
+        at_s = [(2 * number + 1) * reel.duration_s / (2 * frames) for number in range(frames)]
         last: View | None = None
-        for number, view in enumerate(_views(reel, frames)):
+        before = 0
+        for number, view in _views(reel, frames, range(frames) if only is None else sorted(only)):
             if last is None:
                 size, places = view.size, tuple(boxes(view.size))
-                pixels = np.empty((len(places), frames, side, side, 3), np.uint8)
+                pixels = np.zeros((len(places), frames, side, side, 3), np.uint8)
             if view is last:
-                pixels[:, number] = pixels[:, number - 1]
+                pixels[:, number] = pixels[:, before]
             else:
                 for window, box in enumerate(places):
                     pixels[window, number] = view.cut(box, size, side, FILTERS[interpolation])
-            at_s.append(view.at_s)
-            last = view
+            at_s[number] = view.at_s
+            last, before = view, number
         return Clip(pixels, tuple(at_s), reel.duration_s, size, reel.decoded)
 
 
@@ -70,19 +76,19 @@ def upright_frames(source: bytes | Path, frames: int, limits: ClipLimits) -> Ite
     Raises what it raises.
     """
     with _opened(source, limits) as reel:
-        for view in _views(reel, frames):
+        for _, view in _views(reel, frames, range(frames)):
             yield view.upright()
 
 
-def _views(reel: Reel, frames: int) -> Iterator[View]:
-    """What is shown in the middle of so many equal spans; the same view again where a frame lasts."""
+def _views(reel: Reel, frames: int, only: Iterable[int]) -> Iterator[tuple[int, View]]:
+    """What is shown in the middle of some of so many equal spans; the same view again where a frame lasts."""
     with _boundary(reel.source):
         film, viewer = Film(reel), Viewer(reel)
-    for number in range(frames):
+    for number in only:
         with _boundary(reel.source):
             at, frame = film.shown(reel.start + (2 * number + 1) * (reel.end - reel.start) // (2 * frames))
             view = viewer.view(at, frame)
-        yield view
+        yield number, view
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from typing import Any
 
 from foveate.core.errors import BrokenMedia, DeadlineExceeded, UnsupportedMedia
 from foveate.core.model import InputSpec
+from foveate.core.plan import picked
 from foveate.gateway.call import Call
 from foveate.gateway.clips import Clip, decode_clip
 from foveate.gateway.containers import is_clip
@@ -39,11 +40,12 @@ class Watching:
         card, spec = call.card, call.card.input
         if spec is None:
             raise UnsupportedMedia(f"{card.name} takes no clips")
-        side = card.full.image_size
+        side, plan = card.full.image_size, call.plan
+        only = picked(card.frames, plan.frames) if plan is not None and plan.frames else None
 
         def work() -> Clip:
             limits = self.limits(call.objective.deadline)
-            return decode_clip(data, card.frames, side, boxes, spec.interpolation, limits)
+            return decode_clip(data, card.frames, side, boxes, spec.interpolation, limits, only)
 
         async with within(call.objective.deadline):
             clip, seconds = await self.route.decoding.watch(card.name, work)

@@ -12,7 +12,7 @@ from torch import Tensor
 from foveate.core.errors import BadPlan, RunFailed
 from foveate.core.model import Rung
 from foveate.core.outcome import Result
-from foveate.core.plan import Plan, Precision
+from foveate.core.plan import Plan, Precision, picked
 from foveate.core.profile import Profile
 from foveate.models.base import Base
 from foveate.models.checkpoint import Checkpoint
@@ -28,7 +28,7 @@ from foveate.models.concrete import steps
 from foveate.models.dense import class_maps, dense_of
 from foveate.models.describe import describe, profiled
 from foveate.models.reuse import first_look, look_again
-from foveate.models.watch import Look, by_clip, canvas_of, picked
+from foveate.models.watch import Look, by_clip, canvas_of
 
 FRAMES = 8
 """Frames of a clip that are looked at, at full."""

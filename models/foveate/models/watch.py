@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from foveate.core.plan import picked
 from foveate.models.dense import Reader, read
 from foveate.models.exits import ExitRule
 from foveate.models.heads.clip import ClipHead, resample
@@ -74,11 +75,6 @@ class Seen:
     def only(self, index: Tensor) -> "Seen":
         memory = self.memory and self.memory.rows(index)
         return Seen(self.rows[index], self.at, self.regions[index], memory)
-
-
-def picked(total: int, count: int) -> list[int]:
-    """The frames in the middle of `count` equal spans of `total`."""
-    return [(2 * i + 1) * total // (2 * count) for i in range(count)]
 
 
 def stages(frames: list[int]) -> list[list[int]]:

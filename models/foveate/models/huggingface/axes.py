@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from foveate.core.errors import BadPlan
-from foveate.core.plan import Plan
-from foveate.models.watch import picked
+from foveate.core.plan import Plan, picked
 
 
 @dataclass(frozen=True, slots=True)

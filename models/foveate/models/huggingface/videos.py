@@ -10,12 +10,11 @@ from torch import Tensor, nn
 
 from foveate.core.errors import RunFailed, SetupError
 from foveate.core.outcome import Result
-from foveate.core.plan import Plan, Precision
+from foveate.core.plan import Plan, Precision, picked
 from foveate.core.profile import Profile
 from foveate.models.huggingface.axes import Axes, Changes, moved
 from foveate.models.huggingface.fetch import Pretrained
 from foveate.models.huggingface.runner import PretrainedRunner
-from foveate.models.watch import picked
 
 COUNTS = ("num_frames", "frames_per_clip")
 """What configurations call the number of frames."""
