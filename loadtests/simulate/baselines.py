@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from foveate.core.model import Rung
 from foveate.core.plan import Plan
-from foveate.engine.fifo import Fifo
+from foveate.engine.fifo import Fifo, Welcoming
 from foveate.engine.latency import Predictor
 from foveate.engine.others import NOBODY, Others
 from foveate.engine.policy import Decision, Flow, Policy, PolicyMaker, Refusal, W
@@ -61,7 +61,7 @@ class RejectOnly:
         return Decision(tuple(left[:size]), self.plan, full, "full", refused)
 
 
-class FixedTarget:
+class FixedTarget(Welcoming):
     """First come, first served at full, in the largest batch that takes a*n + b <= target seconds: what
     servers with a latency target tune towards, and one of Clipper's two ways to size batches (Crankshaw et
     al., NSDI 2017, section 4.3; the other one is additive increase, multiplicative decrease)."""
@@ -76,23 +76,12 @@ class FixedTarget:
         sizes = range(self.max_batch, 0, -1)
         return next((n for n in sizes if self.latency.predict(self.plan, n) <= self.target_s), 1)
 
-    def admit(
-        self,
-        entry: W,
-        waiting: Sequence[W],
-        now: float,
-        free_at: float,
-        ready_at: float = 0.0,
-        others: Others = NOBODY,
-    ) -> Refusal[W] | None:
-        return None
-
     def choose(self, waiting: Sequence[W], now: float, free_at: float, flow: Flow) -> Decision[W] | None:
         size = self.size
         return Decision(tuple(waiting[:size]), self.plan, len(waiting) >= size) if waiting else None
 
 
-class SlackFit:
+class SlackFit(Welcoming):
     """SuperServe's policy (Khare et al., NSDI 2025, section 4): plan and batch size together, from the
     slack of the most urgent request.
 
@@ -125,17 +114,6 @@ class SlackFit:
         """Largest batch and plan for so much slack."""
         allowed = math.floor((slack_s - self.least) / self.width + 1e-9) if self.width else 0
         return self.buckets[max((at for at in self.buckets if at <= allowed), default=min(self.buckets))]
-
-    def admit(
-        self,
-        entry: W,
-        waiting: Sequence[W],
-        now: float,
-        free_at: float,
-        ready_at: float = 0.0,
-        others: Others = NOBODY,
-    ) -> Refusal[W] | None:
-        return None
 
     def choose(self, waiting: Sequence[W], now: float, free_at: float, flow: Flow) -> Decision[W] | None:
         if not waiting:

@@ -11,8 +11,6 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-Reason = str
-
 FEW = 5
 """Samples that have to go on rising for a trend to be one."""
 
@@ -58,7 +56,7 @@ class Decision:
     """How many replicas there should be, and why."""
 
     replicas: int
-    reason: Reason
+    reason: str
     needed: float
     """Replicas that what is foreseen takes, before rounding and bounds."""
 

@@ -9,11 +9,8 @@ from foveate.engine.others import NOBODY, Others
 from foveate.engine.policy import Decision, Flow, Refusal, W
 
 
-class Fifo:
-    """What there is to compare with. Floors and deadlines are not looked at; a pinned plan is."""
-
-    def __init__(self, rungs: Sequence[Rung], latency: Predictor, max_batch: int) -> None:
-        self.plan, self.max_batch = rungs[-1].plan, max_batch
+class Welcoming:
+    """Lets everybody in."""
 
     def admit(
         self,
@@ -25,6 +22,13 @@ class Fifo:
         others: Others = NOBODY,
     ) -> Refusal[W] | None:
         return None
+
+
+class Fifo(Welcoming):
+    """What there is to compare with. Floors and deadlines are not looked at; a pinned plan is."""
+
+    def __init__(self, rungs: Sequence[Rung], latency: Predictor, max_batch: int) -> None:
+        self.plan, self.max_batch = rungs[-1].plan, max_batch
 
     def choose(self, waiting: Sequence[W], now: float, free_at: float, flow: Flow) -> Decision[W] | None:
         """The first, filled up with those behind it that run under the same plan."""
