@@ -65,9 +65,13 @@ class Log:
             assert words in self.text, self.text
 
 
+PLACES = {"local": (), "ray": ("--cluster", "ray")}
+"""Flags that have the models run in the server's process, or on Ray."""
+
+
 @contextmanager
 def serving(folder: Path, *flags: str) -> Iterator[Serving]:
-    """`foveate serve` on a free port; killed at the end unless it has ended."""
+    """`foveate serve` on a free port; ended with the test."""
     port = free_port()
     command = [FOVEATE, "serve", "--precision", "fp32", "--threads", "1", "--port", str(port), *flags]
     with (
@@ -80,4 +84,9 @@ def serving(folder: Path, *flags: str) -> Iterator[Serving]:
             assert client.get("/readyz").status_code == 200
             yield Serving(process, client, log)
         finally:
-            process.kill()
+            # On Ray there are others to be ended, which it does itself.
+            process.terminate()
+            try:
+                process.wait(PATIENCE_S)
+            finally:
+                process.kill()

@@ -4,6 +4,7 @@ import json
 import re
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from foveate.models import zoo
 from foveate.models.describe import STANDARD_RUNGS
 from foveate.models.heldout import heldout
 from foveate.models.load import setting
-from tests.e2e.serving import FOVEATE, PATIENCE_S, Serving, environment, serving
+from tests.e2e.serving import FOVEATE, PATIENCE_S, PLACES, Serving, environment, serving
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.jpg"))
 USUAL = 0.94
@@ -27,9 +28,9 @@ SLACK = 0.06
 """A hundred scenes are a sample: one standard deviation of 94% of 104 is 2.3 points."""
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    with serving(tmp_path_factory.mktemp("served")) as here:
+@pytest.fixture(scope="module", params=PLACES)
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    with serving(tmp_path_factory.mktemp("served"), *PLACES[request.param]) as here:
         yield here
 
 
@@ -123,11 +124,18 @@ def test_bad_input_is_refused_and_the_server_goes_on(served: Serving) -> None:
 
 def test_what_was_served_is_in_the_metrics(served: Serving) -> None:
     assert served.classify(EXAMPLES[0].read_bytes()).status_code == 200
-    lines = served.client.get("/metrics").text.splitlines()
-    (answered,) = [line for line in lines if line.startswith("foveate_requests_total") and '"ok"' in line]
-    assert float(answered.rpartition(" ")[2]) >= 1
-    assert 'foveate_waiting{model="vit-t"} 0.0' in lines
-    assert 'foveate_running{model="vit-t"} 0.0' in lines
+    until = time.monotonic() + PATIENCE_S
+
+    def sample(start: str) -> float:
+        lines = served.client.get("/metrics").text.splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(start))
+
+    # Workers on Ray tell what they have counted once a second.
+    while not sample("foveate_batch_size_count") or sample("foveate_running{"):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    assert sample('foveate_requests_total{model="vit-t",outcome="ok"') >= 1
+    assert sample("foveate_waiting{") == 0
 
 
 def test_the_log_has_no_traceback(served: Serving) -> None:
@@ -135,8 +143,9 @@ def test_the_log_has_no_traceback(served: Serving) -> None:
     assert "Traceback" not in served.log.text
 
 
-def test_sigterm_ends_it_with_exit_code_0(tmp_path: Path) -> None:
-    with serving(tmp_path, "--plan", "evit:0.5") as here:
+@pytest.mark.parametrize("place", PLACES)
+def test_sigterm_ends_it_with_exit_code_0(tmp_path: Path, place: str) -> None:
+    with serving(tmp_path, "--plan", "evit:0.5", *PLACES[place]) as here:
         answer = here.classify(EXAMPLES[0].read_bytes()).json()
         assert answer["compute"]["rung"] == "evit:0.5"
         assert answer["compute"]["degraded"] is True

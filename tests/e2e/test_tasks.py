@@ -11,7 +11,7 @@ from PIL import Image
 
 from foveate.gateway.clip_wire import ClipClassification, ClipSegmentation
 from foveate.gateway.wire import Segmentation
-from tests.e2e.serving import Serving, serving
+from tests.e2e.serving import PLACES, Serving, serving
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 MP4 = {"content-type": "video/mp4"}
@@ -19,10 +19,10 @@ JPEG = {"content-type": "image/jpeg"}
 MOVES = {"fox": "circles", "rocket": "moves up", "octopus": "blinks"}
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+@pytest.fixture(scope="module", params=PLACES)
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     """As `make serve` starts it: all models that ship."""
-    with serving(tmp_path_factory.mktemp("tasks")) as here:
+    with serving(tmp_path_factory.mktemp("tasks"), *PLACES[request.param]) as here:
         yield here
 
 

@@ -4,6 +4,7 @@ import asyncio
 import signal
 import socket
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,13 +14,17 @@ import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from foveate.cluster.local import LocalCluster
+from foveate.cluster.remote import Courier, RemoteCluster
+from foveate.cluster.worker import Worker
 from foveate.core.metrics import Metrics
 from foveate.core.outcome import Outcome
 from foveate.core.request import Request
 from foveate.core.settings import Settings
+from foveate.engine.host import Host
 from foveate.gateway.app import create_app
 from foveate.gateway.server import server
 from tests.fake_runner import FakeRunner
+from tests.loopback import Loopback
 
 PATIENCE_S = 30
 
@@ -62,6 +67,26 @@ class NotedCluster(LocalCluster):
         return await super().drain(timeout_s)
 
 
+class NotedWorkers(RemoteCluster):
+    """The same behind a link: what it is told is noted where it arrives."""
+
+    def __init__(self, runner: FakeRunner, metrics: Metrics, settings: Settings, diary: Diary) -> None:
+        self.local, self.diary = NotedCluster(runner, metrics, settings, diary), diary
+        worker = Worker(self.local, "worker")
+        super().__init__([Courier(Loopback(worker))], [worker.cards()], Host())
+
+    async def start(self) -> None:
+        await self.local.start()
+
+    async def drain(self, timeout_s: float) -> bool:
+        self.diary.note("draining")
+        return await super().drain(timeout_s)
+
+    async def close(self) -> None:
+        await super().close()
+        await self.local.close()
+
+
 class NotedApp:
     """ASGI middleware: notes when an HTTP request begins, and when it is over and counted."""
 
@@ -82,9 +107,10 @@ class NotedApp:
 class Served:
     """A running server, the way in, and what stands behind it."""
 
-    def __init__(self, runner: FakeRunner, settings: Settings) -> None:
+    def __init__(self, runner: FakeRunner, settings: Settings, remote: bool = False) -> None:
         self.runner, self.metrics, self.diary = runner, Metrics(), Diary()
-        cluster = NotedCluster(runner, self.metrics, settings, self.diary)
+        kind = NotedWorkers if remote else NotedCluster
+        cluster = kind(runner, self.metrics, settings, self.diary)
         app = create_app(cluster, settings, self.metrics)
         app.add_middleware(NotedApp, diary=self.diary)
         self.door = app.state.door
@@ -112,6 +138,13 @@ class Served:
 
     def gauge(self, name: str) -> float:
         return self.metrics.registry.get_sample_value(name, {"model": "fake"}) or 0.0
+
+    async def falls(self, name: str) -> None:
+        """Return once the gauge is 0; behind a link it hears a moment later of who has left."""
+        until = time.monotonic() + PATIENCE_S
+        while self.gauge(name) and time.monotonic() < until:
+            await asyncio.sleep(0.01)
+        assert self.gauge(name) == 0
 
     def counted(self) -> dict[str, int]:
         """Requests by outcome, all models together."""
@@ -146,13 +179,15 @@ def listen() -> socket.socket:
 Serve = Callable[..., Served]
 
 
-@pytest.fixture
-def serve() -> Iterator[Serve]:
-    """Starts servers, and stops them after the test."""
+@pytest.fixture(params=["local", "remote"])
+def serve(request: pytest.FixtureRequest) -> Iterator[Serve]:
+    """Starts servers, and stops them after the test: with the engine in the gateway's process, and behind a
+    link."""
     started: list[Served] = []
 
     def start(runner: FakeRunner | None = None, **settings: Any) -> Served:
-        started.append(Served(runner or FakeRunner(), Settings(**settings)))
+        remote = request.param == "remote"
+        started.append(Served(runner or FakeRunner(), Settings(**settings), remote))
         return started[-1]
 
     yield start

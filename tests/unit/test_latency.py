@@ -164,3 +164,12 @@ def test_a_first_run_that_was_held_up_is_not_believed_for_long() -> None:
         model.observe(pinned, 1, 0.01)
     assert model.predict(pinned, 1) < 0.02
     assert model.machine == pytest.approx(1, rel=0.3), "and it tells nothing of the machine"
+
+
+def test_a_first_large_batch_that_was_held_up_is_not_the_last_one() -> None:
+    model = LatencyModel((Rung(FULL, 0.0, 1, 1.0),))
+    for _ in range(20):
+        model.observe(FULL, 1, 0.0002)
+    for size in (8, 6, 16):
+        model.observe(FULL, size, 0.004)
+        assert model.useful_batch(FULL, 32) > 8

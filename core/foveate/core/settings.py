@@ -83,6 +83,32 @@ class Settings(BaseSettings):
     """Seconds an answer is kept."""
     cache_timeout_s: float = Field(default=0.05, gt=0)
     """Seconds that a request waits for a shared cache at most."""
+    cluster: Literal["local", "ray"] = "local"
+    """Where models run: in this process, or in workers on Ray Serve."""
+    ray_address: str = ""
+    """Of a Ray cluster that runs already, as in auto or 10.0.0.1:6379; empty: one that is started with the
+    server and ends with it."""
+    gateways: int = Field(default=1, ge=1)
+    """On Ray, processes that take requests, read media and draw answers."""
+    gateway_cpus: float = Field(default=1.0, ge=0)
+    """On Ray, what each of them books of a node."""
+    replicas: int = Field(default=1, ge=1)
+    """On Ray, workers of each model; at least, where there may be more."""
+    max_replicas: int = Field(default=1, ge=1)
+    """On Ray, as many as full quality may need of each model."""
+    replica_cpus: float = Field(default=1.0, ge=0)
+    replica_gpus: float = Field(default=0.0, ge=0)
+    """On Ray, what each worker books of a node; a share of a GPU where several share one."""
+    replica_resources: dict[str, float] = Field(default_factory=dict)
+    """On Ray, what else a worker's node must have, as JSON: {"accelerator_type:L4": 0.001}."""
+    scale_utilisation: float = Field(default=0.75, gt=0, le=1)
+    """Share of a worker that answers at full may fill before there is another one."""
+    scale_start_s: float = Field(default=30.0, gt=0)
+    """Seconds until a new worker serves."""
+    scale_calm_s: float = Field(default=300.0, gt=0)
+    """Seconds of less before workers are taken away."""
+    scale_every_s: float = Field(default=5.0, gt=0)
+    """Seconds between two looks at the demand."""
     drain_s: float = Field(default=30.0, ge=0)
     """Seconds a SIGTERM waits for admitted requests."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

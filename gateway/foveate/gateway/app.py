@@ -1,6 +1,6 @@
 """The ASGI application: routes around a cluster."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
@@ -15,7 +15,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from foveate.cache import Cache
 from foveate.cache.memory import MemoryCache
 from foveate.cluster import Cluster
-from foveate.core.errors import SetupError, UnknownModel
+from foveate.cluster.ledger import Family, Summed
+from foveate.core.errors import SetupError, Unavailable, UnknownModel
 from foveate.core.metrics import Metrics
 from foveate.core.settings import Settings
 from foveate.gateway.answers import Answers
@@ -29,14 +30,23 @@ from foveate.gateway.segment import Segmenter
 from foveate.gateway.spool import Disk
 from foveate.gateway.wire import card_fields, rung_fields
 
+Told = Callable[[], Awaitable[Sequence[Family]]]
+
 LARGEST = 16
 """No answer is kept that is more than the cache over this."""
 
 
-def create_app(cluster: Cluster, settings: Settings, metrics: Metrics, cache: Cache | None = None) -> FastAPI:
+def create_app(
+    cluster: Cluster,
+    settings: Settings,
+    metrics: Metrics,
+    cache: Cache | None = None,
+    told: Told | None = None,
+) -> FastAPI:
     """The gateway in front of a cluster. Starting it starts the cluster; stopping it closes it.
 
-    cache: where answers are kept; None: as the settings say.
+    cache: where answers are kept; None: as the settings say. told: the metrics of all processes that belong
+    together; None: this is the only one.
     """
     door = Door(settings.in_flight_items, settings.in_flight_bytes, settings.max_body_bytes)
     decoding = Decoding(settings.decode_threads, cluster.host)
@@ -72,7 +82,7 @@ def create_app(cluster: Cluster, settings: Settings, metrics: Metrics, cache: Ca
         app.router.routes.append(Route(task.path, task, methods=["POST"]))
     app.add_middleware(Shortcut, endpoints={task.path: task for task in tasks})
     add_models(app, cluster)
-    add_health(app, cluster, metrics)
+    add_health(app, cluster, metrics, told)
     describe_tasks(app)
     return app
 
@@ -131,7 +141,7 @@ def add_models(app: FastAPI, cluster: Cluster) -> None:
         return as_json({"model": card.name, "ladder": [rung_fields(rung, card.full) for rung in card.ladder]})
 
 
-def add_health(app: FastAPI, cluster: Cluster, metrics: Metrics) -> None:
+def add_health(app: FastAPI, cluster: Cluster, metrics: Metrics, told: Told | None) -> None:
     """Probes and metrics. Liveness touches nothing but this process."""
 
     @app.head("/livez", include_in_schema=False)
@@ -151,7 +161,12 @@ def add_health(app: FastAPI, cluster: Cluster, metrics: Metrics) -> None:
     @app.get("/metrics")
     async def exposition() -> Response:
         """Prometheus text format."""
-        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        try:
+            found = metrics.registry if told is None else Summed(await told())
+        except Unavailable as error:
+            # No figures are better than those of one process among several.
+            return problem(error, request_id_of(""))
+        return Response(generate_latest(found), media_type=CONTENT_TYPE_LATEST)
 
 
 def as_json(value: object, status: int = 200) -> Response:

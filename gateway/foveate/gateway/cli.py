@@ -4,9 +4,6 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,8 +16,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from foveate.core.errors import FoveateError, SetupError
-from foveate.core.plan import Precision as PlanPrecision
 from foveate.core.settings import Settings
+from foveate.gateway.loading import load, loading, ray_needed, torch_needed, wanted
 from foveate.gateway.media import silence_decoder_warnings
 from foveate.gateway.objective import default_plan
 
@@ -59,37 +56,28 @@ def serve(
     device: Device = None,
     threads: Threads = None,
     max_batch: MaxBatch = None,
+    cluster: Annotated[str | None, typer.Option(help="local: all in one process; ray: on Ray Serve.")] = None,
+    ray_address: Annotated[
+        str | None, typer.Option(help="A Ray cluster that runs already, as in auto; implies --cluster ray.")
+    ] = None,
+    replicas: Annotated[int | None, typer.Option(help="On Ray, workers of each model.")] = None,
     log_level: LogLevel = None,
 ) -> None:
     """Serve models over HTTP. Every setting is a FOVEATE_* environment variable too."""
     flags = dict(locals())
     flags["models"] = tuple(flags.pop("model") or ()) or None
+    if ray_address:
+        flags["cluster"] = "ray"
     settings = settings_from(flags)
     start_logging(settings)
-    from foveate.cluster.local import LocalCluster
-    from foveate.core.metrics import Metrics
-    from foveate.engine.fifo import Fifo
-    from foveate.engine.host import Host
-    from foveate.engine.promise import Promise
-    from foveate.engine.terms import Terms
-    from foveate.gateway.app import create_app
-    from foveate.gateway.server import leave_alone, server
+    if settings.cluster == "ray":
+        with ray_needed():
+            from foveate.gateway import on_ray
+        on_ray.serve(settings, tell)
+    else:
+        from foveate.gateway import in_process
 
-    metrics = Metrics()
-    factories = [partial(load, name, settings) for name in settings.models]
-    cluster = LocalCluster(
-        factories, metrics, settings.queue_items, settings.queue_bytes,
-        Promise if settings.policy == "promise" else Fifo, Terms(settings.patience_s),
-        Host(settings.decode_threads),
-    )  # fmt: skip
-    application = create_app(cluster, settings, metrics)
-    for card in cluster.cards().values():
-        console.print(f"{card.full}: {card.description}", highlight=False, markup=False)
-    web = server(application, cluster, settings)
-    leave_alone()
-    web.run()
-    if not web.finished:
-        os._exit(1)  # a forward that is stuck in its thread would keep the process for ever
+        in_process.serve(settings, tell, load_told)
 
 
 @app.command()
@@ -113,7 +101,7 @@ def predict(
         data = picture.read_bytes()
     except OSError as error:
         raise SetupError(f"cannot read {picture}: {error.strerror}") from None
-    runner = load(settings.models[0], settings, served=False)
+    runner = load_told(settings.models[0], settings, served=False)
     from foveate.gateway import predict as one
 
     chosen = default_plan(runner.card, settings) or runner.card.full
@@ -158,7 +146,7 @@ def profile(
     with torch_needed():
         from foveate.gateway import profile as one
 
-        load_unprofiled = _loading(model).load_unprofiled
+        load_unprofiled = loading(model).load_unprofiled
     with complaints.status(f"loading {escape(model)}"):
         loaded = load_unprofiled(
             model,
@@ -260,40 +248,14 @@ def start_logging(settings: Settings) -> None:
             logging.warning("%s is not a setting, and is ignored", name)
 
 
-def load(name: str, settings: Settings, served: bool = True) -> Any:
-    """A warm runner. Torch is imported here, so that a gateway without it still has a command line."""
-    with torch_needed():
-        load_runner = _loading(name).load
+def tell(line: str) -> None:
+    console.print(line, highlight=False, markup=False)
+
+
+def load_told(name: str, settings: Settings, served: bool = True) -> Any:
+    """A warm runner, and on the terminal what takes so long."""
     with complaints.status(f"loading {escape(name)}, and measuring it once if it is new here"):
-        runner = load_runner(
-            name, wanted(settings), settings.device, settings.threads, settings.max_batch, served
-        )
-    runner.check(default_plan(runner.card, settings) or runner.card.full)
-    return runner
-
-
-def _loading(name: str) -> Any:
-    """The module that loads models of this name."""
-    from foveate.models import clip_loading, load
-    from foveate.models.huggingface import loading, named
-
-    return loading if named(name) else clip_loading if clip_loading.named(name) else load
-
-
-@contextmanager
-def torch_needed() -> Iterator[None]:
-    """Says what to install where torch is not."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if error.name not in ("torch", "safetensors"):
-            raise
-        raise SetupError(f"{error.name} is not installed: pip install 'foveate[torch]'") from None
-
-
-def wanted(settings: Settings) -> PlanPrecision | None:
-    """The precision that was asked for; None where it is to be measured."""
-    return None if settings.precision == "auto" else settings.precision
+        return load(name, settings, served)
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ import asyncio
 import signal
 from concurrent.futures import ThreadPoolExecutor
 
-import ray  # type: ignore[import-not-found]
+import ray
 from ray import serve
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -34,7 +34,7 @@ class Classifier:
         self.compute = ThreadPoolExecutor(1)
         self.work = self.compute.submit(Work, Job.read()).result()
 
-    @serve.batch(max_batch_size=job.batch, batch_wait_timeout_s=0.0)  # type: ignore[untyped-decorator]
+    @serve.batch(max_batch_size=job.batch, batch_wait_timeout_s=0.0)
     async def classify(self, jpegs: list[bytes]) -> list[Answer]:
         return await asyncio.get_running_loop().run_in_executor(self.compute, self.work.answer, jpegs)
 

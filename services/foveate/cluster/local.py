@@ -72,6 +72,19 @@ class LocalCluster:
             raise UnknownModel(f"no model {request.model!r} is served here")
         return await engine.submit(request)
 
+    def refused(self, model: str, objective: Objective) -> None:
+        """A gateway has sent somebody away by what `ahead_s` had told it."""
+        self._engines[model].refused(objective)
+
+    def ahead_s(self) -> dict[str, float]:
+        """By model, seconds until whatever waits has run, each at the least that it accepts."""
+        return {name: engine.ahead_s for name, engine in self._engines.items()}
+
+    @property
+    def failed(self) -> bool:
+        """An engine's loop has ended by itself."""
+        return any(not engine.serving for engine in self._engines.values()) and not self.draining
+
     async def drain(self, timeout_s: float) -> bool:
         self.draining = True
         try:

@@ -155,6 +155,15 @@ class Engine:
         self._doubt()
         raise too_late(refusal, deadline - now)
 
+    def refused(self, objective: Objective) -> None:
+        """Somebody was sent away before he came here: no request, but demand."""
+        self._count(math.inf if objective.deadline is None else objective.deadline, self.clock())
+
+    @property
+    def ahead_s(self) -> float:
+        """Seconds until what waits now has run, at the least it accepts."""
+        return self._predicted_wait(self.clock())
+
     def _doubt(self) -> None:
         """Somebody is refused. While nothing runs nothing corrects what is predicted, and a machine that was
         slow for a moment would be taken to be slow for ever: so what was learnt of it fades."""

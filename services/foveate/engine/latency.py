@@ -197,13 +197,7 @@ class LatencyModel:
         points = self._points[plan]
         guessed = any(point.weight < 1 for point in points.values())
         if guessed and (size not in points or points[size].weight < 1):
-            now, weight = seconds / self.machine, SEEN_ONCE
-            if size in points and points[size].weight == SEEN_ONCE:
-                now, weight = min(now, points[size].seconds), 1.0  # a first run may have been held up
-            for point in points.values():  # the other guesses were off as much, as far as one can tell
-                if point.weight == GUESSED:
-                    point.seconds = point.start = point.seconds * now / base
-            points[size] = _Point(now, weight, now)
+            self._first(points, size, seconds / self.machine, base)
         else:  # the others' first batches tell nothing of the machine
             self._recent.append(seconds / base)
             self.machine = statistics.median(self._recent)
@@ -211,6 +205,22 @@ class LatencyModel:
         self._keep(plan, points)
         self.version += 1
         return ratio
+
+    @staticmethod
+    def _first(points: dict[int, _Point], size: int, seconds: float, guess: float) -> None:
+        """The first two batches of a size that was guessed. One may have been held up: the better of two is
+        believed, and of one that it was quicker; had the first large batch been held up and were it believed,
+        there would not be a second one."""
+        known = len(points) > sum(point.weight == GUESSED for point in points.values())
+        once = points.get(size)
+        if once is not None and once.weight == SEEN_ONCE:
+            points[size] = _Point(min(seconds, once.start), 1.0, min(seconds, once.start))
+            return
+        believed = min(seconds, guess) if known else seconds
+        for point in points.values():  # the other guesses were off as much, as far as one can tell
+            if point.weight == GUESSED:
+                point.seconds = point.start = point.seconds * believed / guess
+        points[size] = _Point(believed, SEEN_ONCE, seconds)
 
     def doubt(self) -> None:
         """What is known of the machine may be out of date: it may be as fast as when it was measured."""

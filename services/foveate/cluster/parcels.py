@@ -1,0 +1,70 @@
+"""What travels between a gateway and the workers of a model: in groups, with one call each."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from foveate.core.errors import FoveateError, Unavailable
+from foveate.core.model import ModelCard
+from foveate.core.outcome import Outcome
+from foveate.core.request import Objective, Request
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """A request on its way. Its deadline is in seconds from when it arrives: clocks differ by machine."""
+
+    number: int
+    """Tells it apart from all others of the gateway that sends it."""
+    request: Request
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """What a gateway had to send at one time."""
+
+    sender: str
+    parcels: Sequence[Parcel]
+    refused: Mapping[str, Sequence[Objective]] = field(default_factory=dict)
+    """By model, whom the gateway has sent away since the last group: they count as demand too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How one request ended."""
+
+    number: int
+    ended: Outcome | FoveateError
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What a worker had to tell at one time."""
+
+    worker: str
+    answers: Sequence[Answer]
+    ahead_s: Mapping[str, float]
+    """By model, seconds until whatever waits has run, each at the least that it accepts."""
+
+
+class WorkerLost(Unavailable):
+    """The worker that had the request is gone, or leaves."""
+
+    title = "No worker"
+    reason = "worker"
+
+
+class Link(Protocol):
+    """A way to the workers of one deployment, whichever of them a group goes to."""
+
+    async def cards(self) -> Sequence[ModelCard]:
+        """What they serve; the deployment's own model first. Waits until there is a worker."""
+        ...
+
+    def carry(self, group: Group) -> AsyncIterator[Answers]:
+        """Give a group to one worker; its answers as they come. Raises WorkerLost."""
+        ...
+
+    async def forget(self, sender: str, numbers: Sequence[int]) -> None:
+        """Nobody waits for these any more, wherever they are."""
+        ...

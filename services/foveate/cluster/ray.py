@@ -1,0 +1,211 @@
+"""Workers on Ray Serve: it places, watches, replaces and upgrades them. Who waits, waits in the engine:
+Serve's own queues and batches know no deadlines, so that all calls are let through at once."""
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import CancelledError
+from contextlib import suppress
+from typing import Any
+
+from grpc import RpcError
+from ray import serve
+from ray.exceptions import RayError, TaskCancelledError
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
+
+from foveate.cluster.ledger import REPORT_S, Family, Ledger, snapshot
+from foveate.cluster.local import LocalCluster
+from foveate.cluster.parcels import Answers, Group, WorkerLost
+from foveate.cluster.scaling import DEMAND, DemandMeter
+from foveate.cluster.worker import Worker
+from foveate.core.metrics import Metrics
+from foveate.core.model import ModelCard
+from foveate.core.settings import Settings
+from foveate.engine.fifo import Fifo
+from foveate.engine.promise import Promise
+from foveate.engine.runner import Runner
+from foveate.engine.terms import Terms
+
+log = logging.getLogger(__name__)
+
+MANY = 100_000
+"""Calls at once that Serve lets through to a replica: the bounds are the engine's and the gateway's."""
+
+Make = Callable[[], Runner]
+
+
+class ModelDeployment:
+    """One model, and what comes with it. A replica is one worker: an engine in a process of its own."""
+
+    async def __init__(  # type: ignore[misc]
+        self, make: Make, settings: Settings, ledger: DeploymentHandle[Any]
+    ) -> None:
+        self.metrics = Metrics()
+        policy = Promise if settings.policy == "promise" else Fifo
+        # Off the event loop: loading takes long, and Serve asks meanwhile how it goes.
+        cluster = await asyncio.to_thread(
+            LocalCluster, [make], self.metrics, settings.queue_items, settings.queue_bytes, policy,
+            Terms(settings.patience_s),
+        )  # fmt: skip
+        await cluster.start()
+        self.worker = Worker(cluster, name_of_replica())
+        self.demand = DemandMeter(self.metrics)
+        self._reporter = Reporter(ledger, self.metrics)
+        self._reporter.start()
+
+    async def cards(self) -> Sequence[ModelCard]:
+        return self.worker.cards()
+
+    async def answer(self, group: Group) -> AsyncIterator[Answers]:
+        async for answers in self.worker.answer(group):
+            yield answers
+
+    async def forget(self, sender: str, numbers: Sequence[int]) -> None:
+        self.worker.forget(sender, numbers)
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Asked by Serve, for the scaling policy."""
+        return {DEMAND: self.demand.read()}
+
+    async def check_health(self) -> None:
+        """Asked by Serve, which replaces a worker that cannot answer any more."""
+        if self.worker.cluster.failed:
+            raise RuntimeError("an engine has failed")
+
+    async def __del__(self) -> None:
+        """At the end, when Serve has seen the last call out."""
+        self._reporter.stop()
+        await self._reporter.report()
+        await self.worker.cluster.close()
+
+
+class LedgerDeployment:
+    """The one place where all processes' metrics add up."""
+
+    def __init__(self) -> None:
+        self.ledger = Ledger()
+
+    async def report(self, process: str, families: Sequence[Family]) -> None:
+        self.ledger.report(process, families)
+
+    async def exchange(self, process: str, families: Sequence[Family]) -> Sequence[Family]:
+        """Report, and get the sums of all."""
+        self.ledger.report(process, families)
+        return self.ledger.collect()
+
+
+class Reporter:
+    """Tells the ledger, again and again, what this process has counted."""
+
+    def __init__(self, ledger: DeploymentHandle[Any], metrics: Metrics) -> None:
+        self.metrics, self.process = metrics, f"{name_of_replica()}-{os.getpid()}"
+        self._ledger = direct(ledger)
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._go_on(), name="reporter")
+
+    def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    async def report(self) -> None:
+        with suppress(*LOST):
+            await self._ledger.report.remote(self.process, snapshot(self.metrics.registry))
+
+    async def all(self) -> Sequence[Family]:
+        """Of all processes. Raises WorkerLost where the ledger does not answer."""
+        try:
+            told: Sequence[Family] = await self._ledger.exchange.remote(
+                self.process, snapshot(self.metrics.registry)
+            )
+        except LOST as error:
+            raise WorkerLost("the metrics of the other processes cannot be had now") from error
+        return told
+
+    async def _go_on(self) -> None:
+        while True:
+            await self.report()
+            await asyncio.sleep(REPORT_S)
+
+
+LOST = (RayError, RayServeException, RpcError, CancelledError)
+"""What a call to a replica that is gone, or going, ends in."""
+
+
+class RayLink:
+    """A way to one deployment's replicas, past Serve's proxies."""
+
+    def __init__(self, handle: DeploymentHandle[Any]) -> None:
+        self._handle = direct(handle)
+        self._streams = self._handle.options(stream=True)
+
+    async def cards(self) -> Sequence[ModelCard]:
+        found: Sequence[ModelCard] = await self._handle.cards.remote()
+        return found
+
+    async def carry(self, group: Group) -> AsyncIterator[Answers]:
+        try:
+            stream: Any = self._streams.answer.remote(group)
+            async for answers in stream:
+                yield answers
+        except TaskCancelledError as error:
+            raise WorkerLost("the worker was stopped before it answered") from error
+        except LOST as error:
+            raise WorkerLost("the worker was lost before it answered") from error
+
+    async def forget(self, sender: str, numbers: Sequence[int]) -> None:
+        with suppress(*LOST, TimeoutError):
+            await self._handle.broadcast("forget", sender, list(numbers)).results_async(timeout_s=5)
+
+
+def direct(handle: DeploymentHandle[Any]) -> DeploymentHandle[Any]:
+    """The same, its calls straight to the replica over gRPC and not through Ray's object store."""
+    return handle.options(
+        _by_reference=False, request_serialization="pickle", response_serialization="pickle"
+    )
+
+
+def name_of_replica() -> str:
+    return serve.get_replica_context().replica_id.unique_id
+
+
+def options_of(settings: Settings) -> dict[str, Any]:
+    """How Serve is to run a model's replicas."""
+    found: dict[str, Any] = {
+        "max_ongoing_requests": MANY,
+        "ray_actor_options": {
+            "num_cpus": settings.replica_cpus,
+            "num_gpus": settings.replica_gpus,
+            "resources": dict(settings.replica_resources),
+        },
+        # What has been admitted is finished first, as on any shutdown.
+        "graceful_shutdown_timeout_s": settings.drain_s,
+        "graceful_shutdown_wait_loop_s": 0.2,
+        "health_check_period_s": 2.0,
+        "health_check_timeout_s": 10.0,
+    }
+    if settings.max_replicas <= settings.replicas:
+        return found | {"num_replicas": settings.replicas}
+    rules = {
+        "least": settings.replicas,
+        "most": settings.max_replicas,
+        "utilisation": settings.scale_utilisation,
+        "start_s": settings.scale_start_s,
+        "calm_s": settings.scale_calm_s,
+    }
+    scaling = {
+        "min_replicas": settings.replicas,
+        "max_replicas": settings.max_replicas,
+        "initial_replicas": settings.replicas,
+        # The policy sees to calm and to haste itself.
+        "upscale_delay_s": 0.0,
+        "downscale_delay_s": 0.0,
+        "policy": {
+            "policy_function": "foveate.cluster.scaling:FullQualityDemand",
+            "policy_kwargs": rules,
+        },
+    }
+    return found | {"autoscaling_config": scaling}

@@ -1,0 +1,68 @@
+"""The scaling policy as Ray Serve asks it: fed by what the workers themselves report."""
+
+from collections.abc import Mapping
+from time import monotonic
+from typing import Any, Protocol
+
+from foveate.autoscaler.policy import Rules, Seen, desired
+from foveate.core.metrics import Metrics
+
+DEMAND = "full_quality_demand"
+"""Under this name workers report it: replicas that would be busy, were each request served at full."""
+
+
+class Context(Protocol):
+    """What is used of ray.serve.config.AutoscalingContext."""
+
+    target_num_replicas: int
+    policy_state: dict[str, Any]
+    current_time: float | None
+
+    @property
+    def raw_metrics(self) -> Mapping[str, Mapping[Any, Any]] | None: ...
+
+
+class FullQualityDemand:
+    """`autoscaling_config.policy` of a deployment: `policy_kwargs` are the rules, by their names."""
+
+    def __init__(self, **rules: float) -> None:
+        self.rules = Rules(**rules)  # type: ignore[arg-type]
+
+    def __call__(self, context: Context) -> tuple[int, dict[str, Any]]:
+        """How many replicas there should be, and what to remember of it."""
+        reported = (context.raw_metrics or {}).get(DEMAND, {})
+        now = monotonic() if context.current_time is None else context.current_time
+        history = [Seen(*seen) for seen in context.policy_state.get("history", ())]
+        if reported:
+            history.append(Seen(now, sum(last(series) for series in reported.values())))
+        horizon_s = 2 * max(self.rules.calm_s, self.rules.start_s)
+        history = [seen for seen in history if seen.at > now - horizon_s]
+        decision = desired(history, context.target_num_replicas, self.rules)
+        remembered = [(seen.at, seen.demand) for seen in history]
+        return decision.replicas, {"history": remembered, "reason": decision.reason}
+
+
+def last(series: Any) -> float:
+    """The newest of a replica's values, which come with their times."""
+    return float(series[-1].value) if len(series) else 0.0
+
+
+class DemandMeter:
+    """What a worker reports: its own share of the demand since it last did."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.metrics = metrics
+        self._at, self._seconds = monotonic(), 0.0
+
+    def read(self) -> float:
+        """Replicas that what came since the last reading takes at full."""
+        now = monotonic()
+        seconds = sum(
+            sample.value
+            for metric in self.metrics.demand.collect()
+            for sample in metric.samples
+            if sample.name.endswith("_total")
+        )
+        rate = (seconds - self._seconds) / max(1e-3, now - self._at)
+        self._at, self._seconds = now, seconds
+        return rate

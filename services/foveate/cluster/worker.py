@@ -1,0 +1,92 @@
+"""Answers the groups that gateways send: engines in a process of their own."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from time import monotonic
+
+from foveate.cluster.local import LocalCluster
+from foveate.cluster.parcels import Answer, Answers, Group, Parcel
+from foveate.core.errors import FoveateError, RunFailed
+from foveate.core.model import ModelCard
+from foveate.core.outcome import Outcome
+from foveate.core.request import Objective, Request
+
+log = logging.getLogger(__name__)
+
+
+class Worker:
+    """Serves one cluster's models to any number of gateways."""
+
+    def __init__(self, cluster: LocalCluster, name: str) -> None:
+        """name: tells it apart from the other workers of its deployment."""
+        self.cluster, self.name = cluster, name
+        self._running: dict[tuple[str, int], asyncio.Task[None]] = {}
+
+    def cards(self) -> Sequence[ModelCard]:
+        return tuple(self.cluster.cards().values())
+
+    async def answer(self, group: Group) -> AsyncIterator[Answers]:
+        """Each request's answer as soon as it is there, with those that are there by then too. Closing it
+        ends what is left of the group."""
+        done: list[Answer] = []
+        some = asyncio.Event()
+
+        async def one(parcel: Parcel) -> None:
+            ended = await self._ended(arrived(parcel.request))
+            done.append(Answer(parcel.number, ended))
+
+        def over(task: asyncio.Task[None], key: tuple[str, int]) -> None:
+            del self._running[key]
+            some.set()
+
+        for model, objectives in group.refused.items():
+            for objective in objectives:
+                self.cluster.refused(model, arriving(objective))
+        tasks = []
+        for parcel in group.parcels:
+            key = group.sender, parcel.number
+            task = self._running[key] = asyncio.create_task(one(parcel))
+            task.add_done_callback(lambda task, key=key: over(task, key))  # type: ignore[misc]
+            tasks.append(task)
+        try:
+            while not all(task.done() for task in tasks) or done:
+                if not done:
+                    some.clear()
+                    await some.wait()
+                found, done[:] = tuple(done), ()
+                if found:
+                    yield Answers(self.name, found, self.cluster.ahead_s())
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    def forget(self, sender: str, numbers: Sequence[int]) -> None:
+        """Nobody waits for these any more; others' and those that are done are none of its business."""
+        for number in numbers:
+            task = self._running.get((sender, number))
+            if task is not None:
+                task.cancel()
+
+    async def _ended(self, request: Request) -> Outcome | FoveateError:
+        try:
+            return await self.cluster.submit(request)
+        except FoveateError as error:
+            return error.with_traceback(None)
+        except Exception:
+            log.exception("request %s failed", request.id)
+            return RunFailed("the server failed on this request")
+
+
+def arrived(request: Request) -> Request:
+    """The same with a deadline of this process's clock."""
+    if request.objective.deadline is None:
+        return request
+    return replace(request, objective=arriving(request.objective))
+
+
+def arriving(objective: Objective) -> Objective:
+    if objective.deadline is None:
+        return objective
+    return replace(objective, deadline=monotonic() + objective.deadline)
