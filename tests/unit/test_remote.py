@@ -204,7 +204,7 @@ async def test_deadlines_travel_as_seconds_less_what_the_way_takes() -> None:
         cluster.couriers[0].transit_s = 0.2
         await cluster.submit(asked(deadline=monotonic() + 5))
         (parcel,) = link.groups[0].parcels
-    assert parcel.request.objective.deadline == pytest.approx(4.8, abs=0.1)
+    assert parcel.left_s == pytest.approx(4.8, abs=0.1)
 
 
 async def test_what_a_lost_worker_had_is_answered_by_another_one() -> None:
@@ -303,7 +303,7 @@ async def test_whom_a_gateway_turns_away_is_demand_at_the_worker() -> None:
     await cluster.submit(asked())
     each = demand()
     assert each > 0
-    cluster.couriers[0].refuse("fake", Objective(monotonic() + 1))
+    cluster.couriers[0].refuse("fake", 1.0)
     await asyncio.sleep(0.05)
     assert demand() > each
     await local.close()

@@ -72,9 +72,9 @@ class LocalCluster:
             raise UnknownModel(f"no model {request.model!r} is served here")
         return await engine.submit(request)
 
-    def refused(self, model: str, objective: Objective) -> None:
+    def refused(self, model: str, allowed_s: float) -> None:
         """A gateway has sent somebody away by what `ahead_s` had told it."""
-        self._engines[model].refused(objective)
+        self._engines[model].refused(allowed_s)
 
     def ahead_s(self) -> dict[str, float]:
         """By model, seconds until whatever waits has run, each at the least that it accepts."""

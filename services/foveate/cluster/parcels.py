@@ -7,16 +7,18 @@ from typing import Protocol
 from foveate.core.errors import FoveateError, Unavailable
 from foveate.core.model import ModelCard
 from foveate.core.outcome import Outcome
-from foveate.core.request import Objective, Request
+from foveate.core.request import Request
 
 
 @dataclass(frozen=True, slots=True)
 class Parcel:
-    """A request on its way. Its deadline is in seconds from when it arrives: clocks differ by machine."""
+    """A request on its way."""
 
     number: int
     """Tells it apart from all others of the gateway that sends it."""
     request: Request
+    left_s: float | None
+    """Until its deadline, from when it arrives: clocks differ by machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +27,8 @@ class Group:
 
     sender: str
     parcels: Sequence[Parcel]
-    refused: Mapping[str, Sequence[Objective]] = field(default_factory=dict)
-    """By model, whom the gateway has sent away since the last group: they count as demand too."""
+    refused: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """By model, seconds that those had allowed whom the gateway has sent away: they count as demand too."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ import itertools
 import secrets
 from collections import defaultdict
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
@@ -52,7 +52,7 @@ class Courier:
         self._waiting: dict[int, _Sent] = {}
         self._outbox: list[int] = []
         self._forgotten: list[int] = []
-        self._refused: dict[str, list[Objective]] = defaultdict(list)
+        self._refused: dict[str, list[float]] = defaultdict(list)
         self._ahead: dict[str, tuple[dict[str, float], float]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._scheduled, self._sent_at = False, 0.0
@@ -81,9 +81,9 @@ class Courier:
             if expiry is not None:
                 expiry.cancel()
 
-    def refuse(self, model: str, objective: Objective) -> None:
+    def refuse(self, model: str, allowed_s: float) -> None:
         """Somebody was sent away, which the workers are to know."""
-        self._refused[model].append(objective)
+        self._refused[model].append(allowed_s)
         self._soon()
 
     def ahead_s(self, model: str) -> float:
@@ -144,7 +144,7 @@ class Courier:
         task.add_done_callback(self._tasks.discard)
 
     def _packed(
-        self, numbers: Sequence[int], refused: Mapping[str, Sequence[Objective]]
+        self, numbers: Sequence[int], refused: Mapping[str, Sequence[float]]
     ) -> tuple[Group, dict[int, int]]:
         """They leave now; and how often each has done so."""
         now = monotonic()
@@ -152,10 +152,9 @@ class Courier:
         for number in numbers:
             sent = self._waiting[number]
             sent.tries, sent.at = sent.tries + 1, now
-            parcels.append(Parcel(number, self._leaving(sent.request, now)))
-        told = {model: [_left(objective, now) for objective in gone] for model, gone in refused.items()}
+            parcels.append(Parcel(number, sent.request, self._left_s(sent.request, now)))
         tries = {number: self._waiting[number].tries for number in numbers}
-        return Group(self._name, parcels, told), tries
+        return Group(self._name, parcels, refused), tries
 
     async def _carry(self, group: Group, tries: Mapping[int, int]) -> None:
         """One group there, and its answers back. Whom a lost worker leaves goes to another one, once."""
@@ -194,20 +193,12 @@ class Courier:
         else:
             sent.future.set_exception(lost)
 
-    def _leaving(self, request: Request, now: float) -> Request:
-        """As it travels: with the seconds that are left for it to wait and run."""
-        objective = request.objective
-        if objective.deadline is None:
-            return request
-        left_s = max(0.0, objective.deadline - now)
-        left_s -= min(self.transit_s, left_s / 2)
-        return replace(request, objective=replace(objective, deadline=left_s))
-
-
-def _left(objective: Objective, now: float) -> Objective:
-    if objective.deadline is None:
-        return objective
-    return replace(objective, deadline=max(0.0, objective.deadline - now))
+    def _left_s(self, request: Request, now: float) -> float | None:
+        """Seconds for it to wait and run, the way there and back left out."""
+        if request.objective.deadline is None:
+            return None
+        left_s = max(0.0, request.objective.deadline - now)
+        return left_s - min(self.transit_s, left_s / 2)
 
 
 def _expire(sent: _Sent) -> None:
@@ -255,7 +246,7 @@ class RemoteCluster:
         courier = self._ways[model]
         ahead_s = courier.ahead_s(model)
         if ahead_s and max(ahead_s, ready_in_s) + courier.transit_s > left_s:
-            courier.refuse(model, objective)
+            courier.refuse(model, left_s)
             raise TooLate("too much waits already for an answer by the deadline", max(0.1, ahead_s - left_s))
 
     async def submit(self, request: Request) -> Outcome:
@@ -264,8 +255,7 @@ class RemoteCluster:
             raise UnknownModel(f"no model {request.model!r} is served here")
         if self.draining:
             raise Draining("the server is shutting down; send the request to another one")
-        # Who has been expected was expected here: the worker counts it when it comes.
-        return await courier.deliver(replace(request, expected=False))
+        return await courier.deliver(request)
 
     async def drain(self, timeout_s: float) -> bool:
         self.draining = True

@@ -11,7 +11,7 @@ from foveate.cluster.parcels import Answer, Answers, Group, Parcel
 from foveate.core.errors import FoveateError, RunFailed
 from foveate.core.model import ModelCard
 from foveate.core.outcome import Outcome
-from foveate.core.request import Objective, Request
+from foveate.core.request import Request
 
 log = logging.getLogger(__name__)
 
@@ -34,16 +34,16 @@ class Worker:
         some = asyncio.Event()
 
         async def one(parcel: Parcel) -> None:
-            ended = await self._ended(arrived(parcel.request))
+            ended = await self._ended(arrived(parcel))
             done.append(Answer(parcel.number, ended))
 
         def over(task: asyncio.Task[None], key: tuple[str, int]) -> None:
             del self._running[key]
             some.set()
 
-        for model, objectives in group.refused.items():
-            for objective in objectives:
-                self.cluster.refused(model, arriving(objective))
+        for model, allowed_s in group.refused.items():
+            for seconds in allowed_s:
+                self.cluster.refused(model, seconds)
         tasks = []
         for parcel in group.parcels:
             key = group.sender, parcel.number
@@ -79,14 +79,10 @@ class Worker:
             return RunFailed("the server failed on this request")
 
 
-def arrived(request: Request) -> Request:
-    """The same with a deadline of this process's clock."""
-    if request.objective.deadline is None:
-        return request
-    return replace(request, objective=arriving(request.objective))
-
-
-def arriving(objective: Objective) -> Objective:
-    if objective.deadline is None:
-        return objective
-    return replace(objective, deadline=monotonic() + objective.deadline)
+def arrived(parcel: Parcel) -> Request:
+    """With a deadline of this process's clock, and not counted yet."""
+    request = parcel.request
+    if parcel.left_s is None:
+        return replace(request, expected=False)
+    objective = replace(request.objective, deadline=monotonic() + parcel.left_s)
+    return replace(request, objective=objective, expected=False)

@@ -155,9 +155,10 @@ class Engine:
         self._doubt()
         raise too_late(refusal, deadline - now)
 
-    def refused(self, objective: Objective) -> None:
+    def refused(self, allowed_s: float) -> None:
         """Somebody was sent away before he came here: no request, but demand."""
-        self._count(math.inf if objective.deadline is None else objective.deadline, self.clock())
+        now = self.clock()
+        self._count(now + allowed_s, now)
 
     @property
     def ahead_s(self) -> float:
