@@ -1,8 +1,9 @@
-"""The real gateway and engine around a model that does nothing: `python -m loadtests.noop PORT [ray]`."""
+"""The real gateway and engine around a model that does nothing: `python -m loadtests.noop PORT [--ray]`."""
 
-import sys
+import argparse
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,12 +24,10 @@ ANSWER = Result(np.array([0.5, 0.25, 0.125, 0.0625, 0.0625], np.float32), 1, 1, 
 class NoopRunner:
     """Takes the bytes as they came and always answers the same."""
 
-    max_batch = 32
-
-    def __init__(self, waits_s: float = 0.0) -> None:
+    def __init__(self, waits_s: float = 0.0, max_batch: int = 32) -> None:
         """waits_s: seconds of a batch, in which the processor does something else."""
-        self.waits_s = waits_s
-        rung = Rung(FULL, 0.0, 1, 1.0, {1: waits_s, 32: waits_s} if waits_s else None)
+        self.waits_s, self.max_batch = waits_s, max_batch
+        rung = Rung(FULL, 0.0, 1, 1.0, {1: waits_s, max_batch: waits_s} if waits_s else None)
         self.card = ModelCard("noop", "does nothing", FULL, ("a", "b", "c", "d", "e"), 0, None, (rung,))
 
     def check(self, plan: Plan) -> None:
@@ -43,13 +42,25 @@ class NoopRunner:
         return [ANSWER] * batch
 
 
-if __name__ == "__main__":
-    settings = Settings(port=int(sys.argv[1]), models=("noop",))
-    if sys.argv[2:] == ["ray"]:
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m loadtests.noop", description=__doc__)
+    parser.add_argument("port", type=int)
+    parser.add_argument("--ray", action="store_true", help="run on Ray Serve")
+    parser.add_argument("--replicas", type=int, default=1, help="on Ray")
+    parser.add_argument("--waits-ms", type=float, default=0.0, help="that a batch takes")
+    parser.add_argument("--max-batch", type=int, default=32)
+    options = parser.parse_args()
+    settings = Settings(port=options.port, models=("noop",), replicas=options.replicas)
+    make = partial(NoopRunner, options.waits_ms / 1e3, options.max_batch)
+    if options.ray:
         from foveate.gateway import on_ray
 
-        on_ray.serve(settings, print, makes=[NoopRunner])
-    else:
-        metrics = Metrics()
-        cluster = LocalCluster([NoopRunner], metrics)
-        server(create_app(cluster, settings, metrics), cluster, settings).run()
+        on_ray.serve(settings, print, [make])
+        return
+    metrics = Metrics()
+    cluster = LocalCluster([make], metrics)
+    server(create_app(cluster, settings, metrics), cluster, settings).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -86,7 +86,7 @@ def served(*command: str) -> Iterator[int]:
         yield port
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(60)
 
 
 def wait_ready(port: int, process: subprocess.Popen[bytes], limit_s: float = 120) -> None:

@@ -1,4 +1,4 @@
-"""Caches, and autoscalers over a day of requests: writes docs/benchmarks/scale.{json,md,png}.
+"""Caches, Ray Serve, and autoscalers over a day of requests: writes docs/benchmarks/scale.{json,md,png}.
 
 `python -m loadtests.scale --only day` plays the day alone.
 """
@@ -18,6 +18,7 @@ from foveate.core.profile import Profile
 from foveate.engine.promise import Promise
 from loadtests.arrivals import schedule
 from loadtests.report import FOLDER, ROOT, table, write
+from loadtests.scale import on_ray
 from loadtests.scale.fleet import Day, Scaler, by_ratio, day, full_quality
 from loadtests.simulate.machine import Disturbance, ladder
 from loadtests.simulate.run import World
@@ -170,8 +171,35 @@ Twenty requests a second for 20 pictures, while Redis is there, is killed, and i
 {table(["Redis", "hits", "p99 at the client, ms"], phases)}"""
 
 
+def of_ray(_: argparse.Namespace, figures: dict[str, float]) -> str:
+    """Overhead and scaling of Ray Serve."""
+    log.info("Ray Serve")
+    light, many = on_ray.noop(), on_ray.scaling()
+    figures |= {
+        "ray_noop_rps": round(light.ray_rps, 1),
+        "ray_noop_ratio_local": round(light.ray_rps / light.local_rps, 3),
+        "ray_added_p50_ms": round(light.added_ms, 2),
+        **{f"replica_scaling_{count}": round(many[count] / many[1], 2) for count in many if count > 1},
+    }
+    rows = [
+        ["one process", f"{light.local_rps:.0f}", f"{light.local_p50_ms:.2f}"],
+        ["Ray Serve", f"{light.ray_rps:.0f}", f"{light.ray_p50_ms:.2f}"],
+    ]
+    scaled = [[str(count), f"{rps:.0f}", f"{rps / many[1]:.2f}"] for count, rps in many.items()]
+    return f"""## Ray Serve
+
+A model that does nothing, a 102 kB body, one gateway and one worker on this machine's two cores, which the
+client shares; medians of {on_ray.ROUNDS} rounds (goals on Ray: 1,500 a second, less than 6 ms added).
+
+{table(["where", f"requests/s at {on_ray.CONNECTIONS} connections", "alone, p50 ms"], rows)}
+
+A model that only waits, {on_ray.WAITS_MS} ms for one picture at a time, at {on_ray.CONNECTIONS} connections:
+
+{table(["replicas", "requests/s", "times one"], scaled)}"""
+
+
 Part = Callable[[argparse.Namespace, dict[str, float]], str]
-PARTS: Mapping[str, Part] = {"caches": of_caches, "day": of_days}
+PARTS: Mapping[str, Part] = {"caches": of_caches, "ray": of_ray, "day": of_days}
 
 
 def main(given: Sequence[str] | None = None) -> None:

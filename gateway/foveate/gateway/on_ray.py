@@ -181,12 +181,19 @@ def serve(
     makes: Sequence[Make] | None = None,
 ) -> None:
     """Until a signal comes; then what was admitted is finished, and the application is taken down."""
-    done = threading.Event()
+    done, deployed = threading.Event(), False
+
+    def leave(*_: object) -> None:
+        done.set()
+        if not deployed:
+            raise SystemExit(1)
+
     start(settings)
+    for number in (signal.SIGTERM, signal.SIGINT):  # not before Ray has set its own
+        signal.signal(number, leave)
     try:
         deploy(settings, makes)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: done.set())
+        deployed = True
         tell(f"serving on http://{settings.host}:{settings.port}, on Ray")
         done.wait()
         ray_serve.delete(NAME)

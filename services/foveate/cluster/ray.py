@@ -30,6 +30,8 @@ from foveate.engine.terms import Terms
 
 log = logging.getLogger(__name__)
 
+LEDGER_S = 2.0
+"""Until the ledger has answered, or does not."""
 MANY = 100_000
 """Calls at once that Serve lets through to a replica: the bounds are the engine's and the gateway's."""
 
@@ -112,16 +114,19 @@ class Reporter:
             self._task.cancel()
 
     async def report(self) -> None:
-        with suppress(*LOST):
-            await self._ledger.report.remote(self.process, snapshot(self.metrics.registry))
+        # A call to a deployment without a replica waits for one, and at the end there will be none.
+        with suppress(*LOST, TimeoutError):
+            async with asyncio.timeout(LEDGER_S):
+                await self._ledger.report.remote(self.process, snapshot(self.metrics.registry))
 
     async def all(self) -> Sequence[Family]:
         """Of all processes. Raises WorkerLost where the ledger does not answer."""
         try:
-            told: Sequence[Family] = await self._ledger.exchange.remote(
-                self.process, snapshot(self.metrics.registry)
-            )
-        except LOST as error:
+            async with asyncio.timeout(LEDGER_S):
+                told: Sequence[Family] = await self._ledger.exchange.remote(
+                    self.process, snapshot(self.metrics.registry)
+                )
+        except (*LOST, TimeoutError) as error:
             raise WorkerLost("the metrics of the other processes cannot be had now") from error
         return told
 
