@@ -1,23 +1,54 @@
 # syntax=docker/dockerfile:1
-# One server: gateway and engine in one process. torch comes from the default package index, with CUDA; an index of
-# its CPU builds as TORCH_INDEX makes an image for machines without a GPU a fraction as large.
-FROM python:3.11-slim-bookworm AS build
-ARG TORCH_INDEX
+# The default target is one server: gateway and engine in one process. `--target ray` is a Ray node that runs models,
+# `--target ray-gateway` one that runs gateways, which need no torch. torch comes from the default package index, with
+# CUDA; an index of its CPU builds as TORCH_INDEX makes an image for machines without a GPU a fraction as large.
+FROM python:3.11-slim-bookworm AS source
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY core core
 COPY gateway gateway
 COPY models models
 COPY services services
-RUN python -m venv /opt/foveate \
-    && /opt/foveate/bin/pip install --no-cache-dir ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "torch>=2.11" \
-    && /opt/foveate/bin/pip install --no-cache-dir ".[torch,redis]"
+RUN python -m venv /opt/foveate
 
-FROM python:3.11-slim-bookworm
+FROM source AS torch
+ARG TORCH_INDEX
+RUN /opt/foveate/bin/pip install --no-cache-dir ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "torch>=2.11"
+
+FROM torch AS build
+RUN /opt/foveate/bin/pip install --no-cache-dir ".[torch,redis]"
+
+FROM torch AS build-ray
+RUN /opt/foveate/bin/pip install --no-cache-dir ".[torch,ray,redis]"
+
+FROM source AS build-ray-gateway
+RUN /opt/foveate/bin/pip install --no-cache-dir ".[ray,redis]"
+
+FROM python:3.11-slim-bookworm AS base
 RUN useradd --system --uid 10001 --no-create-home foveate
-COPY --from=build /opt/foveate /opt/foveate
 # The root file system may be read-only: what is measured once a machine, and long clips, lie in /tmp.
 ENV PATH=/opt/foveate/bin:$PATH XDG_CACHE_HOME=/tmp/cache PYTHONDONTWRITEBYTECODE=1 FOVEATE_HOST=0.0.0.0
+
+FROM base AS ray-base
+# KubeRay's probes are made of wget.
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install -y --no-install-recommends wget && rm -rf /var/lib/apt/lists/*
+# As serveConfigV2's replicas are to find it: Ray reads these in each of its processes.
+ENV RAY_SERVE_THROUGHPUT_OPTIMIZED=1 RAY_SERVE_ENABLE_HA_PROXY=1 RAY_USAGE_STATS_ENABLED=0 HOME=/tmp
+USER 10001
+EXPOSE 6379 8000 8265
+HEALTHCHECK --interval=10s --timeout=3s --start-period=120s \
+    CMD ["wget", "-q", "-T", "2", "-O", "-", "http://127.0.0.1:52365/api/local_raylet_healthz"]
+CMD ["ray", "start", "--head", "--block"]
+
+FROM ray-base AS ray-gateway
+COPY --from=build-ray-gateway /opt/foveate /opt/foveate
+
+FROM ray-base AS ray
+COPY --from=build-ray /opt/foveate /opt/foveate
+
+FROM base AS server
+COPY --from=build /opt/foveate /opt/foveate
 USER 10001
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=120s \

@@ -20,7 +20,7 @@ from foveate.core.settings import Settings
 ROOT = Path(__file__).parents[2]
 YAML = sorted([*ROOT.glob("k8s/**/*.yaml"), *ROOT.glob("monitoring/**/*.yml"), ROOT / "docker-compose.yml"])
 OVERLAYS = sorted(ROOT.glob("k8s/**/kustomization.yaml"))
-OTHERS = ("keda.sh/v1alpha1", "monitoring.coreos.com/v1", "kustomize.config.k8s.io/v1beta1")
+OTHERS = ("keda.sh/v1alpha1", "monitoring.coreos.com/v1", "kustomize.config.k8s.io/v1beta1", "ray.io/v1")
 """Kinds that are not Kubernetes' own, whose schemas are not at hand."""
 
 
@@ -116,6 +116,50 @@ def test_selectors_probes_and_ports_meet() -> None:
     }  # fmt: skip
     assert container["securityContext"]["readOnlyRootFilesystem"]
     assert {mount["mountPath"] for mount in container["volumeMounts"]} == {"/tmp"}  # noqa: S108
+
+
+def test_what_ray_is_to_serve_fits_its_schema_and_can_be_bound() -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'foveate[ray]'")
+    from ray.serve.schema import ServeDeploySchema
+
+    from foveate.gateway import on_ray
+
+    (service,) = documents(ROOT / "k8s/ray/rayservice.yaml")
+    config = ServeDeploySchema.model_validate(yaml.safe_load(service["spec"]["serveConfigV2"]))
+    (application,) = config.applications
+    assert application.import_path == f"{on_ray.__name__}:{on_ray.build.__name__}"
+    bound = on_ray.build(application.args)
+    settings = Settings(**application.args)
+    assert bound._bound_deployment.name == "gateway"
+    assert bound._bound_deployment.num_replicas == settings.gateways
+    assert config.http_options.port == Settings().port
+    for group in service["spec"]["rayClusterConfig"]["workerGroupSpecs"]:
+        pod = group["template"]["spec"]
+        assert settings.drain_s + 35 < pod["terminationGracePeriodSeconds"]
+        (container,) = pod["containers"]
+        said = {variable["name"]: variable["value"] for variable in container["env"]}
+        assert (
+            said.items() >= {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1", "RAY_SERVE_ENABLE_HA_PROXY": "1"}.items()
+        )
+    pods = [service["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]]
+    pods += [group["template"] for group in service["spec"]["rayClusterConfig"]["workerGroupSpecs"]]
+    for number, pod in enumerate(pods):
+        as_pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": f"pod-{number}"} | pod["metadata"]}
+        kubernetes_validate.validate(as_pod | {"spec": pod["spec"]}, "1.30", strict=True)
+        labels = pod["metadata"]["labels"]
+        for file in ("disruption", "network"):
+            (other,) = documents(ROOT / f"k8s/ray/{file}.yaml")
+            selector = other["spec"].get("selector") or other["spec"]["podSelector"]
+            assert selector["matchLabels"].items() <= labels.items()
+    gateways = service["spec"]["rayClusterConfig"]["workerGroupSpecs"][0]["rayStartParams"]["resources"]
+    assert settings.gateway_resources.keys() <= json.loads(gateways.strip("'")).keys()
+
+
+def test_a_gateway_for_ray_needs_no_torch() -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'foveate[ray]'")
+    told = "import sys; sys.modules['torch'] = None; from foveate.gateway import on_ray; on_ray.build({})"
+    found = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, cwd=ROOT)
+    assert found.returncode == 0, found.stderr
 
 
 def test_what_keda_asks_for_is_what_the_autoscaler_publishes() -> None:

@@ -92,6 +92,8 @@ class Settings(BaseSettings):
     """On Ray, processes that take requests, read media and draw answers."""
     gateway_cpus: float = Field(default=1.0, ge=0)
     """On Ray, what each of them books of a node."""
+    gateway_resources: dict[str, float] = Field(default_factory=dict)
+    """On Ray, what else a gateway's node must have, as JSON: {"gateway": 0.001}."""
     replicas: int = Field(default=1, ge=1)
     """On Ray, workers of each model; at least, where there may be more."""
     max_replicas: int = Field(default=1, ge=1)

@@ -113,7 +113,10 @@ def application(settings: Settings, makes: Sequence[Make] | None = None) -> Any:
         name="gateway",
         num_replicas=settings.gateways,
         max_ongoing_requests=MANY,
-        ray_actor_options={"num_cpus": settings.gateway_cpus},
+        ray_actor_options={
+            "num_cpus": settings.gateway_cpus,
+            "resources": dict(settings.gateway_resources),
+        },
         # What was admitted, besides the half minute that Serve may take until nothing more is.
         graceful_shutdown_timeout_s=settings.drain_s + 35,
         graceful_shutdown_wait_loop_s=0.2,
