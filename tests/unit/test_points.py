@@ -4,8 +4,9 @@ import asyncio
 import base64
 import io
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from foveate.cache.entry import decoded, encoded
+from foveate.cache.memory import MemoryCache
 from foveate.cluster.local import LocalCluster
 from foveate.core.clicks import MAX_POINTS, Features, Point
 from foveate.core.errors import BadRequest, RunFailed
@@ -24,9 +27,8 @@ from foveate.core.settings import Settings
 from foveate.gateway.app import create_app
 from foveate.gateway.clicks import View, object_in
 from foveate.gateway.decoding import digest_of
-from foveate.gateway.kept import FeatureStore, Flights, Kept, Seen
+from foveate.gateway.kept import Kept, Seen, kept_in
 from foveate.gateway.points import Click, points_of, read_points, window_of, within_box
-from foveate.gateway.segment import Segmenter
 from foveate.gateway.whole import decode_whole
 from foveate.gateway.windows import Window, windows
 from foveate.gateway.wire import Problem, Segmentation
@@ -74,10 +76,10 @@ class Gateway:
         return await self.client.post(url, content=body, headers=PNG | names)
 
     @property
-    def store(self) -> FeatureStore:
-        routes = (getattr(route, "app", None) for route in self.app.router.routes)
-        (segmenter,) = (route for route in routes if isinstance(route, Segmenter))
-        return segmenter.clicker.store
+    def store(self) -> MemoryCache:
+        store = self.app.state.features
+        assert isinstance(store, MemoryCache)
+        return store
 
     def counted(self, outcome: str) -> float:
         labels = {"model": "tiny-seg", "task": "segment", "outcome": outcome}
@@ -86,7 +88,7 @@ class Gateway:
 
 @asynccontextmanager
 async def gateway(clicks: bool = True, **settings: Any) -> AsyncIterator[Gateway]:
-    here = Gateway(Counted(clicks), Settings(cache_bytes=0, **settings))
+    here = Gateway(Counted(clicks), Settings(**{"cache_bytes": 0} | settings))
     async with here.app.router.lifespan_context(here.app), here.client:
         yield here
 
@@ -275,14 +277,13 @@ async def test_other_plans_and_better_quality_are_looked_at_anew() -> None:
 async def test_what_was_seen_less_well_is_not_good_enough_for_everybody() -> None:
     async with gateway() as here:
         await here.click(picture(), "120,80")
-        key = digest_of(repr(("tiny-seg", "None", "")), picture())
-        kept = here.store.get(key)
-        assert kept is not None
-        (seen,) = kept.windows.values()
-        worse = Seen(
-            seen.features, seen.classes, here.runner.card.plan("evit:0.5"), 0.5, "load", seen.tokens, 4
-        )
-        here.store.put(key, Kept(kept.size, {0: worse}))
+        (key,) = here.store._entries
+        entry = decoded(await here.store.get(key) or b"")
+        assert entry is not None
+        kept = kept_in(entry)
+        cheap = here.runner.card.plan("evit:0.5")
+        worse = replace(kept.windows[0], plan=cheap, quality=0.5, reason="load")
+        await here.store.put(key, encoded(Kept(kept.size, {0: worse}).entry()), 60)
         lax = await here.click(picture(), "120,80", x_min_quality="0.4")
         assert (lax.headers["x-cache"], lax.headers["x-foveate-plan"]) == ("hit", str(worse.plan))
         strict = await here.click(picture(), "120,80", x_min_quality="0.6")
@@ -380,28 +381,46 @@ async def test_the_store_can_be_turned_off() -> None:
 
 
 def seen(cells: int = 8, classes: np.ndarray | None = None) -> Seen:
-    features = Features(np.zeros((2, 2, 4), np.float16), np.zeros((cells, cells, 4), np.float16))
+    rng = np.random.default_rng(0)
+    features = Features(
+        rng.random((2, 2, 4)).astype(np.float16), rng.random((cells, cells, 4)).astype(np.float16)
+    )
     named = np.zeros((cells, cells), np.uint8) if classes is None else classes
-    return Seen(features, named, Plan("m", 64), 1.0, "full", 5, 4)
+    values = np.unique(named)
+    maps = ClassMaps(
+        tuple(values.tolist()), np.stack([named == value for value in values]).astype(np.float16)
+    )
+    return Seen(
+        features,
+        maps,
+        Plan("m", 64, reducer="evit:0.5"),
+        0.75,
+        "load",
+        5,
+        4,
+        np.array([0.25, 0.75], np.float32),
+    )
 
 
-def test_the_store_keeps_within_its_bytes_what_was_asked_for_last() -> None:
-    kept = Kept((9, 9), {0: seen()})
-    store = FeatureStore(3 * kept.nbytes)
-    for name in "abc":
-        store.put(name, kept)
-    assert store.get("a") is kept
-    store.put("d", kept)
-    assert [store.get(name) is None for name in "abcd"] == [False, True, False, False]
-    assert store.bytes == 3 * kept.nbytes
-    double = Kept((9, 9), {0: seen(), 1: seen()})
-    store.put("a", double)
-    assert [store.get(name) is None for name in "acd"] == [False, True, False]
-    assert store.bytes == 3 * kept.nbytes
-    store.put("a", Kept((9, 9), {0: seen(64)}))
-    assert store.get("a") is None, "what is larger than the store is not kept"
-    assert store.get("d") is kept
-    assert store.bytes == kept.nbytes
+def test_what_is_kept_comes_back_from_a_cache_as_it_was() -> None:
+    kept = Kept((90, 40), {3: seen(), 0: seen(16, np.eye(16, dtype=np.uint8) * 7)})
+    entry = decoded(encoded(kept.entry()))
+    assert entry is not None and entry.quality == 0.75
+    again = kept_in(entry)
+    assert again.size == kept.size and list(again.windows) == [3, 0]
+    for number, window in kept.windows.items():
+        other = again.windows[number]
+        assert (other.plan, other.quality, other.reason, other.tokens, other.exit_layer) == (
+            window.plan, window.quality, window.reason, window.tokens, window.exit_layer,
+        )  # fmt: skip
+        assert other.maps.classes == window.maps.classes
+        for one, two in (
+            (other.features.coarse, window.features.coarse),
+            (other.features.fine, window.features.fine),
+            (other.maps.scores, window.maps.scores),
+            (other.named, window.named),
+        ):
+            assert one.dtype == two.dtype and (one == two).all()
 
 
 def test_keys_tell_pictures_and_what_is_asked_apart_wherever_they_lie(tmp_path: Path) -> None:
@@ -412,26 +431,25 @@ def test_keys_tell_pictures_and_what_is_asked_apart_wherever_they_lie(tmp_path: 
     assert digest_of("a", tmp_path / "clip") == digest_of("a", large)
 
 
-async def test_work_in_flight_is_done_once_and_only_while_it_is_in_flight() -> None:
-    flights, done = Flights[int](), asyncio.Event()
-
-    def work(value: int) -> Callable[[], Awaitable[int]]:
-        async def run() -> int:
-            await done.wait()
-            return value
-
-        return run
-
-    assert await flights.join("k") is None
-    leads = asyncio.create_task(flights.lead("k", work(1)))
-    await asyncio.sleep(0)
-    joins, other = asyncio.create_task(flights.join("k")), asyncio.create_task(flights.lead("k", work(2)))
-    gone = asyncio.create_task(flights.join("k"))
-    await asyncio.sleep(0)
-    gone.cancel()
-    done.set()
-    assert (await leads, await joins, await other) == (1, 1, 2)
-    assert await flights.join("k") is None
+async def test_a_mask_after_a_click_and_a_click_after_a_mask_look_once() -> None:
+    async with gateway() as here:
+        clicked = await here.click(picture(), "120,80")
+        masked = await here.client.post("/segment", content=picture(), headers=PNG)
+        assert here.runner.pictures == 2, "it is off, and answers anew"
+    async with gateway(cache_bytes=2**20) as here:
+        fresh = await here.client.post("/segment", content=picture(), headers=PNG)
+        assert (await here.click(picture(), "120,80")).headers["x-cache"] == "hit"
+        assert here.runner.pictures == 1
+        assert fresh.json()["mask"] == masked.json()["mask"]
+    async with gateway(cache_bytes=2**20) as here:
+        assert (await here.click(picture(), "120,80")).json()["mask"] == clicked.json()["mask"]
+        again = await here.client.post("/segment", content=picture(), headers=PNG)
+        assert here.runner.pictures == 1
+        assert again.json()["mask"] == masked.json()["mask"]
+        assert again.json()["compute"]["gflops"] == 0
+        anew = {"cache-control": "no-cache"}
+        await here.client.post("/segment", content=picture(), headers=PNG | anew)
+        assert here.runner.pictures == 2
 
 
 def test_an_object_is_named_by_what_most_of_it_shows() -> None:

@@ -62,6 +62,8 @@ class ModelCard:
     """The model, served beside it, that answers clicks on what it has seen; empty: none does."""
     weights: str = ""
     """A digest of all that its answers rest on; empty: nobody knows whether they would be the same again."""
+    trunk: str = ""
+    """A digest of the trunk and its classifier: models with the same one see the same in a picture."""
     clips: str = ""
     """The model, served beside it, that takes clips in its name; empty: none does."""
 

@@ -87,6 +87,9 @@ class Result:
     """What was looked at, where the request asked for it and the model can tell."""
     maps: ClassMaps | None = None
     """Where each class is, from a model that segments."""
+    named: NDArray[np.float32] | None = None
+    """(C,) class probabilities of the whole picture by the classifier on the same trunk, from a model that
+    segments and went through all of it."""
     features: Features | None = None
     """What clicks are answered from, where the request asked for it and a model beside this one answers."""
     frames: tuple[int, ...] = ()

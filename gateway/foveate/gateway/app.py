@@ -24,6 +24,7 @@ from foveate.gateway.classify import Classifier
 from foveate.gateway.decoding import Decoding
 from foveate.gateway.door import Door
 from foveate.gateway.endpoint import request_id_of
+from foveate.gateway.kept import Sights
 from foveate.gateway.openapi import describe_tasks
 from foveate.gateway.problems import http_problem, problem
 from foveate.gateway.segment import Segmenter
@@ -55,8 +56,13 @@ def create_app(
     answers = None
     if settings.cache_bytes:
         answers = Answers(kept, settings.cache_ttl_s, settings.cache_bytes // LARGEST, metrics)
+    seen = feature_cache_of(settings, metrics, kept)
+    sights = None
+    if settings.feature_bytes:
+        sights = Sights(seen, settings.cache_ttl_s, settings.feature_bytes // 2, metrics)
     tasks = [
-        kind(cluster, settings, metrics, door, disk, decoding, answers) for kind in (Classifier, Segmenter)
+        kind(cluster, settings, metrics, door, disk, decoding, answers, sights)
+        for kind in (Classifier, Segmenter)
     ]
 
     @asynccontextmanager
@@ -66,6 +72,7 @@ def create_app(
         await cluster.close()
         decoding.close()
         await kept.close()
+        await seen.close()
 
     app = FastAPI(
         title="Foveate",
@@ -77,7 +84,7 @@ def create_app(
         redoc_url=None,
     )
     app.add_exception_handler(HTTPException, http_problem)
-    app.state.door, app.state.cache = door, kept
+    app.state.door, app.state.cache, app.state.features = door, kept, seen
     for task in tasks:
         app.router.routes.append(Route(task.path, task, methods=["POST"]))
     app.add_middleware(Shortcut, endpoints={task.path: task for task in tasks})
@@ -102,11 +109,20 @@ def cache_of(settings: Settings, metrics: Metrics) -> Cache:
         return RedisCache(
             settings.cache,
             settings.cache_timeout_s,
-            settings.cache_bytes,
+            max(settings.cache_bytes, settings.feature_bytes),
             lambda reason: trouble.labels(reason).inc(),
         )
     except ValueError as error:  # the address itself may hold a password
         raise SetupError(f"the cache's address is not like redis://127.0.0.1:6379/0: {error}") from None
+
+
+def feature_cache_of(settings: Settings, metrics: Metrics, answers: Cache) -> Cache:
+    """Where what was seen is kept: with the answers where processes share them, else on its own."""
+    if settings.cache != "memory":
+        return answers
+    memory = MemoryCache(settings.feature_bytes)
+    metrics.cache_used.labels("features").set_function(lambda: memory.bytes)
+    return memory
 
 
 class Shortcut:

@@ -31,6 +31,8 @@ class Call(Generic[Options]):
     """What it asks of this task."""
     arrived: float
     trail: "Trail"
+    anew: bool = False
+    """It is to be answered from nothing that was computed before."""
 
     def kept(self, total_s: float) -> bool | None:
         """Whether its deadline was, when it was answered after so many seconds; None where it set none."""

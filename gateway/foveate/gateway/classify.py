@@ -1,7 +1,7 @@
 """POST /classify: one picture in, its classes and what they cost out."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -10,14 +10,16 @@ from starlette.requests import Request as HttpRequest
 
 from foveate.core.errors import BadRequest
 from foveate.core.model import InputSpec, ModelCard, Task
-from foveate.core.outcome import Outcome
+from foveate.core.outcome import Outcome, Result, Timings
 from foveate.gateway.call import Call
+from foveate.gateway.clicks import sight_of
 from foveate.gateway.clip_wire import named_clip
 from foveate.gateway.endpoint import Endpoint, within
 from foveate.gateway.media import decode_image
 from foveate.gateway.reply import Answered, Served
 from foveate.gateway.spool import Medium
 from foveate.gateway.watching import Watching, middle
+from foveate.gateway.windows import windows
 from foveate.gateway.wire import classification
 
 
@@ -37,6 +39,13 @@ class Classifier(Endpoint[Asked]):
     def __init__(self, *parts: Any) -> None:
         super().__init__(*parts)
         self.watching = Watching(self)
+        others = [card for card in self.cluster.cards().values() if card.task == "segment" and card.clicks]
+        self.kin = {
+            card.name: next(one for one in others if same_view(card, one))
+            for card in self.cards.values()
+            if any(same_view(card, one) for one in others)
+        }
+        """By model, another one on the same trunk, whose look at a square picture shows it the same."""
 
     def options(self, http: HttpRequest, headers: Mapping[str, str], card: ModelCard) -> Asked:
         if not card.labels:
@@ -54,11 +63,33 @@ class Classifier(Endpoint[Asked]):
             call = self.for_medium(call, await self.watching.is_film(data))
             if call.card.frames or isinstance(data, Path):
                 return await self._watched(call, data)
+            if (known := await self._known(call, data)) is not None:
+                return classification(self._served(call, known, 0.0, "hit"), call.options.top_k, False)
             async with within(call.objective.deadline):
                 media, decode_s = await self._decode(call, data)
         outcome = await self.submit(call, media, expected=True, explain=call.options.explain)
         served = self._served(call, outcome, decode_s)
         return classification(served, call.options.top_k, call.options.explain)
+
+    async def _known(self, call: Call[Asked], data: bytes) -> Outcome | None:
+        """What the same trunk said of the picture when it was seen for its pixels, where that is the same
+        view, under a plan that is measured for this task and good enough."""
+        kin = self.kin.get(call.card.name)
+        if self.sights is None or kin is None or call.anew or call.plan or call.options.explain:
+            return None
+        kept = await self.sights.find(await sight_of(self, kin, call, data))
+        if kept is None or kept.size[0] != kept.size[1] or len(windows(*kept.size)) > 1:
+            return None
+        seen = kept.windows.get(0)
+        if seen is None or not seen.named.size:
+            return None
+        plan = replace(call.card.full, image_size=seen.plan.image_size, reducer=seen.plan.reducer)
+        rung = call.card.rung(plan) if plan.steps == seen.plan.steps else None
+        if rung is None or (rung.quality or 0.0) < call.objective.min_quality:
+            return None
+        self.sights.used()
+        result = Result(seen.named, seen.tokens, seen.exit_layer, 0.0)
+        return Outcome(result, rung.plan, Timings(0.0, 0.0), 1, seen.reason)
 
     async def _watched(self, call: Call[Asked], data: Medium) -> Answered:
         """As `work`, of a clip."""
@@ -68,7 +99,7 @@ class Classifier(Endpoint[Asked]):
         served = self._served(call, outcome, decode_s)
         return named_clip(served, clip, call.options.top_k, call.options.explain)
 
-    def _served(self, call: Call[Asked], outcome: Outcome, decode_s: float) -> Served:
+    def _served(self, call: Call[Asked], outcome: Outcome, decode_s: float, cache: str = "") -> Served:
         """The answer is there: it is counted."""
         total_s = monotonic() - call.arrived
         met = self.met(call, outcome, total_s)
@@ -78,7 +109,7 @@ class Classifier(Endpoint[Asked]):
             "compute": outcome.timings.compute_s,
             "total": total_s,
         }
-        return Served(call.id, call.card, [outcome], call.pinned, met, timings)
+        return Served(call.id, call.card, [outcome], call.pinned, met, timings, cache)
 
     async def _decode(self, call: Call[Asked], data: bytes) -> tuple[Any, float]:
         """Pixels for the model, and the seconds it took to make them."""
@@ -93,6 +124,20 @@ class Classifier(Endpoint[Asked]):
         )
         self.meters[card.name].decode.observe(seconds)
         return pixels, seconds
+
+
+def same_view(card: ModelCard, other: ModelCard) -> bool:
+    """Whether two models see the same in a square picture."""
+    spec, whole = card.input, other.input
+    return (
+        bool(card.trunk)
+        and card.trunk == other.trunk
+        and card.labels == other.labels
+        and card.full.image_size == other.full.image_size
+        and spec is not None
+        and whole is not None
+        and (spec.crop_pct, spec.interpolation) == (1.0, whole.interpolation)
+    )
 
 
 def read_flag(name: str, text: str | None) -> bool:

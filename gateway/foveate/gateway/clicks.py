@@ -10,15 +10,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from foveate.core.clicks import Clicked
-from foveate.core.errors import BadPlan, BadRequest
+from foveate.core.errors import BadRequest, FoveateError
 from foveate.core.model import ModelCard
 from foveate.core.outcome import ClassMaps, Outcome, Result, Timings
 from foveate.core.request import Request
 from foveate.gateway.call import Call
 from foveate.gateway.endpoint import Endpoint, within
-from foveate.gateway.kept import FeatureStore, Flights, Kept, Seen
+from foveate.gateway.kept import Kept, Seen, seen_in
 from foveate.gateway.masks import Area, Drawn, above, overlay, png
-from foveate.gateway.objective import quality_of
 from foveate.gateway.points import Click, window_of, within_box
 from foveate.gateway.reply import Served
 from foveate.gateway.whole import Choice, Cut, decode_whole
@@ -55,8 +54,6 @@ class Clicker:
 
     def __init__(self, route: Endpoint[Any], decode: Decode) -> None:
         self.route, self.decode = route, decode
-        self.store = FeatureStore(route.settings.feature_bytes)
-        self.flights: Flights[Look] = Flights()
 
     def check(self, card: ModelCard) -> None:
         """Raises BadRequest for a model that nobody can click on."""
@@ -89,32 +86,37 @@ class Clicker:
         return Served(call.id, call.card, [outcome], call.pinned, met, timings, cache), drawn
 
     async def _view(self, call: Call[Any], data: bytes, clicks: Sequence[Click], announced: bool) -> View:
-        """From the store, or from who looks at the same picture now, where that is good enough; else anew."""
-        name, tenant = call.card.name, call.objective.tenant
-        async with within(call.objective.deadline):
-            # That a picture has been seen before is nobody else's business.
-            key = await self.route.decoding.digest(repr((name, str(call.plan), tenant)), data)
-            found = _view_of(self.store.get(key), clicks, call.objective.min_quality)
-            if found is None and (other := await self.flights.join(key)):
-                found = _view_of(other.kept, clicks, call.objective.min_quality)
-        if found is not None:
-            return found
-        look = await self.flights.lead(key, lambda: self._look(call, key, data, clicks, announced))
-        size = look.kept.size
-        return View(size, windows(*size)[look.number], look.kept.windows[look.number], look)
+        """From what is kept, or from who looks at the same picture now, where that will do; else anew."""
+        looks: list[Look] = []
 
-    async def _look(
-        self, call: Call[Any], key: str, data: bytes, clicks: Sequence[Click], announced: bool
-    ) -> Look:
-        """Decode the window that answers, run it, and keep what was seen."""
+        async def look() -> Kept:
+            looks.append(await self._look(call, data, clicks, announced))
+            return looks[-1].kept
+
+        sights, floor = self.route.sights, call.objective.min_quality
+        if sights is None:
+            kept = await look()
+        else:
+            async with within(call.objective.deadline):
+                key = await sight_of(self.route, call.card, call, data)
+            kept, _ = await sights.of(
+                key, lambda kept: _view_of(kept, clicks, floor) is not None, call.objective.deadline, look
+            )
+        if looks:
+            number = looks[-1].number
+            return View(kept.size, windows(*kept.size)[number], kept.windows[number], looks[-1])
+        found = _view_of(kept, clicks, floor)
+        if found is None:
+            raise FoveateError("what was seen of this picture does not answer for it")
+        return found
+
+    async def _look(self, call: Call[Any], data: bytes, clicks: Sequence[Click], announced: bool) -> Look:
+        """Decode the window that answers, and run it."""
         async with within(call.objective.deadline):
             cut, decode_s = await self.decode(call, data, lambda found, size: window_of(clicks, found, size))
         outcome = await self.route.submit(call, cut.pixels[0], expected=not announced, features=True)
         number = window_of(clicks, windows(*cut.size), cut.size)
-        old = self.store.get(key)
-        kept = Kept(cut.size, {**(old.windows if old else {}), number: seen_in(outcome, call.card)})
-        self.store.put(key, kept)
-        return Look(kept, number, decode_s, outcome)
+        return Look(Kept(cut.size, {number: seen_in(outcome, call.card)}), number, decode_s, outcome)
 
     async def _outlined(
         self, call: Call[Any], view: View, clicks: Sequence[Click], announced: bool
@@ -152,20 +154,11 @@ def _view_of(kept: Kept | None, clicks: Sequence[Click], min_quality: float) -> 
     return View(kept.size, every[number], seen)
 
 
-def seen_in(outcome: Outcome, card: ModelCard) -> Seen:
-    """What of a model's answer later clicks need. Raises BadPlan where the plan keeps none of it."""
-    result = outcome.result
-    if result.features is None or result.maps is None:
-        raise BadPlan(f"{outcome.plan} keeps nothing that clicks could be answered from")
-    return Seen(
-        result.features,
-        _named(result.maps),
-        outcome.plan,
-        quality_of(card, outcome.plan) or 0.0,
-        outcome.reason,
-        result.tokens,
-        result.exit_layer,
-    )
+async def sight_of(route: Endpoint[Any], card: ModelCard, call: Call[Any], data: bytes) -> str:
+    """The key of what a model has seen of a picture. That a picture has been seen before is nobody else's
+    business."""
+    told = repr((card.name, card.weights, str(card.full), card.input, str(call.plan), call.objective.tenant))
+    return await route.decoding.digest(told, data)
 
 
 def object_in(view: View, maps: ClassMaps) -> tuple[Image.Image, list[Area]]:
@@ -179,7 +172,7 @@ def object_in(view: View, maps: ClassMaps) -> tuple[Image.Image, list[Area]]:
     box = mask.getbbox()
     if box is None:
         return mask, []
-    there = view.seen.classes[_named(maps) == 1]
+    there = _named(view.seen.maps)[_named(maps) == 1]
     best = int(np.bincount(there).argmax()) if there.size else 0
     return mask, [Area(1, best - 1 if best else None, mask.histogram()[1], box)]
 

@@ -39,6 +39,7 @@ from foveate.gateway.call import Call, Named, Options, Trail
 from foveate.gateway.decoding import Decoding
 from foveate.gateway.door import Door, Visit
 from foveate.gateway.gone import unless_gone
+from foveate.gateway.kept import Sights
 from foveate.gateway.meter import Meter
 from foveate.gateway.objective import choose_plan, default_plan, read_objective
 from foveate.gateway.problems import problem
@@ -69,10 +70,12 @@ class Endpoint(ABC, Generic[Options]):
         disk: Disk,
         decoding: Decoding,
         answers: Answers | None = None,
+        sights: Sights | None = None,
     ) -> None:
-        """answers: those given before; None keeps none."""
+        """answers: those given before; sights: what was seen of pictures before. None keeps none."""
         self.cluster, self.settings, self.metrics = cluster, settings, metrics
-        self.door, self.disk, self.decoding, self.answers = door, disk, decoding, answers
+        self.door, self.disk, self.decoding = door, disk, decoding
+        self.answers, self.sights = answers, sights
         self.cards = {name: card for name, card in cluster.cards().items() if card.task == self.task}
         first = next(iter(cluster.cards()), None)  # to the others its plan would mean nothing
         self.defaults = {
@@ -195,11 +198,13 @@ class Endpoint(ABC, Generic[Options]):
             objective, named = trail.objective, Named(http.query_params.get("model"), headers.get("x-plan"))
             plan = choose_plan(card, self.defaults[card.name], named.plan, objective.min_quality)
             options = self.options(http, headers, card)
-            call = Call(request_id, card, objective, plan, named, options, arrived, trail)
             kind = media_type(headers.get("content-type", ""))
             answers = self.answers
             if "cache-control" in headers and ANEW.search(headers["cache-control"]):
                 answers = None
+            call = Call(
+                request_id, card, objective, plan, named, options, arrived, trail, anew=answers is None
+            )
             # What may be there already is looked for first. A clip's body is not even read in vain.
             announced = answers is None or kind.startswith("video/")
             if announced:

@@ -1,19 +1,24 @@
-"""What was seen of pictures is kept for later clicks, within bounds, and looked at once by all who ask."""
+"""What was seen of a picture, for whatever is asked of it next: clicks, its mask, its classes."""
 
-import asyncio
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from foveate.cache import Cache
+from foveate.cache.entry import Entry
+from foveate.cache.once import How, Once
 from foveate.core.clicks import Features
-from foveate.core.outcome import Reason
+from foveate.core.errors import BadPlan
+from foveate.core.metrics import Metrics
+from foveate.core.model import ModelCard
+from foveate.core.outcome import ClassMaps, Outcome, Reason, Result, Timings
 from foveate.core.plan import Plan
+from foveate.gateway.objective import quality_of
 
-T = TypeVar("T")
+NOTHING = np.empty(0, np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,18 +26,20 @@ class Seen:
     """One window of a picture, as its model has understood it, and how well."""
 
     features: Features
-    classes: NDArray[np.uint8]
-    """(h, w): the best class of each place; 0 the background, k the model's label k - 1."""
+    maps: ClassMaps
     plan: Plan
     quality: float
     """Of the plan, as measured; 0 where nobody did."""
     reason: Reason
     tokens: int
     exit_layer: int
+    named: NDArray[np.float32] = field(default_factory=lambda: NOTHING)
+    """(C,) class probabilities of the whole window; empty where its trunk could not tell."""
 
-    @property
-    def nbytes(self) -> int:
-        return self.features.nbytes + self.classes.nbytes
+    def outcome(self) -> Outcome:
+        """As if it were seen now, at no cost."""
+        result = Result(NOTHING, self.tokens, self.exit_layer, 0.0, maps=self.maps, features=self.features)
+        return Outcome(result, self.plan, Timings(0.0, 0.0), 1, self.reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,61 +51,94 @@ class Kept:
     windows: Mapping[int, Seen]
     """By their numbers among the picture's windows."""
 
-    @property
-    def nbytes(self) -> int:
-        return sum(seen.nbytes for seen in self.windows.values())
+    def entry(self) -> Entry:
+        """As a cache keeps it."""
+        told, parts = [], list[bytes]()
+        for number, seen in self.windows.items():
+            arrays = (seen.features.coarse, seen.features.fine, seen.maps.scores, seen.named)
+            parts += [np.ascontiguousarray(array).tobytes() for array in arrays]
+            told.append(
+                {
+                    "number": number,
+                    "plan": str(seen.plan),
+                    "quality": seen.quality,
+                    "reason": seen.reason,
+                    "tokens": seen.tokens,
+                    "exit_layer": seen.exit_layer,
+                    "classes": seen.maps.classes,
+                    "shapes": [array.shape for array in arrays],
+                }
+            )
+        quality = min((seen.quality for seen in self.windows.values()), default=0.0)
+        return Entry(quality, {"size": self.size, "windows": told}, tuple(parts))
 
 
-class FeatureStore:
-    """Pictures by key, in this process's memory. The one that was asked for least lately goes first."""
-
-    def __init__(self, max_bytes: int) -> None:
-        """max_bytes: of features; 0 keeps nothing."""
-        self.max_bytes, self.bytes = max_bytes, 0
-        self._kept: OrderedDict[str, Kept] = OrderedDict()
-
-    def get(self, key: str) -> Kept | None:
-        if key in self._kept:
-            self._kept.move_to_end(key)
-        return self._kept.get(key)
-
-    def put(self, key: str, kept: Kept) -> None:
-        """In place of what the key held. What is larger than the whole store is not kept."""
-        old = self._kept.pop(key, None)
-        self.bytes -= old.nbytes if old else 0
-        if kept.nbytes > self.max_bytes:
-            return
-        self._kept[key] = kept
-        self.bytes += kept.nbytes
-        while self.bytes > self.max_bytes:
-            _, gone = self._kept.popitem(last=False)
-            self.bytes -= gone.nbytes
+def kept_in(entry: Entry) -> Kept:
+    """What `Kept.entry` gave. Arrays are views of its bytes, and cannot be written to."""
+    size, told = cast("tuple[int, int]", entry.fields["size"]), cast("list[Any]", entry.fields["windows"])
+    found = {}
+    for number, window in enumerate(told):
+        kinds = (np.float16, np.float16, np.float16, np.float32)
+        coarse, fine, scores, named = (
+            np.frombuffer(part, kind).reshape(shape)
+            for part, kind, shape in zip(
+                entry.parts[4 * number : 4 * number + 4], kinds, window["shapes"], strict=True
+            )
+        )
+        found[window["number"]] = Seen(
+            Features(coarse, fine), ClassMaps(tuple(window["classes"]), scores), Plan.parse(window["plan"]),
+            window["quality"], window["reason"], window["tokens"], window["exit_layer"], named,
+        )  # fmt: skip
+    return Kept((size[0], size[1]), found)
 
 
-class Flights(Generic[T]):
-    """Work in flight, by key. For the event loop's thread alone."""
+def seen_in(outcome: Outcome, card: ModelCard) -> Seen:
+    """What of a model's answer later questions need. Raises BadPlan where the plan keeps none of it."""
+    result = outcome.result
+    if result.features is None or result.maps is None:
+        raise BadPlan(f"{outcome.plan} keeps nothing that clicks could be answered from")
+    return Seen(
+        result.features, result.maps, outcome.plan, quality_of(card, outcome.plan) or 0.0, outcome.reason,
+        result.tokens, result.exit_layer, NOTHING if result.named is None else result.named,
+    )  # fmt: skip
 
-    def __init__(self) -> None:
-        self._flights: dict[str, asyncio.Future[T]] = {}
 
-    async def join(self, key: str) -> T | None:
-        """What the work that is in flight under this key gives; None where there is none, or it comes to
-        nothing: then everybody who waited goes on alone."""
-        flight = self._flights.get(key)
-        if flight is None:
-            return None
-        await asyncio.wait([flight])
-        return None if flight.cancelled() else flight.result()
+class Sights:
+    """The feature cache: pictures by key. Who looks at the same one at the same time looks at it once."""
 
-    async def lead(self, key: str, work: Callable[[], Awaitable[T]]) -> T:
-        """Do the work; who joins meanwhile gets what it gives, unless somebody leads already."""
-        if key in self._flights:
-            return await work()
-        flight = self._flights[key] = asyncio.get_running_loop().create_future()
+    def __init__(self, cache: Cache, ttl_s: float, largest: int, metrics: Metrics) -> None:
+        """largest: bytes of a picture's features that are kept, for so many seconds."""
+        self._once = Once(cache, "features", ttl_s, largest)
+        counted = metrics.cache_requests
+        self._counts = {how: counted.labels("features", how) for how in ("hit", "joined", "miss")}
+
+    async def find(self, key: str) -> Kept | None:
+        """What is known of a picture already."""
+        entry = await self._once.find(key)
+        return None if entry is None else kept_in(entry)
+
+    def used(self) -> None:
+        """What was found answered a request."""
+        self._counts["hit"].inc()
+
+    async def of(
+        self,
+        key: str,
+        good: Callable[[Kept], bool],
+        deadline: float | None,
+        work: Callable[[], Awaitable[Kept]],
+    ) -> tuple[Kept, How]:
+        """What is known of a picture, where it is good enough; else what `work` sees in it, which is added to
+        what others have seen of it. Raises what `work` raises."""
+
+        async def look() -> Entry:
+            new = await work()
+            old = await self.find(key)
+            return Kept(new.size, {**(old.windows if old else {}), **new.windows}).entry()
+
+        how: How = "miss"
         try:
-            found = await work()
-            flight.set_result(found)
-            return found
+            entry, how = await self._once.of(key, lambda entry: good(kept_in(entry)), deadline, look)
         finally:
-            del self._flights[key]
-            flight.cancel()  # where it has no result
+            self._counts[how].inc()
+        return kept_in(entry), how

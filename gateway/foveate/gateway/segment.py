@@ -16,17 +16,20 @@ from foveate.core.outcome import Outcome
 from foveate.gateway.body import data_of, json_fields
 from foveate.gateway.call import Call
 from foveate.gateway.classify import read_flag
-from foveate.gateway.clicks import Clicker
+from foveate.gateway.clicks import Clicker, sight_of
 from foveate.gateway.clip_masks import animated, check_animated, reel, window_boxes
 from foveate.gateway.clip_wire import Reeled, outlined_clip
 from foveate.gateway.clips import upright_frames
 from foveate.gateway.endpoint import Endpoint, within
+from foveate.gateway.kept import Kept, seen_in
 from foveate.gateway.masks import Drawn, areas, assembled, overlay, png
+from foveate.gateway.media import Size
 from foveate.gateway.points import Click, points_of, read_points
 from foveate.gateway.reply import Answered, Served
 from foveate.gateway.spool import Medium
 from foveate.gateway.watching import Watching
 from foveate.gateway.whole import Choice, Cut, decode_whole, decode_windows
+from foveate.gateway.windows import windows
 from foveate.gateway.wire import segmentation
 
 
@@ -126,15 +129,43 @@ class Segmenter(Endpoint[Asked]):
         return outlined_clip(served, clip, found)
 
     async def _answered(self, call: Call[Asked], data: bytes) -> tuple[Served, Drawn]:
-        """Decode, run all windows, put the mask together."""
-        async with within(call.objective.deadline):
-            cut, decode_s = await self._decode(call, data)
-        outcomes = await together(
-            *(self.submit(call, pixels, expected=not number) for number, pixels in enumerate(cut.pixels))
-        )
+        """What is seen in all windows, put together."""
+        size, outcomes, decode_s = await self._seen(call, data)
         began = monotonic()
-        drawn = await self.decoding.draw(call.card.name, lambda: self._drawn(call, data, cut, outcomes))
+        drawn = await self.decoding.draw(call.card.name, lambda: self._drawn(call, data, size, outcomes))
         return self._served(call, outcomes, decode_s, began), drawn
+
+    async def _seen(self, call: Call[Asked], data: bytes) -> tuple[Size, list[Outcome], float]:
+        """The picture's size, what is in each of its windows, and the seconds it took to make these. Clicks
+        may have seen to it before, and may come after."""
+        looks: list[tuple[Size, list[Outcome], float]] = []
+
+        async def look(features: bool = True) -> Kept:
+            async with within(call.objective.deadline):
+                cut, decode_s = await self._decode(call, data)
+            outcomes = await together(
+                *(
+                    self.submit(call, pixels, expected=not number, features=features)
+                    for number, pixels in enumerate(cut.pixels)
+                )
+            )
+            looks.append((cut.size, outcomes, decode_s))
+            keeps = features and all(outcome.result.features is not None for outcome in outcomes)
+            seen = [seen_in(outcome, call.card) for outcome in outcomes] if keeps else []
+            return Kept(cut.size, dict(enumerate(seen)))
+
+        def whole(kept: Kept) -> bool:
+            found = [kept.windows.get(number) for number in range(len(windows(*kept.size)))]
+            return all(seen and seen.quality >= call.objective.min_quality for seen in found)
+
+        if self.sights is None or call.anew or not (call.card.clicks and call.card.weights):
+            await look(False)
+            return looks[0]
+        key = await sight_of(self, call.card, call, data)
+        kept, _ = await self.sights.of(key, whole, call.objective.deadline, look)
+        if looks:
+            return looks[-1]
+        return kept.size, [kept.windows[number].outcome() for number in sorted(kept.windows)], 0.0
 
     def _served(
         self, call: Call[Asked], outcomes: Sequence[Outcome], decode_s: float, began: float
@@ -167,15 +198,15 @@ class Segmenter(Endpoint[Asked]):
         self.meters[card.name].decode.observe(seconds)
         return cut, seconds
 
-    def _drawn(self, call: Call[Asked], data: bytes, cut: Cut, outcomes: Sequence[Outcome]) -> Drawn:
+    def _drawn(self, call: Call[Asked], data: bytes, size: Size, outcomes: Sequence[Outcome]) -> Drawn:
         """On a thread of the pool: whatever looks at every pixel of the picture."""
         maps = [outcome.result.maps for outcome in outcomes]
-        mask = assembled(cut.size, cut.windows, [found for found in maps if found is not None])
+        mask = assembled(size, windows(*size), [found for found in maps if found is not None])
         over = None
         if call.options.overlay:
             whole = decode_whole(data, self.settings.max_pixels)
             over = overlay(whole, mask, "PNG" if call.options.picture else "JPEG")
-        return Drawn(cut.size, png(mask), over, areas(mask))
+        return Drawn(size, png(mask), over, areas(mask))
 
 
 def with_points(body: bytes) -> tuple[bytes, tuple[Click, ...]]:

@@ -27,6 +27,8 @@ class Canvas:
     """(B, depth) int64: tokens after each block, where that differs from picture to picture."""
     depths: Tensor | None = None
     """(B,) int64: blocks each picture went through, where these differ."""
+    logits: Tensor | None = None
+    """(B, C): of the trunk's own classifier, where there is one and pictures went through all blocks."""
     laid: tuple[Tensor, Tensor] | None = None
     """What the head laid out before it named anything, coarse and fine, where it has got so far."""
 
@@ -55,7 +57,9 @@ def read(model: ElasticViT, head: Reader, tokens: Tokens, steps: Steps) -> Canva
     read as it was when it left; what is returned for patches that never entered means nothing."""
     way = _further(model, head, Way(tokens), steps, 0, steps.depth)
     after = torch.stack(way.counts, 1) if steps.reducer.adaptive else None
-    return Canvas(_patches(head, way, steps.depth), way.tokens.present, after)
+    whole = steps.depth == model.geometry.depth and model.geometry.classes
+    logits = model.classify(way.tokens) if whole else None
+    return Canvas(_patches(head, way, steps.depth), way.tokens.present, after, logits=logits)
 
 
 def _gated(model: ElasticViT, tokens: Tokens, steps: Steps, price: float) -> Canvas:

@@ -45,6 +45,7 @@ def describe(
         source=checkpoint.source,
         task=checkpoint.task,
         frames=frames,
+        trunk=fingerprint(model.patch_embed, model.blocks[-1], model.norm, model.head, repr(model.geometry)),
         weights=fingerprint(
             model, repr((checkpoint.mean, checkpoint.std, sorted(model.schedules.items()))), *rests_on
         ),

@@ -185,15 +185,18 @@ class TorchRunner(Base):
         features: list[Features | None] = [None] * len(images)
         if self.card.clicks and canvas.laid and plan.variant == self.full.variant:
             features = [*features_of(*canvas.laid)]
+        named: list[NDArray[np.float32] | None] = [None] * len(images)
+        if canvas.logits is not None:
+            named = [*canvas.logits.float().softmax(-1).cpu().numpy()]
         found: list[Result | Exception] = []
-        for (shares, maps), tokens, depth, after, kept in zip(
-            class_maps(scores), canvas.tokens.tolist(), depths, afters, features, strict=True
+        for (shares, maps), tokens, depth, after, kept, names in zip(
+            class_maps(scores), canvas.tokens.tolist(), depths, afters, features, named, strict=True
         ):
             if maps is None:
                 found.append(RunFailed("the model's scores for this picture are not finite"))
             else:
                 gflops = self._gflops(plan, (depth, after))
-                found.append(Result(shares, tokens, depth, gflops, maps=maps, features=kept))
+                found.append(Result(shares, tokens, depth, gflops, maps=maps, named=names, features=kept))
         return found
 
     def explain(self, media: Sequence[Pixels], plan: Plan) -> Sequence[Explanation]:
