@@ -19,6 +19,8 @@ from loadtests.tasks.clicking import enlarged
 from loadtests.tasks.server import Got, post, serving
 
 HITS = 300
+PICTURES = 30
+"""Of each task on pictures that are new, and as many that another task has seen."""
 RATE, PHASE_S = 20.0, 6.0
 """Requests a second, and seconds for each of: Redis is there, is gone, is there again."""
 DEADLINE_MS = "2000"
@@ -45,6 +47,21 @@ class Outage:
     hits: tuple[int, int, int]
     """While it was there, gone, there again."""
     p99_ms: tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Seconds:
+    """A task of a picture, in the server, medians in milliseconds."""
+
+    task: str
+    first_ms: float
+    """Of a picture that is new."""
+    second_ms: float
+    """Of one that another task has been asked of before."""
+
+    @property
+    def speedup(self) -> float:
+        return self.first_ms / self.second_ms
 
 
 class Redis:
@@ -112,6 +129,37 @@ def hits(cache: str) -> Hits:
     )
 
 
+NAMES, MASK, CLICK = "/classify?top_k=1", "/segment", "/segment?points=240%2C240"
+
+
+def seconds_of(cache: str) -> tuple[Seconds, ...]:
+    """Each task on pictures that are new, and on such as another task has seen."""
+    jpegs = [enlarged(jpeg, (480, 480)) for jpeg in heldout().jpegs[: 6 * PICTURES]]
+    found = []
+    with serving("--model", "vit-t", "--model", "vit-t-seg", environment=cached(cache)) as url:
+
+        def ms(path: str, jpeg: bytes) -> float:
+            spent: float = post(f"{url}{path}", jpeg, "image/jpeg").json()["timings_ms"]["total"]
+            return spent
+
+        for path in (NAMES, MASK, CLICK):  # kernels are made with the first
+            for jpeg in heldout().jpegs[-4:]:
+                ms(path, enlarged(jpeg, (480, 480)))
+        tasks = {"classify, after segment": (MASK, NAMES), "click, after segment": (MASK, CLICK)}
+        tasks["segment, after a click"] = (CLICK, MASK)
+        for number, (task, (before, after)) in enumerate(tasks.items()):
+            new = jpegs[2 * number * PICTURES : (2 * number + 1) * PICTURES]
+            seen = jpegs[(2 * number + 1) * PICTURES : (2 * number + 2) * PICTURES]
+            pairs = []
+            for one, other in zip(new, seen, strict=True):
+                first = ms(after, one)
+                ms(before, other)
+                time.sleep(0.02)  # Redis is told behind the answer's back
+                pairs.append((first, ms(after, other)))
+            found.append(Seconds(task, *(statistics.median(column) for column in zip(*pairs, strict=True))))
+    return tuple(found)
+
+
 def outage() -> Outage:
     """Requests at a steady rate while Redis is there, is killed, and is back."""
     jpegs = [enlarged(jpeg) for jpeg in heldout().jpegs[:20]]
@@ -145,12 +193,19 @@ def main() -> None:
     """`python -m loadtests.scale.caches` prints JSON; in a process of its own."""
     with redis() as server:
         shared = hits(server.url)
-    own, gone = hits("memory"), outage()
+        seen_shared = seconds_of(server.url)
+    own, gone, seen = hits("memory"), outage(), seconds_of("memory")
     told = {
         "response_hit_p50_ms": round(own.hit_ms, 3),
         "response_hit_p50_ms_redis": round(shared.hit_ms, 3),
         "response_hit_client_p50_ms": round(own.hit_client_ms, 3),
         "response_computed_p50_ms": round(own.computed_ms, 3),
+        "feature_hit_speedup": round(min(one.speedup for one in seen), 2),
+        "feature_hit_speedup_redis": round(min(one.speedup for one in seen_shared), 2),
+        "features": [
+            [one.task, one.first_ms, one.second_ms, other.second_ms]
+            for one, other in zip(seen, seen_shared, strict=True)
+        ],
         "redis_down_requests": gone.requests,
         "redis_down_errors": gone.errors,
         "redis_hits": gone.hits,

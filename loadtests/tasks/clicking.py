@@ -114,7 +114,7 @@ def iou(mask: np.ndarray, truth: np.ndarray) -> float:
     return float((mask & truth).sum() / (mask | truth).sum())
 
 
-def enlarged(jpeg: bytes) -> bytes:
+def enlarged(jpeg: bytes, size: tuple[int, int] = SIZE) -> bytes:
     out = io.BytesIO()
-    Image.open(io.BytesIO(jpeg)).resize(SIZE, Image.Resampling.BICUBIC).save(out, "JPEG", quality=85)
+    Image.open(io.BytesIO(jpeg)).resize(size, Image.Resampling.BICUBIC).save(out, "JPEG", quality=85)
     return out.getvalue()

@@ -9,6 +9,7 @@ from dataclasses import replace
 from random import Random
 from typing import Any, TypeVar
 
+import numpy as np
 import pytest
 
 from foveate.core.errors import (
@@ -21,13 +22,14 @@ from foveate.core.errors import (
     TooLate,
 )
 from foveate.core.metrics import Metrics
-from foveate.core.outcome import Explanation, Outcome, Stage
+from foveate.core.outcome import Explanation, Outcome, Result, Stage
 from foveate.core.plan import Plan
 from foveate.core.request import Objective, Request
 from foveate.engine.compute import Compute
 from foveate.engine.engine import Engine
 from foveate.engine.policy import Decision, Flow, W
 from foveate.engine.promise import Promise
+from foveate.engine.settle import padding
 from tests.fake_runner import FULL, HALF, RUNGS, FakeRunner
 
 pytestmark = pytest.mark.anyio
@@ -569,3 +571,13 @@ async def test_no_forward_is_spent_on_who_is_late_or_gone() -> None:
     answered = [i for i, end in enumerate(ended[1:]) if isinstance(end, Outcome)]
     assert sorted(ran) == answered
     assert 50 < len(answered) < 200
+
+
+def test_padding_is_counted_among_those_who_left_together() -> None:
+    def result(tokens: int, layer: int = 12) -> Result:
+        return Result(np.zeros(1, np.float32), tokens, layer, 0.0)
+
+    assert padding([]) == padding([RunFailed("no")]) == 0
+    assert padding([result(10), result(10)]) == 0
+    assert padding([result(10), result(5), RunFailed("no")]) == pytest.approx(0.25)
+    assert padding([result(10, 4), result(5), result(5)]) == 0

@@ -6,6 +6,7 @@ _LATENCY_S = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0
 _BATCH = (1, 2, 4, 8, 16, 32, 64, 128)
 _QUALITY = (0.5, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.96, 0.97, 0.98, 0.99, 0.995, 1.0)
 _OFF = (0.25, 0.5, 0.7, 0.8, 0.9, 0.95, 1.05, 1.1, 1.2, 1.5, 2.0, 4.0, 8.0)
+_BLOCKS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 16, 20, 24, 32, 40, 48)
 _RATIO = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
@@ -45,6 +46,15 @@ class Metrics:
         self.kept_tokens = Histogram(
             "foveate_kept_token_ratio", "Tokens left at the end over tokens at the start.",
             model, buckets=_RATIO, registry=registry,
+        )  # fmt: skip
+        self.padding = Histogram(
+            "foveate_padding_ratio",
+            "Of the tokens a batch ended with, those that only made its pictures equally long.",
+            model, buckets=(0.0, *_RATIO), registry=registry,
+        )  # fmt: skip
+        self.exit_layer = Histogram(
+            "foveate_exit_layer", "Blocks that an answered request went through.",
+            model, buckets=_BLOCKS, registry=registry,
         )  # fmt: skip
         self.rung = Counter(
             "foveate_rung",

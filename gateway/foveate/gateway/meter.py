@@ -15,6 +15,7 @@ class Meter:
         self._duration = metrics.duration.labels(card.name, card.task)
         self._quality, self._degraded = metrics.quality.labels(card.name), metrics.degraded
         self._kept = metrics.kept_tokens.labels(card.name)
+        self._exit = metrics.exit_layer.labels(card.name)
         self._met = metrics.slo.labels(card.name, "true")
         self._missed = metrics.slo.labels(card.name, "false")
 
@@ -35,6 +36,7 @@ class Meter:
         self._rung.labels(self.card.name, rung).inc()
         self._duration.observe(total_s)
         self._kept.observe(outcome.result.tokens / self.card.ladder[-1].tokens)
+        self._exit.observe(outcome.result.exit_layer)
         quality = quality_of(self.card, outcome.plan)
         if quality is not None:
             self._quality.observe(quality)

@@ -39,7 +39,7 @@ class Settler:
         self._queue_wait = metrics.queue_wait.labels(name)
         self._stack_time = metrics.stage.labels(name, "stack")
         self._compute_time = metrics.stage.labels(name, "compute")
-        self._batch_size = metrics.batch_size.labels(name)
+        self._batch_size, self._padding = metrics.batch_size.labels(name), metrics.padding.labels(name)
         self._prediction = metrics.prediction.labels(name)
         self._running_gauge = metrics.running.labels(name)
 
@@ -97,6 +97,7 @@ class Settler:
         batch_s, plan = self.clock() - started, decision.plan
         self._compute_time.observe(batch_s)
         self._batch_size.observe(len(entries))
+        self._padding.observe(padding(results))
         curious = []
         for entry, result in zip(entries, results, strict=True):
             waited = started - entry.admitted_at
@@ -139,3 +140,14 @@ class Settler:
 
     def close(self) -> None:
         self._stage.shutdown(wait=False, cancel_futures=True)
+
+
+def padding(results: Sequence[Result | Exception]) -> float:
+    """Share of the tokens of a batch, as its pictures left the trunk together, that are there because another
+    picture has more."""
+    left: dict[int, list[int]] = {}
+    for result in results:
+        if isinstance(result, Result):
+            left.setdefault(result.exit_layer, []).append(result.tokens)
+    room = sum(max(tokens) * len(tokens) for tokens in left.values())
+    return 1 - sum(map(sum, left.values())) / room if room else 0.0
