@@ -208,8 +208,21 @@ A model that only waits, {on_ray.WAITS_MS} ms for one picture at a time, at {on_
 {table(["replicas", "requests/s", "times one"], scaled)}"""
 
 
+def of_board(_: argparse.Namespace, figures: dict[str, float]) -> str:
+    """The dashboard over a run of its own."""
+    log.info("the dashboard")
+    subprocess.run([sys.executable, "-m", "loadtests.scale.board"], cwd=ROOT, check=True)
+    return """## The dashboard
+
+`monitoring/grafana/foveate.json` over a run with a rush in its middle, twelve times as many pictures within
+300 ms as before and after it. Its queries were answered by a real Prometheus and drawn by matplotlib;
+Grafana's own picture looks different.
+
+![Its panels](dashboard.png)"""
+
+
 Part = Callable[[argparse.Namespace, dict[str, float]], str]
-PARTS: Mapping[str, Part] = {"caches": of_caches, "ray": of_ray, "day": of_days}
+PARTS: Mapping[str, Part] = {"caches": of_caches, "ray": of_ray, "day": of_days, "board": of_board}
 
 
 def main(given: Sequence[str] | None = None) -> None:

@@ -113,6 +113,8 @@ class Settings(BaseSettings):
     """Seconds between two looks at the demand."""
     drain_s: float = Field(default=30.0, ge=0)
     """Seconds a SIGTERM waits for admitted requests."""
+    traces: str = ""
+    """Where traces are sent: an OTLP collector, as http://127.0.0.1:4318/v1/traces; empty: none are made."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @field_validator("models", mode="before")

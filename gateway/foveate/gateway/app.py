@@ -1,8 +1,10 @@
 """The ASGI application: routes around a cluster."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from typing import Any
 
 import orjson
 from fastapi import FastAPI, Request
@@ -20,10 +22,10 @@ from foveate.core.errors import SetupError, Unavailable, UnknownModel
 from foveate.core.metrics import Metrics
 from foveate.core.settings import Settings
 from foveate.gateway.answers import Answers
+from foveate.gateway.call import request_id_of
 from foveate.gateway.classify import Classifier
 from foveate.gateway.decoding import Decoding
 from foveate.gateway.door import Door
-from foveate.gateway.endpoint import request_id_of
 from foveate.gateway.kept import Sights
 from foveate.gateway.openapi import describe_tasks
 from foveate.gateway.problems import http_problem, problem
@@ -56,12 +58,13 @@ def create_app(
     answers = None
     if settings.cache_bytes:
         answers = Answers(kept, settings.cache_ttl_s, settings.cache_bytes // LARGEST, metrics)
+    tracing = tracing_of(settings)
     seen = feature_cache_of(settings, metrics, kept)
     sights = None
     if settings.feature_bytes:
         sights = Sights(seen, settings.cache_ttl_s, settings.feature_bytes // 2, metrics)
     tasks = [
-        kind(cluster, settings, metrics, door, disk, decoding, answers, sights)
+        kind(cluster, settings, metrics, door, disk, decoding, answers, sights, tracing)
         for kind in (Classifier, Segmenter)
     ]
 
@@ -73,6 +76,8 @@ def create_app(
         decoding.close()
         await kept.close()
         await seen.close()
+        if tracing is not None:
+            await asyncio.to_thread(tracing.close)
 
     app = FastAPI(
         title="Foveate",
@@ -123,6 +128,17 @@ def feature_cache_of(settings: Settings, metrics: Metrics, answers: Cache) -> Ca
     memory = MemoryCache(settings.feature_bytes)
     metrics.cache_used.labels("features").set_function(lambda: memory.bytes)
     return memory
+
+
+def tracing_of(settings: Settings) -> Any:
+    """Raises SetupError where what that takes is not installed."""
+    if not settings.traces:
+        return None
+    try:
+        from foveate.gateway.tracing import Tracing
+    except ModuleNotFoundError:
+        raise SetupError("OpenTelemetry is not installed: pip install 'foveate[otel]'") from None
+    return Tracing.to(settings.traces)
 
 
 class Shortcut:

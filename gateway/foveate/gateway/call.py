@@ -1,5 +1,6 @@
 """A request on its way through the gateway."""
 
+import random
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -51,3 +52,10 @@ class Trail:
 
     model: str = "unknown"
     objective: Objective = field(default_factory=Objective)
+
+
+def request_id_of(given: str) -> str:
+    """The client's own id where it is short and printable, else a new one."""
+    if 0 < len(given) <= 128 and given.isascii() and given.isprintable():
+        return given
+    return f"{random.getrandbits(96):024x}"

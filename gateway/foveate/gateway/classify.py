@@ -11,10 +11,11 @@ from starlette.requests import Request as HttpRequest
 from foveate.core.errors import BadRequest
 from foveate.core.model import InputSpec, ModelCard, Task
 from foveate.core.outcome import Outcome, Result, Timings
+from foveate.gateway.bounds import within
 from foveate.gateway.call import Call
 from foveate.gateway.clicks import sight_of
 from foveate.gateway.clip_wire import named_clip
-from foveate.gateway.endpoint import Endpoint, within
+from foveate.gateway.endpoint import Endpoint
 from foveate.gateway.media import decode_image
 from foveate.gateway.reply import Answered, Served
 from foveate.gateway.spool import Medium

@@ -14,8 +14,9 @@ from foveate.core.errors import BadRequest, FoveateError
 from foveate.core.model import ModelCard
 from foveate.core.outcome import ClassMaps, Outcome, Result, Timings
 from foveate.core.request import Request
+from foveate.gateway.bounds import within
 from foveate.gateway.call import Call
-from foveate.gateway.endpoint import Endpoint, within
+from foveate.gateway.endpoint import Endpoint
 from foveate.gateway.kept import Kept, Seen, seen_in
 from foveate.gateway.masks import Area, Drawn, above, overlay, png
 from foveate.gateway.points import Click, window_of, within_box

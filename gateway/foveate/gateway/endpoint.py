@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import random
 import re
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
@@ -11,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import Any, Generic
+from typing import Any, Generic, Protocol
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
@@ -20,8 +19,6 @@ from starlette.types import Receive, Scope, Send
 from foveate.cluster import Cluster
 from foveate.core.errors import (
     BadRequest,
-    BodyTooSlow,
-    DeadlineExceeded,
     Draining,
     FoveateError,
     Unavailable,
@@ -35,7 +32,8 @@ from foveate.core.request import Objective, Request
 from foveate.core.settings import Settings
 from foveate.gateway.answers import Answers, identity
 from foveate.gateway.body import check_type, from_json, from_multipart, media_type, read_body
-from foveate.gateway.call import Call, Named, Options, Trail
+from foveate.gateway.bounds import within
+from foveate.gateway.call import Call, Named, Options, Trail, request_id_of
 from foveate.gateway.decoding import Decoding
 from foveate.gateway.door import Door, Visit
 from foveate.gateway.gone import unless_gone
@@ -50,6 +48,20 @@ log = logging.getLogger(__name__)
 
 ANEW = re.compile("no-(cache|store)", re.IGNORECASE)
 """What `cache-control` says to be answered anew."""
+
+
+class Traces(Protocol):
+    """Where requests that are over are told, of whoever collects them."""
+
+    def record(
+        self,
+        path: str,
+        model: str,
+        outcome: str,
+        arrived: float,
+        headers: Mapping[str, str],
+        response: Response,
+    ) -> None: ...
 
 
 class Endpoint(ABC, Generic[Options]):
@@ -71,11 +83,12 @@ class Endpoint(ABC, Generic[Options]):
         decoding: Decoding,
         answers: Answers | None = None,
         sights: Sights | None = None,
+        tracing: Traces | None = None,
     ) -> None:
         """answers: those given before; sights: what was seen of pictures before. None keeps none."""
         self.cluster, self.settings, self.metrics = cluster, settings, metrics
         self.door, self.disk, self.decoding = door, disk, decoding
-        self.answers, self.sights = answers, sights
+        self.answers, self.sights, self.tracing = answers, sights, tracing
         self.cards = {name: card for name, card in cluster.cards().items() if card.task == self.task}
         first = next(iter(cluster.cards()), None)  # to the others its plan would mean nothing
         self.defaults = {
@@ -137,6 +150,8 @@ class Endpoint(ABC, Generic[Options]):
             response = problem(FoveateError("the server failed on this request"), request_id)
         finally:
             self.metrics.requests.labels(trail.model, self.task, outcome).inc()
+        if self.tracing is not None:
+            self.tracing.record(self.path, trail.model, outcome, arrived, headers, response)
         return response
 
     def _note(self, error: FoveateError, trail: Trail) -> None:
@@ -288,27 +303,3 @@ class Endpoint(ABC, Generic[Options]):
         met = call.kept(total_s)
         self.meters[call.card.name].answered(outcome, total_s, met)
         return met
-
-
-@asynccontextmanager
-async def within(deadline: float | None, patience_s: float | None = None) -> AsyncIterator[None]:
-    """Bound what comes before admission; after it the engine does.
-
-    Raises DeadlineExceeded at the deadline, BodyTooSlow once `patience_s` is over before it.
-    """
-    left = None if deadline is None else deadline - monotonic()
-    impatient = patience_s is not None and (left is None or patience_s < left)
-    try:
-        async with asyncio.timeout(patience_s if impatient else left):
-            yield
-    except TimeoutError:
-        if impatient:
-            raise BodyTooSlow(f"the body did not arrive within {patience_s:g} s") from None
-        raise DeadlineExceeded("the deadline passed before the picture was read") from None
-
-
-def request_id_of(given: str) -> str:
-    """The client's own id where it is short and printable, else a new one."""
-    if 0 < len(given) <= 128 and given.isascii() and given.isprintable():
-        return given
-    return f"{random.getrandbits(96):024x}"

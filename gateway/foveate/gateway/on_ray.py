@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -27,6 +28,7 @@ for _name, _value in FAST.items():
 
 import ray  # noqa: E402
 from ray import serve as ray_serve  # noqa: E402
+from ray.exceptions import RayError  # noqa: E402
 from ray.serve.config import HTTPOptions  # noqa: E402
 from ray.serve.handle import DeploymentHandle  # noqa: E402
 from starlette.types import ASGIApp, Message, Receive, Scope, Send  # noqa: E402
@@ -133,7 +135,8 @@ def names_of(models: Sequence[str], count: int) -> list[str]:
     """Of deployments, one each: what Ray allows of the models' names."""
     names = [re.sub("[^A-Za-z0-9_-]+", "-", name).strip("-") or "model" for name in models[:count]]
     names += ["model"] * (count - len(names))
-    return [name if name not in names[:at] else f"{name}-{at}" for at, name in enumerate(names)]
+    taken = ["gateway", "ledger", *names]
+    return [name if name not in taken[: at + 2] else f"{name}-{at}" for at, name in enumerate(names)]
 
 
 def booked_cpus(settings: Settings) -> float:
@@ -171,11 +174,26 @@ def free_port() -> int:
 def deploy(settings: Settings, makes: Sequence[Make] | None = None) -> None:
     """Have the application run, in place of the one that does: replicas are replaced one after the other, and
     nobody's request is lost."""
-    ray_serve.start(http_options=HTTPOptions(host=settings.host, port=settings.port), logging_config=QUIET)
     try:
+        ray_serve.start(
+            http_options=HTTPOptions(host=settings.host, port=settings.port), logging_config=QUIET
+        )
         ray_serve.run(application(settings, makes), name=NAME, route_prefix="/", logging_config=QUIET)
-    except RuntimeError as error:
-        raise SetupError(f"the models did not start on Ray: {error}") from error
+    except (RuntimeError, RayError) as error:
+        raise SetupError(f"the server did not start on Ray: {reason_of(error)}") from error
+
+
+def reason_of(error: Exception) -> str:
+    """One sentence of why, out of the pages that Ray has for it."""
+    told = [str(error)]
+    with suppress(Exception):
+        found = ray_serve.status().applications[NAME]
+        told += [found.message, *(one.message for one in found.deployments.values())]
+    text = "\n".join(told)
+    for pattern in (r"SetupError: (.+)", r"(cannot bind socket .+?\]?)$", r"(\w+(?:Error|Exception): .+)"):
+        if match := re.search(pattern, text, re.MULTILINE):
+            return match[1]
+    return str(error).strip().splitlines()[-1]
 
 
 def serve(

@@ -11,7 +11,7 @@ from foveate.core.model import ModelCard
 from foveate.core.outcome import Outcome, Result
 from foveate.gateway.objective import quality_of
 
-Timings = Mapping[str, float]
+Timings = dict[str, float]
 """Seconds, in the order in which they passed."""
 
 
@@ -84,7 +84,7 @@ class Answered(Response):
 
     def __init__(self, entry: Entry, reply: Reply, cache: str = "") -> None:
         """cache: whether what it took was there already; empty: that was no question."""
-        self.entry = entry
+        self.entry, self.reply = entry, reply
         (part,), timings_ms = entry.parts, reply.timings_ms
         headers = _headers(entry, reply, timings_ms, cache)
         if entry.fields["pictured"]:

@@ -14,13 +14,14 @@ from foveate.core.errors import BadRequest, UnsupportedMedia
 from foveate.core.model import ModelCard, Task
 from foveate.core.outcome import Outcome
 from foveate.gateway.body import data_of, json_fields
+from foveate.gateway.bounds import within
 from foveate.gateway.call import Call
 from foveate.gateway.classify import read_flag
 from foveate.gateway.clicks import Clicker, sight_of
 from foveate.gateway.clip_masks import animated, check_animated, reel, window_boxes
 from foveate.gateway.clip_wire import Reeled, outlined_clip
 from foveate.gateway.clips import upright_frames
-from foveate.gateway.endpoint import Endpoint, within
+from foveate.gateway.endpoint import Endpoint
 from foveate.gateway.kept import Kept, seen_in
 from foveate.gateway.masks import Drawn, areas, assembled, overlay, png
 from foveate.gateway.media import Size

@@ -8,10 +8,11 @@ from typing import Any
 from foveate.core.errors import BrokenMedia, DeadlineExceeded, UnsupportedMedia
 from foveate.core.model import InputSpec
 from foveate.core.plan import picked
+from foveate.gateway.bounds import within
 from foveate.gateway.call import Call
 from foveate.gateway.clips import Clip, decode_clip
 from foveate.gateway.containers import is_clip
-from foveate.gateway.endpoint import Endpoint, within
+from foveate.gateway.endpoint import Endpoint
 from foveate.gateway.media import Size, view_of
 from foveate.gateway.reel import ClipLimits
 from foveate.gateway.spool import Medium

@@ -1,0 +1,74 @@
+"""A trace of every request, where somebody collects them: one span, and one in it for each stage."""
+
+from collections.abc import Mapping
+from time import monotonic, time_ns
+
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from starlette.responses import Response
+
+from foveate.gateway.reply import Answered
+
+STAGES = {"decode": "preprocess", "queue": "queue", "compute": "compute", "render": "postprocess"}
+"""By their names in Server-Timing, what spans are called."""
+
+
+class Tracing:
+    """Spans are made when a request is over: by then all of its times are known, and a request that is on its
+    way costs nothing."""
+
+    def __init__(self, processor: SpanProcessor) -> None:
+        self._provider = TracerProvider(resource=Resource.create({"service.name": "foveate"}))
+        self._provider.add_span_processor(processor)
+        self._tracer = self._provider.get_tracer("foveate")
+        self._context = TraceContextTextMapPropagator()
+
+    @classmethod
+    def to(cls, endpoint: str) -> "Tracing":
+        """endpoint: of a collector that takes OTLP over HTTP, as in http://127.0.0.1:4318/v1/traces."""
+        return cls(BatchSpanProcessor(OTLPSpanExporter(endpoint)))
+
+    def record(
+        self,
+        path: str,
+        model: str,
+        outcome: str,
+        arrived: float,
+        headers: Mapping[str, str],
+        response: Response,
+    ) -> None:
+        """A request that has been answered, which came at that time of the monotonic clock."""
+        now = time_ns()
+        span = self._tracer.start_span(
+            f"POST {path}",
+            self._context.extract(headers),
+            kind=SpanKind.SERVER,
+            start_time=now - round(1e9 * (monotonic() - arrived)),
+            attributes={
+                "http.request.method": "POST",
+                "http.route": path,
+                "http.response.status_code": response.status_code,
+                "foveate.model": model,
+                "foveate.outcome": outcome,
+            },
+        )
+        if response.status_code >= 500:
+            span.set_status(Status(StatusCode.ERROR))
+        if isinstance(response, Answered):
+            span.set_attribute("foveate.plan", str(response.entry.fields["plan"]))
+            span.set_attribute("foveate.quality", response.entry.quality)
+            inside, ends = set_span_in_context(span), now
+            for name, seconds in reversed(response.reply.timings_s.items()):
+                if name in STAGES:  # one after the other, the last one just over
+                    starts = ends - round(1e9 * seconds)
+                    self._tracer.start_span(STAGES[name], inside, start_time=starts).end(ends)
+                    ends = starts
+        span.end(now)
+
+    def close(self) -> None:
+        """Send what has not been sent."""
+        self._provider.shutdown()
