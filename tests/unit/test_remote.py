@@ -197,6 +197,33 @@ async def test_at_the_deadline_it_is_over_whatever_the_worker_does() -> None:
         await cluster.close()
 
 
+class Broken(Loopback):
+    """A way that fails, and says nothing that anybody knows."""
+
+    async def carry(self, group: Group) -> AsyncIterator[Answers]:
+        self.groups.append(group)
+        if len(self.groups) % 2:
+            raise ValueError("no such thing")
+        async for answers in super().carry(group):
+            yield answers
+
+
+async def test_a_way_that_fails_leaves_nobody_waiting(caplog: pytest.LogCaptureFixture) -> None:
+    async with workers(FakeRunner()) as made:
+        cluster = await over(Broken(*made))
+        await asyncio.wait_for(cluster.submit(asked()), PATIENCE_S)
+    assert "did not come through" in caplog.text
+
+
+async def test_an_idle_worker_is_not_forgotten_beside_a_busy_one() -> None:
+    async with workers(FakeRunner()) as made:
+        courier = (await over(Loopback(*made))).couriers[0]
+        courier._settle(Answers("idle", (), {"fake": 0.2}))
+        await asyncio.sleep(0.3)
+        courier._settle(Answers("busy", (), {"fake": 9.0}))
+        assert courier.ahead_s("fake") == 0
+
+
 async def test_deadlines_travel_as_seconds_less_what_the_way_takes() -> None:
     async with workers(FakeRunner()) as made:
         link = Loopback(*made)

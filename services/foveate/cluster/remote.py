@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import logging
 import secrets
 from collections import defaultdict
 from collections.abc import Coroutine, Mapping, Sequence
@@ -17,6 +18,8 @@ from foveate.core.plan import Plan
 from foveate.core.request import Objective, Request
 from foveate.engine.host import Host
 
+log = logging.getLogger(__name__)
+
 MOST_ITEMS, MOST_BYTES = 64, 2**23
 """Of a group: more would hold up those that come meanwhile."""
 TRIES = 2
@@ -26,8 +29,8 @@ GAIN = 0.1
 GAP_S, EACH_S = 0.006, 0.0002
 """Between two groups, at most, and for each request that waits for its answer: a group costs about half a
 millisecond of a processor at either end, however little is in it."""
-FRESH_S = 1.0
-"""What a worker has told of its queue says nothing any more after so long."""
+KNOWN_S = 60.0
+"""A worker that has told nothing for so long may be gone."""
 
 
 @dataclass(slots=True, eq=False)
@@ -39,6 +42,8 @@ class _Sent:
     tries: int = 0
     """Groups that it has travelled with; the last one is answerable for it."""
     at: float = 0.0
+    ended: bool = False
+    """The worker knows that it is over."""
 
 
 class Courier:
@@ -73,8 +78,9 @@ class Courier:
         try:
             return await sent.future
         except (asyncio.CancelledError, DeadlineExceeded):
-            self._forgotten.append(number)
-            self._soon()
+            if not sent.ended:
+                self._forgotten.append(number)
+                self._soon()
             raise
         finally:
             del self._waiting[number]
@@ -87,10 +93,12 @@ class Courier:
         self._soon()
 
     def ahead_s(self, model: str) -> float:
-        """Seconds until the least busy worker is through with what waits there, as far as is known."""
+        """Seconds until the least busy worker is through with what waits there, as far as is known: one that
+        has told nothing more since has been working it off."""
         now = monotonic()
-        lately = [(told, at) for told, at in self._ahead.values() if now - at <= FRESH_S]
-        return min((max(0.0, told.get(model, 0.0) - (now - at)) for told, at in lately), default=0.0)
+        self._ahead = {name: told for name, told in self._ahead.items() if now - told[1] <= KNOWN_S}
+        waits = (told.get(model, 0.0) - (now - at) for told, at in self._ahead.values())
+        return max(0.0, min(waits, default=0.0))
 
     def fail(self, error: FoveateError) -> None:
         """Give whoever still waits a failure."""
@@ -164,6 +172,8 @@ class Courier:
                 self._settle(answers)
         except WorkerLost as error:
             lost = error
+        except Exception:  # whatever it is, nobody is to wait in vain
+            log.exception("a group of %d did not come through", len(group.parcels))
         for number, tried in tries.items():
             self._again(number, tried, lost)
 
@@ -174,14 +184,20 @@ class Courier:
             sent, ended = self._waiting.get(answer.number), answer.ended
             if sent is None or sent.future.done():
                 continue
+            sent.ended = True
             if isinstance(ended, Outcome):
-                spent_s = ended.timings.queue_s + ended.timings.compute_s
-                self.transit_s += GAIN * (max(0.0, now - sent.at - spent_s) - self.transit_s)
+                self._learn(sent, ended, now)
                 sent.future.set_result(ended)
             elif isinstance(ended, Draining):
                 self._again(answer.number, sent.tries, ended)
             else:
                 sent.future.set_exception(ended)
+
+    def _learn(self, sent: _Sent, outcome: Outcome, now: float) -> None:
+        """What the way took; an account of what was looked at takes its own time."""
+        if not sent.request.explain:
+            spent_s = outcome.timings.queue_s + outcome.timings.compute_s
+            self.transit_s += GAIN * (max(0.0, now - sent.at - spent_s) - self.transit_s)
 
     def _again(self, number: int, tried: int, lost: FoveateError) -> None:
         """Whoever still waits is sent to another worker, unless it has been already."""
@@ -189,6 +205,7 @@ class Courier:
         if sent is None or sent.future.done() or sent.tries != tried or number in self._outbox:
             return
         if sent.tries < TRIES:
+            sent.ended = False
             self._put(number)
         else:
             sent.future.set_exception(lost)
