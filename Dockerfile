@@ -16,13 +16,16 @@ ARG TORCH_INDEX
 RUN /opt/foveate/bin/pip install --no-cache-dir ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "torch>=2.11"
 
 FROM torch AS build
-RUN /opt/foveate/bin/pip install --no-cache-dir ".[torch,redis]"
+RUN /opt/foveate/bin/pip install --no-cache-dir ".[torch,redis,otel]"
 
 FROM torch AS build-ray
-RUN /opt/foveate/bin/pip install --no-cache-dir ".[torch,ray,redis]"
+# As rayVersion says in k8s/ray.
+ARG RAY=2.60.0
+RUN /opt/foveate/bin/pip install --no-cache-dir ".[torch,ray,redis,otel]" "ray[serve]==$RAY"
 
 FROM source AS build-ray-gateway
-RUN /opt/foveate/bin/pip install --no-cache-dir ".[ray,redis]"
+ARG RAY=2.60.0
+RUN /opt/foveate/bin/pip install --no-cache-dir ".[ray,redis,otel]" "ray[serve]==$RAY"
 
 FROM python:3.11-slim-bookworm AS base
 RUN useradd --system --uid 10001 --no-create-home foveate
@@ -30,11 +33,13 @@ RUN useradd --system --uid 10001 --no-create-home foveate
 ENV PATH=/opt/foveate/bin:$PATH XDG_CACHE_HOME=/tmp/cache PYTHONDONTWRITEBYTECODE=1 FOVEATE_HOST=0.0.0.0
 
 FROM base AS ray-base
-# KubeRay's probes are made of wget.
+# KubeRay's probes are made of wget, and some of its versions start Ray from a login shell, which has a PATH of its own.
 # hadolint ignore=DL3008
-RUN apt-get update && apt-get install -y --no-install-recommends wget && rm -rf /var/lib/apt/lists/*
+RUN apt-get update && apt-get install -y --no-install-recommends wget && rm -rf /var/lib/apt/lists/* \
+    && ln -s /opt/foveate/bin/ray /usr/local/bin/ray
 # As serveConfigV2's replicas are to find it: Ray reads these in each of its processes.
-ENV RAY_SERVE_THROUGHPUT_OPTIMIZED=1 RAY_SERVE_ENABLE_HA_PROXY=1 RAY_USAGE_STATS_ENABLED=0 HOME=/tmp
+ENV RAY_SERVE_THROUGHPUT_OPTIMIZED=1 RAY_SERVE_ENABLE_HA_PROXY=1 RAY_USAGE_STATS_ENABLED=0 HOME=/tmp \
+    RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH=1073741824
 USER 10001
 EXPOSE 6379 8000 8265
 HEALTHCHECK --interval=10s --timeout=3s --start-period=120s \

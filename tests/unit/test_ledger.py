@@ -16,14 +16,15 @@ class Process:
     """One that counts and reports."""
 
     def __init__(self, name: str, ledger: Ledger) -> None:
-        self.name, self.ledger, self.metrics = name, ledger, Metrics()
+        self.name, self.ledger, self.metrics, self.number = name, ledger, Metrics(), 0
 
     def answers(self, count: int) -> "Process":
         self.metrics.requests.labels("m", "classify", "ok").inc(count)
         return self
 
     def reports(self) -> None:
-        self.ledger.report(self.name, snapshot(self.metrics.registry))
+        self.number += 1
+        self.ledger.report(self.name, self.number, snapshot(self.metrics.registry))
 
 
 def sample(ledger: Ledger, key: tuple[str, tuple[tuple[str, str], ...]]) -> float | None:
@@ -40,6 +41,18 @@ def test_counters_add_up_whoever_reports_how_often() -> None:
     other.answers(4).reports()
     one.answers(1).reports()
     assert sample(ledger, ANSWERED) == 8
+
+
+def test_a_report_that_comes_late_counts_nothing_twice() -> None:
+    ledger = Ledger()
+    process = Process("one", ledger)
+    process.reports()
+    first = snapshot(process.answers(5).metrics.registry)
+    process.number += 1
+    process.answers(5).reports()
+    ledger.report("one", 2, first)
+    process.reports()
+    assert sample(ledger, ANSWERED) == 10
 
 
 def test_what_a_process_counted_stays_when_it_is_gone() -> None:

@@ -150,7 +150,8 @@ def test_what_ray_is_to_serve_fits_its_schema_and_can_be_bound() -> None:
         for file in ("disruption", "network"):
             (other,) = documents(ROOT / f"k8s/ray/{file}.yaml")
             selector = other["spec"].get("selector") or other["spec"]["podSelector"]
-            assert selector["matchLabels"].items() <= labels.items()
+            # Which group a pod is of is told by KubeRay.
+            assert selector["matchLabels"].items() <= labels.items() | {("ray.io/group", "gateways")}
     gateways = service["spec"]["rayClusterConfig"]["workerGroupSpecs"][0]["rayStartParams"]["resources"]
     assert settings.gateway_resources.keys() <= json.loads(gateways.strip("'")).keys()
 

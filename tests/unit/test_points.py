@@ -4,7 +4,7 @@ import asyncio
 import base64
 import io
 import threading
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from foveate.cache.entry import decoded, encoded
+from foveate.cache.entry import Entry, decoded, encoded
 from foveate.cache.memory import MemoryCache
 from foveate.cluster.local import LocalCluster
 from foveate.core.clicks import MAX_POINTS, Features, Point
@@ -281,6 +281,7 @@ async def test_what_was_seen_less_well_is_not_good_enough_for_everybody() -> Non
         entry = decoded(await here.store.get(key) or b"")
         assert entry is not None
         kept = kept_in(entry)
+        assert kept is not None
         cheap = here.runner.card.plan("evit:0.5")
         worse = replace(kept.windows[0], plan=cheap, quality=0.5, reason="load")
         await here.store.put(key, encoded(Kept(kept.size, {0: worse}).entry()), 60)
@@ -407,6 +408,7 @@ def test_what_is_kept_comes_back_from_a_cache_as_it_was() -> None:
     entry = decoded(encoded(kept.entry()))
     assert entry is not None and entry.quality == 0.75
     again = kept_in(entry)
+    assert again is not None
     assert again.size == kept.size and list(again.windows) == [3, 0]
     for number, window in kept.windows.items():
         other = again.windows[number]
@@ -431,11 +433,58 @@ def test_keys_tell_pictures_and_what_is_asked_apart_wherever_they_lie(tmp_path: 
     assert digest_of("a", tmp_path / "clip") == digest_of("a", large)
 
 
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda entry: replace(entry, fields={"something": "else"}),
+        lambda entry: replace(entry, parts=entry.parts[:2]),
+        lambda entry: replace(entry, fields={**entry.fields, "size": 3}),
+        lambda entry: replace(
+            entry, fields={**entry.fields, "windows": [{**entry.fields["windows"][0], "plan": "?"}]}
+        ),
+    ],
+    ids=["other fields", "too few parts", "no size", "no plan"],
+)
+async def test_an_entry_of_another_kind_is_a_miss(harm: Callable[[Entry], Entry]) -> None:
+    async with gateway(cache_bytes=2**20) as here:
+        await here.click(picture(), "120,80")
+        (key,) = here.store._entries
+        for path in ("/segment?points=60%2C80", "/segment?overlay=true"):
+            entry = decoded(await here.store.get(key) or b"")
+            assert entry is not None
+            await here.store.put(key, encoded(harm(entry)), 60)
+            answer = await here.client.post(path, content=picture(), headers=PNG)
+            assert answer.status_code == 200, answer.text
+        assert here.runner.pictures == 3
+
+
+def test_what_was_seen_under_load_is_not_kept_by_what_is_seen_later() -> None:
+    good, poor = replace(seen(), quality=1.0), replace(seen(), quality=0.5)
+    kept = Kept((9, 9), {1: good}).beside(Kept((9, 9), {0: poor, 2: good}))
+    assert sorted(kept.windows) == [1, 2]
+    assert Kept((9, 9), {0: poor}).beside(Kept((9, 9), {0: good})).windows[0].quality == 1
+
+
+async def test_what_is_there_already_is_no_demand_and_never_too_late() -> None:
+    async with gateway(cache_bytes=2**20) as here:
+
+        def demand() -> float:
+            name, labels = "foveate_full_quality_seconds_total", {"model": "tiny-seg"}
+            return here.metrics.registry.get_sample_value(name, labels) or 0.0
+
+        await here.client.post("/segment", content=picture(), headers=PNG)
+        before = demand()
+        assert before > 0
+        again = await here.client.post("/segment?overlay=true", content=picture(), headers=PNG)
+        assert again.headers["x-cache"] == "hit" or again.json()["compute"]["gflops"] == 0
+        assert demand() == before
+
+
 async def test_a_mask_after_a_click_and_a_click_after_a_mask_look_once() -> None:
     async with gateway() as here:
         clicked = await here.click(picture(), "120,80")
         masked = await here.client.post("/segment", content=picture(), headers=PNG)
-        assert here.runner.pictures == 2, "it is off, and answers anew"
+        assert here.runner.pictures == 1, "no answers are kept, but what was seen is"
     async with gateway(cache_bytes=2**20) as here:
         fresh = await here.client.post("/segment", content=picture(), headers=PNG)
         assert (await here.click(picture(), "120,80")).headers["x-cache"] == "hit"
@@ -450,6 +499,8 @@ async def test_a_mask_after_a_click_and_a_click_after_a_mask_look_once() -> None
         anew = {"cache-control": "no-cache"}
         await here.client.post("/segment", content=picture(), headers=PNG | anew)
         assert here.runner.pictures == 2
+        assert (await here.click(picture(), "120,80", cache_control="no-cache")).headers["x-cache"] == "miss"
+        assert here.runner.pictures == 3
 
 
 def test_an_object_is_named_by_what_most_of_it_shows() -> None:

@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from time import monotonic
 
+import numpy as np
 import pytest
 
 from foveate.cluster.local import LocalCluster
-from foveate.cluster.parcels import Answers, Group, WorkerLost
-from foveate.cluster.remote import RemoteCluster
-from foveate.cluster.worker import Worker
+from foveate.cluster.parcels import Answer, Answers, Group, Parcel, WorkerLost
+from foveate.cluster.remote import LONGEST_S, RemoteCluster, _Sent
+from foveate.cluster.worker import Worker, fitting
 from foveate.core.errors import (
     BadPlan,
     DeadlineExceeded,
@@ -24,11 +25,11 @@ from foveate.core.errors import (
 )
 from foveate.core.metrics import Metrics
 from foveate.core.model import ModelCard
-from foveate.core.outcome import Result
+from foveate.core.outcome import ClassMaps, Outcome, Result, Timings
 from foveate.core.plan import Plan
 from foveate.core.request import Objective, Request
 from foveate.engine.host import Host
-from tests.fake_runner import FakeRunner
+from tests.fake_runner import FULL, FakeRunner
 from tests.loopback import Loopback
 
 pytestmark = pytest.mark.anyio
@@ -178,6 +179,44 @@ async def test_who_leaves_before_it_was_sent_is_not_sent() -> None:
             await leaves
         await asyncio.sleep(0.05)
     assert not link.groups and not link.forgotten
+
+
+async def test_the_same_request_may_come_to_a_worker_twice() -> None:
+    runner = FakeRunner()
+    async with workers(runner) as (worker,):
+        runner.gate.clear()
+        group = Group("gateway", [Parcel(1, asked(), None)])
+
+        async def all_of() -> list[Answers]:
+            return [answers async for answers in worker.answer(group)]
+
+        first, second = asyncio.create_task(all_of()), asyncio.create_task(all_of())
+        await entered(runner)
+        runner.gate.set()
+        both = await asyncio.wait_for(asyncio.gather(first, second), PATIENCE_S)
+    assert [len(answers) for answers in both] == [1, 1]
+
+
+async def test_a_way_that_was_slow_once_is_not_slow_for_ever() -> None:
+    async with workers(FakeRunner()) as made:
+        courier = (await over(Loopback(*made))).couriers[0]
+        for _ in range(50):
+            courier._learn(60.0)
+        assert courier.transit_s <= LONGEST_S
+        late = Answer(7, TooLate("no time left"))
+        for _ in range(50):
+            courier._waiting[7] = _Sent(asked(), asyncio.get_running_loop().create_future(), 1, monotonic())
+            courier._settle(Answers("worker", (late,), {}))
+            with pytest.raises(TooLate):
+                await courier._waiting.pop(7).future
+        assert courier.transit_s < 0.01
+
+
+async def test_large_answers_travel_apart() -> None:
+    maps = ClassMaps((0, 1), np.zeros((2, 500, 500), np.float16))
+    outcome = Outcome(Result(np.zeros(1, np.float32), 1, 1, 0.0, maps=maps), FULL, Timings(0, 0), 1)
+    assert fitting([Answer(number, outcome) for number in range(9)]) == 3
+    assert fitting([Answer(0, RunFailed("no"))] * 9) == 9
 
 
 class Silent(Loopback):
@@ -366,7 +405,7 @@ async def test_large_media_travel_in_groups_of_their_own() -> None:
     async with workers(FakeRunner()) as made:
         link = Loopback(*made)
         cluster = await over(link)
-        many = [Request(f"r{i}", "fake", "p", 2**22) for i in range(5)]
+        many = [Request(f"r{i}", "fake", "p", 3 * 2**19) for i in range(5)]
         await asyncio.gather(*(cluster.submit(request) for request in many))
     assert [len(group.parcels) for group in link.groups] == [2, 2, 1]
 

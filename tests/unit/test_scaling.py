@@ -12,6 +12,7 @@ from foveate.core.metrics import Metrics
 @dataclass
 class Value:
     value: float
+    timestamp: float = 0.0
 
 
 @dataclass
@@ -24,8 +25,8 @@ class Asked:
     policy_state: dict[str, Any] = field(default_factory=dict)
 
 
-def reported(*demands: float) -> dict[str, dict[str, list[Value]]]:
-    return {DEMAND: {f"replica {i}": [Value(9.0), Value(demand)] for i, demand in enumerate(demands)}}
+def reported(*demands: float, at: float = 0.0) -> dict[str, dict[str, list[Value]]]:
+    return {DEMAND: {f"replica {i}": [Value(9.0), Value(demand, at)] for i, demand in enumerate(demands)}}
 
 
 def test_the_newest_of_what_all_replicas_report_counts() -> None:
@@ -40,11 +41,28 @@ def test_it_remembers_through_what_serve_keeps_for_it() -> None:
     state: dict[str, Any] = {}
     for second in range(0, 300, 5):
         demand = 4.0 if second < 30 else 0.5
-        replicas, state = policy(Asked(4, float(second), reported(demand), state))
+        replicas, state = policy(Asked(4, float(second), reported(demand, at=second), state))
         if 30 <= second < 80:
             assert replicas == 4, "it has not been calm for long enough"
     assert replicas == 1
     assert len(state["history"]) <= 2 * 60 / 5 + 1, "it forgets what is of no use"
+
+
+def test_being_asked_more_often_than_told_changes_nothing() -> None:
+    def decisions(asked_every: float) -> list[tuple[float, int]]:
+        policy, replicas, state = FullQualityDemand(most=20, start_s=30), 1, dict[str, Any]()
+        found = []
+        for tick in range(int(120 / asked_every)):
+            now = tick * asked_every
+            told = 5.0 * (now // 5)
+            wanted, state = policy(Asked(replicas, now, reported(told / 30, at=told), state))
+            if wanted != replicas:
+                replicas = wanted
+                found.append((told, wanted))
+        assert len(state["history"]) <= 2 * 300 / 5 + 1
+        return found
+
+    assert decisions(0.5) == decisions(5.0)
 
 
 def test_nothing_reported_changes_nothing() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from foveate.cache.entry import Entry, decoded, encoded
+from foveate.cache.entry import decoded, encoded
 from foveate.cluster.local import LocalCluster
 from foveate.core.metrics import Metrics
 from foveate.core.outcome import Result
@@ -115,7 +115,8 @@ async def test_a_plan_that_nobody_measured_for_this_task_answers_for_no_floor() 
         await here.ask("/segment", picture())
         store = here.app.state.features
         (key,) = store._entries
-        kept = kept_in(decoded(await store.get(key)) or Entry(0.0))
+        kept = kept_in(decoded(await store.get(key)))
+        assert kept is not None
         cheap = here.segmenter.card.plan("evit:0.5")
         worse = Kept(kept.size, {0: replace(kept.windows[0], plan=cheap)})
         await store.put(key, encoded(worse.entry()), 60)

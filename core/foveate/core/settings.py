@@ -74,7 +74,7 @@ class Settings(BaseSettings):
     clip_decode_s: float = Field(default=20.0, gt=0)
     """Seconds that decoding one clip may take."""
     feature_bytes: int = Field(default=64 * MIB, ge=0)
-    """What is kept of pictures for later clicks, about 350 kB a picture; 0 keeps nothing."""
+    """What is kept of pictures that were segmented or clicked on, about 400 kB a picture; 0 keeps nothing."""
     cache: str = "memory"
     """Where answers are kept: memory, of this process, or redis://HOST:PORT/DB, which processes share."""
     cache_bytes: int = Field(default=64 * MIB, ge=0)

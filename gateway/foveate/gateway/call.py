@@ -52,6 +52,8 @@ class Trail:
 
     model: str = "unknown"
     objective: Objective = field(default_factory=Objective)
+    announced: bool = False
+    """Where it will run was told of it."""
 
 
 def request_id_of(given: str) -> str:

@@ -63,11 +63,14 @@ class Classifier(Endpoint[Asked]):
                 data = await self.plain(data, encoded)
             call = self.for_medium(call, await self.watching.is_film(data))
             if call.card.frames or isinstance(data, Path):
+                self.tell(call)
                 return await self._watched(call, data)
             if (known := await self._known(call, data)) is not None:
                 return classification(self._served(call, known, 0.0, "hit"), call.options.top_k, False)
+            self.tell(call)
             async with within(call.objective.deadline):
                 media, decode_s = await self._decode(call, data)
+        self.tell(call)
         outcome = await self.submit(call, media, expected=True, explain=call.options.explain)
         served = self._served(call, outcome, decode_s)
         return classification(served, call.options.top_k, call.options.explain)

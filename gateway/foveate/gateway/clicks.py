@@ -14,6 +14,7 @@ from foveate.core.errors import BadRequest, FoveateError
 from foveate.core.model import ModelCard
 from foveate.core.outcome import ClassMaps, Outcome, Result, Timings
 from foveate.core.request import Request
+from foveate.gateway.answers import FOVEATE
 from foveate.gateway.bounds import within
 from foveate.gateway.call import Call
 from foveate.gateway.endpoint import Endpoint
@@ -95,7 +96,7 @@ class Clicker:
             return looks[-1].kept
 
         sights, floor = self.route.sights, call.objective.min_quality
-        if sights is None:
+        if sights is None or call.anew:
             kept = await look()
         else:
             async with within(call.objective.deadline):
@@ -158,7 +159,8 @@ def _view_of(kept: Kept | None, clicks: Sequence[Click], min_quality: float) -> 
 async def sight_of(route: Endpoint[Any], card: ModelCard, call: Call[Any], data: bytes) -> str:
     """The key of what a model has seen of a picture. That a picture has been seen before is nobody else's
     business."""
-    told = repr((card.name, card.weights, str(card.full), card.input, str(call.plan), call.objective.tenant))
+    asked = str(call.plan), call.objective.tenant
+    told = repr((FOVEATE, card.name, card.weights, str(card.full), card.input, *asked))
     return await route.decoding.digest(told, data)
 
 

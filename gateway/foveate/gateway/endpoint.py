@@ -111,7 +111,7 @@ class Endpoint(ABC, Generic[Options]):
     @abstractmethod
     async def work(self, call: Call[Options], data: Medium, encoded: bool) -> Answered:
         """The answer to the media in `data`; `encoded`: it came as JSON, and may be taken as it is by a model
-        that decodes nothing."""
+        that decodes nothing. Tells where it will run of it before anything is decoded."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         arrived = monotonic()
@@ -194,7 +194,8 @@ class Endpoint(ABC, Generic[Options]):
         call.trail.model = card.name
         plan = choose_plan(card, self.defaults[card.name], call.named.plan, call.objective.min_quality)
         call = replace(call, card=card, plan=plan)
-        self.announce(call)
+        if call.trail.announced:  # to the wrong one
+            self.announce(call)
         return call
 
     async def _answer(
@@ -214,21 +215,15 @@ class Endpoint(ABC, Generic[Options]):
             plan = choose_plan(card, self.defaults[card.name], named.plan, objective.min_quality)
             options = self.options(http, headers, card)
             kind = media_type(headers.get("content-type", ""))
-            answers = self.answers
-            if "cache-control" in headers and ANEW.search(headers["cache-control"]):
-                answers = None
-            call = Call(
-                request_id, card, objective, plan, named, options, arrived, trail, anew=answers is None
-            )
+            anew = "cache-control" in headers and bool(ANEW.search(headers["cache-control"]))
+            answers = None if anew else self.answers
+            call = Call(request_id, card, objective, plan, named, options, arrived, trail, anew)
             # What may be there already is looked for first. A clip's body is not even read in vain.
-            announced = answers is None or kind.startswith("video/")
-            if announced:
-                self.announce(call)
+            if kind.startswith("video/") or (answers is None and (anew or self.sights is None)):
+                self.tell(call)
             async with self._body(http, headers, kind, visit, objective) as data:
 
                 async def work() -> Answered:
-                    if not announced:
-                        self.announce(call)
                     return await self.work(call, data, kind == "application/json")
 
                 with unless_gone(http):
@@ -244,6 +239,12 @@ class Endpoint(ABC, Generic[Options]):
         met = call.kept(total_s)
         self.meters[call.card.name].repeated(quality, total_s, met)
         return Reply(call.id, met, {"total": total_s})
+
+    def tell(self, call: Call[Options]) -> None:
+        """Announce it, once: as soon as it is known that something has to run for it. Raises TooLate."""
+        if not call.trail.announced:
+            call.trail.announced = True
+            self.announce(call)
 
     def announce(self, call: Call[Options]) -> None:
         """Tell where it will run that it comes. Raises TooLate, before anything is spent on it."""

@@ -1,5 +1,6 @@
 """What was seen of a picture, for whatever is asked of it next: clicks, its mask, its classes."""
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -17,6 +18,8 @@ from foveate.core.model import ModelCard
 from foveate.core.outcome import ClassMaps, Outcome, Reason, Result, Timings
 from foveate.core.plan import Plan
 from foveate.gateway.objective import quality_of
+
+log = logging.getLogger(__name__)
 
 NOTHING = np.empty(0, np.float32)
 
@@ -51,6 +54,13 @@ class Kept:
     windows: Mapping[int, Seen]
     """By their numbers among the picture's windows."""
 
+    def beside(self, old: "Kept | None") -> "Kept":
+        """With what was seen before as well as can be: what was seen under load does not outlive it."""
+        if old is None:
+            return self
+        best = {number: seen for number, seen in old.windows.items() if seen.quality >= 1}
+        return Kept(self.size, {**self.windows, **best})
+
     def entry(self) -> Entry:
         """As a cache keeps it."""
         told, parts = [], list[bytes]()
@@ -73,8 +83,18 @@ class Kept:
         return Entry(quality, {"size": self.size, "windows": told}, tuple(parts))
 
 
-def kept_in(entry: Entry) -> Kept:
-    """What `Kept.entry` gave. Arrays are views of its bytes, and cannot be written to."""
+def kept_in(entry: Entry | None) -> Kept | None:
+    """What `Kept.entry` gave; None for anything else. Arrays are views of its bytes, to be read only."""
+    if entry is None:
+        return None
+    try:
+        return _kept_in(entry)
+    except (KeyError, IndexError, TypeError, ValueError, BadPlan):
+        log.warning("an entry of the feature cache is none of this version's")
+        return None
+
+
+def _kept_in(entry: Entry) -> Kept:
     size, told = cast("tuple[int, int]", entry.fields["size"]), cast("list[Any]", entry.fields["windows"])
     found = {}
     for number, window in enumerate(told):
@@ -114,8 +134,7 @@ class Sights:
 
     async def find(self, key: str) -> Kept | None:
         """What is known of a picture already."""
-        entry = await self._once.find(key)
-        return None if entry is None else kept_in(entry)
+        return kept_in(await self._once.find(key))
 
     def used(self) -> None:
         """What was found answered a request."""
@@ -132,13 +151,15 @@ class Sights:
         what others have seen of it. Raises what `work` raises."""
 
         async def look() -> Entry:
-            new = await work()
-            old = await self.find(key)
-            return Kept(new.size, {**(old.windows if old else {}), **new.windows}).entry()
+            return (await work()).beside(await self.find(key)).entry()
+
+        def fits(entry: Entry) -> bool:
+            kept = kept_in(entry)
+            return kept is not None and good(kept)
 
         how: How = "miss"
         try:
-            entry, how = await self._once.of(key, lambda entry: good(kept_in(entry)), deadline, look)
+            entry, how = await self._once.of(key, fits, deadline, look)
         finally:
             self._counts[how].inc()
-        return kept_in(entry), how
+        return _kept_in(entry), how

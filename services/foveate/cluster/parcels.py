@@ -9,6 +9,9 @@ from foveate.core.model import ModelCard
 from foveate.core.outcome import Outcome
 from foveate.core.request import Request
 
+GROUP_BYTES = 3 * 2**20
+"""Of media or answers that travel together: Ray Serve's messages hold 4 MiB unless it is told otherwise."""
+
 
 @dataclass(frozen=True, slots=True)
 class Parcel:
@@ -37,6 +40,16 @@ class Answer:
 
     number: int
     ended: Outcome | FoveateError
+
+    @property
+    def nbytes(self) -> int:
+        """About what it takes on its way, where that is worth mentioning."""
+        if isinstance(self.ended, FoveateError):
+            return 0
+        result = self.ended.result
+        maps = [found for found in (result.maps, *result.film) if found is not None]
+        features = result.features.nbytes if result.features is not None else 0
+        return features + sum(found.scores.nbytes for found in maps)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 Serve's own queues and batches know no deadlines, so that all calls are let through at once."""
 
 import asyncio
+import itertools
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -89,12 +90,12 @@ class LedgerDeployment:
     def __init__(self) -> None:
         self.ledger = Ledger()
 
-    async def report(self, process: str, families: Sequence[Family]) -> None:
-        self.ledger.report(process, families)
+    async def report(self, process: str, number: int, families: Sequence[Family]) -> None:
+        self.ledger.report(process, number, families)
 
-    async def exchange(self, process: str, families: Sequence[Family]) -> Sequence[Family]:
+    async def exchange(self, process: str, number: int, families: Sequence[Family]) -> Sequence[Family]:
         """Report, and get the sums of all."""
-        self.ledger.report(process, families)
+        self.ledger.report(process, number, families)
         return self.ledger.collect()
 
 
@@ -103,7 +104,7 @@ class Reporter:
 
     def __init__(self, ledger: DeploymentHandle[Any], metrics: Metrics) -> None:
         self.metrics, self.process = metrics, f"{name_of_replica()}-{os.getpid()}"
-        self._ledger = direct(ledger)
+        self._ledger, self._numbers = direct(ledger), itertools.count()
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -117,18 +118,19 @@ class Reporter:
         # A call to a deployment without a replica waits for one, and at the end there will be none.
         with suppress(*LOST, TimeoutError):
             async with asyncio.timeout(LEDGER_S):
-                await self._ledger.report.remote(self.process, snapshot(self.metrics.registry))
+                await self._ledger.report.remote(*self._told())
 
     async def all(self) -> Sequence[Family]:
         """Of all processes. Raises WorkerLost where the ledger does not answer."""
         try:
             async with asyncio.timeout(LEDGER_S):
-                told: Sequence[Family] = await self._ledger.exchange.remote(
-                    self.process, snapshot(self.metrics.registry)
-                )
+                told: Sequence[Family] = await self._ledger.exchange.remote(*self._told())
         except (*LOST, TimeoutError) as error:
             raise WorkerLost("the metrics of the other processes cannot be had now") from error
         return told
+
+    def _told(self) -> tuple[str, int, Sequence[Family]]:
+        return self.process, next(self._numbers), snapshot(self.metrics.registry)
 
     async def _go_on(self) -> None:
         while True:

@@ -10,8 +10,16 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
-from foveate.cluster.parcels import Answers, Group, Link, Parcel, WorkerLost
-from foveate.core.errors import DeadlineExceeded, Draining, FoveateError, SetupError, TooLate, UnknownModel
+from foveate.cluster.parcels import GROUP_BYTES, Answers, Group, Link, Parcel, WorkerLost
+from foveate.core.errors import (
+    DeadlineExceeded,
+    Draining,
+    FoveateError,
+    Overloaded,
+    SetupError,
+    TooLate,
+    UnknownModel,
+)
 from foveate.core.model import ModelCard
 from foveate.core.outcome import Outcome
 from foveate.core.plan import Plan
@@ -20,12 +28,12 @@ from foveate.engine.host import Host
 
 log = logging.getLogger(__name__)
 
-MOST_ITEMS, MOST_BYTES = 64, 2**23
+MOST_ITEMS = 64
 """Of a group: more would hold up those that come meanwhile."""
 TRIES = 2
 """Workers that a request may be given to: when the first is lost, the second is the last."""
-GAIN = 0.1
-"""How fast the mean time under way follows the last one."""
+GAIN, LONGEST_S = 0.1, 0.5
+"""How fast the mean time under way follows the last one, and the most that one says of the next."""
 GAP_S, EACH_S = 0.006, 0.0002
 """Between two groups, at most, and for each request that waits for its answer: a group costs about half a
 millisecond of a processor at either end, however little is in it."""
@@ -142,7 +150,7 @@ class Courier:
         size = 0
         for count, number in enumerate(numbers[:MOST_ITEMS]):
             size += self._waiting[number].request.size_bytes
-            if size > MOST_BYTES and count:
+            if size > GROUP_BYTES and count:
                 return count
         return min(len(numbers), MOST_ITEMS)
 
@@ -186,18 +194,19 @@ class Courier:
                 continue
             sent.ended = True
             if isinstance(ended, Outcome):
-                self._learn(sent, ended, now)
+                if not sent.request.explain:  # an account of what was looked at takes its own time
+                    self._learn(now - sent.at - ended.timings.queue_s - ended.timings.compute_s)
                 sent.future.set_result(ended)
             elif isinstance(ended, Draining):
                 self._again(answer.number, sent.tries, ended)
             else:
+                if isinstance(ended, Overloaded):  # which takes nothing but the way
+                    self._learn(now - sent.at)
                 sent.future.set_exception(ended)
 
-    def _learn(self, sent: _Sent, outcome: Outcome, now: float) -> None:
-        """What the way took; an account of what was looked at takes its own time."""
-        if not sent.request.explain:
-            spent_s = outcome.timings.queue_s + outcome.timings.compute_s
-            self.transit_s += GAIN * (max(0.0, now - sent.at - spent_s) - self.transit_s)
+    def _learn(self, transit_s: float) -> None:
+        """One was under way for so long."""
+        self.transit_s += GAIN * (min(LONGEST_S, max(0.0, transit_s)) - self.transit_s)
 
     def _again(self, number: int, tried: int, lost: FoveateError) -> None:
         """Whoever still waits is sent to another worker, unless it has been already."""

@@ -32,14 +32,23 @@ class FullQualityDemand:
         """How many replicas there should be, and what to remember of it."""
         reported = (context.raw_metrics or {}).get(DEMAND, {})
         now = monotonic() if context.current_time is None else context.current_time
-        history = [Seen(*seen) for seen in context.policy_state.get("history", ())]
+        history, told = [Seen(*seen) for seen in context.policy_state.get("history", ())], None
         if reported:
+            # Serve asks ten times a second, and workers report now and then: the same again is no news.
+            told = max(when(series) for series in reported.values())
+            if told == context.policy_state.get("told"):
+                history = history[:-1]
             history.append(Seen(now, sum(last(series) for series in reported.values())))
         horizon_s = 2 * max(self.rules.calm_s, self.rules.start_s)
         history = [seen for seen in history if seen.at > now - horizon_s]
         decision = desired(history, context.target_num_replicas, self.rules)
         remembered = [(seen.at, seen.demand) for seen in history]
-        return decision.replicas, {"history": remembered, "reason": decision.reason}
+        return decision.replicas, {"history": remembered, "told": told, "reason": decision.reason}
+
+
+def when(series: Any) -> float:
+    """The time of the newest of a replica's values."""
+    return float(series[-1].timestamp) if len(series) else 0.0
 
 
 def last(series: Any) -> float:

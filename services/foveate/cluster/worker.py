@@ -1,13 +1,14 @@
 """Answers the groups that gateways send: engines in a process of their own."""
 
 import asyncio
+import itertools
 import logging
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from time import monotonic
 
 from foveate.cluster.local import LocalCluster
-from foveate.cluster.parcels import Answer, Answers, Group, Parcel
+from foveate.cluster.parcels import GROUP_BYTES, Answer, Answers, Group, Parcel
 from foveate.core.errors import FoveateError, RunFailed
 from foveate.core.model import ModelCard
 from foveate.core.outcome import Outcome
@@ -38,8 +39,10 @@ class Worker:
             done.append(Answer(parcel.number, ended))
 
         def over(task: asyncio.Task[None], key: tuple[str, int]) -> None:
-            del self._running[key]
             some.set()
+            # The same request may have come again, from a gateway that took this worker for lost.
+            if self._running.get(key) is task:
+                del self._running[key]
 
         for model, allowed_s in group.refused.items():
             for seconds in allowed_s:
@@ -55,7 +58,8 @@ class Worker:
                 if not done:
                     some.clear()
                     await some.wait()
-                found, done[:] = tuple(done), ()
+                count = fitting(done)
+                found, done[:] = tuple(done[:count]), done[count:]
                 if found:
                     yield Answers(self.name, found, self.cluster.ahead_s())
         finally:
@@ -77,6 +81,12 @@ class Worker:
         except Exception:
             log.exception("request %s failed", request.id)
             return RunFailed("the server failed on this request")
+
+
+def fitting(answers: Sequence[Answer]) -> int:
+    """How many of them travel together."""
+    sizes = itertools.accumulate(answer.nbytes for answer in answers)
+    return max(1, sum(size <= GROUP_BYTES for size in sizes))
 
 
 def arrived(parcel: Parcel) -> Request:
