@@ -75,6 +75,13 @@ async def test_requests_are_answered_by_several_workers_and_none_is_lost(fleet: 
     assert len(pids) == 2 and os.getpid() not in pids
 
 
+async def test_large_media_and_many_at_once_come_through(fleet: Fleet) -> None:
+    async with fleet.client() as client:
+        large = b"pid" + b" " * 6_000_000
+        answers = await asyncio.gather(*(ask(client, large) for _ in range(4)))
+    assert [answer.status_code for answer in answers] == [200] * 4
+
+
 async def test_a_request_id_is_told_once(fleet: Fleet) -> None:
     async with fleet.client() as client:
         answer = await ask(client, b"pid", **{"x-request-id": "abc"})
