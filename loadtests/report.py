@@ -11,7 +11,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs/benchmarks"
 
-UNCACHED = {"FOVEATE_CACHE_BYTES": "0"}
+ANSWERS_UNCACHED = {"FOVEATE_CACHE_BYTES": "0"}
+UNCACHED = ANSWERS_UNCACHED | {"FOVEATE_FEATURE_BYTES": "0"}
 """For servers that are measured: a few pictures come again and again, and every answer is to be computed."""
 
 
