@@ -7,8 +7,8 @@ import re
 import signal
 import socket
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -54,7 +54,8 @@ from foveate.gateway.app import create_app  # noqa: E402
 
 log = logging.getLogger(__name__)
 NAME = "foveate"
-REACH_S = 5.0
+REACH_S, LEAVE_S = 5.0, 60.0
+"""Seconds to find a Ray cluster, and to take the application down besides what is admitted."""
 QUIET = {"enable_access_log": False, "log_level": "WARNING"}
 """Of Serve: a line for each call would cost more than the call."""
 
@@ -161,14 +162,29 @@ def start(settings: Settings) -> None:
     for name in ("RAY_SERVE_HAPROXY_STATS_PORT", "RAY_SERVE_HAPROXY_METRICS_PORT"):
         os.environ.setdefault(name, str(free_port()))
     os.environ.setdefault("RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S", f"{settings.scale_every_s}")
-    ray.init(
-        # What is booked is of no consequence on one machine; it only has to be there.
-        num_cpus=max(os.cpu_count() or 1, int(booked_cpus(settings)) + 1),
-        include_dashboard=False,
-        log_to_driver=settings.log_level == "debug",
-        logging_level=logging.WARNING,
-        _node_ip_address="127.0.0.1",
-    )
+    with apart():
+        ray.init(
+            # What is booked is of no consequence on one machine; it only has to be there.
+            num_cpus=max(os.cpu_count() or 1, int(booked_cpus(settings)) + 1),
+            include_dashboard=False,
+            log_to_driver=settings.log_level == "debug",
+            logging_level=logging.WARNING,
+            _node_ip_address="127.0.0.1",
+        )
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """What is started in here hears no signal that is sent to all of this process's group: it is needed until
+    what was admitted is done."""
+    own = os.getpgrp()
+    with suppress(PermissionError):  # the leader of a session cannot leave its group
+        os.setpgid(0, 0)
+    try:
+        yield
+    finally:
+        with suppress(PermissionError):
+            os.setpgid(0, own)
 
 
 def reach(address: str) -> None:
@@ -216,6 +232,13 @@ def reason_of(error: Exception) -> str:
     return str(error).strip().splitlines()[-1]
 
 
+def give_up_after(seconds: float) -> None:
+    """Without Ray's own processes, should somebody have ended those first, taking it down would never end."""
+    timer = threading.Timer(seconds, os._exit, (1,))
+    timer.daemon = True
+    timer.start()
+
+
 def serve(
     settings: Settings,
     tell: Callable[[str], None],
@@ -239,6 +262,7 @@ def serve(
         deployed = True
         tell(f"serving on http://{settings.host}:{settings.port}, on Ray")
         done.wait()
+        give_up_after(settings.drain_s + LEAVE_S)
         ray_serve.delete(NAME)
     finally:
         if not settings.ray_address:
