@@ -14,10 +14,10 @@ import av
 import numpy as np
 from av.video.stream import VideoStream
 
-from foveate.gateway.clips import decode_clip
-from foveate.gateway.media import Pixels, Size
-from foveate.gateway.reel import ClipLimits
-from foveate.gateway.views import Box
+from foveate.gateway.media.frame_transform import Box
+from foveate.gateway.media.image import Pixels, Size
+from foveate.gateway.media.video import decode_clip
+from foveate.gateway.media.video_demuxer import ClipLimits
 
 SIZE, RATE, SECONDS, GOP = (1280, 720), 25, 600, 250
 FRAMES, SIDE = 16, 224

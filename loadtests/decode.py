@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from foveate.core.model import InputSpec
-from foveate.gateway.media import decode_image
+from foveate.gateway.media.image import decode_image
 from loadtests.report import table, write
 
 SIZES = {"640": (640, 480), "1920": (1920, 1080)}

@@ -53,9 +53,9 @@ def main() -> None:
     settings = Settings(port=options.port, models=("noop",), replicas=options.replicas)
     make = partial(NoopRunner, options.waits_ms / 1e3, options.max_batch)
     if options.ray:
-        from foveate.gateway import on_ray
+        from foveate.gateway.cli import serve_ray
 
-        on_ray.serve(settings, print, [make])
+        serve_ray.serve(settings, print, [make])
         return
     metrics = Metrics()
     cluster = LocalCluster([make], metrics)

@@ -20,9 +20,9 @@ import torch
 from PIL import Image
 
 from foveate.core.plan import Precision
-from foveate.gateway.media import decode_image
-from foveate.models.load import load
-from foveate.models.runner import TorchRunner
+from foveate.gateway.media.image import decode_image
+from foveate.models.loading.load import load
+from foveate.models.runners.image import TorchRunner
 from loadtests.closed_loop import Measurement, drive, request_bytes
 from loadtests.report import UNCACHED, table, write
 
@@ -147,7 +147,7 @@ def measure(precision: Precision, repeats: int, seconds: float) -> Figures:
     jpeg = picture()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     runner = load(MODEL, precision)
-    serve = ("foveate.gateway", "serve", "--model", MODEL, "--precision", precision, "--port", "{port}")
+    serve = ("foveate.gateway.cli", "serve", "--model", MODEL, "--precision", precision, "--port", "{port}")
     with served(*serve) as port:
         load_server(port, "/classify", jpeg, 8, 2)
         model = [model_round(runner, port, jpeg, seconds) for _ in range(repeats)]

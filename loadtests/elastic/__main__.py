@@ -11,10 +11,10 @@ matplotlib.use("Agg")
 
 import torch
 
-from foveate.models import checkpoint as disk
-from foveate.models import hub
-from foveate.models.load import load
-from foveate.models.runner import TorchRunner
+from foveate.models.loading.load import load
+from foveate.models.runners.image import TorchRunner
+from foveate.models.weights import checkpoint as disk
+from foveate.models.weights import hub
 from loadtests.elastic import axes, chart, ladder, published
 from loadtests.elastic.published import Compared, Published
 from loadtests.report import FOLDER, table, write

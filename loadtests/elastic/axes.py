@@ -7,12 +7,12 @@ import numpy as np
 import torch
 
 from foveate.core.plan import Plan
-from foveate.models.calibration import answers, ece
-from foveate.models.heldout import heldout
+from foveate.models.profiling.calibration import answers, ece
 from foveate.models.reduction import create
 from foveate.models.reduction.ats import padding_waste
-from foveate.models.runner import TorchRunner
-from foveate.models.vit import TrunkOutput
+from foveate.models.runners.image import TorchRunner
+from foveate.models.vit.vit import TrunkOutput
+from foveate.models.zoo.heldout import heldout
 from loadtests.elastic.chart import measured
 from loadtests.elastic.timing import interleaved, ratio
 

@@ -1,9 +1,9 @@
 """Find the argument at which a reducer costs a given number of GFLOPs."""
 
 from foveate.core.errors import BadPlan
-from foveate.models.price import price
 from foveate.models.reduction import create
-from foveate.models.vit import ElasticViT, Steps
+from foveate.models.vit.flops import flops
+from foveate.models.vit.vit import ElasticViT, ResolvedPlan
 
 SHARES = tuple(f"{value / 100:g}" for value in range(4, 101))
 NUMBERS = tuple(str(value) for value in range(61))
@@ -21,8 +21,8 @@ ARGUMENTS = {
 
 def gflops(model: ElasticViT, spec: str, image_size: int) -> float:
     """What a picture costs at most under this reducer."""
-    steps = Steps(create(spec, model), model.geometry.depth)
-    return price(model, image_size, steps, steps.depth)
+    steps = ResolvedPlan(create(spec, model), model.geometry.depth)
+    return flops(model, image_size, steps, steps.depth)
 
 
 def closest(model: ElasticViT, name: str, target: float, image_size: int) -> str | None:

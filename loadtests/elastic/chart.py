@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from foveate.models.checkpoint import Checkpoint
-from foveate.models.heldout import heldout
-from foveate.models.precision import copy_of
-from foveate.models.runner import TorchRunner
+from foveate.models.loading.precision import copy_of
+from foveate.models.runners.image import TorchRunner
+from foveate.models.weights.checkpoint import Checkpoint
+from foveate.models.zoo.heldout import heldout
 from loadtests.elastic.budgets import ARGUMENTS, closest
 
 SHARES = (0.8, 0.6, 0.45, 0.3)

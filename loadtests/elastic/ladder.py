@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foveate.core.plan import Plan
-from foveate.models.content_profile import CERTAINTIES
-from foveate.models.heldout import heldout
-from foveate.models.runner import TorchRunner
-from foveate.models.timing import seconds_each
+from foveate.models.profiling.content_profile import CERTAINTIES
+from foveate.models.profiling.timing import seconds_each
+from foveate.models.runners.image import TorchRunner
+from foveate.models.zoo.heldout import heldout
 
 BATCH, SMALL_BATCH = 32, 8
 PICTURES = 96
@@ -49,7 +49,7 @@ def measure(runner: TorchRunner, seed: int, rounds: int) -> list[Step]:
     indices = unseen(runner, seed)
     pixels = [picture for i, picture in enumerate(scenes.pixels(full.image_size)) if i in set(indices)]
     targets = scenes.targets[indices]
-    plans = {rung.plan.beside(full): rung.plan for rung in runner.card.ladder}
+    plans = {rung.plan.relative_to(full): rung.plan for rung in runner.card.ladder}
     plans |= {f"content:{c}": runner.card.plan(f"content:{c}") for c in CERTAINTIES}
     seconds = _seconds(runner, plans, pixels, rounds)
     steps = []

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 from foveate.core.plan import Plan, Precision
-from foveate.models.checkpoint import attach
-from foveate.models.geometry import Geometry
-from foveate.models.reduction import Attention, Needs, Reducer
-from foveate.models.runner import TorchRunner
-from foveate.models.tokens import Assignment, Tokens
-from foveate.models.vit import ElasticViT, Steps
+from foveate.models.layers.config import ViTConfig
+from foveate.models.layers.reducer import Attention, Needs, Reducer
+from foveate.models.layers.tokens import Assignment, Tokens
+from foveate.models.runners.image import TorchRunner
+from foveate.models.vit.vit import ElasticViT, ResolvedPlan
+from foveate.models.weights.checkpoint import attach
 from foveate.models.zoo import Card
 from loadtests.elastic.timing import interleaved, ratio
 
-DEIT_S = Geometry(width=384, heads=6)
+DEIT_S = ViTConfig(width=384, heads=6)
 BATCH = 8
 
 
@@ -125,7 +125,7 @@ def deciding_share(runner: TorchRunner, plan: Plan, batch: Tensor, repeats: int 
     for _ in range(repeats + 1):
         timed = Timed(steps.reducer)
         started = _now()
-        model(images, Steps(timed, steps.depth))
+        model(images, ResolvedPlan(timed, steps.depth))
         total = _now() - started - timed.moving  # they were moved twice, once of it to be timed
         shares.append((timed.deciding + timed.moving) / total)
     return statistics.median(shares[1:])

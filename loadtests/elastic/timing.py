@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from foveate.core.plan import Plan
-from foveate.models.runner import TorchRunner
+from foveate.models.runners.image import TorchRunner
 
 
 def interleaved(

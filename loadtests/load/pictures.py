@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from foveate.core.errors import SetupError
-from foveate.models.heldout import heldout
+from foveate.models.zoo.heldout import heldout
 
 Size = Literal["scene", "640x480"]
 WIDTH, HEIGHT, QUALITY = 640, 480, 90

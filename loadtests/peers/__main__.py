@@ -12,8 +12,8 @@ from pathlib import Path
 from subprocess import CalledProcessError
 
 from foveate.core.errors import SetupError
-from foveate.models.hub import load
-from foveate.models.load import known, setting
+from foveate.models.loading.load import known, setting
+from foveate.models.weights.hub import load
 from loadtests.load.pictures import catalogue
 from loadtests.overhead import fast_precision
 from loadtests.peers.environment import python
@@ -65,7 +65,7 @@ def prepare(options: argparse.Namespace) -> Setup:
     weights = str(saved(options.cache))
     if known(weights, load(weights), setting("cpu", options.precision)) is None:
         log.info("measuring what cheaper plans of these weights are worth, once")
-        command = [sys.executable, "-m", "foveate.gateway", "profile", weights, "--with", "vit-xs"]
+        command = [sys.executable, "-m", "foveate.gateway.cli", "profile", weights, "--with", "vit-xs"]
         subprocess.run([*command, "--precision", options.precision], check=True)  # noqa: S603
     return Setup(
         weights=weights,

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from foveate.models import hub
-from foveate.models.checkpoint import attach
-from foveate.models.hub import Checkpoint
+from foveate.models.weights import hub
+from foveate.models.weights.checkpoint import attach
+from foveate.models.weights.hub import Checkpoint
 
 TIMES = 2
 EXTRAS = ("exit_heads.", "gates.")

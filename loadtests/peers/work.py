@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from foveate.gateway.media import decode_image
-from foveate.models.load import load_unprofiled
+from foveate.gateway.media.image import decode_image
+from foveate.models.loading.load import load_unprofiled
 from loadtests.peers.job import Job
 
 Pixels = NDArray[np.uint8]

@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from foveate.autoscaler.policy import Rules
+from foveate.autoscaler.policy import ScalingConfig
 from foveate.core.profile import Profile
-from foveate.engine.promise import Promise
+from foveate.scheduling.slo_policy import SloPolicy
 from loadtests.arrivals import schedule
 from loadtests.report import FOLDER, ROOT, table, write
 from loadtests.scale import on_ray
@@ -27,7 +27,9 @@ from loadtests.simulate.workload import Kind, Workload
 log = logging.getLogger(__name__)
 
 PROFILE = ROOT / "models/foveate/models/zoo/vit-t.profile.json"
-RULES = Rules(least=1, most=16, utilisation=0.75, start_s=30.0, calm_s=150.0)
+RULES = ScalingConfig(
+    min_replicas=1, max_replicas=16, utilisation=0.75, replica_startup_s=30.0, downscale_delay_s=150.0
+)
 """Of all autoscalers: replicas take half a minute to start, and go after two and a half minutes of less."""
 EVERY_S, SLO_S = 5.0, 0.3
 OURS = "full-quality demand 0.75"
@@ -40,7 +42,9 @@ AS_GOOD = 0.0005
 def scalers() -> Mapping[str, Scaler]:
     """Each new, for they remember."""
     found: dict[str, Scaler] = {OURS: full_quality(RULES)}
-    found |= {f"queue length {most}": by_ratio(lambda seen: seen.waiting, most, RULES) for most in QUEUES}
+    found |= {
+        f"queue length {target}": by_ratio(lambda seen: seen.waiting, target, RULES) for target in QUEUES
+    }
     return found | {f"CPU {share}": by_ratio(lambda seen: seen.busy, share, RULES) for share in BUSY}
 
 
@@ -53,7 +57,7 @@ def days(seconds: float, peak: float, slower: float, seed: int) -> dict[str, Day
     found = {}
     for name, scaler in scalers().items():
         log.info("a day under %s", name)
-        found[name] = day(world, Promise, workload, scaler, RULES, EVERY_S, seed)
+        found[name] = day(world, SloPolicy, workload, scaler, RULES, EVERY_S, seed)
     return found
 
 
@@ -100,10 +104,10 @@ def of_days(options: argparse.Namespace, figures: dict[str, float]) -> str:
 Simulated: {len(ours.record.end):,} requests for `vit-t` within {1e3 * SLO_S:.0f} ms over a day of
 {options.seconds:g} s, with a night, two peaks of {options.peak:g} replicas' worth at full, and five bursts of
 twice what else would come. Every replica runs the engine's own policy on the profile's latencies,
-{options.slower:g} times as slow, and takes {RULES.start_s:g} s to start; every autoscaler looks every
-{EVERY_S:g} s, and takes replicas away only after {RULES.calm_s:g} s of less. Queue length and CPU are scaled
-as Kubernetes does it (replicas times metric over target), over a range of targets, of which nobody knows
-beforehand which is the right one.
+{options.slower:g} times as slow, and takes {RULES.replica_startup_s:g} s to start; every autoscaler
+looks every {EVERY_S:g} s, and takes replicas away only after {RULES.downscale_delay_s:g} s of less. Queue
+length and CPU are scaled as Kubernetes does it (replicas times metric over target), over a range of targets:
+the right one is not known beforehand.
 """
     head = ["autoscaler", "in time", "quality", "replica-hours", "most at once", "changes"]
     return f"""{told}

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from foveate.core.errors import SetupError
-from foveate.models.heldout import heldout
+from foveate.models.zoo.heldout import heldout
 from loadtests.report import FOLDER, ROOT
 from loadtests.scale.caches import cached
 from loadtests.tasks.clicking import enlarged

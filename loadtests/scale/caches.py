@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from foveate.core.errors import SetupError
-from foveate.models.heldout import heldout
+from foveate.models.zoo.heldout import heldout
 from loadtests.tasks.clicking import enlarged
 from loadtests.tasks.server import Got, post, serving
 

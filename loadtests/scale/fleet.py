@@ -6,8 +6,8 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from foveate.autoscaler.policy import Rules, Seen, desired
-from foveate.engine.policy import PolicyMaker
+from foveate.autoscaler.policy import DemandSample, ScalingConfig, desired_replicas
+from foveate.scheduling.policy import PolicyFactory
 from loadtests.simulate.machine import Machine
 from loadtests.simulate.record import Record
 from loadtests.simulate.replica import Replica
@@ -55,16 +55,18 @@ class Day:
     """Seconds that replicas were there, those that were starting among them: what is paid for."""
 
 
-def full_quality(rules: Rules) -> Scaler:
+def full_quality(rules: ScalingConfig) -> Scaler:
     """Ours."""
 
     def scale(shown: Sequence[Gauge], replicas: int) -> int:
-        return desired([Seen(one.at, one.demand) for one in shown], replicas, rules).replicas
+        return desired_replicas([DemandSample(one.at, one.demand) for one in shown], replicas, rules).replicas
 
     return scale
 
 
-def by_ratio(of: Callable[[Gauge], float], target: float, rules: Rules, tolerance: float = 0.1) -> Scaler:
+def by_ratio(
+    of: Callable[[Gauge], float], target: float, rules: ScalingConfig, tolerance: float = 0.1
+) -> Scaler:
     """As Kubernetes' HorizontalPodAutoscaler: replicas times metric over target, unless that is within the
     tolerance of 1; down to no less than what was wanted within the stabilisation window."""
     wanted: list[tuple[float, int]] = []
@@ -72,10 +74,10 @@ def by_ratio(of: Callable[[Gauge], float], target: float, rules: Rules, toleranc
     def scale(shown: Sequence[Gauge], replicas: int) -> int:
         now, ratio = shown[-1].at, of(shown[-1]) / target
         found = replicas if abs(ratio - 1) <= tolerance else math.ceil(replicas * ratio)
-        found = min(rules.most, max(rules.least, found))
+        found = min(rules.max_replicas, max(rules.min_replicas, found))
         wanted.append((now, found))
-        most = max(count for at, count in wanted if at > now - rules.calm_s)
-        return max(found, min(replicas, most))
+        peak = max(count for at, count in wanted if at > now - rules.downscale_delay_s)
+        return max(found, min(replicas, peak))
 
     return scale
 
@@ -83,7 +85,7 @@ def by_ratio(of: Callable[[Gauge], float], target: float, rules: Rules, toleranc
 class Fleet:
     """Replicas, some of which are starting, some of which are leaving."""
 
-    def __init__(self, world: World, policy: PolicyMaker, record: Record, seed: int) -> None:
+    def __init__(self, world: World, policy: PolicyFactory, record: Record, seed: int) -> None:
         self.world, self.policy, self.record, self.seed = world, policy, record, seed
         self.serving: list[int] = []
         self.starting: list[float] = []
@@ -112,11 +114,11 @@ class Fleet:
             self.pay(self.starting.pop(0))
             self.add()
 
-    def resize(self, wanted: int, now: float, start_s: float) -> None:
+    def resize(self, wanted: int, now: float, replica_startup_s: float) -> None:
         """Ask for more, or let the youngest go: they take nothing new, and serve what they hold."""
         self.pay(now)
         while len(self.serving) + len(self.starting) < wanted:
-            self.starting.append(now + start_s)
+            self.starting.append(now + replica_startup_s)
         while len(self.serving) + len(self.starting) > wanted and self.starting:
             self.starting.pop()
         while len(self.serving) > max(1, wanted):
@@ -131,22 +133,22 @@ class Fleet:
 
 def day(
     world: World,
-    policy: PolicyMaker,
+    policy: PolicyFactory,
     workload: Workload,
     scaler: Scaler,
-    rules: Rules,
-    every_s: float,
+    rules: ScalingConfig,
+    interval_s: float,
     seed: int,
 ) -> Day:
     """Serve a workload with replicas that the scaler asks for, every so many seconds."""
     record = Record(workload)
     fleet = Fleet(world, policy, record, seed)
-    for _ in range(max(1, rules.least)):
+    for _ in range(max(1, rules.min_replicas)):
         fleet.add()
     each_s = 1 / World(world.rungs, world.max_batch, disturbance=world.disturbance).full_rate
     ends: list[tuple[float, int]] = []
     shown, moments, came = list[Gauge](), list[Moment](), list[float]()
-    kinds, look = workload.kind.tolist(), every_s
+    kinds, look = workload.kind.tolist(), interval_s
     busy_before = 0.0
 
     def started(index: int, now: float, end: float | None) -> None:
@@ -167,13 +169,13 @@ def day(
             came = [then for then in came if then > look - WINDOW_S]
             demand = len(came) * each_s / min(WINDOW_S, look)
             held = sum(fleet.every[index].held for index in fleet.serving)
-            shown.append(Gauge(look, demand, held / count, (total - busy_before) / (every_s * count)))
+            shown.append(Gauge(look, demand, held / count, (total - busy_before) / (interval_s * count)))
             busy_before = total
             there = count + len(fleet.starting)
             wanted = scaler(shown, there)
-            fleet.resize(wanted, look, rules.start_s)
+            fleet.resize(wanted, look, rules.replica_startup_s)
             moments.append(Moment(look, demand, count, wanted))
-            look += every_s
+            look += interval_s
         fleet.begin(at)
         until(at)
         came.append(at)

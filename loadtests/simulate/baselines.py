@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 
 from foveate.core.model import Rung
 from foveate.core.plan import Plan
-from foveate.engine.fifo import Fifo, Welcoming
-from foveate.engine.latency import Predictor
-from foveate.engine.others import NOBODY, Others
-from foveate.engine.policy import Decision, Flow, Policy, PolicyMaker, Refusal, W
-from foveate.engine.promise import Promise
+from foveate.estimation.arrivals import ArrivalStats
+from foveate.estimation.latency import Predictor
+from foveate.scheduling.device_demand import NO_DEMAND, DeviceDemand
+from foveate.scheduling.fifo import AdmitAll, Fifo
+from foveate.scheduling.policy import BatchDecision, Policy, PolicyFactory, Refusal, W
+from foveate.scheduling.slo_policy import SloPolicy
 
 TARGET = 0.5
 """Share of the shortest promise that a batch may take, where batches are sized by a latency target: the
@@ -36,16 +37,23 @@ class RejectOnly:
         now: float,
         free_at: float,
         ready_at: float = 0.0,
-        others: Others = NOBODY,
+        others: DeviceDemand = NO_DEMAND,
     ) -> Refusal[W] | None:
-        most = self.latency.useful_batch(self.plan, self.max_batch)
-        before = sum(other.due <= entry.due for other in waiting)
+        most = self.latency.efficient_batch_size(self.plan, self.max_batch)
+        before = sum(other.virtual_deadline <= entry.virtual_deadline for other in waiting)
         wait_s = max(now, free_at) - now + before * self.latency.predict(self.plan, most) / most
         # Time for a batch, not just for one: who is let in at the last moment makes all batches small.
-        own = self.latency.margin * self.latency.predict(self.plan, min(most, before + 1))
+        own = self.latency.safety_factor * self.latency.predict(self.plan, min(most, before + 1))
         return None if now + wait_s + own <= entry.deadline else Refusal(entry, wait_s, own)
 
-    def choose(self, waiting: Sequence[W], now: float, free_at: float, flow: Flow) -> Decision[W] | None:
+    def choose(
+        self,
+        waiting: Sequence[W],
+        now: float,
+        free_at: float,
+        arrivals: ArrivalStats,
+        others: DeviceDemand = NO_DEMAND,
+    ) -> BatchDecision[W] | None:
         start, late = max(now, free_at), 0
         while late < len(waiting) and start + self.latency.predict(self.plan, 1) > waiting[late].deadline:
             late += 1
@@ -53,15 +61,15 @@ class RejectOnly:
         size, tightest = min(1, len(left)), math.inf
         for entry in left:
             tightest = min(tightest, entry.deadline - start)
-            if self.latency.margin * self.latency.predict(self.plan, size) > tightest:
+            if self.latency.safety_factor * self.latency.predict(self.plan, size) > tightest:
                 break
             size += 1
         size = min(max(size - 1, 1), len(left))
         full = size == self.max_batch or size < len(left)
-        return Decision(tuple(left[:size]), self.plan, full, "full", refused)
+        return BatchDecision(tuple(left[:size]), self.plan, full, "full", refused)
 
 
-class FixedTarget(Welcoming):
+class FixedTarget(AdmitAll):
     """First come, first served at full, in the largest batch that takes a*n + b <= target seconds: what
     servers with a latency target tune towards, and one of Clipper's two ways to size batches (Crankshaw et
     al., NSDI 2017, section 4.3; the other one is additive increase, multiplicative decrease)."""
@@ -76,12 +84,19 @@ class FixedTarget(Welcoming):
         sizes = range(self.max_batch, 0, -1)
         return next((n for n in sizes if self.latency.predict(self.plan, n) <= self.target_s), 1)
 
-    def choose(self, waiting: Sequence[W], now: float, free_at: float, flow: Flow) -> Decision[W] | None:
+    def choose(
+        self,
+        waiting: Sequence[W],
+        now: float,
+        free_at: float,
+        arrivals: ArrivalStats,
+        others: DeviceDemand = NO_DEMAND,
+    ) -> BatchDecision[W] | None:
         size = self.size
-        return Decision(tuple(waiting[:size]), self.plan, len(waiting) >= size) if waiting else None
+        return BatchDecision(tuple(waiting[:size]), self.plan, len(waiting) >= size) if waiting else None
 
 
-class SlackFit(Welcoming):
+class SlackFit(AdmitAll):
     """SuperServe's policy (Khare et al., NSDI 2025, section 4): plan and batch size together, from the
     slack of the most urgent request.
 
@@ -115,22 +130,29 @@ class SlackFit(Welcoming):
         allowed = math.floor((slack_s - self.least) / self.width + 1e-9) if self.width else 0
         return self.buckets[max((at for at in self.buckets if at <= allowed), default=min(self.buckets))]
 
-    def choose(self, waiting: Sequence[W], now: float, free_at: float, flow: Flow) -> Decision[W] | None:
+    def choose(
+        self,
+        waiting: Sequence[W],
+        now: float,
+        free_at: float,
+        arrivals: ArrivalStats,
+        others: DeviceDemand = NO_DEMAND,
+    ) -> BatchDecision[W] | None:
         if not waiting:
             return None
         slack = min(waiting[0].deadline - max(now, free_at), 1e9)
         size, plan = self.pair(slack)
-        return Decision(tuple(waiting[:size]), plan, len(waiting) >= size, "deadline")
+        return BatchDecision(tuple(waiting[:size]), plan, len(waiting) >= size, "deadline")
 
 
-def policies(shortest_slo_s: float) -> Mapping[str, PolicyMaker]:
+def policies(shortest_slo_s: float) -> Mapping[str, PolicyFactory]:
     """All there are, by name."""
 
     def fixed_target(rungs: Sequence[Rung], latency: Predictor, max_batch: int) -> Policy:
         return FixedTarget(rungs, latency, max_batch, TARGET * shortest_slo_s)
 
     return {
-        "promise": Promise,
+        "slo": SloPolicy,
         "static-full": Fifo,
         "static-light": static_light,
         "reject-only": RejectOnly,

@@ -8,7 +8,7 @@ from foveate.core.errors import SetupError
 from foveate.core.model import ModelCard, Rung
 from foveate.core.plan import Plan
 from foveate.core.profile import Profile
-from foveate.engine.terms import dependable
+from foveate.scheduling.objectives import pareto_rungs
 
 
 def ladder(profile: Profile) -> tuple[Rung, ...]:
@@ -20,7 +20,7 @@ def ladder(profile: Profile) -> tuple[Rung, ...]:
     untimed = next((rung for rung in rungs if not rung.latency_s), None)
     if untimed is not None:
         raise SetupError(f"the profile of {profile.model} has no latencies for {untimed.plan}")
-    return dependable(ModelCard(profile.model, "", full, (), 0, None, tuple(rungs)))
+    return pareto_rungs(ModelCard(profile.model, "", full, (), 0, None, tuple(rungs)))
 
 
 def seconds_by_size(latency_s: Mapping[int, float], max_batch: int) -> list[float]:

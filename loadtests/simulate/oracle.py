@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from loadtests.simulate.replica import floor
+from loadtests.simulate.replica import min_rung
 from loadtests.simulate.run import World
 from loadtests.simulate.workload import Workload
 
@@ -49,7 +49,7 @@ def best_costs(world: World) -> list[float]:
 
 
 def _accepted(world: World, min_quality: float) -> tuple[Sequence[float], Sequence[float]]:
-    least = floor(world.rungs, min_quality)
+    least = min_rung(world.rungs, min_quality)
     return best_costs(world)[least:], [rung.quality or 0.0 for rung in world.rungs[least:]]
 
 

@@ -9,18 +9,18 @@ from time import perf_counter
 
 from foveate.core.model import Rung
 from foveate.core.request import Objective
-from foveate.engine.flow import FlowMeter
-from foveate.engine.latency import LatencyModel
-from foveate.engine.policy import Decision, PolicyMaker
-from foveate.engine.terms import Terms
+from foveate.estimation.arrivals import ArrivalMeter
+from foveate.estimation.latency import LatencyModel
+from foveate.scheduling.objectives import Terms
+from foveate.scheduling.policy import BatchDecision, PolicyFactory
 from loadtests.simulate.machine import Machine
 from loadtests.simulate.record import End, Record
 from loadtests.simulate.workload import Job, Kind
 
-_DUE = attrgetter("due")
+_VIRTUAL_DEADLINE = attrgetter("virtual_deadline")
 
 
-def floor(rungs: Sequence[Rung], min_quality: float) -> int:
+def min_rung(rungs: Sequence[Rung], min_quality: float) -> int:
     """Index of the cheapest rung that is good enough; of full where no other is."""
     qualities = (rung.quality or 0.0 for rung in rungs[:-1])
     return next((i for i, quality in enumerate(qualities) if quality >= min_quality), len(rungs) - 1)
@@ -36,7 +36,7 @@ class Replica:
     def __init__(
         self,
         rungs: Sequence[Rung],
-        policy: PolicyMaker,
+        policy: PolicyFactory,
         machine: Machine,
         record: Record,
         max_batch: int,
@@ -46,21 +46,23 @@ class Replica:
         self.rungs, self.machine, self.record, self.max_items = rungs, machine, record, max_items
         self.latency = LatencyModel(rungs)
         self.policy = policy(rungs, self.latency, max_batch)
-        self.flow, self.terms = FlowMeter(self.latency.predict(rungs[-1].plan, 1)), Terms()
+        self.flow, self.terms = ArrivalMeter(self.latency.predict(rungs[-1].plan, 1)), Terms()
         self.waiting: list[Job] = []
         self._held = [0] * len(rungs)  # how many wait, by their floor
         self._expiries: list[tuple[float, int, Job]] = []
         self._quality = {rung.plan: rung.quality or 0.0 for rung in rungs}
-        self._running: tuple[Decision[Job], Sequence[Job], float] | None = None
-        self._bound: Decision[Job] | None = None
+        self._running: tuple[BatchDecision[Job], Sequence[Job], float] | None = None
+        self._bound: BatchDecision[Job] | None = None
         self._free_at = self._bound_s = 0.0
 
     def job(self, number: int, at: float, kind: Kind) -> Job:
         """A request that comes now."""
         deadline = at + kind.slo_s
         objective = Objective(None if math.isinf(deadline) else deadline, priority=kind.priority)
-        due = self.terms.due(objective, at)
-        return Job(number, at, due, deadline, floor(self.rungs, kind.min_quality), kind.tenant)
+        virtual_deadline = self.terms.virtual_deadline(objective, at)
+        return Job(
+            number, at, virtual_deadline, deadline, min_rung(self.rungs, kind.min_quality), kind.tenant
+        )
 
     @property
     def held(self) -> int:
@@ -84,15 +86,15 @@ class Replica:
         refusal = self.policy.admit(job, self.waiting, now, self._free(now))
         self._count(started)
         allowed = job.deadline - now
-        self.flow.arrived(now, self.terms.patience_s if math.isinf(allowed) else allowed)
+        self.flow.arrived(now, self.terms.default_deadline_s if math.isinf(allowed) else allowed)
         if refusal is not None:
             self.record.ended(refusal.entry, End.REFUSED)
             if refusal.entry is job:
                 return None
             self._leave([refusal.entry])
-        insort(self.waiting, job, key=_DUE)
+        insort(self.waiting, job, key=_VIRTUAL_DEADLINE)
         job.waits = True
-        self._held[job.floor] += 1
+        self._held[job.min_rung] += 1
         if not math.isinf(job.deadline):
             heapq.heappush(self._expiries, (job.deadline, job.number, job))
         return self._serve(now)
@@ -134,7 +136,7 @@ class Replica:
                 self._bound, self._bound_s = decision, self._predict(decision)
         return ends
 
-    def _decide(self, now: float) -> Decision[Job] | None:
+    def _decide(self, now: float) -> BatchDecision[Job] | None:
         started = perf_counter()
         decision = self.policy.choose(self.waiting, now, self._free(now), self.flow.read(now))
         self._count(started)
@@ -144,7 +146,7 @@ class Replica:
             self._leave(decision.refused)
         return decision
 
-    def _start(self, decision: Decision[Job], now: float) -> float | None:
+    def _start(self, decision: BatchDecision[Job], now: float) -> float | None:
         """Run those who still wait. None where nobody does."""
         jobs = []
         for job in decision.entries:
@@ -160,7 +162,7 @@ class Replica:
         self.record.ran += len(jobs)
         return now + self.machine.run(decision.plan, len(jobs))
 
-    def _predict(self, decision: Decision[Job]) -> float:
+    def _predict(self, decision: BatchDecision[Job]) -> float:
         return self.latency.predict(decision.plan, len(decision.entries))
 
     def _expire(self, now: float) -> None:
@@ -176,7 +178,7 @@ class Replica:
     def _leave(self, jobs: Iterable[Job]) -> None:
         for job in jobs:
             job.waits = False
-            self._held[job.floor] -= 1
+            self._held[job.min_rung] -= 1
         self.waiting = [job for job in self.waiting if job.waits]
 
     def _count(self, started: float) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 
 from foveate.core.model import Rung
-from foveate.engine.policy import PolicyMaker
+from foveate.scheduling.policy import PolicyFactory
 from loadtests.simulate.machine import Costs, Disturbance, Machine, costs
 from loadtests.simulate.record import Record
 from loadtests.simulate.replica import Replica
@@ -38,7 +38,7 @@ class World:
         return self.replicas / (best * self.disturbance.slower)
 
 
-def simulate(world: World, policy: PolicyMaker, workload: Workload, seed: int) -> Record:
+def simulate(world: World, policy: PolicyFactory, workload: Workload, seed: int) -> Record:
     """Serve a workload. Each request goes to the one of two replicas, drawn at random, that is predicted
     to have it wait less (Mitzenmacher 2001, the power of two choices). Same arguments, same record."""
     started, record, table = perf_counter(), Record(workload), world.costs

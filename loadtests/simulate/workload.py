@@ -30,9 +30,9 @@ class Job:
     """Its place in the order of arrival."""
     at: float
     """When it came; like all times here, seconds of the virtual clock."""
-    due: float
+    virtual_deadline: float
     deadline: float
-    floor: int
+    min_rung: int
     tenant: str
     pinned: Plan | None = None
     waits: bool = False

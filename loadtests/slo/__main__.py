@@ -13,8 +13,8 @@ from subprocess import CalledProcessError
 
 from foveate.core.errors import SetupError
 from foveate.core.model import Rung
-from foveate.engine.fifo import Fifo
-from foveate.engine.promise import Promise
+from foveate.scheduling.fifo import Fifo
+from foveate.scheduling.slo_policy import SloPolicy
 from loadtests.load.page import page as report
 from loadtests.load.result import Run
 from loadtests.load.score import accuracy, attainment, quality
@@ -88,7 +88,7 @@ def alone(seed: int) -> Figures:
     """What needs no other process: decisions, forwards for nobody, and the simulator with its oracle."""
     rungs = read_rungs("vit-t")
     figures: Figures = decisions.cost_ms(rungs, seed) | late.count(seed)
-    ratios = simulated.oracle_ratios(rungs, Promise, 0.2, SIMULATED_S, seed)
+    ratios = simulated.oracle_ratios(rungs, SloPolicy, 0.2, SIMULATED_S, seed)
     figures |= {f"oracle_ratio_{shape}": ratio for shape, ratio in ratios.items()}
     figures["oracle_ratio_min"] = min(ratios.values())
     log.info("%s", figures)
@@ -191,15 +191,15 @@ def gaps(bench: Bench, rungs: Sequence[Rung], static: Shown, ours: Shown) -> Fig
     fifo = replace(chosen, max_batch=MOST_IN_BATCH)
     _, again, beyond, other = ours.more
     figures: Figures = {}
-    for name, policy, learnt, tried, floor in (
+    for name, policy, learnt, tried, min_rung in (
         ("static", Fifo, static.overload, static.more[0], 0.0),
-        ("overload", Promise, ours.overload, again, 0.0),
-        ("beyond", Promise, beyond, other, FLOOR),
+        ("overload", SloPolicy, ours.overload, again, 0.0),
+        ("beyond", SloPolicy, beyond, other, FLOOR),
     ):
         world = fifo if policy is Fifo else chosen
         costs = simulated.costs(learnt, world)
         real = attainment(tried.records)
-        found = simulated.attained(tried, world, policy, learnt, costs, bench.promise_ms / 1e3, floor)
+        found = simulated.attained(tried, world, policy, learnt, costs, bench.promise_ms / 1e3, min_rung)
         figures |= {
             f"sim_real_{name}_real": real,
             f"sim_real_{name}_simulated": found,

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from time import perf_counter
 
 from foveate.core.model import Rung
-from foveate.engine.latency import LatencyModel
-from foveate.engine.policy import Flow
-from foveate.engine.promise import Promise
+from foveate.estimation.arrivals import ArrivalStats
+from foveate.estimation.latency import LatencyModel
+from foveate.scheduling.slo_policy import SloPolicy
 from loadtests.simulate.workload import Job
 
 WAITING, ROUNDS = 1000, 300
@@ -20,12 +20,12 @@ def cost_ms(rungs: Sequence[Rung], seed: int = 0) -> dict[str, float]:
     and floors of their own; prices are reckoned anew each time, as they are after a batch."""
     draw = random.Random(seed)  # noqa: S311 - dice, not secrets
     latency = LatencyModel(rungs)
-    policy = Promise(rungs, latency, MAX_BATCH)
+    policy = SloPolicy(rungs, latency, MAX_BATCH)
     plan = rungs[0].plan
     least_s = WAITING * latency.line(plan).each
     jobs = sorted((_job(draw, number, least_s, len(rungs)) for number in range(WAITING)), key=_due)
     newcomer = _job(draw, WAITING, least_s, len(rungs))
-    flow = Flow(WAITING / least_s, least_s)
+    flow = ArrivalStats(WAITING / least_s, least_s)
 
     def median_ms(work: Callable[[], object]) -> float:
         taken = []
@@ -43,7 +43,7 @@ def cost_ms(rungs: Sequence[Rung], seed: int = 0) -> dict[str, float]:
 
 
 def _due(job: Job) -> float:
-    return job.due
+    return job.virtual_deadline
 
 
 def _job(draw: random.Random, number: int, least_s: float, rungs: int) -> Job:

@@ -16,11 +16,11 @@ from foveate.core.model import ModelCard
 from foveate.core.outcome import Result
 from foveate.core.plan import Plan
 from foveate.core.request import Objective, Request
-from foveate.engine.compute import Compute
+from foveate.engine.device import DeviceExecutor
 from foveate.engine.engine import Engine
-from foveate.models.base import Pixels
-from foveate.models.load import load
-from foveate.models.runner import TorchRunner
+from foveate.models.loading.load import load
+from foveate.models.runners.base import Pixels
+from foveate.models.runners.image import TorchRunner
 
 MODEL = "vit-xs"
 REQUESTS, RATE = 3000, 3000.0
@@ -69,7 +69,7 @@ class Watched:
 
 def count(seed: int = 0) -> dict[str, float]:
     """Counts of an overload in which many expire and many leave, through the real engine and model."""
-    compute = Compute()
+    compute = DeviceExecutor()
     try:
         watched = Watched(compute.call(partial(load, MODEL)))
         answered = asyncio.run(_overload(watched, compute, seed))
@@ -83,7 +83,7 @@ def count(seed: int = 0) -> dict[str, float]:
     }
 
 
-async def _overload(runner: Watched, compute: Compute, seed: int) -> int:
+async def _overload(runner: Watched, compute: DeviceExecutor, seed: int) -> int:
     engine = Engine(runner, Metrics(), compute=compute)
     engine.start()
     draw = random.Random(seed)  # noqa: S311 - dice, not secrets

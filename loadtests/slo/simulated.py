@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from foveate.core.model import Rung
-from foveate.engine.policy import PolicyMaker
+from foveate.scheduling.policy import PolicyFactory
 from loadtests.arrivals import schedule
 from loadtests.load.result import Run
 from loadtests.simulate.machine import Disturbance
@@ -35,7 +35,7 @@ DRAWS = 3
 
 
 def oracle_ratios(
-    rungs: Sequence[Rung], policy: PolicyMaker, slo_s: float, seconds: float, seed: int
+    rungs: Sequence[Rung], policy: PolicyFactory, slo_s: float, seconds: float, seed: int
 ) -> dict[str, float]:
     """For each shape, the least utility over the loads, as a share of what knowing all arrivals allows."""
     world = World(tuple(rungs), MAX_BATCH, QUEUE_ITEMS)
@@ -72,7 +72,7 @@ class Forward:
 
 def forwards(run: Run, world: World) -> list[Forward]:
     """In the order in which they ended, with what the profile says of each."""
-    named = {rung.plan.beside(world.rungs[-1].plan): world.costs[rung.plan] for rung in world.rungs}
+    named = {rung.plan.relative_to(world.rungs[-1].plan): world.costs[rung.plan] for rung in world.rungs}
     shared: dict[tuple[str, float], list[float]] = defaultdict(list)
     for record in run.records:
         if "compute" in record.timings_ms:
@@ -117,7 +117,7 @@ def unevenness(ran: Sequence[Forward]) -> float:
 def attained(
     run: Run,
     world: World,
-    policy: PolicyMaker,
+    policy: PolicyFactory,
     learnt: Run,
     costs: Costs,
     slo_s: float,

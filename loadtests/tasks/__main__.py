@@ -18,9 +18,9 @@ matplotlib.use("Agg")
 import torch
 
 from foveate.core.plan import Plan
-from foveate.models import clip_loading, load
-from foveate.models.clip_runner import ClipRunner
-from foveate.models.clip_segmenter import ClipSegmenter
+from foveate.models.loading import clip_loading, load
+from foveate.models.runners.video_classifier import ClipRunner
+from foveate.models.runners.video_segmenter import ClipSegmenter
 from loadtests import clip_memory
 from loadtests.report import ANSWERS_UNCACHED, FOLDER, table, write
 from loadtests.tasks import clicking, gallery, ladders

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 import numpy as np
 from PIL import Image
 
-from foveate.models.heldout import heldout
-from foveate.models.judging import read_mask
+from foveate.models.profiling.evaluation import read_mask
+from foveate.models.zoo.heldout import heldout
 
 SIZE = 640, 480
 

@@ -10,16 +10,16 @@ from PIL import Image
 from foveate.core.model import InputSpec
 from foveate.core.outcome import ClassMaps, Result
 from foveate.core.plan import Plan
-from foveate.gateway.clip_masks import window_boxes
-from foveate.gateway.clips import Clip, decode_clip, upright_frames
-from foveate.gateway.masks import Mask, assembled, overlay
-from foveate.gateway.reel import ClipLimits
-from foveate.gateway.watching import middle
-from foveate.gateway.whole import decode_whole, decode_windows
-from foveate.gateway.windows import windows
-from foveate.models.clip_runner import ClipRunner
-from foveate.models.clip_segmenter import ClipSegmenter
-from foveate.models.runner import TorchRunner
+from foveate.gateway.media.image_tiles import decode_tiles, decode_whole
+from foveate.gateway.media.masks import Mask, assembled, overlay
+from foveate.gateway.media.tiling import tiles
+from foveate.gateway.media.video import Clip, decode_clip, upright_frames
+from foveate.gateway.media.video_demuxer import ClipLimits
+from foveate.gateway.routes.video_input import middle
+from foveate.gateway.schemas.video_masks import window_boxes
+from foveate.models.runners.image import TorchRunner
+from foveate.models.runners.video_classifier import ClipRunner
+from foveate.models.runners.video_segmenter import ClipSegmenter
 
 PIXELS = 10**8
 
@@ -29,16 +29,16 @@ def along_ladder(runner: TorchRunner, jpegs: list[bytes], plans: list[Plan], pat
     figure = Figure(figsize=(2.6 * len(plans), 2.1 * len(jpegs)), layout="constrained")
     axes = figure.subplots(len(jpegs), len(plans), squeeze=False)
     for row, jpeg in zip(axes, jpegs, strict=True):
-        cut = decode_windows(jpeg, runner.card.input or InputSpec(), runner.full.image_size, PIXELS)
+        cut = decode_tiles(jpeg, runner.card.input or InputSpec(), runner.full.image_size, PIXELS)
         picture = decode_whole(jpeg, PIXELS)
         for axis, plan in zip(row, plans, strict=True):
             results = runner.run(runner.stack(list(cut.pixels), plan), plan)
             found = [result for result in results if isinstance(result, Result)]
-            mask = assembled(cut.size, cut.windows, [r.maps for r in found if r.maps])
+            mask = assembled(cut.size, cut.tiles, [r.maps for r in found if r.maps])
             axis.imshow(blended(picture, mask))
             axis.set_axis_off()
             axis.set_title(
-                f"{plan.beside(runner.full)}, {sum(r.gflops for r in found):.2f} GFLOPs", fontsize=7
+                f"{plan.relative_to(runner.full)}, {sum(r.gflops for r in found):.2f} GFLOPs", fontsize=7
             )
     figure.savefig(path, dpi=110)
 
@@ -55,10 +55,12 @@ def over_clip(runner: ClipSegmenter, film: bytes, plans: list[Plan], path: Path)
         gflops = sum(result.gflops for result in found)
         for number, (axis, picture) in enumerate(zip(row, pictures, strict=True)):
             seen: list[ClassMaps] = [result.last_seen(number) for result in found]
-            axis.imshow(blended(picture, assembled(clip.size, windows(*clip.size), seen)))
+            axis.imshow(blended(picture, assembled(clip.size, tiles(*clip.size), seen)))
             axis.set_axis_off()
             axis.set_title(f"{clip.at_s[number]:.1f} s", fontsize=7)
-        row[0].set_title(f"{plan.beside(runner.full)}\n{gflops:.1f} GFLOPs, {clip.at_s[0]:.1f} s", fontsize=7)
+        row[0].set_title(
+            f"{plan.relative_to(runner.full)}\n{gflops:.1f} GFLOPs, {clip.at_s[0]:.1f} s", fontsize=7
+        )
     figure.savefig(path, dpi=110)
 
 

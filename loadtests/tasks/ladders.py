@@ -9,14 +9,14 @@ import numpy as np
 
 from foveate.core.outcome import Result
 from foveate.core.plan import Plan
-from foveate.gateway.profile import decoder
-from foveate.models import pictures
-from foveate.models.base import Loaded
-from foveate.models.heldout import heldout, heldout_clips
-from foveate.models.judging import Judge
-from foveate.models.pictures import Album
-from foveate.models.profile import judge_of
-from foveate.models.timing import seconds_each
+from foveate.gateway.cli.profile import decoder
+from foveate.models.profiling import dataset
+from foveate.models.profiling.dataset import DecodedDataset
+from foveate.models.profiling.evaluation import Evaluator
+from foveate.models.profiling.profile import evaluator_of
+from foveate.models.profiling.timing import seconds_each
+from foveate.models.runners.base import Loaded
+from foveate.models.zoo.heldout import heldout, heldout_clips
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +35,12 @@ class Step:
 
 def measure(runner: Loaded, rounds: int, batch: int, limit: int) -> list[Step]:
     """Every rung, the slowest first. limit: of held-out items, in their order; 0: all."""
-    shown = pictures.films(heldout_clips()) if runner.card.frames else pictures.scenes(heldout())
-    album = Album(
+    shown = dataset.clips(heldout_clips()) if runner.card.frames else dataset.scenes(heldout())
+    album = DecodedDataset(
         shown.only(range(min(limit or len(shown), len(shown)))), decoder(runner.card, 10**8), _quiet
     )
-    plans = {rung.plan.beside(runner.full): rung.plan for rung in runner.card.ladder}
-    judge, found = judge_of(runner, album), {}
+    plans = {rung.plan.relative_to(runner.full): rung.plan for rung in runner.card.ladder}
+    judge, found = evaluator_of(runner, album), {}
     for name in ("full", *(name for name in plans if name != "full")):  # to full the others are compared
         found[name] = accuracy(runner, judge, album, plans[name])
     times: dict[str, list[float]] = {name: [] for name in plans}
@@ -61,7 +61,7 @@ def measure(runner: Loaded, rounds: int, batch: int, limit: int) -> list[Step]:
     return sorted(steps, key=lambda step: -step.ms)
 
 
-def accuracy(runner: Loaded, judge: Judge, album: Album, plan: Plan) -> tuple[float, float]:
+def accuracy(runner: Loaded, judge: Evaluator, album: DecodedDataset, plan: Plan) -> tuple[float, float]:
     """Accuracy and mean GFLOPs under a plan."""
     spent: list[float] = []
     for chunk in album.chunks(runner.max_batch):

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from foveate.models.heldout import heldout, heldout_clips
+from foveate.models.zoo.heldout import heldout, heldout_clips
 from loadtests.arrivals import schedule
 from loadtests.closed_loop import drive
 from loadtests.load.records import Exchange

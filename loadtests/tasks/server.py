@@ -35,7 +35,7 @@ def serving(*options: str, environment: Mapping[str, str] = UNCACHED) -> Iterato
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "foveate.gateway", "serve", "--port", str(port), *options]
+    command = [sys.executable, "-m", "foveate.gateway.cli", "serve", "--port", str(port), *options]
     process = subprocess.Popen(  # noqa: S603
         command, env={**os.environ, **environment}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )

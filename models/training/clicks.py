@@ -18,12 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from foveate.models import hub, reduction
-from foveate.models.checkpoint import Checkpoint
-from foveate.models.dense import dense_of
+from foveate.models import reduction
 from foveate.models.heads.clicks import ClickHead, ClickSpec
 from foveate.models.heads.dense import DenseHead, DenseSpec
-from foveate.models.vit import ElasticViT, Steps
+from foveate.models.runners.dense import dense_of
+from foveate.models.vit.vit import ElasticViT, ResolvedPlan
+from foveate.models.weights import hub
+from foveate.models.weights.checkpoint import Checkpoint
 from training.emoji import LABELS
 from training.fit import Run, fit
 from training.losses import normalise
@@ -114,8 +115,8 @@ def laid(trunk: ElasticViT, images: Tensor, reducer: str = "none", size: int = 2
         images = F.interpolate(images, size=(size, size), mode="bicubic", antialias=True)
     head, depth = dense_of(trunk), trunk.geometry.depth
     with torch.autocast("cpu", torch.bfloat16):
-        stages = walk(trunk, images, Steps(reduction.create(reducer, trunk), depth))
-        coarse, fine = head.lay(settled(head, stages, depth), head.detail(images))
+        stages = walk(trunk, images, ResolvedPlan(reduction.create(reducer, trunk), depth))
+        coarse, fine = head.to_maps(settled(head, stages, depth), head.detail(images))
     coarse, fine = (x.half().float().to(memory_format=torch.channels_last) for x in (coarse, fine))
     return coarse, fine
 

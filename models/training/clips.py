@@ -20,10 +20,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from foveate.core.plan import picked
-from foveate.models import exits, hub, reduction
+from foveate.models import exits, reduction
 from foveate.models.heads.clip import ClipHead, ClipSpec
-from foveate.models.vit import ElasticViT, Steps
-from foveate.models.watch import Look, See, Watcher, stages
+from foveate.models.runners.frame_sampling import See, VideoExecutor, VideoPlan, stages
+from foveate.models.vit.vit import ElasticViT, ResolvedPlan
+from foveate.models.weights import hub
 from training.fit import Run, fit
 from training.losses import normalise
 from training.motions import NAMES, Film
@@ -94,28 +95,28 @@ def seeing(clips: Tensor) -> See:
     return see
 
 
-def way(rng: random.Random, model: ElasticViT, spec: ClipSpec) -> Look:
+def way(rng: random.Random, model: ElasticViT, spec: ClipSpec) -> VideoPlan:
     """How this step's clips are watched."""
     frames, size, kind = rng.choice(FRAMES), rng.choice(SIZES), rng.random()
     if kind < 0.2:
         close = rng.choice([c for c in (2, 3, 4, 6, 8) if c < frames])
         share = rng.choice([1.0, 0.7, 0.5, 0.3])
-        return Look(frames, size, steps_of(model, "none", model.geometry.depth), glance=(close, share))
+        return VideoPlan(frames, size, steps_of(model, "none", model.geometry.depth), glance=(close, share))
     if kind < 0.4:
         depth = rng.choice(DEPTHS)
         share = rng.choice([0.6, 0.4, 0.25])
-        return Look(frames, size, steps_of(model, "none", depth), reuse=share)
-    return Look(frames, size, steps_of(model, rng.choice(REDUCERS), rng.choice(DEPTHS)))
+        return VideoPlan(frames, size, steps_of(model, "none", depth), reuse=share)
+    return VideoPlan(frames, size, steps_of(model, rng.choice(REDUCERS), rng.choice(DEPTHS)))
 
 
-def steps_of(model: ElasticViT, reducer: str, depth: int) -> Steps:
-    return Steps(reduction.create(reducer, model), depth)
+def steps_of(model: ElasticViT, reducer: str, depth: int) -> ResolvedPlan:
+    return ResolvedPlan(reduction.create(reducer, model), depth)
 
 
 def loss_of(model: ElasticViT, batch: Batch, rng: random.Random, spec: ClipSpec) -> Tensor:
     """Cross-entropy of what is said after each frame, the last one's counting most."""
     look = way(rng, model, spec)
-    watcher = Watcher(model, seeing(batch.clips), spec.frames)
+    watcher = VideoExecutor(model, seeing(batch.clips), spec.frames)
     clips = len(batch.clips)
     if look.glance is not None:
         return said_loss(torch.stack([w.logits for w in watcher(clips, look)]), batch.motions)
@@ -136,31 +137,31 @@ def said_loss(logits: Tensor, motions: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def accuracy(model: ElasticViT, spec: ClipSpec, look: Look, clips: Tensor, motions: Tensor) -> float:
+def accuracy(model: ElasticViT, spec: ClipSpec, look: VideoPlan, clips: Tensor, motions: Tensor) -> float:
     """Top-1 under a way of watching."""
     right = 0
     for first in range(0, len(clips), 26):
         part = clips[first : first + 26]
         with torch.autocast("cpu", torch.bfloat16):
-            watched = Watcher(model, seeing(part), spec.frames)(len(part), look)
+            watched = VideoExecutor(model, seeing(part), spec.frames)(len(part), look)
         named = torch.stack([w.logits[-1] for w in watched]).argmax(1)
         right += int((named == motions[first : first + 26]).sum())
     return right / len(clips)
 
 
-def checks(model: ElasticViT, spec: ClipSpec) -> dict[str, Look]:
+def checks(model: ElasticViT, spec: ClipSpec) -> dict[str, VideoPlan]:
     """The ways of watching that the log tells of."""
-    full = Look(spec.frames, spec.image_size, steps_of(model, "none", model.geometry.depth))
+    full = VideoPlan(spec.frames, spec.image_size, steps_of(model, "none", model.geometry.depth))
     rule = exits.create("0.9")
     return {
         "full": full,
-        "frames_8": Look(8, full.size, full.steps),
-        "frames_4": Look(4, full.size, full.steps),
-        "size_80": Look(full.frames, 80, full.steps),
-        "depth_6": Look(full.frames, full.size, steps_of(model, "none", 6)),
-        "glance_4": Look(full.frames, full.size, full.steps, glance=(4, 0.5)),
-        "reuse_40": Look(full.frames, full.size, full.steps, reuse=0.4),
-        "exit_90": Look(full.frames, full.size, full.steps, enough=rule),
+        "frames_8": VideoPlan(8, full.size, full.steps),
+        "frames_4": VideoPlan(4, full.size, full.steps),
+        "size_80": VideoPlan(full.frames, 80, full.steps),
+        "depth_6": VideoPlan(full.frames, full.size, steps_of(model, "none", 6)),
+        "glance_4": VideoPlan(full.frames, full.size, full.steps, glance=(4, 0.5)),
+        "reuse_40": VideoPlan(full.frames, full.size, full.steps, reuse=0.4),
+        "exit_90": VideoPlan(full.frames, full.size, full.steps, enough=rule),
     }
 
 

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from foveate.models import hub
-from foveate.models.dense import dense_of
 from foveate.models.heads.dense import DenseHead, DenseSpec, DepthGate
-from foveate.models.reduction.none import Nothing
-from foveate.models.vit import ElasticViT, Steps
+from foveate.models.reduction.none import Identity
+from foveate.models.runners.dense import dense_of
+from foveate.models.vit.vit import ElasticViT, ResolvedPlan
+from foveate.models.weights import hub
 from training.emoji import LABELS
 from training.losses import normalise
 from training.segment import OFFSET, Batch, batches, settled, walk
@@ -32,7 +32,7 @@ def worth(model: ElasticViT, batch: Batch) -> tuple[Tensor, Tensor]:
     gate = gate_of(head)
     with torch.autocast("cpu", torch.bfloat16):
         images = normalise(batch.images)
-        steps = walk(model, images, Steps(Nothing(), model.geometry.depth))
+        steps = walk(model, images, ResolvedPlan(Identity(), model.geometry.depth))
         detail = head.detail(images)
         canvases = [settled(head, steps, depth) for depth in (gate.after, *gate.depths)]
         masks = [head.decode(canvas, detail).float() for canvas in canvases[1:]]

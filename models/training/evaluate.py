@@ -6,11 +6,12 @@ from pathlib import Path
 
 import torch
 
-from foveate.models import hub, zoo
-from foveate.models.checkpoint import Checkpoint
-from foveate.models.heldout import heldout
-from foveate.models.precision import copy_of, top1
-from foveate.models.runner import TorchRunner
+from foveate.models import zoo
+from foveate.models.loading.precision import copy_of, top1
+from foveate.models.runners.image import TorchRunner
+from foveate.models.weights import hub
+from foveate.models.weights.checkpoint import Checkpoint
+from foveate.models.zoo.heldout import heldout
 from loadtests.report import table, write
 
 PLANS = ("full", "evit:0.9", "evit:0.7", "evit:0.5", "evit:0.3")

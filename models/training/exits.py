@@ -19,13 +19,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from foveate.models.calibration import Calibrated, answers, calibrate
-from foveate.models.checkpoint import Checkpoint, attach
 from foveate.models.heads import ExitSpec
 from foveate.models.heads.exits import ExitHead, build
-from foveate.models.reduction import Reducer, create
-from foveate.models.tokens import Tokens
-from foveate.models.vit import ElasticViT
+from foveate.models.layers.reducer import Reducer
+from foveate.models.layers.tokens import Tokens
+from foveate.models.profiling.calibration import Calibrated, answers, calibrate
+from foveate.models.reduction import create
+from foveate.models.vit.vit import ElasticViT
+from foveate.models.weights.checkpoint import Checkpoint, attach
 from training.family import FAMILY
 from training.loader import batches
 from training.losses import TUNED_KEEP_RATES, normalise

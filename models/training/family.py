@@ -1,14 +1,14 @@
 """The models this project trains and ships."""
 
 from foveate.core.model import InputSpec
-from foveate.models.geometry import Geometry
+from foveate.models.layers.config import ViTConfig
 from foveate.models.zoo import Card
 from training.emoji import LABELS
 
 MEAN = STD = 0.5
 
 
-def _card(name: str, geometry: Geometry, shape: str) -> Card:
+def _card(name: str, geometry: ViTConfig, shape: str) -> Card:
     return Card(
         name=name,
         geometry=geometry,
@@ -25,7 +25,7 @@ def _card(name: str, geometry: Geometry, shape: str) -> Card:
 FAMILY = {
     card.name: card
     for card in (
-        _card("vit-t", Geometry(classes=len(LABELS)), "ViT-Ti/16"),
-        _card("vit-xs", Geometry(width=128, heads=2, depth=8, classes=len(LABELS)), "8 blocks of width 128"),
+        _card("vit-t", ViTConfig(classes=len(LABELS)), "ViT-Ti/16"),
+        _card("vit-xs", ViTConfig(width=128, heads=2, depth=8, classes=len(LABELS)), "8 blocks of width 128"),
     )
 }

@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foveate.models.heads.gates import Gate
+from foveate.models.layers.tokens import Assignment, Tokens
 from foveate.models.reduction import create
-from foveate.models.tokens import Assignment, Tokens
-from foveate.models.vit import ElasticViT
+from foveate.models.vit.vit import ElasticViT
 from training.family import FAMILY
 from training.loader import batches
 from training.losses import normalise

@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from foveate.models.reduction import Reducer, create
-from foveate.models.tokens import Assignment, Tokens
-from foveate.models.vit import ElasticViT
+from foveate.models.layers.reducer import Reducer
+from foveate.models.layers.tokens import Assignment, Tokens
+from foveate.models.reduction import create
+from foveate.models.vit.vit import ElasticViT
 from training.family import MEAN, STD
 from training.loader import BACKGROUND, IGNORE, Batch
 

@@ -6,8 +6,8 @@ import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 
-from foveate.models.checkpoint import Checkpoint
-from foveate.models.runner import TorchRunner
+from foveate.models.runners.image import TorchRunner
+from foveate.models.weights.checkpoint import Checkpoint
 from training.scenes import draw
 
 matplotlib.use("Agg")

@@ -19,12 +19,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from foveate.core.outcome import Result
-from foveate.models import hub, reduction
-from foveate.models.dense import class_maps, dense_of, segment, shown
+from foveate.models import reduction
 from foveate.models.heads.dense import STRIDE, DenseHead, DenseSpec
-from foveate.models.judging import Outlining
-from foveate.models.tokens import Tokens
-from foveate.models.vit import ElasticViT, Steps
+from foveate.models.layers.tokens import Tokens
+from foveate.models.profiling.evaluation import MeanIoU
+from foveate.models.runners.dense import class_maps, dense_of, segment, shown
+from foveate.models.vit.vit import ElasticViT, ResolvedPlan
+from foveate.models.weights import hub
 from training.emoji import LABELS
 from training.fit import Run, fit
 from training.losses import normalise
@@ -85,7 +86,7 @@ def batches(start: int, batch: int) -> Iterator[Batch]:
 
 
 @torch.no_grad()
-def walk(trunk: ElasticViT, images: Tensor, steps: Steps) -> list[Tokens]:
+def walk(trunk: ElasticViT, images: Tensor, steps: ResolvedPlan) -> list[Tokens]:
     """The tokens after each block, the embedding first."""
     found = [trunk.embed(images)]
     for index in range(steps.depth):
@@ -111,7 +112,7 @@ def loss_of(trunk: ElasticViT, batch: Batch, rng: random.Random) -> Tensor:
         classes = F.interpolate(classes.unsqueeze(1), size=(size, size), mode="nearest-exact").squeeze(1)
     depth = trunk.geometry.depth
     reducer = reduction.create(rng.choice(REDUCERS), trunk)
-    stages = walk(trunk, images, Steps(reducer, depth))
+    stages = walk(trunk, images, ResolvedPlan(reducer, depth))
     side = size // trunk.geometry.patch_size
     wanted = patch_classes(classes, side)
     late = rng.choice([depth, depth, rng.randint(FIRST, depth)])
@@ -159,9 +160,9 @@ def settled(head: DenseHead, stages: list[Tokens], depth: int) -> Tensor:
 @torch.inference_mode()
 def mean_iou(model: ElasticViT, reducer: str, scenes: int = 208, size: int = 224, depth: int = 0) -> float:
     """Over classes, on training-split scenes far past any that training reaches."""
-    steps = Steps(reduction.create(reducer, model), depth or model.geometry.depth)
+    steps = ResolvedPlan(reduction.create(reducer, model), depth or model.geometry.depth)
     drawn = [labelled("train", 2**42 + number) for number in range(scenes)]
-    judge = Outlining([classes for _, classes in drawn], dense_of(model).spec.classes)
+    judge = MeanIoU([classes for _, classes in drawn], dense_of(model).spec.classes)
     for first in range(0, scenes, 52):
         with torch.autocast("cpu", torch.bfloat16):
             images = normalise(torch.from_numpy(np.stack([image for image, _ in drawn[first : first + 52]])))

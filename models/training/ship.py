@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from foveate.models import checkpoint as disk
-from foveate.models.checkpoint import Checkpoint, attach
+from foveate.models.weights import checkpoint as disk
+from foveate.models.weights.checkpoint import Checkpoint, attach
 from foveate.models.zoo import Card
 from training.exits import EXITS, with_exits
 from training.family import FAMILY

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
-from foveate.models import hub
-from foveate.models.clicks import CLICKS, save_clicks
-from foveate.models.dense import dense_of
 from foveate.models.heads.clicks import ClickHead, ClickSpec
-from foveate.models.load import digest
+from foveate.models.loading.load import digest
+from foveate.models.runners.dense import dense_of
+from foveate.models.runners.point_prompts import CLICKS, save_clicks
+from foveate.models.weights import hub
 from training.ship import DOCS, ROOT, ZOO
 
 

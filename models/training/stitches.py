@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from foveate.models import hub
-from foveate.models.family import STITCHES, save_stitches
 from foveate.models.reduction import create
-from foveate.models.stitch import Stitch, StitchSpec
-from foveate.models.vit import ElasticViT, Steps
+from foveate.models.vit.stitch import Stitch, StitchSpec
+from foveate.models.vit.vit import ElasticViT, ResolvedPlan
+from foveate.models.weights import hub
+from foveate.models.weights.family import STITCHES, save_stitches
 from training.loader import batches
 from training.losses import normalise
 from training.ship import ZOO
@@ -75,7 +75,7 @@ def train(steps: int, batch_size: int, lr: float, seed: int, zoo: Path) -> None:
             back = models[spec.answers]
             logits = Stitch(spec, models[spec.starts], joints[spec], back)(images).logits.float()
             with torch.no_grad():
-                target = back(images, Steps(create("none", back), back.geometry.depth)).logits.float()
+                target = back(images, ResolvedPlan(create("none", back), back.geometry.depth)).logits.float()
             loss = F.cross_entropy(logits, batch.labels)
             loss = loss + F.kl_div(logits.log_softmax(1), target.softmax(1), reduction="batchmean")
         loss.backward()  # type: ignore[no-untyped-call]

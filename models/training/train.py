@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from foveate.models.reduction import create
-from foveate.models.vit import ElasticViT
+from foveate.models.vit.vit import ElasticViT
 from training.family import FAMILY
 from training.loader import BACKGROUND, batches
 from training.losses import RECIPES, normalise, run_blocks

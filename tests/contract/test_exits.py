@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from foveate.core.errors import BadPlan
 from foveate.core.plan import Plan
 from foveate.models import exits, reduction
-from foveate.models.geometry import Geometry
 from foveate.models.heads.gates import Gate
-from foveate.models.tokens import Tokens
-from foveate.models.vit import ElasticViT, Steps, TrunkOutput
-from tests.unit.dense_heads import dense_head
+from foveate.models.layers.config import ViTConfig
+from foveate.models.layers.tokens import Tokens
+from foveate.models.vit.vit import ElasticViT, ResolvedPlan, TrunkOutput
+from tests.support.dense_heads import dense_head
 
-G = Geometry(image_size=64, width=24, depth=8, heads=2, classes=5)
+G = ViTConfig(image_size=64, width=24, depth=8, heads=2, classes=5)
 HEADS = (2, 3, 4, 5, 7)
 ROWS = 16
 MODULES = [module.name for module in pkgutil.iter_modules(exits.__path__)]
@@ -122,7 +122,7 @@ def run(
     model: ElasticViT, images: Tensor, rule: str | None, reducer: str = "none", depth: int = G.depth
 ) -> TrunkOutput:
     chosen = None if rule is None else exits.create(rule)
-    out: TrunkOutput = model(images, Steps(reduction.create(reducer, model), depth, chosen))
+    out: TrunkOutput = model(images, ResolvedPlan(reduction.create(reducer, model), depth, chosen))
     return out
 
 
@@ -313,7 +313,7 @@ def test_a_rule_sees_every_answer_of_those_that_are_left_and_of_nobody_else(rule
         seen.append([len(answer) for answer in answers])
         return decide(answers)
 
-    model(pictures(), Steps(reduction.create("none", model), G.depth, watched))
+    model(pictures(), ResolvedPlan(reduction.create("none", model), G.depth, watched))
     left = [int((out.exit_layer >= after).sum()) for after in HEADS]
     assert seen == [[rows] * (number + 1) for number, rows in enumerate(left)]
 

@@ -19,17 +19,17 @@ from torch import Tensor
 
 from foveate.core.errors import BadPlan
 from foveate.models import reduction
-from foveate.models.geometry import Geometry, gmacs
 from foveate.models.heads.dense import DenseSpec
 from foveate.models.heads.gates import Gate
-from foveate.models.reduction import Attention, Bare, Needs, Reducer
-from foveate.models.tokens import Assignment, Tokens
-from foveate.models.vit import ElasticViT, Steps, TrunkOutput
+from foveate.models.layers.config import ViTConfig, gmacs
+from foveate.models.layers.reducer import Attention, Needs, Reducer, UntrainedContext
+from foveate.models.layers.tokens import Assignment, Tokens
+from foveate.models.vit.vit import ElasticViT, ResolvedPlan, TrunkOutput
 
 GEOMETRIES = {
-    "plain": Geometry(image_size=96, width=24, depth=6, heads=2, classes=7),
-    "two prefix": Geometry(image_size=96, width=24, depth=6, heads=2, classes=7, distilled=True),
-    "registers": Geometry(
+    "plain": ViTConfig(image_size=96, width=24, depth=6, heads=2, classes=7),
+    "two prefix": ViTConfig(image_size=96, width=24, depth=6, heads=2, classes=7, distilled=True),
+    "registers": ViTConfig(
         image_size=96, width=24, depth=6, heads=2, classes=7, registers=3, embed_prefix=False
     ),
 }
@@ -56,7 +56,7 @@ every_geometry = pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GE
 pytestmark = pytest.mark.usefixtures("inference_on_one_thread")
 
 
-def tiny(geometry: Geometry) -> ElasticViT:
+def tiny(geometry: ViTConfig) -> ElasticViT:
     """Weights far enough from zero that attention tells tokens apart."""
     dense = DenseSpec(classes=2, width=8, fine=8)
     model, generator = ElasticViT(geometry, dense=dense).eval(), torch.Generator().manual_seed(7)
@@ -75,7 +75,7 @@ def pictures(batch: int, side: int = 96, seed: int = 3) -> Tensor:
 
 def run(model: ElasticViT, images: Tensor, text: str) -> TrunkOutput:
     g = model.geometry
-    out: TrunkOutput = model(images, Steps(reduction.create(text, model), g.depth))
+    out: TrunkOutput = model(images, ResolvedPlan(reduction.create(text, model), g.depth))
     return out
 
 
@@ -196,7 +196,7 @@ def test_every_file_says_what_to_test_it_with() -> None:
 
 @every_geometry
 @pytest.mark.parametrize("text", IDENTITIES)
-def test_the_first_example_is_the_identity(text: str, geometry: Geometry) -> None:
+def test_the_first_example_is_the_identity(text: str, geometry: ViTConfig) -> None:
     model, images = tiny(geometry), pictures(2)
     found, full = run(model, images, text), run(model, images, "none")
     assert (found.logits - full.logits).abs().max() <= 1e-6
@@ -216,7 +216,7 @@ def test_the_other_examples_are_not(name: str) -> None:
 @every_geometry
 @every_spec
 @pytest.mark.parametrize(("batch", "side"), [(3, 96), (1, 96), (2, 80), (1, 48), (5, 16)])
-def test_what_after_foretells_is_what_happens(text: str, geometry: Geometry, batch: int, side: int) -> None:
+def test_what_after_foretells_is_what_happens(text: str, geometry: ViTConfig, batch: int, side: int) -> None:
     model = tiny(geometry)
     start = geometry.patches(side) + geometry.prefix
     reducer = reduction.create(text, model)
@@ -235,7 +235,7 @@ def test_what_after_foretells_is_what_happens(text: str, geometry: Geometry, bat
 
 @every_geometry
 @every_spec
-def test_tokens_and_cost_only_fall(text: str, geometry: Geometry) -> None:
+def test_tokens_and_cost_only_fall(text: str, geometry: ViTConfig) -> None:
     for side in (96, 80, 48, 16):
         start = geometry.patches(side) + geometry.prefix
         reducer = reduction.create(text, tiny(geometry))
@@ -259,7 +259,7 @@ def test_after_at_a_lower_depth_is_the_beginning_of_after(text: str) -> None:
 
 @every_geometry
 @every_spec
-def test_a_row_alone_is_the_row_in_a_batch(text: str, geometry: Geometry) -> None:
+def test_a_row_alone_is_the_row_in_a_batch(text: str, geometry: ViTConfig) -> None:
     model, images = tiny(geometry), pictures(4)
     together = run(model, images, text).logits
     alone = torch.cat([run(model, image.unsqueeze(0), text).logits for image in images])
@@ -286,7 +286,7 @@ def test_another_rows_picture_changes_nothing_here(text: str) -> None:
 @every_geometry
 @every_spec
 @pytest.mark.parametrize("colour", [0.0, 1.0, -1.0])
-def test_ties_are_no_trouble(text: str, geometry: Geometry, colour: float) -> None:
+def test_ties_are_no_trouble(text: str, geometry: ViTConfig, colour: float) -> None:
     model = tiny(geometry)
     model.pos_embed.zero_()  # so that every patch of the picture is the very same token
     images = torch.full((2, 3, 96, 96), colour)
@@ -298,7 +298,7 @@ def test_ties_are_no_trouble(text: str, geometry: Geometry, colour: float) -> No
 
 @every_geometry
 @every_spec
-def test_bfloat16_runs(text: str, geometry: Geometry) -> None:
+def test_bfloat16_runs(text: str, geometry: ViTConfig) -> None:
     model, images = tiny(geometry), pictures(2)
     expected = run(model, images, text)
     model, images = model.bfloat16(), images.bfloat16()
@@ -315,18 +315,18 @@ def test_a_reducer_keeps_no_state(text: str) -> None:
     model, images = tiny(PLAIN), pictures(2)
     reducer = reduction.create(text, model)
     twin, before = copy.deepcopy(reducer), pickle.dumps(reducer)
-    steps = Steps(reducer, PLAIN.depth)
+    steps = ResolvedPlan(reducer, PLAIN.depth)
     first = model(images, steps).logits
     model(pictures(3, side=80), steps)
     assert torch.equal(model(images, steps).logits, first)
-    assert torch.equal(model(images, Steps(twin, PLAIN.depth)).logits, first)
+    assert torch.equal(model(images, ResolvedPlan(twin, PLAIN.depth)).logits, first)
     assert pickle.dumps(reducer) == before
 
 
 def test_two_threads_under_different_plans_do_not_meet() -> None:
     model, repeats = tiny(PLAIN), 5
     jobs = [(text, pictures(2, seed=i)) for i, text in enumerate(SPECS)]
-    steps = {text: Steps(reduction.create(text, model), PLAIN.depth) for text in SPECS}
+    steps = {text: ResolvedPlan(reduction.create(text, model), PLAIN.depth) for text in SPECS}
     serial = [model(images, steps[text]).logits for text, images in jobs]
     together = threading.Barrier(2, timeout=20)
 
@@ -354,7 +354,7 @@ def test_a_bad_argument_is_refused_in_one_sentence(name: str, argument: str) -> 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_a_model_without_class_token_is_served_or_refused(name: str) -> None:
-    bare = Geometry(image_size=96, width=24, depth=6, heads=2, classes=7, class_token=False, pool="avg")
+    bare = ViTConfig(image_size=96, width=24, depth=6, heads=2, classes=7, class_token=False, pool="avg")
     for argument in examples(name):
         try:
             reduction.create(spec(name, argument), tiny(bare))
@@ -366,14 +366,14 @@ def test_a_model_without_class_token_is_served_or_refused(name: str) -> None:
 
 def test_an_unknown_name_is_refused_and_the_known_ones_are_told() -> None:
     with pytest.raises(BadPlan, match="evit"):
-        reduction.create("warp:9", Bare(PLAIN))
+        reduction.create("warp:9", UntrainedContext(PLAIN))
 
 
 THIRD_PARTY = '''
 """Drops every other patch after the first block."""
 import torch
-from foveate.models.reduction import Needs, Reducer
-from foveate.models.tokens import Assignment
+from foveate.models.layers.reducer import Needs, Reducer
+from foveate.models.layers.tokens import Assignment
 
 class Half(Reducer):
     def needs(self, block):

@@ -21,17 +21,17 @@ from foveate.core.outcome import Outcome, Result
 from foveate.core.plan import Plan
 from foveate.core.request import Request
 from foveate.engine.engine import Engine
-from foveate.engine.runner import Explainer, Runner
+from foveate.engine.runner import HasExplanations, Runner
 from foveate.models import huggingface
-from foveate.models.checkpoint import Checkpoint
-from foveate.models.geometry import Geometry
 from foveate.models.huggingface.inputs import Prepared
-from foveate.models.runner import TorchRunner
-from foveate.models.vit import ElasticViT
-from tests.fake_runner import HALF, FakeRunner
+from foveate.models.layers.config import ViTConfig
+from foveate.models.runners.image import TorchRunner
+from foveate.models.vit.vit import ElasticViT
+from foveate.models.weights.checkpoint import Checkpoint
+from tests.support.fake_runner import HALF, FakeRunner
 
 T = TypeVar("T")
-GEOMETRY = Geometry(image_size=64, width=24, depth=6, heads=2, classes=5)
+GEOMETRY = ViTConfig(image_size=64, width=24, depth=6, heads=2, classes=5)
 WHITE = np.full((64, 64, 3), 255, np.uint8)
 """The picture that makes the torch model below answer NaN."""
 WHITE_CLIP = np.full((8, *WHITE.shape), 255, np.uint8)
@@ -67,7 +67,7 @@ def clip(seed: int) -> NDArray[np.uint8]:
 
 def pretrained_runner(name: str) -> Runner:
     """A model of transformers, random as well, that white drives to NaN too."""
-    from tests.unit import pretrained  # here, for without transformers there is nothing in it
+    from tests.support import pretrained  # here, for without transformers there is nothing in it
 
     side = WHITE.shape[0]
     model = pretrained.settled(getattr(pretrained, name)())
@@ -229,8 +229,8 @@ def test_the_torch_runner_explains_each_item_by_itself_and_as_its_result_says() 
 
 
 def test_the_engine_sees_that_the_torch_runner_explains_and_the_fake_one_does_not() -> None:
-    assert isinstance(TorchRunner(tiny()), Explainer)
-    assert not isinstance(FakeRunner(), Explainer)
+    assert isinstance(TorchRunner(tiny()), HasExplanations)
+    assert not isinstance(FakeRunner(), HasExplanations)
 
 
 def test_a_picture_without_finite_scores_fails_in_its_own_place() -> None:

@@ -19,12 +19,12 @@ from rich.console import Console
 
 from foveate.core.errors import FoveateError
 from foveate.core.profile import Data, Measurement, Profile, Setting
-from foveate.gateway.profile import Asked, _progress, profile, show
-from foveate.models.checkpoint import Checkpoint, read, save
-from foveate.models.geometry import Geometry
-from foveate.models.load import Unprofiled
-from foveate.models.runner import TorchRunner
-from foveate.models.vit import ElasticViT
+from foveate.gateway.cli.profile import ProfileOptions, _progress, profile, show
+from foveate.models.layers.config import ViTConfig
+from foveate.models.loading.load import Unprofiled
+from foveate.models.runners.image import TorchRunner
+from foveate.models.vit.vit import ElasticViT
+from foveate.models.weights.checkpoint import Checkpoint, read, save
 
 FOVEATE = str(Path(sys.executable).with_name("foveate"))
 PATIENCE_S = 120
@@ -54,7 +54,7 @@ def heed_interrupts() -> None:
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
     """A random model of three classes whose answers differ between pictures."""
-    geometry = Geometry(image_size=64, width=24, depth=4, heads=2, classes=len(LABELS))
+    geometry = ViTConfig(image_size=64, width=24, depth=4, heads=2, classes=len(LABELS))
     model, generator = ElasticViT(geometry).eval(), torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -155,15 +155,18 @@ def test_what_cannot_be_done_is_refused_in_one_sentence(weights: Path, tmp_path:
     cats, complaints = folder / "cat", Console(stderr=True)
     loaded = Unprofiled(TorchRunner(read(weights)), "abc", {})
     for asked, sentence in (
-        (Asked("mine", data=folder), "fish stands for no class"),
-        (Asked("mine", data=tmp_path / "nowhere"), "there is no folder"),
-        (Asked("mine", data=cats, plans="warp:9"), "there is no token reducer 'warp'"),
-        (Asked("mine", data=cats, plans="warp:9", diffrate="0.7"), "there is no token reducer 'warp'"),
-        (Asked("mine", data=cats, diffrate="0.7,x"), "shares of the full cost are numbers"),
-        (Asked("mine", data=cats, diffrate="0.01"), "below .* of its full compute"),
-        (Asked("mine", data=cats, batch_sizes="1,0"), "batch sizes are different numbers from 1"),
-        (Asked("mine", data=cats, batch_sizes="4,x"), "batch sizes are different numbers from 1"),
-        (Asked("mine", data=cats, batch_sizes="4,4"), "batch sizes are different numbers from 1"),
+        (ProfileOptions("mine", data=folder), "fish stands for no class"),
+        (ProfileOptions("mine", data=tmp_path / "nowhere"), "there is no folder"),
+        (ProfileOptions("mine", data=cats, plans="warp:9"), "there is no token reducer 'warp'"),
+        (
+            ProfileOptions("mine", data=cats, plans="warp:9", diffrate="0.7"),
+            "there is no token reducer 'warp'",
+        ),
+        (ProfileOptions("mine", data=cats, diffrate="0.7,x"), "shares of the full cost are numbers"),
+        (ProfileOptions("mine", data=cats, diffrate="0.01"), "below .* of its full compute"),
+        (ProfileOptions("mine", data=cats, batch_sizes="1,0"), "batch sizes are different numbers from 1"),
+        (ProfileOptions("mine", data=cats, batch_sizes="4,x"), "batch sizes are different numbers from 1"),
+        (ProfileOptions("mine", data=cats, batch_sizes="4,4"), "batch sizes are different numbers from 1"),
     ):
         with pytest.raises(FoveateError, match=sentence) as refused:
             profile(asked, loaded, 10**6, complaints)

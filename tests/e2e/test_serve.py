@@ -16,9 +16,9 @@ from PIL import Image
 
 from foveate.core.profile import Profile
 from foveate.models import zoo
-from foveate.models.describe import STANDARD_RUNGS
-from foveate.models.heldout import heldout
-from foveate.models.load import setting
+from foveate.models.loading.load import setting
+from foveate.models.runners.describe import STANDARD_RUNGS
+from foveate.models.zoo.heldout import heldout
 from tests.e2e.serving import FOVEATE, PATIENCE_S, PLACES, Serving, environment, serving
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.jpg"))

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from foveate.gateway.clip_wire import ClipClassification, ClipSegmentation
-from foveate.gateway.wire import Segmentation
+from foveate.gateway.schemas.image import Segmentation
+from foveate.gateway.schemas.video import ClipClassification, ClipSegmentation
 from tests.e2e.serving import PLACES, Serving, serving
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

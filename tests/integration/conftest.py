@@ -13,18 +13,18 @@ import httpx
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from foveate.cluster.client import RemoteCluster, WorkerClient
 from foveate.cluster.local import LocalCluster
-from foveate.cluster.remote import Courier, RemoteCluster
 from foveate.cluster.worker import Worker
 from foveate.core.metrics import Metrics
 from foveate.core.outcome import Outcome
 from foveate.core.request import Request
 from foveate.core.settings import Settings
-from foveate.engine.host import Host
+from foveate.estimation.host_load import HostLoadMonitor
 from foveate.gateway.app import create_app
 from foveate.gateway.server import server
-from tests.fake_runner import FakeRunner
-from tests.loopback import Loopback
+from tests.support.fake_runner import FakeRunner
+from tests.support.loopback import Loopback
 
 PATIENCE_S = 30
 
@@ -73,7 +73,7 @@ class NotedWorkers(RemoteCluster):
     def __init__(self, runner: FakeRunner, metrics: Metrics, settings: Settings, diary: Diary) -> None:
         self.local, self.diary = NotedCluster(runner, metrics, settings, diary), diary
         worker = Worker(self.local, "worker")
-        super().__init__([Courier(Loopback(worker))], [worker.cards()], Host())
+        super().__init__([WorkerClient(Loopback(worker))], [worker.cards()], HostLoadMonitor())
 
     async def start(self) -> None:
         await self.local.start()

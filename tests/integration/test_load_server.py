@@ -16,8 +16,8 @@ from foveate.core.outcome import Result
 from foveate.core.plan import Plan
 from loadtests.load.launch import launch
 from loadtests.load.pictures import catalogue
-from tests.fake_runner import FakeRunner
 from tests.integration.conftest import Serve, listen
+from tests.support.fake_runner import FakeRunner
 
 STALL_S = 1.0
 SECONDS, RATE = 2.5, 60

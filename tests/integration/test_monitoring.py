@@ -21,13 +21,13 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest, start_http_server
 from typer.testing import CliRunner
 
-from foveate.autoscaler.policy import Rules
-from foveate.autoscaler.prometheus import Prometheus, Unanswered
-from foveate.autoscaler.service import Autoscaler, Questions, publish
+from foveate.autoscaler.policy import ScalingConfig
+from foveate.autoscaler.prometheus import PrometheusClient, PrometheusError
+from foveate.autoscaler.service import Autoscaler, Queries, publish
 from foveate.core.metrics import Metrics
-from foveate.gateway.cli import app
-from tests.fake_runner import RUNGS, FakeRunner
+from foveate.gateway.cli.main import app
 from tests.integration.conftest import Serve
+from tests.support.fake_runner import RUNGS, FakeRunner
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "monitoring/rules.yml"
@@ -133,7 +133,7 @@ def test_rules_name_metrics_that_there_are() -> None:
         assert re.sub(r"_(bucket|sum|count)$", "", name) in there, name
 
 
-QUIET = ("foveate_autoscaler", "foveate_cache_trouble", "foveate_refused")
+QUIET = ("foveate_autoscaler", "foveate_cache_errors", "foveate_refused")
 """What has nothing to show where all is well, and nobody scales."""
 
 
@@ -167,7 +167,7 @@ def test_every_query_of_the_dashboard_shows_something_of_a_real_run(tmp_path: Pa
             there = [query for query in plain if not any(name in query for name in QUIET)]
 
             def shown(query: str) -> bool:
-                found = Prometheus(url)._ask("query", {"query": query})
+                found = PrometheusClient(url)._ask("query", {"query": query})
                 return any(math.isfinite(float(one["value"][1])) for one in found)
 
             missing = set(there)
@@ -181,15 +181,17 @@ def test_every_query_of_the_dashboard_shows_something_of_a_real_run(tmp_path: Pa
                 assert time.monotonic() < end, missing
                 time.sleep(0.2)
             for query in set(plain) - set(there):
-                Prometheus(url)._ask("query", {"query": query})
+                PrometheusClient(url)._ask("query", {"query": query})
     finally:
         stop.set()
         asking.join()
 
 
 def test_the_policy_is_fed_by_what_prometheus_has_seen(busy: Busy, url: str) -> None:
-    asked = Questions("sum(rate(foveate_full_quality_seconds_total[5s]))")
-    scaler = Autoscaler(Prometheus(url), Rules(1, 9, start_s=2, calm_s=8), EVERY_S, asked)
+    asked = Queries("sum(rate(foveate_full_quality_seconds_total[5s]))")
+    scaler = Autoscaler(
+        PrometheusClient(url), ScalingConfig(1, 9, replica_startup_s=2, downscale_delay_s=8), EVERY_S, asked
+    )
     seen: list[int] = []
 
     def step(wanted: int) -> bool:
@@ -205,7 +207,7 @@ def test_the_policy_is_fed_by_what_prometheus_has_seen(busy: Busy, url: str) -> 
     assert value("foveate_autoscaler_desired_replicas") == 4
     busy.rate = 0.5
     until(lambda: step(1), 40)
-    again = Autoscaler(Prometheus(url), Rules(1, 9, calm_s=300), EVERY_S, asked)
+    again = Autoscaler(PrometheusClient(url), ScalingConfig(1, 9, downscale_delay_s=300), EVERY_S, asked)
     decision = again.step()
     assert decision is not None
     assert len(again._seen) > 10, "what was before it was started counts too"
@@ -224,10 +226,10 @@ def test_the_command_decides_once_and_says_why(busy: Busy, url: str) -> None:
     ("query", "words"), [("sum(", "answered 400"), ("foveate_full_quality_seconds_total", "gives 2 series")]
 )
 def test_what_cannot_be_asked_is_said_and_the_last_decision_stands(url: str, query: str, words: str) -> None:
-    until(lambda: Prometheus(url).now("count(foveate_full_quality_seconds_total)") == 2)
-    with pytest.raises(Unanswered, match=words):
-        Prometheus(url).now(query)
-    scaler = Autoscaler(Prometheus(url), Rules(), EVERY_S, Questions(query))
+    until(lambda: PrometheusClient(url).now("count(foveate_full_quality_seconds_total)") == 2)
+    with pytest.raises(PrometheusError, match=words):
+        PrometheusClient(url).now(query)
+    scaler = Autoscaler(PrometheusClient(url), ScalingConfig(), EVERY_S, Queries(query))
     assert scaler.step() is None
     assert scaler.registry.get_sample_value("foveate_autoscaler_failures_total") == 1
 
@@ -235,16 +237,16 @@ def test_what_cannot_be_asked_is_said_and_the_last_decision_stands(url: str, que
 @pytest.mark.parametrize("address", ["http://127.0.0.1:1", "http://127.0.0.1:{busy}"])
 def test_what_is_no_prometheus_is_no_demand(busy: Busy, address: str) -> None:
     where = address.format(busy=busy.port)
-    with pytest.raises(Unanswered):
-        Prometheus(where).now("up")
-    assert Autoscaler(Prometheus(where), Rules(), EVERY_S).step() is None
+    with pytest.raises(PrometheusError):
+        PrometheusClient(where).now("up")
+    assert Autoscaler(PrometheusClient(where), ScalingConfig(), EVERY_S).step() is None
     with pytest.raises(ValueError, match="no address"):
-        Prometheus("localhost:9090")
+        PrometheusClient("localhost:9090")
 
 
 def test_decisions_are_published_for_others_to_scrape() -> None:
     registry = CollectorRegistry()
-    scaler = Autoscaler(Prometheus("http://127.0.0.1:1"), Rules(), EVERY_S)
+    scaler = Autoscaler(PrometheusClient("http://127.0.0.1:1"), ScalingConfig(), EVERY_S)
     port = publish(scaler.registry, "127.0.0.1", 0)
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
         assert b"foveate_autoscaler_desired_replicas" in answer.read()

@@ -17,9 +17,9 @@ from ray import serve
 from ray.serve.schema import ApplicationStatus
 
 from foveate.core.settings import Settings
-from foveate.gateway import on_ray
+from foveate.gateway.cli import serve_ray
 from tests.e2e.serving import free_port
-from tests.integration.ray_models import Obedient
+from tests.support.ray_models import Obedient
 
 pytestmark = pytest.mark.anyio
 PATIENCE_S = 60.0
@@ -32,7 +32,7 @@ class Fleet:
     """The application, and the way to it."""
 
     def deploy(self, starts_s: float = 0.0, **settings: Any) -> None:
-        on_ray.deploy(SETTINGS.model_copy(update=settings), [partial(Obedient, starts_s=starts_s)])
+        serve_ray.deploy(SETTINGS.model_copy(update=settings), [partial(Obedient, starts_s=starts_s)])
 
     def client(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(
@@ -44,7 +44,7 @@ class Fleet:
 
     @property
     def workers(self) -> int:
-        deployment = serve.status().applications[on_ray.NAME].deployments["fake"]
+        deployment = serve.status().applications[serve_ray.NAME].deployments["fake"]
         return sum(count for state, count in deployment.replica_states.items() if state == "RUNNING")
 
     async def has(self, workers: int) -> None:
@@ -56,7 +56,7 @@ class Fleet:
 
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[Fleet]:
-    on_ray.start(SETTINGS)
+    serve_ray.start(SETTINGS)
     yield Fleet()
     serve.shutdown()  # type: ignore[no-untyped-call]
     ray.shutdown()
@@ -190,9 +190,9 @@ async def test_demand_brings_workers_and_calm_takes_them_away(fleet: Fleet) -> N
     fleet.deploy(
         replicas=1,
         max_replicas=3,
-        scale_start_s=2.0,
-        scale_calm_s=4.0,
-        scale_every_s=0.5,
+        scale_replica_startup_s=2.0,
+        scale_downscale_delay_s=4.0,
+        scale_interval_s=0.5,
         scale_utilisation=0.5,
     )
     await fleet.has(1)
@@ -208,4 +208,4 @@ async def test_demand_brings_workers_and_calm_takes_them_away(fleet: Fleet) -> N
         over.set()
         await asyncio.gather(*asking)
     await fleet.has(1)
-    assert serve.status().applications[on_ray.NAME].status == ApplicationStatus.RUNNING
+    assert serve.status().applications[serve_ray.NAME].status == ApplicationStatus.RUNNING

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from foveate.cache.breaker import FAILURES
-from foveate.cache.entry import Entry
-from foveate.cache.once import Once
+from foveate.cache.entry import CacheEntry
+from foveate.cache.once import SingleFlight
 from foveate.cache.redis import PREFIX, RedisCache
-from tests.integration.redis_server import RedisServer, redis_server
+from tests.support.redis_server import RedisServer, redis_server
 
 pytestmark = pytest.mark.anyio
 TIMEOUT_S = 0.25
@@ -35,7 +35,7 @@ async def cache(url: str, timeout_s: float = TIMEOUT_S) -> AsyncIterator[tuple[R
         await found.close()
 
 
-def anything(_: Entry) -> bool:
+def anything(_: CacheEntry) -> bool:
     return True
 
 
@@ -64,16 +64,16 @@ async def test_what_one_puts_the_other_gets_until_its_time_is_over(server: Redis
 async def test_two_processes_run_what_both_are_asked_once(server: RedisServer) -> None:
     runs = 0
 
-    async def work() -> Entry:
+    async def work() -> CacheEntry:
         nonlocal runs
         runs += 1
         await asyncio.sleep(0.2)
-        return Entry(1.0, {"n": runs})
+        return CacheEntry(1.0, {"n": runs})
 
     async with cache(server.url) as (one, _), cache(server.url) as (two, _):
-        first, second = Once(one, "t", 60, 2**20), Once(two, "t", 60, 2**20)
+        first, second = SingleFlight(one, "t", 60, 2**20), SingleFlight(two, "t", 60, 2**20)
 
-        async def ask(of: Once, after_s: float) -> tuple[object, str]:
+        async def ask(of: SingleFlight, after_s: float) -> tuple[object, str]:
             await asyncio.sleep(after_s)
             entry, how = await of.of("same", anything, time.monotonic() + 20, work)
             return entry.fields["n"], how
@@ -81,7 +81,7 @@ async def test_two_processes_run_what_both_are_asked_once(server: RedisServer) -
         began = time.monotonic()
         found = await asyncio.gather(ask(first, 0), ask(first, 0.02), ask(second, 0.05), ask(second, 0.06))
         assert time.monotonic() - began < 2
-        assert list(found) == [(1, "miss"), (1, "joined"), (1, "joined"), (1, "joined")]
+        assert list(found) == [(1, "miss"), (1, "coalesced"), (1, "coalesced"), (1, "coalesced")]
         assert runs == 1
         assert await ask(second, 0) == (1, "hit")
 
@@ -89,37 +89,37 @@ async def test_two_processes_run_what_both_are_asked_once(server: RedisServer) -
 async def test_whoever_dies_over_it_is_waited_for_no_longer_than_half_the_time_left(
     server: RedisServer,
 ) -> None:
-    async def work() -> Entry:
-        return Entry(1.0)
+    async def work() -> CacheEntry:
+        return CacheEntry(1.0)
 
     async with cache(server.url) as (gone, _), cache(server.url) as (two, _):
-        assert await gone.take("t:left", 30) is True
+        assert await gone.try_claim("t:left", 30) is True
         began = time.monotonic()
-        _, how = await Once(two, "t", 60, 2**20).of("left", anything, began + 1.0, work)
+        _, how = await SingleFlight(two, "t", 60, 2**20).of("left", anything, began + 1.0, work)
         assert how == "miss"
         assert 0.4 < time.monotonic() - began < 0.9
-        await gone.release("t:left")
+        await gone.release_claim("t:left")
 
 
 async def test_a_claim_is_released_by_its_owner_alone(server: RedisServer) -> None:
     async with cache(server.url) as (one, _), cache(server.url) as (two, _):
-        assert await one.take("mine", 30) is True
-        assert await two.take("mine", 30) is False
-        await two.release("mine")
+        assert await one.try_claim("mine", 30) is True
+        assert await two.try_claim("mine", 30) is False
+        await two.release_claim("mine")
         await asyncio.sleep(0.1)
-        assert await two.take("mine", 30) is False
-        await one.release("mine")
+        assert await two.try_claim("mine", 30) is False
+        await one.release_claim("mine")
         await asyncio.sleep(0.1)
-        assert await two.take("mine", 30) is True
+        assert await two.try_claim("mine", 30) is True
 
 
 async def test_garbage_is_a_miss(server: RedisServer) -> None:
     async with cache(server.url) as (one, _):
-        once = Once(one, "t", 60, 2**20)
-        await once.keep("fine", Entry(0.5, {"a": 1}, (b"x", b"")))
+        once = SingleFlight(one, "t", 60, 2**20)
+        await once.keep("fine", CacheEntry(0.5, {"a": 1}, (b"x", b"")))
         whole = await kept(one, "t:fine")
         assert whole is not None
-        assert await once.find("fine") == Entry(0.5, {"a": 1}, (b"x", b""))
+        assert await once.find("fine") == CacheEntry(0.5, {"a": 1}, (b"x", b""))
         for wrong in (
             b"",
             b"nonsense",
@@ -139,37 +139,41 @@ async def test_whoever_waits_is_woken_however_early_it_began_to_listen(server: R
     """The first to wait in a process subscribes; what is released meanwhile must not pass it by."""
     for number in range(20):
         async with cache(server.url) as (one, _), cache(server.url) as (two, _):
-            first, second, key = Once(one, "t", 60, 2**20), Once(two, "t", 60, 2**20), f"early{number}"
+            first, second, key = (
+                SingleFlight(one, "t", 60, 2**20),
+                SingleFlight(two, "t", 60, 2**20),
+                f"early{number}",
+            )
 
-            async def brief() -> Entry:
+            async def short_lived() -> CacheEntry:
                 await asyncio.sleep(0.004)
-                return Entry(1.0)
+                return CacheEntry(1.0)
 
-            async def never() -> Entry:
+            async def never() -> CacheEntry:
                 raise AssertionError("it was there")
 
-            leads = asyncio.create_task(first.of(key, anything, None, brief))
+            leads = asyncio.create_task(first.of(key, anything, None, short_lived))
             await asyncio.sleep(0.002)
             began = time.monotonic()
-            how = (await second.of(key, anything, began + 4, never if leads.done() else brief))[1]
+            how = (await second.of(key, anything, began + 4, never if leads.done() else short_lived))[1]
             assert time.monotonic() - began < 1, "half of the time left is two seconds"
-            assert how in ("joined", "hit", "miss")
+            assert how in ("coalesced", "hit", "miss")
             await leads
 
 
 async def test_what_is_released_is_there(server: RedisServer) -> None:
     async with cache(server.url) as (one, _), cache(server.url) as (two, _):
-        first, second = Once(one, "t", 60, 2**20), Once(two, "t", 60, 2**20)
+        first, second = SingleFlight(one, "t", 60, 2**20), SingleFlight(two, "t", 60, 2**20)
 
-        async def large() -> Entry:
+        async def large() -> CacheEntry:
             await asyncio.sleep(0.02)
-            return Entry(1.0, {}, (bytes(2**20 - 200),))
+            return CacheEntry(1.0, {}, (bytes(2**20 - 200),))
 
         for number in range(20):
             key = f"large{number}"
             leads = asyncio.create_task(first.of(key, anything, None, large))
             await asyncio.sleep(0.005)
-            assert (await second.of(key, anything, time.monotonic() + 20, large))[1] == "joined"
+            assert (await second.of(key, anything, time.monotonic() + 20, large))[1] == "coalesced"
             await leads
 
 
@@ -202,7 +206,7 @@ async def test_one_that_goes_and_comes_back_is_missed_and_found_again(tmp_path: 
             own.stop()
             for _ in range(20):
                 assert await one.get("a") is None
-                assert await one.take("a", 1) is True, "twice is better than never"
+                assert await one.try_claim("a", 1) is True, "twice is better than never"
             assert told["error"] and told["open"]
             own.start()
             await asyncio.sleep(0.7)
@@ -248,8 +252,8 @@ async def test_what_is_no_redis_is_a_miss(words: bytes) -> None:
             began = time.monotonic()
             for _ in range(2 * FAILURES):
                 assert await one.get("a") is None
-                assert not isinstance(await one.take("a", 1), bytes)
+                assert not isinstance(await one.try_claim("a", 1), bytes)
                 await one.put("a", b"x", 1)
-                await one.released("a", 0.01)
+                await one.wait_released("a", 0.01)
             assert time.monotonic() - began < 20 * TIMEOUT_S
             assert one.breaker.state != "closed" or set(told) <= {"error"}

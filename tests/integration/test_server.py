@@ -20,10 +20,10 @@ from foveate.core.outcome import Result
 from foveate.core.plan import Plan
 from foveate.core.settings import Settings
 from foveate.gateway.app import create_app
-from foveate.gateway.server import leave_alone, server
-from tests.fake_runner import FakeRunner
+from foveate.gateway.server import freeze_gc_heap, server
 from tests.integration.conftest import PATIENCE_S, Serve, Served, listen
-from tests.unit.media_samples import encode, png, scene
+from tests.support.fake_runner import FakeRunner
+from tests.support.media_samples import encode, png, scene
 
 pytestmark = pytest.mark.anyio
 JPEG = {"content-type": "image/jpeg"}
@@ -358,7 +358,7 @@ async def test_draining_finishes_what_was_admitted_and_refuses_what_comes(serve:
 
 
 async def test_a_drain_that_runs_out_of_time_answers_503_and_not_500(serve: Serve) -> None:
-    served = serve(drain_s=0.05)
+    served = serve(drain_timeout_s=0.05)
     async with served.client() as client:
         stuck = await holding(served, client)
         waiting = asyncio.create_task(post(client, b"waiting"))
@@ -424,7 +424,7 @@ async def test_a_head_that_grows_without_end_is_a_431(serve: Serve, head: bytes)
 
 
 async def test_a_second_signal_answers_who_waits_and_stops_at_once(serve: Serve) -> None:
-    served = serve(drain_s=60)
+    served = serve(drain_timeout_s=60)
     async with served.client() as client:
         stuck = await holding(served, client)
         served.sigterm()
@@ -445,7 +445,7 @@ async def test_large_bodies_one_after_another_are_no_head(serve: Serve) -> None:
 def test_what_is_there_at_the_start_is_not_collected_again() -> None:
     """A full collection stops forwards too: it has to be short."""
     here = len(gc.get_objects())
-    leave_alone()
+    freeze_gc_heap()
     try:
         assert gc.get_freeze_count() > 0.9 * here
         assert len(gc.get_objects()) < 0.1 * here

@@ -110,7 +110,7 @@ def test_selectors_probes_and_ports_meet() -> None:
     assert ports["http"] == settings.port
     grace = pod["spec"]["terminationGracePeriodSeconds"]
     pause = float(container["lifecycle"]["preStop"]["exec"]["command"][1])
-    assert pause + settings.drain_s < grace
+    assert pause + settings.drain_timeout_s < grace
     assert {container[probe]["httpGet"]["path"] for probe in ("livenessProbe", "readinessProbe")} == {
         "/livez", "/readyz",
     }  # fmt: skip
@@ -122,20 +122,20 @@ def test_what_ray_is_to_serve_fits_its_schema_and_can_be_bound() -> None:
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'foveate[ray]'")
     from ray.serve.schema import ServeDeploySchema
 
-    from foveate.gateway import on_ray
+    from foveate.gateway.cli import serve_ray
 
     (service,) = documents(ROOT / "k8s/ray/rayservice.yaml")
     config = ServeDeploySchema.model_validate(yaml.safe_load(service["spec"]["serveConfigV2"]))
     (application,) = config.applications
-    assert application.import_path == f"{on_ray.__name__}:{on_ray.build.__name__}"
-    bound = on_ray.build(application.args)
+    assert application.import_path == f"{serve_ray.__name__}:{serve_ray.build.__name__}"
+    bound = serve_ray.build(application.args)
     settings = Settings(**application.args)
     assert bound._bound_deployment.name == "gateway"
     assert bound._bound_deployment.num_replicas == settings.gateways
     assert config.http_options.port == Settings().port
     for group in service["spec"]["rayClusterConfig"]["workerGroupSpecs"]:
         pod = group["template"]["spec"]
-        assert settings.drain_s + 35 < pod["terminationGracePeriodSeconds"]
+        assert settings.drain_timeout_s + 35 < pod["terminationGracePeriodSeconds"]
         (container,) = pod["containers"]
         said = {variable["name"]: variable["value"] for variable in container["env"]}
         assert (
@@ -158,7 +158,10 @@ def test_what_ray_is_to_serve_fits_its_schema_and_can_be_bound() -> None:
 
 def test_a_gateway_for_ray_needs_no_torch() -> None:
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'foveate[ray]'")
-    told = "import sys; sys.modules['torch'] = None; from foveate.gateway import on_ray; on_ray.build({})"
+    told = (
+        "import sys; sys.modules['torch'] = None; "
+        "from foveate.gateway.cli import serve_ray; serve_ray.build({})"
+    )
     found = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, cwd=ROOT)
     assert found.returncode == 0, found.stderr
 

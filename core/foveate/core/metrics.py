@@ -82,9 +82,15 @@ class Metrics:
             ("cache", "result"),
             registry=registry,
         )
+        self.cache_errors = Counter(
+            "foveate_cache_errors",
+            "Failed calls to a shared cache: error, timeout, or open while the circuit breaker is open.",
+            ("reason",),
+            registry=registry,
+        )
         self.cache_trouble = Counter(
             "foveate_cache_trouble",
-            "What a shared cache was asked in vain: error, timeout, or open while nothing is tried.",
+            "Deprecated: the old name of foveate_cache_errors, for one release.",
             ("reason",),
             registry=registry,
         )

@@ -58,13 +58,13 @@ class ModelCard:
     """What it answers: a picture's classes, or each pixel's."""
     frames: int = 0
     """Frames of a clip that full looks at; 0: it takes pictures."""
-    clicks: str = ""
+    click_model: str = ""
     """The model, served beside it, that answers clicks on what it has seen; empty: none does."""
     weights: str = ""
     """A digest of all that its answers rest on; empty: nobody knows whether they would be the same again."""
     trunk: str = ""
     """A digest of the trunk and its classifier: models with the same one see the same in a picture."""
-    clips: str = ""
+    clip_model: str = ""
     """The model, served beside it, that takes clips in its name; empty: none does."""
 
     def plan(self, text: str) -> Plan:
@@ -81,5 +81,5 @@ class ModelCard:
 
     def rung(self, plan: Plan) -> Rung | None:
         """The ladder's entry for a plan, whatever its precision; None where it was never measured."""
-        name = plan.beside(self.full)
-        return next((rung for rung in self.ladder if rung.plan.beside(self.full) == name), None)
+        name = plan.relative_to(self.full)
+        return next((rung for rung in self.ladder if rung.plan.relative_to(self.full) == name), None)

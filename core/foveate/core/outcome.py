@@ -18,7 +18,7 @@ a better one; those who are expected would have been."""
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class ReductionStage:
     """One picture's tokens after a block that changed them."""
 
     block: int
@@ -44,7 +44,7 @@ class Explanation:
 
     grid: tuple[int, int]
     """Rows and columns of patches."""
-    stages: tuple[Stage, ...]
+    stages: tuple[ReductionStage, ...]
     """One for each block in which the picture's tokens changed, up to its exit."""
     exit_layer: int
     """Blocks the picture went through."""

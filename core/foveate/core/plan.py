@@ -95,7 +95,7 @@ class Plan:
                 parts.append(f"{kind}:{value}")
         return "/".join(parts) or "full"
 
-    def beside(self, full: "Plan") -> str:
+    def relative_to(self, full: "Plan") -> str:
         """What sets this plan apart from full, in a form short enough for a metric label."""
         if (self.variant, self.image_size) == (full.variant, full.image_size):
             return self.steps

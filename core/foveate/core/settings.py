@@ -1,11 +1,27 @@
 """Settings, read once in the entry point from flags and FOVEATE_* variables, and passed down."""
 
+import logging
+import os
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+log = logging.getLogger(__name__)
 
 MIB = 2**20
+PREFIX = "FOVEATE_"
+RENAMED = {
+    "patience_s": "default_deadline_s",
+    "body_s": "body_timeout_s",
+    "video_body_s": "video_body_timeout_s",
+    "drain_s": "drain_timeout_s",
+    "scale_start_s": "scale_replica_startup_s",
+    "scale_calm_s": "scale_downscale_delay_s",
+    "scale_every_s": "scale_interval_s",
+}
+"""Old names of settings. They work for one release, with a warning."""
 
 
 class SloClass(BaseModel):
@@ -21,7 +37,7 @@ class SloClass(BaseModel):
 class Settings(BaseSettings):
     """Everything an operator may set. Each field is also an environment variable, as FOVEATE_PORT."""
 
-    model_config = SettingsConfigDict(env_prefix="FOVEATE_", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
@@ -30,8 +46,8 @@ class Settings(BaseSettings):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     plan: str = "auto"
     """The plan of requests to the first model that pin none; auto: what the policy chooses."""
-    policy: Literal["promise", "fifo"] = "promise"
-    """promise: as good as time allows, and refused at once where it does not. fifo: what a plain batching
+    policy: Literal["slo", "fifo"] = "slo"
+    """slo: as good as time allows, and refused at once where it does not. fifo: what a plain batching
     server does, first come, first served, at one plan."""
     slo_classes: dict[str, SloClass] = Field(default_factory=dict)
     """Promises by name, as JSON: {"interactive": {"deadline_ms": 200, "min_quality": 0.95}}."""
@@ -41,7 +57,7 @@ class Settings(BaseSettings):
     """Priorities that clients ask for are cut to this."""
     tenant_header: str = ""
     """The header that says whose a request is, as a trusted proxy sets it; empty: nobody is told apart."""
-    patience_s: float = Field(default=1.0, gt=0)
+    default_deadline_s: float = Field(default=1.0, gt=0)
     """What is waited for without a deadline is served as if it had one so far off."""
     device: str = "auto"
     threads: int = Field(default=0, ge=0)
@@ -57,13 +73,13 @@ class Settings(BaseSettings):
     in_flight_bytes: int = Field(default=512 * MIB, ge=1)
     """Request bodies held at most."""
     max_body_bytes: int = Field(default=20 * MIB, ge=1)
-    body_s: float = Field(default=30.0, gt=0)
+    body_timeout_s: float = Field(default=30.0, gt=0)
     """Seconds a body may take to arrive where no deadline is shorter."""
     max_pixels: int = Field(default=50_000_000, ge=1)
     """Pixels of a picture at most. Decoding one takes up to 12 bytes a pixel, JPEG far less."""
     max_video_bytes: int = Field(default=512 * MIB, ge=1)
     """Of a clip at most. What is over 4 MiB lies on disk while it is read."""
-    video_body_s: float = Field(default=300.0, gt=0)
+    video_body_timeout_s: float = Field(default=300.0, gt=0)
     """Seconds a clip may take to arrive where no deadline is shorter."""
     spool_bytes: int = Field(default=2048 * MIB, ge=1)
     """Clips on disk at most, all requests together."""
@@ -105,17 +121,35 @@ class Settings(BaseSettings):
     """On Ray, what else a worker's node must have, as JSON: {"accelerator_type:L4": 0.001}."""
     scale_utilisation: float = Field(default=0.75, gt=0, le=1)
     """Share of a worker that answers at full may fill before there is another one."""
-    scale_start_s: float = Field(default=30.0, gt=0)
+    scale_replica_startup_s: float = Field(default=30.0, gt=0)
     """Seconds until a new worker serves."""
-    scale_calm_s: float = Field(default=300.0, gt=0)
+    scale_downscale_delay_s: float = Field(default=300.0, gt=0)
     """Seconds of less before workers are taken away."""
-    scale_every_s: float = Field(default=5.0, gt=0)
+    scale_interval_s: float = Field(default=5.0, gt=0)
     """Seconds between two looks at the demand."""
-    drain_s: float = Field(default=30.0, ge=0)
+    drain_timeout_s: float = Field(default=30.0, ge=0)
     """Seconds a SIGTERM waits for admitted requests."""
     traces: str = ""
     """Where traces are sent: an OTLP collector, as http://127.0.0.1:4318/v1/traces; empty: none are made."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then the environment, then the environment under old names."""
+        return init_settings, env_settings, _RenamedVariables(settings_cls)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _renamed(cls, values: Any) -> Any:
+        """Accept old names of settings and of the SLO policy, with one warning each."""
+        return renamed(values) if isinstance(values, Mapping) else values
 
     @field_validator("models", mode="before")
     @classmethod
@@ -143,3 +177,33 @@ class Settings(BaseSettings):
         if unknown:
             raise ValueError(f"there is no SLO class {unknown[0]!r}")
         return self
+
+
+class _RenamedVariables(PydanticBaseSettingsSource):
+    """Environment variables under the old names of settings."""
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        names = {old: f"{PREFIX}{old.upper()}" for old in RENAMED}
+        return {old: os.environ[name] for old, name in names.items() if name in os.environ}
+
+
+def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values under the current names of settings. Logs a warning for each old name or old value.
+
+    A value under the current name wins over one under the old name.
+    """
+    current = {name: value for name, value in values.items() if name not in RENAMED}
+    for old in sorted(values.keys() & RENAMED.keys()):
+        new = RENAMED[old]
+        log.warning(
+            "the setting %s (%s%s) is now called %s (%s%s); the old name works for one more release",
+            old, PREFIX, old.upper(), new, PREFIX, new.upper(),
+        )  # fmt: skip
+        current.setdefault(new, values[old])
+    if current.get("policy") == "promise":
+        log.warning("the policy 'promise' is now called 'slo'; the old name works for one more release")
+        current["policy"] = "slo"
+    return current

@@ -17,23 +17,22 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from foveate.cache import Cache
 from foveate.cache.memory import MemoryCache
 from foveate.cluster import Cluster
-from foveate.cluster.ledger import Family, Summed
+from foveate.cluster.metrics_aggregator import AggregatedCollector, MetricSnapshot
 from foveate.core.errors import SetupError, Unavailable, UnknownModel
 from foveate.core.metrics import Metrics
 from foveate.core.settings import Settings
-from foveate.gateway.answers import Answers
-from foveate.gateway.call import request_id_of
-from foveate.gateway.classify import Classifier
+from foveate.gateway.caching.features import FeatureCache
+from foveate.gateway.caching.response import ResponseCache
 from foveate.gateway.decoding import Decoding
-from foveate.gateway.door import Door
-from foveate.gateway.kept import Sights
-from foveate.gateway.openapi import describe_tasks
-from foveate.gateway.problems import http_problem, problem
-from foveate.gateway.segment import Segmenter
-from foveate.gateway.spool import Disk
-from foveate.gateway.wire import card_fields, rung_fields
+from foveate.gateway.limits import AdmissionLimiter, SpoolBudget
+from foveate.gateway.routes.classify import ClassifyRoute
+from foveate.gateway.routes.context import request_id_of
+from foveate.gateway.routes.segment import SegmentRoute
+from foveate.gateway.schemas.image import card_fields, rung_fields
+from foveate.gateway.schemas.openapi import describe_tasks
+from foveate.gateway.schemas.problems import http_problem, problem
 
-Told = Callable[[], Awaitable[Sequence[Family]]]
+Told = Callable[[], Awaitable[Sequence[MetricSnapshot]]]
 
 LARGEST = 16
 """No answer is kept that is more than the cache over this."""
@@ -51,21 +50,21 @@ def create_app(
     cache: where answers are kept; None: as the settings say. told: the metrics of all processes that belong
     together; None: this is the only one.
     """
-    door = Door(settings.in_flight_items, settings.in_flight_bytes, settings.max_body_bytes)
+    door = AdmissionLimiter(settings.in_flight_items, settings.in_flight_bytes, settings.max_body_bytes)
     decoding = Decoding(settings.decode_threads, cluster.host)
-    disk = Disk(settings.spool_bytes, settings.max_video_bytes)
+    disk = SpoolBudget(settings.spool_bytes, settings.max_video_bytes)
     kept = cache or cache_of(settings, metrics)
     answers = None
     if settings.cache_bytes:
-        answers = Answers(kept, settings.cache_ttl_s, settings.cache_bytes // LARGEST, metrics)
+        answers = ResponseCache(kept, settings.cache_ttl_s, settings.cache_bytes // LARGEST, metrics)
     tracing = tracing_of(settings)
     seen = feature_cache_of(settings, metrics, kept)
     sights = None
     if settings.feature_bytes:
-        sights = Sights(seen, settings.cache_ttl_s, settings.feature_bytes // 2, metrics)
+        sights = FeatureCache(seen, settings.cache_ttl_s, settings.feature_bytes // 2, metrics)
     tasks = [
         kind(cluster, settings, metrics, door, disk, decoding, answers, sights, tracing)
-        for kind in (Classifier, Segmenter)
+        for kind in (ClassifyRoute, SegmentRoute)
     ]
 
     @asynccontextmanager
@@ -92,7 +91,7 @@ def create_app(
     app.state.door, app.state.cache, app.state.features = door, kept, seen
     for task in tasks:
         app.router.routes.append(Route(task.path, task, methods=["POST"]))
-    app.add_middleware(Shortcut, endpoints={task.path: task for task in tasks})
+    app.add_middleware(FastPath, endpoints={task.path: task for task in tasks})
     add_models(app, cluster)
     add_health(app, cluster, metrics, told)
     describe_tasks(app)
@@ -109,13 +108,17 @@ def cache_of(settings: Settings, metrics: Metrics) -> Cache:
         from foveate.cache.redis import RedisCache
     except ModuleNotFoundError:
         raise SetupError("redis is not installed: pip install 'foveate[redis]'") from None
-    trouble = metrics.cache_trouble
+
+    def count_error(reason: str) -> None:
+        metrics.cache_errors.labels(reason).inc()
+        metrics.cache_trouble.labels(reason).inc()
+
     try:
         return RedisCache(
             settings.cache,
             settings.cache_timeout_s,
             max(settings.cache_bytes, settings.feature_bytes),
-            lambda reason: trouble.labels(reason).inc(),
+            count_error,
         )
     except ValueError as error:  # the address itself may hold a password
         raise SetupError(f"the cache's address is not like redis://127.0.0.1:6379/0: {error}") from None
@@ -141,7 +144,7 @@ def tracing_of(settings: Settings) -> Any:
     return Tracing.to(settings.traces)
 
 
-class Shortcut:
+class FastPath:
     """Takes the busy calls past the framework's layers, which do nothing for them: the endpoints have
     their own bounds and turn their own errors into answers. The routes proper stay, for other methods."""
 
@@ -194,7 +197,7 @@ def add_health(app: FastAPI, cluster: Cluster, metrics: Metrics, told: Told | No
     async def exposition() -> Response:
         """Prometheus text format."""
         try:
-            found = metrics.registry if told is None else Summed(await told())
+            found = metrics.registry if told is None else AggregatedCollector(await told())
         except Unavailable as error:
             # No figures are better than those of one process among several.
             return problem(error, request_id_of(""))

@@ -11,8 +11,8 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from foveate.core.errors import BadRequest, ClientGone, UnsupportedMedia
-from foveate.gateway.door import Visit
-from foveate.gateway.media import decode_base64
+from foveate.gateway.limits import Permit
+from foveate.gateway.media.image import decode_base64
 
 RAW = ("application/octet-stream", "binary/octet-stream", "")
 MAX_JSON_PIECES = 1000
@@ -24,7 +24,7 @@ class InMemoryParser(MultiPartParser):
     spool_max_size = 2**62
 
 
-async def read_body(request: Request, announced: str, visit: Visit) -> bytes:
+async def read_body(request: Request, announced: str, visit: Permit) -> bytes:
     """The whole body. What is `announced` too large is refused before a byte of it is read.
 
     Only what has arrived counts against the door, or a few idle connections could fill it.

@@ -11,8 +11,8 @@ from time import monotonic, thread_time
 from typing import TypeVar
 
 from foveate.core.model import ModelCard
-from foveate.engine.host import Host
-from foveate.gateway.lanes import is_large
+from foveate.estimation.host_load import HostLoadMonitor
+from foveate.gateway.media.image_size import is_large
 from foveate.gateway.spool import Medium
 
 T = TypeVar("T")
@@ -30,7 +30,7 @@ class Decoding:
     """The pools that read media and draw answers, and one lane for what takes long. Off the event loop,
     always."""
 
-    def __init__(self, threads: int, host: Host) -> None:
+    def __init__(self, threads: int, host: HostLoadMonitor) -> None:
         self.host = host
         self._pools = {
             pool: ThreadPoolExecutor(1 if pool == "large" else threads, pool, initializer=give_way)

@@ -32,7 +32,7 @@ class Meter:
 
     def answered(self, outcome: Outcome, total_s: float, met: bool | None) -> None:
         """Count one answer. Plans outside the ladder share one label, so that labels stay few."""
-        rung = outcome.plan.beside(self.card.full) if self.card.rung(outcome.plan) else "other"
+        rung = outcome.plan.relative_to(self.card.full) if self.card.rung(outcome.plan) else "other"
         self._rung.labels(self.card.name, rung).inc()
         self._duration.observe(total_s)
         self._kept.observe(outcome.result.tokens / self.card.ladder[-1].tokens)

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 from foveate.cluster import Cluster
 from foveate.core.settings import Settings
-from foveate.gateway.protocol import BoundedHttp
+from foveate.gateway.http_limits import BoundedHttp
 
 log = logging.getLogger(__name__)
 SEND_S = 5
@@ -20,12 +20,12 @@ SEND_S = 5
 
 class DrainingServer(uvicorn.Server):
     """On the first signal it goes on listening, so that newcomers hear 503 rather than a refused
-    connection, until everything admitted has its answer or `drain_s` is over. A second signal stops
+    connection, until everything admitted has its answer or `drain_timeout_s` is over. A second signal stops
     at once."""
 
-    def __init__(self, config: uvicorn.Config, cluster: Cluster, drain_s: float) -> None:
+    def __init__(self, config: uvicorn.Config, cluster: Cluster, drain_timeout_s: float) -> None:
         super().__init__(config)
-        self.cluster, self.drain_s = cluster, drain_s
+        self.cluster, self.drain_timeout_s = cluster, drain_timeout_s
         self.finished = False
         """The drain came to its end; False: a forward may still be stuck in its thread."""
         self._drain: asyncio.Task[None] | None = None
@@ -58,7 +58,7 @@ class DrainingServer(uvicorn.Server):
 
     async def _drain_then_stop(self) -> None:
         log.info("draining")
-        self.finished = await self.cluster.drain(self.drain_s)
+        self.finished = await self.cluster.drain(self.drain_timeout_s)
         await self._close_then_stop(force=False)
 
     async def _close_then_stop(self, force: bool) -> None:
@@ -67,7 +67,7 @@ class DrainingServer(uvicorn.Server):
         self.should_exit = True
 
 
-def leave_alone() -> None:
+def freeze_gc_heap() -> None:
     """Have the garbage collector pass over all there is by now, which is here to stay: 200,000 objects, which
     it would go through for 0.1 s while everything else stands still."""
     gc.collect()
@@ -86,4 +86,4 @@ def server(app: FastAPI, cluster: Cluster, settings: Settings) -> DrainingServer
         server_header=False,
         timeout_graceful_shutdown=SEND_S,
     )
-    return DrainingServer(config, cluster, settings.drain_s)
+    return DrainingServer(config, cluster, settings.drain_timeout_s)

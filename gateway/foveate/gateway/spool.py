@@ -9,9 +9,9 @@ from pathlib import Path
 
 from starlette.requests import ClientDisconnect, Request
 
-from foveate.core.errors import BadRequest, BodyTooLarge, ClientGone, Overloaded, Unavailable
+from foveate.core.errors import BadRequest, ClientGone, Unavailable
 from foveate.core.settings import MIB
-from foveate.gateway.door import Visit
+from foveate.gateway.limits import Permit, SpoolBudget
 
 Medium = bytes | Path
 """What a client sent: in memory, or in the file where it lies."""
@@ -19,27 +19,10 @@ KEEP, PIECE = 4 * MIB, MIB
 """What stays in memory, and what is written at once past that."""
 
 
-class Disk:
-    """Counts the bytes of bodies on disk. Only ever used on the event loop."""
-
-    def __init__(self, max_bytes: int, max_body: int) -> None:
-        self.max_bytes, self.max_body = max_bytes, max_body
-        self.bytes = 0
-
-    def check(self, total: int) -> None:
-        """A body will be this long. Raises BodyTooLarge."""
-        if total > self.max_body:
-            raise BodyTooLarge(f"the clip is over {self.max_body} bytes, the most this server reads")
-
-    def hold(self, more: int) -> None:
-        """Raises Overloaded."""
-        if self.bytes + more > self.max_bytes:
-            raise Overloaded("the clips inside take as much disk as the server allows")
-        self.bytes += more
-
-
 @asynccontextmanager
-async def spool_body(request: Request, announced: str, visit: Visit, disk: Disk) -> AsyncIterator[Medium]:
+async def spool_body(
+    request: Request, announced: str, visit: Permit, disk: SpoolBudget
+) -> AsyncIterator[Medium]:
     """The whole body: in memory where it is small, else in a file that is there until the end.
 
     What is `announced` too large is refused before a byte of it is read. Raises BadRequest, BodyTooLarge,
@@ -63,7 +46,7 @@ async def spool_body(request: Request, announced: str, visit: Visit, disk: Disk)
 class Spool:
     """One body as it arrives."""
 
-    def __init__(self, visit: Visit, disk: Disk) -> None:
+    def __init__(self, visit: Permit, disk: SpoolBudget) -> None:
         self._visit, self._disk = visit, disk
         self._chunks: list[bytes] = []
         self._held = self._total = self._on_disk = 0

@@ -11,7 +11,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_contex
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from starlette.responses import Response
 
-from foveate.gateway.reply import Answered
+from foveate.gateway.schemas.response import CacheableResponse
 
 STAGES = {"decode": "preprocess", "queue": "queue", "compute": "compute", "render": "postprocess"}
 """By their names in Server-Timing, what spans are called."""
@@ -58,7 +58,7 @@ class Tracing:
         )
         if response.status_code >= 500:
             span.set_status(Status(StatusCode.ERROR))
-        if isinstance(response, Answered):
+        if isinstance(response, CacheableResponse):
             span.set_attribute("foveate.plan", str(response.entry.fields["plan"]))
             span.set_attribute("foveate.quality", response.entry.quality)
             inside, ends = set_span_in_context(span), now

@@ -2,7 +2,7 @@
 
 import sys
 
-from foveate.gateway.cli import main
+from foveate.gateway.cli.main import main
 from loadtests.peers.job import Job
 
 if __name__ == "__main__":

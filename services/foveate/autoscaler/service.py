@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 
-from foveate.autoscaler.policy import Decision, Rules, Seen, desired
-from foveate.autoscaler.prometheus import Prometheus, Unanswered
+from foveate.autoscaler.policy import DemandSample, ScalingConfig, ScalingDecision, desired_replicas
+from foveate.autoscaler.prometheus import PrometheusClient, PrometheusError
 from foveate.core.errors import SetupError
 
 log = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ REPLICAS = 'count(up{job="foveate"} == 1)'
 
 
 @dataclass(frozen=True, slots=True)
-class Questions:
+class Queries:
     """What Prometheus is asked; each answer is one number."""
 
     demand: str = DEMAND
@@ -42,17 +42,17 @@ class Autoscaler:
 
     def __init__(
         self,
-        prometheus: Prometheus,
-        rules: Rules,
-        every_s: float,
-        questions: Questions | None = None,
+        prometheus: PrometheusClient,
+        rules: ScalingConfig,
+        interval_s: float,
+        questions: Queries | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.prometheus, self.rules, self.every_s = prometheus, rules, every_s
-        self.questions, self.clock = questions or Questions(), clock
+        self.prometheus, self.rules, self.interval_s = prometheus, rules, interval_s
+        self.questions, self.clock = questions or Queries(), clock
         self.registry = CollectorRegistry()
-        self.decision: Decision | None = None
-        self._seen: deque[Seen] = deque()
+        self.decision: ScalingDecision | None = None
+        self._seen: deque[DemandSample] = deque()
         self._desired = Gauge(
             "foveate_autoscaler_desired_replicas", "Replicas there should be.", registry=self.registry
         )
@@ -70,7 +70,7 @@ class Autoscaler:
             registry=self.registry,
         )
 
-    def step(self) -> Decision | None:
+    def step(self) -> ScalingDecision | None:
         """Look once and decide; None, and the last decision stands, where nothing could be seen."""
         try:
             now = self.clock()
@@ -78,7 +78,7 @@ class Autoscaler:
                 self._seen.extend(self._before(now))
             demand = self.prometheus.now(self.questions.demand)
             replicas = self.prometheus.now(self.questions.replicas)
-        except Unanswered as error:
+        except PrometheusError as error:
             log.warning("%s", error)
             self._failures.inc()
             return None
@@ -87,19 +87,21 @@ class Autoscaler:
             log.warning("Prometheus knows nothing of %s yet", what)
             self._failures.inc()
             return None
-        self._seen.append(Seen(now, demand))
-        span_s = max(self.rules.calm_s, 2 * self.rules.start_s) + 2 * self.every_s
+        self._seen.append(DemandSample(now, demand))
+        span_s = max(self.rules.downscale_delay_s, 2 * self.rules.replica_startup_s) + 2 * self.interval_s
         while self._seen[0].at < now - span_s:
             self._seen.popleft()
         # Those that were asked for and are not there yet are on their way.
         there = round(replicas)
         asked = self.decision.replicas if self.decision else there
-        self.decision = desired(tuple(self._seen), max(there, asked), self.rules)
+        self.decision = desired_replicas(tuple(self._seen), max(there, asked), self.rules)
         self._desired.set(self.decision.replicas)
         self._needed.set(self.decision.needed)
         self._demand.set(demand)
         return self.decision
 
-    def _before(self, now: float) -> list[Seen]:
-        seen = self.prometheus.lately(self.questions.demand, self.rules.calm_s, self.every_s, now)
+    def _before(self, now: float) -> list[DemandSample]:
+        seen = self.prometheus.lately(
+            self.questions.demand, self.rules.downscale_delay_s, self.interval_s, now
+        )
         return [one for one in seen if one.at < now]

@@ -10,7 +10,7 @@ class Cache(Protocol):
         """What was put under the key, where it is still there."""
         ...
 
-    async def take(self, key: str, for_s: float) -> bytes | bool:
+    async def try_claim(self, key: str, for_s: float) -> bytes | bool:
         """What is there; else whether nobody works on it yet: then it is claimed. Others are told that
         somebody does until `release`, and for so many seconds at most."""
         ...
@@ -19,11 +19,11 @@ class Cache(Protocol):
         """Keep it for so many seconds at most."""
         ...
 
-    async def release(self, key: str) -> None:
+    async def release_claim(self, key: str) -> None:
         """The claim is over, and whatever was put before is there: whoever waits for the key looks again."""
         ...
 
-    async def released(self, key: str, timeout_s: float) -> None:
+    async def wait_released(self, key: str, timeout_s: float) -> None:
         """Return when whoever has claimed the key releases it, and after so many seconds at the latest."""
         ...
 

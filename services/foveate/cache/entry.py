@@ -15,14 +15,14 @@ _LENGTH = struct.Struct(">I")
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class CacheEntry:
     """One value: a few fields as JSON has them, and parts that are bytes."""
 
     quality: float
     """Of the plan that it was computed under, in 0..1."""
     fields: Mapping[str, object] = field(default_factory=dict)
     parts: Sequence[bytes] = ()
-    brief: bool = field(default=False, compare=False)
+    short_lived: bool = field(default=False, compare=False)
     """It lacks something that the next one who asks may get; not kept with it."""
 
     @property
@@ -31,7 +31,7 @@ class Entry:
         return None if self.fields.get("quality", self.quality) is None else self.quality
 
 
-def encoded(entry: Entry) -> bytes:
+def encode_entry(entry: CacheEntry) -> bytes:
     fields = orjson.dumps(dict(entry.fields))
     lengths = b"".join(_LENGTH.pack(len(part)) for part in entry.parts)
     body = b"".join([lengths, fields, *entry.parts])
@@ -40,7 +40,7 @@ def encoded(entry: Entry) -> bytes:
     return _HEAD.pack(_MAGIC, checksum, entry.quality, len(fields), len(entry.parts)) + body
 
 
-def decoded(data: bytes) -> Entry | None:
+def decode_entry(data: bytes) -> CacheEntry | None:
     """None for anything but what `encoded` gave."""
     if len(data) < _HEAD.size:
         return None
@@ -63,4 +63,4 @@ def decoded(data: bytes) -> Entry | None:
     for length in lengths:
         parts.append(data[at : at + length])
         at += length
-    return Entry(quality, fields, tuple(parts))
+    return CacheEntry(quality, fields, tuple(parts))

@@ -41,14 +41,14 @@ class MemoryCache:
         if found is not None:
             self.bytes -= len(key) + len(found[0])
 
-    async def take(self, key: str, for_s: float) -> bytes | bool:
+    async def try_claim(self, key: str, for_s: float) -> bytes | bool:
         found = await self.get(key)
         return True if found is None else found
 
-    async def release(self, key: str) -> None:
+    async def release_claim(self, key: str) -> None:
         pass
 
-    async def released(self, key: str, timeout_s: float) -> None:
+    async def wait_released(self, key: str, timeout_s: float) -> None:
         pass
 
     async def close(self) -> None:

@@ -82,13 +82,13 @@ class RedisCache:
             self._putting[key] = task
             task.add_done_callback(lambda done: self._putting.get(key) is done and self._putting.pop(key))
 
-    async def take(self, key: str, for_s: float) -> bytes | bool:
+    async def try_claim(self, key: str, for_s: float) -> bytes | bool:
         """One question, one answer. Where Redis cannot tell it is nobody's: twice is better than never."""
         keys, kept_ms = (PREFIX + key, CLAIMS + key), max(1, round(1e3 * for_s))
         found = await self._ask(lambda: self.client.eval(_TAKE, 2, *keys, self._owner, str(kept_ms)), True)
         return found if isinstance(found, bytes) else bool(found)
 
-    async def release(self, key: str) -> None:
+    async def release_claim(self, key: str) -> None:
         """Behind what is being put there: nobody is to look before that has arrived."""
 
         async def after() -> None:
@@ -99,7 +99,7 @@ class RedisCache:
 
         self._later(after())
 
-    async def released(self, key: str, timeout_s: float) -> None:
+    async def wait_released(self, key: str, timeout_s: float) -> None:
         if self._listener is None or self._listener.done():
             self._listener = asyncio.create_task(self._listen(), name="redis-released")
         until, loop = monotonic() + timeout_s, asyncio.get_running_loop()

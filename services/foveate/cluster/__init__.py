@@ -6,7 +6,7 @@ from foveate.core.model import ModelCard
 from foveate.core.outcome import Outcome
 from foveate.core.plan import Plan
 from foveate.core.request import Objective, Request
-from foveate.engine.host import Host
+from foveate.estimation.host_load import HostLoadMonitor
 
 
 class Cluster(Protocol):
@@ -21,7 +21,7 @@ class Cluster(Protocol):
     def draining(self) -> bool: ...
 
     @property
-    def host(self) -> Host:
+    def host(self) -> HostLoadMonitor:
         """Where the gateway tells what it does on the cores that forwards run on."""
         ...
 

@@ -9,13 +9,13 @@ from foveate.core.model import ModelCard
 from foveate.core.outcome import Outcome
 from foveate.core.plan import Plan
 from foveate.core.request import Objective, Request
-from foveate.engine.compute import Compute
+from foveate.engine.device import DeviceExecutor
 from foveate.engine.engine import Engine
-from foveate.engine.host import Host
-from foveate.engine.policy import PolicyMaker
-from foveate.engine.promise import Promise
-from foveate.engine.runner import Accompanied, Runner
-from foveate.engine.terms import Terms
+from foveate.engine.runner import HasSubmodels, Runner
+from foveate.estimation.host_load import HostLoadMonitor
+from foveate.scheduling.objectives import Terms
+from foveate.scheduling.policy import PolicyFactory
+from foveate.scheduling.slo_policy import SloPolicy
 
 
 class LocalCluster:
@@ -31,15 +31,15 @@ class LocalCluster:
         metrics: Metrics,
         queue_items: int = 1024,
         queue_bytes: int = 2**28,
-        policy: PolicyMaker = Promise,
+        policy: PolicyFactory = SloPolicy,
         terms: Terms | None = None,
-        host: Host | None = None,
+        host: HostLoadMonitor | None = None,
     ) -> None:
-        self._compute = Compute()
+        self._compute = DeviceExecutor()
         made = [self._compute.call(make) for make in factories]
-        self._runners = [one for runner in made for one in (runner, *companions_of(runner))]
+        self._runners = [one for runner in made for one in (runner, *submodels_of(runner))]
         self._metrics, self._queue_items, self._queue_bytes = metrics, queue_items, queue_bytes
-        self._policy, self._terms, self.host = policy, terms, host or Host()
+        self._policy, self._terms, self.host = policy, terms, host or HostLoadMonitor()
         self._cards = {runner.card.name: runner.card for runner in self._runners}
         if len(self._cards) < len(self._runners):
             raise SetupError("two of the models have the same name, and requests could not tell them apart")
@@ -100,6 +100,6 @@ class LocalCluster:
             await engine.close()
 
 
-def companions_of(runner: Runner) -> Sequence[Runner]:
+def submodels_of(runner: Runner) -> Sequence[Runner]:
     """What is served beside a runner."""
-    return runner.companions if isinstance(runner, Accompanied) else ()
+    return runner.submodels if isinstance(runner, HasSubmodels) else ()

@@ -7,8 +7,14 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from time import monotonic
 
+from foveate.cluster.envelope import (
+    GROUP_BYTES,
+    RequestBatch,
+    RequestEnvelope,
+    ResponseBatch,
+    ResponseEnvelope,
+)
 from foveate.cluster.local import LocalCluster
-from foveate.cluster.parcels import GROUP_BYTES, Answer, Answers, Group, Parcel
 from foveate.core.errors import FoveateError, RunFailed
 from foveate.core.model import ModelCard
 from foveate.core.outcome import Outcome
@@ -28,15 +34,15 @@ class Worker:
     def cards(self) -> Sequence[ModelCard]:
         return tuple(self.cluster.cards().values())
 
-    async def answer(self, group: Group) -> AsyncIterator[Answers]:
+    async def answer(self, group: RequestBatch) -> AsyncIterator[ResponseBatch]:
         """Each request's answer as soon as it is there, with those that are there by then too. Closing it
         ends what is left of the group."""
-        done: list[Answer] = []
+        done: list[ResponseEnvelope] = []
         some = asyncio.Event()
 
-        async def one(parcel: Parcel) -> None:
-            ended = await self._ended(arrived(parcel))
-            done.append(Answer(parcel.number, ended))
+        async def one(envelope: RequestEnvelope) -> None:
+            ended = await self._ended(arrived(envelope))
+            done.append(ResponseEnvelope(envelope.number, ended))
 
         def over(task: asyncio.Task[None], key: tuple[str, int]) -> None:
             some.set()
@@ -48,9 +54,9 @@ class Worker:
             for seconds in allowed_s:
                 self.cluster.refused(model, seconds)
         tasks = []
-        for parcel in group.parcels:
-            key = group.sender, parcel.number
-            task = self._running[key] = asyncio.create_task(one(parcel))
+        for envelope in group.envelopes:
+            key = group.sender, envelope.number
+            task = self._running[key] = asyncio.create_task(one(envelope))
             task.add_done_callback(lambda task, key=key: over(task, key))  # type: ignore[misc]
             tasks.append(task)
         try:
@@ -61,12 +67,12 @@ class Worker:
                 count = fitting(done)
                 found, done[:] = tuple(done[:count]), done[count:]
                 if found:
-                    yield Answers(self.name, found, self.cluster.ahead_s())
+                    yield ResponseBatch(self.name, found, self.cluster.ahead_s())
         finally:
             for task in tasks:
                 task.cancel()
 
-    def forget(self, sender: str, numbers: Sequence[int]) -> None:
+    def cancel(self, sender: str, numbers: Sequence[int]) -> None:
         """Nobody waits for these any more; others' and those that are done are none of its business."""
         for number in numbers:
             task = self._running.get((sender, number))
@@ -83,16 +89,16 @@ class Worker:
             return RunFailed("the server failed on this request")
 
 
-def fitting(answers: Sequence[Answer]) -> int:
+def fitting(answers: Sequence[ResponseEnvelope]) -> int:
     """How many of them travel together."""
     sizes = itertools.accumulate(answer.nbytes for answer in answers)
     return max(1, sum(size <= GROUP_BYTES for size in sizes))
 
 
-def arrived(parcel: Parcel) -> Request:
+def arrived(envelope: RequestEnvelope) -> Request:
     """With a deadline of this process's clock, and not counted yet."""
-    request = parcel.request
-    if parcel.left_s is None:
+    request = envelope.request
+    if envelope.left_s is None:
         return replace(request, expected=False)
-    objective = replace(request.objective, deadline=monotonic() + parcel.left_s)
+    objective = replace(request.objective, deadline=monotonic() + envelope.left_s)
     return replace(request, objective=objective, expected=False)

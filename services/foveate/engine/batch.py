@@ -8,9 +8,9 @@ from typing import Any
 
 from foveate.core.errors import DeadlineExceeded, RunFailed
 from foveate.core.outcome import Result
-from foveate.engine.policy import Decision
-from foveate.engine.queue import Entry
-from foveate.engine.runner import Runner, Threaded
+from foveate.engine.queue import QueueEntry
+from foveate.engine.runner import HasThreads, Runner
+from foveate.scheduling.policy import BatchDecision
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 class Batch:
     """A decision on its way through the runner."""
 
-    decision: Decision[Entry]
+    decision: BatchDecision[QueueEntry]
     threads: int = 1
     predicted_s: float = 0.0
     stacked: Any = None
@@ -28,15 +28,15 @@ class Batch:
     """What puts it together."""
 
 
-Ran = tuple[Sequence[Entry], Sequence[Result | Exception]]
+BatchResults = tuple[Sequence[QueueEntry], Sequence[Result | Exception]]
 """Who had a forward, and what came of it."""
 Clock = Callable[[], float]
 
 
-def forward(runner: Runner, batch: Batch, clock: Clock) -> Ran:
+def forward(runner: Runner, batch: Batch, clock: Clock) -> BatchResults:
     """One forward for those of the batch who still wait, of whom there may be none; if it fails as a whole,
     each gets its own."""
-    entries: Sequence[Entry] = batch.decision.entries
+    entries: Sequence[QueueEntry] = batch.decision.entries
     try:
         entries, results = _together(runner, batch, clock)
         if len(results) != len(entries):
@@ -50,11 +50,11 @@ def forward(runner: Runner, batch: Batch, clock: Clock) -> Ran:
     return entries, results
 
 
-def _together(runner: Runner, batch: Batch, clock: Clock) -> Ran:
+def _together(runner: Runner, batch: Batch, clock: Clock) -> BatchResults:
     """Rows of those who leave or expire before the forward begins, staged or not, are left out of it: the
     timer that ends an expired entry, and this thread, may be late where the event loop is busy."""
     plan, stacked = batch.decision.plan, batch.stacked
-    if isinstance(runner, Threaded):
+    if isinstance(runner, HasThreads):
         runner.use(batch.threads)
     entries = batch.decision.entries
     while True:
@@ -67,7 +67,7 @@ def _together(runner: Runner, batch: Batch, clock: Clock) -> Ran:
         entries, stacked = waiting, runner.stack([entry.request.media for entry in waiting], plan)
 
 
-def _alone(runner: Runner, entry: Entry, batch: Batch, clock: Clock) -> Result | Exception:
+def _alone(runner: Runner, entry: QueueEntry, batch: Batch, clock: Clock) -> Result | Exception:
     """After its batch failed: a forward of its own, if anybody still waits."""
     lone = Batch(replace(batch.decision, entries=(entry,)), batch.threads)
     _, results = forward(runner, lone, clock)

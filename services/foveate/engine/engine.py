@@ -17,17 +17,17 @@ from foveate.core.outcome import Outcome
 from foveate.core.plan import Plan
 from foveate.core.request import Objective, Request
 from foveate.engine.batch import Batch
-from foveate.engine.compute import Compute
-from foveate.engine.flow import FlowMeter
-from foveate.engine.host import Crowd, Host
-from foveate.engine.lanes import Lanes
-from foveate.engine.others import NOBODY, Others
-from foveate.engine.policy import Decision, Newcomer, PolicyMaker, Waiting
-from foveate.engine.promise import Promise
-from foveate.engine.queue import Entry, WaitingQueue
-from foveate.engine.runner import Runner, Threaded
-from foveate.engine.settle import Settler
-from foveate.engine.terms import Terms, dependable, too_late
+from foveate.engine.device import DeviceExecutor
+from foveate.engine.executor import BatchExecutor
+from foveate.engine.queue import QueueEntry, WaitingQueue
+from foveate.engine.runner import HasThreads, Runner
+from foveate.estimation.arrivals import ArrivalMeter
+from foveate.estimation.host_load import CpuLoad, HostLoadMonitor
+from foveate.estimation.threads import ThreadSelector
+from foveate.scheduling.device_demand import NO_DEMAND, DeviceDemand
+from foveate.scheduling.objectives import Terms, pareto_rungs, too_late
+from foveate.scheduling.policy import BatchDecision, Candidate, PolicyFactory, QueuedRequest
+from foveate.scheduling.slo_policy import SloPolicy
 
 log = logging.getLogger(__name__)
 
@@ -49,26 +49,28 @@ class Engine:
         metrics: Metrics,
         max_items: int = 1024,
         max_bytes: int = 2**28,
-        compute: Compute | None = None,
+        compute: DeviceExecutor | None = None,
         clock: Callable[[], float] = time.monotonic,
-        policy: PolicyMaker = Promise,
+        policy: PolicyFactory = SloPolicy,
         terms: Terms | None = None,
-        host: Host | None = None,
+        host: HostLoadMonitor | None = None,
     ) -> None:
         self.runner, self.clock = runner, clock
-        self.terms, self.host = terms or Terms(), host or Host()
-        self.latency = Lanes(runner.card.ladder, runner.times if isinstance(runner, Threaded) else {})
-        self.rungs = dependable(runner.card)
+        self.terms, self.host = terms or Terms(), host or HostLoadMonitor()
+        self.latency = ThreadSelector(
+            runner.card.ladder, runner.times if isinstance(runner, HasThreads) else {}
+        )
+        self.rungs = pareto_rungs(runner.card)
         self.policy = policy(self.rungs, self.latency, runner.max_batch)
-        self.flow = FlowMeter(self.latency.predict(runner.card.full, 1))
+        self.flow = ArrivalMeter(self.latency.predict(runner.card.full, 1))
         self.queue = WaitingQueue(max_items, max_bytes)
         self.draining = False
         self._changed = asyncio.Event()
         self._loop: asyncio.Task[None] | None = None
-        self._compute = compute or Compute()
-        self._settler = Settler(runner, self.latency, self._compute, metrics, clock)
-        self._in_flight: set[Entry] = set()
-        self._ahead: Batch | None = None
+        self._compute = compute or DeviceExecutor()
+        self._settler = BatchExecutor(runner, self.latency, self._compute, metrics, clock)
+        self._in_flight: set[QueueEntry] = set()
+        self._prefetched: Batch | None = None
         name = runner.card.name
         self._demand, self._full = metrics.demand.labels(name), (-1, 0.0)
         metrics.waiting.labels(name).set_function(lambda: len(self.queue))
@@ -110,7 +112,7 @@ class Engine:
         finally:
             self._forget(entry)
 
-    def admit(self, request: Request) -> Entry:
+    def admit(self, request: Request) -> QueueEntry:
         """Take a request in, or refuse it at once. Raises Draining, Overloaded, BadPlan, DeadlineExceeded."""
         if self.draining:
             raise Draining("the server is shutting down; send the request to another one")
@@ -122,8 +124,11 @@ class Engine:
             raise DeadlineExceeded("the deadline had passed before the request was admitted")
         self.queue.check_room(request.size_bytes, partial(self._predicted_wait, now))
         loop = asyncio.get_running_loop()
-        due, floor = self.terms.due(objective, now), self.floor(objective.min_quality)
-        entry = Entry(request, due, floor, loop.create_future(), now)
+        virtual_deadline, min_rung = (
+            self.terms.virtual_deadline(objective, now),
+            self.min_rung(objective.min_quality),
+        )
+        entry = QueueEntry(request, virtual_deadline, min_rung, loop.create_future(), now)
         if not request.expected:
             self._count(entry.deadline, now)
         self._make_room(entry, now)
@@ -137,13 +142,16 @@ class Engine:
     def expect(self, objective: Objective, plan: Plan | None, ready_in_s: float) -> None:
         """A request came that can be run in so many seconds. Raises TooLate where that is too late."""
         now = self.clock()
-        due, floor = self.terms.due(objective, now), self.floor(objective.min_quality)
+        virtual_deadline, min_rung = (
+            self.terms.virtual_deadline(objective, now),
+            self.min_rung(objective.min_quality),
+        )
         deadline = math.inf if objective.deadline is None else objective.deadline
         if deadline <= now:
             raise DeadlineExceeded("the deadline had passed before the request was read")
         if plan is not None:
             self.runner.check(plan)
-        newcomer: Waiting = Newcomer(due, deadline, floor, plan, objective.tenant)
+        newcomer: QueuedRequest = Candidate(virtual_deadline, deadline, min_rung, plan, objective.tenant)
         refusal = self.policy.admit(
             newcomer, self.queue, now, self.free_at, now + ready_in_s, self._compute.others(self)
         )
@@ -152,7 +160,7 @@ class Engine:
             return
         if refusal.takes_s <= deadline - now:  # what is hopeless anyhow is no load
             self._count(deadline, now)
-        self._doubt()
+        self._decay_estimates()
         raise too_late(refusal, deadline - now)
 
     def refused(self, allowed_s: float) -> None:
@@ -165,37 +173,37 @@ class Engine:
         """Seconds until what waits now has run, at the least it accepts."""
         return self._predicted_wait(self.clock())
 
-    def _doubt(self) -> None:
+    def _decay_estimates(self) -> None:
         """Somebody is refused. While nothing runs nothing corrects what is predicted, and a machine that was
         slow for a moment would be taken to be slow for ever: so what was learnt of it fades."""
         if not self.busy and not self.host.pending:
-            self.latency.doubt()
-            self.host.doubt()
+            self.latency.decay()
+            self.host.decay()
 
     def _count(self, deadline: float, now: float) -> None:
-        allowed_s = self.terms.patience_s if math.isinf(deadline) else deadline - now
+        allowed_s = self.terms.default_deadline_s if math.isinf(deadline) else deadline - now
         self.flow.arrived(now, min(allowed_s, LONG_S))
         if self._full[0] != self.latency.version:
             self._full = self.latency.version, self._cost(self.card.full)
         self._demand.inc(self._full[1])
 
-    def floor(self, min_quality: float) -> int:
+    def min_rung(self, min_quality: float) -> int:
         """Index of the cheapest rung that is good enough; of full where no other is."""
         qualities = (rung.quality or 0.0 for rung in self.rungs[:-1])
         return next((i for i, quality in enumerate(qualities) if quality >= min_quality), len(self.rungs) - 1)
 
-    def _make_room(self, entry: Entry, now: float) -> None:
+    def _make_room(self, entry: QueueEntry, now: float) -> None:
         """Raises TooLate where the newcomer cannot be answered in time; or makes another one fail so."""
         refusal = self.policy.admit(entry, self.queue, now, self.free_at, others=self._compute.others(self))
         if refusal is None:
             return
         error = too_late(refusal, refusal.entry.deadline - now)
         if refusal.entry is entry:
-            self._doubt()
+            self._decay_estimates()
             raise error
         self._refuse(refusal.entry, error)
 
-    def _refuse(self, entry: Entry, error: FoveateError) -> None:
+    def _refuse(self, entry: QueueEntry, error: FoveateError) -> None:
         if entry.alive:
             entry.future.set_exception(error)
         self.queue.remove(entry)
@@ -203,12 +211,12 @@ class Engine:
     def _predicted_wait(self, now: float) -> float:
         """Seconds until what waits now has run, at the least it accepts."""
         least = [self.latency.line(rung.plan).each for rung in self.rungs]
-        return max(0.0, self.free_at - now) + sum(least[entry.floor] for entry in self.queue)
+        return max(0.0, self.free_at - now) + sum(least[entry.min_rung] for entry in self.queue)
 
-    def _expire(self, entry: Entry) -> None:
+    def _expire(self, entry: QueueEntry) -> None:
         self._refuse(entry, DeadlineExceeded("the deadline passed before the answer was ready"))
 
-    def _forget(self, entry: Entry) -> None:
+    def _forget(self, entry: QueueEntry) -> None:
         """Nobody waits for this entry any more: drop whatever is still held for it."""
         if entry.expiry is not None:
             entry.expiry.cancel()
@@ -222,15 +230,15 @@ class Engine:
         while True:
             await self._wanted()
             async with self._compute.turn(self):
-                batch, self._ahead = self._ahead or self._bind(), None
+                batch, self._prefetched = self._prefetched or self._form_batch(), None
                 if batch is not None:
                     await self._run(batch)
 
     async def _wanted(self) -> None:
         """Until there is something to run."""
-        if self._ahead is not None and self._ahead.staging is not None:
-            await self._ahead.staging
-        while self._ahead is None and not len(self.queue):
+        if self._prefetched is not None and self._prefetched.staging is not None:
+            await self._prefetched.staging
+        while self._prefetched is None and not len(self.queue):
             self._changed.clear()
             await self._changed.wait()
 
@@ -240,22 +248,22 @@ class Engine:
         running = asyncio.create_task(self._settler.run(batch), name=f"batch-{self.card.name}")
         running.add_done_callback(lambda _: self._changed.set())
         try:
-            while self._ahead is None and not running.done():
+            while self._prefetched is None and not running.done():
                 self._changed.clear()
-                self._bind_ahead()
+                self._prefetch()
                 await self._changed.wait()
         finally:
             await running
 
-    def _bind_ahead(self) -> None:
+    def _prefetch(self) -> None:
         """While a batch runs, only a full one is bound: anything less would miss those who come until the
         device is free; and none where others wait for the device, who may be due first."""
         if len(self.queue) >= self._enough and not self._compute.wanted(self):
-            self._ahead = self._bind(full=True)
-            if self._ahead is not None:
-                self._ahead.staging = asyncio.create_task(self._settler.stage(self._ahead))
+            self._prefetched = self._form_batch(full=True)
+            if self._prefetched is not None:
+                self._prefetched.staging = asyncio.create_task(self._settler.stage(self._prefetched))
 
-    def _bind(self, full: bool = False) -> Batch | None:
+    def _form_batch(self, full: bool = False) -> Batch | None:
         """Take those who should run next out of the queue; full: only if no more could join them."""
         decision = self._decide()
         if decision is None or not decision.entries or (full and not decision.full):
@@ -268,56 +276,64 @@ class Engine:
     @property
     def free_at(self) -> float:
         """When what runs and what is bound to run is predicted to be done; clock seconds."""
-        return self._compute.free_at + (self._ahead.predicted_s if self._ahead else 0.0)
+        return self._compute.free_at + (self._prefetched.predicted_s if self._prefetched else 0.0)
 
     @property
-    def due(self) -> float:
+    def virtual_deadline(self) -> float:
         """When the first turn of those who wait comes; infinite where nobody does."""
-        bound = [entry.due for entry in self._ahead.decision.entries] if self._ahead else []
-        return min([*bound, *(entry.due for entry in self.queue[:1])], default=math.inf)
+        bound = (
+            [entry.virtual_deadline for entry in self._prefetched.decision.entries]
+            if self._prefetched
+            else []
+        )
+        return min([*bound, *(entry.virtual_deadline for entry in self.queue[:1])], default=math.inf)
 
     @property
-    def wants(self) -> Others:
+    def demand(self) -> DeviceDemand:
         """What those who wait and those who come take of the device."""
         now = self.clock()
-        if now - self.flow.last > RECENT_S and not len(self.queue) and self._ahead is None:
-            return NOBODY
+        if now - self.flow.last > RECENT_S and not len(self.queue) and self._prefetched is None:
+            return NO_DEMAND
         least = [self._cost(rung.plan) for rung in self.rungs]
         pinned = {plan: self._cost(plan) for plan in {entry.pinned for entry in self.queue} if plan}
         rows = [
-            (entry.due, entry.deadline, pinned[entry.pinned], pinned[entry.pinned]) if entry.pinned
-            else (entry.due, entry.deadline, least[-1], least[entry.floor])
+            (entry.virtual_deadline, entry.deadline)
+            + ((pinned[entry.pinned],) * 2 if entry.pinned else (least[-1], least[entry.min_rung]))
             for entry in self.queue
         ]  # fmt: skip
-        if self._ahead is not None:
-            bound, takes = self._ahead.decision.entries, self._ahead.predicted_s
-            rows.insert(0, (bound[0].due, min(entry.deadline for entry in bound), takes, takes))
-        due, deadline, full_s, least_s = np.array(rows).T if rows else np.empty((4, 0))
+        if self._prefetched is not None:
+            bound, takes = self._prefetched.decision.entries, self._prefetched.predicted_s
+            rows.insert(0, (bound[0].virtual_deadline, min(entry.deadline for entry in bound), takes, takes))
+        virtual_deadline, deadline, full_s, least_s = np.array(rows).T if rows else np.empty((4, 0))
         flow = self.flow.read(now)
-        return Others(
-            due, deadline, full_s, least_s, flow.rate * least[-1], flow.rate * least[0], flow.allowed_s
+        return DeviceDemand(
+            virtual_deadline,
+            deadline,
+            full_s,
+            least_s,
+            flow.rate * least[-1],
+            flow.rate * least[0],
+            flow.allowed_s,
         )
 
     def _cost(self, plan: Plan) -> float:
         """Seconds that a request takes in a batch worth making."""
-        size = self.latency.useful_batch(plan, self.runner.max_batch)
+        size = self.latency.efficient_batch_size(plan, self.runner.max_batch)
         return self.latency.predict(plan, size) / size
 
     @property
     def _enough(self) -> int:
         """Requests of which a full batch may be made; with fewer there is nothing to decide yet."""
-        return self.latency.useful_batch(self.card.full, self.runner.max_batch)
+        return self.latency.efficient_batch_size(self.card.full, self.runner.max_batch)
 
-    def _decide(self) -> Decision[Entry] | None:
+    def _decide(self) -> BatchDecision[QueueEntry] | None:
         """Ask the policy, and refuse at once whom it has no time left for."""
         now, free_at = self.clock(), self.free_at
-        flow = replace(
-            self.flow.read(now), coming=self.host.coming(self.card.name), others=self._compute.others(self)
-        )
+        arrivals = replace(self.flow.read(now), preparing=self.host.coming(self.card.name))
         # What a lone request took before it waited is over by now.
         alone = len(self._in_flight) == 1 and not self.host.pending and not self._compute.wanted(self)
-        self.latency.beside(Crowd() if alone else self.host.crowd)
-        decision = self.policy.choose(self.queue, now, free_at, flow)
+        self.latency.set_cpu_load(CpuLoad() if alone else self.host.crowd)
+        decision = self.policy.choose(self.queue, now, free_at, arrivals, self._compute.others(self))
         if decision is not None and decision.refused:
             error = TooLate("there is no time left to answer by the deadline", self._predicted_wait(now))
             for entry in decision.refused:

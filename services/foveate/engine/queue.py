@@ -13,17 +13,17 @@ from foveate.core.outcome import Outcome
 from foveate.core.plan import Plan
 from foveate.core.request import Request
 
-_DUE = attrgetter("due")
+_VIRTUAL_DEADLINE = attrgetter("virtual_deadline")
 
 
 @dataclass(slots=True, eq=False)
-class Entry:
+class QueueEntry:
     """One admitted request and all of its state. It is over once its future is done."""
 
     request: Request
-    due: float
+    virtual_deadline: float
     """When its turn comes; clock seconds."""
-    floor: int
+    min_rung: int
     """Index of the cheapest rung it may get."""
     future: asyncio.Future[Outcome]
     admitted_at: float
@@ -44,29 +44,29 @@ class Entry:
         return not self.future.done()
 
 
-class WaitingQueue(Sequence[Entry]):
+class WaitingQueue(Sequence[QueueEntry]):
     """Entries by their turns, those with the same in order of arrival. A full queue refuses."""
 
     def __init__(self, max_items: int, max_bytes: int) -> None:
         self.max_items, self.max_bytes = max_items, max_bytes
         self.bytes = 0
-        self._entries: list[Entry] = []
-        self._held: set[Entry] = set()
+        self._entries: list[QueueEntry] = []
+        self._held: set[QueueEntry] = set()
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def __iter__(self) -> Iterator[Entry]:
+    def __iter__(self) -> Iterator[QueueEntry]:
         return iter(self._entries)
 
     def __contains__(self, entry: object) -> bool:
         return entry in self._held
 
     @overload
-    def __getitem__(self, index: int) -> Entry: ...
+    def __getitem__(self, index: int) -> QueueEntry: ...
     @overload
-    def __getitem__(self, index: slice) -> list[Entry]: ...
-    def __getitem__(self, index: int | slice) -> Entry | list[Entry]:
+    def __getitem__(self, index: slice) -> list[QueueEntry]: ...
+    def __getitem__(self, index: int | slice) -> QueueEntry | list[QueueEntry]:
         return self._entries[index]
 
     def check_room(self, size_bytes: int, wait_s: Callable[[], float]) -> None:
@@ -76,16 +76,16 @@ class WaitingQueue(Sequence[Entry]):
         if self._entries and self.bytes + size_bytes > self.max_bytes:
             raise Overloaded(f"waiting requests hold {self.bytes} bytes already", wait_s())
 
-    def push(self, entry: Entry) -> None:
-        insort(self._entries, entry, key=_DUE)
+    def push(self, entry: QueueEntry) -> None:
+        insort(self._entries, entry, key=_VIRTUAL_DEADLINE)
         self._held.add(entry)
         self.bytes += entry.request.size_bytes
 
-    def remove(self, entry: Entry) -> None:
+    def remove(self, entry: QueueEntry) -> None:
         """Take an entry out, if it is there."""
         if entry not in self._held:
             return
         self._held.remove(entry)
-        at = bisect_left(self._entries, entry.due, key=_DUE)
+        at = bisect_left(self._entries, entry.virtual_deadline, key=_VIRTUAL_DEADLINE)
         del self._entries[self._entries.index(entry, at)]
         self.bytes -= entry.request.size_bytes

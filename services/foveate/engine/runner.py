@@ -33,7 +33,7 @@ class Runner(Protocol):
 
 
 @runtime_checkable
-class Threaded(Protocol):
+class HasThreads(Protocol):
     """What a runner on a CPU may be besides: one that can leave cores to others."""
 
     @property
@@ -47,17 +47,17 @@ class Threaded(Protocol):
 
 
 @runtime_checkable
-class Accompanied(Protocol):
+class HasSubmodels(Protocol):
     """What a runner may be besides: one that brings others, which work on what it makes."""
 
     @property
-    def companions(self) -> Sequence[Runner]:
+    def submodels(self) -> Sequence[Runner]:
         """To be served beside it, each under its own name."""
         ...
 
 
 @runtime_checkable
-class Explainer(Protocol):
+class HasExplanations(Protocol):
     """What a runner may be besides: one that can tell what it looked at. Called where `run` is called."""
 
     def explain(self, media: Sequence[Any], plan: Plan) -> Sequence[Explanation]:

@@ -8,7 +8,7 @@ from typing import Protocol
 from torch import Tensor
 
 from foveate.core.errors import BadPlan
-from foveate.models.catalogue import loaders
+from foveate.models.registry import loaders
 
 
 class ExitRule(Protocol):

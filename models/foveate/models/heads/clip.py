@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from foveate.models.blocks import Mlp
-from foveate.models.geometry import Geometry
+from foveate.models.layers.blocks import Mlp
+from foveate.models.layers.config import ViTConfig
 
 WAVES = 16
 """Pairs of sine and cosine that tell a time."""
@@ -43,7 +43,7 @@ class ClipHead(nn.Module):
     to it, so that looking may stop at any. A frame is told by its time, so any of them in any order will do.
     """
 
-    def __init__(self, g: Geometry, spec: ClipSpec) -> None:
+    def __init__(self, g: ViTConfig, spec: ClipSpec) -> None:
         super().__init__()
         self.spec, width = spec, spec.width
         self.readers = nn.ModuleList(
@@ -52,7 +52,7 @@ class ClipHead(nn.Module):
         )
         self.frame = nn.Linear(spec.reads * spec.grid**2, width)
         self.time = nn.Linear(2 * WAVES, width)
-        shape = Geometry(width=width, depth=spec.depth, heads=spec.heads)
+        shape = ViTConfig(width=width, depth=spec.depth, heads=spec.heads)
         self.blocks = nn.ModuleList(CausalBlock(shape) for _ in range(spec.depth))
         self.norm = nn.LayerNorm(width, eps=g.eps)
         self.classes = nn.Linear(width, spec.classes)
@@ -96,7 +96,7 @@ class ClipHead(nn.Module):
 class CausalBlock(nn.Module):
     """A transformer block in which each token sees itself and those before it."""
 
-    def __init__(self, g: Geometry) -> None:
+    def __init__(self, g: ViTConfig) -> None:
         super().__init__()
         self.heads = g.heads
         self.norm1 = nn.LayerNorm(g.width, eps=g.eps)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from foveate.models.geometry import Geometry
+from foveate.models.layers.config import ViTConfig
 
 STRIDE = 4
 """Pixels of the picture a score stands for, in each direction."""
@@ -34,7 +34,7 @@ class DenseHead(nn.Module):
     A patch's canvas already names its class; the decoder then shares it out among the patch's pixels.
     """
 
-    def __init__(self, g: Geometry, spec: DenseSpec) -> None:
+    def __init__(self, g: ViTConfig, spec: DenseSpec) -> None:
         super().__init__()
         width, fine = spec.width, spec.fine
         self.spec, self.patch_size = spec, g.patch_size
@@ -68,9 +68,9 @@ class DenseHead(nn.Module):
 
         canvas: (B, P, W); detail: (B, F, S / 4, S / 4), the head's `detail` of the picture.
         """
-        return self.scores(*self.lay(canvas, detail))
+        return self.scores(*self.to_maps(canvas, detail))
 
-    def lay(self, canvas: Tensor, detail: Tensor) -> tuple[Tensor, Tensor]:
+    def to_maps(self, canvas: Tensor, detail: Tensor) -> tuple[Tensor, Tensor]:
         """What there is to be told of each patch (B, W, side, side), and of each square of pixels
         (B, F, S / 4, S / 4), whatever is then asked of it."""
         side, up = round(canvas.shape[1] ** 0.5), self.patch_size // STRIDE

@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from foveate.models.geometry import Geometry
 from foveate.models.heads import ExitSpec
-from foveate.models.tokens import Tokens
+from foveate.models.layers.config import ViTConfig
+from foveate.models.layers.tokens import Tokens
 
 
 class ExitHead(nn.Module):
@@ -29,7 +29,7 @@ class ExitHead(nn.Module):
     temperature: Tensor
     """Scalar that logits are divided by: 1 until the head is calibrated."""
 
-    def __init__(self, g: Geometry) -> None:
+    def __init__(self, g: ViTConfig) -> None:
         super().__init__()
         self.with_class_token = g.pool == "token"
         self.norm = nn.LayerNorm(g.width, eps=g.eps)
@@ -68,7 +68,7 @@ class LocalHead(ExitHead):
     first and the last 1x1 convolution maps one vector instead of a grid.
     """
 
-    def __init__(self, g: Geometry, kernel: int) -> None:
+    def __init__(self, g: ViTConfig, kernel: int) -> None:
         super().__init__(g)
         self.prefix = g.prefix
         self.expand = nn.Linear(g.width, g.width)
@@ -98,7 +98,7 @@ class GlobalHead(ExitHead):
     weights and not of what they mix, which comes to the same and is cheaper.
     """
 
-    def __init__(self, g: Geometry, window: int) -> None:
+    def __init__(self, g: ViTConfig, window: int) -> None:
         super().__init__(g)
         self.heads, self.window = g.heads, window
         self.narrow = g.heads * math.ceil(g.width / g.heads / 2)
@@ -129,7 +129,7 @@ class GlobalHead(ExitHead):
         return float(mapped + cells**2 * self.narrow + cells * width + width**2 + width * classes)
 
 
-def build(g: Geometry, spec: ExitSpec) -> ExitHead:
+def build(g: ViTConfig, spec: ExitSpec) -> ExitHead:
     """The head that a spec describes, for this trunk."""
     return LocalHead(g, spec.size) if spec.kind == "local" else GlobalHead(g, spec.size)
 

@@ -15,9 +15,9 @@ from safetensors import SafetensorError
 from foveate.core.errors import SetupError
 from foveate.core.model import Task
 from foveate.models import zoo
-from foveate.models.checkpoint import variant
 from foveate.models.huggingface.inputs import Prepared, prepared
-from foveate.models.timm_models import sentence
+from foveate.models.weights.checkpoint import variant
+from foveate.models.weights.timm_models import sentence
 
 PREFIX = "hf:"
 SERVED = (

@@ -13,12 +13,12 @@ from foveate.core.model import ModelCard, Rung
 from foveate.core.outcome import Result
 from foveate.core.plan import Plan, Precision
 from foveate.core.profile import Profile
-from foveate.models.base import Base, fingerprint
-from foveate.models.describe import profiled
 from foveate.models.huggingface.axes import Axes, Changes, check, held
 from foveate.models.huggingface.cost import count, skeleton
 from foveate.models.huggingface.fetch import Pretrained
-from foveate.models.timm_models import sentence
+from foveate.models.runners.base import Base, fingerprint
+from foveate.models.runners.describe import profiled
+from foveate.models.weights.timm_models import sentence
 
 MAX_BATCH = {"cpu": 4, "cuda": 16}
 """Smaller than of the trunk: some give 150 scores for every single pixel."""

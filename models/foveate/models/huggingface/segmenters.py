@@ -11,10 +11,10 @@ from foveate.core.errors import RunFailed
 from foveate.core.outcome import ClassMaps, Result
 from foveate.core.plan import Plan, Precision
 from foveate.core.profile import Profile
-from foveate.models.dense import class_maps
 from foveate.models.huggingface.axes import Axes, Changes
 from foveate.models.huggingface.fetch import Pretrained
 from foveate.models.huggingface.runner import PretrainedRunner
+from foveate.models.runners.dense import class_maps
 
 SMALLER = (5 / 6, 2 / 3, 1 / 2)
 """Image sizes that are worth measuring, as shares of the checkpoint's own."""

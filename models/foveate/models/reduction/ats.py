@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from foveate.core.errors import BadPlan
-from foveate.models.packing import packed
-from foveate.models.reduction import Attention, Host, Needs, Reducer
-from foveate.models.tokens import Assignment, Tokens
+from foveate.models.layers.packing import packed
+from foveate.models.layers.reducer import Attention, Needs, Reducer, ReducerContext
+from foveate.models.layers.tokens import Assignment, Tokens
 
 EXAMPLES: tuple[str | None, ...] = ("1.0", "0.5", "197")
 """Arguments the contract tests use; the first is the identity."""
@@ -101,7 +101,7 @@ def padding_waste(after: Tensor) -> float:
     return 1 - float(after.sum() / slots)
 
 
-def build(argument: str | None, host: Host) -> Ats:
+def build(argument: str | None, host: ReducerContext) -> Ats:
     """`ats:0.5` samples at half as many points as there are patches; `ats:1` is the identity.
 
     A whole number above 1 is the most tokens there can be, prefix included, as in the paper: `ats:197`

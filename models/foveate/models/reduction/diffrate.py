@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from foveate.core.errors import BadPlan
-from foveate.models.geometry import Geometry, gmacs
-from foveate.models.reduction import Attention, Host, Needs, Reducer, Schedule
-from foveate.models.tokens import Assignment, Tokens, gather_tokens
+from foveate.models.layers.config import ViTConfig, gmacs
+from foveate.models.layers.reducer import Attention, Needs, Reducer, ReducerContext, Schedule
+from foveate.models.layers.tokens import Assignment, Tokens, gather_tokens
 
 EXAMPLES: tuple[str | None, ...] = ("1", "0.7", "0.4")
 """Arguments the contract tests use; the first is the identity."""
@@ -129,20 +129,20 @@ def decide(tokens: Tokens, importance: Tensor, prune: int, merge: int) -> Assign
     return Assignment(kept, merged, share / parts.unsqueeze(-1), into, 1 / parts, counts)
 
 
-def uniform(geometry: Geometry, share: float) -> Schedule:
+def uniform(geometry: ViTConfig, share: float) -> Schedule:
     """The schedule that keeps the same fraction of the patches at every block, half of what goes pruned
     and half merged, for at most `share` of the full model's multiply-adds. Raises BadPlan as `fitted`.
     """
     return fitted(geometry, [1.0] * (2 * geometry.depth), share * full_gmacs(geometry))
 
 
-def full_gmacs(geometry: Geometry) -> float:
+def full_gmacs(geometry: ViTConfig) -> float:
     """What the model costs at its own image size with all of its tokens."""
     tokens = geometry.patches(geometry.image_size) + geometry.prefix
     return gmacs(geometry, geometry.image_size, [tokens] * geometry.depth)
 
 
-def fitted(geometry: Geometry, rates: Sequence[float], target: float) -> Schedule:
+def fitted(geometry: ViTConfig, rates: Sequence[float], target: float) -> Schedule:
     """The dearest schedule that costs at most `target` GFLOPs at the model's own image size.
 
     `rates`, each above 0, say how fast tokens go at each step, the steps being every block's pruning and
@@ -172,7 +172,7 @@ def fitted(geometry: Geometry, rates: Sequence[float], target: float) -> Schedul
     return at(fast)
 
 
-def build(argument: str | None, host: Host) -> DiffRate:
+def build(argument: str | None, host: ReducerContext) -> DiffRate:
     """`diffrate:2.9`, a schedule by its name.
 
     Up to 1 the name is a share of the full model's compute: `diffrate:1` is the identity, and where no
@@ -204,7 +204,7 @@ def build(argument: str | None, host: Host) -> DiffRate:
     return follow(schedule, geometry)
 
 
-def follow(schedule: Schedule, geometry: Geometry) -> DiffRate:
+def follow(schedule: Schedule, geometry: ViTConfig) -> DiffRate:
     """The reducer that keeps what a schedule for this geometry's image size says."""
     patches = geometry.patches(geometry.image_size)
     steps = (max(count - geometry.prefix, 1) for counts in schedule for count in counts)
@@ -213,7 +213,7 @@ def follow(schedule: Schedule, geometry: Geometry) -> DiffRate:
     return DiffRate(tuple(zip(falling[::2], falling[1::2], strict=True)), patches)
 
 
-def _published(geometry: Geometry) -> Mapping[str, Schedule]:
+def _published(geometry: ViTConfig) -> Mapping[str, Schedule]:
     """The authors' schedules for a model of this shape, counting its own prefix."""
     if geometry.depth != 12 or geometry.patches(geometry.image_size) != _PATCHES:
         return {}

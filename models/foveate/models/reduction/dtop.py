@@ -15,11 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from foveate.core.errors import BadPlan
-from foveate.models.geometry import Place
-from foveate.models.heads.dense import DenseHead
-from foveate.models.packing import packed
-from foveate.models.reduction import Attention, Host, Needs, Reducer
-from foveate.models.tokens import Assignment, Tokens
+from foveate.models.layers.config import ReductionPoint
+from foveate.models.layers.packing import packed
+from foveate.models.layers.reducer import Attention, Needs, PatchClassifier, Reducer, ReducerContext
+from foveate.models.layers.tokens import Assignment, Tokens
 
 EXAMPLES: tuple[str | None, ...] = ("1.0", "0.4", "0.0", "0.4@2")
 """Arguments the contract tests use; the first is the identity."""
@@ -33,10 +32,10 @@ class Dtop(Reducer):
     """Before the first block of each stage, patches whose best class has more than `sure` leave."""
 
     sure: float
-    head: DenseHead
+    head: PatchClassifier
     stages: tuple[int, ...]
     """Blocks before which patches may leave, counted from 0."""
-    place = Place.BEFORE
+    place = ReductionPoint.BEFORE
     adaptive = True
     proportional = True
 
@@ -57,10 +56,10 @@ class DtopShare(Reducer):
     """Before one block, all patches leave but the share of them whose best class is least sure."""
 
     share: float
-    head: DenseHead
+    head: PatchClassifier
     block: int
     """Counted from 0."""
-    place = Place.BEFORE
+    place = ReductionPoint.BEFORE
 
     def needs(self, block: int) -> Needs | None:
         return Needs.NOTHING if self.share < 1 and block == self.block else None
@@ -78,7 +77,7 @@ class DtopShare(Reducer):
         return Assignment(torch.cat([always, least], 1))
 
 
-def named(head: DenseHead, tokens: Tokens, block: int) -> Tensor:
+def named(head: PatchClassifier, tokens: Tokens, block: int) -> Tensor:
     """What each patch shows as it left so many blocks: (B, N, C) float32 scores."""
     return head.name(head.read(tokens.x[:, tokens.prefix :], block)).float()
 
@@ -98,7 +97,7 @@ def stays(scores: Tensor, present: Tensor, sure: float, context: int = CONTEXT) 
     return present & ((best <= sure) | (rank <= context))
 
 
-def build(argument: str | None, host: Host) -> Dtop | DtopShare:
+def build(argument: str | None, host: ReducerContext) -> Dtop | DtopShare:
     """`dtop:0.95`: who is surer than that leaves after a third, a half and two thirds of the blocks.
     `dtop:0.3@4`: from block 4 on, counted from 1, the 0.3 of the patches that are least sure go on.
     `dtop:1` and `dtop:1@4` are the identity.

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 
 from foveate.core.errors import BadPlan
-from foveate.models.reduction import Attention, Host, Needs, Reducer
-from foveate.models.tokens import Assignment, Tokens
+from foveate.models.layers.reducer import Attention, Needs, Reducer, ReducerContext
+from foveate.models.layers.tokens import Assignment, Tokens
 
 EXAMPLES: tuple[str | None, ...] = ("1.0", "0.7", "0.3")
 """Arguments the contract tests use; the first is the identity."""
@@ -51,7 +51,7 @@ class Evit(Reducer):
         return Assignment(kept, rest + prefix, scores.gather(1, rest).unsqueeze(1))
 
 
-def build(argument: str | None, host: Host) -> Evit:
+def build(argument: str | None, host: ReducerContext) -> Evit:
     """`evit:0.7`. The blocks are the 4th, 7th and 10th of 12, and in proportion at other depths.
 
     Raises BadPlan for a model without a class token, or a keep rate that is none.

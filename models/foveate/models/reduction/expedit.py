@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from foveate.core.errors import BadPlan
-from foveate.models.geometry import Place
-from foveate.models.matching import positions
-from foveate.models.reduction import Attention, Host, Needs, Reducer
-from foveate.models.tokens import Assignment, Tokens
+from foveate.models.layers.config import ReductionPoint
+from foveate.models.layers.matching import positions
+from foveate.models.layers.reducer import Attention, Needs, Reducer, ReducerContext
+from foveate.models.layers.tokens import Assignment, Tokens
 
 EXAMPLES: tuple[str | None, ...] = ("1.0", "0.5", "0.7@6")
 """Arguments the contract tests use; the first is the identity."""
@@ -39,7 +39,7 @@ class Expedit(Reducer):
     share: float
     block: int
     """Counted from 0."""
-    place = Place.BEFORE
+    place = ReductionPoint.BEFORE
 
     def needs(self, block: int) -> Needs | None:
         return Needs.NOTHING if self.share < 1 and block == self.block else None
@@ -106,7 +106,7 @@ def _far(side: int, rows: int, reach: int, device: torch.device) -> Tensor:
     return ((row - own_row).abs() > reach) | ((column - own_column).abs() > reach)
 
 
-def build(argument: str | None, host: Host) -> Expedit:
+def build(argument: str | None, host: ReducerContext) -> Expedit:
     """`expedit:0.7@6`: from block 6 on, counted from 1, clusters in 0.7 times as many rows and columns.
 
     Without a block it is the one after a third of them; `expedit:1` is the identity. Raises BadPlan for

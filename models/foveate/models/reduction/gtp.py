@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from foveate.core.errors import BadPlan
-from foveate.models.reduction import Attention, Host, Needs, Reducer
-from foveate.models.tokens import Assignment, Tokens
+from foveate.models.layers.reducer import Attention, Needs, Reducer, ReducerContext
+from foveate.models.layers.tokens import Assignment, Tokens
 
 EXAMPLES: tuple[str | None, ...] = ("0", "2", "5")
 """Arguments the contract tests use; the first is the identity."""
@@ -98,7 +98,7 @@ def _degree(row: Tensor, column: Tensor, side: int) -> Tensor:
     return tall * wide - 1
 
 
-def build(argument: str | None, host: Host) -> Gtp:
+def build(argument: str | None, host: ReducerContext) -> Gtp:
     """`gtp:8`: eight tokens leave at every block. Raises BadPlan for what is no whole number."""
     if not argument or not re.fullmatch(r"[0-9]{1,4}", argument):
         raise BadPlan(f"gtp takes the tokens that leave at each block, as in gtp:8; got {argument or ''!r}")

@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from foveate.core.errors import BadPlan
-from foveate.models.geometry import Place
-from foveate.models.heads.gates import Gate
-from foveate.models.reduction import Attention, Host, Needs, Reducer
-from foveate.models.tokens import Assignment, Tokens
+from foveate.models.layers.config import ReductionPoint
+from foveate.models.layers.reducer import Attention, Needs, Reducer, ReducerContext
+from foveate.models.layers.tokens import Assignment, Tokens
 
 EXAMPLES: tuple[str | None, ...] = ("1.0", "0.7", "0.3")
 """Arguments the contract tests use; the first is the identity."""
@@ -27,9 +27,9 @@ class IaRed(Reducer):
     """Before each block that has a gate, the ceil(keep * N) best-scored of the N patch tokens go on."""
 
     keep: float
-    gates: Mapping[int, Gate]
+    gates: Mapping[int, nn.Module]
     """By the block they stand before, counted from 0."""
-    place = Place.BEFORE
+    place = ReductionPoint.BEFORE
 
     def needs(self, block: int) -> Needs | None:
         return Needs.NOTHING if self.keep < 1 and block in self.gates else None
@@ -49,7 +49,7 @@ class IaRed(Reducer):
         return Assignment(torch.cat([always, best.sort(dim=1).values + prefix], dim=1))
 
 
-def build(argument: str | None, host: Host) -> IaRed:
+def build(argument: str | None, host: ReducerContext) -> IaRed:
     """`iared:0.7`: each stage keeps 70% of the patches that reach it.
 
     Raises BadPlan for a model without trained gates, or a keep rate that is none.
@@ -63,5 +63,5 @@ def build(argument: str | None, host: Host) -> IaRed:
         raise BadPlan("iared's gates ask what the class token needs, and this model has none")
     if not len(host.gates):
         raise BadPlan("iared needs trained gates, and this model has none")
-    gates = {int(after): gate for after, gate in host.gates.items() if isinstance(gate, Gate)}
+    gates = {int(after): gate for after, gate in host.gates.items()}
     return IaRed(keep, gates)

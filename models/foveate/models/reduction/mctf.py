@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from foveate.core.errors import BadPlan
-from foveate.models.geometry import Place
-from foveate.models.matching import by_strength, halves, pooled, positions
-from foveate.models.reduction import Attention, Host, Needs, Reducer
-from foveate.models.tokens import Assignment, Tokens, gather_tokens
+from foveate.models.layers.config import ReductionPoint
+from foveate.models.layers.matching import by_strength, halves, pooled, positions
+from foveate.models.layers.reducer import Attention, Needs, Reducer, ReducerContext
+from foveate.models.layers.tokens import Assignment, Tokens, gather_tokens
 
 EXAMPLES: tuple[str | None, ...] = ("0", "3", "8")
 """Arguments the contract tests use; the first is the identity."""
@@ -32,7 +32,7 @@ class Mctf(Reducer):
     """Before every block but the first, `fused` tokens become part of others."""
 
     fused: int
-    place = Place.AHEAD
+    place = ReductionPoint.AHEAD
     proportional = True
 
     def needs(self, block: int) -> Needs | None:
@@ -92,7 +92,7 @@ def _match(scores: Tensor, count: int, here: Tensor, prefix: int) -> tuple[Tenso
     return kept, absorbed, torch.cat([slots.gather(1, partner_a[:, :forth]), moved], dim=1)
 
 
-def build(argument: str | None, host: Host) -> Mctf:
+def build(argument: str | None, host: ReducerContext) -> Mctf:
     """`mctf:16` fuses 16 tokens before every block but the first. Raises BadPlan for no whole number."""
     if not re.fullmatch(r"[0-9]{1,4}", argument or ""):
         raise BadPlan(f"mctf takes how many tokens each block fuses, as in mctf:16; got {argument or ''!r}")

@@ -1,14 +1,14 @@
 """No reduction: every token goes through every block."""
 
 from foveate.core.errors import BadPlan
-from foveate.models.reduction import Attention, Host, Needs, Reducer
-from foveate.models.tokens import Assignment, Tokens
+from foveate.models.layers.reducer import Attention, Needs, Reducer, ReducerContext
+from foveate.models.layers.tokens import Assignment, Tokens
 
 EXAMPLES: tuple[str | None, ...] = (None,)
 """Arguments the contract tests use; the first is the identity."""
 
 
-class Nothing(Reducer):
+class Identity(Reducer):
     """The identity, and what full compute means."""
 
     def needs(self, block: int) -> Needs | None:
@@ -21,7 +21,7 @@ class Nothing(Reducer):
         raise NotImplementedError("the identity has nothing to decide; `needs` says so")
 
 
-def build(argument: str | None, host: Host) -> Nothing:
+def build(argument: str | None, host: ReducerContext) -> Identity:
     if argument is not None:
         raise BadPlan(f"the reducer none takes no argument, got {argument!r}")
-    return Nothing()
+    return Identity()

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 
 from foveate.core.errors import BadPlan
-from foveate.models.matching import by_strength, halves, pooled, positions
-from foveate.models.reduction import Attention, Host, Needs, Reducer
-from foveate.models.tokens import Assignment, Tokens
+from foveate.models.layers.matching import by_strength, halves, pooled, positions
+from foveate.models.layers.reducer import Attention, Needs, Reducer, ReducerContext
+from foveate.models.layers.tokens import Assignment, Tokens
 
 EXAMPLES: tuple[str | None, ...] = ("0", "3", "8")
 """Arguments the contract tests use; the first is the identity."""
@@ -52,7 +52,7 @@ class ToMe(Reducer):
         return pooled(kept, from_a.gather(1, order[:, :count]), into, tokens.counts)
 
 
-def build(argument: str | None, host: Host) -> ToMe:
+def build(argument: str | None, host: ReducerContext) -> ToMe:
     """`tome:8` merges 8 tokens at every block. Raises BadPlan for anything but a whole number."""
     if not re.fullmatch(r"[0-9]{1,4}", argument or ""):
         raise BadPlan(f"tome takes how many tokens each block merges, as in tome:8; got {argument or ''!r}")

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from foveate.core.errors import BadPlan
-from foveate.models.matching import positions
-from foveate.models.reduction import Attention, Host, Needs, Reducer
-from foveate.models.tokens import Assignment, Tokens, gather_tokens
+from foveate.models.layers.matching import positions
+from foveate.models.layers.reducer import Attention, Needs, Reducer, ReducerContext
+from foveate.models.layers.tokens import Assignment, Tokens, gather_tokens
 
 EXAMPLES: tuple[str | None, ...] = ("1.0", "0.7", "0.4")
 """Arguments the contract tests use; the first is the identity."""
@@ -163,7 +163,7 @@ def _layers(keep: float, depth: int) -> Iterable[Layer]:
         yield Layer(block, 1 - strength * (1 - keep), votes)
 
 
-def build(argument: str | None, host: Host) -> ZeroTPrune:
+def build(argument: str | None, host: ReducerContext) -> ZeroTPrune:
     """`zerotprune:0.7`. The blocks that prune are the 1st, 3rd, 6th, 9th and 11th of 12, in proportion
     at other depths.
 

@@ -12,10 +12,10 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 from foveate.core.errors import SetupError
 from foveate.core.model import InputSpec, Task
 from foveate.core.profile import Profile
-from foveate.models.geometry import Geometry
 from foveate.models.heads import ExitSpec
 from foveate.models.heads.clip import ClipSpec
 from foveate.models.heads.dense import STRIDE, DenseSpec
+from foveate.models.layers.config import ViTConfig
 
 RGB = tuple[float, float, float]
 MAX_NAME = 64
@@ -29,7 +29,7 @@ class Card:
     """Everything about a model that is not a weight. A card that contradicts itself raises SetupError."""
 
     name: str
-    geometry: Geometry
+    geometry: ViTConfig
     labels: tuple[str, ...] = ()
     """Class names in the order of the logits; empty where nobody named them."""
     input: InputSpec = InputSpec()  # noqa: RUF009 -- frozen, so one instance serves every card
@@ -127,7 +127,7 @@ class Card:
     def _read(cls, name: str, table: Mapping[str, Any], where: str) -> "Card":
         rest = dict(table)
         declared = rest.pop("name", name)
-        geometry = _record(Geometry, rest.pop("geometry", None), f"{where}: [geometry]")
+        geometry = _record(ViTConfig, rest.pop("geometry", None), f"{where}: [geometry]")
         pixels = dict(rest.pop("input", {}))
         mean, std = (_rgb(pixels.pop(key, _CENTRED), f"{where}: {key}") for key in ("mean", "std"))
         spec = _record(InputSpec, pixels, f"{where}: [input]")
@@ -160,7 +160,7 @@ class Card:
         return flat
 
 
-R = TypeVar("R", Geometry, InputSpec, ExitSpec, DenseSpec, ClipSpec)
+R = TypeVar("R", ViTConfig, InputSpec, ExitSpec, DenseSpec, ClipSpec)
 
 
 def shipped() -> Traversable:

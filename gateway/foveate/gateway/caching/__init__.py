@@ -1,0 +1,1 @@
+"""The response cache and the feature cache, on the one cache interface."""

@@ -1,0 +1,35 @@
+"""`foveate serve` in one process: gateway, engines and models."""
+
+import os
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from foveate.cluster.local import LocalCluster
+from foveate.core.metrics import Metrics
+from foveate.core.settings import Settings
+from foveate.estimation.host_load import HostLoadMonitor
+from foveate.gateway.app import create_app
+from foveate.gateway.server import freeze_gc_heap, server
+from foveate.scheduling.fifo import Fifo
+from foveate.scheduling.objectives import Terms
+from foveate.scheduling.slo_policy import SloPolicy
+
+
+def serve(settings: Settings, tell: Callable[[str], None], load: Callable[[str, Settings], Any]) -> None:
+    """Until a signal comes and what was admitted is done. `tell` gets what is served, line by line."""
+    metrics = Metrics()
+    factories = [partial(load, name, settings) for name in settings.models]
+    cluster = LocalCluster(
+        factories, metrics, settings.queue_items, settings.queue_bytes,
+        SloPolicy if settings.policy == "slo" else Fifo, Terms(settings.default_deadline_s),
+        HostLoadMonitor(settings.decode_threads),
+    )  # fmt: skip
+    application = create_app(cluster, settings, metrics)
+    for card in cluster.cards().values():
+        tell(f"{card.full}: {card.description}")
+    web = server(application, cluster, settings)
+    freeze_gc_heap()
+    web.run()
+    if not web.finished:
+        os._exit(1)  # a forward that is stuck in its thread would keep the process for ever

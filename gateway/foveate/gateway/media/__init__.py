@@ -1,0 +1,1 @@
+"""Untrusted image and video bytes to pixels, and masks to image files."""

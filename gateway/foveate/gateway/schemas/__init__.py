@@ -1,0 +1,1 @@
+"""Response bodies, response headers, problem details and the OpenAPI document."""

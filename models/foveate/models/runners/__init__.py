@@ -1,0 +1,1 @@
+"""Runners: one model on one device, called with a batch and a plan."""

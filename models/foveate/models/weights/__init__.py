@@ -1,0 +1,1 @@
+"""Checkpoints: reading, conversion, and model families."""

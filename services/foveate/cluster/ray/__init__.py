@@ -1,0 +1,1 @@
+"""Workers on Ray Serve, and the scaling policy that Ray Serve calls."""

@@ -1,0 +1,1 @@
+"""Estimates that the engine learns online: batch latency, arrivals, CPU load."""

@@ -1,0 +1,1 @@
+"""Scheduling policies. Pure: queued requests, a latency model and a clock in; decisions out."""

@@ -1,0 +1,37 @@
+"""Models for tests on Ray, which makes them in processes of its own: their media tell them what to do."""
+
+import os
+import signal
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from foveate.core.outcome import Result
+from foveate.core.plan import Plan
+from tests.support.fake_runner import FakeRunner
+
+
+class Obedient(FakeRunner):
+    """Takes bytes. `die` ends its process; `sleep SECONDS` takes that long; answers tell its process's id, as
+    the number of tokens."""
+
+    def __init__(self, name: str = "fake", starts_s: float = 0.0) -> None:
+        time.sleep(starts_s)
+        super().__init__(name, max_batch=8)
+
+    def run(self, batch: list[Any], plan: Plan) -> list[Result | Exception]:
+        for item in batch:
+            words = bytes(item).split()
+            if words[:1] == [b"die"]:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if words[:1] == [b"sleep"]:
+                time.sleep(float(words[1]))
+        results = super().run(batch, plan)
+        return [
+            Result(result.scores, os.getpid(), result.exit_layer, result.gflops)
+            for result in results
+            if isinstance(result, Result)
+        ]
+
+    def stack(self, media: Sequence[Any], plan: Plan) -> list[Any]:
+        return list(media)

@@ -1,0 +1,76 @@
+"""A family whose scout is sure of flat pictures, and right there, and torn and wrong on all others."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from foveate.core.plan import Plan
+from foveate.models.layers.config import ViTConfig
+from foveate.models.profiling.dataset import Dataset, DecodedDataset
+from foveate.models.runners.image import TorchRunner
+from foveate.models.vit.resolve import resolve
+from foveate.models.vit.stitch import StitchSpec
+from foveate.models.vit.vit import ResolvedPlan, TrunkOutput
+from foveate.models.weights.family import Family
+from tests.support.measuring import GEOMETRY, quiet, tiny
+
+SCOUT = "scout@64"
+SMALL = ViTConfig(image_size=64, width=8, depth=1, heads=1, classes=5)
+EVERY = 6
+"""One picture in this many is not flat."""
+STITCH = StitchSpec("tiny", 2, "scout", 1)
+WHITE = np.full((64, 64, 3), 255, np.uint8)
+"""What the scout gives no finite answer to."""
+
+
+def runner(max_batch: int = 16) -> TorchRunner:
+    own, scout = tiny(), tiny(seed=1, geometry=SMALL, name="scout")
+
+    def told_by_full(_: nn.Module, given: tuple[Tensor, ResolvedPlan], out: TrunkOutput) -> TrunkOutput:
+        images = given[0]
+        best = own.model(images, resolve(own.model, Plan("tiny", 64))).logits.argmax(1)
+        flat = images.flatten(1).std(1) < 0.8
+        sure, torn = 8.0 * F.one_hot(best, 5), 0.4 * F.one_hot((best + 1) % 5, 5)
+        white = (images > 0.999).flatten(1).all(1)
+        logits = torch.where(flat[:, None], sure, torn).masked_fill(white[:, None], torch.nan)
+        return replace(out, logits=logits)
+
+    scout.model.register_forward_hook(told_by_full)
+    torch.manual_seed(0)
+    joint = nn.Linear(SMALL.width, GEOMETRY.width)
+    return TorchRunner(Family(own, (scout,), {STITCH: joint}), max_batch=max_batch)
+
+
+def is_hard(number: int) -> bool:
+    return number % EVERY == 0
+
+
+def picture(data: bytes) -> NDArray[np.uint8]:
+    """Flat but for a little noise, or all contrast."""
+    number = int(data)
+    random = np.random.default_rng(number)
+    if is_hard(number):
+        return (255 * random.integers(0, 2, (4, 4, 3), np.uint8)).repeat(16, 0).repeat(16, 1)
+    return random.integers(100, 156, (4, 4, 3), np.uint8).repeat(16, 0).repeat(16, 1)
+
+
+class Seen(DecodedDataset):
+    """An album that notes which pictures were asked for."""
+
+    seen: list[int]
+
+    def at(self, indices: Sequence[int]) -> list[NDArray[np.uint8]]:  # type: ignore[override]
+        self.seen += indices
+        return super().at(indices)
+
+
+def album(count: int = 120, targets: Sequence[int] | None = None) -> Seen:
+    items = tuple(str(number).encode() for number in range(count))
+    found = Seen(Dataset("flat", items, None if targets is None else tuple(targets)), picture, quiet)
+    found.seen = []
+    return found

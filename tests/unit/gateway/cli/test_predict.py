@@ -1,0 +1,88 @@
+"""One picture on the command line: the answer's fields, what people are shown, and the picture drawn."""
+
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from foveate.core.content import ContentRungs
+from foveate.core.errors import BadPlan, BrokenMedia
+from foveate.gateway.cli.predict import Answer, draw, predict, show
+from foveate.models.runners.image import TorchRunner
+from tests.support.measuring import tiny
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+HALVES = np.repeat([[[250, 0, 0], [0, 0, 250]]], 64, axis=0).repeat(32, axis=1).astype(np.uint8)
+"""(64, 64, 3): red on the left, blue on the right."""
+
+
+def choosing(rung: int) -> TorchRunner:
+    """By content it takes the scout (0), whose patches do not divide the picture, or full (1)."""
+    runner = TorchRunner(tiny())
+    runner.content = ContentRungs(("tiny@48", "full"), ((0.0, 0.0, 0.0),), (9.0 if rung == 0 else -9.0,))
+    return runner
+
+
+def answer(runner: TorchRunner, plan: str, top_k: int = 3) -> Answer:
+    encoded = io.BytesIO()
+    Image.fromarray(HALVES).save(encoded, "png")
+    return predict(runner, encoded.getvalue(), runner.card.plan(plan), top_k, 10**6)
+
+
+def printed(found: Answer) -> str:
+    console = Console(file=io.StringIO(), width=100, force_terminal=True, color_system="truecolor")
+    show(console, found)
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("rung", "plan", "chosen", "side"),
+    [
+        (0, "content:0.9", "tiny@48", 3),
+        (1, "content:0.9", "full", 4),
+        (0, "tiny@48", None, 3),
+        (0, "evit:0.6", None, 4),
+    ],
+)
+def test_the_rung_that_the_content_chose_is_told_shown_and_drawn(
+    rung: int, plan: str, chosen: str | None, side: int, tmp_path: Path
+) -> None:
+    found = answer(choosing(rung), plan)
+    assert found.fields["chosen"] == chosen
+    assert found.fields["plan"] == ("tiny@48/fp32" if plan == "tiny@48" else f"tiny@64/{plan}/fp32")
+    assert found.explanation.grid == (side, side)
+    text = re.sub(r"\x1b[^m]*m", "", printed(found))
+    assert (f", which chose {chosen}\n" in text) == (chosen is not None)
+    rows = [line for line in text.splitlines() if set(line) & set("█░·")]
+    assert [len(row) for row in rows] == [2 * side] * side
+    draw(found, tmp_path / "seen.png")
+    with Image.open(tmp_path / "seen.png") as page:
+        assert page.format == "PNG"
+
+
+def test_a_patch_is_shown_in_its_mean_colour() -> None:
+    for plan, middle in (("full", "250;0;0"), ("content:0.9", "125;0;125")):
+        top = next(line for line in printed(answer(choosing(0), plan)).splitlines() if "█" in line)
+        colours = re.findall(r"\x1b\[38;2;([0-9;]+)m", top)
+        assert colours[:2] == ["250;0;0", middle], "of 3 patches the one between sees both halves"
+        assert colours[-1] == "0;0;250"
+
+
+def test_the_likeliest_classes_come_first() -> None:
+    everything = answer(choosing(0), "full", top_k=99).fields["predictions"]
+    assert len(everything) == 5
+    assert [p["score"] for p in everything] == sorted((p["score"] for p in everything), reverse=True)
+    assert answer(choosing(0), "full", top_k=2).fields["predictions"] == everything[:2]
+
+
+def test_what_cannot_be_answered_raises_one_sentence() -> None:
+    runner = choosing(0)
+    with pytest.raises(BadPlan, match="stands alone"):
+        answer(runner, "content:0.9/depth:2")
+    with pytest.raises(BrokenMedia, match="not a picture"):
+        predict(runner, b"no picture", runner.full, 1, 10**6)

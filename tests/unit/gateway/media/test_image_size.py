@@ -1,0 +1,74 @@
+"""Which pictures take the slow lane, and that they leave the fast one free."""
+
+import asyncio
+import io
+import threading
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+
+from foveate.cluster.local import LocalCluster
+from foveate.core.metrics import Metrics
+from foveate.core.model import InputSpec
+from foveate.core.settings import Settings
+from foveate.gateway.app import create_app
+from foveate.gateway.media.image import decode_image
+from foveate.gateway.media.image_size import is_large
+from tests.support.fake_runner import FakeRunner
+
+LARGE, SMALL = (2400, 2000), (640, 480)
+
+
+def encoded(kind: str, size: tuple[int, int]) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", size, (9, 9, 9)).save(out, kind)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "BMP", "WEBP"])
+def test_size_is_read_off_the_header(kind: str) -> None:
+    assert is_large(encoded(kind, LARGE))
+    assert not is_large(encoded(kind, SMALL))
+
+
+def test_jpeg_is_never_large_and_tiff_always_is() -> None:
+    assert not is_large(encoded("JPEG", LARGE))
+    assert is_large(encoded("TIFF", SMALL))
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"RIFF", b"RIFF....WEBP", b"GIF89a", b"BM", b"\x89PNG\r\n\x1a\n", b"x" * 99]
+)
+def test_what_is_cut_short_is_not_large(data: bytes) -> None:
+    assert not is_large(data)
+
+
+@pytest.mark.anyio
+async def test_a_large_picture_does_not_delay_a_small_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    released, begun = threading.Event(), threading.Event()
+
+    def held(data: bytes, *rest: Any) -> Any:
+        if is_large(data):
+            begun.set()
+            assert released.wait(20)
+        return decode_image(data, *rest)
+
+    monkeypatch.setattr("foveate.gateway.routes.classify.decode_image", held)
+    metrics = Metrics()
+    cluster = LocalCluster([lambda: FakeRunner(spec=InputSpec())], metrics)
+    app = create_app(cluster, Settings(decode_threads=1), metrics)
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://t") as client,
+    ):
+        large = [
+            asyncio.create_task(client.post("/classify", content=encoded("PNG", LARGE))) for _ in range(3)
+        ]
+        assert await asyncio.to_thread(begun.wait, 20)
+        small = await asyncio.wait_for(client.post("/classify", content=encoded("PNG", SMALL)), 20)
+        assert small.status_code == 200
+        released.set()
+        assert [(await task).status_code for task in large] == [200, 200, 200]

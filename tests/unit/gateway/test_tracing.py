@@ -1,0 +1,79 @@
+"""A trace of every request, sent to whoever collects them."""
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import httpx
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from foveate.cluster.local import LocalCluster
+from foveate.core.metrics import Metrics
+from foveate.core.settings import Settings
+from foveate.gateway.app import create_app
+from tests.support.fake_runner import FakeRunner
+
+pytestmark = pytest.mark.anyio
+TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+
+
+class Collector:
+    """A real listener that keeps what it is sent."""
+
+    def __init__(self) -> None:
+        spans = self.spans = []  # type: ignore[var-annotated]
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+                    spans.extend(span for scope in resource.scope_spans for span in scope.spans)
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
+        self.thread.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_port}/v1/traces"
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    found = Collector()
+    yield found
+    found.server.shutdown()
+    found.server.server_close()
+    found.thread.join()
+
+
+async def test_a_request_is_told_with_its_stages_under_its_callers_span(collector: Collector) -> None:
+    settings, metrics = Settings(traces=collector.url, cache_bytes=0), Metrics()
+    app = create_app(LocalCluster([FakeRunner], metrics), settings, metrics)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client,
+    ):
+        headers = {"content-type": "image/jpeg", "traceparent": f"00-{TRACE}-{PARENT}-01"}
+        assert (await client.post("/classify", content=b"picture", headers=headers)).status_code == 200
+        assert (await client.post("/classify", content=b"", headers=headers)).status_code == 400
+    answered, refused = (span for span in collector.spans if span.name == "POST /classify")
+    assert {span.trace_id.hex() for span in collector.spans} == {TRACE}
+    assert {answered.parent_span_id.hex(), refused.parent_span_id.hex()} == {PARENT}
+    told = {item.key: item.value for item in answered.attributes}
+    assert told["foveate.plan"].string_value == "fake@32/fp32"
+    assert told["foveate.outcome"].string_value == "ok"
+    assert told["http.response.status_code"].int_value == 200
+    inner = [span for span in collector.spans if span.parent_span_id == answered.span_id]
+    assert [span.name for span in sorted(inner, key=lambda span: span.end_time_unix_nano)] == [
+        "preprocess", "queue", "compute",
+    ]  # fmt: skip
+    for span in inner:
+        assert span.start_time_unix_nano <= span.end_time_unix_nano <= answered.end_time_unix_nano
+    assert len(collector.spans) == 5, "nothing is told of stages that a refusal did not come to"

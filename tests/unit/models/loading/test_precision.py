@@ -1,0 +1,204 @@
+"""Choosing a precision: measured once, remembered, and refused where it changes answers or gains nothing."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from foveate.models.layers.config import ViTConfig
+from foveate.models.loading import precision
+from foveate.models.runners.image import TorchRunner
+from foveate.models.vit.vit import ElasticViT
+from foveate.models.weights.checkpoint import Checkpoint
+from foveate.models.zoo.heldout import HeldOut
+
+GEOMETRY = ViTConfig(image_size=32, width=24, depth=2, heads=2, classes=10)
+SCENES = 64
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@torch.no_grad()
+def tiny(seed: int = 0) -> Checkpoint:
+    """A random model whose answers differ between pictures, and clearly enough to survive rounding."""
+    model, generator = ElasticViT(GEOMETRY).eval(), torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        gain = parameter.ndim == 1 and name.endswith("weight")
+        parameter.copy_(1 + 0.1 * noise if gain else 0.2 * noise)
+    return Checkpoint("tiny", GEOMETRY, model=model)
+
+
+@torch.no_grad()
+def torn() -> Checkpoint:
+    """The same, but its two best classes are a rounding error apart: bfloat16 cannot tell them."""
+    checkpoint = tiny()
+    head = checkpoint.model.head
+    assert isinstance(head, torch.nn.Linear)
+    generator = torch.Generator().manual_seed(1)
+    head.weight.copy_(head.weight[:1] + 1e-3 * torch.randn(head.weight.shape, generator=generator))
+    head.bias.zero_()
+    return checkpoint
+
+
+def colours() -> HeldOut:
+    """Pictures of one colour and some noise each."""
+    random = np.random.default_rng(0)
+    jpegs = []
+    for _ in range(SCENES):
+        pixels = random.integers(0, 256, (1, 1, 3)) + random.integers(-60, 60, (32, 32, 3))
+        file = io.BytesIO()
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)
+        jpegs.append(file.getvalue())
+    return HeldOut(tuple("abcdefghij"), tuple(jpegs), np.arange(SCENES) % 10)
+
+
+class Bench:
+    """Stands in for the clock: float32 takes a second, the lower precision a share of it."""
+
+    def __init__(self, gain: float) -> None:
+        self.gain, self.measured = gain, 0
+
+    def __call__(self, runner: TorchRunner) -> float:
+        self.measured += 1
+        return 1.0 if runner.full.precision == "fp32" else 1.0 / self.gain
+
+
+@pytest.fixture(autouse=True)
+def small_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is read from or left in the home of whoever runs the tests."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(precision, "heldout", colours)
+
+
+def timed(monkeypatch: pytest.MonkeyPatch, gain: float) -> Bench:
+    bench = Bench(gain)
+    monkeypatch.setattr(precision, "seconds_a_batch", bench)
+    return bench
+
+
+def runners(checkpoint: Checkpoint) -> tuple[TorchRunner, TorchRunner]:
+    return (
+        TorchRunner(precision.copy_of(checkpoint), "fp32"),
+        TorchRunner(precision.copy_of(checkpoint), "bf16"),
+    )
+
+
+def test_agreement_is_the_share_of_pictures_named_alike() -> None:
+    clear, close = runners(tiny()), runners(torn())
+    assert precision.agreement(clear[0], clear[0], colours()) == 1.0
+    assert precision.agreement(*clear, colours()) >= precision.AGREEMENT
+    assert precision.agreement(*close, colours()) < 0.9
+    assert precision.agreement(clear[0], runners(tiny(seed=1))[0], colours()) < 0.9
+
+
+def test_a_model_names_more_than_one_class_here() -> None:
+    """Without this the agreement above would mean nothing."""
+    reference, _ = runners(tiny())
+    named = precision.top1(reference, colours())
+    assert named.shape == (SCENES,)
+    assert len(set(named.tolist())) >= 3
+    assert not np.array_equal(precision.top1(reference, colours(), "evit:0.3"), named)
+
+
+def test_a_lower_precision_that_is_faster_and_keeps_the_answers_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    timed(monkeypatch, gain=2)
+    assert precision.measure(tiny(), "cpu") == "bf16"
+
+
+def test_one_that_changes_answers_is_refused_however_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed(monkeypatch, gain=50)
+    assert precision.measure(torn(), "cpu") == "fp32"
+
+
+@pytest.mark.parametrize(("share", "chosen"), [(0.9949, "fp32"), (0.995, "bf16"), (1.0, "bf16")])
+def test_the_bar_is_99_and_a_half_percent(share: float, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    timed(monkeypatch, gain=2)
+    monkeypatch.setattr(precision, "agreement", lambda *_: share)
+    assert precision.measure(tiny(), "cpu") == chosen
+
+
+@pytest.mark.parametrize("gain", [0.5, 1.0, 1.14])
+def test_one_that_is_no_faster_is_refused_without_asking_for_its_answers(
+    gain: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed(monkeypatch, gain)
+    monkeypatch.setattr(precision, "heldout", lambda: pytest.fail("nobody needs the scenes"))
+    assert precision.measure(tiny(), "cpu") == "fp32"
+
+
+def test_a_check_that_would_take_too_long_is_not_begun(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    timed(monkeypatch, gain=2)
+    monkeypatch.setattr(precision, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(precision, "agreement", lambda *_: pytest.fail("this would take too long"))
+    assert precision.measure(tiny(), "cpu") == "fp32"
+    assert "--precision bf16" in caplog.text
+
+
+def test_the_choice_is_remembered_and_not_measured_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bench = timed(monkeypatch, gain=2)
+    assert precision.choose(tiny(), "cpu") == "bf16"
+    assert bench.measured == 2
+    (kept,) = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert "bf16" in kept.read_text()
+    assert precision.choose(tiny(), "cpu") == "bf16"
+    assert bench.measured == 2
+
+
+def test_other_weights_are_measured_for_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = timed(monkeypatch, gain=2)
+    assert precision.choose(tiny(), "cpu") == "bf16"
+    assert precision.choose(torn(), "cpu") == "fp32"
+    assert bench.measured == 4
+    assert precision.choose(torn(), "cpu") == "fp32"
+    assert precision.choose(tiny(), "cpu") == "bf16"
+    assert bench.measured == 4
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    bench = timed(monkeypatch, gain=2)
+    assert precision.choose(tiny(), "cpu") == "bf16"
+    assert precision.choose(tiny(), "cpu") == "bf16"
+    assert bench.measured == 4
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"precision": "int3"}'])
+def test_a_damaged_memory_is_measured_anew(
+    text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    timed(monkeypatch, gain=2)
+    precision.choose(tiny(), "cpu")
+    (kept,) = [path for path in tmp_path.rglob("*") if path.is_file()]
+    kept.write_text(text)
+    assert precision.choose(tiny(), "cpu") == "bf16"
+    assert "bf16" in kept.read_text()
+
+
+def test_measuring_leaves_the_checkpoint_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed(monkeypatch, gain=2)
+    checkpoint = tiny()
+    before = {name: value.clone() for name, value in checkpoint.model.state_dict().items()}
+    precision.choose(checkpoint, "cpu")
+    for name, value in checkpoint.model.state_dict().items():
+        assert value.dtype == torch.float32
+        assert torch.equal(value, before[name])
+
+
+def test_the_clock_is_a_real_one() -> None:
+    reference, candidate = runners(tiny())
+    assert 0 < precision.seconds_a_batch(reference, repeats=1) < 10
+    assert 0 < precision.seconds_a_batch(candidate, repeats=1) < 10

@@ -1,0 +1,67 @@
+"""Which plans are tried on a model, and those that a person lists."""
+
+from dataclasses import replace
+
+import pytest
+from torch import nn
+
+from foveate.core.errors import BadPlan
+from foveate.core.plan import Plan
+from foveate.models.layers.config import ViTConfig
+from foveate.models.profiling.candidates import candidates, parse
+from foveate.models.runners.image import TorchRunner
+from foveate.models.vit.vit import ElasticViT
+from tests.support.measuring import GEOMETRY, quiet, tiny
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_as_many_plans_are_tried_as_a_person_waits_for() -> None:
+    model = ElasticViT(ViTConfig())
+    full = Plan("vit", 224)
+    plain = candidates(model, full, quiet)
+    for number in (4, 8, 10):
+        model.exit_heads[str(number)] = nn.Identity()
+    exits = candidates(model, full, quiet)
+    assert plain[0] == exits[0] == full
+    assert 20 <= len(plain) < len(exits) <= 40
+    assert {p.image_size for p in plain} == {224, 160, 112}
+    assert not any(p.exit for p in plain)
+    assert {p.exit for p in exits} >= {"0.8", "0.9", "0.95"}
+    assert {str(p) for p in plain} >= {
+        "vit@224/evit:0.5/fp32",
+        "vit@224/tome:8/fp32",
+        "vit@112/evit:0.5/fp32",
+    }
+
+
+def test_what_the_model_cannot_run_is_not_tried() -> None:
+    runner = TorchRunner(tiny(geometry=replace(GEOMETRY, class_token=False, pool="avg")))
+    tried = candidates(runner.models["tiny"], runner.full, runner.check)
+    assert tried[0] == runner.full
+    assert not any(p.reducer.startswith("evit") for p in tried)
+    for chosen in tried:
+        runner.check(chosen)
+
+
+def test_schedules_and_siblings_are_tried() -> None:
+    model = ElasticViT(GEOMETRY)
+    model.schedules = {"0.6": ((9, 9),) * 4}
+    tried = candidates(model, Plan("tiny", 64), quiet, [Plan("tinier", 48)])
+    assert Plan("tiny", 64, reducer="diffrate:0.6") in tried
+    assert Plan("tinier", 48) in tried
+    assert Plan("tinier", 48, reducer="evit:0.5") in tried
+
+
+def test_plans_can_be_listed_and_a_number_is_a_size() -> None:
+    runner = TorchRunner(tiny())
+    listed = parse("evit:.5, 32,32/evit:0.7,full,evit:0.5,", runner.full, runner.check)
+    texts = [chosen.relative_to(runner.full) for chosen in listed]
+    assert texts == ["full", "evit:0.5", "tiny@32", "tiny@32/evit:0.7"]
+
+
+@pytest.mark.parametrize("text", ["warp:9", "evit:7", "33", "other@64", "exit:0.9", "evit:0.5/bf16"])
+def test_a_listed_plan_that_cannot_be_run_is_refused(text: str) -> None:
+    runner = TorchRunner(tiny())
+    with pytest.raises(BadPlan):
+        parse(text, runner.full, runner.check)

@@ -1,0 +1,68 @@
+"""The picture of a ladder."""
+
+import sys
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from PIL import Image
+
+from foveate.core.profile import Measurement, Profile, choose
+from foveate.models.profiling import ladder_plot
+from tests.support.measuring import plan, written
+
+
+def drawable(timed: bool = True) -> Profile:
+    plans = [
+        Measurement(
+            f"evit:0.{k}", 1 - 0.5**k, None, (k + 15) / 30, 5, {1: 0.1, 8: (k + 15) / 60} if timed else {}
+        )
+        for k in range(1, 10)
+    ]
+    plans.append(Measurement("full", 1.0, None, 1.0, 9, {1: 0.12, 8: 0.5} if timed else {}))
+    return written(*choose([*plans, plan("tiny@32", 0.1, 0.9, 0.04 if timed else None)]))
+
+
+@pytest.mark.parametrize("timed", [True, False])
+def test_the_ladder_is_drawn_the_same_every_time(timed: bool, tmp_path: Path) -> None:
+    png, svg = ladder_plot.draw(drawable(timed), tmp_path / "tiny.profile")
+    assert (png.name, svg.name) == ("tiny.profile.png", "tiny.profile.svg")
+    with Image.open(png) as image:
+        assert image.width == (1680 if timed else 840)
+        assert len(image.convert("RGB").getcolors(10**6) or ()) > 20
+    ElementTree.parse(svg)  # noqa: S314 -- our own file
+    before = [path.read_bytes() for path in (png, svg)]
+    ladder_plot.draw(drawable(timed), tmp_path / "tiny.profile")
+    assert [path.read_bytes() for path in (png, svg)] == before
+
+
+def test_rungs_are_named_where_no_name_covers_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matplotlib.figure import Figure
+    from matplotlib.text import Text
+
+    figures: list[Any] = []
+    draw = Figure.draw_without_rendering
+
+    def kept(figure: Any) -> None:
+        figures.append(figure)
+        draw(figure)
+
+    monkeypatch.setattr(Figure, "draw_without_rendering", kept)
+    ladder_plot.draw(drawable(), tmp_path / "x")
+    draw(figures[0])
+    for axis in figures[0].axes:
+        names = {text.get_text(): Text.get_window_extent(text) for text in axis.texts}
+        assert list(names) == [m.plan for m in drawable().ladder]
+        for one, other in combinations(names.values(), 2):
+            assert not one.overlaps(other)
+
+
+def test_drawing_needs_matplotlib_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ModuleNotFoundError) as missing:
+        ladder_plot.draw(drawable(), tmp_path / "x")
+    assert missing.value.name == "matplotlib"

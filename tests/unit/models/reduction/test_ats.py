@@ -1,0 +1,256 @@
+"""ATS in the trunk against a reference written from the paper, which runs each picture alone, unpadded."""
+
+from bisect import insort
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from foveate.core.errors import BadPlan
+from foveate.core.plan import Plan
+from foveate.models import reduction
+from foveate.models.layers.blocks import Block
+from foveate.models.layers.config import ViTConfig
+from foveate.models.layers.reducer import Attention, Needs, UntrainedContext
+from foveate.models.layers.tokens import Assignment, Tokens
+from foveate.models.reduction.ats import padding_waste, sample
+from foveate.models.vit.vit import ElasticViT
+from tests.support import references
+from tests.support.references import (
+    PLAIN,
+    REGISTERS,
+    TWO_PREFIX,
+    Seen,
+    Token,
+    assert_same_walk,
+    attended,
+    attention,
+    run,
+    walk,
+)
+
+GEOMETRIES = {"plain": PLAIN, "two prefix": TWO_PREFIX, "registers": replace(REGISTERS, pool="avg")}
+POINTS = {"0.3": 11, "0.7": 26, "197": 36, "20": 20}
+"""Sampling points of an input of 36 patches and as many prefix tokens as are added to a whole number."""
+
+
+pytestmark = pytest.mark.usefixtures("inference_on_one_thread")
+
+every_geometry = pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES)
+
+
+def build(g: ViTConfig) -> ElasticViT:
+    return references.build(g, sharpness=0.2)
+
+
+def pictures(g: ViTConfig) -> Tensor:
+    """Five, of very different contrast, so that they keep different numbers of tokens."""
+    contrasts = torch.tensor([0.0, 0.3, 1.0, 3.0, 10.0])
+    return references.pictures(g, 5) * contrasts[:, None, None, None]
+
+
+def argument(text: str, prefix: int) -> str:
+    """Whole numbers count the prefix."""
+    return str(int(text) + prefix) if float(text) > 1 else text
+
+
+def reference_significance(seen: Seen) -> list[float]:
+    """The class token's attention to each token, times the length of its value."""
+    class_row, lengths = seen.weights[:, 0].sum(0), seen.values.norm(dim=(0, 2))
+    return [float(a) * float(length) for a, length in zip(class_row, lengths, strict=True)]
+
+
+def reference_sample(scores: list[float], points: int) -> list[int]:
+    """Section 3.2 with the points of the authors' code, one point at a time; positions in order."""
+    order = sorted(range(len(scores)), key=lambda i: scores[i])
+    total, running, cdf = sum(scores), 0.0, []
+    for i in order:
+        running += scores[i] / total
+        cdf.append(running)
+    cdf = [(c - cdf[0]) / (cdf[-1] - cdf[0]) for c in cdf]
+    start = min(c for c in cdf if c > 0)
+    chosen: list[int] = []
+    for step in range(points):
+        y = start + (1 - start) * step / (points - 1)
+        nearest = order[min(range(len(cdf)), key=lambda i: abs(cdf[i] - y))]
+        if nearest not in chosen:
+            insort(chosen, nearest)
+    return chosen
+
+
+def reference(model: ElasticViT, image: Tensor, points: int) -> list[list[Token]]:
+    """The tokens of one picture after each block; the first samples nothing."""
+    prefix = model.geometry.prefix
+
+    def first_half(block: Block, tokens: list[Token], index: int) -> list[Token]:
+        seen = attention(block, tokens)
+        tokens = attended(block, tokens, seen)
+        if index == 0:
+            return tokens
+        chosen = reference_sample(reference_significance(seen)[prefix:], points)
+        return tokens[:prefix] + [tokens[prefix + i] for i in chosen]
+
+    return walk(model, image, first_half)
+
+
+@every_geometry
+@pytest.mark.parametrize("points", POINTS)
+def test_a_padded_batch_is_every_picture_alone(geometry: ViTConfig, points: str) -> None:
+    model, images = build(geometry), pictures(geometry)
+    spec = f"ats:{argument(points, geometry.prefix)}"
+    alone = [reference(model, image, POINTS[points]) for image in images]
+    assert_same_walk(model, images, spec, alone)
+    assert len({len(walked[-1]) for walked in alone}) > 1, "nothing was padded"
+
+
+@every_geometry
+def test_the_output_tells_each_pictures_counts_and_nobodys_padding(geometry: ViTConfig) -> None:
+    model, images = build(geometry), pictures(geometry)
+    out = run(model, images, "ats:0.7")
+    alone = [run(model, image.unsqueeze(0), "ats:0.7") for image in images]
+    assert out.after is not None
+    for row, one in enumerate(alone):
+        assert one.after is not None
+        assert torch.equal(out.after[row], one.after[0])
+        assert (out.logits[row] - one.logits[0]).abs().max() < 1e-5
+
+
+def test_the_fused_kernel_leaves_padding_out_as_the_explicit_one_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, images = build(PLAIN), pictures(PLAIN)
+    explicit = run(model, images, "ats:0.7")
+    monkeypatch.setattr("foveate.models.layers.blocks.EXPLICIT_LENGTH", 0)
+    fused = run(model, images, "ats:0.7")
+    assert explicit.after is not None
+    assert fused.after is not None
+    assert torch.equal(fused.after, explicit.after)
+    assert (fused.logits - explicit.logits).abs().max() < 1e-5
+
+
+def test_no_batch_is_wider_than_its_cap() -> None:
+    model, images = build(PLAIN), pictures(PLAIN)
+    for spec in ("ats:0.1", "ats:0.5", "ats:9", "ats:197"):
+        most = reduction.create(spec, model).after(37, 1, 6)
+        after = run(model, images, spec).after
+        assert after is not None
+        assert torch.all(after <= torch.tensor(most))
+        assert torch.all(after > 1)
+
+
+@every_geometry
+def test_keeping_everything_is_the_identity_to_the_bit(geometry: ViTConfig) -> None:
+    model, images = build(geometry), pictures(geometry)
+    assert torch.equal(run(model, images, "ats:1").logits, run(model, images, "none").logits)
+
+
+def test_as_many_points_as_tokens_still_leave_some_out() -> None:
+    model, images = build(PLAIN), pictures(PLAIN)
+    assert torch.all(run(model, images, "ats:37").tokens < 37)
+    assert torch.equal(run(model, images, "ats:37").logits, run(model, images, "ats:197").logits)
+
+
+@pytest.mark.parametrize("points", [1, 2, 7, 30])
+def test_samples_are_those_of_the_reference_whatever_the_padding(points: int) -> None:
+    generator = torch.Generator().manual_seed(points)
+    for patches in (2, 3, 8, 30):
+        scores = torch.rand(16, patches, generator=generator) ** 4
+        padded = torch.cat([scores, torch.rand(16, 5, generator=generator)], dim=1)
+        present = (torch.arange(patches + 5) < patches).expand(16, -1)
+        shuffle = torch.randperm(patches + 5, generator=generator)
+        found = sample(padded[:, shuffle], present[:, shuffle], points)[:, shuffle.argsort()]
+        assert not found[:, patches:].any()
+        assert torch.equal(
+            found[:, :patches], sample(scores, torch.ones_like(scores, dtype=torch.bool), points)
+        )
+        for row, mine in zip(scores.double(), found, strict=True):
+            # The reference's last point is all there is; a single point is that one.
+            expected = reference_sample(row.tolist(), points) if points > 1 else [int(row.argmax())]
+            assert mine.nonzero().flatten().tolist() == expected
+
+
+def test_the_most_significant_token_is_always_chosen() -> None:
+    scores = torch.tensor([[0.01, 0.02, 0.03, 0.04, 0.9]])
+    assert sample(scores, scores > 0, 1).tolist() == [[False, False, False, False, True]]
+    assert sample(scores, scores > 0, 2).tolist() == [[False, True, False, False, True]]
+
+
+@pytest.mark.parametrize("score", [0.0, 1e-30, 1.0, 1e30])
+@pytest.mark.parametrize("patches", [1, 2, 9])
+def test_equal_scores_and_none_at_all_leave_at_least_one_token(score: float, patches: int) -> None:
+    scores = torch.full((2, patches), score)
+    present = torch.ones(2, patches, dtype=torch.bool)
+    present[1, 1:] = False
+    for points in (1, 2, patches):
+        chosen = sample(scores, present, points)
+        assert torch.all(chosen.sum(1) >= 1)
+        assert torch.all(chosen.sum(1) <= points)
+        assert not (chosen & ~present).any()
+
+
+def test_padding_is_the_class_token_standing_for_nothing() -> None:
+    reducer = reduction.create("ats:4", UntrainedContext(PLAIN))
+    tokens = Tokens.start(torch.zeros(2, 5, 6), prefix=1)
+    class_row = torch.tensor([[0.2, 0.2, 0.2, 0.2, 0.2], [0.1, 0.0, 0.0, 0.9, 0.0]])
+    decided: Assignment = reducer(
+        tokens, Attention(class_row=class_row, values=torch.ones(2, 3, 5, 2)), block=4
+    )
+    assert decided.counts is not None
+    assert decided.kept.tolist() == [[0, 2, 3, 4], [0, 3, 0, 0]]
+    assert decided.counts.tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
+
+
+def test_a_long_value_makes_a_token_significant() -> None:
+    reducer = reduction.create("ats:2", UntrainedContext(PLAIN))
+    values = torch.ones(1, 3, 5, 2)
+    values[0, 1, 2] = 100  # in one head of three
+    attention = Attention(class_row=torch.full((1, 5), 0.2), values=values)
+    assert reducer(Tokens.start(torch.zeros(1, 5, 6), 1), attention, block=4).kept.tolist() == [[0, 2]]
+
+
+def test_blocks_that_sample() -> None:
+    def sampling(depth: int) -> list[int]:
+        reducer = reduction.create("ats:0.5", UntrainedContext(ViTConfig(depth=depth)))
+        return [b for b in range(depth) if reducer.needs(b) == Needs.CLASS_ROW | Needs.VALUES]
+
+    assert sampling(12) == list(range(3, 12))
+    assert sampling(24) == list(range(6, 24))
+    assert sampling(1) == [0]
+
+
+def test_a_whole_number_counts_the_prefix_and_a_share_does_not() -> None:
+    def most(argument: str, registers: int) -> int:
+        reducer = reduction.create(f"ats:{argument}", UntrainedContext(ViTConfig(registers=registers)))
+        prefix = 1 + registers
+        return reducer.after(196 + prefix, prefix, 12)[-1] - prefix
+
+    assert [most("197", 0), most("100", 0), most("2", 0)] == [196, 99, 1]
+    assert [most("197", 4), most("2", 4), most("9999", 4)] == [192, 1, 196]
+    assert [most("0.5", 0), most("0.5", 4), most("0.001", 4)] == [98, 98, 1]
+
+
+def test_a_plan_says_it_in_one_way() -> None:
+    assert Plan.parse("vit-t@224/ats:1.0").reducer == "ats:1"
+    assert Plan.parse("vit-t@224/ats:197").reducer == "ats:197"
+    assert reduction.create("ats:1", UntrainedContext(PLAIN)) == reduction.create(
+        "ats:1.0", UntrainedContext(PLAIN)
+    )
+
+
+def test_padding_waste_is_the_share_of_slots_without_a_token() -> None:
+    assert padding_waste(torch.tensor([[10, 8], [10, 8]])) == 0
+    assert padding_waste(torch.tensor([[10, 8], [10, 4]])) == pytest.approx(4 / 36)
+    # Who has left the batch takes up no slot.
+    assert padding_waste(torch.tensor([[10, 0], [10, 4]])) == 0
+
+
+@pytest.mark.parametrize("argument", ["", ":", ":0", ":1.5", ":-1", ":nan", ":half"])
+def test_numbers_that_mean_nothing(argument: str) -> None:
+    with pytest.raises(BadPlan, match="how many tokens"):
+        reduction.create(f"ats{argument}", UntrainedContext(PLAIN))
+
+
+def test_a_model_without_class_token_has_nothing_to_rank_by() -> None:
+    with pytest.raises(BadPlan, match="class token"):
+        reduction.create("ats:0.5", UntrainedContext(ViTConfig(class_token=False, pool="avg")))

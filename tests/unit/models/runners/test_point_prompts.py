@@ -1,0 +1,310 @@
+"""The click head and its runner: what an answer rests on, what it costs, and how it comes to be served."""
+
+import logging
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from foveate.cluster.local import LocalCluster
+from foveate.core.clicks import MAX_POINTS, Clicked, Features, Point
+from foveate.core.errors import BadPlan, RunFailed, SetupError
+from foveate.core.metrics import Metrics
+from foveate.core.outcome import Result
+from foveate.core.request import Request
+from foveate.models.heads.clicks import DISC, NEAR, PADDING, STEP, ClickHead, ClickSpec, click_maps
+from foveate.models.heads.dense import STRIDE
+from foveate.models.loading import load
+from foveate.models.runners.dense import dense_of, encode
+from foveate.models.runners.image import TorchRunner
+from foveate.models.runners.point_prompts import CLICKS, ClickRunner, features_of, read_clicks, save_clicks
+from foveate.models.weights.checkpoint import save
+from tests.support.click_heads import click_head, clickable
+from tests.support.dense_heads import SMALL, SPEC, dense_checkpoint
+from tests.support.measuring import tiny
+
+pytestmark = pytest.mark.usefixtures("inference_on_one_thread")
+CENTRE = (Point(0.5, 0.5),)
+
+
+def laid(batch: int, side: int = 64, seed: int = 1) -> tuple[Tensor, Tensor]:
+    rng = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(batch, SPEC.width, side // 16, side // 16, generator=rng)
+    return coarse, torch.randn(batch, SPEC.fine, side // STRIDE, side // STRIDE, generator=rng)
+
+
+def points(*rows: list[tuple[float, float, float]]) -> Tensor:
+    """Rows of x, y, label, padded to the longest; where padding lies is meant not to matter."""
+    most = max(map(len, rows))
+    return torch.tensor([row + [(0.9, 0.1, PADDING)] * (most - len(row)) for row in rows])
+
+
+ROWS = (
+    [(0.2, 0.3, 1.0)],
+    [(0.2, 0.3, 1.0), (0.8, 0.7, 0.0)],
+    [(0.6, 0.1, 1.0), (0.2, 0.9, 1.0), (0.5, 0.5, 0.0), (0.0, 1.0, 0.0)],
+)
+
+
+@pytest.mark.parametrize("side", [16, 64, 96])
+def test_an_answer_covers_the_picture(side: int) -> None:
+    found = click_head()(*laid(2, side), points(*ROWS[:2]))
+    assert found.shape == (2, 1, side // STRIDE, side // STRIDE)
+    assert found.isfinite().all()
+
+
+def test_rows_and_padding_do_not_matter_to_one_another() -> None:
+    head, (coarse, fine) = click_head(), laid(3)
+    together = head(coarse, fine, points(*ROWS))
+    for row, given in enumerate(ROWS):
+        alone = head(coarse[row : row + 1], fine[row : row + 1], points(given))
+        assert torch.allclose(together[row], alone[0], atol=1e-4)
+    assert not torch.allclose(together[0], together[1], atol=0.1)
+
+
+def test_an_answer_rests_on_where_all_clicks_are_and_of_which_sign_and_not_on_their_order() -> None:
+    head, features = click_head(), laid(1)
+    rows = [*ROWS[2]]
+    found = head(*features, points(rows))
+    assert torch.allclose(found, head(*features, points(rows[::-1])), atol=1e-5)
+    for other in (rows[:-1], [(0.1, 0.1, 1.0), *rows[1:]], [*rows[:2], (0.5, 0.5, 1.0), rows[3]]):
+        assert (found - head(*features, points(other))).abs().max() > 0.02
+
+
+def test_click_maps_are_discs_and_what_is_near_them() -> None:
+    maps = click_maps(points(*ROWS), 8)
+    assert maps.shape == (3, 4, 8, 8)
+    for row, given in enumerate(ROWS):
+        for channel, sign in ((0, 1.0), (1, 0.0)):
+            for y in range(8):
+                for x in range(8):
+                    apart = min(
+                        (math.dist((x + 0.5, y + 0.5), (8 * px, 8 * py)) for px, py, s in given if s == sign),
+                        default=math.inf,
+                    )
+                    disc, near = maps[row, channel, y, x], maps[row, channel + 2, y, x]
+                    assert float(disc) == pytest.approx(min(1, max(0, DISC + 0.5 - apart)), abs=1e-5)
+                    assert float(near) == pytest.approx(math.exp(-apart / NEAR), abs=1e-5)
+
+
+def test_cells_are_as_like_a_click_as_the_cosine_of_their_features() -> None:
+    head = click_head()
+    keys = torch.randn(3, 8, 8, 8, generator=torch.Generator().manual_seed(4))
+    found = head._alike(keys, points(*ROWS))
+    for row, given in enumerate(ROWS):
+        for look in range(2):
+            part = keys[row, 4 * look : 4 * look + 4]
+            for sign in (1.0, 0.0):
+                likes = [
+                    F.cosine_similarity(
+                        part, part[:, min(7, int(8 * y)), min(7, int(8 * x)), None, None], dim=0
+                    )
+                    for x, y, s in given
+                    if s == sign
+                ]
+                wanted = torch.stack(likes).amax(0) if likes else torch.full((8, 8), -1.0)
+                assert torch.allclose(found[row, look + 2 * int(sign == 0)], wanted, atol=1e-4)
+
+
+def test_the_price_is_that_of_its_convolutions_and_one_comparison() -> None:
+    head = ClickHead(SPEC, 16, ClickSpec())
+    counted = 0
+
+    def count(layer: nn.Module, _: object, output: Tensor) -> None:
+        nonlocal counted
+        assert isinstance(layer, nn.Conv2d)
+        counted += output.numel() * layer.in_channels // layer.groups * math.prod(layer.kernel_size)
+
+    for layer in head.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_hook(count)
+    head(*laid(1, 96), points([(0.5, 0.5, 1.0)]))
+    cells = (96 // STEP) ** 2
+    assert head.macs(6) == counted + cells * ClickSpec().width
+
+
+def test_patches_must_be_made_of_cells() -> None:
+    with pytest.raises(ValueError, match="cells of 8"):
+        ClickHead(SPEC, 12, ClickSpec())
+
+
+def runner() -> TorchRunner:
+    return TorchRunner(clickable())
+
+
+def companion(of: TorchRunner | None = None) -> ClickRunner:
+    here = of or runner()
+    (found,) = (one for one in here.submodels if one.card.name == here.card.click_model)
+    assert isinstance(found, ClickRunner)
+    return found
+
+
+def pictures(count: int) -> np.ndarray:
+    return np.random.default_rng(5).integers(0, 256, (count, 64, 64, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("text", ["full", "evit:0.5", "tome:2", "depth:2", "tiny-seg@32"])
+def test_a_model_with_a_click_head_keeps_what_its_own_head_laid_out(text: str) -> None:
+    here = runner()
+    plan, batch = here.card.plan(text), torch.from_numpy(pictures(3))
+    model, images = here.models["tiny-seg"], here.sized(batch, plan.image_size)
+    coarse, fine = dense_of(model).to_maps(
+        encode(model, images, here.steps(plan)).patches, dense_of(model).detail(images)
+    )
+    for row, result in enumerate(here.run(batch, plan)):
+        assert isinstance(result, Result)
+        assert result.features is not None
+        assert result.features.fine.shape == (plan.image_size // 4, plan.image_size // 4, SPEC.fine)
+        assert result.features.nbytes < 64 * 64 * 3 * 4, "it keeps this picture's memory, and no other's"
+        assert result.features.fine.base is None
+        for kept, wanted in ((result.features.coarse, coarse), (result.features.fine, fine)):
+            assert kept.dtype == np.float16
+            assert np.allclose(kept, wanted[row].permute(1, 2, 0), atol=0.02)
+
+
+def test_a_model_without_one_keeps_nothing() -> None:
+    here = TorchRunner(dense_checkpoint())
+    (result,) = here.run(torch.from_numpy(pictures(1)), here.full)
+    assert isinstance(result, Result)
+    assert result.features is None
+    assert (here.submodels, here.card.click_model) == ((), "")
+
+
+def test_a_click_is_answered_from_features_as_the_head_answers_it() -> None:
+    here, (coarse, fine) = companion(), laid(3)
+    kept = features_of(coarse, fine)
+    media = [
+        Clicked(features, tuple(Point(x, y, sign == 1) for x, y, sign in row))
+        for features, row in zip(kept, ROWS, strict=True)
+    ]
+    wanted = click_head()(coarse.half().float(), fine.half().float(), points(*ROWS))[:, 0]
+    results = here.run(here.stack(media, here.full), here.full)
+    for result, logits in zip(results, wanted, strict=True):
+        assert isinstance(result, Result)
+        assert result.maps is not None
+        share = float((logits > 0).float().mean())
+        assert result.scores.tolist() == pytest.approx([1 - share, share], abs=0.01)
+        if result.maps.classes == (0, 1):
+            gap = result.maps.scores[1] - result.maps.scores[0]
+            assert np.allclose(gap, logits, atol=0.02)
+        assert result.gflops == here.card.ladder[-1].gflops == here.head.macs(4) / 1e9
+    assert any(isinstance(r, Result) and 0 < r.scores[1] < 1 for r in results)
+
+
+def test_the_card_of_the_companion() -> None:
+    here = runner()
+    card = companion(here).card
+    assert (here.card.click_model, here.card.task) == (card.name, "segment") == ("tiny-seg-clicks", "segment")
+    assert (card.task, card.labels, card.input) == ("clicks", ("object",), None)
+    assert [rung.plan for rung in card.ladder] == [card.full]
+
+
+def test_features_of_every_size_are_answered_under_a_plan_of_that_size() -> None:
+    here = companion()
+    plan = here.card.plan("tiny-seg-clicks@32")
+    here.check(plan)
+    (features,) = features_of(*laid(1, 32))
+    (result,) = here.run(here.stack([Clicked(features, CENTRE)], plan), plan)
+    assert isinstance(result, Result)
+    assert result.gflops < here.card.ladder[-1].gflops
+    for text in ("tiny-seg-clicks@40", "other@64", "evit:0.5", "depth:1", "full/bf16"):
+        with pytest.raises(BadPlan):
+            here.check(here.card.plan(text) if "other" not in text else TorchRunner(tiny()).full)
+
+
+def test_what_cannot_be_stacked_fails_with_a_sentence() -> None:
+    here = companion()
+    (small,), (fits,) = features_of(*laid(1, 32)), features_of(*laid(1))
+    for medium in (Clicked(small, CENTRE), Clicked(fits, ()), Clicked(fits, CENTRE * (MAX_POINTS + 1))):
+        with pytest.raises(RunFailed):
+            here.stack([medium], here.full)
+
+
+def test_features_that_are_not_finite_fail_alone() -> None:
+    here = companion()
+    (fits,) = features_of(*laid(1))
+    broken = Features(fits.coarse, np.full_like(fits.fine, np.inf))
+    media = [Clicked(fits, CENTRE), Clicked(broken, CENTRE), Clicked(fits, CENTRE)]
+    good, bad, fine = here.run(here.stack(media, here.full), here.full)
+    assert isinstance(bad, RunFailed)
+    assert isinstance(good, Result)
+    assert isinstance(fine, Result)
+    assert good.scores.tolist() == fine.scores.tolist()
+
+
+def test_a_head_is_read_as_it_was_saved(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path, model, head = tmp_path / CLICKS, dense_checkpoint(), click_head()
+    save_clicks(path, head, "these")
+    found = read_clicks(path, model, "these")
+    assert found is not None
+    assert found.spec == head.spec
+    for name, value in head.state_dict().items():
+        assert torch.equal(found.state_dict()[name], value.half().float())
+    assert read_clicks(path, model, "others") is None
+    assert "is ignored" in caplog.text
+    with pytest.raises(SetupError, match="names none"):
+        read_clicks(path, tiny(), "these")
+    path.write_bytes(b"nothing")
+    with pytest.raises(SetupError, match="not a readable click head"):
+        read_clicks(path, model, "these")
+
+
+def test_a_head_of_another_shape_is_no_head_of_this_model(tmp_path: Path) -> None:
+    other = ClickHead(SPEC.__class__(5, width=10, fine=8), SMALL.patch_size, click_head().spec)
+    save_clicks(tmp_path / CLICKS, other, "these")
+    with pytest.raises(SetupError, match="not a readable click head"):
+        read_clicks(tmp_path / CLICKS, dense_checkpoint(), "these")
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model in a file, with its click head beside it."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    model = dense_checkpoint()
+    save(tmp_path / "tiny-seg.safetensors", model)
+    save_clicks(tmp_path / f"tiny-seg.{CLICKS}", click_head(), load.digest(model))
+    return tmp_path / "tiny-seg.safetensors"
+
+
+def test_a_loaded_model_brings_its_companion_warm(file: Path) -> None:
+    found = load.load(str(file), "fp32", "cpu", 1)
+    answers = companion(found)
+    assert set(answers.times) == {1}, "one thread is best for so little"
+    assert set(answers.times[1][answers.full]) == {1, 8}
+
+
+def test_a_head_for_other_weights_is_left_out(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    save_clicks(file.parent / f"tiny-seg.{CLICKS}", click_head(), "another")
+    found = load.load(str(file), "fp32", "cpu", 1, served=False)
+    assert found.card.click_model == ""
+    assert not any(isinstance(one, ClickRunner) for one in found.submodels)
+    assert "is ignored" in caplog.text
+
+
+@pytest.mark.anyio
+async def test_both_are_served_and_features_reach_only_who_asked() -> None:
+    cluster = LocalCluster([runner], Metrics())
+    assert {name: card.task for name, card in cluster.cards().items()} == {
+        "tiny-seg": "segment",
+        "tiny-seg-clicks": "clicks",
+    }
+    await cluster.start()
+    try:
+        (pixels,) = pictures(1)
+        plain = await cluster.submit(Request("1", "tiny-seg", pixels, pixels.nbytes, task="segment"))
+        assert plain.result.features is None
+        asked = Request("2", "tiny-seg", pixels, pixels.nbytes, task="segment", features=True)
+        features = (await cluster.submit(asked)).result.features
+        assert features is not None
+        medium = Clicked(features, CENTRE)
+        clicked = Request("3", "tiny-seg-clicks", medium, medium.nbytes, task="clicks")
+        outcome = await cluster.submit(clicked)
+        assert outcome.result.maps is not None
+        assert outcome.result.gflops < 1e-3
+    finally:
+        await cluster.close()

@@ -1,0 +1,185 @@
+"""At the full plan the trunk's output is timm's, for every family of vision transformer it claims."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from foveate.core.errors import SetupError
+from foveate.models import reduction
+from foveate.models.vit.vit import ResolvedPlan, TrunkOutput
+from foveate.models.weights import timm_models
+from foveate.models.weights.checkpoint import Checkpoint, resize
+from foveate.models.weights.config_from_weights import config_from_weights
+from tests.support.torchvision_ops import import_timm
+
+timm = import_timm()
+
+TOLERANCE = 1e-4
+
+MODELS: dict[str, dict[str, Any]] = {
+    "vit_tiny_patch16_224": {},
+    "vit_small_patch16_224": {},
+    "vit_base_patch16_224": {},
+    "deit_small_patch16_224": {},
+    "deit_tiny_distilled_patch16_224": {},
+    "vit_small_patch14_reg4_dinov2": {"img_size": 224},
+    "vit_base_patch16_clip_224": {},
+    "vit_base_patch32_clip_quickgelu_224": {},
+    "vit_small_patch16_384": {"img_size": 256},
+    "vit_medium_patch16_gap_240": {},
+    "deit3_small_patch16_224": {},
+}
+VARIATIONS: dict[str, dict[str, Any]] = {
+    "average pool and norm after it": {"global_pool": "avg"},
+    "average pool of normed tokens": {"global_pool": "avg", "fc_norm": False},
+    "no classifier": {"num_classes": 0},
+    "no class token, registers": {"class_token": False, "reg_tokens": 4, "global_pool": "avg"},
+    "registers with positions": {"reg_tokens": 2},
+    "query and key norms": {"qk_norm": True},
+    "no qkv bias": {"qkv_bias": False},
+    "no final norm": {"final_norm": False},
+    "tanh gelu": {"act_layer": "gelu_tanh"},
+    "odd MLP": {"mlp_ratio": 3.7362},
+    "dynamic image size": {"dynamic_img_size": True},
+}
+REFUSED: dict[str, str] = {
+    "vit_base_patch16_siglip_224": "AttentionPoolLatent",
+    "vit_giant_patch14_dinov2": "GluMlp",
+    "vit_small_patch16_18x2_224": "ParallelThingsBlock",
+    "vit_base_patch16_rpn_224": "ResPostBlock",
+    "vit_base_r50_s16_224": "HybridEmbed",
+    "eva02_tiny_patch14_224": "Eva,",
+    "vit_relpos_small_patch16_224": "VisionTransformerRelPos,",
+    "swin_tiny_patch4_window7_224": "SwinTransformer,",
+    "convnext_tiny": "ConvNeXt,",
+}
+REFUSED_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "PatchDropout": {"patch_drop_rate": 0.5},
+    "'avgmax'": {"global_pool": "avgmax"},
+    "position embedding": {"pos_embed": "none"},
+    "square": {"img_size": (224, 192)},
+    "square RGB": {"in_chans": 1},
+    "attn.norm.bias": {"scale_attn_norm": True},
+    "proj.bias": {"proj_bias": False},
+}
+
+
+def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
+    """Every parameter far from the zeros and ones that would hide its omission."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in module.parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        gain = parameter.ndim == 1 and bool((parameter != 0).all())
+        fan_in = parameter[0].numel() if parameter.ndim in (2, 4) else 4
+        with torch.no_grad():
+            parameter.copy_(0.7 + 0.2 * noise if gain else noise * fan_in**-0.5)
+    return module.eval()
+
+
+def create(name: str, **arguments: Any) -> nn.Module:
+    with torch.random.fork_rng():
+        return randomise(timm.create_model(name, **arguments))
+
+
+def images(side: int, seed: int = 1) -> Tensor:
+    return torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(seed))
+
+
+def full(checkpoint: Checkpoint, pictures: Tensor) -> Tensor:
+    model = checkpoint.model
+    out: TrunkOutput = model(pictures, ResolvedPlan(reduction.create("none", model), model.geometry.depth))
+    return out.logits
+
+
+def difference(checkpoint: Checkpoint, module: nn.Module) -> float:
+    pictures = images(checkpoint.geometry.image_size)
+    expected = module(pictures)
+    # The outputs must be worth comparing: neither vanishing nor the same for both pictures.
+    assert expected.std() > 0.1
+    assert (expected[0] - expected[1]).abs().max() > 0.01
+    return float((full(checkpoint, pictures) - expected).abs().max())
+
+
+pytestmark = pytest.mark.usefixtures("inference_on_one_thread")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_output_is_timms(name: str) -> None:
+    module = create(name, **MODELS[name])
+    assert difference(timm_models.convert(module, name), module) < TOLERANCE
+
+
+@pytest.mark.parametrize("what", VARIATIONS)
+def test_output_is_timms_for(what: str) -> None:
+    module = create("vit_tiny_patch16_224", depth=3, **VARIATIONS[what])
+    assert difference(timm_models.convert(module, "vit_tiny_patch16_224"), module) < TOLERANCE
+
+
+def test_dinov2_at_its_own_size_takes_the_fused_kernel() -> None:
+    name = "vit_small_patch14_reg4_dinov2"
+    module = create(name, depth=3)
+    checkpoint = timm_models.convert(module, name)
+    assert checkpoint.geometry.image_size == 518
+    assert difference(checkpoint, module) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("vit_small_patch16_384", 224),
+        ("vit_small_patch16_384", 256),
+        ("vit_small_patch14_reg4_dinov2", 224),
+        ("deit_tiny_distilled_patch16_224", 288),
+    ],
+)
+def test_another_image_size_is_timms_own_resampling(name: str, size: int) -> None:
+    native = create(name, depth=3)
+    other = timm.create_model(name, img_size=size, depth=3).eval()
+    filtered = timm.models.vision_transformer.checkpoint_filter_fn(native.state_dict(), other)
+    other.load_state_dict(filtered)
+    checkpoint = timm_models.convert(native, name)
+    assert difference(resize(checkpoint, size), other) < TOLERANCE
+    # A plan may ask for another size of a model that stays as it is.
+    assert (full(checkpoint, images(size)) - other(images(size))).abs().max() < TOLERANCE
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_the_trunk_lacks_is_refused(name: str) -> None:
+    with torch.device("meta"):
+        module = timm.create_model(name)
+    with pytest.raises(SetupError, match=REFUSED[name]):
+        timm_models.geometry(module, name)
+
+
+@pytest.mark.parametrize("why", REFUSED_ARGUMENTS)
+def test_arguments_the_trunk_lacks_are_refused(why: str) -> None:
+    module = timm.create_model("vit_tiny_patch16_224", depth=2, **REFUSED_ARGUMENTS[why])
+    with pytest.raises(SetupError, match=why):
+        timm_models.convert(module, "vit_tiny_patch16_224")
+
+
+def test_norms_with_different_epsilons_are_refused() -> None:
+    module = timm.create_model("vit_tiny_patch16_224", depth=2)
+    module.norm.eps = 1e-5
+    with pytest.raises(SetupError, match="epsilons"):
+        timm_models.convert(module, "vit_tiny_patch16_224")
+
+
+def test_a_difference_nothing_else_shows_is_refused() -> None:
+    module = create("vit_tiny_patch16_224", depth=2)
+    module.get_submodule("blocks.1.attn").register_forward_hook(lambda _module, _inputs, output: output * 1.1)
+    with pytest.raises(SetupError, match="differs from timm's"):
+        timm_models.convert(module, "vit_tiny_patch16_224")
+
+
+@pytest.mark.parametrize("name", [n for n in MODELS if "quickgelu" not in n])
+def test_inferred_geometry_is_the_one_timm_states(name: str) -> None:
+    with torch.device("meta"):
+        module = timm.create_model(name, **MODELS[name])
+    stated = timm_models.geometry(module, name)
+    assert config_from_weights(module.state_dict(), name) == replace(
+        stated, mlp_ratio=float(stated.mlp_ratio)
+    )
