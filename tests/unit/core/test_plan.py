@@ -79,5 +79,5 @@ def test_what_is_no_plan_is_refused_in_one_short_sentence(text: str) -> None:
 
 
 def test_the_rung_names_what_a_plan_leaves_out() -> None:
-    assert FULL.steps == "full"
-    assert Plan.parse("evit:0.5/exit:0.9", FULL).steps == "evit:0.5/exit:0.9"
+    assert FULL.parts == "full"
+    assert Plan.parse("evit:0.5/exit:0.9", FULL).parts == "evit:0.5/exit:0.9"

@@ -62,7 +62,7 @@ def test_tenants_are_told_by_the_header_that_the_operator_names() -> None:
 @pytest.mark.parametrize(
     ("headers", "words"),
     [
-        ({"x-slo-class": "gold"}, "there is no SLO class 'gold'; there are bulk, interactive"),
+        ({"x-slo-class": "gold"}, "x-slo-class 'gold' is unknown; this server has: bulk, interactive"),
         ({"x-priority": "high"}, "x-priority must be a whole number from -9 to 9"),
         ({"x-priority": "10"}, "x-priority"),
         ({"x-priority": "1.5"}, "x-priority"),

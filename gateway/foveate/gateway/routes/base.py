@@ -212,7 +212,7 @@ class TaskRoute(ABC, Generic[Options]):
         arrived: float,
     ) -> Response:
         """Door, plan, body, and then the task's own work."""
-        with self.door.enter() as visit:
+        with self.door.admit() as visit:
             if self.cluster.draining:
                 raise Draining("the server is shutting down; send the request to another one")
             objective, named = (
@@ -244,7 +244,7 @@ class TaskRoute(ABC, Generic[Options]):
         """An answer of that quality is there already: it is counted."""
         total_s = monotonic() - call.arrived
         met = call.kept(total_s)
-        self.meters[call.card.name].repeated(quality, total_s, met)
+        self.meters[call.card.name].record_cached(quality, total_s, met)
         return ReplyHeaders(call.id, met, {"total": total_s})
 
     def tell(self, call: RequestContext[Options]) -> None:
@@ -255,7 +255,9 @@ class TaskRoute(ABC, Generic[Options]):
 
     def announce(self, call: RequestContext[Options]) -> None:
         """Tell where it will run that it comes. Raises TooLate, before anything is spent on it."""
-        self.cluster.expect(call.card.name, self.promised(call), call.plan, self.decoding.wait_s(call.card))
+        self.cluster.expect(
+            call.card.name, self.promised(call), call.plan, self.decoding.decode_wait_s(call.card)
+        )
 
     @asynccontextmanager
     async def _body(
@@ -283,7 +285,7 @@ class TaskRoute(ABC, Generic[Options]):
         """The medium itself, out of the JSON that it came in."""
         if not encoded or isinstance(data, Path):
             return data
-        return await self.decoding.also(lambda: from_json(data))
+        return await self.decoding.run(lambda: from_json(data))
 
     async def submit(self, call: RequestContext[Options], media: Any, **more: bool) -> Outcome:
         """Run one medium under the call's plan, or under the policy's."""
@@ -309,5 +311,5 @@ class TaskRoute(ABC, Generic[Options]):
     def met(self, call: RequestContext[Options], outcome: Outcome, total_s: float) -> bool | None:
         """Count an answer. Whether its deadline was kept; None where it set none."""
         met = call.kept(total_s)
-        self.meters[call.card.name].answered(outcome, total_s, met)
+        self.meters[call.card.name].record(outcome, total_s, met)
         return met

@@ -20,7 +20,7 @@ from foveate.gateway.routes.point_prompts import feature_key
 from foveate.gateway.routes.video_input import VideoInput, middle
 from foveate.gateway.schemas.image import classification
 from foveate.gateway.schemas.response import CacheableResponse, ServedRequest
-from foveate.gateway.schemas.video import named_clip
+from foveate.gateway.schemas.video import clip_classification
 from foveate.gateway.spool import Medium
 
 
@@ -92,7 +92,7 @@ class ClassifyRoute(TaskRoute[ClassifyOptions]):
         if seen is None or not seen.named.size:
             return None
         plan = replace(call.card.full, image_size=seen.plan.image_size, reducer=seen.plan.reducer)
-        rung = call.card.rung(plan) if plan.steps == seen.plan.steps else None
+        rung = call.card.rung(plan) if plan.parts == seen.plan.parts else None
         if rung is None or (rung.quality or 0.0) < call.objective.min_quality:
             return None
         self.sights.used()
@@ -105,7 +105,7 @@ class ClassifyRoute(TaskRoute[ClassifyOptions]):
         clip, decode_s = await self.watching.decode(call, data, middle(spec, call.card.full.image_size))
         outcome = await self.submit(call, clip.pixels[0], expected=True)
         served = self._served(call, outcome, decode_s)
-        return named_clip(served, clip, call.options.top_k, call.options.explain)
+        return clip_classification(served, clip, call.options.top_k, call.options.explain)
 
     def _served(
         self, call: RequestContext[ClassifyOptions], outcome: Outcome, decode_s: float, cache: str = ""
@@ -129,7 +129,7 @@ class ClassifyRoute(TaskRoute[ClassifyOptions]):
         # One size for all who may share a batch; the model scales down to what a plan wants.
         side = max(card.full.image_size, call.plan.image_size if call.plan else 0)
         most = self.settings.max_pixels
-        pixels, seconds = await self.decoding.read(
+        pixels, seconds = await self.decoding.decode_image(
             card.name, data, lambda: decode_image(data, spec, side, most)
         )
         self.meters[card.name].decode.observe(seconds)

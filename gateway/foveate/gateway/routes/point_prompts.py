@@ -9,23 +9,23 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from foveate.core.clicks import Clicked
 from foveate.core.errors import BadRequest, FoveateError
 from foveate.core.model import ModelCard
 from foveate.core.outcome import ClassMaps, Outcome, Result, Timings
+from foveate.core.point_prompts import PointPrompt
 from foveate.core.request import Request
 from foveate.gateway.caching.features import CachedImage, WindowFeatures, window_features_of
 from foveate.gateway.caching.response import FOVEATE
 from foveate.gateway.limits import deadline_timeout
-from foveate.gateway.media.image_tiles import Choice, TiledImage, decode_whole
-from foveate.gateway.media.masks import ClassArea, RenderedMask, above, overlay, png
+from foveate.gateway.media.image_tiles import TiledImage, TileSelector, decode_whole
+from foveate.gateway.media.masks import ClassArea, RenderedMask, encode_mask, overlay, threshold_mask
 from foveate.gateway.media.tiling import Tile, tiles
 from foveate.gateway.routes.base import TaskRoute
 from foveate.gateway.routes.context import RequestContext
 from foveate.gateway.routes.points import Click, window_of, within_box
 from foveate.gateway.schemas.response import ServedRequest
 
-Decode = Callable[[RequestContext[Any], bytes, Choice], Awaitable[tuple[TiledImage, float]]]
+Decode = Callable[[RequestContext[Any], bytes, TileSelector], Awaitable[tuple[TiledImage, float]]]
 """The window that is chosen of a picture, and the seconds it took to make it."""
 
 
@@ -78,7 +78,9 @@ class PointPromptHandler:
         view = await self._view(call, data, clicks, announced)
         clicked = await self._outlined(call, view, clicks, announced)
         began = monotonic()
-        drawn = await self.route.decoding.draw(call.card.name, lambda: self._drawn(view, clicked, data, kind))
+        drawn = await self.route.decoding.render(
+            call.card.name, lambda: self._drawn(view, clicked, data, kind)
+        )
         done = monotonic()
         outcome = _whole(view, clicked)
         timings = {
@@ -136,7 +138,7 @@ class PointPromptHandler:
     ) -> Outcome:
         """One run of the light decoder, at the size at which the picture was seen."""
         card, side = self.route.cluster.cards()[call.card.click_model], view.seen.plan.image_size
-        medium = Clicked(view.seen.features, within_box(clicks, view.window.box))
+        medium = PointPrompt(view.seen.features, within_box(clicks, view.window.box))
         request = Request(
             call.id, card.name, medium, medium.nbytes, task="clicks", objective=self.route.promised(call),
             plan=None if side == card.full.image_size else replace(card.full, image_size=side),
@@ -152,7 +154,7 @@ class PointPromptHandler:
         over = None
         if kind is not None:
             over = overlay(decode_whole(data, self.route.settings.max_pixels), mask, kind)
-        return RenderedMask(view.size, png(mask), over, found)
+        return RenderedMask(view.size, encode_mask(mask), over, found)
 
 
 def _view_of(kept: CachedImage | None, clicks: Sequence[Click], min_quality: float) -> PromptView | None:
@@ -180,7 +182,7 @@ def object_in(view: PromptView, maps: ClassMaps) -> tuple[Image.Image, list[Clas
     left, top, right, bottom = view.window.box
     mask = Image.new("L", view.size)
     if maps.classes == (0, 1):
-        mask.paste(above(maps.scores[1] - maps.scores[0], (right - left, bottom - top)), (left, top))
+        mask.paste(threshold_mask(maps.scores[1] - maps.scores[0], (right - left, bottom - top)), (left, top))
     elif maps.classes == (1,):
         mask.paste(1, view.window.box)
     box = mask.getbbox()

@@ -13,12 +13,12 @@ from starlette.requests import Request as HttpRequest
 from foveate.core.errors import BadRequest, UnsupportedMedia
 from foveate.core.model import ModelCard, Task
 from foveate.core.outcome import Outcome
-from foveate.gateway.body import data_of, json_fields
+from foveate.gateway.body import decode_data, json_fields
 from foveate.gateway.caching.features import CachedImage, window_features_of
 from foveate.gateway.limits import deadline_timeout
-from foveate.gateway.media.image import Size
-from foveate.gateway.media.image_tiles import Choice, TiledImage, decode_tiles, decode_whole
-from foveate.gateway.media.masks import RenderedMask, areas, assembled, overlay, png
+from foveate.gateway.media.image_format import Size
+from foveate.gateway.media.image_tiles import TiledImage, TileSelector, decode_tiles, decode_whole
+from foveate.gateway.media.masks import RenderedMask, areas, assemble_mask, encode_mask, overlay
 from foveate.gateway.media.tiling import tiles
 from foveate.gateway.media.video import upright_frames
 from foveate.gateway.routes.base import TaskRoute
@@ -29,8 +29,8 @@ from foveate.gateway.routes.points import Click, points_of, read_points
 from foveate.gateway.routes.video_input import VideoInput
 from foveate.gateway.schemas.image import segmentation
 from foveate.gateway.schemas.response import CacheableResponse, ServedRequest
-from foveate.gateway.schemas.video import TimedMask, outlined_clip
-from foveate.gateway.schemas.video_masks import animated, check_animated, reel, window_boxes
+from foveate.gateway.schemas.video import TimedMask, clip_segmentation
+from foveate.gateway.schemas.video_masks import animated_png, check_animation_size, frame_masks, window_boxes
 from foveate.gateway.spool import Medium
 
 
@@ -71,7 +71,7 @@ class SegmentRoute(TaskRoute[SegmentOptions]):
             super().announce(call)
 
     def drawing_s(self, card: ModelCard) -> float:
-        return self.decoding.drawing_s(card)
+        return self.decoding.render_wait_s(card)
 
     async def work(
         self, call: RequestContext[SegmentOptions], data: Medium, encoded: bool
@@ -91,7 +91,7 @@ class SegmentRoute(TaskRoute[SegmentOptions]):
         else:
             served, drawn = await self._answered(call, data)
         if call.options.picture:
-            return served.answered(drawn.overlay or drawn.mask)
+            return served.to_response(drawn.overlay or drawn.mask)
         return segmentation(served, drawn)
 
     async def _opened(
@@ -102,7 +102,7 @@ class SegmentRoute(TaskRoute[SegmentOptions]):
         if not encoded or isinstance(data, Path):
             return data, points
         body: bytes = data
-        data, told = await self.decoding.also(lambda: with_points(body))
+        data, told = await self.decoding.run(lambda: with_points(body))
         if told and points:
             raise BadRequest("points come in the query or in the body, not in both")
         if told:
@@ -120,20 +120,20 @@ class SegmentRoute(TaskRoute[SegmentOptions]):
             *(self.submit(call, pixels, expected=not number) for number, pixels in enumerate(clip.pixels))
         )
         if call.options.picture:
-            check_animated(clip)
+            check_animation_size(clip)
         began, asked, limits = monotonic(), call.options, self.watching.limits()
         kind = "PNG" if asked.picture else "JPEG"
 
         def draw() -> tuple[list[TimedMask], bytes]:
             pictures = upright_frames(data, call.card.frames, limits) if asked.overlay else None
-            found = reel(clip, outcomes, pictures, kind)
-            return found, animated(found, clip.duration_s) if asked.picture else b""
+            found = frame_masks(clip, outcomes, pictures, kind)
+            return found, animated_png(found, clip.duration_s) if asked.picture else b""
 
-        found, picture = await self.decoding.draw(call.card.name, draw)
+        found, picture = await self.decoding.render(call.card.name, draw)
         served = self._served(call, outcomes, decode_s, began)
         if asked.picture:
-            return served.answered(picture)
-        return outlined_clip(served, clip, found)
+            return served.to_response(picture)
+        return clip_segmentation(served, clip, found)
 
     async def _answered(
         self, call: RequestContext[SegmentOptions], data: bytes
@@ -141,7 +141,7 @@ class SegmentRoute(TaskRoute[SegmentOptions]):
         """What is seen in all windows, put together."""
         size, outcomes, decode_s, cache = await self._seen(call, data)
         began = monotonic()
-        drawn = await self.decoding.draw(call.card.name, lambda: self._drawn(call, data, size, outcomes))
+        drawn = await self.decoding.render(call.card.name, lambda: self._drawn(call, data, size, outcomes))
         return self._served(call, outcomes, decode_s, began, cache), drawn
 
     async def _seen(
@@ -201,7 +201,7 @@ class SegmentRoute(TaskRoute[SegmentOptions]):
         return ServedRequest(call.id, call.card, outcomes, call.pinned, met, timings, cache)
 
     async def _decode(
-        self, call: RequestContext[SegmentOptions], data: bytes, choose: Choice | None = None
+        self, call: RequestContext[SegmentOptions], data: bytes, choose: TileSelector | None = None
     ) -> tuple[TiledImage, float]:
         """The picture in windows, and the seconds it took to make them."""
         card, spec = call.card, call.card.input
@@ -209,7 +209,7 @@ class SegmentRoute(TaskRoute[SegmentOptions]):
             raise UnsupportedMedia(f"{card.name} takes no pictures")
         side = max(card.full.image_size, call.plan.image_size if call.plan else 0)
         most = self.settings.max_pixels
-        cut, seconds = await self.decoding.read(
+        cut, seconds = await self.decoding.decode_image(
             card.name, data, lambda: decode_tiles(data, spec, side, most, choose)
         )
         self.meters[card.name].decode.observe(seconds)
@@ -220,19 +220,19 @@ class SegmentRoute(TaskRoute[SegmentOptions]):
     ) -> RenderedMask:
         """On a thread of the pool: whatever looks at every pixel of the picture."""
         maps = [outcome.result.maps for outcome in outcomes]
-        mask = assembled(size, tiles(*size), [found for found in maps if found is not None])
+        mask = assemble_mask(size, tiles(*size), [found for found in maps if found is not None])
         over = None
         if call.options.overlay:
             whole = decode_whole(data, self.settings.max_pixels)
             over = overlay(whole, mask, "PNG" if call.options.picture else "JPEG")
-        return RenderedMask(size, png(mask), over, areas(mask))
+        return RenderedMask(size, encode_mask(mask), over, areas(mask))
 
 
 def with_points(body: bytes) -> tuple[bytes, tuple[Click, ...]]:
     """The picture in a JSON body, and the points beside it."""
     fields = json_fields(body)
     points = points_of(fields["points"]) if "points" in fields else ()
-    return data_of(fields), points
+    return decode_data(fields), points
 
 
 async def gather_or_cancel(*work: Coroutine[Any, Any, Outcome]) -> list[Outcome]:

@@ -7,10 +7,11 @@ from typing import Any
 
 from foveate.core.errors import BrokenMedia, DeadlineExceeded, UnsupportedMedia
 from foveate.core.model import InputSpec
-from foveate.core.plan import picked
+from foveate.core.plan import sampled_frames
 from foveate.gateway.limits import deadline_timeout
-from foveate.gateway.media.frame_transform import Box
-from foveate.gateway.media.image import Size, view_of
+from foveate.gateway.media.frame_transform import FrameBox
+from foveate.gateway.media.image import crop_box
+from foveate.gateway.media.image_format import Size
 from foveate.gateway.media.video import Clip, decode_clip
 from foveate.gateway.media.video_container import is_clip
 from foveate.gateway.media.video_demuxer import ClipLimits
@@ -18,7 +19,7 @@ from foveate.gateway.routes.base import TaskRoute
 from foveate.gateway.routes.context import RequestContext
 from foveate.gateway.spool import Medium
 
-Boxes = Callable[[Size], Sequence[Box]]
+Boxes = Callable[[Size], Sequence[FrameBox]]
 
 
 class VideoInput:
@@ -32,7 +33,7 @@ class VideoInput:
         only what is sent as a clip lies in a file."""
         if isinstance(data, bytes):
             return is_clip(data)
-        if not is_clip(await self.route.decoding.also(lambda: head_of(data))):
+        if not is_clip(await self.route.decoding.run(lambda: head_of(data))):
             raise BrokenMedia("the bytes are not a clip in a known format")
         return True
 
@@ -42,14 +43,14 @@ class VideoInput:
         if spec is None:
             raise UnsupportedMedia(f"{card.name} takes no clips")
         side, plan = card.full.image_size, call.plan
-        only = picked(card.frames, plan.frames) if plan is not None and plan.frames else None
+        only = sampled_frames(card.frames, plan.frames) if plan is not None and plan.frames else None
 
         def work() -> Clip:
             limits = self.limits(call.objective.deadline)
             return decode_clip(data, card.frames, side, boxes, spec.interpolation, limits, only)
 
         async with deadline_timeout(call.objective.deadline):
-            clip, seconds = await self.route.decoding.watch(card.name, work)
+            clip, seconds = await self.route.decoding.decode_video(card.name, work)
         self.route.meters[card.name].decode.observe(seconds)
         return clip, seconds
 
@@ -65,7 +66,7 @@ class VideoInput:
 
 def middle(spec: InputSpec, side: int) -> Boxes:
     """The part of a frame that a model sees of pictures too."""
-    return lambda size: [view_of(size, spec, side)]
+    return lambda size: [crop_box(size, spec, side)]
 
 
 def head_of(path: Path) -> bytes:

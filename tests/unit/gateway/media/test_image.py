@@ -18,7 +18,8 @@ from PIL import Image
 
 from foveate.core.errors import BadRequest, BrokenMedia, FoveateError, ImageTooLarge, UnsupportedMedia
 from foveate.core.model import InputSpec
-from foveate.gateway.media.image import decode_base64, decode_image, silence_decoder_warnings, sniff
+from foveate.gateway.media.image import decode_base64, decode_image, silence_decoder_warnings
+from foveate.gateway.media.image_format import sniff
 from tests.support import media_samples as samples
 from tests.support.media_samples import BLUE, GREEN, RED, WHITE, encode, flat, scene
 
@@ -309,7 +310,7 @@ def test_not_a_picture(data: bytes) -> None:
 def test_known_and_not_read(data: bytes) -> None:
     with pytest.raises(UnsupportedMedia) as refusal:
         decode(data)
-    assert "not read here" in refusal.value.detail
+    assert "not supported" in refusal.value.detail
 
 
 def test_avif_is_recognised_and_not_read() -> None:

@@ -11,8 +11,8 @@ from foveate.core.outcome import ClassMaps
 from foveate.gateway.media import masks
 from foveate.gateway.media.image import decode_image
 from foveate.gateway.media.image_tiles import decode_tiles, decode_whole
-from foveate.gateway.media.masks import PALETTE, areas, assembled, overlay, png
-from foveate.gateway.media.tiling import LONGEST, MOST, TILE, tiles
+from foveate.gateway.media.masks import PALETTE, areas, assemble_mask, encode_mask, overlay
+from foveate.gateway.media.tiling import MAX_ASPECT_RATIO, MAX_TILES_PER_SIDE, TILE, tiles
 from tests.support.media_samples import BLUE, RED, encode, exif, red_corner, scene
 
 SQUASH = InputSpec(1.0, "squash", "bilinear")
@@ -23,7 +23,7 @@ SIZES = [(1, 1), (640, 480), (480, 640), (1024, 1024), (1025, 1024), (4000, 3000
 def test_cores_tile_the_picture_and_lie_in_their_windows(width: int, height: int) -> None:
     covered = np.zeros((height, width), int)
     found = tiles(width, height)
-    assert len(found) <= MOST**2
+    assert len(found) <= MAX_TILES_PER_SIDE**2
     for window in found:
         (left, top, right, bottom), core = window.box, window.core
         covered[core[1] : core[3], core[0] : core[2]] += 1
@@ -37,7 +37,7 @@ def test_there_are_as_many_windows_as_a_picture_needs() -> None:
     for window in tiles(3000, 2000):
         left, top, right, bottom = window.box
         assert right - left <= 1.2 * TILE
-        assert 1 / LONGEST <= (right - left) / (bottom - top) <= LONGEST
+        assert 1 / MAX_ASPECT_RATIO <= (right - left) / (bottom - top) <= MAX_ASPECT_RATIO
     neighbours = tiles(2000, 1000)
     assert neighbours[0].box[2] > neighbours[1].box[0], "they overlap"
 
@@ -87,7 +87,7 @@ def test_a_mask_is_scaled_up_before_classes_are_compared() -> None:
     best = np.zeros((4, 4), int)
     best[:, 2:] = 1
     (window,) = tiles(400, 300)
-    mask = assembled((400, 300), [window], [maps((0, 7), best)])
+    mask = assemble_mask((400, 300), [window], [maps((0, 7), best)])
     assert mask.shape == (300, 400)
     assert (mask[:, :199] == 0).all()
     assert (mask[:, 201:] == 7).all()
@@ -98,22 +98,24 @@ def test_a_mask_is_scaled_up_before_classes_are_compared() -> None:
         np.asarray(Image.fromarray(s.astype(np.float32)).resize((400, 300), Image.Resampling.BILINEAR))
         for s in found.scores
     ]
-    assert np.array_equal(assembled((400, 300), [window], [found]), np.array([0, 3, 9])[np.argmax(whole, 0)])
+    assert np.array_equal(
+        assemble_mask((400, 300), [window], [found]), np.array([0, 3, 9])[np.argmax(whole, 0)]
+    )
 
 
 def test_strips_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     found = maps((0, 3, 9), np.random.default_rng(0).integers(0, 3, (14, 14)))
     (window,) = tiles(400, 300)
-    whole = assembled((400, 300), [window], [found])
+    whole = assemble_mask((400, 300), [window], [found])
     monkeypatch.setattr(masks, "STRIP_BYTES", 4 * 3 * 400 * 7)
-    assert (assembled((400, 300), [window], [found]) != whole).mean() < 1e-3
+    assert (assemble_mask((400, 300), [window], [found]) != whole).mean() < 1e-3
 
 
 def test_each_window_answers_for_its_core() -> None:
     found = tiles(2400, 1000)
     assert len(found) == 3
     here = [ClassMaps((k + 1,), np.zeros((1, 8, 8), np.float16)) for k in range(3)]
-    mask = assembled((2400, 1000), found, here)
+    mask = assemble_mask((2400, 1000), found, here)
     for k, window in enumerate(found):
         left, top, right, bottom = window.core
         assert (mask[top:bottom, left:right] == k + 1).all()
@@ -121,7 +123,7 @@ def test_each_window_answers_for_its_core() -> None:
 
 def test_a_mask_reads_back_from_its_png() -> None:
     mask = np.random.default_rng(0).integers(0, 105, (60, 80)).astype(np.uint8)
-    image = Image.open(io.BytesIO(png(mask)))
+    image = Image.open(io.BytesIO(encode_mask(mask)))
     assert image.mode == "P"
     assert np.array_equal(np.asarray(image), mask)
     assert np.array_equal(np.asarray(image.convert("RGB")), PALETTE[mask])
@@ -157,9 +159,9 @@ def test_areas_are_counted_and_boxed_the_largest_first() -> None:
 def test_an_outline_in_steps_is_the_exact_one_but_for_a_hair(size: tuple[int, int]) -> None:
     y, x = np.mgrid[:56, :56]
     margin = (6 - ((x - 28) ** 2 + (y - 25) ** 2) / 30 + 3 * np.sin(x)).astype(np.float16)
-    exact = masks.scaled(margin, size)
-    found = np.asarray(masks.above(margin, size)) > 0
-    sure = np.abs(exact) > 2 / masks.STEPS
+    exact = masks.resize_scores(margin, size)
+    found = np.asarray(masks.threshold_mask(margin, size)) > 0
+    sure = np.abs(exact) > 2 / masks.LEVELS_PER_LOGIT
     assert np.array_equal(found[sure], exact[sure] > 0)
     assert (found == (exact > 0)).mean() > 0.97
 
@@ -167,9 +169,9 @@ def test_an_outline_in_steps_is_the_exact_one_but_for_a_hair(size: tuple[int, in
 def test_a_mask_of_two_values_takes_a_bit_a_pixel_wherever_it_comes_from() -> None:
     array = np.zeros((40, 60), np.uint8)
     array[10:20, 5:30] = 1
-    same = png(array), png(Image.fromarray(array))
+    same = encode_mask(array), encode_mask(Image.fromarray(array))
     assert same[0] == same[1]
     assert same[0][24] == 1  # bits, in the header
     array[0, 0] = 2
-    assert png(array)[24] == 8
-    assert np.array_equal(np.asarray(Image.open(io.BytesIO(png(array)))), array)
+    assert encode_mask(array)[24] == 8
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(encode_mask(array)))), array)

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from foveate.core.errors import ClipTooLarge
-from foveate.gateway.media.frame_transform import Box
-from foveate.gateway.media.image import Size
+from foveate.gateway.media.frame_transform import FrameBox
+from foveate.gateway.media.image_format import Size
 from foveate.gateway.media.video import Clip, decode_clip, upright_frames
 from foveate.gateway.media.video_demuxer import ClipLimits
 from tests.support.video_samples import FRAGMENTED, SIZE, clip, number_of, numbered, spliced
@@ -53,7 +53,7 @@ def made(kind: str) -> bytes:
     return clip(**KINDS[kind])
 
 
-def whole(size: Size) -> list[Box]:
+def whole(size: Size) -> list[FrameBox]:
     return [(0, 0, *size)]
 
 
@@ -218,7 +218,7 @@ def test_frames_that_nobody_looks_at_are_not_decoded() -> None:
 
 def test_each_box_is_cut_out_of_each_frame() -> None:
     data = clip("mjpeg", "avi", 8, options={"qscale": "2"})
-    boxes: list[Box] = [(0, 0, 100, 100), (10.5, 20.25, 300, 150), (0, 0, *SIZE)]
+    boxes: list[FrameBox] = [(0, 0, 100, 100), (10.5, 20.25, 300, 150), (0, 0, *SIZE)]
     found = decode_clip(data, 4, 64, lambda _: boxes, "bicubic", LIMITS)
     assert found.pixels.shape == (3, 4, 64, 64, 3)
     for number, frame in enumerate(upright_frames(data, 4, LIMITS)):

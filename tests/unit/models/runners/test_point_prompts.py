@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foveate.cluster.local import LocalCluster
-from foveate.core.clicks import MAX_POINTS, Clicked, Features, Point
 from foveate.core.errors import BadPlan, RunFailed, SetupError
 from foveate.core.metrics import Metrics
 from foveate.core.outcome import Result
+from foveate.core.point_prompts import MAX_POINTS, Features, Point, PointPrompt
 from foveate.core.request import Request
 from foveate.models.heads.clicks import DISC, NEAR, PADDING, STEP, ClickHead, ClickSpec, click_maps
 from foveate.models.heads.dense import STRIDE
@@ -178,7 +178,7 @@ def test_a_click_is_answered_from_features_as_the_head_answers_it() -> None:
     here, (coarse, fine) = companion(), laid(3)
     kept = features_of(coarse, fine)
     media = [
-        Clicked(features, tuple(Point(x, y, sign == 1) for x, y, sign in row))
+        PointPrompt(features, tuple(Point(x, y, sign == 1) for x, y, sign in row))
         for features, row in zip(kept, ROWS, strict=True)
     ]
     wanted = click_head()(coarse.half().float(), fine.half().float(), points(*ROWS))[:, 0]
@@ -208,7 +208,7 @@ def test_features_of_every_size_are_answered_under_a_plan_of_that_size() -> None
     plan = here.card.plan("tiny-seg-clicks@32")
     here.check(plan)
     (features,) = features_of(*laid(1, 32))
-    (result,) = here.run(here.stack([Clicked(features, CENTRE)], plan), plan)
+    (result,) = here.run(here.stack([PointPrompt(features, CENTRE)], plan), plan)
     assert isinstance(result, Result)
     assert result.gflops < here.card.ladder[-1].gflops
     for text in ("tiny-seg-clicks@40", "other@64", "evit:0.5", "depth:1", "full/bf16"):
@@ -219,7 +219,11 @@ def test_features_of_every_size_are_answered_under_a_plan_of_that_size() -> None
 def test_what_cannot_be_stacked_fails_with_a_sentence() -> None:
     here = companion()
     (small,), (fits,) = features_of(*laid(1, 32)), features_of(*laid(1))
-    for medium in (Clicked(small, CENTRE), Clicked(fits, ()), Clicked(fits, CENTRE * (MAX_POINTS + 1))):
+    for medium in (
+        PointPrompt(small, CENTRE),
+        PointPrompt(fits, ()),
+        PointPrompt(fits, CENTRE * (MAX_POINTS + 1)),
+    ):
         with pytest.raises(RunFailed):
             here.stack([medium], here.full)
 
@@ -228,7 +232,7 @@ def test_features_that_are_not_finite_fail_alone() -> None:
     here = companion()
     (fits,) = features_of(*laid(1))
     broken = Features(fits.coarse, np.full_like(fits.fine, np.inf))
-    media = [Clicked(fits, CENTRE), Clicked(broken, CENTRE), Clicked(fits, CENTRE)]
+    media = [PointPrompt(fits, CENTRE), PointPrompt(broken, CENTRE), PointPrompt(fits, CENTRE)]
     good, bad, fine = here.run(here.stack(media, here.full), here.full)
     assert isinstance(bad, RunFailed)
     assert isinstance(good, Result)
@@ -301,7 +305,7 @@ async def test_both_are_served_and_features_reach_only_who_asked() -> None:
         asked = Request("2", "tiny-seg", pixels, pixels.nbytes, task="segment", features=True)
         features = (await cluster.submit(asked)).result.features
         assert features is not None
-        medium = Clicked(features, CENTRE)
+        medium = PointPrompt(features, CENTRE)
         clicked = Request("3", "tiny-seg-clicks", medium, medium.nbytes, task="clicks")
         outcome = await cluster.submit(clicked)
         assert outcome.result.maps is not None
