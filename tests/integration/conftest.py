@@ -57,10 +57,10 @@ class NotedCluster(LocalCluster):
         super().__init__([lambda: runner], metrics, settings.queue_items, settings.queue_bytes)
         self.diary = diary
 
-    async def submit(self, request: Request) -> Outcome:
+    async def submit(self, request: Request, reserved: bool = False) -> Outcome:
         self.diary.note("submitted")
         self.diary.note(f"submitted {request.id}")
-        return await super().submit(request)
+        return await super().submit(request, reserved)
 
     async def drain(self, timeout_s: float) -> bool:
         self.diary.note("draining")

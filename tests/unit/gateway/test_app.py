@@ -387,8 +387,8 @@ async def test_an_answer_after_its_deadline_is_not_called_kept(monkeypatch: pyte
     async with gateway() as here:
         submit = here.cluster.submit
 
-        async def stalled(request: Any) -> Any:
-            outcome = await submit(request)
+        async def stalled(request: Any, reserved: bool) -> Any:
+            outcome = await submit(request, reserved)
             late = request.objective.deadline + 0.001
             monkeypatch.setattr("foveate.gateway.routes.classify.monotonic", lambda: late)
             return outcome

@@ -16,7 +16,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from foveate.cluster import Cluster
+from foveate.cluster import Cluster, Slot
 from foveate.core.errors import (
     BadRequest,
     Draining,
@@ -198,8 +198,8 @@ class TaskRoute(ABC, Generic[Options]):
         call.trail.model = card.name
         plan = choose_plan(card, self.defaults[card.name], call.named.plan, call.objective.min_quality)
         call = replace(call, card=card, plan=plan)
-        if call.trail.announced:  # to the wrong one
-            self.announce(call)
+        if call.trail.slot is not None:  # with the other model
+            call.trail.slot = self.reserve_slot(call)
         return call
 
     async def _answer(
@@ -225,9 +225,9 @@ class TaskRoute(ABC, Generic[Options]):
             anew = "cache-control" in headers and bool(ANEW.search(headers["cache-control"]))
             answers = None if anew else self.answers
             call = RequestContext(request_id, card, objective, plan, named, options, arrived, trail, anew)
-            # What may be there already is looked for first. A clip's body is not even read in vain.
+            # The caches come first; the body of a video is not read before the request is admitted.
             if kind.startswith("video/") or (answers is None and (anew or self.sights is None)):
-                self.tell(call)
+                self.reserve(call)
             async with self._body(http, headers, kind, visit, objective) as data:
 
                 async def work() -> CacheableResponse:
@@ -247,15 +247,16 @@ class TaskRoute(ABC, Generic[Options]):
         self.meters[call.card.name].repeated(quality, total_s, met)
         return ReplyHeaders(call.id, met, {"total": total_s})
 
-    def tell(self, call: RequestContext[Options]) -> None:
-        """Announce it, once: as soon as it is known that something has to run for it. Raises TooLate."""
-        if not call.trail.announced:
-            call.trail.announced = True
-            self.announce(call)
+    def reserve(self, call: RequestContext[Options]) -> Slot:
+        """The request's one reservation, made when it is known that a model has to run. Raises TooLate."""
+        if call.trail.slot is None:
+            call.trail.slot = self.reserve_slot(call)
+        return call.trail.slot
 
-    def announce(self, call: RequestContext[Options]) -> None:
-        """Tell where it will run that it comes. Raises TooLate, before anything is spent on it."""
-        self.cluster.expect(call.card.name, self.promised(call), call.plan, self.decoding.wait_s(call.card))
+    def reserve_slot(self, call: RequestContext[Options]) -> Slot:
+        """Reserve with the model that the request will run on. Raises TooLate, before anything is decoded."""
+        ready_in_s = self.decoding.wait_s(call.card)
+        return self.cluster.reserve(call.card.name, self.promised(call), call.plan, ready_in_s)
 
     @asynccontextmanager
     async def _body(
@@ -292,7 +293,7 @@ class TaskRoute(ABC, Generic[Options]):
             call.id, call.card.name, media, len(media) if size is None else size,
             task=self.task, objective=self.promised(call), plan=call.plan, **more,
         )  # fmt: skip
-        return await self.cluster.submit(request)
+        return await self.reserve(call).submit(request)
 
     def promised(self, call: RequestContext[Options]) -> Objective:
         """What the engine has to keep so that the answer is drawn in time; at least half of the time left."""

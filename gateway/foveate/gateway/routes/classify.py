@@ -67,15 +67,15 @@ class ClassifyRoute(TaskRoute[ClassifyOptions]):
                 data = await self.plain(data, encoded)
             call = self.for_medium(call, await self.watching.is_film(data))
             if call.card.frames or isinstance(data, Path):
-                self.tell(call)
+                self.reserve(call)
                 return await self._watched(call, data)
             if (known := await self._known(call, data)) is not None:
                 return classification(self._served(call, known, 0.0, "hit"), call.options.top_k, False)
-            self.tell(call)
+            self.reserve(call)
             async with deadline_timeout(call.objective.deadline):
                 media, decode_s = await self._decode(call, data)
-        self.tell(call)
-        outcome = await self.submit(call, media, expected=True, explain=call.options.explain)
+        self.reserve(call)
+        outcome = await self.submit(call, media, explain=call.options.explain)
         served = self._served(call, outcome, decode_s)
         return classification(served, call.options.top_k, call.options.explain)
 
@@ -103,7 +103,7 @@ class ClassifyRoute(TaskRoute[ClassifyOptions]):
         """As `work`, of a clip."""
         spec = call.card.input or InputSpec()
         clip, decode_s = await self.watching.decode(call, data, middle(spec, call.card.full.image_size))
-        outcome = await self.submit(call, clip.pixels[0], expected=True)
+        outcome = await self.submit(call, clip.pixels[0])
         served = self._served(call, outcome, decode_s)
         return named_clip(served, clip, call.options.top_k, call.options.explain)
 

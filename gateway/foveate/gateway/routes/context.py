@@ -4,6 +4,7 @@ import random
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from foveate.cluster import Slot
 from foveate.core.model import ModelCard
 from foveate.core.plan import Plan
 from foveate.core.request import Objective
@@ -52,8 +53,8 @@ class RequestLog:
 
     model: str = "unknown"
     objective: Objective = field(default_factory=Objective)
-    announced: bool = False
-    """Where it will run was told of it."""
+    slot: Slot | None = None
+    """The reservation, once something has to run for the request."""
 
 
 def request_id_of(given: str) -> str:

@@ -68,15 +68,13 @@ class PointPromptHandler:
         data: bytes,
         clicks: Sequence[Click],
         kind: str | None,
-        announced: bool,
     ) -> tuple[ServedRequest, RenderedMask]:
         """The object that is clicked, in the window around the first click on it.
 
-        kind: the format of the overlay, where one is wanted; announced: the model that answers clicks was
-        told of this request when it came.
+        kind: the format of the overlay, where one is wanted.
         """
-        view = await self._view(call, data, clicks, announced)
-        clicked = await self._outlined(call, view, clicks, announced)
+        view = await self._view(call, data, clicks)
+        clicked = await self._outlined(call, view, clicks)
         began = monotonic()
         drawn = await self.route.decoding.draw(call.card.name, lambda: self._drawn(view, clicked, data, kind))
         done = monotonic()
@@ -92,14 +90,12 @@ class PointPromptHandler:
         cache = "miss" if view.look else "hit"
         return ServedRequest(call.id, call.card, [outcome], call.pinned, met, timings, cache), drawn
 
-    async def _view(
-        self, call: RequestContext[Any], data: bytes, clicks: Sequence[Click], announced: bool
-    ) -> PromptView:
+    async def _view(self, call: RequestContext[Any], data: bytes, clicks: Sequence[Click]) -> PromptView:
         """From what is kept, or from who looks at the same picture now, where that will do; else anew."""
         looks: list[PromptPass] = []
 
         async def look() -> CachedImage:
-            looks.append(await self._look(call, data, clicks, announced))
+            looks.append(await self._look(call, data, clicks))
             return looks[-1].kept
 
         sights, floor = self.route.sights, call.objective.min_quality
@@ -119,20 +115,18 @@ class PointPromptHandler:
             raise FoveateError("what was seen of this picture does not answer for it")
         return found
 
-    async def _look(
-        self, call: RequestContext[Any], data: bytes, clicks: Sequence[Click], announced: bool
-    ) -> PromptPass:
+    async def _look(self, call: RequestContext[Any], data: bytes, clicks: Sequence[Click]) -> PromptPass:
         """Decode the window that answers, and run it."""
         async with deadline_timeout(call.objective.deadline):
             cut, decode_s = await self.decode(call, data, lambda found, size: window_of(clicks, found, size))
-        outcome = await self.route.submit(call, cut.pixels[0], expected=not announced, features=True)
+        outcome = await self.route.submit(call, cut.pixels[0], features=True)
         number = window_of(clicks, tiles(*cut.size), cut.size)
         return PromptPass(
             CachedImage(cut.size, {number: window_features_of(outcome, call.card)}), number, decode_s, outcome
         )
 
     async def _outlined(
-        self, call: RequestContext[Any], view: PromptView, clicks: Sequence[Click], announced: bool
+        self, call: RequestContext[Any], view: PromptView, clicks: Sequence[Click]
     ) -> Outcome:
         """One run of the light decoder, at the size at which the picture was seen."""
         card, side = self.route.cluster.cards()[call.card.click_model], view.seen.plan.image_size
@@ -140,9 +134,8 @@ class PointPromptHandler:
         request = Request(
             call.id, card.name, medium, medium.nbytes, task="clicks", objective=self.route.promised(call),
             plan=None if side == card.full.image_size else replace(card.full, image_size=side),
-            expected=announced,
         )  # fmt: skip
-        return await self.route.cluster.submit(request)
+        return await self.route.reserve(call).submit(request)
 
     def _drawn(self, view: PromptView, clicked: Outcome, data: bytes, kind: str | None) -> RenderedMask:
         """On a thread of the pool: whatever looks at every pixel of the picture."""

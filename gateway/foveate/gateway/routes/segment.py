@@ -10,6 +10,7 @@ from typing import Any
 
 from starlette.requests import Request as HttpRequest
 
+from foveate.cluster import Slot
 from foveate.core.errors import BadRequest, UnsupportedMedia
 from foveate.core.model import ModelCard, Task
 from foveate.core.outcome import Outcome
@@ -63,12 +64,11 @@ class SegmentRoute(TaskRoute[SegmentOptions]):
             self.clicker.check(card)
         return SegmentOptions(read_flag("overlay", http.query_params.get("overlay")), picture, points)
 
-    def announce(self, call: RequestContext[SegmentOptions]) -> None:
-        """Of most clicks all but the answer to the click is there already."""
+    def reserve_slot(self, call: RequestContext[SegmentOptions]) -> Slot:
+        """With points, reserve with the point-prompt model: the image's features are usually cached."""
         if call.options.points and call.card.click_model:
-            self.cluster.expect(call.card.click_model, self.promised(call), None, 0.0)
-        else:
-            super().announce(call)
+            return self.cluster.reserve(call.card.click_model, self.promised(call), None, 0.0)
+        return super().reserve_slot(call)
 
     def drawing_s(self, card: ModelCard) -> float:
         return self.decoding.drawing_s(card)
@@ -81,13 +81,12 @@ class SegmentRoute(TaskRoute[SegmentOptions]):
             data, points = await self._opened(call, data, encoded)
         call = self.for_medium(call, await self.watching.is_film(data))
         if call.card.frames or isinstance(data, Path):
-            self.tell(call)
+            self.reserve(call)
             return await self._watched(call, data, points)
         if points:
-            self.tell(call)
+            self.reserve(call)
             kind = ("PNG" if call.options.picture else "JPEG") if call.options.overlay else None
-            announced = bool(call.options.points)
-            served, drawn = await self.clicker.answer(call, data, points, kind, announced)
+            served, drawn = await self.clicker.answer(call, data, points, kind)
         else:
             served, drawn = await self._answered(call, data)
         if call.options.picture:
@@ -116,9 +115,7 @@ class SegmentRoute(TaskRoute[SegmentOptions]):
         if points:
             raise BadRequest("points are for pictures; cut the frame out and send it")
         clip, decode_s = await self.watching.decode(call, data, window_boxes)
-        outcomes = await gather_or_cancel(
-            *(self.submit(call, pixels, expected=not number) for number, pixels in enumerate(clip.pixels))
-        )
+        outcomes = await gather_or_cancel(*(self.submit(call, pixels) for pixels in clip.pixels))
         if call.options.picture:
             check_animated(clip)
         began, asked, limits = monotonic(), call.options, self.watching.limits()
@@ -152,14 +149,11 @@ class SegmentRoute(TaskRoute[SegmentOptions]):
         looks: list[tuple[Size, list[Outcome], float]] = []
 
         async def look(features: bool = True) -> CachedImage:
-            self.tell(call)
+            self.reserve(call)
             async with deadline_timeout(call.objective.deadline):
                 cut, decode_s = await self._decode(call, data)
             outcomes = await gather_or_cancel(
-                *(
-                    self.submit(call, pixels, expected=not number, features=features)
-                    for number, pixels in enumerate(cut.pixels)
-                )
+                *(self.submit(call, pixels, features=features) for pixels in cut.pixels)
             )
             looks.append((cut.size, outcomes, decode_s))
             keeps = features and all(outcome.result.features is not None for outcome in outcomes)
