@@ -26,7 +26,7 @@ fmt: $(VENV)/.dev
 
 # Warnings fail the build; the notice is about the next major version of MkDocs.
 docs: $(VENV)/.docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet $(ARGS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict $(ARGS)
 
 bench-overhead: $(VENV)/.dev
 	$(BIN)/python -m loadtests.overhead $(ARGS)
