@@ -100,7 +100,7 @@ def _contents(content: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _responses(responses: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     for status, response in sorted(responses.items()):
         contents = _contents(response.get("content", {}))
-        shown = "<br>".join(f"{kind}: {what}" if what else kind for kind, what in contents)
+        shown = "<br>".join(kind if what == "any" else f"{kind}: {what}" for kind, what in contents)
         yield code(status), sentence(response.get("description", "")), shown
 
 
@@ -139,13 +139,13 @@ def _type(schema: Mapping[str, Any]) -> str:
         return "bytes"
     if schema.get("format") == "byte":
         return "base64 text"
-    return "null" if kind == "null" else str(kind)
+    return str(kind) or "any"
 
 
 def _array(schema: Mapping[str, Any]) -> str:
     if "prefixItems" in schema:
         return f"[{', '.join(_type(item) for item in schema['prefixItems'])}]"
-    return f"list of {_type(schema.get('items', {})) or 'any'}"
+    return f"list of {_type(schema.get('items', {}))}"
 
 
 def _object(schema: Mapping[str, Any]) -> str:
