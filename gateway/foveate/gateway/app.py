@@ -128,7 +128,8 @@ def open_response_store(settings: Settings, metrics: Metrics) -> Cache:
             count_error,
         )
     except ValueError as error:  # the message must not show the address: it may hold a password
-        raise SetupError(f"the address in FOVEATE_CACHE is not like redis://127.0.0.1:6379/0: {error}") from None
+        detail = f"the address in FOVEATE_CACHE is not like redis://127.0.0.1:6379/0: {error}"
+        raise SetupError(detail) from None
 
 
 def open_feature_store(settings: Settings, metrics: Metrics, response_store: Cache) -> Cache:
