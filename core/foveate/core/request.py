@@ -36,8 +36,6 @@ class Request:
     objective: Objective = field(default_factory=Objective)
     plan: Plan | None = None
     """The plan that the client or the settings pin; None leaves the choice to the policy."""
-    expected: bool = False
-    """Whether the request was announced on arrival, and is counted already."""
     explain: bool = False
     """Whether to explain which patches were kept, which takes one more forward."""
     features: bool = False
