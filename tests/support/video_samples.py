@@ -174,3 +174,17 @@ def many_in_a_run(count: int) -> bytes:
     """A fragmented MP4, of which one fragment counts so many frames that all are alike."""
     data = clip(count=12, muxing=FRAGMENTED)
     return patched(data, b"trun", 5, b"\0\0\1" + struct.pack(">I", count))
+
+
+SAMPLES = {
+    "mp4": lambda: clip(count=30, gop=10),
+    "fragments": lambda: clip(count=30, muxing=FRAGMENTED),
+    "hevc": lambda: clip("libx265", count=30),
+    "mkv": lambda: clip(container="matroska", count=30),
+    "vp9": lambda: clip("libvpx-vp9", "webm", 30),
+    "vp8": lambda: clip("libvpx", "webm", 30, live=True),
+    "avi": lambda: clip("mpeg4", "avi", 30, options={"bf": "2"}),
+    "avi h264": lambda: clip(container="avi", count=30),
+    "mjpeg": lambda: clip("mjpeg", "avi", 12),
+    "mov": lambda: clip("mjpeg", "mov", 12),
+}

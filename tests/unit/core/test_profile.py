@@ -68,12 +68,12 @@ def test_cost_and_quality_rise_along_the_ladder(values: list[tuple[float, float]
         assert lower.gflops < upper.gflops
         assert lower.quality < upper.quality
     for left_out in (m for m in chosen.measurements if not m.rung and 1.02 * m.gflops < 1):
-        # Of two plans within 2%, both may be dominated by a third that is better than one and as cheap as the other.
+        # Of two plans within 2%, both may be dominated by a third: better than one, as cheap as the other.
         assert any(m.quality >= left_out.quality and m.gflops <= 1.02 * left_out.gflops for m in below)
 
 
 @given(measured)
-def test_a_plan_is_skipped_only_if_another_matches_it_for_much_less(
+def test_a_plan_is_skipped_only_if_another_is_much_cheaper(
     values: list[tuple[float, float]],
 ) -> None:
     plans = [*(plan(f"p{i}", *pair) for i, pair in enumerate(values)), FULL]

@@ -1,4 +1,4 @@
-"""Windows over a picture, what is decoded into them, and the masks that are put together from them."""
+"""Masks: class maps to a mask, files, overlays and areas."""
 
 import io
 
@@ -6,74 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from foveate.core.model import InputSpec
 from foveate.core.outcome import ClassMaps
 from foveate.gateway.media import masks
-from foveate.gateway.media.image import decode_image
-from foveate.gateway.media.image_tiles import decode_tiles, decode_whole
 from foveate.gateway.media.masks import PALETTE, areas, assemble_mask, encode_mask, overlay
-from foveate.gateway.media.tiling import MAX_ASPECT_RATIO, MAX_TILES_PER_SIDE, TILE, tiles
-from tests.support.media_samples import BLUE, RED, encode, exif, red_corner, scene
-
-SQUASH = InputSpec(1.0, "squash", "bilinear")
-SIZES = [(1, 1), (640, 480), (480, 640), (1024, 1024), (1025, 1024), (4000, 3000), (9000, 500), (3, 2000)]
-
-
-@pytest.mark.parametrize(("width", "height"), SIZES)
-def test_cores_tile_the_picture_and_lie_in_their_windows(width: int, height: int) -> None:
-    covered = np.zeros((height, width), int)
-    found = tiles(width, height)
-    assert len(found) <= MAX_TILES_PER_SIDE**2
-    for window in found:
-        (left, top, right, bottom), core = window.box, window.core
-        covered[core[1] : core[3], core[0] : core[2]] += 1
-        assert 0 <= left <= core[0] < core[2] <= right <= width
-        assert 0 <= top <= core[1] < core[3] <= bottom <= height
-    assert (covered == 1).all()
-
-
-def test_there_are_as_many_windows_as_a_picture_needs() -> None:
-    assert [len(tiles(*size)) for size in ((640, 480), (TILE, TILE), (1000, 400))] == [1, 1, 2]
-    for window in tiles(3000, 2000):
-        left, top, right, bottom = window.box
-        assert right - left <= 1.2 * TILE
-        assert 1 / MAX_ASPECT_RATIO <= (right - left) / (bottom - top) <= MAX_ASPECT_RATIO
-    neighbours = tiles(2000, 1000)
-    assert neighbours[0].box[2] > neighbours[1].box[0], "they overlap"
-
-
-def test_a_small_picture_is_seen_whole() -> None:
-    data = encode(scene(320, 240), "PNG")
-    cut = decode_tiles(data, InputSpec(), 64, 10**6)
-    assert cut.size == (320, 240)
-    assert np.array_equal(cut.pixels[0], decode_image(data, InputSpec(1.0, "squash"), 64, 10**6))
-
-
-@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-def test_windows_show_their_boxes(kind: str) -> None:
-    picture = scene(2600, 1400)
-    options = {"quality": 95} if kind == "JPEG" else {}
-    cut = decode_tiles(encode(picture, kind, **options), SQUASH, 96, 10**7)
-    assert len(cut.tiles) == len(cut.pixels) == 6
-    for window, pixels in zip(cut.tiles, cut.pixels, strict=True):
-        wanted = np.asarray(picture.resize((96, 96), Image.Resampling.BILINEAR, window.box))
-        assert abs(pixels.astype(int) - wanted).mean() < (1 if kind == "PNG" else 2)
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("size", [(96, 64), (2400, 1000)])
-def test_pictures_are_upright(orientation: int, size: tuple[int, int]) -> None:
-    data = encode(red_corner(orientation, size), "JPEG", quality=95, exif=exif(orientation))
-    cut = decode_tiles(data, SQUASH, 32, 10**7)
-    whole = np.asarray(decode_whole(data, 10**7))
-    assert cut.size == whole.shape[1::-1] == (size if orientation < 5 else size[::-1])
-    for window, pixels in zip(cut.tiles, cut.pixels, strict=True):
-        left, top, right, bottom = window.box
-        part = Image.fromarray(whole[top:bottom, left:right]).resize((32, 32), Image.Resampling.BILINEAR)
-        assert abs(pixels.astype(int) - np.asarray(part)).mean() < 4
-    rows, columns = whole.shape[:2]
-    assert abs(whole[rows // 4, columns // 4].astype(int) - RED).max() < 20
-    assert abs(whole[rows // 4, 3 * columns // 4].astype(int) - BLUE).max() < 20
+from foveate.gateway.media.tiling import tiles
+from tests.support.media_samples import BLUE
 
 
 def maps(classes: tuple[int, ...], best: np.ndarray) -> ClassMaps:
