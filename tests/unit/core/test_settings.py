@@ -1,4 +1,4 @@
-"""Settings come from variables, and nonsense is refused."""
+"""Settings are read from flags and variables, and invalid values are refused."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from foveate.core.settings import Settings
 from foveate.gateway.cli.main import settings_from
 
 
-def test_variables_set_what_flags_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flags_override_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FOVEATE_PORT", "9000")
     monkeypatch.setenv("FOVEATE_MODELS", "vit-t,vit_tiny_patch16_224")
     settings = settings_from({"port": None, "host": "0.0.0.0"})  # noqa: S104 -- a value, nothing listens
@@ -18,18 +18,18 @@ def test_variables_set_what_flags_do_not(monkeypatch: pytest.MonkeyPatch) -> Non
     assert settings.models == ("vit-t", "vit_tiny_patch16_224")
 
 
-def test_the_default_address_is_this_machine_only() -> None:
+def test_the_default_address_is_local() -> None:
     assert Settings().host == "127.0.0.1"
 
 
 @pytest.mark.parametrize("models", ["", ",", "a,a"])
-def test_models_are_named_once(monkeypatch: pytest.MonkeyPatch, models: str) -> None:
+def test_models_are_required_and_unique(monkeypatch: pytest.MonkeyPatch, models: str) -> None:
     monkeypatch.setenv("FOVEATE_MODELS", models)
     with pytest.raises(ValidationError):
         Settings()
 
 
-def test_a_bad_setting_is_one_sentence() -> None:
+def test_an_invalid_setting_is_refused_in_one_sentence() -> None:
     with pytest.raises(SetupError) as refused:
         settings_from({"precision": "fp8"})
     assert "precision" in refused.value.detail

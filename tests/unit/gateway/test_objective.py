@@ -1,4 +1,4 @@
-"""Headers, SLO classes and routes to an objective."""
+"""Headers, SLO classes and routes become an objective, and plans are checked against it."""
 
 import pytest
 from pydantic import ValidationError
@@ -21,40 +21,40 @@ SERVER = Settings(
 
 
 def read(route: str = "/classify", settings: Settings = SERVER, **headers: str) -> Objective:
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return read_objective(named, 10.0, settings, route)
+    dashed = {name.replace("_", "-"): value for name, value in headers.items()}
+    return read_objective(dashed, 10.0, settings, route)
 
 
-def test_nothing_asked_is_no_promise() -> None:
+def test_without_headers_there_is_no_deadline() -> None:
     assert read() == Objective()
 
 
-def test_a_class_is_what_the_server_says_it_is() -> None:
+def test_a_class_gives_the_objective() -> None:
     assert read(x_slo_class="interactive") == Objective(10.2, 0.9, 2)
     assert read(x_slo_class="bulk") == Objective(None, 0.0, -3)
 
 
-def test_a_route_has_a_class_of_its_own_and_the_header_goes_first() -> None:
+def test_a_route_has_a_default_class_that_the_header_overrides() -> None:
     assert read("/segment") == Objective(10.2, 0.9, 2)
     assert read("/segment", x_slo_class="bulk") == Objective(None, 0.0, -3)
 
 
-def test_headers_go_before_the_class() -> None:
-    given = read(x_slo_class="interactive", x_slo_ms="50", x_min_quality="0", x_priority="-1")
-    assert given == Objective(10.05, 0.0, -1)
+def test_headers_override_the_class() -> None:
+    objective = read(x_slo_class="interactive", x_slo_ms="50", x_min_quality="0", x_priority="-1")
+    assert objective == Objective(10.05, 0.0, -1)
     assert read(x_slo_class="interactive", x_request_timeout_seconds="1").deadline == 11.0
 
 
-@pytest.mark.parametrize(("asked", "given"), [("9", 1), ("1", 1), ("+1", 1), ("0", 0), ("-9", -9)])
-def test_priorities_are_cut_to_what_the_server_allows(asked: str, given: int) -> None:
-    assert read(x_priority=asked).priority == given
+@pytest.mark.parametrize(("priority", "expected"), [("9", 1), ("1", 1), ("+1", 1), ("0", 0), ("-9", -9)])
+def test_priorities_are_reduced_to_the_maximum(priority: str, expected: int) -> None:
+    assert read(x_priority=priority).priority == expected
 
 
-def test_a_class_may_allow_more_than_the_server_does() -> None:
+def test_a_class_may_exceed_the_maximum_priority() -> None:
     assert read(x_slo_class="interactive", x_priority="9").priority == 2
 
 
-def test_tenants_are_told_by_the_header_that_the_operator_names() -> None:
+def test_the_tenant_is_read_from_the_configured_header() -> None:
     assert read(x_tenant="a").tenant == "a"
     assert read(settings=Settings(), x_tenant="a").tenant == ""
 
@@ -70,7 +70,7 @@ def test_tenants_are_told_by_the_header_that_the_operator_names() -> None:
         ({"x-priority": "٣"}, "x-priority"),
     ],
 )
-def test_what_makes_no_sense_is_refused(headers: dict[str, str], words: str) -> None:
+def test_invalid_headers_are_refused(headers: dict[str, str], words: str) -> None:
     with pytest.raises(BadRequest) as refused:
         read_objective(headers, 10.0, SERVER)
     assert words in refused.value.detail
@@ -85,12 +85,12 @@ def test_what_makes_no_sense_is_refused(headers: dict[str, str], words: str) -> 
         {"slo_classes": {"gold": {"dead_line": 5}}},
     ],
 )
-def test_a_server_does_not_start_with_classes_that_make_no_sense(wrong: dict[str, object]) -> None:
+def test_invalid_classes_are_refused_at_start(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         Settings(**wrong)  # type: ignore[arg-type]
 
 
-def test_settings_come_as_json_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_classes_are_read_as_json_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FOVEATE_SLO_CLASSES", '{"gold": {"deadline_ms": 100}}')
     monkeypatch.setenv("FOVEATE_DEFAULT_SLO_CLASSES", '{"/classify": "gold"}')
     assert read(settings=Settings()).deadline == pytest.approx(10.1)

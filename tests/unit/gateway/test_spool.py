@@ -23,28 +23,30 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where temporary files go, to see that none is left."""
+    """The folder of temporary files, to check that none is left."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return tmp_path
 
 
-def request(chunks: Iterable[bytes], leaves: bool = False, waits: asyncio.Event | None = None) -> Request:
-    """A request whose body arrives in these pieces, before its client leaves or goes quiet, where told."""
+def request(
+    chunks: Iterable[bytes], disconnects: bool = False, stalls: asyncio.Event | None = None
+) -> Request:
+    """A request whose body arrives in these chunks. Then its client may disconnect or stall."""
     rest = iter(chunks)
 
     async def receive() -> Message:
         chunk = next(rest, None)
         if chunk is not None:
             return {"type": "http.request", "body": chunk, "more_body": True}
-        if waits:
-            await waits.wait()
-        return {"type": "http.disconnect"} if leaves else {"type": "http.request", "more_body": False}
+        if stalls:
+            await stalls.wait()
+        return {"type": "http.disconnect"} if disconnects else {"type": "http.request", "more_body": False}
 
     return Request({"type": "http", "method": "POST", "headers": []}, receive)
 
 
-def pieces(size: int) -> list[bytes]:
-    """So many bytes, no two of the chunks alike."""
+def chunks_of(size: int) -> list[bytes]:
+    """Chunks of this many bytes in total, all different."""
     whole = b"".join(number.to_bytes(4, "big") for number in range(-(-size // 4)))[:size]
     return [whole[at : at + CHUNK] for at in range(0, size, CHUNK)]
 
@@ -58,31 +60,31 @@ def limits(max_body: int = 20 * MIB, max_disk: int = 64 * MIB) -> tuple[Admissio
 
 
 @pytest.mark.parametrize("size", [0, 1, CHUNK + 1, MEMORY_BYTES])
-async def test_a_small_body_stays_in_memory_and_counts_at_the_door(size: int, folder: Path) -> None:
+async def test_a_small_body_stays_in_memory_and_counts_in_the_limiter(size: int, folder: Path) -> None:
     limiter, budget = limits()
     with limiter.admit() as permit:
-        async with spool_body(request(pieces(size)), str(size), permit, budget) as body:
-            assert body == b"".join(pieces(size))
+        async with spool_body(request(chunks_of(size)), str(size), permit, budget) as body:
+            assert body == b"".join(chunks_of(size))
             assert (limiter.bytes, budget.bytes) == (size, 0)
             assert not left_in(folder)
     assert limiter.bytes == 0
 
 
 @pytest.mark.parametrize("size", [MEMORY_BYTES + 1, MEMORY_BYTES + WRITE_BYTES, 3 * MEMORY_BYTES + 12_345])
-async def test_a_large_body_lies_in_a_file_until_the_end(size: int, folder: Path) -> None:
+async def test_a_large_body_is_in_a_file_until_the_end(size: int, folder: Path) -> None:
     limiter, budget = limits()
     with limiter.admit() as permit:
-        async with spool_body(request(pieces(size)), "0", permit, budget) as body:
+        async with spool_body(request(chunks_of(size)), "0", permit, budget) as body:
             assert isinstance(body, Path)
-            assert body.read_bytes() == b"".join(pieces(size))
-            assert body.stat().st_mode & 0o077 == 0  # nobody else reads what clients send
+            assert body.read_bytes() == b"".join(chunks_of(size))
+            assert body.stat().st_mode & 0o077 == 0  # other users cannot read it
             assert budget.bytes == size
             assert limiter.bytes <= MEMORY_BYTES
     assert not left_in(folder)
     assert (limiter.bytes, budget.bytes) == (0, 0)
 
 
-async def test_what_is_announced_too_large_is_refused_unread() -> None:
+async def test_a_body_announced_too_large_is_refused_unread() -> None:
     limiter, budget = limits(max_body=8 * MIB)
 
     def never() -> Iterable[bytes]:
@@ -94,59 +96,59 @@ async def test_what_is_announced_too_large_is_refused_unread() -> None:
             pass
 
 
-async def test_what_grows_too_large_is_refused_and_removed(folder: Path) -> None:
+async def test_a_body_that_grows_too_large_is_refused_and_removed(folder: Path) -> None:
     limiter, budget = limits(max_body=8 * MIB)
     with limiter.admit() as permit, pytest.raises(BodyTooLarge):
-        async with spool_body(request(pieces(8 * MIB + 1)), "0", permit, budget):
+        async with spool_body(request(chunks_of(8 * MIB + 1)), "0", permit, budget):
             pass
     assert not left_in(folder)
     assert budget.bytes == 0
 
 
 @pytest.mark.parametrize("announced", ["-1", "1e3", "", "²", "9" * 20])
-async def test_a_length_is_a_number(announced: str) -> None:
+async def test_an_invalid_content_length_is_refused(announced: str) -> None:
     limiter, budget = limits()
     with limiter.admit() as permit, pytest.raises(BadRequest):
         async with spool_body(request([]), announced, permit, budget):
             pass
 
 
-async def test_all_bodies_share_one_bound(folder: Path) -> None:
+async def test_all_bodies_share_one_budget(folder: Path) -> None:
     limiter, budget = limits(max_disk=12 * MIB)
-    with limiter.admit() as one, limiter.admit() as other:
-        async with spool_body(request(pieces(8 * MIB)), "0", one, budget):
+    with limiter.admit() as first, limiter.admit() as second:
+        async with spool_body(request(chunks_of(8 * MIB)), "0", first, budget):
             with pytest.raises(Overloaded):
-                async with spool_body(request(pieces(8 * MIB)), "0", other, budget):
+                async with spool_body(request(chunks_of(8 * MIB)), "0", second, budget):
                     pass
             assert budget.bytes == 8 * MIB
             assert len(left_in(folder)) == 1
-        async with spool_body(request(pieces(8 * MIB)), "0", other, budget) as body:
+        async with spool_body(request(chunks_of(8 * MIB)), "0", second, budget) as body:
             assert isinstance(body, Path)
 
 
 @pytest.mark.parametrize("size", [CHUNK, 2 * MEMORY_BYTES])
-async def test_a_client_that_leaves_leaves_nothing(size: int, folder: Path) -> None:
+async def test_no_file_is_left_after_a_disconnect(size: int, folder: Path) -> None:
     limiter, budget = limits()
     with limiter.admit() as permit, pytest.raises(ClientGone):
-        async with spool_body(request(pieces(size), leaves=True), "0", permit, budget):
+        async with spool_body(request(chunks_of(size), disconnects=True), "0", permit, budget):
             pass
     assert not left_in(folder)
     assert budget.bytes == 0
 
 
-async def test_a_deadline_that_passes_meanwhile_leaves_nothing(folder: Path) -> None:
+async def test_no_file_is_left_after_a_timeout(folder: Path) -> None:
     limiter, budget = limits()
     with limiter.admit() as permit, pytest.raises(TimeoutError):
         async with asyncio.timeout(0.3):
             async with spool_body(
-                request(pieces(2 * MEMORY_BYTES), waits=asyncio.Event()), "0", permit, budget
+                request(chunks_of(2 * MEMORY_BYTES), stalls=asyncio.Event()), "0", permit, budget
             ):
                 pass
     assert not left_in(folder)
     assert budget.bytes == 0
 
 
-async def test_a_write_that_comes_after_removal_does_not_bring_the_file_back(folder: Path) -> None:
+async def test_a_write_after_the_removal_does_not_create_the_file_again(folder: Path) -> None:
     path = spool.new_file()
     path.unlink()
     with pytest.raises(FileNotFoundError):
@@ -154,14 +156,14 @@ async def test_a_write_that_comes_after_removal_does_not_bring_the_file_back(fol
     assert not left_in(folder)
 
 
-async def test_a_full_disk_is_a_refusal(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+async def test_a_full_disk_is_reported_as_unavailable(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     def full(path: Path, chunks: Iterable[bytes]) -> None:
         raise OSError(errno.ENOSPC, "no space left on device")
 
     monkeypatch.setattr(spool, "append", full)
     limiter, budget = limits()
     with limiter.admit() as permit, pytest.raises(Unavailable):
-        async with spool_body(request(pieces(2 * MEMORY_BYTES)), "0", permit, budget):
+        async with spool_body(request(chunks_of(2 * MEMORY_BYTES)), "0", permit, budget):
             pass
     assert not left_in(folder)
     assert budget.bytes == 0

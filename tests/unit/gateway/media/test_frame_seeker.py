@@ -15,7 +15,7 @@ def numbers(found: Clip) -> list[int]:
     return [number_of(pixels) for pixels in found.pixels[0]]
 
 
-def test_a_long_clip_is_decoded_in_places_only() -> None:
+def test_a_long_clip_is_decoded_only_around_the_samples() -> None:
     data = clip(count=1500, gop=50, size=(80, 48), options={"bf": "2"})
     found = decode(data, 8)
     assert numbers(found) == [(2 * n + 1) * 1500 // 16 % 240 for n in range(8)]
@@ -23,7 +23,7 @@ def test_a_long_clip_is_decoded_in_places_only() -> None:
 
 
 @pytest.mark.parametrize("container", ["matroska", "mp4"])
-def test_a_live_recording_is_decoded_in_places_too(container: str) -> None:
+def test_a_live_recording_is_decoded_only_around_the_samples(container: str) -> None:
     data = clip(
         container=container,
         count=600,
@@ -35,13 +35,13 @@ def test_a_live_recording_is_decoded_in_places_too(container: str) -> None:
     assert decode(data, 4).decoded < 4 * 30
 
 
-def test_frames_on_which_none_builds_are_skipped() -> None:
+def test_frames_that_no_other_depends_on_are_skipped() -> None:
     plain = clip(count=120, gop=250, options={"bf": "0"})
-    leaves = clip(count=120, gop=250, options={"bf": "3", "b_strategy": "0", "b-pyramid": "none"})
+    with_b_frames = clip(count=120, gop=250, options={"bf": "3", "b_strategy": "0", "b-pyramid": "none"})
     assert decode(plain, 1).decoded >= 60
-    assert decode(leaves, 1).decoded < 30
+    assert decode(with_b_frames, 1).decoded < 30
 
 
 @pytest.mark.parametrize("container", ["avi", "mov"])
-def test_where_each_frame_stands_alone_no_other_is_decoded(container: str) -> None:
+def test_only_samples_are_decoded_if_every_frame_is_a_keyframe(container: str) -> None:
     assert decode(clip("mjpeg", container), 9).decoded == 9

@@ -12,33 +12,33 @@ from tests.support.media_samples import BLUE, RED, encode, exif, red_corner, sce
 SQUASH = InputSpec(1.0, "squash", "bilinear")
 
 
-def test_a_small_picture_is_seen_whole() -> None:
+def test_a_small_image_is_one_tile() -> None:
     data = encode(scene(320, 240), "PNG")
-    cut = decode_tiles(data, InputSpec(), 64, 10**6)
-    assert cut.size == (320, 240)
-    assert np.array_equal(cut.pixels[0], decode_image(data, InputSpec(1.0, "squash"), 64, 10**6))
+    tiled = decode_tiles(data, InputSpec(), 64, 10**6)
+    assert tiled.size == (320, 240)
+    assert np.array_equal(tiled.pixels[0], decode_image(data, InputSpec(1.0, "squash"), 64, 10**6))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-def test_windows_show_their_boxes(kind: str) -> None:
-    picture = scene(2600, 1400)
+def test_tiles_show_their_boxes(kind: str) -> None:
+    image = scene(2600, 1400)
     options = {"quality": 95} if kind == "JPEG" else {}
-    cut = decode_tiles(encode(picture, kind, **options), SQUASH, 96, 10**7)
-    assert len(cut.tiles) == len(cut.pixels) == 6
-    for window, pixels in zip(cut.tiles, cut.pixels, strict=True):
-        wanted = np.asarray(picture.resize((96, 96), Image.Resampling.BILINEAR, window.box))
-        assert abs(pixels.astype(int) - wanted).mean() < (1 if kind == "PNG" else 2)
+    tiled = decode_tiles(encode(image, kind, **options), SQUASH, 96, 10**7)
+    assert len(tiled.tiles) == len(tiled.pixels) == 6
+    for tile, pixels in zip(tiled.tiles, tiled.pixels, strict=True):
+        expected = np.asarray(image.resize((96, 96), Image.Resampling.BILINEAR, tile.box))
+        assert abs(pixels.astype(int) - expected).mean() < (1 if kind == "PNG" else 2)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("size", [(96, 64), (2400, 1000)])
-def test_pictures_are_upright(orientation: int, size: tuple[int, int]) -> None:
+def test_tiles_and_whole_images_are_upright(orientation: int, size: tuple[int, int]) -> None:
     data = encode(red_corner(orientation, size), "JPEG", quality=95, exif=exif(orientation))
-    cut = decode_tiles(data, SQUASH, 32, 10**7)
+    tiled = decode_tiles(data, SQUASH, 32, 10**7)
     whole = np.asarray(decode_whole(data, 10**7))
-    assert cut.size == whole.shape[1::-1] == (size if orientation < 5 else size[::-1])
-    for window, pixels in zip(cut.tiles, cut.pixels, strict=True):
-        left, top, right, bottom = window.box
+    assert tiled.size == whole.shape[1::-1] == (size if orientation < 5 else size[::-1])
+    for tile, pixels in zip(tiled.tiles, tiled.pixels, strict=True):
+        left, top, right, bottom = tile.box
         part = Image.fromarray(whole[top:bottom, left:right]).resize((32, 32), Image.Resampling.BILINEAR)
         assert abs(pixels.astype(int) - np.asarray(part)).mean() < 4
     rows, columns = whole.shape[:2]

@@ -1,4 +1,4 @@
-"""Clips: which frames are sampled, how few are decoded for it, and how they look."""
+"""Video decoding: which frames are sampled, from every container and codec."""
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -47,16 +47,16 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 @cache
-def made(kind: str) -> bytes:
+def sample(kind: str) -> bytes:
     return clip(**KINDS[kind])
 
 
-def whole(size: Size) -> list[FrameBox]:
+def whole_frame(size: Size) -> list[FrameBox]:
     return [(0, 0, *size)]
 
 
 def decode(source: bytes | Path, frames: int, side: int = 120, limits: ClipLimits = LIMITS) -> Clip:
-    found = decode_clip(source, frames, side, whole, "bilinear", limits)
+    found = decode_clip(source, frames, side, whole_frame, "bilinear", limits)
     assert found.pixels.shape == (1, frames, side, side, 3)
     assert found.pixels.dtype == np.uint8
     assert len(found.at_s) == frames
@@ -69,13 +69,13 @@ def numbers(found: Clip) -> list[int]:
 
 @pytest.mark.parametrize("frames", [1, 5, 16])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_frames_shown_in_the_middle_of_equal_spans(kind: str, frames: int) -> None:
-    found = decode(made(kind), frames)
+def test_samples_the_frames_in_the_middle_of_equal_parts(kind: str, frames: int) -> None:
+    found = decode(sample(kind), frames)
     times = KINDS[kind].get("times_ms") or [40 * n for n in range(60)]
-    # MP4 adds up how long frames last in the order in which they are stored.
+    # MP4 adds up the durations of frames in the order in which they are stored.
     assert abs(found.duration_s - times[-1] / 1000) < 1
-    wanted = [1000 * found.duration_s * (2 * n + 1) / (2 * frames) for n in range(frames)]
-    expected = [max(n for n, time in enumerate(times) if time <= at) for at in wanted]
+    sample_times_ms = [1000 * found.duration_s * (2 * n + 1) / (2 * frames) for n in range(frames)]
+    expected = [max(n for n, time in enumerate(times) if time <= at) for at in sample_times_ms]
     assert numbers(found) == expected
     assert [round(1000 * at) for at in found.at_s] == [times[n] for n in expected]
 
@@ -88,13 +88,13 @@ def test_a_short_clip_repeats_frames(container: str, count: int) -> None:
     assert found.decoded == count
 
 
-def test_a_file_does_as_well_as_bytes(tmp_path: Path) -> None:
+def test_a_file_decodes_like_bytes(tmp_path: Path) -> None:
     path = tmp_path / "clip"
-    path.write_bytes(made("mp4"))
-    assert (decode(path, 6).pixels == decode(made("mp4"), 6).pixels).all()
+    path.write_bytes(sample("mp4"))
+    assert (decode(path, 6).pixels == decode(sample("mp4"), 6).pixels).all()
 
 
-def test_frames_that_change_size_midway_are_all_read() -> None:
+def test_a_change_of_the_frame_size_is_decoded() -> None:
     first, second = (clip("libvpx", "webm", 20, size=size) for size in [SIZE, (SIZE[0] * 2, SIZE[1] * 2)])
     found = decode(spliced(first, second), 8)
     assert numbers(found) == [2, 7, 12, 17, 2, 7, 12, 17]
@@ -103,7 +103,7 @@ def test_frames_that_change_size_midway_are_all_read() -> None:
         decode(spliced(first, second), 8, limits=ClipLimits(max_pixels=SIZE[0] * SIZE[1]))
 
 
-def test_frames_that_nobody_looks_at_are_not_decoded() -> None:
+def test_frames_that_the_model_does_not_use_are_not_decoded() -> None:
     data = clip("mjpeg", "avi", 40)
     every, some = (
         decode_clip(data, 16, 64, lambda _: [(0, 0, *SIZE)], "bilinear", LIMITS, only)
@@ -120,20 +120,20 @@ def test_frames_that_nobody_looks_at_are_not_decoded() -> None:
             assert abs(some.at_s[number] - every.at_s[number]) < 0.1
 
 
-def test_each_box_is_cut_out_of_each_frame() -> None:
+def test_each_box_is_cropped_from_each_frame() -> None:
     data = clip("mjpeg", "avi", 8, options={"qscale": "2"})
     boxes: list[FrameBox] = [(0, 0, 100, 100), (10.5, 20.25, 300, 150), (0, 0, *SIZE)]
     found = decode_clip(data, 4, 64, lambda _: boxes, "bicubic", LIMITS)
     assert found.pixels.shape == (3, 4, 64, 64, 3)
     for number, frame in enumerate(upright_frames(data, 4, LIMITS)):
-        for window, box in enumerate(boxes):
+        for index, box in enumerate(boxes):
             expected = np.asarray(frame.resize((64, 64), Image.Resampling.BICUBIC, box))
-            assert (found.pixels[window, number] == expected).all()
+            assert (found.pixels[index, number] == expected).all()
 
 
-def test_many_threads_read_clips_at_once() -> None:
+def test_many_threads_decode_the_same_as_one() -> None:
     kinds = list(KINDS)[:12]
-    alone = {kind: decode(made(kind), 4).pixels for kind in kinds}
+    alone = {kind: decode(sample(kind), 4).pixels for kind in kinds}
     with ThreadPoolExecutor(6) as pool:
-        together = pool.map(lambda kind: (kind, decode(made(kind), 4).pixels), kinds * 4)
+        together = pool.map(lambda kind: (kind, decode(sample(kind), 4).pixels), kinds * 4)
         assert all((pixels == alone[kind]).all() for kind, pixels in together)

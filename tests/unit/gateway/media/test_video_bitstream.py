@@ -8,8 +8,8 @@ from foveate.core.errors import BrokenMedia
 from foveate.gateway.media.video_bitstream import MAX_UNITS, check_bitstream_limits, length_prefix_size
 
 
-def test_a_frame_in_too_many_pieces() -> None:
-    """A slice that is sent over and over is decoded as often, and a decoder cannot be stopped meanwhile."""
+def test_a_frame_of_too_many_units_is_refused() -> None:
+    """A repeated slice is decoded each time, and a decoder cannot be stopped inside a frame."""
     unit = struct.pack(">I", 20) + bytes(range(1, 21))
     check_bitstream_limits("h264", unit * MAX_UNITS, 4)
     check_bitstream_limits("mjpeg", b"\xff\xda1234" * 3, 0)

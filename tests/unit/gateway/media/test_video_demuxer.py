@@ -17,12 +17,12 @@ def decode(source: bytes | Path, frames: int = 4, limits: ClipLimits | None = No
     return decode_clip(source, frames, 120, lambda size: [(0, 0, *size)], "bilinear", limits or ClipLimits())
 
 
-def test_sound_alone_is_no_clip() -> None:
+def test_a_file_of_sound_alone_is_refused() -> None:
     with pytest.raises(UnsupportedMedia, match="no video"):
         decode(sound())
 
 
-def test_other_codecs_are_refused_by_name() -> None:
+def test_an_unsupported_codec_is_refused_by_name() -> None:
     with pytest.raises(UnsupportedMedia, match="mpeg2video"):
         decode(clip("mpeg2video", "matroska", 5))
 
@@ -36,7 +36,7 @@ def test_other_codecs_are_refused_by_name() -> None:
         "v=0\nm=video 5004 RTP/AVP 96\n",
     ],
 )
-def test_a_list_of_other_files_is_no_clip(text: str, tmp_path: Path) -> None:
+def test_a_playlist_of_other_files_is_refused(text: str, tmp_path: Path) -> None:
     other = tmp_path / "other.mp4"
     other.write_bytes(clip(count=3))
     sent = tmp_path / "sent"
@@ -45,7 +45,7 @@ def test_a_list_of_other_files_is_no_clip(text: str, tmp_path: Path) -> None:
         decode(sent)
 
 
-def test_a_clip_that_lasts_too_long() -> None:
+def test_a_clip_that_is_too_long_is_refused() -> None:
     with pytest.raises(ClipTooLarge, match="longer than 2 s"):
         decode(clip(count=60), limits=ClipLimits(max_s=2))
     with pytest.raises(ClipTooLarge, match="longer than 2 s"):
@@ -53,29 +53,29 @@ def test_a_clip_that_lasts_too_long() -> None:
 
 
 @pytest.mark.parametrize("kind", SAMPLES)
-def test_frames_that_are_too_large(kind: str) -> None:
+def test_frames_that_are_too_large_are_refused(kind: str) -> None:
     with pytest.raises(ClipTooLarge, match=f"{SIZE[0]} x {SIZE[1]} pixels"):
         decode(SAMPLES[kind](), limits=ClipLimits(max_pixels=SIZE[0] * SIZE[1] - 1))
 
 
 @pytest.mark.parametrize("scale", [4, 20])
-def test_frames_that_are_larger_than_the_header_tells(scale: int) -> None:
+def test_frames_larger_than_the_header_says_are_refused(scale: int) -> None:
     large = clip(count=3, size=(SIZE[0] * scale, 96 * scale))
     small = patched(large, b"avc1", 28, struct.pack(">HH", 64, 64))
     with pytest.raises((ClipTooLarge, BrokenMedia)):
         decode(small, limits=ClipLimits(max_pixels=SIZE[0] * 96))
 
 
-def test_decoding_that_takes_too_long() -> None:
+def test_decoding_that_takes_too_long_is_stopped() -> None:
     data = clip(count=600, gop=600)
-    began = time.monotonic()
+    started = time.monotonic()
     with pytest.raises(ClipTooLarge, match=r"over 0\.02 s"):
         decode(data, 16, ClipLimits(decode_s=0.02))
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - started < 1
 
 
 @pytest.mark.parametrize("name", ["MAX_PACKETS", "MAX_DECODED"])
-def test_more_frames_than_are_read(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clip_of_too_many_frames_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(video_demuxer, name, 10)
     with pytest.raises(ClipTooLarge, match=r"10 (coded )?frames"):
         decode(clip("libvpx", "webm", 60, live=True, gop=60), 8)
