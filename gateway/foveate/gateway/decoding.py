@@ -34,7 +34,7 @@ class Decoding:
         self.host = host
         self._pools = {
             pool: ThreadPoolExecutor(1 if pool == "large" else threads, pool, initializer=lower_priority)
-            for pool in ("pictures", "large", "clips", "masks", "other")
+            for pool in ("images", "large", "clips", "masks", "other")
         }
 
     async def decode_image(self, name: str, data: bytes, work: Callable[[], T]) -> tuple[T, float]:
@@ -43,7 +43,7 @@ class Decoding:
         The seconds exclude the wait for a thread. A large image has a pool of its own and does not count in
         the estimate for other images.
         """
-        return await self._run("large" if is_large(data) else "pictures", name, work)
+        return await self._run("large" if is_large(data) else "images", name, work)
 
     async def decode_video(self, name: str, work: Callable[[], T]) -> tuple[T, float]:
         """As `decode_image`, for a clip."""
@@ -51,15 +51,15 @@ class Decoding:
 
     async def render(self, name: str, work: Callable[[], T]) -> T:
         """Run `work`, which renders an answer of the model of that name."""
-        return (await self._run("masks", f"{name} drawn", work))[0]
+        return (await self._run("masks", f"{name} rendering", work))[0]
 
     def decode_wait_s(self, card: ModelCard) -> float:
         """Seconds until a request for this model that arrives now is decoded."""
-        return self.host.work("clips" if card.frames else "pictures", card.name).wait_s
+        return self.host.work("clips" if card.frames else "images", card.name).wait_s
 
     def render_wait_s(self, card: ModelCard) -> float:
         """Seconds until an answer of this model that is ready now is rendered."""
-        return self.host.work("masks", f"{card.name} drawn").wait_s
+        return self.host.work("masks", f"{card.name} rendering").wait_s
 
     async def _run(self, pool: str, name: str, work: Callable[[], T]) -> tuple[T, float]:
         loop, timer = asyncio.get_running_loop(), self.host.work(pool, name)

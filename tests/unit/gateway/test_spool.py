@@ -1,4 +1,4 @@
-"""Large bodies on budget: bounds, clean-up, and an event loop that is never held up."""
+"""Bodies on disk: limits, clean-up, and writes off the event loop."""
 
 import asyncio
 import errno
