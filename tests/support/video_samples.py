@@ -16,9 +16,8 @@ import av
 import numpy as np
 from av.audio.stream import AudioStream
 from av.video.stream import VideoStream
-from numpy.typing import NDArray
 
-Pixels = NDArray[np.uint8]
+from foveate.gateway.media.image import Pixels
 
 COLUMNS, ROWS, CELL = 20, 12, 16
 SIZE = COLUMNS * CELL, ROWS * CELL

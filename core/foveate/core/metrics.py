@@ -14,7 +14,13 @@ class Metrics:
     """The metrics of one server, on a registry of its own: two servers in one process do not share them."""
 
     def __init__(self) -> None:
-        registry = self.registry = CollectorRegistry()
+        self.registry = CollectorRegistry()
+        self._define_request_metrics(self.registry)
+        self._define_engine_metrics(self.registry)
+        self._define_cache_metrics(self.registry)
+
+    def _define_request_metrics(self, registry: CollectorRegistry) -> None:
+        """Metrics of single requests."""
         model, both = ("model",), ("model", "task")
         self.requests = Counter(
             "foveate_requests", "Requests by outcome.", (*both, "outcome"), registry=registry
@@ -35,30 +41,6 @@ class Metrics:
             ("model", "met"),
             registry=registry,
         )
-        self.queue_wait = Histogram(
-            "foveate_queue_wait_seconds", "Seconds from admission to the start of the batch.",
-            model, buckets=_LATENCY_S, registry=registry,
-        )  # fmt: skip
-        self.stage = Histogram(
-            "foveate_stage_seconds", "Seconds in one stage: decode, stack a batch, or compute a batch.",
-            ("model", "stage"), buckets=_LATENCY_S, registry=registry,
-        )  # fmt: skip
-        self.batch_size = Histogram(
-            "foveate_batch_size", "Requests in a batch.", model, buckets=_BATCH, registry=registry
-        )
-        self.kept_tokens = Histogram(
-            "foveate_kept_token_ratio", "Tokens left after the last block, as a share of full's.",
-            model, buckets=_RATIO, registry=registry,
-        )  # fmt: skip
-        self.padding = Histogram(
-            "foveate_padding_ratio",
-            "Share of padding in the tokens of a batch after its last block.",
-            model, buckets=(0.0, *_RATIO), registry=registry,
-        )  # fmt: skip
-        self.exit_layer = Histogram(
-            "foveate_exit_layer", "Blocks that were run for an answered request.",
-            model, buckets=_BLOCKS, registry=registry,
-        )  # fmt: skip
         self.rung = Counter(
             "foveate_rung",
             "Answered requests by the rung they ran under.",
@@ -75,10 +57,52 @@ class Metrics:
             "foveate_served_quality", "Measured quality of the plans of answered requests.",
             model, buckets=_QUALITY, registry=registry,
         )  # fmt: skip
+        self.exit_layer = Histogram(
+            "foveate_exit_layer", "Blocks that were run for an answered request.",
+            model, buckets=_BLOCKS, registry=registry,
+        )  # fmt: skip
+        self.kept_tokens = Histogram(
+            "foveate_kept_token_ratio", "Tokens left after the last block, as a share of full's.",
+            model, buckets=_RATIO, registry=registry,
+        )  # fmt: skip
+
+    def _define_engine_metrics(self, registry: CollectorRegistry) -> None:
+        """Metrics of queues and batches."""
+        model = ("model",)
+        self.queue_wait = Histogram(
+            "foveate_queue_wait_seconds", "Seconds from admission to the start of the batch.",
+            model, buckets=_LATENCY_S, registry=registry,
+        )  # fmt: skip
+        self.stage = Histogram(
+            "foveate_stage_seconds", "Seconds in one stage: decode, stack a batch, or compute a batch.",
+            ("model", "stage"), buckets=_LATENCY_S, registry=registry,
+        )  # fmt: skip
+        self.batch_size = Histogram(
+            "foveate_batch_size", "Requests in a batch.", model, buckets=_BATCH, registry=registry
+        )
+        self.padding = Histogram(
+            "foveate_padding_ratio",
+            "Share of padding in the tokens of a batch after its last block.",
+            model, buckets=(0.0, *_RATIO), registry=registry,
+        )  # fmt: skip
         self.prediction = Histogram(
             "foveate_latency_prediction_ratio", "Measured latency of a batch over its predicted latency.",
             model, buckets=_ERROR_RATIO, registry=registry,
         )  # fmt: skip
+        self.demand = Counter(
+            "foveate_full_quality_seconds",
+            "Device seconds that all requests, refused ones included, would take under the full plan. "
+            "Its rate is the number of replicas that full quality needs.",
+            model, registry=registry,
+        )  # fmt: skip
+        self.waiting = Gauge("foveate_waiting", "Requests that wait for a batch.", model, registry=registry)
+        self.waiting_bytes = Gauge(
+            "foveate_waiting_bytes", "Bytes of decoded media of waiting requests.", model, registry=registry
+        )
+        self.running = Gauge("foveate_running", "Requests in running batches.", model, registry=registry)
+
+    def _define_cache_metrics(self, registry: CollectorRegistry) -> None:
+        """Metrics of the response cache and the feature cache."""
         self.cache_requests = Counter(
             "foveate_cache_requests",
             "Requests by result: cached (hit), run of an identical request shared (coalesced), or miss.",
@@ -100,14 +124,3 @@ class Metrics:
         self.cache_used = Gauge(
             "foveate_cache_bytes", "Bytes in this process's cache.", ("cache",), registry=registry
         )
-        self.demand = Counter(
-            "foveate_full_quality_seconds",
-            "Device seconds that all requests, refused ones included, would take under the full plan. "
-            "Its rate is the number of replicas that full quality needs.",
-            model, registry=registry,
-        )  # fmt: skip
-        self.waiting = Gauge("foveate_waiting", "Requests that wait for a batch.", model, registry=registry)
-        self.waiting_bytes = Gauge(
-            "foveate_waiting_bytes", "Bytes of decoded media of waiting requests.", model, registry=registry
-        )
-        self.running = Gauge("foveate_running", "Requests in running batches.", model, registry=registry)

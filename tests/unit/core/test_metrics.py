@@ -13,7 +13,7 @@ ALL = {name: metric for name, metric in vars(Metrics()).items() if name != "regi
 def test_names_and_labels_follow_the_conventions(name: str) -> None:
     metric = ALL[name]
     assert isinstance(metric, Counter | Gauge | Histogram)
-    family = metric.describe()[0]
+    (family,) = metric.describe()
     assert family.name.startswith("foveate_")
     assert family.documentation.endswith(".")
     assert len(metric._labelnames) <= 3
@@ -21,7 +21,7 @@ def test_names_and_labels_follow_the_conventions(name: str) -> None:
 
 
 def test_names_are_unique() -> None:
-    names = [metric.describe()[0].name for metric in ALL.values()]
+    names = [family.name for metric in ALL.values() for family in metric.describe()]
     assert len(set(names)) == len(names)
 
 

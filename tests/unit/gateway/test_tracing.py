@@ -24,7 +24,7 @@ class Collector:
     def __init__(self) -> None:
         spans = self.spans = []  # type: ignore[var-annotated]
 
-        class Handler(BaseHTTPRequestHandler):
+        class SpanHandler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
                 for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
@@ -35,7 +35,7 @@ class Collector:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self.server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.server = HTTPServer(("127.0.0.1", 0), SpanHandler)
         self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
         self.thread.start()
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from foveate.core.errors import BadRequest
 from foveate.core.outcome import ClassMaps, Outcome, Result, Timings
@@ -60,7 +61,7 @@ def test_overlays_are_made_of_all_sampled_frames() -> None:
 
 def test_an_animated_png_keeps_classes_and_duration() -> None:
     masks = frame_masks(CLIP, [outcome(frame_1=7, frame_3=9)], None, "PNG")
-    animation = Image.open(io.BytesIO(animated_png(masks, 0.8)))
+    animation = PngImageFile(io.BytesIO(animated_png(masks, 0.8)))
     assert animation.n_frames == 2
     assert animation.info["duration"] == 400
     assert (np.asarray(animation) == 7).all()
