@@ -132,12 +132,12 @@ class BatchExecutor:
         if isinstance(self.runner, HasExplanations):
             media = [entry.request.media for entry, _ in to_explain]
             try:
-                made = await self.device.run(partial(self.runner.explain, media, plan))
-                if len(made) != len(to_explain):
+                returned = await self.device.run(partial(self.runner.explain, media, plan))
+                if len(returned) != len(to_explain):
                     raise RunFailed(
-                        f"the model returned {len(made)} explanations for {len(to_explain)} requests"
+                        f"the model returned {len(returned)} explanations for {len(to_explain)} requests"
                     )
-                explanations = made
+                explanations = returned
             except Exception:
                 log.warning("explaining %d results failed", len(to_explain), exc_info=True)
         for (entry, outcome), explanation in zip(to_explain, explanations, strict=True):

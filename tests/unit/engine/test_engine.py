@@ -94,10 +94,8 @@ async def test_a_request_cancelled_after_staging_never_reaches_a_forward() -> No
     runner = FakeRunner(max_batch=2)
     async with running(runner) as engine:
         first = await blocked(engine, runner)
-        cancelled_task, other = await submitted(
-            engine, make_request("cancelled"), make_request("other")
-        )  # a full batch: staged ahead
-        while len(engine.queue):
+        cancelled_task, other = await submitted(engine, make_request("cancelled"), make_request("other"))
+        while len(engine.queue):  # a full batch: it is prefetched and staged
             await asyncio.sleep(0)
         cancelled_task.cancel()
         await asyncio.sleep(0)

@@ -68,7 +68,7 @@ async def test_a_runner_that_loses_a_result_fails_the_request_and_not_the_engine
                 await soon(engine.submit(make_request("a")))
 
 
-class ExplainingRunner(FakeRunner):
+class RecordsExplanations(FakeRunner):
     """Explains each item by its position among the explained items."""
 
     def __init__(self) -> None:
@@ -91,7 +91,7 @@ def explained(media: Any) -> Request:
 
 
 async def test_only_requests_that_ask_are_explained_and_the_others_do_not_wait() -> None:
-    runner = ExplainingRunner()
+    runner = RecordsExplanations()
     async with running(runner) as engine:
         first = await blocked(engine, runner)
         rest = await submitted(engine, make_request("a"), explained("b"), make_request("c"), explained("d"))
@@ -115,7 +115,7 @@ async def test_only_requests_that_ask_are_explained_and_the_others_do_not_wait()
 
 
 async def test_cancelled_and_failed_requests_are_not_explained() -> None:
-    runner = ExplainingRunner()
+    runner = RecordsExplanations()
     async with running(runner) as engine:
         first = await blocked(engine, runner)
         cancelled_task, faulty = await submitted(engine, explained("cancelled"), explained("poison"))
@@ -130,7 +130,7 @@ async def test_cancelled_and_failed_requests_are_not_explained() -> None:
 
 @pytest.mark.parametrize("media", ["fails", "loses one"])
 async def test_a_failed_explanation_does_not_fail_the_request(media: str) -> None:
-    runner = ExplainingRunner()
+    runner = RecordsExplanations()
     async with running(runner) as engine:
         outcome = await soon(engine.submit(explained(media)))
         assert outcome.result.explanation is None
@@ -146,7 +146,7 @@ async def test_a_runner_without_explanations_still_gives_a_result() -> None:
 
 
 async def test_drain_waits_for_explanations_too() -> None:
-    runner = ExplainingRunner()
+    runner = RecordsExplanations()
     async with running(runner) as engine:
         runner.explain_gate.clear()
         (waiting,) = await submitted(engine, explained("a"))

@@ -49,8 +49,8 @@ def test_the_first_batch_is_as_large_as_its_deadlines_allow() -> None:
 
 @pytest.mark.parametrize(("factor", "size"), [(1.0, 2), (1.1, 1), (9.0, 1)])
 def test_a_batch_fits_with_the_safety_factor_and_has_at_least_one_request(factor: float, size: int) -> None:
-    made = forecast([4.0, 50.0, 50.0], safety_factor=factor)
-    assert made.batch_size(made.queue.slack_s, 1) == size
+    result = forecast([4.0, 50.0, 50.0], safety_factor=factor)
+    assert result.batch_size(result.queue.slack_s, 1) == size
 
 
 def test_requests_to_other_models_run_between_the_batches_in_the_order_of_deadlines() -> None:
@@ -78,35 +78,35 @@ def test_a_batch_leaves_other_models_their_time() -> None:
 
 
 def test_a_request_to_another_model_counts_as_delayed_only_if_it_could_be_in_time() -> None:
-    made = forecast([50.0], demand_of((3.0, 1.0), (3.5, 3.0)))
-    assert not made.delays_others(np.array([2.5, 9.0]))  # the second one needs 4 s and has 3.5 s
-    assert made.delays_others(np.array([3.5, 9.0]))
+    result = forecast([50.0], demand_of((3.0, 1.0), (3.5, 3.0)))
+    assert not result.delays_others(np.array([2.5, 9.0]))  # the second one needs 4 s and has 3.5 s
+    assert result.delays_others(np.array([3.5, 9.0]))
 
 
 def test_requests_on_time_are_counted_on_the_cheapest_plans() -> None:
     deadlines = [2.6, 2.6, 2.6, 4.9, 50.0]
-    made = forecast(deadlines)
-    assert made.completion_s(0)[0].tolist() == [2.5, 2.5, 2.5, 4.5, 4.5]
-    assert made.count_on_time() == 5
+    result = forecast(deadlines)
+    assert result.completion_s(0)[0].tolist() == [2.5, 2.5, 2.5, 4.5, 4.5]
+    assert result.count_on_time() == 5
     assert forecast([*deadlines[:3], 4.4, 50.0]).count_on_time() == 4
-    kept = made.select(np.array([True, False, False, False, True]))
+    kept = result.select(np.array([True, False, False, False, True]))
     assert kept.completion_s(0)[0].tolist() == [2.0, 2.0]
 
 
 def test_the_queue_keeps_up_while_backlog_and_growth_fit_into_the_share_of_the_time_allowed() -> None:
     """Three requests take 5 s at full, and 0.6 requests per second need the whole device."""
-    made = forecast([50.0] * 3)
-    assert made.keeps_up(1, 0.0, ArrivalStats(0.6, 10.0), 0.5)
-    assert not made.keeps_up(1, 0.0, ArrivalStats(0.7, 10.0), 0.5)
-    assert not made.keeps_up(1, 0.1, ArrivalStats(0.6, 10.0), 0.5)
-    assert made.keeps_up(0, 0.1, ArrivalStats(0.7, 10.0), 0.5)
-    assert not made.keeps_up(1, 0.0, ArrivalStats(0.6, 10.0, preparing=1), 0.5)
-    assert made.keeps_up(1, 9.0, ArrivalStats(9.0, math.inf), 0.5), "no deadline, no hurry"
+    result = forecast([50.0] * 3)
+    assert result.keeps_up(1, 0.0, ArrivalStats(0.6, 10.0), 0.5)
+    assert not result.keeps_up(1, 0.0, ArrivalStats(0.7, 10.0), 0.5)
+    assert not result.keeps_up(1, 0.1, ArrivalStats(0.6, 10.0), 0.5)
+    assert result.keeps_up(0, 0.1, ArrivalStats(0.7, 10.0), 0.5)
+    assert not result.keeps_up(1, 0.0, ArrivalStats(0.6, 10.0, preparing=1), 0.5)
+    assert result.keeps_up(1, 9.0, ArrivalStats(9.0, math.inf), 0.5), "requests without deadlines may wait"
 
 
 def test_a_shared_device_keeps_a_reserve() -> None:
     demand = DeviceDemand(full_share=MAX_SHARED_UTILIZATION, min_share=0.1, allowed_s=100.0)
-    made = forecast([50.0], demand)
-    assert made.keeps_up(1, 0.0, ArrivalStats(0.0, 100.0), 0.5)
-    assert not made.keeps_up(1, 0.0, ArrivalStats(0.01, 100.0), 0.5)
-    assert made.keeps_up(0, 0.0, ArrivalStats(0.01, 100.0), 0.5)
+    result = forecast([50.0], demand)
+    assert result.keeps_up(1, 0.0, ArrivalStats(0.0, 100.0), 0.5)
+    assert not result.keeps_up(1, 0.0, ArrivalStats(0.01, 100.0), 0.5)
+    assert result.keeps_up(0, 0.0, ArrivalStats(0.01, 100.0), 0.5)
