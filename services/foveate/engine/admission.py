@@ -26,7 +26,7 @@ MAX_ALLOWED_S = 10.0
 """Longest time that counts as allowed by a request. A longer deadline does not justify a longer queue."""
 
 
-class Admission:
+class QueueAdmission:
     """Admits requests to the queue of one model."""
 
     def __init__(

@@ -13,7 +13,7 @@ from foveate.core.model import ModelCard
 from foveate.core.outcome import Outcome
 from foveate.core.plan import Plan
 from foveate.core.request import Objective, Request
-from foveate.engine.admission import Admission
+from foveate.engine.admission import QueueAdmission
 from foveate.engine.backlog import Backlog
 from foveate.engine.batch import ScheduledBatch
 from foveate.engine.device import DeviceExecutor
@@ -63,7 +63,7 @@ class Engine:
         self.backlog = Backlog(self.queue, self.latency, rungs, runner.max_batch, self._device, clock)
         self._executor = BatchExecutor(runner, self.latency, self._device, metrics, clock)
         name = runner.card.name
-        self._admission = Admission(
+        self._admission = QueueAdmission(
             runner, self.policy, self.backlog, self.host_load, metrics.demand.labels(name),
             default_deadline_s, clock,
         )  # fmt: skip
