@@ -55,17 +55,17 @@ class Decoding:
 
     def decode_wait_s(self, card: ModelCard) -> float:
         """Seconds until a request for this model that arrives now is decoded."""
-        return self.host.work("clips" if card.frames else "images", card.name).wait_s
+        return self.host.timer("clips" if card.frames else "images", card.name).wait_s
 
     def render_wait_s(self, card: ModelCard) -> float:
         """Seconds until an answer of this model that is ready now is rendered."""
-        return self.host.work("masks", f"{card.name} rendering").wait_s
+        return self.host.timer("masks", f"{card.name} rendering").wait_s
 
     async def _run(self, pool: str, name: str, work: Callable[[], T]) -> tuple[T, float]:
-        loop, timer = asyncio.get_running_loop(), self.host.work(pool, name)
+        loop, timer = asyncio.get_running_loop(), self.host.timer(pool, name)
         with timer:
             result, seconds, cpu_s = await loop.run_in_executor(self._pools[pool], timed, work)
-        timer.done(seconds, cpu_s)
+        timer.record(seconds, cpu_s)
         return result, seconds
 
     async def digest(self, context: str, data: Medium) -> str:
