@@ -3,10 +3,11 @@
 import pytest
 from pydantic import ValidationError
 
-from foveate.core.errors import BadRequest
+from foveate.core.errors import BadPlan, BadRequest
 from foveate.core.request import Objective
 from foveate.core.settings import Settings, SloClass
-from foveate.gateway.objective import read_objective
+from foveate.gateway.objective import choose_plan, default_plan, read_objective
+from tests.support.fake_runner import FULL, HALF, FakeRunner
 
 CLASSES = {
     "interactive": SloClass(deadline_ms=200, min_quality=0.9, priority=2),
@@ -94,3 +95,39 @@ def test_classes_are_read_as_json_from_the_environment(monkeypatch: pytest.Monke
     monkeypatch.setenv("FOVEATE_SLO_CLASSES", '{"gold": {"deadline_ms": 100}}')
     monkeypatch.setenv("FOVEATE_DEFAULT_SLO_CLASSES", '{"/classify": "gold"}')
     assert read(settings=Settings()).deadline == pytest.approx(10.1)
+
+
+CARD = FakeRunner().card
+
+
+def test_the_policy_chooses_unless_the_settings_name_a_plan() -> None:
+    assert default_plan(CARD, Settings()) is None
+    assert default_plan(CARD, Settings(plan="evit:0.5")) == HALF
+    assert choose_plan(CARD, None, None, 0.95) is None
+
+
+def test_full_replaces_a_default_plan_below_the_minimum_quality() -> None:
+    assert choose_plan(CARD, HALF, None, 0.9) == HALF
+    assert choose_plan(CARD, HALF, None, 0.91) == FULL
+
+
+def test_a_pinned_plan_overrides_the_default() -> None:
+    assert choose_plan(CARD, HALF, "full", 0.0) == FULL
+    assert choose_plan(CARD, None, "evit:0.5", 0.9) == HALF
+    assert choose_plan(CARD, None, "depth:3", 0.0) is not None, "its quality does not matter here"
+
+
+@pytest.mark.parametrize(
+    ("pinned", "min_quality", "words"),
+    [
+        ("evit:0.5", 0.91, "has quality 0.900, below x-min-quality 0.91"),
+        ("depth:3", 0.1, "was never measured"),
+        ("other@32", 0.0, "other is not a variant of fake"),
+    ],
+)
+def test_a_pinned_plan_that_contradicts_the_request_is_refused(
+    pinned: str, min_quality: float, words: str
+) -> None:
+    with pytest.raises(BadPlan) as refused:
+        choose_plan(CARD, None, pinned, min_quality)
+    assert words in refused.value.detail
