@@ -16,8 +16,8 @@ COST_TOLERANCE = 0.02
 GFLOPS_MARGIN = 0.25
 """A plan is not timed if another plan of at least its quality needs this much less GFLOPs."""
 
-MergeSchedule = tuple[tuple[int, int], ...]
-"""Tokens that each block keeps by pruning, and then by merging."""
+Schedule = tuple[tuple[int, int], ...]
+"""For each block, the tokens kept by pruning and then by merging, prefix included (DiffRate)."""
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 Share = Annotated[float, Field(ge=0, le=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -103,7 +103,7 @@ class Profile:
     """Names of the siblings among the plans, with the SHA-256 digests of their weights."""
     content: ContentRungs | None = None
     """The fitted choice of a rung by an image's content; None if it was not fitted."""
-    schedules: Mapping[str, MergeSchedule] = field(default_factory=dict)
+    schedules: Mapping[str, Schedule] = field(default_factory=dict)
     """DiffRate's searched schedules, by the target in the plan's text."""
 
     def __post_init__(self) -> None:

@@ -25,9 +25,9 @@ from foveate.core.plan import Plan
 from foveate.core.profile import (
     Measurement,
     MeasurementEnvironment,
-    MergeSchedule,
     Profile,
     ProfilingSet,
+    Schedule,
     mark_rungs,
     worth_timing,
 )
@@ -84,7 +84,7 @@ class State:
 
     job: Mapping[str, str]
     """Everything that the figures depend on. Two states with other jobs do not mix."""
-    schedules: Mapping[str, MergeSchedule] = field(default_factory=dict)
+    schedules: Mapping[str, Schedule] = field(default_factory=dict)
     """Those that were found, by their share."""
     named: tuple[int, ...] = ()
     """The class full names for each picture, or FAILED."""
