@@ -85,14 +85,14 @@ def test_a_plan_is_skipped_only_if_another_is_much_cheaper(
 
 
 def test_a_plan_is_skipped_if_one_of_equal_quality_needs_much_less() -> None:
-    found = [plan("a", 0.9, 0.5), plan("b", 0.9, 0.62), plan("c", 0.9, 0.63), plan("d", 0.95, 0.63), FULL]
-    assert [m.plan for m in worth_timing(found)] == ["a", "b", "d", "full"]
+    plans = [plan("a", 0.9, 0.5), plan("b", 0.9, 0.62), plan("c", 0.9, 0.63), plan("d", 0.95, 0.63), FULL]
+    assert [m.plan for m in worth_timing(plans)] == ["a", "b", "d", "full"]
 
 
 def test_a_profile_survives_its_file() -> None:
-    found = written(*mark_rungs([plan("evit:0.5", 0.9, 0.5, 0.5), plan("full", 1.0, 1.0, 1.0)]))
-    assert Profile.read(found.text(), "x") == found
-    assert found.ladder[0].latency_s == {1: 99.0, 8: 4.0}
+    profile = written(*mark_rungs([plan("evit:0.5", 0.9, 0.5, 0.5), plan("full", 1.0, 1.0, 1.0)]))
+    assert Profile.read(profile.text(), "x") == profile
+    assert profile.ladder[0].latency_s == {1: 99.0, 8: 4.0}
 
 
 @pytest.mark.parametrize(
@@ -142,8 +142,8 @@ def test_any_edit_of_the_file_is_read_or_refused_in_one_sentence(edit: Any) -> N
             holder = holder[key]
         holder[inside[-1]] = edit
         try:
-            found = Profile.read(json.dumps(edited[0]), "here.json")
-            assert found.latency_on(replace(HERE, threads=9)).ladder[-1].plan == "full"
+            profile = Profile.read(json.dumps(edited[0]), "here.json")
+            assert profile.latency_on(replace(HERE, threads=9)).ladder[-1].plan == "full"
         except SetupError as error:
             refused += 1
             assert "\n" not in error.detail
@@ -153,26 +153,26 @@ def test_any_edit_of_the_file_is_read_or_refused_in_one_sentence(edit: Any) -> N
 
 @pytest.mark.parametrize("change", [{"device": "other chip"}, {"threads": 1}, {"precision": "bf16"}])
 def test_latencies_of_another_environment_are_dropped_and_qualities_kept(change: dict[str, Any]) -> None:
-    found = written(*mark_rungs([plan("a", 0.9, 0.5, 0.5), plan("full", 1.0, 1.0, 1.0)]))
+    profile = written(*mark_rungs([plan("a", 0.9, 0.5, 0.5), plan("full", 1.0, 1.0, 1.0)]))
     elsewhere = replace(HERE, **change)
-    differs = found.setting.differs_from(elsewhere)
+    differs = profile.setting.differs_from(elsewhere)
     assert differs is not None
     for value in (*change.values(), getattr(HERE, next(iter(change)))):
         assert str(value) in differs
-    there = found.latency_on(elsewhere)
+    there = profile.latency_on(elsewhere)
     assert [(m.plan, m.quality, m.latency_s) for m in there.ladder] == [("a", 0.9, {}), ("full", 1.0, {})]
 
 
 def test_latencies_hold_for_other_versions() -> None:
-    found = written(plan("full", 1.0, 1.0, 1.0))
+    profile = written(plan("full", 1.0, 1.0, 1.0))
     later = replace(HERE, torch="3.0", python="3.14", foveate="9", date="2030-01-01")
-    assert found.latency_on(later) is found
-    assert found.setting.differs_from(later) is None
+    assert profile.latency_on(later) is profile
+    assert profile.setting.differs_from(later) is None
 
 
 def test_without_latencies_only_rungs_in_the_order_of_gflops_stay() -> None:
     """Plans that were no rungs before do not become rungs."""
     timed = [plan("a", 0.8, 0.7, 0.3), plan("b", 0.9, 0.5, 0.5), plan("c", 0.85, 0.4, 0.6)]
-    found = written(*mark_rungs([*timed, plan("full", 1.0, 1.0, 1.0)]))
-    assert [m.plan for m in found.ladder] == ["a", "b", "full"]
-    assert [m.plan for m in found.latency_on(replace(HERE, threads=9)).ladder] == ["b", "full"]
+    profile = written(*mark_rungs([*timed, plan("full", 1.0, 1.0, 1.0)]))
+    assert [m.plan for m in profile.ladder] == ["a", "b", "full"]
+    assert [m.plan for m in profile.latency_on(replace(HERE, threads=9)).ladder] == ["b", "full"]

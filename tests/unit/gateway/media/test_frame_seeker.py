@@ -11,15 +11,15 @@ def decode(source: bytes, frames: int) -> Clip:
     return decode_clip(source, frames, 120, lambda size: [(0, 0, *size)], "bilinear", ClipLimits())
 
 
-def numbers(found: Clip) -> list[int]:
-    return [number_of(pixels) for pixels in found.pixels[0]]
+def numbers(result: Clip) -> list[int]:
+    return [number_of(pixels) for pixels in result.pixels[0]]
 
 
 def test_a_long_clip_is_decoded_only_around_the_samples() -> None:
     data = clip(count=1500, gop=50, size=(80, 48), options={"bf": "2"})
-    found = decode(data, 8)
-    assert numbers(found) == [(2 * n + 1) * 1500 // 16 % 240 for n in range(8)]
-    assert found.decoded < 8 * 50
+    result = decode(data, 8)
+    assert numbers(result) == [(2 * n + 1) * 1500 // 16 % 240 for n in range(8)]
+    assert result.decoded < 8 * 50
 
 
 @pytest.mark.parametrize("container", ["matroska", "mp4"])

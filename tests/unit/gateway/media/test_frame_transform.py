@@ -18,8 +18,8 @@ def decode(source: bytes, frames: int) -> Clip:
     return decode_clip(source, frames, 120, lambda size: [(0, 0, *size)], "bilinear", LIMITS)
 
 
-def numbers(found: Clip) -> list[int]:
-    return [number_of(pixels) for pixels in found.pixels[0]]
+def numbers(result: Clip) -> list[int]:
+    return [number_of(pixels) for pixels in result.pixels[0]]
 
 
 @pytest.mark.parametrize("degrees", [0, 90, 180, -90])
@@ -30,12 +30,12 @@ def test_a_rotated_clip_becomes_upright(degrees: int, flipped: bool) -> None:
     upright = np.rot90(stored, degrees // 90)
     upright = upright[:, ::-1] if flipped else upright
     height, width = upright.shape[:2]
-    found = decode_clip(data, 2, 96, lambda _: [(0, 0, width, height / 2)], "bilinear", LIMITS)
-    assert found.size == (width, height)
+    result = decode_clip(data, 2, 96, lambda _: [(0, 0, width, height / 2)], "bilinear", LIMITS)
+    assert result.size == (width, height)
     expected = Image.fromarray(np.ascontiguousarray(upright))
     cut = expected.resize((96, 96), Image.Resampling.BILINEAR, (0, 0, width, height / 2))
     # The samples of four frames are number 1 and number 3.
-    assert abs(found.pixels[0, 1].astype(int) - np.asarray(cut)).mean() < 3
+    assert abs(result.pixels[0, 1].astype(int) - np.asarray(cut)).mean() < 3
     _, second = upright_frames(data, 2, LIMITS)
     assert abs(np.asarray(second).astype(int) - np.asarray(expected)).mean() < 3
 
@@ -44,9 +44,9 @@ def test_a_portrait_clip_of_a_phone_is_rotated_clockwise() -> None:
     data = clip(count=1)
     at = data.index(b"tkhd") + 4 + 4 + 36
     matrix = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, SIZE[1] << 16, 0, 1 << 30)
-    found = next(upright_frames(data[:at] + matrix + data[at + 36 :], 1, LIMITS))
+    result = next(upright_frames(data[:at] + matrix + data[at + 36 :], 1, LIMITS))
     expected = np.rot90(numbered(0), -1)
-    assert abs(np.asarray(found).astype(int) - expected).mean() < 3
+    assert abs(np.asarray(result).astype(int) - expected).mean() < 3
 
 
 @pytest.mark.parametrize("ratio", [Fraction(4, 3), Fraction(1, 2)])
@@ -64,15 +64,15 @@ def test_non_square_pixels_are_stretched_to_square_ones(
 
 @pytest.mark.parametrize("size", [(322, 194), (98, 310), (1280, 722)])
 def test_any_even_frame_size(size: tuple[int, int]) -> None:
-    found = decode(clip(count=9, size=size), 3)
-    assert found.size == size
-    assert numbers(found) == [1, 4, 7]
+    result = decode(clip(count=9, size=size), 3)
+    assert result.size == size
+    assert numbers(result) == [1, 4, 7]
 
 
 def test_odd_frame_sizes() -> None:
-    found = decode(clip("libvpx", "webm", 9, size=(321, 193)), 3)
-    assert found.size == (321, 193)
-    assert numbers(found) == [1, 4, 7]
+    result = decode(clip("libvpx", "webm", 9, size=(321, 193)), 3)
+    assert result.size == (321, 193)
+    assert numbers(result) == [1, 4, 7]
 
 
 @pytest.mark.parametrize(("size", "matrix"), [((160, 96), 5), ((1280, 720), 1), ((160, 96), 1)])

@@ -56,36 +56,36 @@ def whole_frame(size: Size) -> list[FrameBox]:
 
 
 def decode(source: bytes | Path, frames: int, side: int = 120, limits: ClipLimits = LIMITS) -> Clip:
-    found = decode_clip(source, frames, side, whole_frame, "bilinear", limits)
-    assert found.pixels.shape == (1, frames, side, side, 3)
-    assert found.pixels.dtype == np.uint8
-    assert len(found.at_s) == frames
-    return found
+    result = decode_clip(source, frames, side, whole_frame, "bilinear", limits)
+    assert result.pixels.shape == (1, frames, side, side, 3)
+    assert result.pixels.dtype == np.uint8
+    assert len(result.at_s) == frames
+    return result
 
 
-def numbers(found: Clip) -> list[int]:
-    return [number_of(pixels) for pixels in found.pixels[0]]
+def numbers(result: Clip) -> list[int]:
+    return [number_of(pixels) for pixels in result.pixels[0]]
 
 
 @pytest.mark.parametrize("frames", [1, 5, 16])
 @pytest.mark.parametrize("kind", KINDS)
 def test_samples_the_frames_in_the_middle_of_equal_parts(kind: str, frames: int) -> None:
-    found = decode(sample(kind), frames)
+    result = decode(sample(kind), frames)
     times = KINDS[kind].get("times_ms") or [40 * n for n in range(60)]
     # MP4 adds up the durations of frames in the order in which they are stored.
-    assert abs(found.duration_s - times[-1] / 1000) < 1
-    sample_times_ms = [1000 * found.duration_s * (2 * n + 1) / (2 * frames) for n in range(frames)]
+    assert abs(result.duration_s - times[-1] / 1000) < 1
+    sample_times_ms = [1000 * result.duration_s * (2 * n + 1) / (2 * frames) for n in range(frames)]
     expected = [max(n for n, time in enumerate(times) if time <= at) for at in sample_times_ms]
-    assert numbers(found) == expected
-    assert [round(1000 * at) for at in found.at_s] == [times[n] for n in expected]
+    assert numbers(result) == expected
+    assert [round(1000 * at) for at in result.at_s] == [times[n] for n in expected]
 
 
 @pytest.mark.parametrize("container", ["mp4", "matroska", "avi"])
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_a_short_clip_repeats_frames(container: str, count: int) -> None:
-    found = decode(clip(container=container, count=count), 7)
-    assert numbers(found) == [(2 * n + 1) * count // 14 for n in range(7)]
-    assert found.decoded == count
+    result = decode(clip(container=container, count=count), 7)
+    assert numbers(result) == [(2 * n + 1) * count // 14 for n in range(7)]
+    assert result.decoded == count
 
 
 def test_a_file_decodes_like_bytes(tmp_path: Path) -> None:
@@ -96,9 +96,9 @@ def test_a_file_decodes_like_bytes(tmp_path: Path) -> None:
 
 def test_a_change_of_the_frame_size_is_decoded() -> None:
     first, second = (clip("libvpx", "webm", 20, size=size) for size in [SIZE, (SIZE[0] * 2, SIZE[1] * 2)])
-    found = decode(spliced(first, second), 8)
-    assert numbers(found) == [2, 7, 12, 17, 2, 7, 12, 17]
-    assert found.size == SIZE
+    result = decode(spliced(first, second), 8)
+    assert numbers(result) == [2, 7, 12, 17, 2, 7, 12, 17]
+    assert result.size == SIZE
     with pytest.raises(ClipTooLarge):
         decode(spliced(first, second), 8, limits=ClipLimits(max_pixels=SIZE[0] * SIZE[1]))
 
@@ -123,12 +123,12 @@ def test_frames_that_the_model_does_not_use_are_not_decoded() -> None:
 def test_each_box_is_cropped_from_each_frame() -> None:
     data = clip("mjpeg", "avi", 8, options={"qscale": "2"})
     boxes: list[FrameBox] = [(0, 0, 100, 100), (10.5, 20.25, 300, 150), (0, 0, *SIZE)]
-    found = decode_clip(data, 4, 64, lambda _: boxes, "bicubic", LIMITS)
-    assert found.pixels.shape == (3, 4, 64, 64, 3)
+    result = decode_clip(data, 4, 64, lambda _: boxes, "bicubic", LIMITS)
+    assert result.pixels.shape == (3, 4, 64, 64, 3)
     for number, frame in enumerate(upright_frames(data, 4, LIMITS)):
         for index, box in enumerate(boxes):
             expected = np.asarray(frame.resize((64, 64), Image.Resampling.BICUBIC, box))
-            assert (found.pixels[index, number] == expected).all()
+            assert (result.pixels[index, number] == expected).all()
 
 
 def test_many_threads_decode_the_same_as_one() -> None:

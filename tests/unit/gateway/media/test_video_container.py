@@ -29,8 +29,8 @@ def decode(source: bytes | Path, frames: int = 4, limits: ClipLimits | None = No
     return decode_clip(source, frames, 120, lambda size: [(0, 0, *size)], "bilinear", limits or ClipLimits())
 
 
-def numbers(found: Clip) -> list[int]:
-    return [number_of(pixels) for pixels in found.pixels[0]]
+def numbers(result: Clip) -> list[int]:
+    return [number_of(pixels) for pixels in result.pixels[0]]
 
 
 @pytest.mark.parametrize(
@@ -79,17 +79,17 @@ def test_other_truncated_containers_are_decoded_up_to_their_end(codec: str, cont
 
 def test_a_truncated_avi_has_the_duration_of_the_rest() -> None:
     data = clip("mjpeg", "avi", 60)
-    found = decode(data[: len(data) * 3 // 4], 1)
-    assert numbers(found) == [int(found.duration_s * 25 / 2)]
-    assert 1.6 < found.duration_s < 2
+    result = decode(data[: len(data) * 3 // 4], 1)
+    assert numbers(result) == [int(result.duration_s * 25 / 2)]
+    assert 1.6 < result.duration_s < 2
 
 
 @pytest.mark.parametrize("kind", ["fragments", "vp8"])
 def test_a_truncated_live_recording_is_decoded_to_its_end(kind: str) -> None:
     data = SAMPLES[kind]()
-    found = decode(data[: len(data) * 2 // 3], 4)
-    assert sorted(set(numbers(found))) == numbers(found)
-    assert 0.3 < found.duration_s < 1.2
+    result = decode(data[: len(data) * 2 // 3], 4)
+    assert sorted(set(numbers(result))) == numbers(result)
+    assert 0.3 < result.duration_s < 1.2
 
 
 @pytest.mark.parametrize("kind", ["mp4", "mkv", "hevc", "vp9"])
@@ -102,12 +102,12 @@ def test_damage_is_reported_if_it_affects_a_sample(kind: str) -> None:
         at = generator.randrange(start, start + (len(data) - start) // 2)
         damaged = data[:at] + generator.randbytes(20) + data[at + 20 :]
         try:
-            found = decode(damaged, 3)
+            result = decode(damaged, 3)
         except (BrokenMedia, UnsupportedMedia):
             refused += 1
         else:
             decoded += 1
-            assert len(found.at_s) == 3
+            assert len(result.at_s) == 3
     assert refused > 5
     assert decoded > 5
 
