@@ -151,7 +151,8 @@ class Card:
 
     def table(self) -> dict[str, Any]:
         """What `read` reads back."""
-        flat = {f.name: getattr(self, f.name) for f in fields(Card)}
+        # Checkpoints and TOML files call the config "geometry"; the order of keys stays as it was.
+        flat = {f.name.replace("config", "geometry"): getattr(self, f.name) for f in fields(Card)}
         flat["geometry"] = asdict(self.config)
         flat["input"] = asdict(self.input) | {"mean": flat.pop("mean"), "std": flat.pop("std")}
         flat["exits"] = [asdict(spec) for spec in self.exits]
