@@ -15,8 +15,8 @@ from foveate.models.heads.dense import STRIDE, DenseSpec
 from foveate.models.layers.config import ViTConfig
 from foveate.models.layers.reducer import UntrainedContext
 from foveate.models.layers.tokens import Assignment, Tokens
-from foveate.models.reduction.dtop import CONTEXT, stays
-from foveate.models.reduction.expedit import clustered
+from foveate.models.reduction.dtop import CONTEXT, uncertain_or_context
+from foveate.models.reduction.expedit import cluster
 from foveate.models.runners.dense import class_maps, dense_of, encode, segment, shown
 from foveate.models.runners.image import TorchRunner
 from foveate.models.vit.vit import ElasticViT, ResolvedPlan
@@ -103,7 +103,7 @@ def test_clustered_patches_are_mixed_from_clusters() -> None:
     stages = blocks(host, images, "expedit:0.5@3")
     before, last = stages[2], stages[-1]
     assert len(last) == 1 + 9
-    _, parts = clustered(before.x[:, 1:], 3)
+    _, parts = cluster(before.x[:, 1:], 3)
     assert torch.allclose(last.grid(), parts @ last.x[:, 1:], atol=1e-5)
     wanted = dense_of(host).read(parts @ last.x[:, 1:], G.depth)
     assert torch.allclose(encode(host, images, steps(host, "expedit:0.5@3")).patches, wanted, atol=1e-4)
@@ -133,7 +133,7 @@ def slow_clusters(x: Tensor, rows: int, rounds: int, reach: int, tau: float) -> 
 @pytest.mark.parametrize(("rows", "reach", "tau"), [(3, 1, 0.05), (4, 2, 0.01), (2, 1, 0.2)])
 def test_expedit_clusters_as_the_paper_says(rows: int, reach: int, tau: float) -> None:
     x = torch.randn(2, 36, 24, generator=torch.Generator().manual_seed(5))
-    share, parts = clustered(x, rows, iterations=3, reach=reach, sharpness=tau, nearest=3)
+    share, parts = cluster(x, rows, iterations=3, reach=reach, sharpness=tau, nearest=3)
     for row in range(2):
         centres, wanted = slow_clusters(x[row], rows, 3, reach, tau)
         assert torch.allclose(share[row], wanted, atol=1e-4)
@@ -149,7 +149,7 @@ def test_dtop_keeps_who_is_not_sure_and_the_surest_few_of_each_class() -> None:
     generator = torch.Generator().manual_seed(2)
     scores = (4 * torch.randn(3, 60, 4, generator=generator)).softmax(2)
     present = torch.rand(3, 60, generator=generator) < 0.9
-    found = stays(scores, present, 0.9)
+    found = uncertain_or_context(scores, present, 0.9)
     for row in range(3):
         best, classes = scores[row].max(1)
         for patch in range(60):

@@ -102,7 +102,7 @@ def test_click_maps_are_discs_and_what_is_near_them() -> None:
 def test_cells_are_as_like_a_click_as_the_cosine_of_their_features() -> None:
     head = point_prompt_head()
     keys = torch.randn(3, 8, 8, 8, generator=torch.Generator().manual_seed(4))
-    found = head._alike(keys, points(*ROWS))
+    found = head._similarity(keys, points(*ROWS))
     for row, given in enumerate(ROWS):
         for look in range(2):
             part = keys[row, 4 * look : 4 * look + 4]
