@@ -396,7 +396,7 @@ def build(argument, context):
 
 @pytest.fixture
 def third_party(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A distribution that registers its reducer as `half` and as `none`, which must not replace our `none`."""
+    """A distribution that registers a reducer as `half` and as `none`, which must not replace ours."""
     (tmp_path / "half_of_it.py").write_text(THIRD_PARTY)
     installed = tmp_path / "half_of_it-1.0.dist-info"
     installed.mkdir()
