@@ -29,7 +29,7 @@ WHITE = np.full((64, 64, 3), 255, np.uint8)
 
 
 def runner(max_batch: int = 16) -> TorchRunner:
-    own, scout = tiny(), tiny(seed=1, config=SMALL, name="scout")
+    own, router = tiny(), tiny(seed=1, config=SMALL, name="router")
 
     def told_by_full(_: nn.Module, given: tuple[Tensor, ResolvedPlan], out: TrunkOutput) -> TrunkOutput:
         images = given[0]
@@ -43,7 +43,7 @@ def runner(max_batch: int = 16) -> TorchRunner:
     router.model.register_forward_hook(told_by_full)
     torch.manual_seed(0)
     joint = nn.Linear(SMALL.width, CONFIG.width)
-    return TorchRunner(Family(own, (scout,), {STITCH: joint}), max_batch=max_batch)
+    return TorchRunner(Family(own, (router,), {STITCH: joint}), max_batch=max_batch)
 
 
 def is_hard(number: int) -> bool:

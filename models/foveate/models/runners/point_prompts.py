@@ -16,6 +16,7 @@ from foveate.core.errors import BadPlan, RunFailed, SetupError
 from foveate.core.model import ModelCard, Rung
 from foveate.core.outcome import Result
 from foveate.core.plan import Plan, Precision
+from foveate.core.point_prompts import MAX_POINTS, Features, Point, PointPrompt
 from foveate.models.heads.dense import STRIDE
 from foveate.models.heads.point_prompts import PADDING, PointPromptHead, PointPromptSpec
 from foveate.models.runners.base import DTYPES, MAX_BATCH

@@ -24,8 +24,6 @@ from foveate.models.vit.stitch import StitchSpec
 from foveate.models.weights.family import Family
 from tests.support.measuring import (
     CONFIG,
-    FULL,
-    HERE,
     PICTURES,
     PLANS,
     album,
@@ -219,8 +217,8 @@ def test_what_another_job_left_is_not_used(
         case "siblings":
             siblings = {"tinier": "123"}
         case "stitches":
-            lighter = tiny(1, replace(CONFIG, width=8, depth=1, heads=1), "scout")
-            joint = {StitchSpec("tiny", 2, "scout", 1): torch.nn.Linear(8, CONFIG.width)}
+            lighter = tiny(1, replace(CONFIG, width=8, depth=1, heads=1), "router")
+            joint = {StitchSpec("tiny", 2, "router", 1): torch.nn.Linear(8, CONFIG.width)}
             runner = TorchRunner(Family(tiny(), (lighter,), joint))
         case "seed":
             mine = job(runner, seed=1)

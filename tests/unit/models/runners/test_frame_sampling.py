@@ -8,7 +8,7 @@ import torch
 
 from foveate.core.errors import BadPlan, RunFailed
 from foveate.core.outcome import Result
-from foveate.core.plan import Plan, picked
+from foveate.core.plan import Plan, sampled_frames
 from foveate.models.layers.config import block_macs, embedding_macs
 from foveate.models.runners.frame_sampling import VideoExecutor, patch_features_of, stages
 from foveate.models.runners.video_classifier import ClipRunner

@@ -79,7 +79,7 @@ def test_a_click_is_answered_from_features_as_the_head_answers_it() -> None:
     here, (coarse, fine) = companion(), feature_maps(3)
     kept = features_of(coarse, fine)
     media = [
-        Clicked(features, tuple(Point(x, y, sign == 1) for x, y, sign in row))
+        PointPrompt(features, tuple(Point(x, y, sign == 1) for x, y, sign in row))
         for features, row in zip(kept, POINT_ROWS, strict=True)
     ]
     wanted = point_prompt_head()(coarse.half().float(), fine.half().float(), points(*POINT_ROWS))[:, 0]
@@ -109,7 +109,7 @@ def test_features_of_every_size_are_answered_under_a_plan_of_that_size() -> None
     plan = here.card.plan("tiny-seg-clicks@32")
     here.check(plan)
     (features,) = features_of(*feature_maps(1, 32))
-    (result,) = here.run(here.stack([Clicked(features, CENTRE)], plan), plan)
+    (result,) = here.run(here.stack([PointPrompt(features, CENTRE)], plan), plan)
     assert isinstance(result, Result)
     assert result.gflops < here.card.ladder[-1].gflops
     for text in ("tiny-seg-clicks@40", "other@64", "evit:0.5", "depth:1", "full/bf16"):
@@ -120,7 +120,11 @@ def test_features_of_every_size_are_answered_under_a_plan_of_that_size() -> None
 def test_what_cannot_be_stacked_fails_with_a_sentence() -> None:
     here = companion()
     (small,), (fits,) = features_of(*feature_maps(1, 32)), features_of(*feature_maps(1))
-    for medium in (Clicked(small, CENTRE), Clicked(fits, ()), Clicked(fits, CENTRE * (MAX_POINTS + 1))):
+    for medium in (
+        PointPrompt(small, CENTRE),
+        PointPrompt(fits, ()),
+        PointPrompt(fits, CENTRE * (MAX_POINTS + 1)),
+    ):
         with pytest.raises(RunFailed):
             here.stack([medium], here.full)
 
