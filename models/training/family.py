@@ -2,14 +2,14 @@
 
 from foveate.core.model import InputSpec
 from foveate.models.layers.config import ViTConfig
-from foveate.models.zoo import Card
+from foveate.models.zoo import CheckpointCard
 from training.emoji import LABELS
 
 MEAN = STD = 0.5
 
 
-def _card(name: str, geometry: ViTConfig, shape: str) -> Card:
-    return Card(
+def _card(name: str, geometry: ViTConfig, shape: str) -> CheckpointCard:
+    return CheckpointCard(
         name=name,
         geometry=geometry,
         labels=LABELS,

@@ -23,7 +23,7 @@ from foveate.core.request import Request
 from foveate.engine.engine import Engine
 from foveate.engine.runner import HasExplanations, Runner
 from foveate.models import huggingface
-from foveate.models.huggingface.inputs import Prepared
+from foveate.models.huggingface.inputs import Preprocessing
 from foveate.models.layers.config import ViTConfig
 from foveate.models.runners.image import TorchRunner
 from foveate.models.vit.vit import ElasticViT
@@ -79,7 +79,7 @@ def pretrained_runner(name: str) -> Runner:
         return output
 
     model.register_forward_hook(spoil)
-    pixels = Prepared(side, InputSpec(), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    pixels = Preprocessing(side, InputSpec(), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     task: Task = "segment" if name == "segformer" else "classify"
     checkpoint = huggingface.Pretrained(name, model, task, pretrained.LABELS, False, pixels)
     return huggingface.runner(checkpoint, max_batch=4)

@@ -14,6 +14,7 @@ from operator import itemgetter
 import numpy as np
 from numpy.typing import NDArray
 
+from foveate.core.batching import BATCH_SIZES
 from foveate.core.model import Rung
 from foveate.core.outcome import Reason
 from foveate.core.plan import Plan
@@ -23,8 +24,6 @@ from foveate.scheduling.device_demand import NO_DEMAND, DeviceDemand, Floats
 from foveate.scheduling.policy import BatchDecision, QueuedRequest, Refusal, W
 from foveate.scheduling.queue_snapshot import BatchCosts, Mask, QueueSnapshot
 
-SIZES = tuple(sorted({base << shift for base in (1, 3) for shift in range(12)} | {2}))
-"""Batches have one of few sizes, 1, 2, 3, 4, 6, 8, 12 ..., for each of which kernels are made."""
 HEADROOM = 0.6
 """Share of the time that requests allow which the queue may be expected to fill."""
 AHEAD_S = 0.25
@@ -181,7 +180,7 @@ class SloPolicy:
         first in line go, those with a head start last, and nobody who has no deadline."""
         rows = np.flatnonzero(stays & np.isfinite(view.slack))
         rows = rows[np.argsort(view.priority_boost[rows], kind="stable")]
-        tried = [0, *(size for size in SIZES if size <= len(rows))]
+        tried = [0, *(size for size in BATCH_SIZES if size <= len(rows))]
 
         def kept(count: int) -> int:
             left = stays.copy()
@@ -301,7 +300,7 @@ class SloPolicy:
             alone = self.latency.safety_factor * (prices.fixed[least] + prices.each[least])
             slack = np.minimum(slack, (view.slack[~same] - alone).min())
         fitting = self._first(slack, gets[0], prices)
-        size = max(size for size in SIZES if size <= fitting)
+        size = max(size for size in BATCH_SIZES if size <= fitting)
         return rows[:size].tolist(), fitting == most or fitting < len(rows)
 
 

@@ -38,8 +38,8 @@ def undecided(pictures: list[np.ndarray]) -> TorchRunner:
     model = runner.models["tiny-gated"]
     gate = dense_of(model).gate
     assert gate is not None
-    images = runner.sized(torch.from_numpy(np.stack(pictures)), 64)
-    canvas = encode(model, images, runner.steps(replace(runner.full, depth=gate.after))).patches
+    images = runner.preprocess(torch.from_numpy(np.stack(pictures)), 64)
+    canvas = encode(model, images, runner.resolve(replace(runner.full, depth=gate.after))).patches
     gate.layers[-1].bias -= gate(canvas).mean(0)
     return runner
 

@@ -106,7 +106,7 @@ def test_the_pixels_are_to_float_error_what_transformers_own_preprocessor_makes(
     processor.save_pretrained(path)
     one, media = runner(path), [picture(1), picture(2)]
     expected = torch.as_tensor(np.stack(processor(media)["pixel_values"]))
-    assert (one.sized(one.stack(media, one.full), SIDE) - expected).abs().max() < 1e-5
+    assert (one.preprocess(one.stack(media, one.full), SIDE) - expected).abs().max() < 1e-5
     assert one.card.input is not None
     assert one.card.input.interpolation == "bilinear"
 
@@ -187,7 +187,7 @@ def test_gflops_are_the_published_ones() -> None:
 def test_gflops_are_the_same_with_and_without_data(tmp_path: Path) -> None:
     for make in TESTED.values():
         one = runner(saved(tmp_path / make.__name__, make()))
-        assert one._counted(one.full)[0] == pytest.approx(one.gflops(one.full))
+        assert one._count_on_device(one.full)[0] == pytest.approx(one.gflops(one.full))
 
 
 def test_the_card_says_what_the_checkpoint_does(tmp_path: Path) -> None:
@@ -393,7 +393,7 @@ def test_names_of_transformers_are_told_from_others(tmp_path: Path, monkeypatch:
     path = saved(tmp_path / "m", pretrained.segformer())
     monkeypatch.chdir(tmp_path)
     for name in (str(path), "m", "./m", "nvidia/segformer-b0", "hf:m", "hf:nvidia/segformer-b0"):
-        assert huggingface.named(name), name
+        assert huggingface.is_transformers_name(name), name
     (tmp_path / "vit-t").mkdir()
     (tmp_path / "empty").mkdir()
     others = (
@@ -401,7 +401,7 @@ def test_names_of_transformers_are_told_from_others(tmp_path: Path, monkeypatch:
         "timm/vit_tiny_patch16_224", "a/b.safetensors", "folder/model.pt",
     )  # fmt: skip
     for name in others:
-        assert not huggingface.named(name), name
+        assert not huggingface.is_transformers_name(name), name
 
 
 def test_without_transformers_it_says_what_to_install(

@@ -17,11 +17,11 @@ from foveate.models.layers.reducer import UntrainedContext
 from foveate.models.layers.tokens import Assignment, Tokens
 from foveate.models.reduction.dtop import CONTEXT, stays
 from foveate.models.reduction.expedit import clustered
-from foveate.models.runners.dense import class_maps, dense_of, encode, segment, shown
+from foveate.models.runners.dense import class_maps, dense_of, encode, represented, segment
 from foveate.models.runners.image import TorchRunner
 from foveate.models.vit.vit import ElasticViT, ResolvedPlan
 from foveate.models.weights.checkpoint import Checkpoint, attach
-from foveate.models.zoo import Card
+from foveate.models.zoo import CheckpointCard
 
 G = ViTConfig(image_size=96, width=24, depth=6, heads=2, classes=4)
 SPEC = DenseSpec(classes=5, width=8, fine=8)
@@ -58,43 +58,43 @@ def blocks(host: ElasticViT, images: Tensor, text: str) -> list[Tokens]:
 @pytest.mark.parametrize("side", [96, 64, 16])
 def test_scores_cover_the_picture(side: int) -> None:
     host = model()
-    scores, canvas = segment(host, pictures(2, side), steps(host, "none"))
+    scores, features = segment(host, pictures(2, side), steps(host, "none"))
     assert scores.shape == (2, SPEC.classes, side // STRIDE, side // STRIDE)
-    assert canvas.patches.shape == (2, (side // 16) ** 2, SPEC.width)
-    assert canvas.tokens.tolist() == [1 + (side // 16) ** 2] * 2
+    assert features.patches.shape == (2, (side // 16) ** 2, SPEC.width)
+    assert features.tokens.tolist() == [1 + (side // 16) ** 2] * 2
 
 
 @pytest.mark.parametrize("depth", [1, 4, 6])
 def test_untouched_patches_are_read_after_the_last_block(depth: int) -> None:
     host, images = model(), pictures(2)
     stages = blocks(host, images, "none")
-    canvas = encode(host, images, steps(host, "none", depth)).patches
-    assert torch.equal(canvas, dense_of(host).read(stages[depth].x[:, 1:], depth))
+    features = encode(host, images, steps(host, "none", depth)).patches
+    assert torch.equal(features, dense_of(host).read(stages[depth].x[:, 1:], depth))
 
 
 def test_merged_patches_are_read_from_what_they_became() -> None:
     host, images = model(), pictures(2)
     last = blocks(host, images, "tome:3")[-1]
     read = dense_of(host).read(last.x, G.depth)
-    canvas = encode(host, images, steps(host, "tome:3")).patches
+    features = encode(host, images, steps(host, "tome:3")).patches
     for row in range(2):
         for patch, token in enumerate(last.source[row].tolist()):
-            assert torch.allclose(canvas[row, patch], read[row, token], atol=1e-5)
+            assert torch.allclose(features[row, patch], read[row, token], atol=1e-5)
 
 
 @pytest.mark.parametrize("text", ["evit:0.5", "ats:0.5", "dtop:0.3"])
 def test_patches_that_leave_are_read_as_they_were(text: str) -> None:
     host, images = model(), pictures(3)
     stages = blocks(host, images, text)
-    canvas = encode(host, images, steps(host, text)).patches
+    features = encode(host, images, steps(host, text)).patches
     left = 0
     for row in range(3):
-        for patch in range(canvas.shape[1]):
-            block = max(n for n, tokens in enumerate(stages) if shown(tokens)[row, patch])
+        for patch in range(features.shape[1]):
+            block = max(n for n, tokens in enumerate(stages) if represented(tokens)[row, patch])
             left += block < G.depth
             token = stages[block].x[row, int(stages[block].source[row, patch])]
             wanted = dense_of(host).read(token[None, None], block)[0, 0]
-            assert torch.allclose(canvas[row, patch], wanted, atol=1e-4)
+            assert torch.allclose(features[row, patch], wanted, atol=1e-4)
     assert left > 10
 
 
@@ -169,7 +169,7 @@ def test_dtop_by_share_sends_on_as_many_of_every_picture_and_those_least_sure() 
     assert {len(found) for found in tokens[read_after + 1 :]} == {1 + math.ceil(0.3 * 36)}
     head = dense_of(host)
     sure = head.name(head.read(before.grid(), read_after)).softmax(2).amax(2)
-    for row, kept in zip(sure, shown(after), strict=True):
+    for row, kept in zip(sure, represented(after), strict=True):
         assert row[kept].max() <= row[~kept].min()
 
 
@@ -177,7 +177,7 @@ def test_what_leaves_by_share_is_read_as_it_left() -> None:
     host = model()
     head, before = dense_of(host), blocks(host, pictures(2), "none")[2]
     found = encode(host, pictures(2), steps(host, "dtop:0.3@3"))
-    gone = ~shown(blocks(host, pictures(2), "dtop:0.3@3")[-1])
+    gone = ~represented(blocks(host, pictures(2), "dtop:0.3@3")[-1])
     assert torch.allclose(found.patches[gone], head.read(before.grid(), 2)[gone], atol=1e-5)
     assert found.tokens.tolist() == [12, 12]
 
@@ -217,7 +217,7 @@ def test_what_was_mixed_can_be_reduced_again() -> None:
 
 
 def checkpoint() -> Checkpoint:
-    return attach(Card("seg", G, LABELS, dense=SPEC), model().state_dict(), "seg")
+    return attach(CheckpointCard("seg", G, LABELS, dense=SPEC), model().state_dict(), "seg")
 
 
 def test_a_runner_tells_where_each_class_is() -> None:
@@ -228,7 +228,9 @@ def test_a_runner_tells_where_each_class_is() -> None:
     for text in ("full", "tome:3", "evit:0.5", "dtop:0.5", "expedit:0.5", "depth:4", "seg@64"):
         plan = runner.card.plan(text)
         results = runner.run(batch, plan)
-        scores, _ = segment(runner.models["seg"], runner.sized(batch, plan.image_size), runner.steps(plan))
+        scores, _ = segment(
+            runner.models["seg"], runner.preprocess(batch, plan.image_size), runner.resolve(plan)
+        )
         for row, result in enumerate(results):
             assert not isinstance(result, Exception)
             assert result.maps is not None
@@ -250,7 +252,9 @@ def test_the_price_of_full_has_the_head_in_it() -> None:
     assert runner.card.ladder[-1].gflops > 0
     head = runner.models["seg"].dense
     assert head is not None
-    whole = TorchRunner(attach(Card("plain", G, LABELS), bare.state_dict(), "x")).card.ladder[-1].gflops
+    whole = (
+        TorchRunner(attach(CheckpointCard("plain", G, LABELS), bare.state_dict(), "x")).card.ladder[-1].gflops
+    )
     assert runner.card.ladder[-1].gflops == pytest.approx(whole + (head.macs(6) - 24 * 4) / 1e9)
 
 

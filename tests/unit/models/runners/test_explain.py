@@ -21,7 +21,7 @@ from foveate.models.layers.config import ReductionPoint, ViTConfig
 from foveate.models.layers.reducer import Attention, Needs, Reducer
 from foveate.models.layers.tokens import Assignment, Tokens
 from foveate.models.profiling import explain_picture
-from foveate.models.runners.explain import explain, groups
+from foveate.models.runners.explain import explain, patch_groups
 from foveate.models.vit.vit import ElasticViT, ResolvedPlan
 from tests.support.dense_heads import dense_head
 
@@ -231,8 +231,8 @@ def test_groups_are_named_by_their_first_patch_with_and_without_a_class_token() 
         tokens = Tokens.start(torch.zeros(2, prefix + 5, 3), prefix)
         source = torch.tensor([[1, 0, -1, 1, 0], [-1, -1, 4, 2, 4]])
         merged = replace(tokens, source=torch.where(source < 0, -1, source + prefix))
-        assert groups(tokens).tolist() == [[0, 1, 2, 3, 4]] * 2
-        assert groups(merged).tolist() == [[0, 1, -1, 0, 1], [-1, -1, 2, 3, 2]]
+        assert patch_groups(tokens).tolist() == [[0, 1, 2, 3, 4]] * 2
+        assert patch_groups(merged).tolist() == [[0, 1, -1, 0, 1], [-1, -1, 2, 3, 2]]
 
 
 FOUR = ReductionStage(3, 4, (0, 1, 0, -1))

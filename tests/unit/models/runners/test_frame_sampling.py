@@ -11,7 +11,7 @@ from foveate.core.outcome import Result
 from foveate.core.plan import Plan, picked
 from foveate.models.heads.clip import WAVES, waves
 from foveate.models.layers.config import block_macs, embedding_macs
-from foveate.models.runners.frame_sampling import VideoExecutor, patch_features_of, stages
+from foveate.models.runners.frame_sampling import VideoExecutor, coarse_to_fine, patch_features_of
 from foveate.models.runners.video_classifier import ClipRunner
 from tests.support.clip_heads import SMALL, SPEC, clip_checkpoint
 
@@ -44,13 +44,13 @@ def test_frames_are_picked_from_the_middle_of_equal_spans() -> None:
 @pytest.mark.parametrize("count", range(1, 20))
 def test_stages_hold_every_frame_once(count: int) -> None:
     frames = picked(32, count)
-    found = stages(frames)
+    found = coarse_to_fine(frames)
     assert sorted(frame for stage in found for frame in stage) == frames
     assert all(found)
 
 
 def test_the_first_stage_is_spread_over_the_clip() -> None:
-    assert stages(picked(16, 16))[0] == [1, 5, 9, 13]
+    assert coarse_to_fine(picked(16, 16))[0] == [1, 5, 9, 13]
 
 
 @pytest.mark.parametrize(
@@ -153,12 +153,12 @@ def test_patience_counts_what_was_said_after_each_frame(clips: list[np.ndarray],
     """Of two models, one says the same after the first two frames, and the other does not."""
     runner = ClipRunner(clip_checkpoint(seed))
     batch = runner.stack(clips, runner.full)
-    watcher = VideoExecutor(
-        runner.model, lambda rows, frames, side: runner.sized(batch[rows, frames], side), 8
+    executor = VideoExecutor(
+        runner.model, lambda rows, frames, side: runner.preprocess(batch[rows, frames], side), 8
     )
     with torch.inference_mode():
-        seen = watcher.further(watcher.unseen(len(clips)), [1, 5], runner.look(runner.full))
-        first, second = watcher.said(seen)[0].argmax(2).unbind(1)
+        seen = executor.add_frames(executor.start(len(clips)), [1, 5], runner.resolve(runner.full))
+        first, second = executor.predict(seen)[0].argmax(2).unbind(1)
     agree = (first == second).tolist()
     assert all(agree) if seed else not any(agree)
     assert [len(one.frames) == 2 for one in run(runner, clips, "exit:patience:1")] == agree
@@ -219,14 +219,14 @@ def test_plans_that_cannot_be_run(runner: ClipRunner, text: str, word: str) -> N
 def test_a_clip_that_cannot_be_told_fails_alone(clips: list[np.ndarray]) -> None:
     broken = clip_checkpoint()
     runner = ClipRunner(broken)
-    sized = runner.sized
+    sized = runner.preprocess
 
     def poisoned(batch: torch.Tensor, side: int) -> torch.Tensor:
         images = sized(batch, side)
         images[8:16] = torch.nan  # the second clip's
         return images
 
-    runner.sized = poisoned  # type: ignore[method-assign]
+    runner.preprocess = poisoned  # type: ignore[method-assign]
     results = runner.run(runner.stack(clips[:3], runner.full), runner.full)
     assert [type(result) for result in results] == [Result, RunFailed, Result]
 

@@ -151,9 +151,9 @@ def pictures(count: int) -> np.ndarray:
 def test_a_model_with_a_click_head_keeps_what_its_own_head_laid_out(text: str) -> None:
     here = runner()
     plan, batch = here.card.plan(text), torch.from_numpy(pictures(3))
-    model, images = here.models["tiny-seg"], here.sized(batch, plan.image_size)
+    model, images = here.models["tiny-seg"], here.preprocess(batch, plan.image_size)
     coarse, fine = dense_of(model).to_maps(
-        encode(model, images, here.steps(plan)).patches, dense_of(model).detail(images)
+        encode(model, images, here.resolve(plan)).patches, dense_of(model).detail(images)
     )
     for row, result in enumerate(here.run(batch, plan)):
         assert isinstance(result, Result)

@@ -13,7 +13,7 @@ from foveate.core.plan import Plan
 from foveate.models.runners.dense import dense_of
 from foveate.models.runners.frame_sampling import patch_features_of
 from foveate.models.runners.image import TorchRunner
-from foveate.models.runners.temporal_reuse import NOISE, cells_of, first_look, look_again
+from foveate.models.runners.temporal_reuse import NOISE, cell_colours, encode_first, encode_next
 from foveate.models.runners.video_segmenter import ClipSegmenter
 from tests.support.dense_heads import dense_checkpoint
 
@@ -30,14 +30,14 @@ def read(images: Tensor, kept: Tensor | None) -> Tensor:
 
 def slowly(frames: Tensor, share: int, weight: Tensor | None) -> Tensor:
     """One clip (T, 3, S, S): frame by frame, patch by patch."""
-    cells, canvas = cells_of(frames, 8), read(frames, None)
-    held, now, out = cells[0].clone(), canvas[0].clone(), [canvas[0].clone()]
+    cells, features = cell_colours(frames, 8), read(frames, None)
+    held, now, out = cells[0].clone(), features[0].clone(), [features[0].clone()]
     for number in range(1, len(frames)):
         change = [float((cells[number, p] - held[p]).abs().mean()) for p in range(len(held))]
         counts = change if weight is None else [c * float(w) for c, w in zip(change, weight, strict=True)]
         for p in sorted(range(len(held)), key=lambda p: -counts[p])[:share]:
             if change[p] > NOISE:
-                held[p], now[p] = cells[number, p], canvas[number, p]
+                held[p], now[p] = cells[number, p], features[number, p]
         out.append(now.clone())
     return torch.stack(out)
 
@@ -47,21 +47,21 @@ def test_against_a_plain_loop(weighted: bool) -> None:
     torch.manual_seed(0)
     clips = torch.rand(3, 6, 3, 32, 32)
     weight = torch.rand(3, 16) + 0.5 if weighted else None
-    memory = first_look(read, clips[:, 0], 8)
-    found, after = look_again(read, clips[:, 1:], 0.3, 8, memory, weight)
+    memory = encode_first(read, clips[:, 0], 8)
+    found, after = encode_next(read, clips[:, 1:], 0.3, 8, memory, weight)
     for row in range(3):
         wanted = slowly(clips[row], 5, None if weight is None else weight[row])
         torch.testing.assert_close(found[row], wanted[1:])
-        torch.testing.assert_close(after.canvas[row], wanted[-1])
+        torch.testing.assert_close(after.features[row], wanted[-1])
 
 
 def test_it_goes_on_where_it_stopped() -> None:
     torch.manual_seed(1)
     clips = torch.rand(2, 7, 3, 32, 32)
-    start = first_look(read, clips[:, 0], 8)
-    at_once, _ = look_again(read, clips[:, 1:], 0.25, 8, start)
-    early, memory = look_again(read, clips[:, 1:4], 0.25, 8, start)
-    late, _ = look_again(read, clips[:, 4:], 0.25, 8, memory)
+    start = encode_first(read, clips[:, 0], 8)
+    at_once, _ = encode_next(read, clips[:, 1:], 0.25, 8, start)
+    early, memory = encode_next(read, clips[:, 1:4], 0.25, 8, start)
+    late, _ = encode_next(read, clips[:, 4:], 0.25, 8, memory)
     torch.testing.assert_close(at_once, torch.cat([early, late], 1))
 
 
@@ -71,7 +71,7 @@ def test_slow_change_adds_up() -> None:
     for number in range(6):
         frames[:, number, :, :8, :8] = 0.1 * number
     frames[:, 1:3, :, 8:16, 8:16] = 0.15  # one that changed once, by more than a single step
-    found, _ = look_again(read, frames[:, 1:], 1 / 16, 8, first_look(read, frames[:, 0], 8))
+    found, _ = encode_next(read, frames[:, 1:], 1 / 16, 8, encode_first(read, frames[:, 0], 8))
     assert found[0, -1, 0, 0] > 0.3
 
 

@@ -21,7 +21,7 @@ from foveate.models.vit.vit import ElasticViT, ResolvedPlan, TrunkOutput
 from foveate.models.weights import hub
 from foveate.models.weights.checkpoint import Checkpoint, attach, read, resize, save
 from foveate.models.weights.config_from_weights import config_from_weights
-from foveate.models.zoo import Card
+from foveate.models.zoo import CheckpointCard
 from tests.support.torchvision_ops import import_timm
 
 SMALL = ViTConfig(image_size=64, width=128, depth=2, heads=2, classes=3)
@@ -60,7 +60,7 @@ def weights(geometry: ViTConfig, seed: int = 0, exits: tuple[ExitSpec, ...] = ()
 
 
 def example(geometry: ViTConfig = SMALL) -> Checkpoint:
-    card = Card(
+    card = CheckpointCard(
         "vit-x", geometry, LABELS, InputSpec(0.9), (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "Animals.", "MIT"
     )
     return attach(card, weights(geometry), "example")
@@ -192,7 +192,7 @@ DEEPER = CARD.replace("depth = 2", "depth = 4")
 
 def with_exits() -> Checkpoint:
     geometry = replace(SMALL, depth=4)
-    card, state = Card("vit-x", geometry, LABELS, exits=EXITS), weights(geometry, exits=EXITS)
+    card, state = CheckpointCard("vit-x", geometry, LABELS, exits=EXITS), weights(geometry, exits=EXITS)
     return attach(card, state | {"exit_heads.1.temperature": torch.tensor(1.5)}, "example")
 
 
@@ -248,7 +248,7 @@ def test_heads_that_the_card_does_not_declare_are_refused(
 ) -> None:
     saved = with_exits()
     table = json.dumps(
-        Card("vit-x", saved.geometry, exits=tuple(sorted(exits, key=lambda e: e.after))).table()
+        CheckpointCard("vit-x", saved.geometry, exits=tuple(sorted(exits, key=lambda e: e.after))).table()
     )
     save_file(saved.model.state_dict(), tmp_path / "a.safetensors", {"foveate": table})
     with pytest.raises(SetupError, match=r"a\.safetensors does not fit the trunk: exit_heads\."):
@@ -287,7 +287,7 @@ def test_exits_that_cannot_be(tmp_path: Path, old: str, new: str, sentence: str)
 
 def test_a_model_without_classes_has_no_exits() -> None:
     with pytest.raises(SetupError, match="exits name classes"):
-        Card("m", replace(SMALL, depth=4, classes=0), exits=EXITS)
+        CheckpointCard("m", replace(SMALL, depth=4, classes=0), exits=EXITS)
 
 
 def broken(tmp_path: Path, **changes: Tensor | None) -> str:
@@ -511,6 +511,6 @@ def test_random_weights_in_any_shape_timm_knows() -> None:
     ],
 )
 def test_a_card_out_of_its_range_is_refused_in_a_sentence(key: str, value: object) -> None:
-    table = Card("m", SMALL).table() | {key: value}
+    table = CheckpointCard("m", SMALL).table() | {key: value}
     with pytest.raises(SetupError):
-        Card.read("m", table, "m.toml")
+        CheckpointCard.read("m", table, "m.toml")
