@@ -26,14 +26,14 @@ from foveate.models.layers.reducer import Attention, Needs, Reducer, UntrainedCo
 from foveate.models.layers.tokens import Assignment, Tokens
 from foveate.models.vit.vit import ElasticViT, ResolvedPlan, TrunkOutput
 
-GEOMETRIES = {
+CONFIGS = {
     "plain": ViTConfig(image_size=96, width=24, depth=6, heads=2, classes=7),
     "two prefix": ViTConfig(image_size=96, width=24, depth=6, heads=2, classes=7, distilled=True),
     "registers": ViTConfig(
         image_size=96, width=24, depth=6, heads=2, classes=7, registers=3, embed_prefix=False
     ),
 }
-PLAIN = GEOMETRIES["plain"]
+PLAIN = CONFIGS["plain"]
 MODULES = [module.name for module in pkgutil.iter_modules(reduction.__path__)]
 
 
@@ -50,18 +50,18 @@ SPECS = [spec(name, argument) for name in MODULES for argument in examples(name)
 IDENTITIES = [spec(name, examples(name)[0]) for name in MODULES]
 
 every_spec = pytest.mark.parametrize("text", SPECS)
-every_geometry = pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES.keys())
+every_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
 
 
 pytestmark = pytest.mark.usefixtures("inference_on_one_thread")
 
 
-def tiny(geometry: ViTConfig) -> ElasticViT:
+def tiny(config: ViTConfig) -> ElasticViT:
     """Weights far enough from zero that attention tells tokens apart."""
     dense = DenseSpec(classes=2, width=8, fine=8)
-    model, generator = ElasticViT(geometry, dense=dense).eval(), torch.Generator().manual_seed(7)
+    model, generator = ElasticViT(config, dense=dense).eval(), torch.Generator().manual_seed(7)
     for after in ("2", "4"):
-        model.gates[after] = Gate(geometry.width)
+        model.gates[after] = Gate(config.width)
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
         gain = parameter.ndim == 1 and name.endswith("weight")
@@ -74,8 +74,8 @@ def pictures(batch: int, side: int = 96, seed: int = 3) -> Tensor:
 
 
 def run(model: ElasticViT, images: Tensor, text: str) -> TrunkOutput:
-    g = model.geometry
-    out: TrunkOutput = model(images, ResolvedPlan(reduction.create(text, model), g.depth))
+    config = model.config
+    out: TrunkOutput = model(images, ResolvedPlan(reduction.create(text, model), config.depth))
     return out
 
 
@@ -90,7 +90,7 @@ class Watched(Reducer):
 
     def __init__(self, reducer: Reducer) -> None:
         self.reducer = reducer
-        self.place, self.proportional = reducer.place, reducer.proportional
+        self.point, self.proportional = reducer.point, reducer.proportional
         self.adaptive = reducer.adaptive
         self.calls: list[int] = []
         self.plain_sums = True
@@ -194,10 +194,10 @@ def test_every_file_says_what_to_test_it_with() -> None:
         assert name in reduction.catalogue()
 
 
-@every_geometry
+@every_config
 @pytest.mark.parametrize("text", IDENTITIES)
-def test_the_first_example_is_the_identity(text: str, geometry: ViTConfig) -> None:
-    model, images = tiny(geometry), pictures(2)
+def test_the_first_example_is_the_identity(text: str, config: ViTConfig) -> None:
+    model, images = tiny(config), pictures(2)
     found, full = run(model, images, text), run(model, images, "none")
     assert (found.logits - full.logits).abs().max() <= 1e-6
     assert torch.equal(found.tokens, full.tokens)
@@ -213,14 +213,14 @@ def test_the_other_examples_are_not(name: str) -> None:
         assert (found.logits - full.logits).abs().max() > 1e-4
 
 
-@every_geometry
+@every_config
 @every_spec
 @pytest.mark.parametrize(("batch", "side"), [(3, 96), (1, 96), (2, 80), (1, 48), (5, 16)])
-def test_what_after_foretells_is_what_happens(text: str, geometry: ViTConfig, batch: int, side: int) -> None:
-    model = tiny(geometry)
-    start = geometry.patches(side) + geometry.prefix
+def test_what_after_foretells_is_what_happens(text: str, config: ViTConfig, batch: int, side: int) -> None:
+    model = tiny(config)
+    start = config.patches(side) + config.prefix
     reducer = reduction.create(text, model)
-    foretold = reducer.after(start, geometry.prefix, geometry.depth)
+    foretold = reducer.after(start, config.prefix, config.depth)
     seen, out = walk(model, pictures(batch, side), text), run(model, pictures(batch, side), text)
     if reducer.adaptive:
         assert all(found <= most for found, most in zip(seen, foretold, strict=True))
@@ -233,19 +233,19 @@ def test_what_after_foretells_is_what_happens(text: str, geometry: ViTConfig, ba
         assert out.after is None
 
 
-@every_geometry
+@every_config
 @every_spec
-def test_tokens_and_cost_only_fall(text: str, geometry: ViTConfig) -> None:
+def test_tokens_and_cost_only_fall(text: str, config: ViTConfig) -> None:
     for side in (96, 80, 48, 16):
-        start = geometry.patches(side) + geometry.prefix
-        reducer = reduction.create(text, tiny(geometry))
-        after = reducer.after(start, geometry.prefix, geometry.depth)
-        assert len(after) == geometry.depth
+        start = config.patches(side) + config.prefix
+        reducer = reduction.create(text, tiny(config))
+        after = reducer.after(start, config.prefix, config.depth)
+        assert len(after) == config.depth
         assert all(now <= before for before, now in itertools.pairwise((start, *after)))
-        assert after[-1] > geometry.prefix
-        costs = [gmacs(geometry, side, after[:depth], reducer.place) for depth in range(geometry.depth + 1)]
+        assert after[-1] > config.prefix
+        costs = [gmacs(config, side, after[:depth], reducer.point) for depth in range(config.depth + 1)]
         assert all(less < more for less, more in itertools.pairwise(costs))
-        assert costs[-1] <= gmacs(geometry, side, (start,) * geometry.depth)
+        assert costs[-1] <= gmacs(config, side, (start,) * config.depth)
 
 
 @every_spec
@@ -257,10 +257,10 @@ def test_after_at_a_lower_depth_is_the_beginning_of_after(text: str) -> None:
     ]
 
 
-@every_geometry
+@every_config
 @every_spec
-def test_a_row_alone_is_the_row_in_a_batch(text: str, geometry: ViTConfig) -> None:
-    model, images = tiny(geometry), pictures(4)
+def test_a_row_alone_is_the_row_in_a_batch(text: str, config: ViTConfig) -> None:
+    model, images = tiny(config), pictures(4)
     together = run(model, images, text).logits
     alone = torch.cat([run(model, image.unsqueeze(0), text).logits for image in images])
     assert (together - alone).abs().max() < 1e-5
@@ -283,11 +283,11 @@ def test_another_rows_picture_changes_nothing_here(text: str) -> None:
             assert torch.equal(after.after[[0, 2]], before.after[[0, 2]])
 
 
-@every_geometry
+@every_config
 @every_spec
 @pytest.mark.parametrize("colour", [0.0, 1.0, -1.0])
-def test_ties_are_no_trouble(text: str, geometry: ViTConfig, colour: float) -> None:
-    model = tiny(geometry)
+def test_ties_are_no_trouble(text: str, config: ViTConfig, colour: float) -> None:
+    model = tiny(config)
     model.pos_embed.zero_()  # so that every patch of the picture is the very same token
     images = torch.full((2, 3, 96, 96), colour)
     walk(model, images, text)
@@ -296,10 +296,10 @@ def test_ties_are_no_trouble(text: str, geometry: ViTConfig, colour: float) -> N
     assert (logits[0] - logits[1]).abs().max() < 1e-6
 
 
-@every_geometry
+@every_config
 @every_spec
-def test_bfloat16_runs(text: str, geometry: ViTConfig) -> None:
-    model, images = tiny(geometry), pictures(2)
+def test_bfloat16_runs(text: str, config: ViTConfig) -> None:
+    model, images = tiny(config), pictures(2)
     expected = run(model, images, text)
     model, images = model.bfloat16(), images.bfloat16()
     walk(model, images, text)

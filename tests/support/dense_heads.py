@@ -11,11 +11,11 @@ SMALL = ViTConfig(image_size=64, patch_size=16, width=32, depth=4, heads=2, clas
 SPEC = DenseSpec(5, width=8, fine=8)
 
 
-def dense_head(g: ViTConfig, classes: int = 2) -> DenseHead:
+def dense_head(config: ViTConfig, classes: int = 2) -> DenseHead:
     """Drawn apart from the global random state."""
     with torch.random.fork_rng():
         torch.manual_seed(11)
-        return DenseHead(g, DenseSpec(classes, width=8, fine=8)).eval()
+        return DenseHead(config, DenseSpec(classes, width=8, fine=8)).eval()
 
 
 def dense_checkpoint() -> Checkpoint:

@@ -32,9 +32,9 @@ MERGED = {
 """For reducers that pair tokens by their positions and need no class token."""
 
 
-def build(g: ViTConfig, sharpness: float = 0.3) -> ElasticViT:
+def build(config: ViTConfig, sharpness: float = 0.3) -> ElasticViT:
     """Queries and keys are large enough that attention tells the tokens apart, by `sharpness`."""
-    model, generator = ElasticViT(g).eval(), torch.Generator().manual_seed(7)
+    model, generator = ElasticViT(config).eval(), torch.Generator().manual_seed(7)
     for name, p in model.named_parameters():
         noise = torch.randn(p.shape, generator=generator)
         gain = p.ndim == 1 and not name.endswith("bias")
@@ -43,25 +43,30 @@ def build(g: ViTConfig, sharpness: float = 0.3) -> ElasticViT:
     return model
 
 
-def pictures(g: ViTConfig, batch: int = 3) -> Tensor:
-    return torch.randn(batch, 3, g.image_size, g.image_size, generator=torch.Generator().manual_seed(3))
+def pictures(config: ViTConfig, batch: int = 3) -> Tensor:
+    return torch.randn(
+        batch, 3, config.image_size, config.image_size, generator=torch.Generator().manual_seed(3)
+    )
 
 
 def run(model: ElasticViT, images: Tensor, spec: str) -> TrunkOutput:
-    out: TrunkOutput = model(images, ResolvedPlan(reduction.create(spec, model), model.geometry.depth))
+    out: TrunkOutput = model(images, ResolvedPlan(reduction.create(spec, model), model.config.depth))
     return out
 
 
-def cost(g: ViTConfig, spec: str) -> float:
+def cost(config: ViTConfig, spec: str) -> float:
     """GFLOPs foretold for a picture of the model's own size."""
-    reducer, start = reduction.create(spec, UntrainedContext(g)), g.patches(g.image_size) + g.prefix
-    return gmacs(g, g.image_size, reducer.after(start, g.prefix, g.depth), reducer.place)
+    reducer, start = (
+        reduction.create(spec, UntrainedContext(config)),
+        config.patches(config.image_size) + config.prefix,
+    )
+    return gmacs(config, config.image_size, reducer.after(start, config.prefix, config.depth), reducer.point)
 
 
-def counted_cost(g: ViTConfig, spec: str) -> float:
+def counted_cost(config: ViTConfig, spec: str) -> float:
     """GFLOPs of the products that really run, the reducer's own among them."""
     with FlopCounterMode(display=False) as counter:
-        run(ElasticViT(g).eval(), torch.zeros(1, 3, g.image_size, g.image_size), spec)
+        run(ElasticViT(config).eval(), torch.zeros(1, 3, config.image_size, config.image_size), spec)
     # The counter counts a multiplication and its addition as two.
     flops: int = counter.get_total_flops()
     return flops / 2e9
@@ -136,14 +141,14 @@ def walk(model: ElasticViT, image: Tensor, first_half: FirstHalf) -> list[list[T
 
 def classify(model: ElasticViT, tokens: Sequence[Token]) -> Tensor:
     """Logits (C,) of the tokens after the last block."""
-    g, x = model.geometry, model.norm(features(tokens))
+    config, x = model.config, model.norm(features(tokens))
     pooled = x[0]
-    if g.pool == "avg":
-        sizes = [token.size for token in tokens[g.prefix :]]
-        each = [size * row for size, row in zip(sizes, x[g.prefix :], strict=True)]
+    if config.pool == "avg":
+        sizes = [token.size for token in tokens[config.prefix :]]
+        each = [size * row for size, row in zip(sizes, x[config.prefix :], strict=True)]
         pooled = torch.stack(each).sum(0) / sum(sizes)
     logits: Tensor = model.head(model.fc_norm(pooled))
-    return (logits + model.head_dist(x[1])) / 2 if g.distilled else logits
+    return (logits + model.head_dist(x[1])) / 2 if config.distilled else logits
 
 
 def assert_same_logits(model: ElasticViT, images: Tensor, spec: str, expected: Sequence[Tensor]) -> None:

@@ -43,18 +43,18 @@ class ClipHead(nn.Module):
     to it, so that looking may stop at any. A frame is told by its time, so any of them in any order will do.
     """
 
-    def __init__(self, g: ViTConfig, spec: ClipSpec) -> None:
+    def __init__(self, config: ViTConfig, spec: ClipSpec) -> None:
         super().__init__()
         self.spec, width = spec, spec.width
         self.readers = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(g.width, eps=g.eps), nn.Linear(g.width, spec.reads))
-            for _ in range(g.depth)
+            nn.Sequential(nn.LayerNorm(config.width, eps=config.eps), nn.Linear(config.width, spec.reads))
+            for _ in range(config.depth)
         )
         self.frame = nn.Linear(spec.reads * spec.grid**2, width)
         self.time = nn.Linear(2 * WAVES, width)
         shape = ViTConfig(width=width, depth=spec.depth, heads=spec.heads)
         self.blocks = nn.ModuleList(CausalBlock(shape) for _ in range(spec.depth))
-        self.norm = nn.LayerNorm(width, eps=g.eps)
+        self.norm = nn.LayerNorm(width, eps=config.eps)
         self.classes = nn.Linear(width, spec.classes)
 
     def read(self, grid: Tensor, block: int) -> Tensor:
@@ -96,14 +96,14 @@ class ClipHead(nn.Module):
 class CausalBlock(nn.Module):
     """A transformer block in which each token sees itself and those before it."""
 
-    def __init__(self, g: ViTConfig) -> None:
+    def __init__(self, config: ViTConfig) -> None:
         super().__init__()
-        self.heads = g.heads
-        self.norm1 = nn.LayerNorm(g.width, eps=g.eps)
-        self.qkv = nn.Linear(g.width, 3 * g.width)
-        self.proj = nn.Linear(g.width, g.width)
-        self.norm2 = nn.LayerNorm(g.width, eps=g.eps)
-        self.mlp = Mlp(g)
+        self.heads = config.heads
+        self.norm1 = nn.LayerNorm(config.width, eps=config.eps)
+        self.qkv = nn.Linear(config.width, 3 * config.width)
+        self.proj = nn.Linear(config.width, config.width)
+        self.norm2 = nn.LayerNorm(config.width, eps=config.eps)
+        self.mlp = Mlp(config)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens (B, T, W), and the last one's attention (B, T), averaged over heads."""

@@ -34,16 +34,17 @@ class DenseHead(nn.Module):
     A patch's canvas already names its class; the decoder then shares it out among the patch's pixels.
     """
 
-    def __init__(self, g: ViTConfig, spec: DenseSpec) -> None:
+    def __init__(self, config: ViTConfig, spec: DenseSpec) -> None:
         super().__init__()
         width, fine = spec.width, spec.fine
-        self.spec, self.patch_size = spec, g.patch_size
+        self.spec, self.patch_size = spec, config.patch_size
         self.readers = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(g.width, eps=g.eps), nn.Linear(g.width, width)) for _ in range(g.depth)
+            nn.Sequential(nn.LayerNorm(config.width, eps=config.eps), nn.Linear(config.width, width))
+            for _ in range(config.depth)
         )
         self.namer = nn.Linear(width, spec.classes)
         self.context = nn.Sequential(Residual(width), Residual(width))
-        self.spread = nn.Linear(width, fine * (g.patch_size // STRIDE) ** 2)
+        self.spread = nn.Linear(width, fine * (config.patch_size // STRIDE) ** 2)
         self.detail = nn.Sequential(
             nn.Conv2d(3, fine // 2, 3, stride=2, padding=1),
             nn.GELU(),
@@ -51,14 +52,14 @@ class DenseHead(nn.Module):
         )
         self.refine = nn.Sequential(Residual(fine), Residual(fine))
         self.classes = nn.Conv2d(fine, spec.classes, 1)
-        self.gate = DepthGate(width, spec.gate, g.depth) if spec.gate else None
+        self.gate = DepthGate(width, spec.gate, config.depth) if spec.gate else None
 
     def read(self, grid: Tensor, block: int) -> Tensor:
         """Patches (B, P, D) as they left that block, counted from 1, to their canvas (B, P, W)."""
         out: Tensor = self.readers[max(block, 1) - 1](grid)
         return out
 
-    def name(self, canvas: Tensor) -> Tensor:
+    def classify_patches(self, canvas: Tensor) -> Tensor:
         """What each patch shows for the most part: (B, P, W) to scores (B, P, C)."""
         scores: Tensor = self.namer(F.gelu(canvas))
         return scores

@@ -29,12 +29,12 @@ class ExitHead(nn.Module):
     temperature: Tensor
     """Scalar that logits are divided by: 1 until the head is calibrated."""
 
-    def __init__(self, g: ViTConfig) -> None:
+    def __init__(self, config: ViTConfig) -> None:
         super().__init__()
-        self.with_class_token = g.pool == "token"
-        self.norm = nn.LayerNorm(g.width, eps=g.eps)
-        self.final_norm = nn.LayerNorm(g.width, eps=g.eps)
-        self.head = nn.Linear(g.width, g.classes)
+        self.with_class_token = config.pool == "token"
+        self.norm = nn.LayerNorm(config.width, eps=config.eps)
+        self.final_norm = nn.LayerNorm(config.width, eps=config.eps)
+        self.head = nn.Linear(config.width, config.classes)
         self.register_buffer("temperature", torch.ones(()))
 
     def forward(self, tokens: Tokens) -> Tensor:
@@ -68,12 +68,14 @@ class LocalHead(ExitHead):
     first and the last 1x1 convolution maps one vector instead of a grid.
     """
 
-    def __init__(self, g: ViTConfig, kernel: int) -> None:
-        super().__init__(g)
-        self.prefix = g.prefix
-        self.expand = nn.Linear(g.width, g.width)
-        self.depthwise = nn.Conv2d(g.width, g.width, kernel, padding=kernel // 2, groups=g.width)
-        self.project = nn.Linear(g.width, g.width)
+    def __init__(self, config: ViTConfig, kernel: int) -> None:
+        super().__init__(config)
+        self.prefix = config.prefix
+        self.expand = nn.Linear(config.width, config.width)
+        self.depthwise = nn.Conv2d(
+            config.width, config.width, kernel, padding=kernel // 2, groups=config.width
+        )
+        self.project = nn.Linear(config.width, config.width)
 
     def gather(self, tokens: Tokens) -> Tensor:
         # A 1x1 convolution treats tokens one by one: run before they go back on the grid, it costs less
@@ -98,13 +100,13 @@ class GlobalHead(ExitHead):
     weights and not of what they mix, which comes to the same and is cheaper.
     """
 
-    def __init__(self, g: ViTConfig, window: int) -> None:
-        super().__init__(g)
-        self.heads, self.window = g.heads, window
-        self.narrow = g.heads * math.ceil(g.width / g.heads / 2)
-        self.queries_keys = nn.Linear(g.width, 2 * self.narrow)
-        self.values = nn.Linear(g.width, g.width)
-        self.project = nn.Linear(g.width, g.width)
+    def __init__(self, config: ViTConfig, window: int) -> None:
+        super().__init__(config)
+        self.heads, self.window = config.heads, window
+        self.narrow = config.heads * math.ceil(config.width / config.heads / 2)
+        self.queries_keys = nn.Linear(config.width, 2 * self.narrow)
+        self.values = nn.Linear(config.width, config.width)
+        self.project = nn.Linear(config.width, config.width)
 
     def gather(self, tokens: Tokens) -> Tensor:
         cells, seen = _averaged(tokens.with_features(self.norm(tokens.x)), self.window)
@@ -129,9 +131,9 @@ class GlobalHead(ExitHead):
         return float(mapped + cells**2 * self.narrow + cells * width + width**2 + width * classes)
 
 
-def build(g: ViTConfig, spec: ExitSpec) -> ExitHead:
+def build(config: ViTConfig, spec: ExitSpec) -> ExitHead:
     """The head that a spec describes, for this trunk."""
-    return LocalHead(g, spec.size) if spec.kind == "local" else GlobalHead(g, spec.size)
+    return LocalHead(config, spec.size) if spec.kind == "local" else GlobalHead(config, spec.size)
 
 
 def _square(grid: Tensor) -> Tensor:

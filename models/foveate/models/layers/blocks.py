@@ -32,14 +32,14 @@ _ACTIVATIONS: Mapping[Activation, nn.Module] = {
 class SelfAttention(nn.Module):
     """Multi-head attention that also gives the attention information a reducer asked for."""
 
-    def __init__(self, g: ViTConfig) -> None:
+    def __init__(self, config: ViTConfig) -> None:
         super().__init__()
-        self.heads = g.heads
-        self.qkv = nn.Linear(g.width, 3 * g.width, bias=g.qkv_bias)
-        head = g.width // g.heads
-        self.q_norm = nn.LayerNorm(head, eps=g.eps) if g.qk_norm else nn.Identity()
-        self.k_norm = nn.LayerNorm(head, eps=g.eps) if g.qk_norm else nn.Identity()
-        self.proj = nn.Linear(g.width, g.width)
+        self.heads = config.heads
+        self.qkv = nn.Linear(config.width, 3 * config.width, bias=config.qkv_bias)
+        head = config.width // config.heads
+        self.q_norm = nn.LayerNorm(head, eps=config.eps) if config.qk_norm else nn.Identity()
+        self.k_norm = nn.LayerNorm(head, eps=config.eps) if config.qk_norm else nn.Identity()
+        self.proj = nn.Linear(config.width, config.width)
 
     def forward(
         self, x: Tensor, needs: Needs | None, log_counts: Tensor | None, heads: int = 0
@@ -127,11 +127,11 @@ def top_heads(q: Tensor, heads: int) -> Tensor:
 class Mlp(nn.Module):
     """Two linear maps with an activation between them."""
 
-    def __init__(self, g: ViTConfig) -> None:
+    def __init__(self, config: ViTConfig) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(g.width, g.hidden)
-        self.act = _ACTIVATIONS[g.activation]
-        self.fc2 = nn.Linear(g.hidden, g.width)
+        self.fc1 = nn.Linear(config.width, config.hidden)
+        self.act = _ACTIVATIONS[config.activation]
+        self.fc2 = nn.Linear(config.hidden, config.width)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.fc2(self.act(self.fc1(x)))
@@ -152,18 +152,18 @@ class LayerScale(nn.Module):
 class Block(nn.Module):
     """Attention, then the reducer's decision, then the MLP on what is left."""
 
-    def __init__(self, g: ViTConfig) -> None:
+    def __init__(self, config: ViTConfig) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(g.width, eps=g.eps)
-        self.attn = SelfAttention(g)
-        self.ls1 = LayerScale(g.width) if g.layer_scale else nn.Identity()
-        self.norm2 = nn.LayerNorm(g.width, eps=g.eps)
-        self.mlp = Mlp(g)
-        self.ls2 = LayerScale(g.width) if g.layer_scale else nn.Identity()
+        self.norm1 = nn.LayerNorm(config.width, eps=config.eps)
+        self.attn = SelfAttention(config)
+        self.ls1 = LayerScale(config.width) if config.layer_scale else nn.Identity()
+        self.norm2 = nn.LayerNorm(config.width, eps=config.eps)
+        self.mlp = Mlp(config)
+        self.ls2 = LayerScale(config.width) if config.layer_scale else nn.Identity()
 
     def forward(self, tokens: Tokens, reducer: Reducer, index: int, heads: int = 0) -> Tokens:
         needs = reducer.needs(index)
-        if needs is not None and reducer.place is ReductionPoint.AHEAD:
+        if needs is not None and reducer.point is ReductionPoint.AHEAD:
             tokens = self._attend_ahead(tokens, reducer, index)
         else:
             tokens = self._attend(tokens, reducer, index, needs, heads)
@@ -172,7 +172,7 @@ class Block(nn.Module):
     def _attend(
         self, tokens: Tokens, reducer: Reducer, index: int, needs: Needs | None, heads: int
     ) -> Tokens:
-        if needs is not None and reducer.place is ReductionPoint.BEFORE:
+        if needs is not None and reducer.point is ReductionPoint.BEFORE:
             tokens, needs = tokens.apply(reducer(tokens, Attention(), index)), None
         update, attention = self.attn(self.norm1(tokens.x), needs, _log_counts(tokens, reducer), heads)
         tokens = tokens.with_features(tokens.x + self.ls1(update))
@@ -193,9 +193,11 @@ def _log_counts(tokens: Tokens, reducer: Reducer) -> Tensor | None:
 class PatchEmbed(nn.Module):
     """Non-overlapping patches through one linear map, written as a convolution."""
 
-    def __init__(self, g: ViTConfig) -> None:
+    def __init__(self, config: ViTConfig) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(3, g.width, g.patch_size, stride=g.patch_size, bias=g.patch_bias)
+        self.proj = nn.Conv2d(
+            3, config.width, config.patch_size, stride=config.patch_size, bias=config.patch_bias
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         out: Tensor = self.proj(images).flatten(2).transpose(1, 2)

@@ -66,10 +66,10 @@ class ViTConfig:
 
 
 def gmacs(
-    geometry: ViTConfig,
+    config: ViTConfig,
     image_size: int,
     after: Sequence[float],
-    place: ReductionPoint = ReductionPoint.MIDDLE,
+    point: ReductionPoint = ReductionPoint.MIDDLE,
     heads: int = 0,
 ) -> float:
     """Billions of multiply-adds of one forward, which this field prints as GFLOPs.
@@ -78,26 +78,26 @@ def gmacs(
     are the linear maps and the two attention products, as in DeiT's 4.6 GFLOPs for ViT-S; norms,
     softmax, activations and a reducer's own work are not.
     """
-    tokens = geometry.patches(image_size) + geometry.prefix
-    total = embedding_macs(geometry, image_size) + block_macs(geometry, tokens, after, place, heads)
-    return (total + classifier_macs(geometry)) / 1e9
+    tokens = config.patches(image_size) + config.prefix
+    total = embedding_macs(config, image_size) + block_macs(config, tokens, after, point, heads)
+    return (total + classifier_macs(config)) / 1e9
 
 
-def embedding_macs(geometry: ViTConfig, image_size: int) -> float:
+def embedding_macs(config: ViTConfig, image_size: int) -> float:
     """Multiply-adds of cutting a picture into tokens."""
-    return geometry.patches(image_size) * 3 * geometry.patch_size**2 * geometry.width
+    return config.patches(image_size) * 3 * config.patch_size**2 * config.width
 
 
-def classifier_macs(geometry: ViTConfig) -> float:
+def classifier_macs(config: ViTConfig) -> float:
     """Multiply-adds of the final classifier."""
-    return geometry.width * geometry.classes * (2 if geometry.distilled else 1)
+    return config.width * config.classes * (2 if config.distilled else 1)
 
 
 def block_macs(
-    geometry: ViTConfig,
+    config: ViTConfig,
     tokens: float,
     after: Sequence[float],
-    place: ReductionPoint = ReductionPoint.MIDDLE,
+    point: ReductionPoint = ReductionPoint.MIDDLE,
     heads: int = 0,
 ) -> float:
     """Multiply-adds of blocks that `tokens` tokens enter and that leave `after` each of them.
@@ -105,12 +105,12 @@ def block_macs(
     `place` says which part of a block the reduced tokens are for: in the middle, its attention still
     sees those of the block before. `heads` counts those that are used of each block's; 0: all.
     """
-    width, hidden = geometry.width, geometry.hidden
-    used = (heads or geometry.heads) / geometry.heads
+    width, hidden = config.width, config.hidden
+    used = (heads or config.heads) / config.heads
     total: float = 0
     for remaining in after:
-        attended = remaining if place is ReductionPoint.BEFORE else tokens
-        valued = tokens if place is ReductionPoint.MIDDLE else remaining
+        attended = remaining if point is ReductionPoint.BEFORE else tokens
+        valued = tokens if point is ReductionPoint.MIDDLE else remaining
         total += used * 2 * (attended * width**2 + attended**2 * width)
         total += used * 2 * valued * width**2
         total += 2 * remaining * width * hidden

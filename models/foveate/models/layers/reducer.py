@@ -42,7 +42,7 @@ class Reducer(Protocol):
     row of a batch may influence another. A reducer subclasses this for the usual answers below.
     """
 
-    place: ReductionPoint = ReductionPoint.MIDDLE
+    point: ReductionPoint = ReductionPoint.MIDDLE
     """Where in a block it acts; AHEAD always sees the full attention."""
     proportional: bool = False
     """Attention is weighted by what each token stands for (ToMe, equation 1)."""
@@ -83,7 +83,7 @@ class PatchClassifier(Protocol):
         """Patches (B, P, D) as that block, counted from 1, left them, to the head's space (B, P, W)."""
         ...
 
-    def name(self, canvas: Tensor) -> Tensor:
+    def classify_patches(self, canvas: Tensor) -> Tensor:
         """Class scores of each patch: (B, P, W) to (B, P, C)."""
         ...
 
@@ -92,7 +92,7 @@ class ReducerContext(Protocol):
     """What a reducer may know of the model it is built for."""
 
     @property
-    def geometry(self) -> ViTConfig: ...
+    def config(self) -> ViTConfig: ...
 
     @property
     def gates(self) -> nn.ModuleDict:
@@ -114,7 +114,7 @@ class ReducerContext(Protocol):
 class UntrainedContext:
     """A model of which nothing is known but its shape: enough for what needs no training."""
 
-    geometry: ViTConfig
+    config: ViTConfig
     gates: nn.ModuleDict = field(default_factory=nn.ModuleDict)
     schedules: Mapping[str, Schedule] = field(default_factory=dict)
     dense: PatchClassifier | None = None

@@ -17,9 +17,9 @@ def catalogue() -> dict[str, Callable[[], Builder]]:
     return loaders(sys.modules[__name__], "foveate.reducers")
 
 
-def create(spec: str, host: ReducerContext) -> Reducer:
+def create(spec: str, context: ReducerContext) -> Reducer:
     """The reducer a plan names, as in ``evit:0.7``. Raises BadPlan for a name or argument it lacks."""
     name, _, argument = spec.partition(":")
     if name not in catalogue():
         raise BadPlan(f"there is no token reducer {name!r}; there are {', '.join(sorted(catalogue()))}")
-    return catalogue()[name]()(argument or None, host)
+    return catalogue()[name]()(argument or None, context)

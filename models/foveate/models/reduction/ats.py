@@ -101,7 +101,7 @@ def padding_waste(after: Tensor) -> float:
     return 1 - float(after.sum() / slots)
 
 
-def build(argument: str | None, host: ReducerContext) -> Ats:
+def build(argument: str | None, context: ReducerContext) -> Ats:
     """`ats:0.5` samples at half as many points as there are patches; `ats:1` is the identity.
 
     A whole number above 1 is the most tokens there can be, prefix included, as in the paper: `ats:197`
@@ -109,9 +109,9 @@ def build(argument: str | None, host: ReducerContext) -> Ats:
     three blocks of 12 do not sample, and in proportion at other depths. Raises BadPlan for a model
     without a class token, or another number.
     """
-    if not host.geometry.class_token:
+    if not context.config.class_token:
         raise BadPlan("ats ranks tokens by the class token's attention, and this model has none")
     most = float(argument) if argument and re.fullmatch(r"[0-9]*\.?[0-9]+", argument) else math.nan
     if not (0 < most <= 1 or (1 < most <= 1e6 and most.is_integer())):
         raise BadPlan(f"ats takes a share, as in 0.5, or how many tokens, as in 197; got {argument or ''!r}")
-    return Ats(most, host.geometry.depth // 4)
+    return Ats(most, context.config.depth // 4)

@@ -129,42 +129,42 @@ def decide(tokens: Tokens, importance: Tensor, prune: int, merge: int) -> Assign
     return Assignment(kept, merged, share / parts.unsqueeze(-1), into, 1 / parts, counts)
 
 
-def uniform(geometry: ViTConfig, share: float) -> Schedule:
+def uniform_schedule(config: ViTConfig, share: float) -> Schedule:
     """The schedule that keeps the same fraction of the patches at every block, half of what goes pruned
     and half merged, for at most `share` of the full model's multiply-adds. Raises BadPlan as `fitted`.
     """
-    return fitted(geometry, [1.0] * (2 * geometry.depth), share * full_gmacs(geometry))
+    return fit_schedule(config, [1.0] * (2 * config.depth), share * full_gmacs(config))
 
 
-def full_gmacs(geometry: ViTConfig) -> float:
+def full_gmacs(config: ViTConfig) -> float:
     """What the model costs at its own image size with all of its tokens."""
-    tokens = geometry.patches(geometry.image_size) + geometry.prefix
-    return gmacs(geometry, geometry.image_size, [tokens] * geometry.depth)
+    tokens = config.patches(config.image_size) + config.prefix
+    return gmacs(config, config.image_size, [tokens] * config.depth)
 
 
-def fitted(geometry: ViTConfig, rates: Sequence[float], target: float) -> Schedule:
+def fit_schedule(config: ViTConfig, rates: Sequence[float], target: float) -> Schedule:
     """The dearest schedule that costs at most `target` GFLOPs at the model's own image size.
 
     `rates`, each above 0, say how fast tokens go at each step, the steps being every block's pruning and
     then its merging: of the patches a step takes the fraction 1 - exp(-speed * rate), with one speed for
     all. Raises BadPlan where even one patch from the first block on costs more.
     """
-    patches, distances = geometry.patches(geometry.image_size), list(accumulate(rates))
+    patches, distances = config.patches(config.image_size), list(accumulate(rates))
 
     def at(speed: float) -> Schedule:
         kept = [patches * math.exp(-speed * distance) for distance in distances]
-        counts = [geometry.prefix + max(math.ceil(count), 1) for count in kept]
+        counts = [config.prefix + max(math.ceil(count), 1) for count in kept]
         return tuple(zip(counts[::2], counts[1::2], strict=True))
 
     def affordable(schedule: Schedule) -> bool:
-        return gmacs(geometry, geometry.image_size, [merged for _, merged in schedule]) <= target
+        return gmacs(config, config.image_size, [merged for _, merged in schedule]) <= target
 
     slow, fast = 0.0, 1e6
     if affordable(at(slow)):
         return at(slow)
     if not affordable(at(fast)):
-        least = gmacs(geometry, geometry.image_size, [geometry.prefix + 1] * geometry.depth)
-        share = math.ceil(1000 * least / full_gmacs(geometry)) / 1000
+        least = gmacs(config, config.image_size, [config.prefix + 1] * config.depth)
+        share = math.ceil(1000 * least / full_gmacs(config)) / 1000
         raise BadPlan(f"diffrate cannot bring this model below {share:g} of its full compute")
     for _ in range(80):
         middle = (slow + fast) / 2
@@ -172,7 +172,7 @@ def fitted(geometry: ViTConfig, rates: Sequence[float], target: float) -> Schedu
     return at(fast)
 
 
-def build(argument: str | None, host: ReducerContext) -> DiffRate:
+def build(argument: str | None, context: ReducerContext) -> DiffRate:
     """`diffrate:2.9`, a schedule by its name.
 
     Up to 1 the name is a share of the full model's compute: `diffrate:1` is the identity, and where no
@@ -183,42 +183,42 @@ def build(argument: str | None, host: ReducerContext) -> DiffRate:
     Raises BadPlan for a model without a class token, a name that is no such number, or a schedule that
     is not there or does not fit.
     """
-    geometry = host.geometry
-    if not geometry.class_token:
+    config = context.config
+    if not config.class_token:
         raise BadPlan("diffrate ranks tokens by the class token's attention, and this model has none")
     value = float(argument) if argument and re.fullmatch(r"[0-9]*\.?[0-9]+", argument) else math.nan
     if not 0 < value < math.inf:
         raise BadPlan(
             f"diffrate takes a share of compute, or GFLOPs, as in diffrate:0.7; got {argument or ''!r}"
         )
-    found = {**_published(geometry), **host.schedules}
+    found = {**_published(config), **context.schedules}
     name = f"{value:g}"
     if name not in found and value > 1:
         known = f"it has {', '.join(found)}" if found else "it has none"
         raise BadPlan(
             f"this model has no DiffRate schedule for {name} GFLOPs; {known}; `foveate profile` finds one"
         )
-    schedule = found[name] if name in found else uniform(geometry, value)
-    if len(schedule) != geometry.depth:
-        raise BadPlan(f"DiffRate schedule {name} has {len(schedule)} blocks, this model {geometry.depth}")
-    return follow(schedule, geometry)
+    schedule = found[name] if name in found else uniform_schedule(config, value)
+    if len(schedule) != config.depth:
+        raise BadPlan(f"DiffRate schedule {name} has {len(schedule)} blocks, this model {config.depth}")
+    return from_schedule(schedule, config)
 
 
-def follow(schedule: Schedule, geometry: ViTConfig) -> DiffRate:
+def from_schedule(schedule: Schedule, config: ViTConfig) -> DiffRate:
     """The reducer that keeps what a schedule for this geometry's image size says."""
-    patches = geometry.patches(geometry.image_size)
-    steps = (max(count - geometry.prefix, 1) for counts in schedule for count in counts)
+    patches = config.patches(config.image_size)
+    steps = (max(count - config.prefix, 1) for counts in schedule for count in counts)
     # Found schedules may ask for more tokens than are left: those of the step before, then.
     falling = list(accumulate(steps, min, initial=patches))[1:]
     return DiffRate(tuple(zip(falling[::2], falling[1::2], strict=True)), patches)
 
 
-def _published(geometry: ViTConfig) -> Mapping[str, Schedule]:
+def _published(config: ViTConfig) -> Mapping[str, Schedule]:
     """The authors' schedules for a model of this shape, counting its own prefix."""
-    if geometry.depth != 12 or geometry.patches(geometry.image_size) != _PATCHES:
+    if config.depth != 12 or config.patches(config.image_size) != _PATCHES:
         return {}
-    extra = geometry.prefix - 1
+    extra = config.prefix - 1
     return {
         name: tuple((prune + extra, merge + extra) for prune, merge in zip(*counts, strict=True))
-        for name, counts in _PUBLISHED.get(geometry.width, {}).items()
+        for name, counts in _PUBLISHED.get(config.width, {}).items()
     }

@@ -35,7 +35,7 @@ class Dtop(Reducer):
     head: PatchClassifier
     stages: tuple[int, ...]
     """Blocks before which patches may leave, counted from 0."""
-    place = ReductionPoint.BEFORE
+    point = ReductionPoint.BEFORE
     adaptive = True
     proportional = True
 
@@ -59,7 +59,7 @@ class DtopShare(Reducer):
     head: PatchClassifier
     block: int
     """Counted from 0."""
-    place = ReductionPoint.BEFORE
+    point = ReductionPoint.BEFORE
 
     def needs(self, block: int) -> Needs | None:
         return Needs.NOTHING if self.share < 1 and block == self.block else None
@@ -79,7 +79,7 @@ class DtopShare(Reducer):
 
 def named(head: PatchClassifier, tokens: Tokens, block: int) -> Tensor:
     """What each patch shows as it left so many blocks: (B, N, C) float32 scores."""
-    return head.name(head.read(tokens.x[:, tokens.prefix :], block)).float()
+    return head.classify_patches(head.read(tokens.x[:, tokens.prefix :], block)).float()
 
 
 def stays(scores: Tensor, present: Tensor, sure: float, context: int = CONTEXT) -> Tensor:
@@ -97,7 +97,7 @@ def stays(scores: Tensor, present: Tensor, sure: float, context: int = CONTEXT) 
     return present & ((best <= sure) | (rank <= context))
 
 
-def build(argument: str | None, host: ReducerContext) -> Dtop | DtopShare:
+def build(argument: str | None, context: ReducerContext) -> Dtop | DtopShare:
     """`dtop:0.95`: who is surer than that leaves after a third, a half and two thirds of the blocks.
     `dtop:0.3@4`: from block 4 on, counted from 1, the 0.3 of the patches that are least sure go on.
     `dtop:1` and `dtop:1@4` are the identity.
@@ -105,17 +105,17 @@ def build(argument: str | None, host: ReducerContext) -> Dtop | DtopShare:
     Raises BadPlan for a model without a dense head or a class token, or for another argument.
     """
     match = re.fullmatch(r"([0-9]*\.?[0-9]+)(?:@([0-9]{1,3}))?", argument or "")
-    sure, depth = float(match[1]) if match else math.nan, host.geometry.depth
+    sure, depth = float(match[1]) if match else math.nan, context.config.depth
     block = int(match[2]) if match and match[2] else 0
     if not 0 <= sure <= 1 or (block and sure == 0) or block > depth or (match and match[2] and not block):
         raise BadPlan(
             f"dtop takes a probability, as in 0.95, or a share and a block of {depth}, as in 0.3@4; "
             f"got {argument or ''!r}"
         )
-    if host.dense is None:
+    if context.dense is None:
         raise BadPlan("dtop asks what each patch shows, and this model has no dense head to say it")
-    if not host.geometry.prefix:
+    if not context.config.prefix:
         raise BadPlan("dtop fills shorter rows with the class token, and this model has none")
     if block:
-        return DtopShare(sure, host.dense, block - 1)
-    return Dtop(sure, host.dense, tuple(sorted({depth // 3, depth // 2, 2 * depth // 3})))
+        return DtopShare(sure, context.dense, block - 1)
+    return Dtop(sure, context.dense, tuple(sorted({depth // 3, depth // 2, 2 * depth // 3})))

@@ -51,16 +51,16 @@ class Evit(Reducer):
         return Assignment(kept, rest + prefix, scores.gather(1, rest).unsqueeze(1))
 
 
-def build(argument: str | None, host: ReducerContext) -> Evit:
+def build(argument: str | None, context: ReducerContext) -> Evit:
     """`evit:0.7`. The blocks are the 4th, 7th and 10th of 12, and in proportion at other depths.
 
     Raises BadPlan for a model without a class token, or a keep rate that is none.
     """
-    geometry = host.geometry
-    if not geometry.class_token:
+    config = context.config
+    if not config.class_token:
         raise BadPlan("evit ranks tokens by the class token's attention, and this model has none")
     keep = float(argument) if argument and re.fullmatch(r"[0-9]*\.?[0-9]+", argument) else math.nan
     if not 0 < keep <= 1:
         raise BadPlan(f"evit takes a keep rate above 0 and at most 1, as in evit:0.7; got {argument or ''!r}")
-    depth = geometry.depth
+    depth = config.depth
     return Evit(keep, tuple(sorted({depth // 4, depth * 6 // 12, depth * 9 // 12})))

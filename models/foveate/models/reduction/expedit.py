@@ -39,7 +39,7 @@ class Expedit(Reducer):
     share: float
     block: int
     """Counted from 0."""
-    place = ReductionPoint.BEFORE
+    point = ReductionPoint.BEFORE
 
     def needs(self, block: int) -> Needs | None:
         return Needs.NOTHING if self.share < 1 and block == self.block else None
@@ -106,7 +106,7 @@ def _far(side: int, rows: int, reach: int, device: torch.device) -> Tensor:
     return ((row - own_row).abs() > reach) | ((column - own_column).abs() > reach)
 
 
-def build(argument: str | None, host: ReducerContext) -> Expedit:
+def build(argument: str | None, context: ReducerContext) -> Expedit:
     """`expedit:0.7@6`: from block 6 on, counted from 1, clusters in 0.7 times as many rows and columns.
 
     Without a block it is the one after a third of them; `expedit:1` is the identity. Raises BadPlan for
@@ -114,7 +114,7 @@ def build(argument: str | None, host: ReducerContext) -> Expedit:
     """
     match = re.fullmatch(r"([0-9]*\.?[0-9]+)(?:@([0-9]{1,3}))?", argument or "")
     share = float(match[1]) if match else math.nan
-    depth = host.geometry.depth
+    depth = context.config.depth
     block = int(match[2]) if match and match[2] else depth // 3 + 1
     if not 0 < share <= 1 or not 1 <= block <= depth:
         raise BadPlan(

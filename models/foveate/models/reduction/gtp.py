@@ -98,7 +98,7 @@ def _degree(row: Tensor, column: Tensor, side: int) -> Tensor:
     return tall * wide - 1
 
 
-def build(argument: str | None, host: ReducerContext) -> Gtp:
+def build(argument: str | None, context: ReducerContext) -> Gtp:
     """`gtp:8`: eight tokens leave at every block. Raises BadPlan for what is no whole number."""
     if not argument or not re.fullmatch(r"[0-9]{1,4}", argument):
         raise BadPlan(f"gtp takes the tokens that leave at each block, as in gtp:8; got {argument or ''!r}")

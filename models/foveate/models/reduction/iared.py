@@ -29,7 +29,7 @@ class IaRed(Reducer):
     keep: float
     gates: Mapping[int, nn.Module]
     """By the block they stand before, counted from 0."""
-    place = ReductionPoint.BEFORE
+    point = ReductionPoint.BEFORE
 
     def needs(self, block: int) -> Needs | None:
         return Needs.NOTHING if self.keep < 1 and block in self.gates else None
@@ -49,7 +49,7 @@ class IaRed(Reducer):
         return Assignment(torch.cat([always, best.sort(dim=1).values + prefix], dim=1))
 
 
-def build(argument: str | None, host: ReducerContext) -> IaRed:
+def build(argument: str | None, context: ReducerContext) -> IaRed:
     """`iared:0.7`: each stage keeps 70% of the patches that reach it.
 
     Raises BadPlan for a model without trained gates, or a keep rate that is none.
@@ -59,9 +59,9 @@ def build(argument: str | None, host: ReducerContext) -> IaRed:
         raise BadPlan(
             f"iared takes a keep rate above 0 and at most 1, as in iared:0.7; got {argument or ''!r}"
         )
-    if not host.geometry.class_token:
+    if not context.config.class_token:
         raise BadPlan("iared's gates ask what the class token needs, and this model has none")
-    if not len(host.gates):
+    if not len(context.gates):
         raise BadPlan("iared needs trained gates, and this model has none")
-    gates = {int(after): gate for after, gate in host.gates.items()}
+    gates = {int(after): gate for after, gate in context.gates.items()}
     return IaRed(keep, gates)

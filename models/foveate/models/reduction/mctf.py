@@ -32,7 +32,7 @@ class Mctf(Reducer):
     """Before every block but the first, `fused` tokens become part of others."""
 
     fused: int
-    place = ReductionPoint.AHEAD
+    point = ReductionPoint.AHEAD
     proportional = True
 
     def needs(self, block: int) -> Needs | None:
@@ -92,7 +92,7 @@ def _match(scores: Tensor, count: int, here: Tensor, prefix: int) -> tuple[Tenso
     return kept, absorbed, torch.cat([slots.gather(1, partner_a[:, :forth]), moved], dim=1)
 
 
-def build(argument: str | None, host: ReducerContext) -> Mctf:
+def build(argument: str | None, context: ReducerContext) -> Mctf:
     """`mctf:16` fuses 16 tokens before every block but the first. Raises BadPlan for no whole number."""
     if not re.fullmatch(r"[0-9]{1,4}", argument or ""):
         raise BadPlan(f"mctf takes how many tokens each block fuses, as in mctf:16; got {argument or ''!r}")

@@ -21,7 +21,7 @@ class Identity(Reducer):
         raise NotImplementedError("the identity has nothing to decide; `needs` says so")
 
 
-def build(argument: str | None, host: ReducerContext) -> Identity:
+def build(argument: str | None, context: ReducerContext) -> Identity:
     if argument is not None:
         raise BadPlan(f"the reducer none takes no argument, got {argument!r}")
     return Identity()

@@ -52,7 +52,7 @@ class ToMe(Reducer):
         return pooled(kept, from_a.gather(1, order[:, :count]), into, tokens.counts)
 
 
-def build(argument: str | None, host: ReducerContext) -> ToMe:
+def build(argument: str | None, context: ReducerContext) -> ToMe:
     """`tome:8` merges 8 tokens at every block. Raises BadPlan for anything but a whole number."""
     if not re.fullmatch(r"[0-9]{1,4}", argument or ""):
         raise BadPlan(f"tome takes how many tokens each block merges, as in tome:8; got {argument or ''!r}")

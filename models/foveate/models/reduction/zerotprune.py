@@ -163,7 +163,7 @@ def _layers(keep: float, depth: int) -> Iterable[Layer]:
         yield Layer(block, 1 - strength * (1 - keep), votes)
 
 
-def build(argument: str | None, host: ReducerContext) -> ZeroTPrune:
+def build(argument: str | None, context: ReducerContext) -> ZeroTPrune:
     """`zerotprune:0.7`. The blocks that prune are the 1st, 3rd, 6th, 9th and 11th of 12, in proportion
     at other depths.
 
@@ -177,6 +177,6 @@ def build(argument: str | None, host: ReducerContext) -> ZeroTPrune:
         raise BadPlan(
             f"zerotprune takes a keep rate above 0 and at most 1, as in 0.7; got {argument or ''!r}"
         )
-    geometry = host.geometry
-    layers = () if keep == 1 else tuple(_layers(keep, geometry.depth))
-    return ZeroTPrune(SIMILAR * (1 - keep), layers, geometry.class_token)
+    config = context.config
+    layers = () if keep == 1 else tuple(_layers(keep, config.depth))
+    return ZeroTPrune(SIMILAR * (1 - keep), layers, config.class_token)

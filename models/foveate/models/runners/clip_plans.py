@@ -39,23 +39,23 @@ def trunk_macs(model: ElasticViT, plan: VideoPlan, cost: FrameCost) -> float:
 
 def entering_tokens(model: ElasticViT, plan: VideoPlan, partial: bool) -> int:
     """Tokens of a frame that enter the trunk. partial: only the plan's share of its patches enters."""
-    patches = model.geometry.patches(plan.image_size)
+    patches = model.config.patches(plan.image_size)
     if partial:
         patches = patches_in_share(patches, plan.glance.share if plan.glance else plan.reuse)
-    return patches + model.geometry.prefix
+    return patches + model.config.prefix
 
 
 def tokens_after_blocks(model: ElasticViT, plan: VideoPlan, partial: bool) -> tuple[int, ...]:
     """Tokens of a frame after each block."""
     resolved, entering = plan.resolved, entering_tokens(model, plan, partial)
-    return resolved.reducer.after(entering, model.geometry.prefix, resolved.depth)
+    return resolved.reducer.after(entering, model.config.prefix, resolved.depth)
 
 
 def frame_macs(model: ElasticViT, plan: VideoPlan, partial: bool) -> float:
     """Multiply-adds of one frame in the trunk, and in the clip head's reader where there is one."""
-    g, tokens = model.geometry, entering_tokens(model, plan, partial)
-    after, place = tokens_after_blocks(model, plan, partial), plan.resolved.reducer.place
-    blocks = block_macs(g, tokens, after, place)
+    g, tokens = model.config, entering_tokens(model, plan, partial)
+    after, point = tokens_after_blocks(model, plan, partial), plan.resolved.reducer.point
+    blocks = block_macs(g, tokens, after, point)
     reads = clip_of(model).spec.reads if model.clip else 0
     return embedding_macs(g, plan.image_size) + blocks + g.patches(plan.image_size) * g.width * reads
 

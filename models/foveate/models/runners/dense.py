@@ -90,7 +90,7 @@ def encode_tokens(
     """
     state = _run_blocks(model, head, TrunkState(tokens), resolved, 0, resolved.depth)
     after = torch.stack(state.counts, 1) if resolved.reducer.adaptive else None
-    classifies = resolved.depth == model.geometry.depth and model.geometry.classes
+    classifies = resolved.depth == model.config.depth and model.config.classes
     logits = model.classify(state.tokens) if classifies else None
     patches = _features(head, state, resolved.depth)
     return PatchFeatures(patches, state.tokens.present, after, logits=logits)

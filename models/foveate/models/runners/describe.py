@@ -30,7 +30,7 @@ def describe(
     which become part of the digest `weights`.
     """
     model = checkpoint.model
-    classes = model.geometry.classes
+    classes = model.config.classes
     if model.clip is not None:
         classes = model.clip.spec.classes
     elif model.dense is not None:
@@ -47,7 +47,7 @@ def describe(
         source=checkpoint.source,
         task=checkpoint.task,
         frames=frames,
-        trunk=fingerprint(model.patch_embed, model.blocks[-1], model.norm, model.head, repr(model.geometry)),
+        trunk=fingerprint(model.patch_embed, model.blocks[-1], model.norm, model.head, repr(model.config)),
         weights=fingerprint(
             model, repr((checkpoint.mean, checkpoint.std, sorted(model.schedules.items()))), *depends_on
         ),
@@ -56,7 +56,7 @@ def describe(
 
 def _rung(model: ElasticViT, plan: Plan, quality: float | None) -> Rung:
     """A rung of this trunk, with the plan's cost for an image that does not exit early."""
-    g = model.geometry
+    g = model.config
     resolved = resolve(model, plan)
     after = resolved.reducer.after(g.patches(plan.image_size) + g.prefix, g.prefix, resolved.depth)
     return Rung(plan, flops(model, plan.image_size, resolved, resolved.depth), after[-1], quality)
@@ -72,6 +72,6 @@ def profiled_ladder(profile: Profile, full: Plan) -> tuple[Rung, ...]:
 
 def standard_ladder(model: ElasticViT, full: Plan) -> tuple[Rung, ...]:
     """A few plans that every model with a class token can run, and full. Only full has a quality."""
-    texts = STANDARD_RUNGS if model.geometry.class_token else ()
+    texts = STANDARD_RUNGS if model.config.class_token else ()
     rungs = [_rung(model, Plan.parse(text, full), None) for text in texts]
     return (*sorted(rungs, key=lambda r: r.gflops), _rung(model, full, 1.0))

@@ -14,7 +14,7 @@ def explain(model: ElasticViT, images: Tensor, resolved: ResolvedPlan) -> list[E
 
     Returns one explanation per image. Its stages are the blocks in which the image's tokens changed.
     """
-    side = images.shape[-1] // model.geometry.patch_size
+    side = images.shape[-1] // model.config.patch_size
     start = model.embed(images)
     last = [(len(start), tuple(range(side * side)))] * len(images)
     stages: list[list[ReductionStage]] = [[] for _ in images]

@@ -157,7 +157,7 @@ class VideoExecutor:
 
     def _reuse(self, images: Tensor, plan: VideoPlan, reuse: ReuseState | None) -> tuple[Tensor, ReuseState]:
         """Frames (B, n, 3, S, S) to features (B * n, P, R), where patches that changed little are reused."""
-        patch, by_frame = self.model.geometry.patch_size, []
+        patch, by_frame = self.model.config.patch_size, []
 
         def encoder(images: Tensor, kept: Tensor | None) -> Tensor:
             return self._features(images, plan.resolved, kept)
@@ -215,7 +215,7 @@ class VideoExecutor:
         images = self._images(state.rows, frames, plan.image_size).flatten(0, 1)
         if share >= 1:
             return by_clip(self.head.pooled(self._features(images, plan.resolved, None)), clips)
-        side = plan.image_size // self.model.geometry.patch_size
+        side = plan.image_size // self.model.config.patch_size
         glance_side = round(glanced.shape[2] ** 0.5)
         moved = (glanced - glanced.mean(1, keepdim=True)).float().norm(dim=-1, keepdim=True)
 

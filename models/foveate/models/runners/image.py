@@ -67,7 +67,7 @@ class TorchRunner(BaseRunner):
             if {spec.starts, spec.answers} <= set(self.models)
         }
         """Stitches by variant and name."""
-        self.full = Plan(checkpoint.name, checkpoint.geometry.image_size, precision)
+        self.full = Plan(checkpoint.name, checkpoint.config.image_size, precision)
         self.resolve = lru_cache(maxsize=256)(self._resolve)
         """The plan resolved for its trunk. Raises BadPlan when this model cannot run it."""
         self._gflops = lru_cache(maxsize=1024)(self._cost)
@@ -154,7 +154,7 @@ class TorchRunner(BaseRunner):
         else:
             out = model(images, resolved)
         logits = out.logits.float()
-        scores = (logits.softmax(-1) if model.geometry.classes else logits).cpu().numpy()
+        scores = (logits.softmax(-1) if model.config.classes else logits).cpu().numpy()
         rows = zip(scores, out.tokens.tolist(), out.exit_layer.tolist(), _paths(out), strict=True)
         return [_result(row, tokens, layer, self._gflops(plan, path)) for row, tokens, layer, path in rows]
 
@@ -204,14 +204,14 @@ class TorchRunner(BaseRunner):
     def _explain(self, batch: Tensor, plan: Plan) -> Sequence[Explanation]:
         model, images = self.models[plan.variant], self.preprocess(batch, plan.image_size)
         if plan.stitch is not None:  # a stitch reduces nothing
-            side = plan.image_size // model.geometry.patch_size
-            return [Explanation((side, side), (), model.geometry.depth)] * len(batch)
+            side = plan.image_size // model.config.patch_size
+            return [Explanation((side, side), (), model.config.depth)] * len(batch)
         return explain(model, images, self.resolve(plan))
 
     def _cost(self, plan: Plan, path: Path) -> float:
         """Billions of multiply-adds of an image."""
         if plan.stitch is not None:
-            return self.stitches[plan.variant, plan.stitch].price(plan.image_size)
+            return self.stitches[plan.variant, plan.stitch].flops(plan.image_size)
         return flops(self.models[plan.variant], plan.image_size, self.resolve(plan), *path)
 
 

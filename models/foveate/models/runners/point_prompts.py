@@ -20,8 +20,8 @@ from foveate.core.errors import BadPlan, RunFailed, SetupError
 from foveate.core.model import ModelCard, Rung
 from foveate.core.outcome import Result
 from foveate.core.plan import Plan, Precision
-from foveate.models.heads.clicks import PADDING, ClickHead, ClickSpec
 from foveate.models.heads.dense import STRIDE
+from foveate.models.heads.point_prompts import PADDING, PointPromptHead, PointPromptSpec
 from foveate.models.runners.base import DEFAULT_MAX_BATCH, DTYPES, MAX_BATCH
 from foveate.models.runners.dense import class_maps
 from foveate.models.weights.checkpoint import Checkpoint
@@ -52,7 +52,7 @@ class ClickRunner:
     """
 
     def __init__(
-        self, model: Checkpoint, head: ClickHead, precision: Precision, device: str, max_batch: int
+        self, model: Checkpoint, head: PointPromptHead, precision: Precision, device: str, max_batch: int
     ) -> None:
         """model: the model whose features the head reads; max_batch: 0 for the device's default."""
         self.device = torch.device(device)
@@ -62,7 +62,7 @@ class ClickRunner:
         self.head = head.to(self.device, self.dtype).eval()
         head.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.max_batch = max_batch or MAX_BATCH.get(self.device.type, DEFAULT_MAX_BATCH)
-        self.full = Plan(f"{model.name}-clicks", model.geometry.image_size, precision)
+        self.full = Plan(f"{model.name}-clicks", model.config.image_size, precision)
         self.times: Mapping[int, Mapping[Plan, Mapping[int, float]]] = {}
         """Seconds per batch by number of threads, plan and batch size, measured at startup."""
         rung = Rung(self.full, self._gflops(self.full), self._tokens(self.full), 1.0)
@@ -161,14 +161,14 @@ def features_of(coarse: Tensor, fine: Tensor) -> list[Features]:
     return [Features(*(np.array(t, order="C") for t in row)) for row in zip(*rows, strict=True)]
 
 
-def save_clicks(path: Path, head: ClickHead, weights: str) -> None:
+def save_clicks(path: Path, head: PointPromptHead, weights: str) -> None:
     """Write a click head as float16. weights: the digest of the model whose features it reads."""
     state = {name: value.half().contiguous() for name, value in head.state_dict().items()}
     save_file(state, path, {"clicks": json.dumps(asdict(head.spec)), "weights": weights})
     path.chmod(0o644)
 
 
-def read_clicks(path: Path, model: Checkpoint, weights: str) -> ClickHead | None:
+def read_clicks(path: Path, model: Checkpoint, weights: str) -> PointPromptHead | None:
     """Read a click head in float32. None, with a warning, where it was trained on features of other weights.
 
     model: the model whose features it reads; weights: its digest. Raises SetupError for an unreadable file.
@@ -178,10 +178,10 @@ def read_clicks(path: Path, model: Checkpoint, weights: str) -> ClickHead | None
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            spec = ClickSpec(**json.loads(metadata["clicks"]))
+            spec = PointPromptSpec(**json.loads(metadata["clicks"]))
             state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 -- not a mapping
         with torch.device("meta"):
-            head = ClickHead(model.dense, model.geometry.patch_size, spec)
+            head = PointPromptHead(model.dense, model.config.patch_size, spec)
         head.load_state_dict(state, assign=True)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise SetupError(f"{path.name} is not a readable click head: {error}") from error

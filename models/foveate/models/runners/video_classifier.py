@@ -115,7 +115,7 @@ class ClipRunner(BaseRunner):
 
     def _cost(self, plan: Plan, cost: FrameCost) -> float:
         """Billions of multiply-adds of a clip."""
-        video_plan, g, head = self.resolve(plan), self.model.geometry, clip_of(self.model)
+        video_plan, g, head = self.resolve(plan), self.model.config, clip_of(self.model)
         total = trunk_macs(self.model, video_plan, cost) + sum(head.macs(n) for n in cost.head_runs)
         tokens = g.patches(head.spec.glance_size) + g.prefix
         glance = embedding_macs(g, head.spec.glance_size) + (tokens - g.prefix) * g.width * head.spec.reads

@@ -56,7 +56,7 @@ class ClipSegmenter(BaseRunner):
         frames: of each clip."""
         super().__init__(precision, device, max_batch, checkpoint.mean, checkpoint.std, frames)
         self.model = checkpoint.model.to(self.device, self.dtype).eval()
-        self.full = Plan(checkpoint.name, checkpoint.geometry.image_size, precision)
+        self.full = Plan(checkpoint.name, checkpoint.config.image_size, precision)
         self.resolve = lru_cache(maxsize=256)(self._resolve)
         """The plan resolved for clips. Raises BadPlan when this model cannot run it."""
         ladder = profiled_ladder(profile, self.full) if profile else self._standard_ladder()
@@ -107,7 +107,7 @@ class ClipSegmenter(BaseRunner):
 
         if plan.reuse >= 1 or frames.shape[1] == 1:
             return encoder(frames.flatten(0, 1), None)
-        patch = self.model.geometry.patch_size
+        patch = self.model.config.patch_size
         state = encode_first(encoder, frames[:, 0], patch)
         by_frame = [state.features.unsqueeze(1)]
         for group in torch.split(frames[:, 1:], GUIDED_FRAMES, 1):
@@ -122,7 +122,7 @@ class ClipSegmenter(BaseRunner):
         As in "ToC3D" (ECCV 2024), the previous result decides which tokens deserve compute.
         features: (B, P, W) of the last frame.
         """
-        probabilities = dense_of(self.model).name(features).float().softmax(-1)
+        probabilities = dense_of(self.model).classify_patches(features).float().softmax(-1)
         side = round(features.shape[1] ** 0.5)
         objects = (1 - probabilities[..., 0]).view(-1, 1, side, side)
         near = F.max_pool2d(objects, 3, stride=1, padding=1)
@@ -137,7 +137,7 @@ class ClipSegmenter(BaseRunner):
         """A rung with the plan's cost, and its tokens of all frames together."""
         video_plan = self.resolve(plan)
         cost = max_cost(video_plan)
-        patches = video_plan.image_size // self.model.geometry.patch_size
+        patches = video_plan.image_size // self.model.config.patch_size
         head_macs = video_plan.frames * dense_of(self.model).macs(patches)
         macs = trunk_macs(self.model, video_plan, cost) + head_macs
         return Rung(plan, macs / 1e9, final_tokens(self.model, video_plan, cost), quality)

@@ -16,19 +16,19 @@ def flops(
     `after` holds the tokens that were left after each block, where the reducer's count differs from
     picture to picture.
     """
-    g = model.geometry
-    tokens = g.patches(image_size) + g.prefix
-    counts = after or steps.reducer.after(tokens, g.prefix, depth)
-    total = embedding_macs(g, image_size)
-    total += block_macs(g, tokens, counts[:depth], steps.reducer.place, steps.heads)
+    config = model.config
+    tokens = config.patches(image_size) + config.prefix
+    counts = after or steps.reducer.after(tokens, config.prefix, depth)
+    total = embedding_macs(config, image_size)
+    total += block_macs(config, tokens, counts[:depth], steps.reducer.point, steps.heads)
     if model.dense is not None:
-        return (total + model.dense.macs(image_size // g.patch_size)) / 1e9
+        return (total + model.dense.macs(image_size // config.patch_size)) / 1e9
     asked = [
         head for head in map(int, model.exit_heads) if head == depth or (steps.exit_rule and head < depth)
     ]
-    total += sum(exit_macs(model.exit_heads[str(head)], image_size // g.patch_size) for head in asked)
+    total += sum(exit_macs(model.exit_heads[str(head)], image_size // config.patch_size) for head in asked)
     if depth not in asked:
-        total += classifier_macs(g)
+        total += classifier_macs(config)
     return total / 1e9
 
 

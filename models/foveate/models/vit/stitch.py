@@ -40,14 +40,14 @@ class Stitch:
             tokens = self.front.blocks[index](tokens, nothing, index)
         tokens = tokens.with_features(self.joint(tokens.x))
         return self.back.encode(
-            tokens, ResolvedPlan(nothing, self.back.geometry.depth), start=self.spec.replaced
+            tokens, ResolvedPlan(nothing, self.back.config.depth), start=self.spec.replaced
         )
 
-    def price(self, image_size: int) -> float:
+    def flops(self, image_size: int) -> float:
         """Billions of multiply-adds of a picture."""
-        g, h = self.front.geometry, self.back.geometry
-        tokens = g.patches(image_size) + g.prefix
-        total = embedding_macs(g, image_size) + block_macs(g, tokens, (tokens,) * self.spec.run)
-        total += tokens * g.width * h.width
+        config, h = self.front.config, self.back.config
+        tokens = config.patches(image_size) + config.prefix
+        total = embedding_macs(config, image_size) + block_macs(config, tokens, (tokens,) * self.spec.run)
+        total += tokens * config.width * h.width
         total += block_macs(h, tokens, (tokens,) * (h.depth - self.spec.replaced)) + classifier_macs(h)
         return total / 1e9

@@ -69,62 +69,64 @@ class ElasticViT(nn.Module):
 
     def __init__(
         self,
-        geometry: ViTConfig,
+        config: ViTConfig,
         exits: Sequence[ExitSpec] = (),
         gates: Sequence[int] = (),
         dense: DenseSpec | None = None,
         clip: ClipSpec | None = None,
     ) -> None:
         super().__init__()
-        g = self.geometry = geometry
-        self.patch_embed = PatchEmbed(g)
-        if g.class_token:
-            self.cls_token = nn.Parameter(torch.zeros(1, 1, g.width))
-        if g.distilled:
-            self.dist_token = nn.Parameter(torch.zeros(1, 1, g.width))
-        if g.registers:
-            self.reg_token = nn.Parameter(torch.zeros(1, g.registers, g.width))
-        positions = g.patches(g.image_size) + (g.prefix if g.embed_prefix else 0)
-        self.pos_embed = nn.Parameter(torch.zeros(1, positions, g.width))
-        self.norm_pre = nn.LayerNorm(g.width, eps=g.eps) if g.pre_norm else nn.Identity()
-        self.blocks = nn.ModuleList(Block(g) for _ in range(g.depth))
-        self.norm = nn.LayerNorm(g.width, eps=g.eps) if g.final_norm else nn.Identity()
-        self.fc_norm = nn.LayerNorm(g.width, eps=g.eps) if g.fc_norm else nn.Identity()
-        self.head = nn.Linear(g.width, g.classes) if g.classes else nn.Identity()
-        if g.distilled:
-            self.head_dist = nn.Linear(g.width, g.classes) if g.classes else nn.Identity()
-        self.exit_heads = nn.ModuleDict({str(spec.after): build_exit(g, spec) for spec in exits})
+        self.config = config
+        self.patch_embed = PatchEmbed(config)
+        if config.class_token:
+            self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
+        if config.distilled:
+            self.dist_token = nn.Parameter(torch.zeros(1, 1, config.width))
+        if config.registers:
+            self.reg_token = nn.Parameter(torch.zeros(1, config.registers, config.width))
+        positions = config.patches(config.image_size) + (config.prefix if config.embed_prefix else 0)
+        self.pos_embed = nn.Parameter(torch.zeros(1, positions, config.width))
+        self.norm_pre = nn.LayerNorm(config.width, eps=config.eps) if config.pre_norm else nn.Identity()
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(config.width, eps=config.eps) if config.final_norm else nn.Identity()
+        self.fc_norm = nn.LayerNorm(config.width, eps=config.eps) if config.fc_norm else nn.Identity()
+        self.head = nn.Linear(config.width, config.classes) if config.classes else nn.Identity()
+        if config.distilled:
+            self.head_dist = nn.Linear(config.width, config.classes) if config.classes else nn.Identity()
+        self.exit_heads = nn.ModuleDict({str(spec.after): build_exit(config, spec) for spec in exits})
         """Heads by the number of blocks before them, as text; each maps Tokens to logits (B, C)."""
-        self.gates = nn.ModuleDict({str(after): Gate(g.width) for after in gates})
+        self.gates = nn.ModuleDict({str(after): Gate(config.width) for after in gates})
         """Token gates by the number of blocks before them, as text; each maps (B, N, D) to scores (B, N)."""
         self.schedules: Mapping[str, Schedule] = {}
-        self.dense = DenseHead(g, dense) if dense else None
+        self.dense = DenseHead(config, dense) if dense else None
         """Names pixels; None in a model that names whole pictures alone."""
-        self.clip = ClipHead(g, clip) if clip else None
+        self.clip = ClipHead(config, clip) if clip else None
         """Names what happens in clips; None in a model that names pictures."""
 
     def embed(self, images: Tensor) -> Tokens:
         """Normalised images (B, 3, S, S) to tokens; positions are interpolated at other sizes."""
-        g = self.geometry
+        config = self.config
         patches = self.patch_embed(images)
         names = (
-            ["cls_token"] * g.class_token + ["dist_token"] * g.distilled + ["reg_token"] * bool(g.registers)
+            ["cls_token"] * config.class_token
+            + ["dist_token"] * config.distilled
+            + ["reg_token"] * bool(config.registers)
         )
         prefix = [getattr(self, name).expand(len(images), -1, -1) for name in names]
-        positions = self.positions(images.shape[-1] // g.patch_size)
-        if g.embed_prefix:
+        positions = self.positions(images.shape[-1] // config.patch_size)
+        if config.embed_prefix:
             x = torch.cat([*prefix, patches], dim=1) + positions
         else:
             x = torch.cat([*prefix, patches + positions], dim=1)
-        return Tokens.start(self.norm_pre(x), g.prefix)
+        return Tokens.start(self.norm_pre(x), config.prefix)
 
     def positions(self, side: int) -> Tensor:
         """Position embeddings for a grid of side x side patches: (1, N, D)."""
-        g = self.geometry
-        own = g.image_size // g.patch_size
+        config = self.config
+        own = config.image_size // config.patch_size
         if side == own:
             return self.pos_embed
-        prefix = g.prefix if g.embed_prefix else 0
+        prefix = config.prefix if config.embed_prefix else 0
         head, grid = self.pos_embed[:, :prefix], self.pos_embed[:, prefix:]
         grid = grid.float().reshape(1, own, own, -1).permute(0, 3, 1, 2)
         grid = F.interpolate(grid, size=(side, side), mode="bicubic", antialias=True)
@@ -168,16 +170,16 @@ class ElasticViT(nn.Module):
 
     def classify(self, tokens: Tokens) -> Tensor:
         """Tokens after the last block to logits (B, C), or to pooled features without a head."""
-        g = self.geometry
+        config = self.config
         x = self.norm(tokens.x)
-        if g.pool == "avg":
+        if config.pool == "avg":
             # Weighted by what each token stands for: the mean over patches, whatever was merged.
-            weight = tokens.counts[:, g.prefix :, None]
-            pooled = ((x[:, g.prefix :] * weight).sum(1) / weight.sum(1)).to(x.dtype)
+            weight = tokens.counts[:, config.prefix :, None]
+            pooled = ((x[:, config.prefix :] * weight).sum(1) / weight.sum(1)).to(x.dtype)
         else:
             pooled = x[:, 0]
         logits: Tensor = self.head(self.fc_norm(pooled))
-        if g.distilled:
+        if config.distilled:
             logits = (logits + self.head_dist(x[:, 1])) / 2
         return logits
 

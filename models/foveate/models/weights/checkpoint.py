@@ -34,7 +34,7 @@ def attach(card: CheckpointCard, state: Mapping[str, Tensor], where: str) -> Che
     Raises SetupError, one sentence that starts with `where`, unless every parameter fits.
     """
     with torch.device("meta"):
-        model = ElasticViT(card.geometry, card.exits, card.gates, card.dense, card.clip)
+        model = ElasticViT(card.config, card.exits, card.gates, card.dense, card.clip)
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     actual = {name: tuple(value.shape) for name, value in state.items()}
     wrong = sorted(n for n in expected | actual if expected.get(n) != actual.get(n))
@@ -59,7 +59,7 @@ def read(path: Path, card: CheckpointCard | None = None) -> Checkpoint:
     state, metadata = _read_file(path)
     card = card or _card(path, metadata)
     if card is None:
-        note = "geometry inferred from the shapes of the weights"
+        note = "configuration inferred from the shapes of the weights"
         card = CheckpointCard(variant(path.stem), config_from_weights(state, path.name), description=note)
     return attach(card, state, path.name)
 
@@ -120,16 +120,16 @@ def resize(checkpoint: Checkpoint, image_size: int) -> Checkpoint:
 
     Raises SetupError unless the size is a multiple of the patch size.
     """
-    side, rest = divmod(image_size, checkpoint.geometry.patch_size)
+    side, rest = divmod(image_size, checkpoint.config.patch_size)
     if rest or side < 1:
-        patch = checkpoint.geometry.patch_size
+        patch = checkpoint.config.patch_size
         raise SetupError(
             f"{checkpoint.name} takes image sizes that are multiples of {patch}, not {image_size}"
         )
     with torch.no_grad():
         state = checkpoint.model.state_dict() | {"pos_embed": checkpoint.model.positions(side)}
-    geometry = replace(checkpoint.geometry, image_size=image_size)
-    return attach(replace(checkpoint, geometry=geometry), state, checkpoint.name)
+    config = replace(checkpoint.config, image_size=image_size)
+    return attach(replace(checkpoint, config=config), state, checkpoint.name)
 
 
 def variant(text: str) -> str:

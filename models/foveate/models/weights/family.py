@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from foveate.core.errors import SetupError
-from foveate.models.heads.clicks import ClickHead
+from foveate.models.heads.point_prompts import PointPromptHead
 from foveate.models.vit.stitch import StitchSpec
 from foveate.models.weights.checkpoint import Checkpoint
 
@@ -31,7 +31,7 @@ class Family:
     siblings: tuple[Checkpoint, ...] = ()
     stitches: Mapping[StitchSpec, nn.Linear] = field(default_factory=dict)
     """Trained linear maps between members. Stitches of models outside the family are ignored."""
-    clicks: ClickHead | None = None
+    clicks: PointPromptHead | None = None
     """The head that answers clicks from the full model's features; None: clicks are not served."""
 
     def __post_init__(self) -> None:
@@ -43,7 +43,7 @@ class Family:
                     raise SetupError(
                         f"{sibling.name} cannot answer for {self.own.name}: their {field_name} differ"
                     )
-            if sibling.geometry.classes != self.own.geometry.classes:
+            if sibling.config.classes != self.own.config.classes:
                 raise SetupError(
                     f"{sibling.name} cannot answer for {self.own.name}: their numbers of classes differ"
                 )

@@ -39,7 +39,7 @@ def load(name: str, image_size: int | None = None, folder: Traversable | None = 
     Raises SetupError with one sentence when there is no such model.
     """
     checkpoint = _find(name, folder or zoo.shipped())
-    if image_size in (None, checkpoint.geometry.image_size):
+    if image_size in (None, checkpoint.config.image_size):
         return checkpoint
     return resize(checkpoint, image_size)
 
@@ -78,11 +78,11 @@ def _random(name: str) -> Checkpoint:
     """A model with random weights, the same every time, for measurements of speed."""
     card = CheckpointCard(name, _WELL_KNOWN[name]) if name in _WELL_KNOWN else timm_models.card(name)
     with torch.device("meta"):
-        shapes = ElasticViT(card.geometry)
+        shapes = ElasticViT(card.config)
     generator = torch.Generator().manual_seed(0)
     state = {n: _initial(n, p.shape, generator) for n, p in shapes.named_parameters()}
     described = CheckpointCard(
-        name=card.name, geometry=card.geometry, labels=card.labels, description="random weights"
+        name=card.name, config=card.config, labels=card.labels, description="random weights"
     )
     return attach(described, state, name)
 

@@ -31,7 +31,7 @@ class CheckpointCard:
     """
 
     name: str
-    geometry: ViTConfig
+    config: ViTConfig
     labels: tuple[str, ...] = ()
     """Class names in the order of the logits; empty where they are unknown."""
     input: InputSpec = InputSpec()  # noqa: RUF009 -- frozen, so one instance serves every card
@@ -57,7 +57,7 @@ class CheckpointCard:
         self._check_preprocessing()
         if len(self.name) > MAX_NAME:
             raise SetupError(f"{self.name[:20]}...: a name has at most {MAX_NAME} characters")
-        classes = self.clip.classes if self.clip else self.geometry.classes
+        classes = self.clip.classes if self.clip else self.config.classes
         if self.labels and len(self.labels) != classes:
             raise SetupError(f"{self.name}: {len(self.labels)} labels do not name {classes} classes")
         self._check_exits()
@@ -65,12 +65,12 @@ class CheckpointCard:
             self._check_dense(self.dense)
         if self.clip is not None:
             self._check_clip(self.clip)
-        depth = self.geometry.depth
+        depth = self.config.depth
         if self.gates and any(later <= earlier for earlier, later in pairwise((0, *self.gates, depth))):
             raise SetupError(f"{self.name}: gates come after blocks 1 to {depth - 1}, in order, once each")
 
     def _check_shape(self) -> None:
-        g = self.geometry
+        g = self.config
         if min(g.width, g.depth, g.heads, g.patch_size, g.image_size) < 1 or g.width % g.heads:
             raise SetupError(f"{self.name}: a width of {g.width} does not divide into {g.heads} heads")
         if g.image_size % g.patch_size:
@@ -89,11 +89,11 @@ class CheckpointCard:
             raise SetupError(f"{self.name}: mean is out of range")
 
     def _check_exits(self) -> None:
-        blocks = [0, *(spec.after for spec in self.exits), self.geometry.depth]
+        blocks = [0, *(spec.after for spec in self.exits), self.config.depth]
         if self.exits and any(later <= earlier for earlier, later in pairwise(blocks)):
-            last = self.geometry.depth - 1
+            last = self.config.depth - 1
             raise SetupError(f"{self.name}: exits come after blocks 1 to {last}, in that order and once each")
-        if self.exits and not self.geometry.classes:
+        if self.exits and not self.config.classes:
             raise SetupError(f"{self.name}: exits name classes, and this model has none")
         for spec in self.exits:
             if not 1 <= spec.size <= MAX_EXIT_SIZE or (spec.kind == "local" and spec.size % 2 == 0):
@@ -106,7 +106,7 @@ class CheckpointCard:
             raise SetupError(f"{self.name}: a dense head has classes, and an even number of fine features")
         if dense.classes > MAX_DENSE_CLASSES:
             raise SetupError(f"{self.name}: a dense head has at most {MAX_DENSE_CLASSES} classes")
-        if self.geometry.patch_size % STRIDE:
+        if self.config.patch_size % STRIDE:
             raise SetupError(f"{self.name}: a dense head divides patches into squares of {STRIDE} pixels")
         if self.labels and len(self.labels) != dense.classes - 1:
             raise SetupError(
@@ -115,7 +115,7 @@ class CheckpointCard:
             )
 
     def _check_clip(self, clip: ClipSpec) -> None:
-        g = self.geometry
+        g = self.config
         if min(asdict(clip).values()) < 1 or clip.width % clip.heads or clip.frames > MAX_FRAMES:
             raise SetupError(
                 f"{self.name}: a clip head takes 1 to {MAX_FRAMES} frames, and its heads divide its width"
@@ -147,7 +147,7 @@ class CheckpointCard:
     def _read(cls, name: str, table: Mapping[str, Any], where: str) -> "CheckpointCard":
         rest = dict(table)
         declared = rest.pop("name", name)
-        geometry = parse_record(ViTConfig, rest.pop("geometry", None), f"{where}: [geometry]")
+        config = parse_record(ViTConfig, rest.pop("geometry", None), f"{where}: [geometry]")
         pixels = dict(rest.pop("input", {}))
         mean, std = (parse_rgb(pixels.pop(key, _CENTRED), f"{where}: {key}") for key in ("mean", "std"))
         spec = parse_record(InputSpec, pixels, f"{where}: [input]")
@@ -164,14 +164,15 @@ class CheckpointCard:
         if rest:
             raise SetupError(f"{where} has unknown entries: {', '.join(sorted(rest))}")
         return cls(
-            str(declared), geometry, labels, spec, mean, std,
+            str(declared), config, labels, spec, mean, std,
             exits=exits, gates=gates, dense=dense, clip=clip, trunk=trunk, **texts,
         )  # fmt: skip
 
     def table(self) -> dict[str, Any]:
         """The card as a table that `read` accepts."""
-        flat = {f.name: getattr(self, f.name) for f in fields(CheckpointCard)}
-        flat["geometry"] = asdict(self.geometry)
+        # Files call the configuration "geometry"; the replacement keeps the order of the keys.
+        flat = {f.name.replace("config", "geometry"): getattr(self, f.name) for f in fields(CheckpointCard)}
+        flat["geometry"] = asdict(self.config)
         flat["input"] = asdict(self.input) | {"mean": flat.pop("mean"), "std": flat.pop("std")}
         flat["exits"] = [asdict(spec) for spec in self.exits]
         flat["dense"] = self.dense and asdict(self.dense)

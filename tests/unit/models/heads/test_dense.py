@@ -21,14 +21,14 @@ from tests.support.dense_heads import dense_checkpoint
 def gated() -> Checkpoint:
     """A model whose gate was not trained, but tells pictures apart."""
     spec = DenseSpec(5, width=8, fine=8, gate=6)
-    g = ViTConfig(image_size=64, patch_size=16, width=32, depth=8, heads=2, classes=4)
+    config = ViTConfig(image_size=64, patch_size=16, width=32, depth=8, heads=2, classes=4)
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        model = ElasticViT(g, dense=spec).eval()
+        model = ElasticViT(config, dense=spec).eval()
         for name, parameter in model.named_parameters():
             if "norm" not in name:
                 torch.nn.init.normal_(parameter, std=1.0 if "gate" in name else 0.2)
-    return Checkpoint("tiny-gated", g, labels=("a", "b", "c", "d"), dense=spec, model=model)
+    return Checkpoint("tiny-gated", config, labels=("a", "b", "c", "d"), dense=spec, model=model)
 
 
 @torch.inference_mode()

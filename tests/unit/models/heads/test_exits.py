@@ -20,7 +20,7 @@ from foveate.models.vit.vit import ElasticViT, ResolvedPlan, TrunkOutput
 G = ViTConfig(image_size=96, width=24, depth=6, heads=3, classes=7)
 SPECS = (ExitSpec(2, "local", 3), ExitSpec(3, "local", 5), ExitSpec(5, "global", 2))
 KINDS = (ExitSpec(1, "local", 1), ExitSpec(1, "local", 3), ExitSpec(1, "global", 1), ExitSpec(1, "global", 2))
-GEOMETRIES = {
+CONFIGS = {
     "class token": G,
     "two prefix": replace(G, distilled=True),
     "registers": replace(G, registers=3, embed_prefix=False),
@@ -29,7 +29,7 @@ GEOMETRIES = {
 }
 
 every_kind = pytest.mark.parametrize("spec", KINDS, ids=str)
-every_geometry = pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES.keys())
+every_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
 pytestmark = pytest.mark.usefixtures("inference_on_one_thread")
 
 
@@ -42,20 +42,20 @@ def shaken(module: torch.nn.Module, seed: int = 7) -> None:
         parameter.copy_(1 + 0.1 * noise if gain else 0.2 * noise)
 
 
-def head_of(geometry: ViTConfig, spec: ExitSpec) -> ExitHead:
-    head = build(geometry, spec).eval()
+def head_of(config: ViTConfig, spec: ExitSpec) -> ExitHead:
+    head = build(config, spec).eval()
     shaken(head)
     return head
 
 
-def tokens_of(geometry: ViTConfig, side: int, batch: int = 3, seed: int = 3) -> Tokens:
+def tokens_of(config: ViTConfig, side: int, batch: int = 3, seed: int = 3) -> Tokens:
     generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(batch, geometry.prefix + side**2, geometry.width, generator=generator)
-    return Tokens.start(x, geometry.prefix)
+    x = torch.randn(batch, config.prefix + side**2, config.width, generator=generator)
+    return Tokens.start(x, config.prefix)
 
 
-def elastic(geometry: ViTConfig = G, specs: tuple[ExitSpec, ...] = SPECS) -> ElasticViT:
-    model = ElasticViT(geometry, specs).eval()
+def elastic(config: ViTConfig = G, specs: tuple[ExitSpec, ...] = SPECS) -> ElasticViT:
+    model = ElasticViT(config, specs).eval()
     shaken(model)
     return model
 
@@ -115,12 +115,12 @@ def class_token_of(head: ExitHead, tokens: Tokens) -> Tensor | None:
     return tokens.x[:, 0] if head.with_class_token else None
 
 
-@every_geometry
+@every_config
 @every_kind
 @pytest.mark.parametrize("side", [6, 5, 1])
-def test_a_head_computes_what_the_paper_says(spec: ExitSpec, geometry: ViTConfig, side: int) -> None:
-    head, tokens = head_of(geometry, spec), tokens_of(geometry, side)
-    patches, here = tokens.x[:, geometry.prefix :], torch.ones(3, side**2, dtype=torch.bool)
+def test_a_head_computes_what_the_paper_says(spec: ExitSpec, config: ViTConfig, side: int) -> None:
+    head, tokens = head_of(config, spec), tokens_of(config, side)
+    patches, here = tokens.x[:, config.prefix :], torch.ones(3, side**2, dtype=torch.bool)
     expected = by_the_paper(head, patches, class_token_of(head, tokens), here)
     assert torch.allclose(head(tokens), expected, atol=1e-5)
     assert (expected[0] - expected[1]).abs().max() > 1e-2
@@ -148,12 +148,12 @@ def test_a_token_that_stands_for_several_patches_stands_on_each_of_them(spec: Ex
     assert torch.allclose(head(fused), head(tokens.with_features(spread)), atol=1e-5)
 
 
-@every_geometry
+@every_config
 @every_kind
-def test_a_picture_without_patches_left_still_gets_an_answer(spec: ExitSpec, geometry: ViTConfig) -> None:
-    tokens = tokens_of(geometry, 4)
+def test_a_picture_without_patches_left_still_gets_an_answer(spec: ExitSpec, config: ViTConfig) -> None:
+    tokens = tokens_of(config, 4)
     gone = replace(tokens, source=torch.full_like(tokens.source, -1))
-    assert head_of(geometry, spec)(gone).isfinite().all()
+    assert head_of(config, spec)(gone).isfinite().all()
 
 
 @every_kind
@@ -175,15 +175,15 @@ def test_half_precision_says_nearly_the_same(spec: ExitSpec) -> None:
 @pytest.mark.parametrize("side", [14, 10, 7])
 @every_kind
 def test_cost_is_what_runs_and_far_below_a_blocks(spec: ExitSpec, side: int) -> None:
-    geometry = ViTConfig(classes=104)
-    head, tokens = head_of(geometry, spec), tokens_of(geometry, side, batch=1)
+    config = ViTConfig(classes=104)
+    head, tokens = head_of(config, spec), tokens_of(config, side, batch=1)
     with FlopCounterMode(display=False) as counter:
         head(tokens)
     # The means over patches are matrix products as well, and too small to be part of the price.
     assert counter.get_total_flops() / 2 == pytest.approx(head.macs(side), rel=0.06)
     count = len(tokens)
     if spec != ExitSpec(1, "global", 1):  # without averaging, this one attends like a block
-        assert head.macs(side) < 0.1 * block_macs(geometry, count, (count,))
+        assert head.macs(side) < 0.1 * block_macs(config, count, (count,))
 
 
 def test_temperature_divides_the_logits_and_is_stored() -> None:
@@ -208,10 +208,10 @@ def test_real_heads_serve_any_size_and_reduction_row_by_row(side: int, reducer: 
             assert (alone.logits[0] - out.logits[row]).abs().max() < 1e-4
 
 
-@every_geometry
-def test_answers_are_what_depth_caps_give(geometry: ViTConfig) -> None:
-    model, images = elastic(geometry), pictures(3)
-    for reducer in ("none", "evit:0.5") if geometry.class_token else ("none",):
+@every_config
+def test_answers_are_what_depth_caps_give(config: ViTConfig) -> None:
+    model, images = elastic(config), pictures(3)
+    for reducer in ("none", "evit:0.5") if config.class_token else ("none",):
         found = answers(model, images, reduction.create(reducer, model))
         assert list(found) == [2, 3, 5, 6]
         for depth, logits in found.items():

@@ -417,5 +417,5 @@ def test_a_name_that_the_hub_does_not_give_is_refused(
     hub = sys.modules["huggingface_hub.constants"]
     monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(SetupError, match=r"^the configuration of nobody/nothing cannot be had: [^\n]+$"):
+    with pytest.raises(SetupError, match=r"^the configuration of nobody/nothing cannot be loaded: [^\n]+$"):
         huggingface.load("nobody/nothing")

@@ -30,24 +30,24 @@ from tests.support.references import (
     walk,
 )
 
-GEOMETRIES = {"plain": PLAIN, "two prefix": TWO_PREFIX, "registers": replace(REGISTERS, pool="avg")}
+CONFIGS = {"plain": PLAIN, "two prefix": TWO_PREFIX, "registers": replace(REGISTERS, pool="avg")}
 POINTS = {"0.3": 11, "0.7": 26, "197": 36, "20": 20}
 """Sampling points of an input of 36 patches and as many prefix tokens as are added to a whole number."""
 
 
 pytestmark = pytest.mark.usefixtures("inference_on_one_thread")
 
-every_geometry = pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES)
+every_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 
 
-def build(g: ViTConfig) -> ElasticViT:
-    return references.build(g, sharpness=0.2)
+def build(config: ViTConfig) -> ElasticViT:
+    return references.build(config, sharpness=0.2)
 
 
-def pictures(g: ViTConfig) -> Tensor:
+def pictures(config: ViTConfig) -> Tensor:
     """Five, of very different contrast, so that they keep different numbers of tokens."""
     contrasts = torch.tensor([0.0, 0.3, 1.0, 3.0, 10.0])
-    return references.pictures(g, 5) * contrasts[:, None, None, None]
+    return references.pictures(config, 5) * contrasts[:, None, None, None]
 
 
 def argument(text: str, prefix: int) -> str:
@@ -81,7 +81,7 @@ def reference_sample(scores: list[float], points: int) -> list[int]:
 
 def reference(model: ElasticViT, image: Tensor, points: int) -> list[list[Token]]:
     """The tokens of one picture after each block; the first samples nothing."""
-    prefix = model.geometry.prefix
+    prefix = model.config.prefix
 
     def first_half(block: Block, tokens: list[Token], index: int) -> list[Token]:
         seen = attention(block, tokens)
@@ -94,19 +94,19 @@ def reference(model: ElasticViT, image: Tensor, points: int) -> list[list[Token]
     return walk(model, image, first_half)
 
 
-@every_geometry
+@every_config
 @pytest.mark.parametrize("points", POINTS)
-def test_a_padded_batch_is_every_picture_alone(geometry: ViTConfig, points: str) -> None:
-    model, images = build(geometry), pictures(geometry)
-    spec = f"ats:{argument(points, geometry.prefix)}"
+def test_a_padded_batch_is_every_picture_alone(config: ViTConfig, points: str) -> None:
+    model, images = build(config), pictures(config)
+    spec = f"ats:{argument(points, config.prefix)}"
     alone = [reference(model, image, POINTS[points]) for image in images]
     assert_same_walk(model, images, spec, alone)
     assert len({len(walked[-1]) for walked in alone}) > 1, "nothing was padded"
 
 
-@every_geometry
-def test_the_output_tells_each_pictures_counts_and_nobodys_padding(geometry: ViTConfig) -> None:
-    model, images = build(geometry), pictures(geometry)
+@every_config
+def test_the_output_tells_each_pictures_counts_and_nobodys_padding(config: ViTConfig) -> None:
+    model, images = build(config), pictures(config)
     out = run(model, images, "ats:0.7")
     alone = [run(model, image.unsqueeze(0), "ats:0.7") for image in images]
     assert out.after is not None
@@ -139,9 +139,9 @@ def test_no_batch_is_wider_than_its_cap() -> None:
         assert torch.all(after > 1)
 
 
-@every_geometry
-def test_keeping_everything_is_the_identity_to_the_bit(geometry: ViTConfig) -> None:
-    model, images = build(geometry), pictures(geometry)
+@every_config
+def test_keeping_everything_is_the_identity_to_the_bit(config: ViTConfig) -> None:
+    model, images = build(config), pictures(config)
     assert torch.equal(run(model, images, "ats:1").logits, run(model, images, "none").logits)
 
 

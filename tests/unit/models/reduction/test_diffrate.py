@@ -14,7 +14,7 @@ from foveate.models.layers.blocks import Block
 from foveate.models.layers.config import ViTConfig, gmacs
 from foveate.models.layers.reducer import Needs, Schedule, UntrainedContext
 from foveate.models.layers.tokens import Tokens
-from foveate.models.reduction.diffrate import decide, fitted, full_gmacs, uniform
+from foveate.models.reduction.diffrate import decide, fit_schedule, full_gmacs, uniform_schedule
 from foveate.models.vit.vit import ElasticViT
 from tests.support import references
 from tests.support.references import (
@@ -31,17 +31,17 @@ from tests.support.references import (
     walk,
 )
 
-GEOMETRIES = {"plain": PLAIN, "two prefix": TWO_PREFIX, "registers": REGISTERS}
+CONFIGS = {"plain": PLAIN, "two prefix": TWO_PREFIX, "registers": REGISTERS}
 SMALL, BASE = ViTConfig(width=384, heads=6), ViTConfig(width=768, heads=12)
 FOUND: Schedule = ((37, 34), (33, 30), (22, 22), (22, 9), (9, 8), (3, 2))
 """Blocks that only prune, only merge, and do both."""
-every_geometry = pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES.keys())
+every_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
 
 pytestmark = pytest.mark.usefixtures("inference_on_one_thread")
 
 
-def build(g: ViTConfig) -> ElasticViT:
-    model, extra = references.build(g), g.prefix - 1
+def build(config: ViTConfig) -> ElasticViT:
+    model, extra = references.build(config), config.prefix - 1
     model.schedules = {"2.5": tuple((prune + extra, merge + extra) for prune, merge in FOUND)}
     return model
 
@@ -73,28 +73,28 @@ def reference(model: ElasticViT, image: Tensor, schedule: Schedule) -> Tensor:
         if merge >= len(tokens):
             return tokens
         row: list[float] = seen.weights[:, 0].mean(0).tolist()
-        return reference_compression(tokens, row, model.geometry.prefix, prune, merge)
+        return reference_compression(tokens, row, model.config.prefix, prune, merge)
 
     assert len(schedule) == len(model.blocks)
     return classify(model, walk(model, image, first_half)[-1])
 
 
-@every_geometry
+@every_config
 @pytest.mark.parametrize("name", ["2.5", "0.8", "0.4"])
-def test_logits_are_the_papers(geometry: ViTConfig, name: str) -> None:
-    model, images = build(geometry), pictures(geometry)
-    schedule = model.schedules[name] if name in model.schedules else uniform(geometry, float(name))
+def test_logits_are_the_papers(config: ViTConfig, name: str) -> None:
+    model, images = build(config), pictures(config)
+    schedule = model.schedules[name] if name in model.schedules else uniform_schedule(config, float(name))
     expected = [reference(model, image, schedule) for image in images]
     assert run(model, images, f"diffrate:{name}").tokens.tolist() == [schedule[-1][1]] * 3
     assert_same_logits(model, images, f"diffrate:{name}", expected)
 
 
-@pytest.mark.parametrize("geometry", [PLAIN, TWO_PREFIX, REGISTERS, SMALL])
-def test_a_share_of_one_is_the_identity(geometry: ViTConfig) -> None:
-    reducer = reduction.create("diffrate:1", UntrainedContext(geometry))
-    assert [reducer.needs(block) for block in range(geometry.depth)] == [None] * geometry.depth
-    start = geometry.patches(geometry.image_size) + geometry.prefix
-    assert reducer.after(start, geometry.prefix, geometry.depth) == (start,) * geometry.depth
+@pytest.mark.parametrize("config", [PLAIN, TWO_PREFIX, REGISTERS, SMALL])
+def test_a_share_of_one_is_the_identity(config: ViTConfig) -> None:
+    reducer = reduction.create("diffrate:1", UntrainedContext(config))
+    assert [reducer.needs(block) for block in range(config.depth)] == [None] * config.depth
+    start = config.patches(config.image_size) + config.prefix
+    assert reducer.after(start, config.prefix, config.depth) == (start,) * config.depth
 
 
 def test_the_identity_is_one_to_the_bit() -> None:
@@ -129,7 +129,7 @@ def test_attention_is_seen_only_where_the_schedule_falls() -> None:
 
 
 @pytest.mark.parametrize(
-    ("geometry", "name", "published"),
+    ("config", "name", "published"),
     [
         *((SMALL, name, float(name)) for name in ("2.3", "2.5", "2.7", "2.9", "3.1")),
         *((BASE, name, float(name)) for name in ("8.7", "10.0", "10.4", "11.5", "12.5")),
@@ -139,10 +139,10 @@ def test_attention_is_seen_only_where_the_schedule_falls() -> None:
     ],
 )
 def test_published_schedules_cost_what_they_are_named_for(
-    geometry: ViTConfig, name: str, published: float
+    config: ViTConfig, name: str, published: float
 ) -> None:
-    after = reduction.create(f"diffrate:{name}", UntrainedContext(geometry)).after(197, 1, 12)
-    assert gmacs(geometry, 224, after) == pytest.approx(published, rel=0.02)
+    after = reduction.create(f"diffrate:{name}", UntrainedContext(config)).after(197, 1, 12)
+    assert gmacs(config, 224, after) == pytest.approx(published, rel=0.02)
     assert after[-1] == 3
 
 
@@ -178,28 +178,33 @@ def test_another_image_size_scales_the_counts() -> None:
 
 
 @pytest.mark.parametrize("share", [0.1, 0.35, 0.5, 0.85, 0.99])
-@pytest.mark.parametrize("geometry", [SMALL, BASE, ViTConfig(width=192, heads=3, distilled=True)])
-def test_a_share_costs_that_share(geometry: ViTConfig, share: float) -> None:
-    schedule, full = uniform(geometry, share), full_gmacs(geometry)
-    cost = gmacs(geometry, 224, [merged for _, merged in schedule])
+@pytest.mark.parametrize("config", [SMALL, BASE, ViTConfig(width=192, heads=3, distilled=True)])
+def test_a_share_costs_that_share(config: ViTConfig, share: float) -> None:
+    schedule, full = uniform_schedule(config, share), full_gmacs(config)
+    cost = gmacs(config, 224, [merged for _, merged in schedule])
     assert 0.985 * share * full < cost <= share * full
-    kept = [geometry.patches(224), *(count - geometry.prefix for counts in schedule for count in counts)]
+    kept = [config.patches(224), *(count - config.prefix for counts in schedule for count in counts)]
     fractions = [now / before for before, now in pairwise(kept) if now > 20]
     assert max(fractions) - min(fractions) < 0.06
 
 
 def test_rates_say_where_tokens_go() -> None:
     target = 0.5 * full_gmacs(SMALL)
-    early, late = fitted(SMALL, [3.0] * 8 + [1.0] * 16, target), fitted(SMALL, [1.0] * 16 + [3.0] * 8, target)
-    assert early[3][1] < uniform(SMALL, 0.5)[3][1] < late[3][1]
-    assert early[-1][1] > uniform(SMALL, 0.5)[-1][1] > late[-1][1]
-    assert all(prune == before for (_, before), (prune, _) in pairwise(fitted(SMALL, [1e-9, 1] * 12, target)))
+    early, late = (
+        fit_schedule(SMALL, [3.0] * 8 + [1.0] * 16, target),
+        fit_schedule(SMALL, [1.0] * 16 + [3.0] * 8, target),
+    )
+    assert early[3][1] < uniform_schedule(SMALL, 0.5)[3][1] < late[3][1]
+    assert early[-1][1] > uniform_schedule(SMALL, 0.5)[-1][1] > late[-1][1]
+    assert all(
+        prune == before for (_, before), (prune, _) in pairwise(fit_schedule(SMALL, [1e-9, 1] * 12, target))
+    )
 
 
 def test_a_share_below_one_patch_throughout_is_refused() -> None:
     with pytest.raises(BadPlan, match=r"below 0\.\d+ of its full compute"):
         reduction.create("diffrate:0.01", UntrainedContext(SMALL))
-    assert uniform(SMALL, 0.055)[-1] == (2, 2)
+    assert uniform_schedule(SMALL, 0.055)[-1] == (2, 2)
 
 
 def test_a_schedule_for_other_blocks_is_refused() -> None:

@@ -55,15 +55,15 @@ def reference(model: ElasticViT, image: Tensor, keep: float, blocks: tuple[int, 
         tokens = attended(block, tokens, seen)
         if index + 1 not in blocks:
             return tokens
-        return reference_fusion(tokens, seen.weights[:, 0].mean(0), model.geometry.prefix, keep)
+        return reference_fusion(tokens, seen.weights[:, 0].mean(0), model.config.prefix, keep)
 
     return classify(model, walk(model, image, first_half)[-1])
 
 
 @pytest.mark.parametrize("keep", [0.3, 0.5, 0.7, 0.9])
-@pytest.mark.parametrize("geometry", [PLAIN, TWO_PREFIX, REGISTERS], ids=["plain", "two prefix", "registers"])
-def test_logits_are_the_papers(geometry: ViTConfig, keep: float) -> None:
-    model, images = build(geometry), pictures(geometry)
+@pytest.mark.parametrize("config", [PLAIN, TWO_PREFIX, REGISTERS], ids=["plain", "two prefix", "registers"])
+def test_logits_are_the_papers(config: ViTConfig, keep: float) -> None:
+    model, images = build(config), pictures(config)
     expected = [reference(model, image, keep, (4, 7, 10)) for image in images]
     assert_same_logits(model, images, f"evit:{keep}", expected)
 
@@ -76,9 +76,9 @@ def test_the_fused_kernel_ranks_tokens_as_the_explicit_one_does() -> None:
     assert (run(model, image, "evit:0.5").logits[0] - expected).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("geometry", [PLAIN, TWO_PREFIX, REGISTERS, LONG])
-def test_keeping_everything_is_the_identity_to_the_bit(geometry: ViTConfig) -> None:
-    model, images = build(geometry), pictures(geometry, 2)
+@pytest.mark.parametrize("config", [PLAIN, TWO_PREFIX, REGISTERS, LONG])
+def test_keeping_everything_is_the_identity_to_the_bit(config: ViTConfig) -> None:
+    model, images = build(config), pictures(config, 2)
     assert torch.equal(run(model, images, "evit:1.0").logits, run(model, images, "none").logits)
 
 
@@ -98,29 +98,29 @@ def test_rows_of_a_batch_do_not_influence_each_other() -> None:
 
 
 @pytest.mark.parametrize("keep", [0.2, 0.5, 0.75])
-@pytest.mark.parametrize("geometry", [PLAIN, TWO_PREFIX, REGISTERS])
-def test_source_map_and_counts_account_for_every_patch(geometry: ViTConfig, keep: float) -> None:
-    model = build(geometry)
-    reducer = reduction.create(f"evit:{keep}", UntrainedContext(geometry))
-    tokens: Tokens = model.embed(pictures(geometry))
-    start, after = len(tokens), reducer.after(len(tokens), geometry.prefix, geometry.depth)
+@pytest.mark.parametrize("config", [PLAIN, TWO_PREFIX, REGISTERS])
+def test_source_map_and_counts_account_for_every_patch(config: ViTConfig, keep: float) -> None:
+    model = build(config)
+    reducer = reduction.create(f"evit:{keep}", UntrainedContext(config))
+    tokens: Tokens = model.embed(pictures(config))
+    start, after = len(tokens), reducer.after(len(tokens), config.prefix, config.depth)
     for index, block in enumerate(model.blocks):
         tokens = block(tokens, reducer, index)
         assert len(tokens) == after[index]
         assert torch.equal(tokens.counts.sum(1), torch.full((3,), float(start)))
-        assert torch.all(tokens.counts[:, : geometry.prefix] == 1)
-        assert tokens.source.min() >= geometry.prefix
+        assert torch.all(tokens.counts[:, : config.prefix] == 1)
+        assert tokens.source.min() >= config.prefix
         for counts, source in zip(tokens.counts, tokens.source, strict=True):
-            pointed_at = torch.bincount(source, minlength=len(tokens))[geometry.prefix :]
-            assert torch.equal(pointed_at.float(), counts[geometry.prefix :])
+            pointed_at = torch.bincount(source, minlength=len(tokens))[config.prefix :]
+            assert torch.equal(pointed_at.float(), counts[config.prefix :])
     assert after[-1] < start
 
 
 def test_kept_tokens_are_the_attended_ones() -> None:
-    g = PLAIN
-    reducer = reduction.create("evit:0.5", UntrainedContext(g))
+    config = PLAIN
+    reducer = reduction.create("evit:0.5", UntrainedContext(config))
     row = torch.rand(2, 37, generator=torch.Generator().manual_seed(5))
-    tokens = Tokens.start(torch.zeros(2, 37, g.width), prefix=1)
+    tokens = Tokens.start(torch.zeros(2, 37, config.width), prefix=1)
     decided = reducer(tokens, Attention(class_row=row), block=3)
     assert decided.absorbed is not None
     assert decided.share is not None

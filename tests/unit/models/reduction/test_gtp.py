@@ -31,21 +31,25 @@ from tests.support.references import (
     walk,
 )
 
-GEOMETRIES = {
+CONFIGS = {
     "plain": PLAIN,
     "two prefix": replace(TWO_PREFIX, image_size=80),
     "registers": REGISTERS,
     "no prefix": replace(PLAIN, image_size=80, class_token=False, pool="avg"),
 }
-every_geometry = pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES.keys())
+every_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
 
 pytestmark = pytest.mark.usefixtures("inference_on_one_thread")
 
 
-def place(token: Token, g: ViTConfig) -> tuple[int, int] | None:
+def place(token: Token, config: ViTConfig) -> tuple[int, int] | None:
     """Row and column of the token's patch; a prefix token has none."""
     (position,) = token.members
-    return None if position < g.prefix else divmod(position - g.prefix, g.image_size // g.patch_size)
+    return (
+        None
+        if position < config.prefix
+        else divmod(position - config.prefix, config.image_size // config.patch_size)
+    )
 
 
 def touching(place: tuple[int, int], side: int) -> set[tuple[int, int]]:
@@ -54,8 +58,8 @@ def touching(place: tuple[int, int], side: int) -> set[tuple[int, int]]:
     return {(r, c) for r, c in around if 0 <= r < side and 0 <= c < side}
 
 
-def reference_propagation(tokens: list[Token], maps: Tensor, leaving: int, g: ViTConfig) -> list[Token]:
-    side, places = g.image_size // g.patch_size, [place(token, g) for token in tokens]
+def reference_propagation(tokens: list[Token], maps: Tensor, leaving: int, config: ViTConfig) -> list[Token]:
+    side, places = config.image_size // config.patch_size, [place(token, config) for token in tokens]
     worth = {}
     for i, own in enumerate(places):
         if own is not None:
@@ -81,44 +85,44 @@ def reference(model: ElasticViT, image: Tensor, leaving: int) -> list[Token]:
 
     def first_half(block: Block, tokens: list[Token], index: int) -> list[Token]:
         seen = attention(block, tokens)
-        return reference_propagation(attended(block, tokens, seen), seen.weights, leaving, model.geometry)
+        return reference_propagation(attended(block, tokens, seen), seen.weights, leaving, model.config)
 
     return walk(model, image, first_half)[-1]
 
 
-@every_geometry
+@every_config
 @pytest.mark.parametrize("leaving", [1, 3, 5])
-def test_logits_are_the_papers(geometry: ViTConfig, leaving: int) -> None:
-    model, images = build(geometry), pictures(geometry)
+def test_logits_are_the_papers(config: ViTConfig, leaving: int) -> None:
+    model, images = build(config), pictures(config)
     expected = [classify(model, reference(model, image, leaving)) for image in images]
     assert_same_logits(model, images, f"gtp:{leaving}", expected)
 
 
-@every_geometry
-def test_every_token_knows_its_own_patch_and_its_scale(geometry: ViTConfig) -> None:
-    model, image = build(geometry), pictures(geometry, 1)
-    side, reducer = geometry.image_size // geometry.patch_size, reduction.create("gtp:3", model)
+@every_config
+def test_every_token_knows_its_own_patch_and_its_scale(config: ViTConfig) -> None:
+    model, image = build(config), pictures(config, 1)
+    side, reducer = config.image_size // config.patch_size, reduction.create("gtp:3", model)
     tokens: Tokens = model.embed(image)
     for index, block in enumerate(model.blocks):
         tokens = block(tokens, reducer, index)
     found: dict[tuple[int, int] | None, float] = {
         (origin // side, origin % side): scale
         for origin, scale in zip(
-            (tokens.origin[0, geometry.prefix :] - geometry.prefix).tolist(),
-            tokens.counts[0, geometry.prefix :].tolist(),
+            (tokens.origin[0, config.prefix :] - config.prefix).tolist(),
+            tokens.counts[0, config.prefix :].tolist(),
             strict=True,
         )
     }
-    last = reference(model, image[0], 3)[geometry.prefix :]
-    expected = {place(token, geometry): token.size for token in last}
+    last = reference(model, image[0], 3)[config.prefix :]
+    expected = {place(token, config): token.size for token in last}
     assert found.keys() == expected.keys()
     assert all(found[own] == pytest.approx(scale, rel=1e-5) for own, scale in expected.items())
     assert any(scale > 1 for scale in expected.values())
 
 
-@pytest.mark.parametrize("geometry", [PLAIN, GEOMETRIES["two prefix"]])
-def test_nobody_leaving_is_the_identity_to_the_bit(geometry: ViTConfig) -> None:
-    model, images = build(geometry), pictures(geometry, 2)
+@pytest.mark.parametrize("config", [PLAIN, CONFIGS["two prefix"]])
+def test_nobody_leaving_is_the_identity_to_the_bit(config: ViTConfig) -> None:
+    model, images = build(config), pictures(config, 2)
     assert torch.equal(run(model, images, "gtp:0").logits, run(model, images, "none").logits)
 
 
@@ -182,8 +186,8 @@ def test_a_token_made_of_several_has_no_patch_of_its_own() -> None:
     ],
 )
 def test_published_figures(width: int, heads: int, leaving: int, published: float) -> None:
-    g = ViTConfig(width=width, heads=heads)
-    assert cost(g, f"gtp:{leaving}") == pytest.approx(published, rel=0.02)
+    config = ViTConfig(width=width, heads=heads)
+    assert cost(config, f"gtp:{leaving}") == pytest.approx(published, rel=0.02)
 
 
 def test_one_patch_always_stays() -> None:

@@ -108,7 +108,7 @@ def reference_ahead(weights: Tensor, fused: list[Fused], before: list[Token]) ->
 def reference(model: ElasticViT, image: Tensor, r: int) -> list[list[Token]]:
     def first_half(block: Block, tokens: list[Token], index: int) -> list[Token]:
         weights = attention(block, tokens).weights
-        fused = reference_fusion(tokens, weights, model.geometry.prefix, r if index else 0)
+        fused = reference_fusion(tokens, weights, model.config.prefix, r if index else 0)
         ahead = reference_ahead(weights, fused, tokens)
         return attended(block, fused, replace(attention(block, fused), weights=ahead))
 
@@ -116,9 +116,9 @@ def reference(model: ElasticViT, image: Tensor, r: int) -> list[list[Token]]:
 
 
 @pytest.mark.parametrize("r", [1, 3, 8, 100])
-@pytest.mark.parametrize("geometry", MERGED.values(), ids=MERGED)
-def test_every_block_gives_what_the_paper_says(geometry: ViTConfig, r: int) -> None:
-    model, images = build(geometry), pictures(geometry)
+@pytest.mark.parametrize("config", MERGED.values(), ids=MERGED)
+def test_every_block_gives_what_the_paper_says(config: ViTConfig, r: int) -> None:
+    model, images = build(config), pictures(config)
     expected = [reference(model, image, r) for image in images]
     assert_same_walk(model, images, f"mctf:{r}", expected)
     assert_same_logits(model, images, f"mctf:{r}", [classify(model, walked[-1]) for walked in expected])
@@ -127,7 +127,7 @@ def test_every_block_gives_what_the_paper_says(geometry: ViTConfig, r: int) -> N
 def test_the_first_block_never_fuses() -> None:
     for depth in (6, 12):
         reducer = reduction.create("mctf:16", UntrainedContext(ViTConfig(depth=depth)))
-        assert reducer.place is ReductionPoint.AHEAD
+        assert reducer.point is ReductionPoint.AHEAD
         assert [reducer.needs(block) for block in range(depth)] == [None] + [Needs.FULL] * (depth - 1)
         nothing = reduction.create("mctf:0", UntrainedContext(ViTConfig(depth=depth)))
         assert [nothing.needs(block) for block in range(depth)] == [None] * depth
@@ -197,15 +197,15 @@ def test_a_token_that_nobody_attends_to_breaks_nothing() -> None:
 
 @pytest.mark.parametrize(("width", "published"), [(384, 2.60), (192, 0.71)])
 def test_published_costs_of_deit(width: int, published: float) -> None:
-    g = ViTConfig(width=width, heads=width // 64)
-    assert cost(g, "mctf:16") == pytest.approx(published, rel=0.03)
-    assert 1 - cost(g, "mctf:16") / cost(g, "mctf:0") == pytest.approx(0.44, abs=0.01)
+    config = ViTConfig(width=width, heads=width // 64)
+    assert cost(config, "mctf:16") == pytest.approx(published, rel=0.03)
+    assert 1 - cost(config, "mctf:16") / cost(config, "mctf:0") == pytest.approx(0.44, abs=0.01)
 
 
 def test_a_count_of_the_real_operations() -> None:
-    g = ViTConfig(width=384, heads=6)
+    config = ViTConfig(width=384, heads=6)
     # Matching and fusing are counted as well.
-    assert cost(g, "mctf:16") == pytest.approx(counted_cost(g, "mctf:16"), rel=0.03)
+    assert cost(config, "mctf:16") == pytest.approx(counted_cost(config, "mctf:16"), rel=0.03)
 
 
 @pytest.mark.parametrize("argument", ["", ":", ":-1", ":0.35", ":1e1", ":three", ":\u0663", ":12345", ":8:8"])

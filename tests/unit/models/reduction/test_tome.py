@@ -55,15 +55,15 @@ def reference_merge(tokens: list[Token], keys: Tensor, prefix: int, r: int) -> l
 def reference(model: ElasticViT, image: Tensor, r: int) -> list[list[Token]]:
     def first_half(block: Block, tokens: list[Token], index: int) -> list[Token]:
         seen = attention(block, tokens)
-        return reference_merge(attended(block, tokens, seen), seen.keys.mean(0), model.geometry.prefix, r)
+        return reference_merge(attended(block, tokens, seen), seen.keys.mean(0), model.config.prefix, r)
 
     return walk(model, image, first_half)
 
 
 @pytest.mark.parametrize("r", [1, 3, 8, 100])
-@pytest.mark.parametrize("geometry", MERGED.values(), ids=MERGED)
-def test_every_block_gives_what_the_paper_says(geometry: ViTConfig, r: int) -> None:
-    model, images = build(geometry), pictures(geometry)
+@pytest.mark.parametrize("config", MERGED.values(), ids=MERGED)
+def test_every_block_gives_what_the_paper_says(config: ViTConfig, r: int) -> None:
+    model, images = build(config), pictures(config)
     expected = [reference(model, image, r) for image in images]
     assert_same_walk(model, images, f"tome:{r}", expected)
     assert_same_logits(model, images, f"tome:{r}", [classify(model, walked[-1]) for walked in expected])
@@ -113,8 +113,8 @@ def test_keys_are_compared_in_float32() -> None:
     ("width", "r", "published"), [(384, 8, 3.4), (384, 13, 2.7), (384, 16, 2.3), (192, 8, 0.92)]
 )
 def test_published_costs_of_deit(width: int, r: int, published: float) -> None:
-    g = ViTConfig(width=width, heads=width // 64)
-    assert cost(g, f"tome:{r}") == pytest.approx(published, rel=0.03)
+    config = ViTConfig(width=width, heads=width // 64)
+    assert cost(config, f"tome:{r}") == pytest.approx(published, rel=0.03)
 
 
 @pytest.mark.parametrize(
@@ -123,14 +123,14 @@ def test_published_costs_of_deit(width: int, r: int, published: float) -> None:
 def test_published_costs_of_larger_models(
     r: int, depth: int, width: int, patch: int, published: float
 ) -> None:
-    g = ViTConfig(width=width, depth=depth, heads=16, patch_size=patch)
-    assert cost(g, f"tome:{r}") == pytest.approx(published, rel=0.01)
+    config = ViTConfig(width=width, depth=depth, heads=16, patch_size=patch)
+    assert cost(config, f"tome:{r}") == pytest.approx(published, rel=0.01)
 
 
 def test_a_count_of_the_real_operations() -> None:
-    g = ViTConfig(width=384, heads=6)
+    config = ViTConfig(width=384, heads=6)
     # Matching is counted as well.
-    assert cost(g, "tome:13") == pytest.approx(counted_cost(g, "tome:13"), rel=0.03)
+    assert cost(config, "tome:13") == pytest.approx(counted_cost(config, "tome:13"), rel=0.03)
 
 
 @pytest.mark.parametrize("argument", ["", ":", ":-1", ":0.5", ":1e1", ":three", ":\u0663", ":12345", ":8:8"])

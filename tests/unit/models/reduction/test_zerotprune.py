@@ -33,7 +33,7 @@ from tests.support.references import (
     walk,
 )
 
-GEOMETRIES = {
+CONFIGS = {
     "plain": PLAIN,
     "two prefix": TWO_PREFIX,
     "registers": replace(REGISTERS, qk_norm=True),
@@ -51,9 +51,9 @@ pytestmark = pytest.mark.usefixtures("inference_on_one_thread")
 Matrix = list[list[float]]
 
 
-def build(g: ViTConfig) -> ElasticViT:
+def build(config: ViTConfig) -> ElasticViT:
     """Some heads of such a model are peaked and some are not, so that the filter has work."""
-    return references.build(g, sharpness=0.4)
+    return references.build(config, sharpness=0.4)
 
 
 def page_rank(matrix: Matrix, start: list[float], votes: int) -> list[float]:
@@ -104,7 +104,7 @@ def prune(matrices: Tensor, keys: Tensor, prefix: int, cls: bool, layer: tuple[i
 
 def reference(model: ElasticViT, image: Tensor, layers: dict[int, tuple[int, int, int]]) -> Tensor:
     """Logits of one image (3, S, S)."""
-    g = model.geometry
+    config = model.config
 
     def first_half(block: Block, tokens: list[Token], index: int) -> list[Token]:
         seen = attention(block, tokens)
@@ -112,16 +112,16 @@ def reference(model: ElasticViT, image: Tensor, layers: dict[int, tuple[int, int
         if index not in layers:
             return tokens
         keys = torch.cat(list(seen.keys), dim=1)
-        kept = prune(seen.weights, keys, g.prefix, g.class_token, layers[index])
+        kept = prune(seen.weights, keys, config.prefix, config.class_token, layers[index])
         return [tokens[i] for i in kept]
 
     return classify(model, walk(model, image, first_half)[-1])
 
 
 @pytest.mark.parametrize("keep", LAYERS)
-@pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES)
-def test_logits_are_the_papers(geometry: ViTConfig, keep: str) -> None:
-    model, images = build(geometry), pictures(geometry)
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_logits_are_the_papers(config: ViTConfig, keep: str) -> None:
+    model, images = build(config), pictures(config)
     expected = [reference(model, image, LAYERS[keep]) for image in images]
     assert_same_logits(model, images, f"zerotprune:{keep}", expected)
 
@@ -140,9 +140,9 @@ def test_what_is_dropped_is_gone_and_the_rest_counts_once(keep: str) -> None:
         assert torch.all((tokens.source >= 0).sum(1) == left)
 
 
-@pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES)
-def test_keeping_everything_is_the_identity_to_the_bit(geometry: ViTConfig) -> None:
-    model, images = build(geometry), pictures(geometry, 2)
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_keeping_everything_is_the_identity_to_the_bit(config: ViTConfig) -> None:
+    model, images = build(config), pictures(config, 2)
     assert torch.equal(run(model, images, "zerotprune:1").logits, run(model, images, "none").logits)
 
 

@@ -30,8 +30,8 @@ LABELS = ("ant", "bee", "cat", "dog")
 pytestmark = pytest.mark.usefixtures("inference_on_one_thread")
 
 
-def model(geometry: ViTConfig = G) -> ElasticViT:
-    found, generator = ElasticViT(geometry, dense=SPEC).eval(), torch.Generator().manual_seed(7)
+def model(config: ViTConfig = G) -> ElasticViT:
+    found, generator = ElasticViT(config, dense=SPEC).eval(), torch.Generator().manual_seed(7)
     for name, parameter in found.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
         gain = parameter.ndim == 1 and name.endswith("weight")
@@ -168,7 +168,7 @@ def test_dtop_by_share_sends_on_as_many_of_every_picture_and_those_least_sure() 
     before, after = tokens[read_after], tokens[-1]
     assert {len(found) for found in tokens[read_after + 1 :]} == {1 + math.ceil(0.3 * 36)}
     head = dense_of(host)
-    sure = head.name(head.read(before.grid(), read_after)).softmax(2).amax(2)
+    sure = head.classify_patches(head.read(before.grid(), read_after)).softmax(2).amax(2)
     for row, kept in zip(sure, represented(after), strict=True):
         assert row[kept].max() <= row[~kept].min()
 

@@ -125,7 +125,7 @@ def assert_sound(explanation: Explanation) -> None:
 class Positive(Reducer):
     """Before the first block, drops the patches whose first feature is below zero; pads the rows."""
 
-    place, adaptive = ReductionPoint.BEFORE, True
+    point, adaptive = ReductionPoint.BEFORE, True
 
     def needs(self, block: int) -> Needs | None:
         return Needs.NOTHING if block == 0 else None

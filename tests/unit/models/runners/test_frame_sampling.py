@@ -204,7 +204,7 @@ def test_the_card(runner: ClipRunner) -> None:
         ("reuse:2", "share"),
         ("reuse:x", "share"),
         ("ats:8", "every frame"),
-        ("content:0.9", "pictures"),
+        ("content:0.9", "images"),
         ("tiny-clip@80", "64 pixels"),
         ("tiny-clip@64/fp16", "fp32"),
         ("other@64", "not a variant"),

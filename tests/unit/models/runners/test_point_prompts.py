@@ -16,16 +16,24 @@ from foveate.core.errors import BadPlan, RunFailed, SetupError
 from foveate.core.metrics import Metrics
 from foveate.core.outcome import Result
 from foveate.core.request import Request
-from foveate.models.heads.clicks import DISC, NEAR, PADDING, STEP, ClickHead, ClickSpec, click_maps
 from foveate.models.heads.dense import STRIDE
+from foveate.models.heads.point_prompts import (
+    DISC,
+    NEAR,
+    PADDING,
+    STEP,
+    PointPromptHead,
+    PointPromptSpec,
+    point_maps,
+)
 from foveate.models.loading import load
 from foveate.models.runners.dense import dense_of, encode
 from foveate.models.runners.image import TorchRunner
 from foveate.models.runners.point_prompts import CLICKS, ClickRunner, features_of, read_clicks, save_clicks
 from foveate.models.weights.checkpoint import save
-from tests.support.click_heads import click_head, clickable
 from tests.support.dense_heads import SMALL, SPEC, dense_checkpoint
 from tests.support.measuring import tiny
+from tests.support.point_prompt_heads import point_prompt_head, with_point_prompts
 
 pytestmark = pytest.mark.usefixtures("inference_on_one_thread")
 CENTRE = (Point(0.5, 0.5),)
@@ -52,13 +60,13 @@ ROWS = (
 
 @pytest.mark.parametrize("side", [16, 64, 96])
 def test_an_answer_covers_the_picture(side: int) -> None:
-    found = click_head()(*laid(2, side), points(*ROWS[:2]))
+    found = point_prompt_head()(*laid(2, side), points(*ROWS[:2]))
     assert found.shape == (2, 1, side // STRIDE, side // STRIDE)
     assert found.isfinite().all()
 
 
 def test_rows_and_padding_do_not_matter_to_one_another() -> None:
-    head, (coarse, fine) = click_head(), laid(3)
+    head, (coarse, fine) = point_prompt_head(), laid(3)
     together = head(coarse, fine, points(*ROWS))
     for row, given in enumerate(ROWS):
         alone = head(coarse[row : row + 1], fine[row : row + 1], points(given))
@@ -67,7 +75,7 @@ def test_rows_and_padding_do_not_matter_to_one_another() -> None:
 
 
 def test_an_answer_rests_on_where_all_clicks_are_and_of_which_sign_and_not_on_their_order() -> None:
-    head, features = click_head(), laid(1)
+    head, features = point_prompt_head(), laid(1)
     rows = [*ROWS[2]]
     found = head(*features, points(rows))
     assert torch.allclose(found, head(*features, points(rows[::-1])), atol=1e-5)
@@ -76,7 +84,7 @@ def test_an_answer_rests_on_where_all_clicks_are_and_of_which_sign_and_not_on_th
 
 
 def test_click_maps_are_discs_and_what_is_near_them() -> None:
-    maps = click_maps(points(*ROWS), 8)
+    maps = point_maps(points(*ROWS), 8)
     assert maps.shape == (3, 4, 8, 8)
     for row, given in enumerate(ROWS):
         for channel, sign in ((0, 1.0), (1, 0.0)):
@@ -92,7 +100,7 @@ def test_click_maps_are_discs_and_what_is_near_them() -> None:
 
 
 def test_cells_are_as_like_a_click_as_the_cosine_of_their_features() -> None:
-    head = click_head()
+    head = point_prompt_head()
     keys = torch.randn(3, 8, 8, 8, generator=torch.Generator().manual_seed(4))
     found = head._alike(keys, points(*ROWS))
     for row, given in enumerate(ROWS):
@@ -111,7 +119,7 @@ def test_cells_are_as_like_a_click_as_the_cosine_of_their_features() -> None:
 
 
 def test_the_price_is_that_of_its_convolutions_and_one_comparison() -> None:
-    head = ClickHead(SPEC, 16, ClickSpec())
+    head = PointPromptHead(SPEC, 16, PointPromptSpec())
     counted = 0
 
     def count(layer: nn.Module, _: object, output: Tensor) -> None:
@@ -124,16 +132,16 @@ def test_the_price_is_that_of_its_convolutions_and_one_comparison() -> None:
             layer.register_forward_hook(count)
     head(*laid(1, 96), points([(0.5, 0.5, 1.0)]))
     cells = (96 // STEP) ** 2
-    assert head.macs(6) == counted + cells * ClickSpec().width
+    assert head.macs(6) == counted + cells * PointPromptSpec().width
 
 
 def test_patches_must_be_made_of_cells() -> None:
     with pytest.raises(ValueError, match="cells of 8"):
-        ClickHead(SPEC, 12, ClickSpec())
+        PointPromptHead(SPEC, 12, PointPromptSpec())
 
 
 def runner() -> TorchRunner:
-    return TorchRunner(clickable())
+    return TorchRunner(with_point_prompts())
 
 
 def companion(of: TorchRunner | None = None) -> ClickRunner:
@@ -181,7 +189,7 @@ def test_a_click_is_answered_from_features_as_the_head_answers_it() -> None:
         Clicked(features, tuple(Point(x, y, sign == 1) for x, y, sign in row))
         for features, row in zip(kept, ROWS, strict=True)
     ]
-    wanted = click_head()(coarse.half().float(), fine.half().float(), points(*ROWS))[:, 0]
+    wanted = point_prompt_head()(coarse.half().float(), fine.half().float(), points(*ROWS))[:, 0]
     results = here.run(here.stack(media, here.full), here.full)
     for result, logits in zip(results, wanted, strict=True):
         assert isinstance(result, Result)
@@ -237,7 +245,7 @@ def test_features_that_are_not_finite_fail_alone() -> None:
 
 
 def test_a_head_is_read_as_it_was_saved(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path, model, head = tmp_path / CLICKS, dense_checkpoint(), click_head()
+    path, model, head = tmp_path / CLICKS, dense_checkpoint(), point_prompt_head()
     save_clicks(path, head, "these")
     found = read_clicks(path, model, "these")
     assert found is not None
@@ -246,7 +254,7 @@ def test_a_head_is_read_as_it_was_saved(tmp_path: Path, caplog: pytest.LogCaptur
         assert torch.equal(found.state_dict()[name], value.half().float())
     assert read_clicks(path, model, "others") is None
     assert "is ignored" in caplog.text
-    with pytest.raises(SetupError, match="names none"):
+    with pytest.raises(SetupError, match="has no dense head"):
         read_clicks(path, tiny(), "these")
     path.write_bytes(b"nothing")
     with pytest.raises(SetupError, match="not a readable click head"):
@@ -254,7 +262,7 @@ def test_a_head_is_read_as_it_was_saved(tmp_path: Path, caplog: pytest.LogCaptur
 
 
 def test_a_head_of_another_shape_is_no_head_of_this_model(tmp_path: Path) -> None:
-    other = ClickHead(SPEC.__class__(5, width=10, fine=8), SMALL.patch_size, click_head().spec)
+    other = PointPromptHead(SPEC.__class__(5, width=10, fine=8), SMALL.patch_size, point_prompt_head().spec)
     save_clicks(tmp_path / CLICKS, other, "these")
     with pytest.raises(SetupError, match="not a readable click head"):
         read_clicks(tmp_path / CLICKS, dense_checkpoint(), "these")
@@ -266,7 +274,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     model = dense_checkpoint()
     save(tmp_path / "tiny-seg.safetensors", model)
-    save_clicks(tmp_path / f"tiny-seg.{CLICKS}", click_head(), load.digest(model))
+    save_clicks(tmp_path / f"tiny-seg.{CLICKS}", point_prompt_head(), load.digest(model))
     return tmp_path / "tiny-seg.safetensors"
 
 
@@ -279,7 +287,7 @@ def test_a_loaded_model_brings_its_companion_warm(file: Path) -> None:
 
 def test_a_head_for_other_weights_is_left_out(file: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
-    save_clicks(file.parent / f"tiny-seg.{CLICKS}", click_head(), "another")
+    save_clicks(file.parent / f"tiny-seg.{CLICKS}", point_prompt_head(), "another")
     found = load.load(str(file), "fp32", "cpu", 1, served=False)
     assert found.card.click_model == ""
     assert not any(isinstance(one, ClickRunner) for one in found.submodels)

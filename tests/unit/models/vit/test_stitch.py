@@ -28,15 +28,15 @@ INTO_LARGE, INTO_LIGHT = StitchSpec("large", 3, "light", 2), StitchSpec("light",
 pytestmark = pytest.mark.usefixtures("inference_on_one_thread")
 
 
-def random_checkpoint(name: str, geometry: ViTConfig, seed: int) -> Checkpoint:
+def random_checkpoint(name: str, config: ViTConfig, seed: int) -> Checkpoint:
     """Weights far enough from zero that pictures get different answers."""
     generator = torch.Generator().manual_seed(seed)
     state = {}
-    for key, value in ElasticViT(geometry).state_dict().items():
+    for key, value in ElasticViT(config).state_dict().items():
         noise = torch.randn(value.shape, generator=generator)
         gain = value.ndim == 1 and key.endswith("weight")
         state[key] = 1 + 0.1 * noise if gain else 0.2 * noise
-    return attach(CheckpointCard(name, geometry), state, name)
+    return attach(CheckpointCard(name, config), state, name)
 
 
 def joint(spec: StitchSpec) -> nn.Linear:
@@ -156,7 +156,7 @@ def test_a_stranger_is_refused() -> None:
     [
         ({"mean": (0.1, 0.2, 0.3)}, "light cannot answer for large: their mean differ"),
         ({"labels": tuple("abcdefg")}, "light cannot answer for large: their labels differ"),
-        ({"geometry": replace(LIGHT, classes=8)}, "light has other classes than large"),
+        ({"config": replace(LIGHT, classes=8)}, "light cannot answer for large: their numbers of classes differ"),
     ],
 )
 def test_a_sibling_must_see_and_answer_alike(change: dict[str, object], sentence: str) -> None:
@@ -177,10 +177,10 @@ def test_a_stitch_is_the_two_halves_run_by_hand(spec: StitchSpec) -> None:
     for index in range(spec.run):
         tokens = front.blocks[index](tokens, create("none", front), index)
     tokens = tokens.with_features(link(tokens.x))
-    for index in range(spec.replaced, back.geometry.depth):
+    for index in range(spec.replaced, back.config.depth):
         tokens = back.blocks[index](tokens, create("none", back), index)
     assert torch.allclose(out.logits, back.classify(tokens), atol=1e-6)
-    assert out.exit_layer.tolist() == [back.geometry.depth] * 3
+    assert out.exit_layer.tolist() == [back.config.depth] * 3
 
 
 def test_a_stitch_of_a_model_with_itself_is_that_model() -> None:

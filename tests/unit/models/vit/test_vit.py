@@ -90,12 +90,12 @@ def images(side: int, seed: int = 1) -> Tensor:
 
 def full(checkpoint: Checkpoint, pictures: Tensor) -> Tensor:
     model = checkpoint.model
-    out: TrunkOutput = model(pictures, ResolvedPlan(reduction.create("none", model), model.geometry.depth))
+    out: TrunkOutput = model(pictures, ResolvedPlan(reduction.create("none", model), model.config.depth))
     return out.logits
 
 
 def difference(checkpoint: Checkpoint, module: nn.Module) -> float:
-    pictures = images(checkpoint.geometry.image_size)
+    pictures = images(checkpoint.config.image_size)
     expected = module(pictures)
     # The outputs must be worth comparing: neither vanishing nor the same for both pictures.
     assert expected.std() > 0.1
@@ -122,7 +122,7 @@ def test_dinov2_at_its_own_size_takes_the_fused_kernel() -> None:
     name = "vit_small_patch14_reg4_dinov2"
     module = create(name, depth=3)
     checkpoint = timm_models.convert(module, name)
-    assert checkpoint.geometry.image_size == 518
+    assert checkpoint.config.image_size == 518
     assert difference(checkpoint, module) < TOLERANCE
 
 
@@ -151,7 +151,7 @@ def test_what_the_trunk_lacks_is_refused(name: str) -> None:
     with torch.device("meta"):
         module = timm.create_model(name)
     with pytest.raises(SetupError, match=REFUSED[name]):
-        timm_models.geometry(module, name)
+        timm_models.vit_config(module, name)
 
 
 @pytest.mark.parametrize("why", REFUSED_ARGUMENTS)
@@ -179,7 +179,7 @@ def test_a_difference_nothing_else_shows_is_refused() -> None:
 def test_inferred_geometry_is_the_one_timm_states(name: str) -> None:
     with torch.device("meta"):
         module = timm.create_model(name, **MODELS[name])
-    stated = timm_models.geometry(module, name)
+    stated = timm_models.vit_config(module, name)
     assert config_from_weights(module.state_dict(), name) == replace(
         stated, mlp_ratio=float(stated.mlp_ratio)
     )

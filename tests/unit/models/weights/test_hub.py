@@ -53,21 +53,21 @@ std = [1, 0.2, 0.1]
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def weights(geometry: ViTConfig, seed: int = 0, exits: tuple[ExitSpec, ...] = ()) -> dict[str, Tensor]:
+def weights(config: ViTConfig, seed: int = 0, exits: tuple[ExitSpec, ...] = ()) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    state = ElasticViT(geometry, exits).state_dict()
+    state = ElasticViT(config, exits).state_dict()
     return {name: torch.randn(value.shape, generator=generator) * 0.05 for name, value in state.items()}
 
 
-def example(geometry: ViTConfig = SMALL) -> Checkpoint:
+def example(config: ViTConfig = SMALL) -> Checkpoint:
     card = CheckpointCard(
-        "vit-x", geometry, LABELS, InputSpec(0.9), (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "Animals.", "MIT"
+        "vit-x", config, LABELS, InputSpec(0.9), (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "Animals.", "MIT"
     )
-    return attach(card, weights(geometry), "example")
+    return attach(card, weights(config), "example")
 
 
 def answer(checkpoint: Checkpoint) -> Tensor:
-    g = checkpoint.model.geometry
+    g = checkpoint.model.config
     image = torch.randn(1, 3, g.image_size, g.image_size, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         out: TrunkOutput = checkpoint.model(
@@ -89,7 +89,7 @@ def test_a_shipped_model_comes_with_its_card(folder: Path) -> None:
     assert (found.name, found.labels, found.licence) == ("vit-x", LABELS, "Apache-2.0")
     assert found.input == InputSpec(0.9, "squash", "bilinear")
     assert (found.mean, found.std) == ((0.5, 0.4, 0.3), (1.0, 0.2, 0.1))
-    assert found.geometry == found.model.geometry == SMALL
+    assert found.config == found.model.config == SMALL
     assert not found.model.training
     assert {p.dtype for p in found.model.parameters()} == {torch.float32}
 
@@ -102,7 +102,7 @@ def test_the_shipped_folder_is_readable() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "sentence"),
     [
-        ("depth = 2", "depth = 2\ncolour = 1", r"vit-x.toml: \[geometry\] has no use for colour"),
+        ("depth = 2", "depth = 2\ncolour = 1", r"vit-x.toml: \[geometry\] has an unknown entry: colour"),
         ("depth = 2", 'depth = "two"', r"vit-x.toml: \[geometry\]: depth cannot be 'two'"),
         ("depth = 2", "depth = true", r"depth cannot be True"),
         ("heads = 2", "heads = 3", "width of 128 does not divide into 3 heads"),
@@ -111,8 +111,8 @@ def test_the_shipped_folder_is_readable() -> None:
         ("classes = 3", "classes = 3\nclass_token = false", "no class token to pool"),
         ('"squash"', '"stretch"', "crop_mode cannot be 'stretch'"),
         ("[0.5, 0.4, 0.3]", "[0.5]", "mean takes three numbers"),
-        ("[input]", "[ladder]", "vit-x.toml has no use for ladder"),
-        ("licence =", "license =", "vit-x.toml has no use for license"),
+        ("[input]", "[ladder]", "vit-x.toml has unknown entries: ladder"),
+        ("licence =", "license =", "vit-x.toml has unknown entries: license"),
         ("[geometry]", "[shape]", r"\[geometry\] is missing"),
         ("[geometry]", "[geometry", "vit-x.toml is not a readable model card"),
     ],
@@ -166,10 +166,10 @@ def test_half_precision_is_for_the_file_alone(tmp_path: Path) -> None:
     ],
 )
 def test_geometry_is_inferred_where_the_file_does_not_say(tmp_path: Path, changes: dict[str, Any]) -> None:
-    geometry = ViTConfig(**(asdict(SMALL) | changes))
-    save_file(weights(geometry), tmp_path / "a b.safetensors")
+    config = ViTConfig(**(asdict(SMALL) | changes))
+    save_file(weights(config), tmp_path / "a b.safetensors")
     found = hub.load(str(tmp_path / "a b.safetensors"))
-    assert found.geometry == geometry
+    assert found.config == config
     assert "inferred" in found.description
     # Whatever the file is called, its name makes plans.
     assert Plan(found.name, 64).variant == "a-b"
@@ -191,8 +191,8 @@ DEEPER = CARD.replace("depth = 2", "depth = 4")
 
 
 def with_exits() -> Checkpoint:
-    geometry = replace(SMALL, depth=4)
-    card, state = CheckpointCard("vit-x", geometry, LABELS, exits=EXITS), weights(geometry, exits=EXITS)
+    config = replace(SMALL, depth=4)
+    card, state = CheckpointCard("vit-x", config, LABELS, exits=EXITS), weights(config, exits=EXITS)
     return attach(card, state | {"exit_heads.1.temperature": torch.tensor(1.5)}, "example")
 
 
@@ -215,7 +215,7 @@ def test_a_card_declares_exits_and_the_file_holds_their_heads(tmp_path: Path) ->
     assert list(found.model.exit_heads) == ["1", "3"]
     assert found.model.get_buffer("exit_heads.1.temperature") == 1.5
     assert torch.equal(early(found), early(saved))
-    assert {*weights(found.geometry)} < {*found.model.state_dict()}
+    assert {*weights(found.config)} < {*found.model.state_dict()}
 
 
 @pytest.mark.parametrize("half", [False, True])
@@ -248,7 +248,7 @@ def test_heads_that_the_card_does_not_declare_are_refused(
 ) -> None:
     saved = with_exits()
     table = json.dumps(
-        CheckpointCard("vit-x", saved.geometry, exits=tuple(sorted(exits, key=lambda e: e.after))).table()
+        CheckpointCard("vit-x", saved.config, exits=tuple(sorted(exits, key=lambda e: e.after))).table()
     )
     save_file(saved.model.state_dict(), tmp_path / "a.safetensors", {"foveate": table})
     with pytest.raises(SetupError, match=r"a\.safetensors does not fit the trunk: exit_heads\."):
@@ -275,7 +275,7 @@ def test_heads_in_a_file_without_a_card_are_refused(tmp_path: Path) -> None:
         ("size = 3", "size = 99999", "the size of an exit is 1 to 31"),
         ("size = 2", "size = 0", "the size of an exit is 1 to 31"),
         ('"global"', '"linear"', r"\[\[exits\]\]: kind cannot be 'linear'"),
-        ('"global"', '"global"\nwide = 1', r"\[\[exits\]\] has no use for wide"),
+        ('"global"', '"global"\nwide = 1', r"\[\[exits\]\] has an unknown entry: wide"),
     ],
 )
 def test_exits_that_cannot_be(tmp_path: Path, old: str, new: str, sentence: str) -> None:
@@ -300,7 +300,7 @@ def broken(tmp_path: Path, **changes: Tensor | None) -> str:
     ("changes", "sentence"),
     [
         ({"patch_embed.proj.weight": None}, "not a ViT under timm's names: it has no patch_embed"),
-        ({"pos_embed": torch.zeros(1, 12, 128)}, "12 position embeddings, which make no square"),
+        ({"pos_embed": torch.zeros(1, 12, 128)}, "12 position embeddings, which form no square"),
         ({"pos_embed": torch.zeros(17, 128)}, r"pos_embed has shape \(17, 128\)"),
         ({"norm.bias": None}, r"norm\.bias is nothing where \(128,\) fits"),
         ({"extra": torch.zeros(1)}, r"extra is \(1,\) where nothing fits"),
@@ -314,7 +314,7 @@ def test_weights_that_do_not_fit(tmp_path: Path, changes: dict[str, Any], senten
 
 
 def test_heads_that_cannot_be_told() -> None:
-    with pytest.raises(SetupError, match="from which its number of heads cannot be told"):
+    with pytest.raises(SetupError, match="so its number of heads is unknown"):
         config_from_weights(weights(replace(SMALL, width=96)), "a")
 
 
@@ -325,7 +325,7 @@ def test_files_that_are_not_safetensors(tmp_path: Path) -> None:
     path.write_bytes(b"not a header, and long enough to be read as one")
     with pytest.raises(SetupError, match=r"a\.safetensors is not a readable safetensors file"):
         hub.load(str(path))
-    with pytest.raises(SetupError, match=r"weights come as \.safetensors, which runs no code"):
+    with pytest.raises(SetupError, match=r"weights are read from \.safetensors files alone, which run no code"):
         hub.load(str(tmp_path / "a.pth"))
 
 
@@ -338,7 +338,7 @@ def test_metadata_that_is_no_card(tmp_path: Path, text: str, sentence: str) -> N
 
 def test_another_image_size(folder: Path) -> None:
     found = hub.load("vit-x", image_size=96, folder=folder)
-    assert found.geometry.image_size == found.model.geometry.image_size == 96
+    assert found.config.image_size == found.model.config.image_size == 96
     assert found.model.pos_embed.shape == (1, 37, 128)
     assert answer(found).shape == (1, 3)
     with pytest.raises(SetupError, match="takes image sizes that are multiples of 16, not 100"):
@@ -432,7 +432,7 @@ def test_weights_cannot_be_fetched(spec: str) -> None:
         ("qqqqqqqq", "'qqqqqqqq' is neither in the zoo nor a name timm knows$"),
         ("vit_tiny_patch16_224.imaginary", "no weights tagged 'imaginary' in timm; there is .*augreg_in21k"),
         ("vit_small_patch16_36x1_224", "timm has no safetensors weights for vit_small_patch16_36x1_224"),
-        ("resnet18", "resnet18 is a ResNet, and only plain vision transformers are served"),
+        ("resnet18", "resnet18 is a ResNet, and of timm only plain vision transformers are served"),
         ("vit_base_patch16_siglip_224", "uses AttentionPoolLatent, which the trunk does not have"),
         ("beit3_base_patch16_224", "beit3_base_patch16_224 does not fit the trunk"),
     ],
@@ -469,7 +469,7 @@ def test_a_repository_of_somebody_else(hub_cache: Path) -> None:
     found = hub.load("hf-hub:zoo/animals")
     assert (found.name, found.labels) == ("animals", LABELS)
     assert found.mean == (0.1, 0.2, 0.3)
-    assert found.geometry == replace(SMALL, width=192, heads=3)
+    assert found.config == replace(SMALL, width=192, heads=3)
 
 
 def test_a_repository_of_pickles_is_left_alone(hub_cache: Path) -> None:
@@ -491,7 +491,7 @@ def test_a_download_that_does_not_fit(hub_cache: Path) -> None:
 def test_random_weights_in_any_shape_timm_knows() -> None:
     import_timm()
     found = hub.load("random:vit_wee_patch16_reg1_gap_256")
-    assert found.geometry.pool == "avg"
+    assert found.config.pool == "avg"
     assert answer(found).shape == (1, 1000)
 
 

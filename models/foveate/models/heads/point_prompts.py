@@ -21,7 +21,7 @@ _MAPS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class ClickSpec:
+class PointPromptSpec:
     """The shape of a click head."""
 
     width: int = 32
@@ -34,7 +34,7 @@ class ClickSpec:
     """Ways in which two places are compared."""
 
 
-class ClickHead(nn.Module):
+class PointPromptHead(nn.Module):
     """From a dense head's features and points to the object that was clicked.
 
     Points become discs ("Reviving Iterative Training with Mask Guidance for Interactive Segmentation",
@@ -43,7 +43,7 @@ class ClickHead(nn.Module):
     function of the features and of all points.
     """
 
-    def __init__(self, dense: DenseSpec, patch_size: int, spec: ClickSpec) -> None:
+    def __init__(self, dense: DenseSpec, patch_size: int, spec: PointPromptSpec) -> None:
         super().__init__()
         if patch_size % STEP:
             raise ValueError(f"patches of {patch_size} pixels are not cut into cells of {STEP}")
@@ -67,7 +67,7 @@ class ClickHead(nn.Module):
         """
         up = self.patch_size // STEP
         cells, keys = self.cells(F.avg_pool2d(fine, 2)).chunk(2, 1)
-        told = torch.cat([click_maps(points, cells.shape[-1]).to(fine.dtype), self._alike(keys, points)], 1)
+        told = torch.cat([point_maps(points, cells.shape[-1]).to(fine.dtype), self._alike(keys, points)], 1)
         x = self.coarse_in(torch.cat([coarse, F.avg_pool2d(told, up)], 1))
         x = _scaled(self.join(F.gelu(self.far(x))), up)
         x = self.near(x + self.near_in(torch.cat([cells, told], 1)))
@@ -103,7 +103,7 @@ def _scaled(x: Tensor, by: int) -> Tensor:
     return F.interpolate(x, scale_factor=by, mode="bilinear", align_corners=False)
 
 
-def click_maps(points: Tensor, side: int) -> Tensor:
+def point_maps(points: Tensor, side: int) -> Tensor:
     """Discs of the clicks on the object and off it, then what is near these: (B, 4, side, side) float32."""
     at = (torch.arange(side, device=points.device) + 0.5) / side
     x, y = points[..., 0, None] - at, points[..., 1, None] - at
