@@ -5,8 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from foveate.core.outcome import Result
+from foveate.models import huggingface
+from foveate.models.huggingface import PretrainedRunner
 from tests.support.torchvision_ops import import_transformers
 
 transformers: Any = import_transformers()
@@ -182,3 +187,23 @@ def saved(path: Path, model: Any, preprocessor: dict[str, Any] | None = None) ->
 
 
 Make = Callable[..., Any]
+"""Makes a model; keyword arguments change its configuration."""
+
+
+def load_runner(path: Path, **options: Any) -> PretrainedRunner:
+    """The runner of a checkpoint in a folder."""
+    return huggingface.runner(huggingface.load(str(path)), **options)
+
+
+def run_plan(runner: PretrainedRunner, text: str, media: list[NDArray[np.uint8]]) -> list[Result]:
+    """The results of media under a plan. Every item must have one."""
+    plan = runner.card.plan(text)
+    runner.check(plan)
+    results = runner.run(runner.stack(media, plan), plan)
+    assert all(isinstance(result, Result) for result in results)
+    return [result for result in results if isinstance(result, Result)]
+
+
+def random_image(seed: int, side: int = SIDE) -> NDArray[np.uint8]:
+    """Noise, (side, side, 3)."""
+    return np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
