@@ -45,8 +45,8 @@ def test_gflops_equal_published_values() -> None:
     """SegFormer-B0 on ADE20K, 512 x 512: 8.4 G."""
     model = transformers.SegformerForSemanticSegmentation(transformers.SegformerConfig(num_labels=150))
     empty = torch.empty(1, 3, 512, 512, device="meta")
-    results, _ = count(skeleton(model), empty, lambda meta, pixels: meta(pixels))
-    assert results == pytest.approx(8.4, rel=0.01)
+    gflops, _ = count(skeleton(model), empty, lambda meta, pixels: meta(pixels))
+    assert gflops == pytest.approx(8.4, rel=0.01)
     assert all(parameter.device.type == "cpu" for parameter in model.parameters())
 
 
@@ -90,11 +90,11 @@ def test_profile_is_the_ladder_of_its_own_weights_alone(
         quiet,
     )
     job = Job(loaded.runner.candidates(), (1,), 1)
-    results = measure(loaded, album, job, profile_path(str(path)), quiet)
-    assert [m.plan for m in results.measurements if m.quality == 1][-1] == "full"
-    assert all(m.quality < 1 for m in results.measurements if m.plan != "full")
+    profile = measure(loaded, album, job, profile_path(str(path)), quiet)
+    assert [m.plan for m in profile.measurements if m.quality == 1][-1] == "full"
+    assert all(m.quality < 1 for m in profile.measurements if m.plan != "full")
     card = load(str(path), "fp32", "cpu", 1, served=False).card
-    assert [rung.plan.relative_to(card.full) for rung in card.ladder] == [m.plan for m in results.ladder]
+    assert [rung.plan.relative_to(card.full) for rung in card.ladder] == [m.plan for m in profile.ladder]
     assert all(rung.latency_s for rung in card.ladder)
     settled(pretrained.segformer(), seed=6).save_pretrained(path)
     other = load(str(path), "fp32", "cpu", 1, served=False).card

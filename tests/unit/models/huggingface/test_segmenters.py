@@ -46,8 +46,8 @@ def normalised(media: list[NDArray[np.uint8]], table: Mapping[str, Any]) -> Tens
     """Pixels as the checkpoint's table says, written down once more."""
     pixels = torch.from_numpy(np.stack(media)).permute(0, 3, 1, 2).double() * table["rescale_factor"]
     mean, std = (torch.tensor(table[key]).view(1, 3, 1, 1).double() for key in ("image_mean", "image_std"))
-    results: Tensor = (pixels - mean) / std
-    return results.float()
+    normal: Tensor = (pixels - mean) / std
+    return normal.float()
 
 
 @torch.no_grad()

@@ -78,8 +78,8 @@ def test_vivit_pixels_are_shifted_by_one_by_default(tmp_path: Path) -> None:
     pixels = torch.from_numpy(clip(1)).permute(0, 3, 1, 2).double() * VIVIT_RESCALE - 1
     mean, std = (torch.tensor(CLIP[key]).view(3, 1, 1).double() for key in ("image_mean", "image_std"))
     expected = transformers_output(path, pretrained.vivit, ((pixels - mean) / std).float()[None])[0]
-    (results,) = run_plan(load_runner(path), "full", [clip(1)])
-    assert np.abs(results.scores - expected).max() < 1e-5
+    (result,) = run_plan(load_runner(path), "full", [clip(1)])
+    assert np.abs(result.scores - expected).max() < 1e-5
 
 
 @every_tested
@@ -110,8 +110,8 @@ def test_videomae_with_fewer_frames_equals_the_model_with_those_positions(tmp_pa
     embeddings.position_embeddings = table[:, [1, 3]].flatten(1, 2)
     with torch.no_grad():
         expected = model(normalised(media)[:, [1, 3, 5, 7]]).logits.softmax(-1).numpy()
-    (results,) = run_plan(load_runner(path), "frames:4", media)
-    assert np.abs(results.scores - expected[0]).max() < 1e-5
+    (result,) = run_plan(load_runner(path), "frames:4", media)
+    assert np.abs(result.scores - expected[0]).max() < 1e-5
 
 
 @every_tested
@@ -139,8 +139,8 @@ def test_space_positions_are_interpolated_to_smaller_frames(tmp_path: Path) -> N
     model.config.image_size = 64
     with torch.no_grad():
         expected = model(normalised(small)).logits.softmax(-1).numpy()
-    (results,) = run_plan(load_runner(path), "timesformer@64", small)
-    assert np.abs(results.scores - expected[0]).max() < 1e-5
+    (result,) = run_plan(load_runner(path), "timesformer@64", small)
+    assert np.abs(result.scores - expected[0]).max() < 1e-5
 
 
 @every_tested
@@ -232,8 +232,8 @@ def test_gflops_equal_published_values() -> None:
         with torch.device("meta"):
             model = kind(config).eval()
         empty = torch.empty(1, frames, 3, 224, 224, device="meta")
-        results, _ = count(skeleton(model), empty, lambda meta, pixels: meta(pixels))
-        assert results == pytest.approx(published, rel=0.01)
+        gflops, _ = count(skeleton(model), empty, lambda meta, pixels: meta(pixels))
+        assert gflops == pytest.approx(published, rel=0.01)
 
 
 def test_configuration_without_frames_is_refused(tmp_path: Path) -> None:

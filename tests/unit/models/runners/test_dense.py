@@ -33,9 +33,9 @@ pytestmark = pytest.mark.usefixtures("inference_on_one_thread")
 def model(config: ViTConfig = G) -> ElasticViT:
     found, generator = ElasticViT(config, dense=SPEC).eval(), torch.Generator().manual_seed(7)
     for name, parameter in found.named_parameters():
-        noise = torch.randn(parameter.shape, generator=generator)
+        random_image = torch.randn(parameter.shape, generator=generator)
         gain = parameter.ndim == 1 and name.endswith("weight")
-        parameter.copy_(1 + 0.1 * noise if gain else 0.2 * noise)
+        parameter.copy_(1 + 0.1 * random_image if gain else 0.2 * random_image)
     return found
 
 
@@ -56,7 +56,7 @@ def blocks(host: ElasticViT, images: Tensor, text: str) -> list[Tokens]:
 
 
 @pytest.mark.parametrize("side", [96, 64, 16])
-def test_scores_cover_the_picture(side: int) -> None:
+def test_scores_cover_the_image(side: int) -> None:
     host = model()
     scores, features = segment(host, pictures(2, side), steps(host, "none"))
     assert scores.shape == (2, SPEC.classes, side // STRIDE, side // STRIDE)
@@ -72,7 +72,7 @@ def test_untouched_patches_are_read_after_the_last_block(depth: int) -> None:
     assert torch.equal(features, dense_of(host).read(stages[depth].x[:, 1:], depth))
 
 
-def test_merged_patches_are_read_from_what_they_became() -> None:
+def test_merged_patches_have_the_features_of_their_token() -> None:
     host, images = model(), pictures(2)
     last = blocks(host, images, "tome:3")[-1]
     read = dense_of(host).read(last.x, G.depth)
@@ -83,7 +83,7 @@ def test_merged_patches_are_read_from_what_they_became() -> None:
 
 
 @pytest.mark.parametrize("text", ["evit:0.5", "ats:0.5", "dtop:0.3"])
-def test_patches_that_leave_are_read_as_they_were(text: str) -> None:
+def test_dropped_patches_keep_their_last_features(text: str) -> None:
     host, images = model(), pictures(3)
     stages = blocks(host, images, text)
     features = encode(host, images, steps(host, text)).patches
@@ -93,20 +93,20 @@ def test_patches_that_leave_are_read_as_they_were(text: str) -> None:
             block = max(n for n, tokens in enumerate(stages) if represented(tokens)[row, patch])
             left += block < G.depth
             token = stages[block].x[row, int(stages[block].source[row, patch])]
-            wanted = dense_of(host).read(token[None, None], block)[0, 0]
-            assert torch.allclose(features[row, patch], wanted, atol=1e-4)
+            expected = dense_of(host).read(token[None, None], block)[0, 0]
+            assert torch.allclose(features[row, patch], expected, atol=1e-4)
     assert left > 10
 
 
-def test_clustered_patches_are_mixed_from_clusters() -> None:
+def test_clustered_patches_are_mixtures_of_clusters() -> None:
     host, images = model(), pictures(2)
     stages = blocks(host, images, "expedit:0.5@3")
     before, last = stages[2], stages[-1]
     assert len(last) == 1 + 9
     _, parts = clustered(before.x[:, 1:], 3)
     assert torch.allclose(last.grid(), parts @ last.x[:, 1:], atol=1e-5)
-    wanted = dense_of(host).read(parts @ last.x[:, 1:], G.depth)
-    assert torch.allclose(encode(host, images, steps(host, "expedit:0.5@3")).patches, wanted, atol=1e-4)
+    expected = dense_of(host).read(parts @ last.x[:, 1:], G.depth)
+    assert torch.allclose(encode(host, images, steps(host, "expedit:0.5@3")).patches, expected, atol=1e-4)
 
 
 def slow_clusters(x: Tensor, rows: int, rounds: int, reach: int, tau: float) -> tuple[Tensor, Tensor]:
@@ -135,8 +135,8 @@ def test_expedit_clusters_as_the_paper_says(rows: int, reach: int, tau: float) -
     x = torch.randn(2, 36, 24, generator=torch.Generator().manual_seed(5))
     share, parts = clustered(x, rows, iterations=3, reach=reach, sharpness=tau, nearest=3)
     for row in range(2):
-        centres, wanted = slow_clusters(x[row], rows, 3, reach, tau)
-        assert torch.allclose(share[row], wanted, atol=1e-4)
+        centres, expected = slow_clusters(x[row], rows, 3, reach, tau)
+        assert torch.allclose(share[row], expected, atol=1e-4)
         for patch in range(36):  # equation 4: the k nearest clusters, wherever they are
             apart = ((x[row, patch] - centres) ** 2).sum(1)
             nearest = apart.argsort()[:3]
@@ -157,8 +157,8 @@ def test_dtop_keeps_who_is_not_sure_and_the_surest_few_of_each_class() -> None:
                 p for p in range(60)
                 if present[row, p] and classes[p] == classes[patch] and best[p] > best[patch]
             ]  # fmt: skip
-            wanted = bool(present[row, patch]) and (float(best[patch]) <= 0.9 or len(rivals) < CONTEXT)
-            assert bool(found[row, patch]) == wanted
+            expected = bool(present[row, patch]) and (float(best[patch]) <= 0.9 or len(rivals) < CONTEXT)
+            assert bool(found[row, patch]) == expected
     assert 0 < int(found.sum()) < int(present.sum())
 
 
@@ -220,7 +220,7 @@ def checkpoint() -> Checkpoint:
     return attach(CheckpointCard("seg", G, LABELS, dense=SPEC), model().state_dict(), "seg")
 
 
-def test_a_runner_tells_where_each_class_is() -> None:
+def test_runner_returns_maps_of_each_class() -> None:
     runner = TorchRunner(checkpoint())
     assert runner.card.task == "segment"
     rng = torch.Generator().manual_seed(4)
@@ -247,7 +247,7 @@ def test_a_runner_tells_where_each_class_is() -> None:
             assert 0 < result.gflops <= runner.card.ladder[-1].gflops
 
 
-def test_the_price_of_full_has_the_head_in_it() -> None:
+def test_cost_of_full_includes_the_head() -> None:
     runner, bare = TorchRunner(checkpoint()), ElasticViT(G)
     assert runner.card.ladder[-1].gflops > 0
     head = runner.models["seg"].dense
@@ -259,13 +259,13 @@ def test_the_price_of_full_has_the_head_in_it() -> None:
 
 
 @pytest.mark.parametrize("text", ["exit:0.9", "content:0.9"])
-def test_what_names_whole_pictures_is_refused(text: str) -> None:
+def test_plans_for_classification_are_refused(text: str) -> None:
     runner = TorchRunner(checkpoint())
     with pytest.raises(BadPlan):
         runner.check(runner.card.plan(text))
 
 
-def test_scores_that_are_not_finite_fail_alone() -> None:
+def test_image_without_finite_scores_fails_alone() -> None:
     scores = torch.zeros(2, 3, 4, 4)
     scores[1, 0, 2, 2] = math.nan
     (_, fine), (_, broken) = class_maps(scores)

@@ -43,9 +43,9 @@ def tiny() -> ElasticViT:
     model, generator = ElasticViT(G).eval(), torch.Generator().manual_seed(7)
     model.gates["3"] = Gate(G.width)
     for name, parameter in model.named_parameters():
-        noise = torch.randn(parameter.shape, generator=generator)
+        random_image = torch.randn(parameter.shape, generator=generator)
         gain = parameter.ndim == 1 and name.endswith("weight")
-        parameter.copy_(1 + 0.1 * noise if gain else 0.2 * noise)
+        parameter.copy_(1 + 0.1 * random_image if gain else 0.2 * random_image)
     model.dense = dense_head(G)
     return model
 
@@ -58,7 +58,7 @@ def steps(model: ElasticViT, text: str, depth: int = G.depth, **more: Any) -> Re
     return ResolvedPlan(reduction.create(text, model), depth, **more)
 
 
-def evit_by_hand(model: ElasticViT, image: Tensor, keep: float) -> list[ReductionStage]:
+def evit_by_loops(model: ElasticViT, image: Tensor, keep: float) -> list[ReductionStage]:
     """EViT on one picture with sets of patches, beside the trunk and its token state."""
     x = model.embed(image.unsqueeze(0)).x[0]
     members = [{patch} for patch in range(PATCHES)]
@@ -83,26 +83,26 @@ def evit_by_hand(model: ElasticViT, image: Tensor, keep: float) -> list[Reductio
 
 
 @pytest.mark.parametrize("keep", [0.9, 0.5, 0.3])
-def test_under_evit_it_agrees_with_a_walk_by_hand(keep: float) -> None:
+def test_evit_explanation_equals_a_plain_loop(keep: float) -> None:
     model, images = tiny(), pictures()
     found = explain(model, images, steps(model, f"evit:{keep}"))
-    assert [list(e.stages) for e in found] == [evit_by_hand(model, image, keep) for image in images]
+    assert [list(e.stages) for e in found] == [evit_by_loops(model, image, keep) for image in images]
     assert [[stage.block for stage in e.stages] for e in found] == [[*REDUCES]] * 4
     assert len({e.stages for e in found}) == 4, "the pictures are to differ"
     assert all((e.grid, e.exit_layer) == ((6, 6), G.depth) for e in found)
 
 
 @pytest.mark.parametrize("text", SPECS)
-def test_for_every_reducer_stages_are_sound_and_count_what_the_trunk_counts(text: str) -> None:
+def test_stages_of_every_reducer_are_consistent_and_count_the_trunks_tokens(text: str) -> None:
     model, images = tiny(), pictures(3)
     plan = steps(model, text)
     out = model(images, plan)
-    foretold = plan.reducer.after(1 + PATCHES, 1, G.depth)
+    predicted = plan.reducer.after(1 + PATCHES, 1, G.depth)
     for row, explanation in enumerate(explain(model, images, plan)):
         counts = dict.fromkeys(range(G.depth + 1), 1 + PATCHES)
         for stage in explanation.stages:
             counts |= dict.fromkeys(range(stage.block, G.depth + 1), stage.tokens)
-        after = foretold if out.after is None else out.after[row].tolist()
+        after = predicted if out.after is None else out.after[row].tolist()
         assert list(counts.values())[1:] == list(after)
         assert_sound(explanation)
     assert explain(model, images[1:2], plan)[0] == explain(model, images, plan)[1]
@@ -142,7 +142,7 @@ class Positive(Reducer):
         return Assignment(order * real, counts=real.float())
 
 
-def test_padding_and_reducers_that_act_before_their_block_come_out_right() -> None:
+def test_reducers_before_their_block_and_padded_rows() -> None:
     model, images = tiny(), pictures()
     stays = model.embed(images).x[:, 1:, 0] > 0
     assert len(set(stays.sum(1).tolist())) > 1, "the rows are to be of different lengths"
@@ -172,7 +172,7 @@ class LastIntoFirst(Reducer):
         return Assignment(kept, torch.full((batch, 1), last), share, torch.ones(batch, 1, dtype=torch.int64))
 
 
-def test_reducers_that_act_ahead_of_their_block_come_out_right() -> None:
+def test_reducers_ahead_of_their_block() -> None:
     model = tiny()
     for explanation in explain(model, pictures(), ResolvedPlan(LastIntoFirst(), G.depth)):
         first, second = explanation.stages
@@ -182,16 +182,16 @@ def test_reducers_that_act_ahead_of_their_block_come_out_right() -> None:
         assert explanation.fate == ("merged", *["kept"] * 33, "merged", "merged")
 
 
-class Half(nn.Module):
+class ExitOnSecondPatch(nn.Module):
     """An exit head that is sure of the pictures whose second patch it likes."""
 
     def forward(self, tokens: Tokens) -> Tensor:
         return tokens.x[:, 2, :5]
 
 
-def test_stages_end_where_the_picture_leaves() -> None:
+def test_stages_end_where_the_image_exits() -> None:
     model, images = tiny(), pictures(8)
-    model.exit_heads["3"] = Half()
+    model.exit_heads["3"] = ExitOnSecondPatch()
     plan = steps(model, "evit:0.5", exit_rule=lambda answers: answers[-1][:, 0] > 0)
     layers = model(images, plan).exit_layer.tolist()
     assert set(layers) == {3, G.depth}
@@ -208,7 +208,7 @@ def test_stages_end_at_a_depth_cap() -> None:
     assert {found.exit_layer for found in capped} == {4}
 
 
-def test_where_nothing_is_reduced_every_patch_is_kept() -> None:
+def test_every_patch_is_kept_without_reduction() -> None:
     model = tiny()
     for explanation in explain(model, pictures(), steps(model, "none")):
         assert explanation == Explanation((6, 6), (), G.depth)
@@ -217,7 +217,7 @@ def test_where_nothing_is_reduced_every_patch_is_kept() -> None:
     assert explain(model, small, steps(model, "evit:0.5"))[0].grid == (3, 3)
 
 
-def test_keeping_account_changes_nothing() -> None:
+def test_recording_does_not_change_the_output() -> None:
     model, images = tiny(), pictures()
     plan = steps(model, "evit:0.5")
     seen: list[tuple[Tensor, int, Tokens]] = []
@@ -239,12 +239,12 @@ FOUR = ReductionStage(3, 4, (0, 1, 0, -1))
 """Of 2 x 2 patches, the left two are one token, the last is dropped."""
 
 
-def noise(side: int) -> NDArray[np.uint8]:
+def random_image(side: int) -> NDArray[np.uint8]:
     return np.random.default_rng(2).integers(60, 256, (side, side, 3), dtype=np.uint8)
 
 
 def test_a_stage_is_painted_by_what_became_of_each_patch() -> None:
-    picture = noise(20)
+    picture = random_image(20)
     painted = explain_picture.paint(picture, FOUR, (2, 2), {0: (1, 2, 3)})
     assert np.array_equal(painted[:10, 10:], picture[:10, 10:]), "kept: as it was"
     assert painted[10:, 10:].max() < 60, "dropped: dark"
@@ -252,13 +252,13 @@ def test_a_stage_is_painted_by_what_became_of_each_patch() -> None:
     assert np.array_equal(np.unique(painted[1:-1, 1:9].reshape(-1, 3), axis=0), [mean]), "merged: one colour"
     border = np.concatenate([painted[:, 0], painted[:, 9], painted[0, :10], painted[-1, :10]])
     assert np.array_equal(np.unique(border, axis=0), [[1, 2, 3]])
-    assert np.array_equal(picture, noise(20)), "the picture itself is left alone"
+    assert np.array_equal(picture, random_image(20)), "the picture itself is left alone"
 
 
 @pytest.mark.parametrize(("stages", "across", "down"), [(0, 2, 1), (1, 2, 1), (3, 4, 1), (12, 5, 3)])
 def test_a_page_has_a_panel_a_stage_and_the_input(stages: int, across: int, down: int) -> None:
     explanation = Explanation((2, 2), (FOUR,) * stages, 12)
-    page = np.asarray(explain_picture.draw(noise(32), explanation, "vit-t@32/evit:0.5", "99% fox"))
+    page = np.asarray(explain_picture.draw(random_image(32), explanation, "vit-t@32/evit:0.5", "99% fox"))
     one = explain_picture.PANEL + explain_picture.SPACE
     assert page.shape[1] == across * one + explain_picture.SPACE
     lines = explain_picture.LINE * (2 * down + 2)
@@ -270,7 +270,8 @@ def test_a_page_has_a_panel_a_stage_and_the_input(stages: int, across: int, down
 def test_a_name_that_is_too_long_is_cut_where_its_panel_ends() -> None:
     explanation = Explanation((2, 2), (FOUR,), 12)
     short, long = (
-        np.asarray(explain_picture.draw(noise(32), explanation, "plan", "9% " + "name " * n)) for n in (1, 99)
+        np.asarray(explain_picture.draw(random_image(32), explanation, "plan", "9% " + "name " * n))
+        for n in (1, 99)
     )
     assert short.shape == long.shape
     assert not np.array_equal(short, long)

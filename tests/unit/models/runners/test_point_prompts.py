@@ -114,8 +114,8 @@ def test_cells_are_as_like_a_click_as_the_cosine_of_their_features() -> None:
                     for x, y, s in given
                     if s == sign
                 ]
-                wanted = torch.stack(likes).amax(0) if likes else torch.full((8, 8), -1.0)
-                assert torch.allclose(found[row, look + 2 * int(sign == 0)], wanted, atol=1e-4)
+                expected = torch.stack(likes).amax(0) if likes else torch.full((8, 8), -1.0)
+                assert torch.allclose(found[row, look + 2 * int(sign == 0)], expected, atol=1e-4)
 
 
 def test_the_price_is_that_of_its_convolutions_and_one_comparison() -> None:
@@ -144,7 +144,7 @@ def runner() -> TorchRunner:
     return TorchRunner(with_point_prompts())
 
 
-def companion(of: TorchRunner | None = None) -> ClickRunner:
+def click_runner(of: TorchRunner | None = None) -> ClickRunner:
     here = of or runner()
     (found,) = (one for one in here.submodels if one.card.name == here.card.click_model)
     assert isinstance(found, ClickRunner)
@@ -156,7 +156,7 @@ def pictures(count: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("text", ["full", "evit:0.5", "tome:2", "depth:2", "tiny-seg@32"])
-def test_a_model_with_a_click_head_keeps_what_its_own_head_laid_out(text: str) -> None:
+def test_model_with_a_click_head_returns_its_feature_maps(text: str) -> None:
     here = runner()
     plan, batch = here.card.plan(text), torch.from_numpy(pictures(3))
     model, images = here.models["tiny-seg"], here.preprocess(batch, plan.image_size)
@@ -169,12 +169,12 @@ def test_a_model_with_a_click_head_keeps_what_its_own_head_laid_out(text: str) -
         assert result.features.fine.shape == (plan.image_size // 4, plan.image_size // 4, SPEC.fine)
         assert result.features.nbytes < 64 * 64 * 3 * 4, "it keeps this picture's memory, and no other's"
         assert result.features.fine.base is None
-        for kept, wanted in ((result.features.coarse, coarse), (result.features.fine, fine)):
+        for kept, expected in ((result.features.coarse, coarse), (result.features.fine, fine)):
             assert kept.dtype == np.float16
-            assert np.allclose(kept, wanted[row].permute(1, 2, 0), atol=0.02)
+            assert np.allclose(kept, expected[row].permute(1, 2, 0), atol=0.02)
 
 
-def test_a_model_without_one_keeps_nothing() -> None:
+def test_model_without_a_click_head_returns_no_features() -> None:
     here = TorchRunner(dense_checkpoint())
     (result,) = here.run(torch.from_numpy(pictures(1)), here.full)
     assert isinstance(result, Result)
@@ -182,16 +182,16 @@ def test_a_model_without_one_keeps_nothing() -> None:
     assert (here.submodels, here.card.click_model) == ((), "")
 
 
-def test_a_click_is_answered_from_features_as_the_head_answers_it() -> None:
-    here, (coarse, fine) = companion(), laid(3)
+def test_results_equal_the_head_itself() -> None:
+    here, (coarse, fine) = click_runner(), laid(3)
     kept = features_of(coarse, fine)
     media = [
         Clicked(features, tuple(Point(x, y, sign == 1) for x, y, sign in row))
         for features, row in zip(kept, ROWS, strict=True)
     ]
-    wanted = point_prompt_head()(coarse.half().float(), fine.half().float(), points(*ROWS))[:, 0]
+    expected = point_prompt_head()(coarse.half().float(), fine.half().float(), points(*ROWS))[:, 0]
     results = here.run(here.stack(media, here.full), here.full)
-    for result, logits in zip(results, wanted, strict=True):
+    for result, logits in zip(results, expected, strict=True):
         assert isinstance(result, Result)
         assert result.maps is not None
         share = float((logits > 0).float().mean())
@@ -203,16 +203,16 @@ def test_a_click_is_answered_from_features_as_the_head_answers_it() -> None:
     assert any(isinstance(r, Result) and 0 < r.scores[1] < 1 for r in results)
 
 
-def test_the_card_of_the_companion() -> None:
+def test_card_of_the_click_model() -> None:
     here = runner()
-    card = companion(here).card
+    card = click_runner(here).card
     assert (here.card.click_model, here.card.task) == (card.name, "segment") == ("tiny-seg-clicks", "segment")
     assert (card.task, card.labels, card.input) == ("clicks", ("object",), None)
     assert [rung.plan for rung in card.ladder] == [card.full]
 
 
-def test_features_of_every_size_are_answered_under_a_plan_of_that_size() -> None:
-    here = companion()
+def test_features_of_another_size_need_a_plan_of_that_size() -> None:
+    here = click_runner()
     plan = here.card.plan("tiny-seg-clicks@32")
     here.check(plan)
     (features,) = features_of(*laid(1, 32))
@@ -224,16 +224,16 @@ def test_features_of_every_size_are_answered_under_a_plan_of_that_size() -> None
             here.check(here.card.plan(text) if "other" not in text else TorchRunner(tiny()).full)
 
 
-def test_what_cannot_be_stacked_fails_with_a_sentence() -> None:
-    here = companion()
+def test_wrong_features_and_points_are_refused() -> None:
+    here = click_runner()
     (small,), (fits,) = features_of(*laid(1, 32)), features_of(*laid(1))
     for medium in (Clicked(small, CENTRE), Clicked(fits, ()), Clicked(fits, CENTRE * (MAX_POINTS + 1))):
         with pytest.raises(RunFailed):
             here.stack([medium], here.full)
 
 
-def test_features_that_are_not_finite_fail_alone() -> None:
-    here = companion()
+def test_item_with_features_that_are_not_finite_fails_alone() -> None:
+    here = click_runner()
     (fits,) = features_of(*laid(1))
     broken = Features(fits.coarse, np.full_like(fits.fine, np.inf))
     media = [Clicked(fits, CENTRE), Clicked(broken, CENTRE), Clicked(fits, CENTRE)]
@@ -244,7 +244,7 @@ def test_features_that_are_not_finite_fail_alone() -> None:
     assert good.scores.tolist() == fine.scores.tolist()
 
 
-def test_a_head_is_read_as_it_was_saved(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_head_survives_a_round_trip(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path, model, head = tmp_path / CLICKS, dense_checkpoint(), point_prompt_head()
     save_clicks(path, head, "these")
     found = read_clicks(path, model, "these")
@@ -261,7 +261,7 @@ def test_a_head_is_read_as_it_was_saved(tmp_path: Path, caplog: pytest.LogCaptur
         read_clicks(path, model, "these")
 
 
-def test_a_head_of_another_shape_is_no_head_of_this_model(tmp_path: Path) -> None:
+def test_head_of_another_shape_is_refused(tmp_path: Path) -> None:
     other = PointPromptHead(SPEC.__class__(5, width=10, fine=8), SMALL.patch_size, point_prompt_head().spec)
     save_clicks(tmp_path / CLICKS, other, "these")
     with pytest.raises(SetupError, match="not a readable click head"):
@@ -278,14 +278,14 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "tiny-seg.safetensors"
 
 
-def test_a_loaded_model_brings_its_companion_warm(file: Path) -> None:
+def test_loaded_model_has_a_warm_click_model(file: Path) -> None:
     found = load.load(str(file), "fp32", "cpu", 1)
-    answers = companion(found)
+    answers = click_runner(found)
     assert set(answers.times) == {1}, "one thread is best for so little"
     assert set(answers.times[1][answers.full]) == {1, 8}
 
 
-def test_a_head_for_other_weights_is_left_out(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_head_for_other_weights_is_ignored(file: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     save_clicks(file.parent / f"tiny-seg.{CLICKS}", point_prompt_head(), "another")
     found = load.load(str(file), "fp32", "cpu", 1, served=False)
@@ -295,7 +295,7 @@ def test_a_head_for_other_weights_is_left_out(file: Path, caplog: pytest.LogCapt
 
 
 @pytest.mark.anyio
-async def test_both_are_served_and_features_reach_only_who_asked() -> None:
+async def test_both_models_are_served_and_features_are_returned_on_request_alone() -> None:
     cluster = LocalCluster([runner], Metrics())
     assert {name: card.task for name, card in cluster.cards().items()} == {
         "tiny-seg": "segment",

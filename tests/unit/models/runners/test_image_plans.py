@@ -1,0 +1,87 @@
+"""Plans of images: which are accepted, and one sentence for each refusal."""
+
+import pytest
+
+from foveate.core.errors import BadPlan
+from foveate.core.plan import Plan
+from foveate.models.profiling.content_profile import learn
+from foveate.models.runners.image import TorchRunner
+from tests.support import measuring, scouted
+from tests.support.scouted import SCOUT
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+RUNGS = (SCOUT, "evit:0.6", "full")
+
+
+def content_runner(max_batch: int = 16) -> TorchRunner:
+    runner = scouted.runner(max_batch)
+    offered = [(measuring.plan(SCOUT, 0.9, 0.1), measuring.plan("full", 1.0, 1.0))]
+    runner.content = learn(runner, scouted.album(60), range(60), offered, lambda *_: None)
+    assert runner.content is not None
+    return runner
+
+
+@pytest.mark.parametrize("text", ["content:0.9", "content:.5", "content:1", "content:0.000001"])
+def test_probabilities_are_accepted(text: str) -> None:
+    runner = content_runner()
+    runner.check(Plan.parse(text, runner.full))
+    runner.check(runner.card.plan(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("content:0", "probability above 0 and at most 1, as in 0.9; got '0'"),
+        ("content:1.01", "probability above 0 and at most 1"),
+        ("content:x", "probability above 0 and at most 1, as in 0.9; got 'x'"),
+        ("content:nan", "probability above 0 and at most 1"),
+        ("content:inf", "probability above 0 and at most 1"),
+        ("content:-1", "probability above 0 and at most 1"),
+        ("content:0.9/evit:0.5", "it stands alone"),
+        ("evit:0.5/content:0.9", "it stands alone"),
+        ("content:0.9/depth:2", "it stands alone"),
+        ("content:0.9/heads:1", "it stands alone"),
+        ("content:0.9/stitch:2", "it stands alone"),
+        ("tiny@32/content:0.9", "it stands alone"),
+        ("scout@64/content:0.9", "it stands alone"),
+        ("vit-xs@112/content:0.9", "vit-xs is not a variant of tiny"),
+        ("content:0.9/bf16", "is loaded in fp32"),
+    ],
+)
+def test_wrong_content_plans_are_refused(text: str, sentence: str) -> None:
+    runner = content_runner()
+    with pytest.raises(BadPlan, match=sentence) as refused:
+        runner.check(Plan.parse(text, runner.full))
+    assert "\n" not in refused.value.detail
+
+
+@pytest.mark.parametrize("text", ["content:0.9", "content:1", "content:0", "content:x"])
+def test_content_without_content_rungs_is_refused(text: str) -> None:
+    runner = scouted.runner()
+    with pytest.raises(BadPlan, match="tiny has no content rungs; foveate profile finds them"):
+        runner.check(Plan.parse(text, runner.full))
+
+
+@pytest.mark.parametrize("text", ["content", "content:0.9/content:0.8"])
+def test_text_of_a_content_plan(text: str) -> None:
+    runner = content_runner()
+    with pytest.raises(BadPlan):
+        runner.check(Plan.parse(text, runner.full))
+    assert str(Plan.parse("content:.90", runner.full)) == "tiny@64/content:0.9/fp32"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("stitch:3", "tiny has no stitch 3; it has 2"),
+        ("stitch:2/evit:0.5", "takes tokens unreduced"),
+        ("stitch:2/depth:3", "takes tokens unreduced"),
+        ("scout@64/stitch:1", "scout has no stitch 1; it has none"),
+    ],
+)
+def test_wrong_stitches_are_refused(text: str, sentence: str) -> None:
+    runner = scouted.runner()
+    with pytest.raises(BadPlan, match=sentence):
+        runner.check(Plan.parse(text, runner.full))
