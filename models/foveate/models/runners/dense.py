@@ -67,17 +67,17 @@ class SegmentedImage(NamedTuple):
 
 
 def encode(
-    model: ElasticViT, images: Tensor, resolved: ResolvedPlan, cost_weight: float | None = None
+    model: ElasticViT, images: Tensor, resolved: ResolvedPlan, full_cost: float | None = None
 ) -> PatchFeatures:
     """Run normalised images (B, 3, S, S) through the blocks of a plan, for the dense head.
 
-    cost_weight: the quality that all blocks together have to be worth, in 0..1; the head's gate then
+    full_cost: the quality that all blocks together have to be worth, in 0..1; the head's gate then
     chooses the depth of each image. None: every image goes through all of the plan's blocks.
     """
     tokens = model.embed(images)
-    if cost_weight is None:
+    if full_cost is None:
         return encode_tokens(model, dense_of(model), tokens, resolved)
-    return _encode_gated(model, tokens, resolved, cost_weight)
+    return _encode_gated(model, tokens, resolved, full_cost)
 
 
 def encode_tokens(
@@ -97,7 +97,7 @@ def encode_tokens(
 
 
 def _encode_gated(
-    model: ElasticViT, tokens: Tokens, resolved: ResolvedPlan, cost_weight: float
+    model: ElasticViT, tokens: Tokens, resolved: ResolvedPlan, full_cost: float
 ) -> PatchFeatures:
     """As `encode_tokens`, with a depth per image. Images of equal depth run as one batch."""
     head = dense_of(model)
@@ -105,7 +105,7 @@ def _encode_gated(
         raise ValueError("the model's dense head has no gate")
     first = min(head.gate.after, resolved.depth)
     state = _run_blocks(model, head, TrunkState(tokens), resolved, 0, first)
-    depths = head.gate.choose(_features(head, state, first), cost_weight, resolved.depth)
+    depths = head.gate.choose(_features(head, state, first), full_cost, resolved.depth)
     rows, patches, present = [], [], []
     for depth in sorted(set(depths.tolist())):
         chosen = (depths == depth).nonzero()[:, 0]
@@ -179,13 +179,13 @@ def dense_of(model: ElasticViT) -> DenseHead:
 
 
 def segment(
-    model: ElasticViT, images: Tensor, resolved: ResolvedPlan, cost_weight: float | None = None
+    model: ElasticViT, images: Tensor, resolved: ResolvedPlan, full_cost: float | None = None
 ) -> tuple[Tensor, PatchFeatures]:
     """Class scores of squares of 4 x 4 pixels (B, C, S / 4, S / 4), and the features they come from.
 
-    images: (B, 3, S, S), normalised; cost_weight: as for `encode`.
+    images: (B, 3, S, S), normalised; full_cost: as for `encode`.
     """
-    head, features = dense_of(model), encode(model, images, resolved, cost_weight)
+    head, features = dense_of(model), encode(model, images, resolved, full_cost)
     # A CPU is a third faster with channels last.
     coarse, fine = head.to_maps(
         features.patches, head.detail(images.contiguous(memory_format=torch.channels_last))

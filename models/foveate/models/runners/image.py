@@ -22,7 +22,7 @@ from foveate.models.runners.describe import describe, profiled_ladder, standard_
 from foveate.models.runners.explain import explain
 from foveate.models.runners.image_plans import (
     parse_certainty,
-    parse_cost_weight,
+    parse_full_cost,
     resolve_classification,
     resolve_segmentation,
 )
@@ -146,9 +146,7 @@ class TorchRunner(BaseRunner):
         model = self.models[plan.variant]
         images, resolved = self.preprocess(batch, plan.image_size), self.resolve(plan)
         if model.dense is not None:
-            return self._segmentation_results(
-                *segment(model, images, resolved, parse_cost_weight(plan)), plan
-            )
+            return self._segmentation_results(*segment(model, images, resolved, parse_full_cost(plan)), plan)
         if plan.stitch is not None:
             out = self.stitches[plan.variant, plan.stitch](images)
         else:

@@ -39,7 +39,7 @@ def resolve_segmentation(plan: Plan, full: Plan, models: Mapping[str, ElasticViT
     _check_takes_images(plan, full)
     model = models[plan.variant]
     resolved = resolve(model, replace(plan, exit=None))
-    if parse_cost_weight(plan) is not None:
+    if parse_full_cost(plan) is not None:
         if model.dense is None or model.dense.gate is None:
             raise BadPlan(f"{plan.variant} has no gate, so exit:{plan.exit} cannot be served")
         if resolved.reducer.adaptive:
@@ -65,7 +65,7 @@ def _check_stitch(plan: Plan, stitches: Collection[str]) -> None:
         )
 
 
-def parse_cost_weight(plan: Plan) -> float | None:
+def parse_full_cost(plan: Plan) -> float | None:
     """The quality that all blocks together have to be worth, of a plan with a gate: `exit:eco:0.1`.
 
     None for a plan without an exit. Raises BadPlan for other exits, which are for classification.

@@ -1,4 +1,4 @@
-"""A plan made concrete for one trunk."""
+"""Resolution of a plan for one trunk."""
 
 from foveate.core.errors import BadPlan
 from foveate.core.plan import Plan
@@ -8,7 +8,7 @@ from foveate.models.vit.vit import ElasticViT, ResolvedPlan
 
 
 def resolve(model: ElasticViT, plan: Plan) -> ResolvedPlan:
-    """What the plan does at each block of this trunk. Raises BadPlan when it cannot be done."""
+    """The plan resolved for this trunk. Raises BadPlan if the model does not support the plan."""
     config = model.config
     if plan.image_size % config.patch_size or plan.image_size > config.image_size:
         raise BadPlan(f"image size must be a multiple of {config.patch_size} and at most {config.image_size}")

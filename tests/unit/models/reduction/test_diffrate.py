@@ -14,7 +14,7 @@ from foveate.models.layers.blocks import Block
 from foveate.models.layers.config import ViTConfig, gmacs
 from foveate.models.layers.reducer import Needs, Schedule, UntrainedContext
 from foveate.models.layers.tokens import Tokens
-from foveate.models.reduction.diffrate import decide, fit_schedule, full_gmacs, uniform_schedule
+from foveate.models.reduction.diffrate import fit_schedule, full_gmacs, prune_and_merge, uniform_schedule
 from foveate.models.vit.vit import ElasticViT
 from tests.support import references
 from tests.support.references import (
@@ -107,13 +107,13 @@ def test_merging_takes_plain_means_and_sizes_by_likeness() -> None:
     x = torch.tensor([[9.0, 9], [1, 0], [0, 1], [2, 0], [3, 3], [-1, -1], [7, 7]]).unsqueeze(0)
     tokens = Tokens.start(x, prefix=1)
     importance = torch.tensor([[0.6, 0.5, 0.4, 0.3, 0.2, 0.1]])
-    tokens = tokens.apply(decide(tokens, importance, prune=5, merge=2))
+    tokens = tokens.apply(prune_and_merge(tokens, importance, prune=5, merge=2))
     half = math.sqrt(0.5)
     assert tokens.source.tolist() == [[1, 2, 1, 1, 1, -1]]
     assert tokens.x[0].tolist() == [[9, 9], [pytest.approx(5 / 4), pytest.approx(0.5)], [0, 1]]
     assert tokens.counts[0].tolist() == [1, pytest.approx(1 + 1 + half), 1]
     # What was merged counts for its size from now on.
-    again = tokens.apply(decide(tokens, torch.tensor([[0.1, 0.2]]), prune=2, merge=1))
+    again = tokens.apply(prune_and_merge(tokens, torch.tensor([[0.1, 0.2]]), prune=2, merge=1))
     likeness = float(F.cosine_similarity(tokens.x[0, 1], tokens.x[0, 2], dim=0))
     assert again.counts[0].tolist() == [1, pytest.approx(1 + likeness * (2 + half))]
     assert again.origin.tolist() == [[0, 2]]

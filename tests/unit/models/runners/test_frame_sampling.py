@@ -8,7 +8,6 @@ import torch
 
 from foveate.core.outcome import Result
 from foveate.core.plan import Plan, picked
-from foveate.models.heads.clip import WAVES, waves
 from foveate.models.runners.frame_sampling import VideoExecutor, coarse_to_fine, patch_features_of
 from foveate.models.runners.video_classifier import ClipRunner
 from tests.support.clip_heads import clip_checkpoint
@@ -49,13 +48,6 @@ def test_stages_contain_each_frame_once(count: int) -> None:
 
 def test_first_stage_is_spread_over_the_clip() -> None:
     assert coarse_to_fine(picked(16, 16))[0] == [1, 5, 9, 13]
-
-
-def test_waves_are_distinct() -> None:
-    at = (torch.arange(64) + 0.5) / 64
-    found = waves(at[None])[0]
-    assert found.shape == (64, 2 * WAVES)
-    assert torch.cdist(found, found).fill_diagonal_(9).min() > 0.1
 
 
 def test_clips_can_exit_after_the_glance(runner: ClipRunner, clips: list[np.ndarray]) -> None:

@@ -10,7 +10,6 @@ from torch import nn
 from foveate.core.errors import BadPlan, RunFailed
 from foveate.core.outcome import Result
 from foveate.core.plan import Plan
-from foveate.models.layers.blocks import top_heads
 from foveate.models.layers.config import ViTConfig
 from foveate.models.reduction import create
 from foveate.models.runners.image import TorchRunner
@@ -75,17 +74,6 @@ def test_all_heads_are_the_full_output() -> None:
     ):
         assert np.array_equal(all_of.scores, none_named.scores)
         assert all_of.gflops == none_named.gflops
-
-
-def test_each_token_uses_the_heads_in_which_its_query_is_longest() -> None:
-    q = torch.randn(2, 4, 5, 3, generator=torch.Generator().manual_seed(1))
-    mask = top_heads(q, 2)
-    assert mask.shape == (2, 4, 5, 1)
-    for row in range(2):
-        for token in range(5):
-            norms = [float(q[row, head, token].norm()) for head in range(4)]
-            best = sorted(range(4), key=lambda head: -norms[head])[:2]
-            assert mask[row, :, token, 0].nonzero().squeeze(1).tolist() == sorted(best)
 
 
 def test_fewer_heads_change_the_answer_and_cost_less() -> None:
