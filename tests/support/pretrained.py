@@ -1,4 +1,4 @@
-"""Checkpoints of transformers as its users have them, tiny and random: what the tests of them share."""
+"""Tiny checkpoints of transformers with random weights, and helpers for their tests."""
 
 import json
 from collections.abc import Callable
@@ -167,20 +167,20 @@ def _labelled(changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def settled(model: Any, seed: int = 5) -> Any:
-    """The model with weights that are the same every time and leave no picture indifferent."""
+    """The model with reproducible random weights, for which different images get different results."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             gain = parameter.ndim == 1 and name.endswith("weight")
-            # Queries that are much alike would all be one class.
+            # Similar queries would all have one class.
             spread = 8.0 if "queries_" in name else 1.0 if "class_predictor" in name else 0.2
             parameter.copy_(1 + 0.1 * noise if gain else spread * noise)
     return model.eval()
 
 
 def saved(path: Path, model: Any, preprocessor: dict[str, Any] | None = None) -> Path:
-    """Write the model, its weights settled, and what its pictures are like."""
+    """Write the model, with weights of `settled`, and its preprocessing to a folder."""
     settled(model).save_pretrained(path)
     (path / "preprocessor_config.json").write_text(json.dumps(RANGE | (preprocessor or SQUARE)))
     return path
