@@ -6,7 +6,9 @@ from foveate.core.errors import BadPlan
 from foveate.core.plan import Plan
 from foveate.models.profiling.content_profile import learn
 from foveate.models.runners.image import TorchRunner
+from foveate.models.runners.image_plans import parse_certainty, parse_full_cost
 from tests.support import measuring, scouted
+from tests.support.dense_heads import dense_checkpoint
 from tests.support.scouted import SCOUT
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -85,3 +87,33 @@ def test_wrong_stitches_are_refused(text: str, sentence: str) -> None:
     runner = scouted.runner()
     with pytest.raises(BadPlan, match=sentence):
         runner.check(Plan.parse(text, runner.full))
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("stitch:2", "stitch and content are for classification, and tiny-seg segments images"),
+        ("content:0.9", "stitch and content are for classification, and tiny-seg segments images"),
+        ("frames:2", "frames, glance and reuse are for video clips, and tiny-seg takes images"),
+        ("exit:0.9", "takes exits as in exit:eco:0.1, not exit:0.9"),
+        ("exit:eco:2", "takes exits as in exit:eco:0.1, not exit:eco:2"),
+        ("exit:eco:0.1", "tiny-seg has no gate, so exit:eco:0.1 cannot be served"),
+    ],
+)
+def test_wrong_segmentation_plans_are_refused(text: str, sentence: str) -> None:
+    runner = TorchRunner(dense_checkpoint())
+    with pytest.raises(BadPlan, match=sentence):
+        runner.check(Plan.parse(text, runner.full))
+
+
+@pytest.mark.parametrize("text", ["frames:2", "glance:2", "reuse:0.5"])
+def test_plans_of_clips_are_refused(text: str) -> None:
+    runner = scouted.runner()
+    with pytest.raises(BadPlan, match="for video clips, and tiny takes images"):
+        runner.check(Plan.parse(text, runner.full))
+
+
+def test_parsed_values() -> None:
+    assert parse_certainty(Plan("tiny", 64, content="0.9")) == 0.9
+    assert parse_full_cost(Plan("tiny", 64)) is None
+    assert parse_full_cost(Plan("tiny", 64, exit="eco:0.1")) == 0.1
