@@ -1,5 +1,4 @@
-"""The dense head: what it reads of patches that stay, merge, leave or are clustered, and what Expedit and
-DToP decide, against plain loops over the papers' equations."""
+"""Patch features of the dense head (kept, merged, dropped, clustered), and segmentation results."""
 
 import math
 
@@ -28,15 +27,15 @@ pytestmark = pytest.mark.usefixtures("inference_on_one_thread")
 
 
 def model(config: ViTConfig = G) -> ElasticViT:
-    found, generator = ElasticViT(config, dense=SPEC).eval(), torch.Generator().manual_seed(7)
-    for name, parameter in found.named_parameters():
+    actual, generator = ElasticViT(config, dense=SPEC).eval(), torch.Generator().manual_seed(7)
+    for name, parameter in actual.named_parameters():
         random_image = torch.randn(parameter.shape, generator=generator)
         gain = parameter.ndim == 1 and name.endswith("weight")
         parameter.copy_(1 + 0.1 * random_image if gain else 0.2 * random_image)
-    return found
+    return actual
 
 
-def pictures(batch: int, side: int = 96) -> Tensor:
+def random_images(batch: int, side: int = 96) -> Tensor:
     return torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(3))
 
 
@@ -55,7 +54,7 @@ def blocks(host: ElasticViT, images: Tensor, text: str) -> list[Tokens]:
 @pytest.mark.parametrize("side", [96, 64, 16])
 def test_scores_cover_the_image(side: int) -> None:
     host = model()
-    scores, features = segment(host, pictures(2, side), steps(host, "none"))
+    scores, features = segment(host, random_images(2, side), steps(host, "none"))
     assert scores.shape == (2, SPEC.classes, side // STRIDE, side // STRIDE)
     assert features.patches.shape == (2, (side // 16) ** 2, SPEC.width)
     assert features.tokens.tolist() == [1 + (side // 16) ** 2] * 2
@@ -63,14 +62,14 @@ def test_scores_cover_the_image(side: int) -> None:
 
 @pytest.mark.parametrize("depth", [1, 4, 6])
 def test_untouched_patches_are_read_after_the_last_block(depth: int) -> None:
-    host, images = model(), pictures(2)
+    host, images = model(), random_images(2)
     stages = blocks(host, images, "none")
     features = encode(host, images, steps(host, "none", depth)).patches
     assert torch.equal(features, dense_of(host).read(stages[depth].x[:, 1:], depth))
 
 
 def test_merged_patches_have_the_features_of_their_token() -> None:
-    host, images = model(), pictures(2)
+    host, images = model(), random_images(2)
     last = blocks(host, images, "tome:3")[-1]
     read = dense_of(host).read(last.x, G.depth)
     features = encode(host, images, steps(host, "tome:3")).patches
@@ -81,7 +80,7 @@ def test_merged_patches_have_the_features_of_their_token() -> None:
 
 @pytest.mark.parametrize("text", ["evit:0.5", "ats:0.5", "dtop:0.3"])
 def test_dropped_patches_keep_their_last_features(text: str) -> None:
-    host, images = model(), pictures(3)
+    host, images = model(), random_images(3)
     stages = blocks(host, images, text)
     features = encode(host, images, steps(host, text)).patches
     left = 0
@@ -96,7 +95,7 @@ def test_dropped_patches_keep_their_last_features(text: str) -> None:
 
 
 def test_clustered_patches_are_mixtures_of_clusters() -> None:
-    host, images = model(), pictures(2)
+    host, images = model(), random_images(2)
     stages = blocks(host, images, "expedit:0.5@3")
     before, last = stages[2], stages[-1]
     assert len(last) == 1 + 9
@@ -106,18 +105,18 @@ def test_clustered_patches_are_mixtures_of_clusters() -> None:
     assert torch.allclose(encode(host, images, steps(host, "expedit:0.5@3")).patches, expected, atol=1e-4)
 
 
-def test_what_leaves_by_share_is_read_as_it_left() -> None:
+def test_patches_dropped_by_share_keep_their_features() -> None:
     host = model()
-    head, before = dense_of(host), blocks(host, pictures(2), "none")[2]
-    found = encode(host, pictures(2), steps(host, "dtop:0.3@3"))
-    gone = ~represented(blocks(host, pictures(2), "dtop:0.3@3")[-1])
-    assert torch.allclose(found.patches[gone], head.read(before.grid(), 2)[gone], atol=1e-5)
-    assert found.tokens.tolist() == [12, 12]
+    head, before = dense_of(host), blocks(host, random_images(2), "none")[2]
+    actual = encode(host, random_images(2), steps(host, "dtop:0.3@3"))
+    gone = ~represented(blocks(host, random_images(2), "dtop:0.3@3")[-1])
+    assert torch.allclose(actual.patches[gone], head.read(before.grid(), 2)[gone], atol=1e-5)
+    assert actual.tokens.tolist() == [12, 12]
 
 
-def test_all_of_the_patches_are_the_identity() -> None:
+def test_keeping_all_patches_is_the_identity() -> None:
     host = model()
-    whole, all_of_them = (encode(host, pictures(2), steps(host, text)) for text in ("none", "dtop:1@3"))
+    whole, all_of_them = (encode(host, random_images(2), steps(host, text)) for text in ("none", "dtop:1@3"))
     assert torch.equal(whole.patches, all_of_them.patches)
 
 

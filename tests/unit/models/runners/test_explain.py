@@ -1,4 +1,4 @@
-"""What an explanation tells, against walks by hand and for every reducer; and the picture of it."""
+"""Explanations, against plain loops and for every reducer, and their drawing."""
 
 import itertools
 import math
@@ -39,7 +39,7 @@ pytestmark = pytest.mark.usefixtures("inference_on_one_thread")
 
 
 def tiny() -> ElasticViT:
-    """Weights far enough from zero that attention tells tokens apart."""
+    """A model with weights large enough that attention differs between tokens."""
     model, generator = ElasticViT(G).eval(), torch.Generator().manual_seed(7)
     model.gates["3"] = Gate(G.width)
     for name, parameter in model.named_parameters():
@@ -50,7 +50,7 @@ def tiny() -> ElasticViT:
     return model
 
 
-def pictures(batch: int = 4) -> Tensor:
+def random_images(batch: int = 4) -> Tensor:
     return torch.randn(batch, 3, 96, 96, generator=torch.Generator().manual_seed(3))
 
 
@@ -59,7 +59,7 @@ def steps(model: ElasticViT, text: str, depth: int = G.depth, **more: Any) -> Re
 
 
 def evit_by_loops(model: ElasticViT, image: Tensor, keep: float) -> list[ReductionStage]:
-    """EViT on one picture with sets of patches, beside the trunk and its token state."""
+    """EViT on one image with sets of patches, without the trunk's token state."""
     x = model.embed(image.unsqueeze(0)).x[0]
     members = [{patch} for patch in range(PATCHES)]
     stages = []
@@ -69,11 +69,11 @@ def evit_by_loops(model: ElasticViT, image: Tensor, keep: float) -> list[Reducti
         weights = (q @ k.transpose(1, 2) / math.sqrt(q.shape[-1])).softmax(-1)
         x = x + block.attn.proj((weights @ v).transpose(0, 1).flatten(1))
         if number in REDUCES:
-            seen = weights[:, 0, 1:].mean(0)
-            order = seen.argsort(descending=True).tolist()
+            attention = weights[:, 0, 1:].mean(0)
+            order = attention.argsort(descending=True).tolist()
             best = order[: math.ceil(keep * len(order))]
             rest = order[len(best) :]
-            fused = sum(seen[n] * x[1 + n] for n in rest)
+            fused = sum(attention[n] * x[1 + n] for n in rest)
             x = torch.stack([x[0], *(x[1 + n] for n in best), fused])
             members = [*(members[n] for n in best), set().union(*(members[n] for n in rest))]
             first = {patch: min(group) for group in members for patch in group}
@@ -84,17 +84,17 @@ def evit_by_loops(model: ElasticViT, image: Tensor, keep: float) -> list[Reducti
 
 @pytest.mark.parametrize("keep", [0.9, 0.5, 0.3])
 def test_evit_explanation_equals_a_plain_loop(keep: float) -> None:
-    model, images = tiny(), pictures()
-    found = explain(model, images, steps(model, f"evit:{keep}"))
-    assert [list(e.stages) for e in found] == [evit_by_loops(model, image, keep) for image in images]
-    assert [[stage.block for stage in e.stages] for e in found] == [[*REDUCES]] * 4
-    assert len({e.stages for e in found}) == 4, "the pictures are to differ"
-    assert all((e.grid, e.exit_layer) == ((6, 6), G.depth) for e in found)
+    model, images = tiny(), random_images()
+    actual = explain(model, images, steps(model, f"evit:{keep}"))
+    assert [list(e.stages) for e in actual] == [evit_by_loops(model, image, keep) for image in images]
+    assert [[stage.block for stage in e.stages] for e in actual] == [[*REDUCES]] * 4
+    assert len({e.stages for e in actual}) == 4, "the images must differ"
+    assert all((e.grid, e.exit_layer) == ((6, 6), G.depth) for e in actual)
 
 
 @pytest.mark.parametrize("text", SPECS)
 def test_stages_of_every_reducer_are_consistent_and_count_the_trunks_tokens(text: str) -> None:
-    model, images = tiny(), pictures(3)
+    model, images = tiny(), random_images(3)
     plan = steps(model, text)
     out = model(images, plan)
     predicted = plan.reducer.after(1 + PATCHES, 1, G.depth)
@@ -109,7 +109,7 @@ def test_stages_of_every_reducer_are_consistent_and_count_the_trunks_tokens(text
 
 
 def assert_sound(explanation: Explanation) -> None:
-    """Groups are named by their first patch, are never split, and never come back once dropped."""
+    """Groups are numbered by their first patch, are never split, and never return once dropped."""
     before = tuple(range(PATCHES))
     for stage in explanation.stages:
         alive = [patch for patch in range(PATCHES) if stage.into[patch] >= 0]
@@ -123,7 +123,7 @@ def assert_sound(explanation: Explanation) -> None:
 
 
 class Positive(Reducer):
-    """Before the first block, drops the patches whose first feature is below zero; pads the rows."""
+    """Before the first block, drops the patches whose first feature is below zero, and pads the rows."""
 
     point, adaptive = ReductionPoint.BEFORE, True
 
@@ -143,9 +143,9 @@ class Positive(Reducer):
 
 
 def test_reducers_before_their_block_and_padded_rows() -> None:
-    model, images = tiny(), pictures()
+    model, images = tiny(), random_images()
     stays = model.embed(images).x[:, 1:, 0] > 0
-    assert len(set(stays.sum(1).tolist())) > 1, "the rows are to be of different lengths"
+    assert len(set(stays.sum(1).tolist())) > 1, "the rows must have different lengths"
     for row, explanation in enumerate(explain(model, images, ResolvedPlan(Positive(), G.depth))):
         (stage,) = explanation.stages
         assert stage.block == 1
@@ -174,7 +174,7 @@ class LastIntoFirst(Reducer):
 
 def test_reducers_ahead_of_their_block() -> None:
     model = tiny()
-    for explanation in explain(model, pictures(), ResolvedPlan(LastIntoFirst(), G.depth)):
+    for explanation in explain(model, random_images(), ResolvedPlan(LastIntoFirst(), G.depth)):
         first, second = explanation.stages
         assert (first.block, first.tokens, second.block, second.tokens) == (3, 36, 4, 35)
         assert first.into == (*range(35), 0)
@@ -183,34 +183,34 @@ def test_reducers_ahead_of_their_block() -> None:
 
 
 class ExitOnSecondPatch(nn.Module):
-    """An exit head that is sure of the pictures whose second patch it likes."""
+    """An exit head whose logits are features of the second patch."""
 
     def forward(self, tokens: Tokens) -> Tensor:
         return tokens.x[:, 2, :5]
 
 
 def test_stages_end_where_the_image_exits() -> None:
-    model, images = tiny(), pictures(8)
+    model, images = tiny(), random_images(8)
     model.exit_heads["3"] = ExitOnSecondPatch()
     plan = steps(model, "evit:0.5", exit_rule=lambda answers: answers[-1][:, 0] > 0)
     layers = model(images, plan).exit_layer.tolist()
     assert set(layers) == {3, G.depth}
     whole = explain(model, images, steps(model, "evit:0.5"))
-    for found, full, layer in zip(explain(model, images, plan), whole, layers, strict=True):
-        assert found.exit_layer == layer
-        assert found.stages == tuple(stage for stage in full.stages if stage.block <= layer)
+    for actual, full, layer in zip(explain(model, images, plan), whole, layers, strict=True):
+        assert actual.exit_layer == layer
+        assert actual.stages == tuple(stage for stage in full.stages if stage.block <= layer)
 
 
 def test_stages_end_at_a_depth_cap() -> None:
-    model, images = tiny(), pictures()
+    model, images = tiny(), random_images()
     capped, whole = (explain(model, images, steps(model, "evit:0.5", depth)) for depth in (4, G.depth))
-    assert [found.stages for found in capped] == [full.stages[:2] for full in whole]
-    assert {found.exit_layer for found in capped} == {4}
+    assert [actual.stages for actual in capped] == [full.stages[:2] for full in whole]
+    assert {actual.exit_layer for actual in capped} == {4}
 
 
 def test_every_patch_is_kept_without_reduction() -> None:
     model = tiny()
-    for explanation in explain(model, pictures(), steps(model, "none")):
+    for explanation in explain(model, random_images(), steps(model, "none")):
         assert explanation == Explanation((6, 6), (), G.depth)
         assert explanation.fate == ("kept",) * PATCHES
     small = torch.randn(1, 3, 48, 48, generator=torch.Generator().manual_seed(1))
@@ -218,12 +218,12 @@ def test_every_patch_is_kept_without_reduction() -> None:
 
 
 def test_recording_does_not_change_the_output() -> None:
-    model, images = tiny(), pictures()
+    model, images = tiny(), random_images()
     plan = steps(model, "evit:0.5")
-    seen: list[tuple[Tensor, int, Tokens]] = []
-    recorded = model.encode(model.embed(images), plan, lambda *state: seen.append(state))
+    states: list[tuple[Tensor, int, Tokens]] = []
+    recorded = model.encode(model.embed(images), plan, lambda *state: states.append(state))
     assert torch.equal(recorded.logits, model(images, plan).logits)
-    assert [block for _, block, _ in seen] == list(range(1, G.depth + 1))
+    assert [block for _, block, _ in states] == list(range(1, G.depth + 1))
 
 
 def test_groups_are_named_by_their_first_patch_with_and_without_a_class_token() -> None:

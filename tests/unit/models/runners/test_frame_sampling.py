@@ -1,4 +1,4 @@
-"""Clips named: frames, glances, reuse and exits in time, and what they cost."""
+"""Stages of frames, glances and exits of clips."""
 
 from typing import Any
 
@@ -41,9 +41,9 @@ def test_frames_are_in_the_middle_of_equal_spans() -> None:
 @pytest.mark.parametrize("count", range(1, 20))
 def test_stages_contain_each_frame_once(count: int) -> None:
     frames = picked(32, count)
-    found = coarse_to_fine(frames)
-    assert sorted(frame for stage in found for frame in stage) == frames
-    assert all(found)
+    actual = coarse_to_fine(frames)
+    assert sorted(frame for stage in actual for frame in stage) == frames
+    assert all(actual)
 
 
 def test_first_stage_is_spread_over_the_clip() -> None:
@@ -51,13 +51,13 @@ def test_first_stage_is_spread_over_the_clip() -> None:
 
 
 def test_clips_can_exit_after_the_glance(runner: ClipRunner, clips: list[np.ndarray]) -> None:
-    found = run(runner, clips, "glance:2:0.5/exit:0.0001")
-    assert all(result.tokens == 0 and len(result.frames) == 8 for result in found)
-    assert found[0].gflops < run(runner, clips, "glance:2:0.5")[0].gflops
+    actual = run(runner, clips, "glance:2:0.5/exit:0.0001")
+    assert all(result.tokens == 0 and len(result.frames) == 8 for result in actual)
+    assert actual[0].gflops < run(runner, clips, "glance:2:0.5")[0].gflops
 
 
 def test_glance_selects_the_region_that_changes(runner: ClipRunner, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a picture that is still but for one quarter, that quarter is looked at."""
+    """Where one quarter of the frames changes, that quarter is computed in detail."""
     rng = np.random.default_rng(1)
     clip = np.repeat(rng.integers(0, 256, (1, 64, 64, 3), np.uint8), 8, 0)
     clip[:, :32, :32] = rng.integers(0, 256, (8, 32, 32, 3), np.uint8)
@@ -77,15 +77,15 @@ def test_glance_selects_the_region_that_changes(runner: ClipRunner, monkeypatch:
 
 @pytest.mark.parametrize("seed", [0, 2])
 def test_patience_counts_predictions_after_each_frame(clips: list[np.ndarray], seed: int) -> None:
-    """Of two models, one says the same after the first two frames, and the other does not."""
+    """Of two models, one predicts the same class after the first two frames, and the other does not."""
     runner = ClipRunner(clip_checkpoint(seed))
     batch = runner.stack(clips, runner.full)
     executor = VideoExecutor(
         runner.model, lambda rows, frames, side: runner.preprocess(batch[rows, frames], side), 8
     )
     with torch.inference_mode():
-        seen = executor.add_frames(executor.start(len(clips)), [1, 5], runner.resolve(runner.full))
-        first, second = executor.predict(seen)[0].argmax(2).unbind(1)
+        state = executor.add_frames(executor.start(len(clips)), [1, 5], runner.resolve(runner.full))
+        first, second = executor.predict(state)[0].argmax(2).unbind(1)
     agree = (first == second).tolist()
     assert all(agree) if seed else not any(agree)
     assert [len(one.frames) == 2 for one in run(runner, clips, "exit:patience:1")] == agree

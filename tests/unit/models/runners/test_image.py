@@ -1,4 +1,4 @@
-"""Plans that leave the rung to the content: what runs, what it takes, what is refused, what is explained."""
+"""The runner of images: plans with content rungs and stitches, their results, cost and explanations."""
 
 from dataclasses import replace
 
@@ -36,9 +36,9 @@ def run(runner: TorchRunner, numbers: list[int], plan: Plan) -> list[Result]:
     media = [picture(str(number).encode()) for number in numbers]
     results = runner.run(runner.stack(media, plan), plan)
     assert len(results) == len(numbers)
-    found = [result for result in results if isinstance(result, Result)]
-    assert len(found) == len(numbers)
-    return found
+    actual = [result for result in results if isinstance(result, Result)]
+    assert len(actual) == len(numbers)
+    return actual
 
 
 MIXED = [61, 66, 62, 63, 72, 78, 64]
@@ -71,7 +71,7 @@ def test_all_images_of_a_batch_can_choose_one_rung(numbers: list[int]) -> None:
 
 
 def test_images_of_a_batch_can_choose_three_rungs() -> None:
-    """The lead of the best class is 0.98 on flat pictures, 0.1 on the others."""
+    """The lead of the best class is 0.98 on flat images, 0.1 on the others."""
     runner = scouted.runner()
     runner.content = ContentRungs(RUNGS, ((0.0, 10.0, 0.0), (0.0, -10.0, 0.0)), (-5.0, 2.0))
     half = Plan.parse("evit:0.6", runner.full)
@@ -130,7 +130,7 @@ def test_image_fails_alone_where_the_last_rung_fails_too() -> None:
     assert (hard.chosen, flat.chosen) == (runner.full, Plan.parse(SCOUT, runner.full))
 
 
-# What was looked at.
+# Explanations.
 
 
 def test_content_plan_explains_each_image_under_its_rung() -> None:

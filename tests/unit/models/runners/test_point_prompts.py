@@ -1,4 +1,4 @@
-"""The click head and its runner: what an answer rests on, what it costs, and how it comes to be served."""
+"""The runner of point prompts: results, refusals, its file, and serving it with its model."""
 
 import logging
 from pathlib import Path
@@ -41,19 +41,19 @@ def runner() -> TorchRunner:
 
 def click_runner(of: TorchRunner | None = None) -> ClickRunner:
     here = of or runner()
-    (found,) = (one for one in here.submodels if one.card.name == here.card.click_model)
-    assert isinstance(found, ClickRunner)
-    return found
+    (actual,) = (one for one in here.submodels if one.card.name == here.card.click_model)
+    assert isinstance(actual, ClickRunner)
+    return actual
 
 
-def pictures(count: int) -> np.ndarray:
+def random_images(count: int) -> np.ndarray:
     return np.random.default_rng(5).integers(0, 256, (count, 64, 64, 3), dtype=np.uint8)
 
 
 @pytest.mark.parametrize("text", ["full", "evit:0.5", "tome:2", "depth:2", "tiny-seg@32"])
 def test_model_with_a_click_head_returns_its_feature_maps(text: str) -> None:
     here = runner()
-    plan, batch = here.card.plan(text), torch.from_numpy(pictures(3))
+    plan, batch = here.card.plan(text), torch.from_numpy(random_images(3))
     model, images = here.models["tiny-seg"], here.preprocess(batch, plan.image_size)
     coarse, fine = dense_of(model).to_maps(
         encode(model, images, here.resolve(plan)).patches, dense_of(model).detail(images)
@@ -71,7 +71,7 @@ def test_model_with_a_click_head_returns_its_feature_maps(text: str) -> None:
 
 def test_model_without_a_click_head_returns_no_features() -> None:
     here = TorchRunner(dense_checkpoint())
-    (result,) = here.run(torch.from_numpy(pictures(1)), here.full)
+    (result,) = here.run(torch.from_numpy(random_images(1)), here.full)
     assert isinstance(result, Result)
     assert result.features is None
     assert (here.submodels, here.card.click_model) == ((), "")
@@ -142,11 +142,11 @@ def test_item_with_features_that_are_not_finite_fails_alone() -> None:
 def test_head_survives_a_round_trip(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path, model, head = tmp_path / CLICKS, dense_checkpoint(), point_prompt_head()
     save_clicks(path, head, "these")
-    found = read_clicks(path, model, "these")
-    assert found is not None
-    assert found.spec == head.spec
+    actual = read_clicks(path, model, "these")
+    assert actual is not None
+    assert actual.spec == head.spec
     for name, value in head.state_dict().items():
-        assert torch.equal(found.state_dict()[name], value.half().float())
+        assert torch.equal(actual.state_dict()[name], value.half().float())
     assert read_clicks(path, model, "others") is None
     assert "is ignored" in caplog.text
     with pytest.raises(SetupError, match="has no dense head"):
@@ -165,7 +165,7 @@ def test_head_of_another_shape_is_refused(tmp_path: Path) -> None:
 
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A model in a file, with its click head beside it."""
+    """The file of a model with a click head in the same folder."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     model = dense_checkpoint()
     save(tmp_path / "tiny-seg.safetensors", model)
@@ -174,8 +174,8 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_loaded_model_has_a_warm_click_model(file: Path) -> None:
-    found = load.load(str(file), "fp32", "cpu", 1)
-    answers = click_runner(found)
+    actual = load.load(str(file), "fp32", "cpu", 1)
+    answers = click_runner(actual)
     assert set(answers.times) == {1}, "one thread is best for so little"
     assert set(answers.times[1][answers.full]) == {1, 8}
 
@@ -183,9 +183,9 @@ def test_loaded_model_has_a_warm_click_model(file: Path) -> None:
 def test_head_for_other_weights_is_ignored(file: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     save_clicks(file.parent / f"tiny-seg.{CLICKS}", point_prompt_head(), "another")
-    found = load.load(str(file), "fp32", "cpu", 1, served=False)
-    assert found.card.click_model == ""
-    assert not any(isinstance(one, ClickRunner) for one in found.submodels)
+    actual = load.load(str(file), "fp32", "cpu", 1, served=False)
+    assert actual.card.click_model == ""
+    assert not any(isinstance(one, ClickRunner) for one in actual.submodels)
     assert "is ignored" in caplog.text
 
 
@@ -198,7 +198,7 @@ async def test_both_models_are_served_and_features_are_returned_on_request_alone
     }
     await cluster.start()
     try:
-        (pixels,) = pictures(1)
+        (pixels,) = random_images(1)
         plain = await cluster.submit(Request("1", "tiny-seg", pixels, pixels.nbytes, task="segment"))
         assert plain.result.features is None
         asked = Request("2", "tiny-seg", pixels, pixels.nbytes, task="segment", features=True)

@@ -37,10 +37,10 @@ def test_reuse_equals_a_plain_loop(weighted: bool) -> None:
     clips = torch.rand(3, 6, 3, 32, 32)
     weight = torch.rand(3, 16) + 0.5 if weighted else None
     memory = encode_first(read, clips[:, 0], 8)
-    found, after = encode_next(read, clips[:, 1:], 0.3, 8, memory, weight)
+    actual, after = encode_next(read, clips[:, 1:], 0.3, 8, memory, weight)
     for row in range(3):
         expected = reuse_by_loops(clips[row], 5, None if weight is None else weight[row])
-        torch.testing.assert_close(found[row], expected[1:])
+        torch.testing.assert_close(actual[row], expected[1:])
         torch.testing.assert_close(after.features[row], expected[-1])
 
 
@@ -60,5 +60,5 @@ def test_slow_change_adds_up() -> None:
     for number in range(6):
         frames[:, number, :, :8, :8] = 0.1 * number
     frames[:, 1:3, :, 8:16, 8:16] = 0.15  # one that changed once, by more than a single step
-    found, _ = encode_next(read, frames[:, 1:], 1 / 16, 8, encode_first(read, frames[:, 0], 8))
-    assert found[0, -1, 0, 0] > 0.3
+    actual, _ = encode_next(read, frames[:, 1:], 1 / 16, 8, encode_first(read, frames[:, 0], 8))
+    assert actual[0, -1, 0, 0] > 0.3

@@ -73,7 +73,7 @@ def test_order_of_frames_matters(runner: ClipRunner, clips: list[np.ndarray]) ->
 
 
 def test_early_exit_uses_the_first_stage_alone(runner: ClipRunner, clips: list[np.ndarray]) -> None:
-    early = run(runner, clips, "exit:0.0001")  # whoever says anything is sure enough
+    early = run(runner, clips, "exit:0.0001")  # any prediction is sure enough
     assert all(result.frames == (1, 5) for result in early)
     full = run(runner, clips, "full")
     assert all(one.gflops < other.gflops / 3 for one, other in zip(early, full, strict=True))
@@ -86,9 +86,9 @@ def test_early_exit_uses_the_first_stage_alone(runner: ClipRunner, clips: list[n
 def test_clips_of_a_batch_exit_independently(runner: ClipRunner, clips: list[np.ndarray]) -> None:
     sure = sorted(result.scores.max() for result in run(runner, clips, "exit:0.0001"))
     between = f"exit:{(sure[1] + sure[2]) / 2:.5f}"
-    found = run(runner, clips, between)
-    assert 1 <= sum(result.frames == (1, 5) for result in found) < len(clips)
-    for clip, result in zip(clips, found, strict=True):
+    actual = run(runner, clips, between)
+    assert 1 <= sum(result.frames == (1, 5) for result in actual) < len(clips)
+    for clip, result in zip(clips, actual, strict=True):
         assert run(runner, [clip], between)[0].frames == result.frames
 
 

@@ -68,14 +68,14 @@ def test_reuse_costs_less(segmenter: ClipSegmenter) -> None:
 def test_changes_on_objects_are_computed_first(
     segmenter: ClipSegmenter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two patches change alike; the one that showed an object is looked at."""
+    """Two patches change equally; the one on an object is computed."""
     side, patch = segmenter.full.image_size, segmenter.model.config.patch_size
     clip = np.full((4, side, side, 3), 90, np.uint8)
     for number in range(4):
         clip[number, :patch, :patch] += 20 * number
         clip[number, -patch:, -patch:] += 20 * number
     objects = torch.zeros(1, 16, 5)
-    objects[..., 0] = 9.0  # background, but for the last one
+    objects[..., 0] = 9.0  # background, except for the last one
     objects[:, 15, 0], objects[:, 15, 1] = 0.0, 9.0
     entered: list[set[int]] = []
 
