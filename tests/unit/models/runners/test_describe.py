@@ -11,7 +11,7 @@ from foveate.models.runners.describe import STANDARD_RUNGS, describe, profiled_l
 from foveate.models.vit.vit import ElasticViT
 from tests.support.clip_heads import clip_checkpoint
 from tests.support.dense_heads import dense_checkpoint
-from tests.support.measuring import CONFIG, plan, tiny, written
+from tests.support.measuring import plan, tiny, written
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FULL = Plan("tiny", 64)
@@ -26,7 +26,7 @@ def test_card_repeats_the_checkpoint() -> None:
 
 
 def test_unnamed_classes_are_numbered() -> None:
-    assert describe(tiny(), FULL, ()).labels == tuple(f"class {i}" for i in range(CONFIG.classes))
+    assert describe(tiny(), FULL, ()).labels == tuple(f"class {i}" for i in range(5))
     without_background = describe(replace(dense_checkpoint(), labels=()), FULL, ())
     assert len(without_background.labels) == 4
     motions = describe(replace(clip_checkpoint(), labels=()), FULL, ())
