@@ -4,7 +4,7 @@ import copy
 import math
 import pickle
 import pkgutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -12,19 +12,14 @@ from types import ModuleType
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from foveate.core.errors import BadPlan
 from foveate.core.plan import Plan
 from foveate.models import exits, reduction
-from foveate.models.heads.gates import Gate
-from foveate.models.layers.config import ViTConfig
-from foveate.models.layers.tokens import Tokens
 from foveate.models.vit.vit import ElasticViT, ResolvedPlan, TrunkOutput
-from tests.support.dense_heads import dense_head
+from tests.support.exit_models import CONFIG, HEADS, confident, numbered, one_class, unconfident
 
-G = ViTConfig(image_size=64, width=24, depth=8, heads=2, classes=5)
-HEADS = (2, 3, 4, 5, 7)
 ROWS = 16
 MODULES = [module.name for module in pkgutil.iter_modules(exits.__path__)]
 FIRST = {"patience:1": 3, "patience:2": 4, "patience:4": 7}
@@ -58,60 +53,7 @@ every_pair = pytest.mark.parametrize(
 )
 
 
-class RandomExitHead(nn.Module):
-    """Random logits from one patch. Images differ more in a patch than in their class token.
-
-    The larger the weight, the more confident the head. Its bias is the same for all images.
-    """
-
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        super().__init__()
-        self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
-
-    def forward(self, tokens: Tokens) -> Tensor:
-        return tokens.grid()[:, 0] @ self.weight + self.bias
-
-
 pytestmark = pytest.mark.usefixtures("inference_on_one_thread")
-
-
-def tiny(gain: float, bias: Callable[[int], Tensor], seed: int = 0) -> ElasticViT:
-    """A random trunk with similar random exit heads. `bias` gives the bias of the n-th head."""
-    model, generator = ElasticViT(G).eval(), torch.Generator().manual_seed(7)
-    for after in ("2", "5"):
-        model.gates[after] = Gate(G.width)
-    for name, parameter in model.named_parameters():
-        noise = torch.randn(parameter.shape, generator=generator)
-        sign = parameter.ndim == 1 and name.endswith("weight")
-        parameter.copy_(1 + 0.1 * noise if sign else 0.2 * noise)
-    generator.manual_seed(seed)
-    shared, *own = torch.randn(1 + len(HEADS), G.width, G.classes, generator=generator)
-    for number, weight in enumerate(own):
-        model.exit_heads[str(HEADS[number])] = RandomExitHead(gain * (shared + 0.5 * weight), bias(number))
-    model.dense = dense_head(G)
-    return model
-
-
-def no_bias(number: int) -> Tensor:
-    return torch.zeros(G.classes)
-
-
-def third_class(number: int) -> Tensor:
-    return 200 * one_class(2)
-
-
-def unconfident() -> ElasticViT:
-    """No head is confident, and no two consecutive heads predict the same class."""
-    return tiny(0, lambda number: 0.01 * one_class(number))
-
-
-def confident() -> ElasticViT:
-    """Every head is confident of the same class."""
-    return tiny(0, third_class)
-
-
-def one_class(index: int) -> Tensor:
-    return torch.eye(G.classes)[index % G.classes]
 
 
 def random_images(batch: int = ROWS) -> Tensor:
@@ -119,7 +61,7 @@ def random_images(batch: int = ROWS) -> Tensor:
 
 
 def run(
-    model: ElasticViT, images: Tensor, rule: str | None, reducer: str = "none", depth: int = G.depth
+    model: ElasticViT, images: Tensor, rule: str | None, reducer: str = "none", depth: int = CONFIG.depth
 ) -> TrunkOutput:
     chosen = None if rule is None else exits.create(rule)
     out: TrunkOutput = model(images, ResolvedPlan(reduction.create(reducer, model), depth, chosen))
@@ -138,14 +80,9 @@ def mixing_number(rule: str, reducer: str) -> int:
     for number in range(100):
         out = run(numbered(number), random_images(), rule, reducer)
         layers = set(out.exit_layer.tolist())
-        if len(layers) >= min(3, exits_possible) and {first(rule), G.depth} <= layers:
+        if len(layers) >= min(3, exits_possible) and {first(rule), CONFIG.depth} <= layers:
             return number
     pytest.fail(f"no model makes rows leave at different heads under {rule}")
-
-
-def numbered(number: int) -> ElasticViT:
-    """The higher the number, the more confident the heads."""
-    return tiny(0.02 * 1.08**number, no_bias, seed=number)
 
 
 def mixed(rule: str, reducer: str = "none") -> tuple[ElasticViT, TrunkOutput]:
@@ -241,7 +178,7 @@ def test_a_threshold_that_is_never_reached_gives_the_full_output(rule: str, redu
     result, full = run(model, random_images(), rule, reducer), run(model, random_images(), None, reducer)
     assert torch.equal(result.logits, full.logits)
     assert torch.equal(result.tokens, full.tokens)
-    assert result.exit_layer.tolist() == [G.depth] * ROWS
+    assert result.exit_layer.tolist() == [CONFIG.depth] * ROWS
 
 
 @every_reducer
@@ -293,7 +230,7 @@ def test_a_row_leaves_at_the_first_head_at_which_the_rule_says_so_with_its_logit
             assert torch.allclose(out.logits[leaves], answers[-1][leaves], atol=1e-5, rtol=1e-4)
             assert torch.equal(out.tokens[leaves], tokens.present[leaves])
             waiting &= ~leaves
-    assert torch.equal(out.exit_layer == G.depth, waiting)
+    assert torch.equal(out.exit_layer == CONFIG.depth, waiting)
     assert torch.allclose(out.logits[waiting], model.classify(tokens)[waiting], atol=1e-5)
 
 
@@ -304,7 +241,7 @@ def test_the_batch_is_compacted_after_an_exit(rule: str) -> None:
     for block in model.blocks:
         block.register_forward_hook(lambda _, inputs, __: rows_run.append(len(inputs[0].x)))
     run(model, random_images(), rule)
-    assert rows_run == [int((out.exit_layer > index).sum()) for index in range(G.depth)]
+    assert rows_run == [int((out.exit_layer > index).sum()) for index in range(CONFIG.depth)]
 
 
 @every_rule
@@ -316,7 +253,7 @@ def test_a_rule_gets_all_logits_of_the_remaining_rows_only(rule: str) -> None:
         lengths.append([len(head) for head in logits])
         return decide(logits)
 
-    model(random_images(), ResolvedPlan(reduction.create("none", model), G.depth, recorded))
+    model(random_images(), ResolvedPlan(reduction.create("none", model), CONFIG.depth, recorded))
     remaining = [int((out.exit_layer >= after).sum()) for after in HEADS]
     assert lengths == [[rows] * (number + 1) for number, rows in enumerate(remaining)]
 

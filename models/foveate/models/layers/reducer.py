@@ -7,6 +7,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
+from foveate.core.profile import Schedule as Schedule
 from foveate.models.layers.config import ReductionPoint, ViTConfig
 from foveate.models.layers.tokens import Assignment, Tokens
 
@@ -77,10 +78,6 @@ class Reducer(Protocol):
         the features that enter the block.
         """
         ...
-
-
-Schedule = tuple[tuple[int, int], ...]
-"""For each block, the tokens kept by pruning and then by merging, prefix included (DiffRate)."""
 
 
 class PatchClassifier(Protocol):

@@ -1,4 +1,4 @@
-"""What a plan costs, against published figures and against a count of the real trunk's operations."""
+"""Multiply-adds against published figures and against a count of the trunk's operations."""
 
 import pytest
 import torch
@@ -45,11 +45,11 @@ def test_published_figures(config: ViTConfig, spec: str, published: float) -> No
 
 @pytest.mark.parametrize("spec", ["none", "evit:0.7", "evit:0.5", "evit:0.3"])
 @pytest.mark.parametrize("config", [TINY, SMALL, DISTILLED, REGISTERS])
-def test_a_count_of_the_real_operations(config: ViTConfig, spec: str) -> None:
+def test_costs_match_a_count_of_the_operations(config: ViTConfig, spec: str) -> None:
     model = ElasticViT(config).eval()
-    steps = ResolvedPlan(reduction.create(spec, UntrainedContext(config)), config.depth)
+    resolved = ResolvedPlan(reduction.create(spec, UntrainedContext(config)), config.depth)
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        model(torch.zeros(1, 3, 224, 224), steps)
+        model(torch.zeros(1, 3, 224, 224), resolved)
     # The counter counts a multiplication and its addition as two.
     assert cost(config, spec) == pytest.approx(counter.get_total_flops() / 2e9, rel=0.02)
 

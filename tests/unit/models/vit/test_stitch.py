@@ -1,4 +1,4 @@
-"""Further elastic axes: heads, image sizes, lighter siblings, stitches."""
+"""Further elastic axes: attention heads, image sizes, lighter siblings, and stitches."""
 
 from dataclasses import replace
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("inference_on_one_thread")
 
 
 def random_checkpoint(name: str, config: ViTConfig, seed: int) -> Checkpoint:
-    """Weights far enough from zero that pictures get different answers."""
+    """A model with weights far enough from zero that images get different scores."""
     generator = torch.Generator().manual_seed(seed)
     state = {}
     for key, value in ElasticViT(config).state_dict().items():
@@ -48,7 +48,7 @@ def family() -> Family:
     return Family(large, (light,), {spec: joint(spec) for spec in (INTO_LARGE, INTO_LIGHT)})
 
 
-def pictures(count: int, side: int = 64) -> list[np.ndarray]:
+def random_photos(count: int, side: int = 64) -> list[np.ndarray]:
     rng = np.random.default_rng(3)
     return [rng.integers(0, 256, (side, side, 3), np.uint8) for _ in range(count)]
 
@@ -67,28 +67,28 @@ def images(batch: int = 3) -> torch.Tensor:
 # Heads
 
 
-def test_all_heads_are_the_full_output() -> None:
+def test_using_all_heads_is_the_full_output() -> None:
     runner = TorchRunner(random_checkpoint("large", LARGE, 1))
-    for all_of, none_named in zip(
-        answers(runner, "heads:4", pictures(2)), answers(runner, "full", pictures(2)), strict=True
+    for all_heads, no_cap in zip(
+        answers(runner, "heads:4", random_photos(2)), answers(runner, "full", random_photos(2)), strict=True
     ):
-        assert np.array_equal(all_of.scores, none_named.scores)
-        assert all_of.gflops == none_named.gflops
+        assert np.array_equal(all_heads.scores, no_cap.scores)
+        assert all_heads.gflops == no_cap.gflops
 
 
 def test_fewer_heads_change_the_answer_and_cost_less() -> None:
     runner = TorchRunner(random_checkpoint("large", LARGE, 1))
-    full = answers(runner, "full", pictures(2))[0]
+    full = answers(runner, "full", random_photos(2))[0]
     costs = []
     for heads in (3, 2, 1):
-        found = answers(runner, f"heads:{heads}", pictures(2))[0]
-        assert not np.allclose(found.scores, full.scores)
-        costs.append(found.gflops)
+        result = answers(runner, f"heads:{heads}", random_photos(2))[0]
+        assert not np.allclose(result.scores, full.scores)
+        costs.append(result.gflops)
     assert full.gflops > costs[0] > costs[1] > costs[2]
 
 
 @pytest.mark.parametrize("plan", ["heads:5", "heads:2/mctf:3"])
-def test_heads_that_cannot_be(plan: str) -> None:
+def test_too_many_heads_or_heads_with_mctf_are_refused(plan: str) -> None:
     runner = TorchRunner(random_checkpoint("large", LARGE, 1))
     with pytest.raises(BadPlan):
         runner.check(Plan.parse(plan, runner.full))
@@ -97,9 +97,9 @@ def test_heads_that_cannot_be(plan: str) -> None:
 # Sizes
 
 
-def test_pictures_of_full_size_are_scaled_to_the_plan() -> None:
+def test_images_of_full_size_are_scaled_to_the_plan() -> None:
     runner = TorchRunner(random_checkpoint("large", LARGE, 1))
-    media = pictures(2)
+    media = random_photos(2)
     halves = [picture.reshape(32, 2, 32, 2, 3).mean((1, 3)).astype(np.uint8) for picture in media]
     flat = [np.full((64, 64, 3), shade, np.uint8) for shade in (40, 200)]
     small = [np.full((32, 32, 3), shade, np.uint8) for shade in (40, 200)]
@@ -108,14 +108,14 @@ def test_pictures_of_full_size_are_scaled_to_the_plan() -> None:
     ):
         assert np.allclose(large.scores, already.scores, atol=1e-5)
     assert all(
-        found.gflops < 0.4 * runner.card.ladder[-1].gflops for found in answers(runner, "large@32", halves)
+        result.gflops < 0.4 * runner.card.ladder[-1].gflops for result in answers(runner, "large@32", halves)
     )
 
 
-def test_pictures_of_other_or_mixed_sizes_are_refused() -> None:
+def test_images_of_other_or_mixed_sizes_are_refused() -> None:
     runner = TorchRunner(random_checkpoint("large", LARGE, 1))
     plan = Plan.parse("large@32", runner.full)
-    for media in (pictures(2, 48), [*pictures(1, 64), *pictures(1, 32)]):
+    for media in (random_photos(2, 48), [*random_photos(1, 64), *random_photos(1, 32)]):
         with pytest.raises(RunFailed):
             runner.stack(media, plan)
 
@@ -123,16 +123,16 @@ def test_pictures_of_other_or_mixed_sizes_are_refused() -> None:
 # Siblings
 
 
-def test_a_sibling_answers_as_it_does_alone() -> None:
-    both, media = TorchRunner(family()), pictures(3)
+def test_a_sibling_gives_the_same_result_alone() -> None:
+    both, media = TorchRunner(family()), random_photos(3)
     alone = TorchRunner(random_checkpoint("light", LIGHT, 2))
     for text in ("light@64", "light@48/evit:0.5"):
-        for one, other in zip(answers(both, text, media), answers(alone, text, media), strict=True):
-            assert np.array_equal(one.scores, other.scores)
-            assert (one.gflops, one.tokens) == (other.gflops, other.tokens)
+        for shared, own in zip(answers(both, text, media), answers(alone, text, media), strict=True):
+            assert np.array_equal(shared.scores, own.scores)
+            assert (shared.gflops, shared.tokens) == (own.gflops, own.tokens)
 
 
-def test_a_stranger_is_refused() -> None:
+def test_a_model_outside_the_family_is_refused() -> None:
     runner = TorchRunner(family())
     with pytest.raises(BadPlan, match="heavy is not a variant of large"):
         runner.check(Plan("heavy", 64))
@@ -142,7 +142,7 @@ def test_a_stranger_is_refused() -> None:
 
 
 @pytest.mark.parametrize("spec", [INTO_LARGE, INTO_LIGHT])
-def test_a_stitch_is_the_two_halves_run_by_hand(spec: StitchSpec) -> None:
+def test_a_stitch_runs_the_first_blocks_of_one_model_and_the_last_of_the_other(spec: StitchSpec) -> None:
     members = {member.name: member.model for member in family().members}
     front, back, link = members[spec.starts], members[spec.answers], joint(spec)
     out = Stitch(spec, front, link, back)(images())
@@ -161,17 +161,17 @@ def test_a_stitch_of_a_model_with_itself_is_that_model() -> None:
     same = nn.Linear(LARGE.width, LARGE.width)
     same.weight.copy_(torch.eye(LARGE.width))
     same.bias.zero_()
-    found = Stitch(StitchSpec("large", 3, "large", 3), model, same, model)(images())
+    result = Stitch(StitchSpec("large", 3, "large", 3), model, same, model)(images())
     full: TrunkOutput = model(images(), ResolvedPlan(create("none", model), LARGE.depth))
-    assert torch.allclose(found.logits, full.logits, atol=1e-5)
+    assert torch.allclose(result.logits, full.logits, atol=1e-5)
 
 
-def test_a_stitch_costs_something_between_its_halves() -> None:
-    runner, media = TorchRunner(family()), pictures(1)
+def test_a_stitch_costs_more_than_one_model_and_less_than_the_other() -> None:
+    runner, media = TorchRunner(family()), random_photos(1)
     (large,), (light,) = answers(runner, "full", media), answers(runner, "light@64", media)
     for text in ("stitch:3", "light@64/stitch:2"):
-        (found,) = answers(runner, text, media)
-        assert light.gflops < found.gflops < large.gflops
+        (result,) = answers(runner, text, media)
+        assert light.gflops < result.gflops < large.gflops
 
 
 @pytest.mark.parametrize(
@@ -182,13 +182,13 @@ def test_a_stitch_costs_something_between_its_halves() -> None:
         ("stitch:3/depth:4", "stitch:3 takes tokens unreduced"),
     ],
 )
-def test_a_stitch_that_is_not_there(plan: str, sentence: str) -> None:
+def test_an_unknown_stitch_or_a_reduced_one_is_refused(plan: str, sentence: str) -> None:
     runner = TorchRunner(family())
     with pytest.raises(BadPlan, match=sentence):
         runner.check(Plan.parse(plan, runner.full))
 
 
-def test_stitches_of_a_sibling_that_is_not_loaded_are_left_out() -> None:
+def test_stitches_of_a_sibling_that_is_not_loaded_are_ignored() -> None:
     runner = TorchRunner(replace(family(), siblings=()))
     with pytest.raises(BadPlan, match="large has no stitch 3; it has none"):
         runner.check(Plan.parse("stitch:3", runner.full))
