@@ -57,8 +57,8 @@ class TrunkState:
         return TrunkState(self.tokens.rows(rows), dropped, tuple(count[rows] for count in self.counts))
 
 
-class SegmentedImage(NamedTuple):
-    """The classes of one image."""
+class ImageSegmentation(NamedTuple):
+    """The classes of one segmented image."""
 
     shares: NDArray[np.float32]
     """(C,): the share of the image that each class covers."""
@@ -193,7 +193,7 @@ def segment(
     return head.scores(coarse, fine), replace(features, maps=(coarse, fine))
 
 
-def class_maps(scores: Tensor) -> Sequence[SegmentedImage]:
+def class_maps(scores: Tensor) -> Sequence[ImageSegmentation]:
     """Scores (B, C, h, w) image by image, without the classes that are the best nowhere."""
     classes, squares = scores.shape[1], scores.shape[2] * scores.shape[3]
     highest, best = scores.max(1)  # argmax alone takes three times as long on a CPU
@@ -201,10 +201,10 @@ def class_maps(scores: Tensor) -> Sequence[SegmentedImage]:
     shares = torch.zeros(len(scores), classes, device=scores.device)
     shares = shares.scatter_add(1, best, torch.full_like(best, 1, dtype=shares.dtype)) / squares
     finite = highest.flatten(1).isfinite().all(1).tolist()  # max returns NaN where any score is NaN
-    images: list[SegmentedImage] = []
+    images: list[ImageSegmentation] = []
     for row, share, is_finite in zip(scores, shares.cpu().numpy(), finite, strict=True):
         present = np.flatnonzero(share)
         kept = row[torch.from_numpy(present).to(row.device)].half().cpu().numpy()
         maps = ClassMaps(tuple(present.tolist()), kept) if is_finite else None
-        images.append(SegmentedImage(share, maps))
+        images.append(ImageSegmentation(share, maps))
     return images

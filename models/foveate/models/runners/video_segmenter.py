@@ -23,7 +23,7 @@ from foveate.models.runners.clip_plans import (
     parse_share,
     trunk_macs,
 )
-from foveate.models.runners.dense import SegmentedImage, class_maps, dense_of
+from foveate.models.runners.dense import ImageSegmentation, class_maps, dense_of
 from foveate.models.runners.describe import describe, profiled_ladder
 from foveate.models.runners.frame_sampling import VideoPlan, by_clip, patch_features_of
 from foveate.models.runners.temporal_reuse import encode_first, encode_next
@@ -91,7 +91,7 @@ class ClipSegmenter(BaseRunner):
         return [self._result(clip, frames, rung, video_plan.resolved.depth) for clip in clips]
 
     def _result(
-        self, clip: Sequence[SegmentedImage], frames: tuple[int, ...], rung: Rung, depth: int
+        self, clip: Sequence[ImageSegmentation], frames: tuple[int, ...], rung: Rung, depth: int
     ) -> Result | Exception:
         maps: list[ClassMaps] = [frame.maps for frame in clip if frame.maps is not None]
         if len(maps) < len(clip):
