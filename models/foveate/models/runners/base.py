@@ -33,7 +33,7 @@ CLIP_BATCH_DIVISOR = 4
 
 
 class ModelRunner(Protocol):
-    """A torch runner as loading, warm-up and profiling use it: the engine's `Runner` and what they need more.
+    """A torch runner as loading, warm-up and profiling use it: the engine's `Runner` and some more.
 
     Batch sizes are those of `foveate.core.batching.BATCH_SIZES`, up to `max_batch`.
     """
