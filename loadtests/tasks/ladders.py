@@ -15,7 +15,7 @@ from foveate.models.profiling.dataset import DecodedDataset
 from foveate.models.profiling.evaluation import Evaluator
 from foveate.models.profiling.profile import evaluator_of
 from foveate.models.profiling.timing import seconds_each
-from foveate.models.runners.base import Loaded
+from foveate.models.runners.base import ModelRunner
 from foveate.models.zoo.heldout import heldout, heldout_clips
 
 
@@ -33,7 +33,7 @@ class Step:
     """Over full, as the median of ratios inside a round."""
 
 
-def measure(runner: Loaded, rounds: int, batch: int, limit: int) -> list[Step]:
+def measure(runner: ModelRunner, rounds: int, batch: int, limit: int) -> list[Step]:
     """Every rung, the slowest first. limit: of held-out items, in their order; 0: all."""
     shown = dataset.clips(heldout_clips()) if runner.card.frames else dataset.scenes(heldout())
     album = DecodedDataset(
@@ -61,7 +61,7 @@ def measure(runner: Loaded, rounds: int, batch: int, limit: int) -> list[Step]:
     return sorted(steps, key=lambda step: -step.ms)
 
 
-def accuracy(runner: Loaded, judge: Evaluator, album: DecodedDataset, plan: Plan) -> tuple[float, float]:
+def accuracy(runner: ModelRunner, judge: Evaluator, album: DecodedDataset, plan: Plan) -> tuple[float, float]:
     """Accuracy and mean GFLOPs under a plan."""
     spent: list[float] = []
     for chunk in album.chunks(runner.max_batch):

@@ -50,7 +50,7 @@ def kinds() -> tuple[Kind, ...]:
     return (
         Kind("pictures", "/classify", "image/jpeg", 300, jpegs),
         Kind("masks", "/segment", "image/jpeg", 500, jpegs),
-        Kind("clips", "/classify", "video/mp4", 1000, heldout_clips().films[:40]),
+        Kind("clips", "/classify", "video/mp4", 1000, heldout_clips().videos[:40]),
     )
 
 
