@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pytest
+
 from foveate.cluster.local import LocalCluster
 from foveate.core.metrics import Metrics
 from foveate.core.outcome import Explanation
@@ -45,7 +47,7 @@ def test_optional_protocols_are_recognised_by_their_members() -> None:
 def test_measured_times_by_threads_reach_the_latency_model() -> None:
     engine = Engine(Threaded(), Metrics())
     assert engine.latency.threads(FULL) == 2
-    assert engine.latency.predict(FULL, 1) == 0.05
+    assert engine.latency.predict(FULL, 1) == pytest.approx(0.05)
 
 
 def test_submodels_are_served_under_their_own_names() -> None:

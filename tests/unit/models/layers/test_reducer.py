@@ -2,12 +2,27 @@
 
 from dataclasses import dataclass
 
+import torch
+
 from foveate.models.layers.config import ReductionPoint, ViTConfig
-from foveate.models.layers.reducer import Needs, Reducer, UntrainedContext
+from foveate.models.layers.reducer import Attention, Needs, Reducer, UntrainedContext
+from foveate.models.layers.tokens import Assignment, Tokens
 
 
 @dataclass(frozen=True)
-class Halving(Reducer):
+class Watching(Reducer):
+    """Sees the attention of each block and keeps every token."""
+
+    def needs(self, block: int) -> Needs | None:
+        return Needs.FULL
+
+    def __call__(self, tokens: Tokens, attention: Attention, block: int) -> Assignment:
+        everything = torch.arange(len(tokens)).expand(len(tokens.x), -1)
+        return Assignment(everything)
+
+
+@dataclass(frozen=True)
+class Halving(Watching):
     """Keeps half of the patch tokens at some blocks."""
 
     blocks: tuple[int, ...]
@@ -17,14 +32,6 @@ class Halving(Reducer):
 
     def remaining(self, tokens: int, prefix: int) -> int:
         return prefix + (tokens - prefix) // 2
-
-
-@dataclass(frozen=True)
-class Watching(Reducer):
-    """Sees the attention of each block and keeps every token."""
-
-    def needs(self, block: int) -> Needs | None:
-        return Needs.FULL
 
 
 def test_token_counts_follow_the_blocks_that_reduce() -> None:
