@@ -390,7 +390,7 @@ async def test_an_answer_after_its_deadline_is_not_called_kept(monkeypatch: pyte
         async def stalled(request: Any, reserved: bool) -> Any:
             outcome = await submit(request, reserved)
             late = request.objective.deadline + 0.001
-            monkeypatch.setattr("foveate.gateway.routes.classify.monotonic", lambda: late)
+            monkeypatch.setattr("foveate.gateway.routes.completion.monotonic", lambda: late)
             return outcome
 
         monkeypatch.setattr(here.cluster, "submit", stalled)

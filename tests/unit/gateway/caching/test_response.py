@@ -18,7 +18,8 @@ from foveate.core.metrics import Metrics
 from foveate.core.outcome import Result
 from foveate.core.plan import Plan
 from foveate.core.settings import Settings
-from foveate.gateway.app import create_app, open_response_store
+from foveate.gateway.app import create_app
+from foveate.gateway.caching.stores import open_response_store
 from tests.support.fake_runner import FakeRunner
 
 pytestmark = pytest.mark.anyio

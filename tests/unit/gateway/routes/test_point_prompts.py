@@ -235,7 +235,7 @@ async def test_points_outside_are_refused_on_a_picture_that_is_known_too() -> No
         assert (await here.click(picture(), "10,10")).status_code == 200
         refused = await here.click(picture(), "10,10;320,10")
         assert refused.status_code == 400
-        assert "320,10 is outside the picture, which is 320 x 240" in refused.json()["detail"]
+        assert "320,10 is outside the image, which is 320 x 240" in refused.json()["detail"]
 
 
 async def test_a_model_without_a_click_head_takes_no_points() -> None:

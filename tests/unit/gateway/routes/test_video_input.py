@@ -305,7 +305,7 @@ async def test_large_clips_lie_on_disk_and_leave_nothing(
 
 async def test_without_a_model_for_clips(film: bytes) -> None:
     async with gateway(clips=False) as here:
-        assert "takes pictures" in problem(await here.post("/classify", film), 415)
+        assert "takes images" in problem(await here.post("/classify", film), 415)
         problem(await here.post("/segment", film), 404)
 
 
