@@ -31,7 +31,8 @@ class Gateway(Generic[R]):
     def __init__(self, runner: R, *others: Runner, settings: Settings, cache: Cache | None = None) -> None:
         """others: further models. cache: the store of responses; None: as the settings say."""
         self.runner, self.card, self.metrics = runner, runner.card, Metrics()
-        factories = [partial(identity, each) for each in (runner, *others)]
+        runners: list[Runner] = [runner, *others]
+        factories = [partial(identity, each) for each in runners]
         self.cluster = LocalCluster(factories, self.metrics, settings.queue_items, settings.queue_bytes)
         self.app = create_app(self.cluster, settings, self.metrics, cache)
         self.client = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://test")

@@ -144,7 +144,7 @@ def test_the_window_whose_core_holds_the_first_click_on_the_object_answers() -> 
             clicks = (Click(0, 0, False), Click(x, y, True), Click(2599, 1399, True))
             assert window_of(clicks, every, size) == number
     for outside in (Click(2600, 3, True), Click(3, 1400, False)):
-        with pytest.raises(BadRequest, match="outside the picture, which is 2600 x 1400"):
+        with pytest.raises(BadRequest, match="outside the image, which is 2600 x 1400"):
             window_of((Click(1, 1, True), outside), every, size)
 
 
