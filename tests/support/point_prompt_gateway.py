@@ -57,7 +57,7 @@ def scene_png(seed: int = 0, size: tuple[int, int] = (320, 240)) -> bytes:
 
 
 async def click(
-    gateway: Gateway[Any], body: bytes, points: str, query: str = "", **headers: str
+    gateway: Gateway[Any], body: bytes, points: str, query: str = "", **headers: Any
 ) -> httpx.Response:
     """Send an image with points, as in `120,80;40,10,0`."""
     return await gateway.post(f"/segment?points={points.replace(';', '%3B')}{query}", body, **headers)

@@ -3,9 +3,11 @@
 import base64
 import io
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Any
 
+import httpx
 import numpy as np
 from PIL import Image
 
@@ -13,6 +15,7 @@ from foveate.core.model import InputSpec
 from foveate.core.outcome import ClassMaps, Result
 from foveate.core.plan import Plan
 from tests.support.fake_runner import FakeRunner
+from tests.support.gateway import Gateway, serving
 from tests.support.media_samples import encode, red_corner
 
 
@@ -48,3 +51,15 @@ def image_of(url: str) -> Image.Image:
     head, _, data = url.partition(",")
     assert head in ("data:image/png;base64", "data:image/jpeg;base64")
     return Image.open(io.BytesIO(base64.b64decode(data)))
+
+
+def serving_red(
+    runner: RedSegmenter | None = None, **settings: Any
+) -> AbstractAsyncContextManager[Gateway[RedSegmenter]]:
+    """A gateway with this model, and a fake classifier beside it."""
+    return serving(runner or RedSegmenter(), FakeRunner("classifier"), **settings)
+
+
+async def segment(gateway: Gateway[Any], body: bytes, query: str = "", **headers: Any) -> httpx.Response:
+    """Send an image to /segment."""
+    return await gateway.post(f"/segment{query}", body, **headers)

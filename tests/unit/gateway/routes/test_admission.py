@@ -118,6 +118,7 @@ async def test_move_reserves_with_the_new_model_only_after_a_reservation() -> No
         first = admission.reserve(context)
         moved = replace(context, card=cluster.cards()["other"])
         admission.move(moved)
+        assert moved.log.slot is not None
         assert (first.model, moved.log.slot.model) == ("fake", "other")
         assert [model for model, _ in cluster.reservations] == ["fake", "other"]
         assert admission.reserve(moved) is moved.log.slot

@@ -58,7 +58,7 @@ async def test_default_plan_below_min_quality_is_replaced_by_full() -> None:
         ({"x-plan": "evit:0.5", "x-min-quality": "0.99"}, "quality"),
     ],
 )
-async def test_invalid_header_is_a_400(headers: dict[str, str], words: str) -> None:
+async def test_invalid_header_is_a_400(headers: dict[str, Any], words: str) -> None:
     async with serving_fakes() as gateway:
         assert_problem(await gateway.post("/classify", **headers), 400, words)
         assert gateway.counted("invalid") == 1

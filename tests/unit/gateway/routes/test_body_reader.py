@@ -91,9 +91,9 @@ async def test_content_length_alone_takes_no_share_of_the_byte_limit() -> None:
 async def test_charset_of_a_multipart_body_is_ignored(charset: str) -> None:
     part = b'content-disposition: form-data; name="f0-"\r\n\r\n' + b"b" * 4000
     body = b"--b\r\n" + part + b"\r\n--b--\r\n"
-    headers = {"content-type": f"multipart/form-data; boundary=b; charset={charset}"}
+    content_type = f"multipart/form-data; boundary=b; charset={charset}"
     async with serving_fakes() as gateway:
-        assert_problem(await gateway.post("/classify", body, **headers), 400, "file")
+        assert_problem(await gateway.post("/classify", body, content_type=content_type), 400, "file")
 
 
 async def test_json_body_with_too_many_parts_is_refused_before_parsing() -> None:
