@@ -46,7 +46,7 @@ class CountingRunner(TorchRunner):
 def serving_points(
     clicks: bool = True, **settings: Any
 ) -> AbstractAsyncContextManager[Gateway[CountingRunner]]:
-    """A gateway without a response cache. clicks: the model has a point-prompt model beside it."""
+    """A gateway without a response cache. clicks: with a point-prompt model."""
     runner = CountingRunner(clickable() if clicks else dense_checkpoint())
     return serving(runner, **({"cache_bytes": 0} | settings))
 

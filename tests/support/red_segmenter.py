@@ -56,7 +56,7 @@ def image_of(url: str) -> Image.Image:
 def serving_red(
     runner: RedSegmenter | None = None, **settings: Any
 ) -> AbstractAsyncContextManager[Gateway[RedSegmenter]]:
-    """A gateway with this model, and a fake classifier beside it."""
+    """A gateway with this model and a fake classifier."""
     return serving(runner or RedSegmenter(), FakeRunner("classifier"), **settings)
 
 

@@ -145,7 +145,7 @@ def add_models(app: FastAPI, cluster: Cluster) -> None:
 
     @app.get("/models")
     async def models() -> Response:
-        """Every model served here."""
+        """The cards of all served models."""
         return as_json({"models": [card_fields(card) for card in cluster.cards().values()]})
 
     @app.get("/models/{name}/ladder")
@@ -153,7 +153,9 @@ def add_models(app: FastAPI, cluster: Cluster) -> None:
         """A model's plans, cheapest first, with their measured quality."""
         card = cluster.cards().get(name)
         if card is None:
-            error = UnknownModel(f"no model {name[:60]!r} here; there are {', '.join(cluster.cards())}")
+            error = UnknownModel(
+                f"no model {name[:60]!r} is served; the models are {', '.join(cluster.cards())}"
+            )
             return problem(error, request_id_of(request.headers.get("x-request-id", "")))
         return as_json({"model": card.name, "ladder": [rung_fields(rung, card.full) for rung in card.ladder]})
 

@@ -19,9 +19,9 @@ class ModelSelector:
         Raises UnknownModel.
         """
         if not self.cards:
-            raise UnknownModel(f"no model here can {self.task}; GET /models lists the models")
+            raise UnknownModel(f"no model of task {self.task} is served; GET /models lists the models")
         if name is not None and name not in self.cards:
-            raise UnknownModel(f"no model {name[:60]!r} here; there are {', '.join(self.cards)}")
+            raise UnknownModel(f"no model {name[:60]!r} is served; the models are {', '.join(self.cards)}")
         if name is None:
             return self._first(video) or next(iter(self.cards.values()))
         card = self.cards[name]

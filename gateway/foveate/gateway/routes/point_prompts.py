@@ -56,7 +56,7 @@ class PromptWindow:
 
 
 class PointPromptHandler:
-    """Answers point prompts for models that have a point-prompt model beside them."""
+    """Answers point prompts for segmentation models with a point-prompt model."""
 
     def __init__(
         self, services: RouteServices, admission: Admission, meters: Meters, image_input: ImageInput

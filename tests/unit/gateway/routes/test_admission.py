@@ -26,7 +26,7 @@ pytestmark = pytest.mark.anyio
 NO_DEADLINE = Objective()
 
 
-class RecordingCluster(LocalCluster):
+class ReservationRecorder(LocalCluster):
     """A real cluster of two fake models that records its reservations."""
 
     def __init__(self) -> None:
@@ -60,8 +60,8 @@ class RenderingAdmission(Admission):
 
 
 @asynccontextmanager
-async def admitting(kind: type[Admission] = Admission) -> AsyncIterator[tuple[Any, RecordingCluster]]:
-    cluster = RecordingCluster()
+async def admitting(kind: type[Admission] = Admission) -> AsyncIterator[tuple[Any, ReservationRecorder]]:
+    cluster = ReservationRecorder()
     decoding = Decoding(1, cluster.host)
     await cluster.start()
     try:

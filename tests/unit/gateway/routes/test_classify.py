@@ -34,11 +34,11 @@ async def test_response_has_the_documented_fields_and_headers() -> None:
 
 async def test_query_chooses_model_and_top_k() -> None:
     async with serving_fakes() as gateway:
-        one = await gateway.post("/classify", query={"top_k": "1"})
-        many = await gateway.post("/classify", query={"top_k": "99", "model": "other"})
-    assert len(one.json()["predictions"]) == 1
-    assert len(many.json()["predictions"]) == 2
-    assert many.json()["model"] == "other"
+        top_1 = await gateway.post("/classify", query={"top_k": "1"})
+        top_99 = await gateway.post("/classify", query={"top_k": "99", "model": "other"})
+    assert len(top_1.json()["predictions"]) == 1
+    assert len(top_99.json()["predictions"]) == 2
+    assert top_99.json()["model"] == "other"
 
 
 class ContentRunner(FakeRunner):

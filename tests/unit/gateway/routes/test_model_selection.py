@@ -41,9 +41,11 @@ def test_first_model_answers_if_none_takes_the_media_yet() -> None:
 
 
 def test_unknown_model_is_refused_with_the_names_of_the_others() -> None:
-    with pytest.raises(UnknownModel, match="'gpt' here; there are plain, paired, clip, paired-clip"):
+    with pytest.raises(
+        UnknownModel, match="'gpt' is served; the models are plain, paired, clip, paired-clip"
+    ):
         ALL.by_name("gpt", video=False)
-    with pytest.raises(UnknownModel, match="can classify; GET /models"):
+    with pytest.raises(UnknownModel, match="no model of task classify is served; GET /models"):
         ModelSelector("classify", {}).by_name(None, video=False)
 
 

@@ -55,9 +55,8 @@ async def test_accept_image_png_gets_an_animated_mask(video: bytes) -> None:
         animation = Image.open(io.BytesIO(response.content))
         assert animation.size == (320, 192)
         frames = int(getattr(animation, "n_frames", 1))
-        assert frames == len(
-            {frame["mask"] for frame in expected}
-        )  # equal masks in a row are one longer frame
+        # Equal masks in a row are one frame that is shown longer.
+        assert frames == len({frame["mask"] for frame in expected})
         masks = [np.asarray(image_of(frame["mask"])) for frame in expected]
         for number in range(frames):
             animation.seek(number)
