@@ -151,12 +151,8 @@ class TaskRoute(ABC, Generic[Options]):
                 raise Draining("the server is shutting down; send the request to another one")
             context = self._context(http, headers, request_id, card, request_log, arrived)
             response_cache = None if context.bypass_cache else self.response_cache
-            # A request that a cache may answer is reserved after the look-up. A video is reserved before its
-            # body is read: the body may be large.
-            uncached = response_cache is None and (
-                context.bypass_cache or self.services.feature_cache is None
-            )
-            if kind.startswith("video/") or uncached:
+            if kind.startswith("video/") or not self._may_be_cached(context):
+                # Refused before the body is read. Other requests are reserved after the cache look-up.
                 self.admission.reserve(context)
             body = self.body_reader.open(http, headers, kind, permit, context.objective.deadline)
             async with body as data:
@@ -183,6 +179,12 @@ class TaskRoute(ABC, Generic[Options]):
         return RequestContext(
             request_id, card, objective, plan, choice, options, arrived, request_log, bypass
         )
+
+    def _may_be_cached(self, context: RequestContext[Options]) -> bool:
+        """Whether the response cache or the feature cache may answer the request."""
+        if context.bypass_cache:
+            return False
+        return self.response_cache is not None or self.services.feature_cache is not None
 
     async def _cached_or_computed(
         self, response_cache: ResponseCache, context: RequestContext[Options], data: Medium, kind: str

@@ -9,24 +9,22 @@ from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from foveate.core.clicks import Clicked
 from foveate.core.errors import BadRequest, FoveateError
 from foveate.core.model import ModelCard
-from foveate.core.outcome import ClassMaps, Outcome, Result, Timings
+from foveate.core.outcome import Outcome, Result, Timings
 from foveate.core.request import Request
 from foveate.gateway.caching.features import CachedImage, WindowFeatures, feature_key, window_features_of
 from foveate.gateway.limits import deadline_timeout
-from foveate.gateway.media.masks import ClassArea, RenderedMask, above
+from foveate.gateway.media.masks import ClassArea, RenderedMask
 from foveate.gateway.media.tiling import Tile, tiles
 from foveate.gateway.routes.admission import Admission
 from foveate.gateway.routes.completion import complete
 from foveate.gateway.routes.context import RequestContext
 from foveate.gateway.routes.image_input import ImageInput
-from foveate.gateway.routes.mask_rendering import render_mask
+from foveate.gateway.routes.mask_rendering import object_mask, render_mask
 from foveate.gateway.routes.points import Click, window_of, within_box
 from foveate.gateway.routes.services import Meters, RouteServices
 from foveate.gateway.schemas.response import ServedRequest
@@ -160,7 +158,9 @@ class PointPromptHandler:
         """The mask at the image's size. Runs on a pool thread: it touches every pixel."""
         mask, class_areas = Image.new("L", prompt.size), list[ClassArea]()
         if answer.result.maps is not None:
-            mask, class_areas = object_mask(prompt, answer.result.maps)
+            mask, class_areas = object_mask(
+                prompt.size, prompt.window.box, answer.result.maps, prompt.features.maps
+            )
         max_pixels = self.services.settings.max_pixels
         return render_mask(prompt.size, mask, class_areas, data, overlay_format, max_pixels)
 
@@ -177,28 +177,6 @@ def cached_window(
     if features is None or features.quality < min_quality:
         return None
     return PromptWindow(image.size, windows[number], features)
-
-
-def object_mask(prompt: PromptWindow, maps: ClassMaps) -> tuple[Image.Image, list[ClassArea]]:
-    """The mask of the whole image, 1 on the object, and the object's area; no area for an empty mask."""
-    left, top, right, bottom = prompt.window.box
-    mask = Image.new("L", prompt.size)
-    if maps.classes == (0, 1):
-        mask.paste(above(maps.scores[1] - maps.scores[0], (right - left, bottom - top)), (left, top))
-    elif maps.classes == (1,):
-        mask.paste(1, prompt.window.box)
-    box = mask.getbbox()
-    if box is None:
-        return mask, []
-    classes = best_classes(prompt.features.maps)[best_classes(maps) == 1]
-    best = int(np.bincount(classes).argmax()) if classes.size else 0
-    return mask, [ClassArea(1, best - 1 if best else None, mask.histogram()[1], box)]
-
-
-def best_classes(maps: ClassMaps) -> NDArray[np.uint8]:
-    """The best class at each position of the maps: (h, w)."""
-    best: NDArray[np.uint8] = np.array(maps.classes, np.uint8)[maps.scores.argmax(0)]
-    return best
 
 
 def total_outcome(prompt: PromptWindow, answer: Outcome) -> Outcome:

@@ -10,12 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from foveate.core.outcome import ClassMaps
 from foveate.gateway.media.image_tiles import decode_whole
-from foveate.gateway.media.tiling import Tile, tiles
-from foveate.gateway.routes.point_prompts import PromptWindow, object_mask
+from foveate.gateway.media.tiling import tiles
 from foveate.gateway.schemas.image import Segmentation
-from tests.support.features import window_features
 from tests.support.gateway import assert_problem
 from tests.support.media_samples import encode, exif, scene
 from tests.support.point_prompt_gateway import click, feature_store, mask_of, scene_png, serving_points
@@ -221,26 +218,6 @@ async def test_waiting_request_keeps_its_own_deadline() -> None:
         assert late.status_code in (429, 504)
         gateway.runner.gate.set()
         assert (await within_time(first)).status_code == 200
-
-
-def test_object_gets_the_class_of_most_of_its_area() -> None:
-    classes = np.zeros((8, 8), np.uint8)
-    classes[:, :3], classes[:, 3] = 3, 1
-    prompt = PromptWindow((80, 80), Tile((0, 0, 80, 80), (0, 0, 80, 80)), window_features(8, classes))
-
-    def label_of(columns: slice) -> int | None:
-        logits = np.full((8, 8), -4, np.float16)
-        logits[:, columns] = 4
-        _, (area,) = object_mask(prompt, ClassMaps((0, 1), np.stack([np.zeros_like(logits), logits])))
-        assert area.value == 1
-        return area.shows
-
-    assert (label_of(slice(0, 4)), label_of(slice(3, 4)), label_of(slice(2, 8))) == (2, 0, None)
-    tied = np.full((8, 8), 0.0, np.float16)
-    assert object_mask(prompt, ClassMaps((0, 1), np.stack([tied, tied])))[1] == []
-    empty, no_areas = object_mask(prompt, ClassMaps((0,), np.zeros((1, 8, 8), np.float16)))
-    assert empty.getbbox() is None
-    assert not no_areas
 
 
 async def test_openapi_document_describes_points() -> None:

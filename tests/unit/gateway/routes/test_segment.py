@@ -2,16 +2,23 @@
 
 import base64
 import io
+from time import monotonic
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from foveate.core.request import Objective
+from foveate.gateway.decoding import Decoding
 from foveate.gateway.media.masks import PALETTE
+from foveate.gateway.routes.context import ClientChoice, RequestContext, RequestLog
+from foveate.gateway.routes.points import Click
+from foveate.gateway.routes.segment import SegmentAdmission, SegmentOptions
 from foveate.gateway.schemas.image import Segmentation
 from tests.support.fake_runner import HALF
 from tests.support.gateway import assert_problem
 from tests.support.media_samples import BLUE, RED, encode, exif, red_corner
+from tests.support.point_prompt_gateway import serving_points
 from tests.support.red_segmenter import image_of, red_corner_png, segment, serving_red
 
 pytestmark = pytest.mark.anyio
@@ -140,3 +147,28 @@ async def test_openapi_document_describes_segment() -> None:
         answer = document["paths"]["/segment"]["post"]["responses"]["200"]["content"]
         assert set(answer) == {"application/json", "image/png"}
         assert "Segmentation" in document["components"]["schemas"]
+
+
+@pytest.mark.parametrize(("points", "model"), [((), "tiny-seg"), ((Click(1, 2, True),), "tiny-seg-clicks")])
+async def test_request_with_points_is_reserved_with_the_point_prompt_model(
+    points: tuple[Click, ...], model: str
+) -> None:
+    async with serving_points() as gateway:
+        decoding = Decoding(1, gateway.cluster.host)
+        admission = SegmentAdmission(gateway.cluster, decoding, "segment")
+        options, choice = SegmentOptions(False, False, points), ClientChoice(None, None)
+        context = RequestContext(
+            "id", gateway.card, Objective(), None, choice, options, monotonic(), RequestLog()
+        )
+        assert admission.reserve(context).model == model
+        decoding.close()
+
+
+@pytest.mark.parametrize(
+    ("overlay", "as_png", "overlay_format"),
+    [(False, False, None), (False, True, None), (True, False, "JPEG"), (True, True, "PNG")],
+)
+def test_overlay_is_jpeg_in_json_and_png_alone(
+    overlay: bool, as_png: bool, overlay_format: str | None
+) -> None:
+    assert SegmentOptions(overlay, as_png).overlay_format == overlay_format
