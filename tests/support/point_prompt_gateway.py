@@ -24,7 +24,7 @@ from tests.support.gateway import Gateway, serving
 from tests.support.media_samples import encode, scene
 
 
-class CountingRunner(TorchRunner):
+class GatedRunner(TorchRunner):
     """The real model. It counts the images that it runs; it can be held, and made to fail."""
 
     def __init__(self, checkpoint: Checkpoint | Family) -> None:
@@ -43,11 +43,9 @@ class CountingRunner(TorchRunner):
         return super().run(batch, plan)
 
 
-def serving_points(
-    clicks: bool = True, **settings: Any
-) -> AbstractAsyncContextManager[Gateway[CountingRunner]]:
+def serving_points(clicks: bool = True, **settings: Any) -> AbstractAsyncContextManager[Gateway[GatedRunner]]:
     """A gateway without a response cache. clicks: with a point-prompt model."""
-    runner = CountingRunner(clickable() if clicks else dense_checkpoint())
+    runner = GatedRunner(clickable() if clicks else dense_checkpoint())
     return serving(runner, **({"cache_bytes": 0} | settings))
 
 

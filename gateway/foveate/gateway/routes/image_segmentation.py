@@ -20,7 +20,7 @@ from foveate.gateway.schemas.response import ServedRequest
 
 
 @dataclass(frozen=True, slots=True)
-class SegmentedImage:
+class WindowOutcomes:
     """The model's answer for every window of an image."""
 
     size: Size
@@ -63,7 +63,7 @@ class ImageSegmenter:
         )
         return served, rendered
 
-    async def _segment(self, context: RequestContext[Any], data: bytes) -> SegmentedImage:
+    async def _segment(self, context: RequestContext[Any], data: bytes) -> WindowOutcomes:
         """The outcome of every window: from the feature cache, or computed.
 
         Requests for the same image share one computation, point prompts included.
@@ -71,7 +71,7 @@ class ImageSegmenter:
         feature_cache, card = self.services.feature_cache, context.card
         if feature_cache is None or context.bypass_cache or not (card.click_model and card.weights):
             return await self._run(context, data)
-        computed: list[SegmentedImage] = []
+        computed: list[WindowOutcomes] = []
 
         async def compute() -> CachedImage:
             computed.append(await self._run(context, data, features=True))
@@ -86,18 +86,18 @@ class ImageSegmenter:
         if computed:
             return computed[-1]
         outcomes = [cached.windows[number].outcome() for number in sorted(cached.windows)]
-        return SegmentedImage(cached.size, outcomes, 0.0, "hit")
+        return WindowOutcomes(cached.size, outcomes, 0.0, "hit")
 
     async def _run(
         self, context: RequestContext[Any], data: bytes, *, features: bool = False
-    ) -> SegmentedImage:
+    ) -> WindowOutcomes:
         """Reserve, decode the image and run the model on every window."""
         self.admission.reserve(context)
         image, decode_s = await self.image_input.decode_tiles(context, data)
         outcomes = await self.admission.submit_all(context, image.pixels, features=features)
-        return SegmentedImage(image.size, outcomes, decode_s, "")
+        return WindowOutcomes(image.size, outcomes, decode_s, "")
 
-    def _render(self, image: SegmentedImage, data: bytes, overlay_format: str | None) -> RenderedMask:
+    def _render(self, image: WindowOutcomes, data: bytes, overlay_format: str | None) -> RenderedMask:
         """The mask at the image's size. Runs on a pool thread: it touches every pixel."""
         maps = [outcome.result.maps for outcome in image.outcomes if outcome.result.maps is not None]
         mask = assembled(image.size, tiles(*image.size), maps)
@@ -105,7 +105,7 @@ class ImageSegmenter:
         return render_mask(image.size, mask, areas(mask), data, overlay_format, max_pixels)
 
 
-def cacheable(image: SegmentedImage, context: RequestContext[Any]) -> CachedImage:
+def cacheable(image: WindowOutcomes, context: RequestContext[Any]) -> CachedImage:
     """The features of all windows; of none, if the plan of any window keeps no features."""
     if any(outcome.result.features is None for outcome in image.outcomes):
         return CachedImage(image.size, {})

@@ -118,11 +118,11 @@ async def test_deadline_ends_a_slow_upload() -> None:
 
 
 async def test_error_of_a_model_is_not_shown_to_the_client() -> None:
-    class Broken(FakeRunner):
+    class FailingRunner(FakeRunner):
         def run(self, batch: list[Any], plan: Any) -> Any:
             raise RuntimeError("secret path /etc/model")
 
-    async with serving(Broken()) as gateway:
+    async with serving(FailingRunner()) as gateway:
         response = await gateway.post("/classify")
         assert_problem(response, 500)
         assert "secret" not in response.text

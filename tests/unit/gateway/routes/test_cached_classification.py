@@ -15,7 +15,7 @@ from foveate.models.weights.checkpoint import Checkpoint
 from tests.support.click_heads import clickable
 from tests.support.dense_heads import SMALL, dense_checkpoint
 from tests.support.gateway import Gateway, serving
-from tests.support.point_prompt_gateway import CountingRunner, feature_store, scene_png
+from tests.support.point_prompt_gateway import GatedRunner, feature_store, scene_png
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("one_thread")]
 
@@ -28,14 +28,14 @@ def classifier_checkpoint() -> Checkpoint:
     return Checkpoint("tiny", SMALL, labels=segmenter.labels, model=model)
 
 
-def runners() -> tuple[CountingRunner, CountingRunner]:
+def runners() -> tuple[GatedRunner, GatedRunner]:
     """A classifier and a segmentation model with the same trunk."""
-    return CountingRunner(classifier_checkpoint()), CountingRunner(clickable())
+    return GatedRunner(classifier_checkpoint()), GatedRunner(clickable())
 
 
 def serving_both(
-    classifier: CountingRunner, segmenter: CountingRunner, **settings: Any
-) -> AbstractAsyncContextManager[Gateway[CountingRunner]]:
+    classifier: GatedRunner, segmenter: GatedRunner, **settings: Any
+) -> AbstractAsyncContextManager[Gateway[GatedRunner]]:
     """A gateway with both models."""
     return serving(classifier, segmenter, models=("tiny", "tiny-seg"), **settings)
 

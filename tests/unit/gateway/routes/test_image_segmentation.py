@@ -27,13 +27,13 @@ async def test_large_image_runs_in_windows_that_share_batches() -> None:
 
 
 async def test_failed_window_fails_the_request_once() -> None:
-    class Broken(RedSegmenter):
+    class FailsOnBlue(RedSegmenter):
         def segment(self, pixels: np.ndarray) -> Result:
             if pixels[..., 0].mean() < 100:
                 raise ValueError("blue")
             return super().segment(pixels)
 
-    async with serving_red(Broken()) as gateway:
+    async with serving_red(FailsOnBlue()) as gateway:
         response = await segment(gateway, red_corner_png(2600, 1400))
         assert_problem(response, 500)
         assert gateway.counted("failed") == 1
