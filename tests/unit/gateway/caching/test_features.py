@@ -44,12 +44,12 @@ def test_keys_differ_by_identity_and_data_but_not_by_storage(tmp_path: Path) -> 
     keys = {digest_of(identity, data) for data in (b"one", b"two", b"") for identity in ("a", "b", "")}
     assert len(keys) == 9
     large = bytes(range(256)) * 5000
-    (tmp_path / "clip").write_bytes(large)
-    assert digest_of("a", tmp_path / "clip") == digest_of("a", large)
+    (tmp_path / "video").write_bytes(large)
+    assert digest_of("a", tmp_path / "video") == digest_of("a", large)
 
 
 @pytest.mark.parametrize(
-    "harm",
+    "damage",
     [
         lambda entry: replace(entry, fields={"something": "else"}),
         lambda entry: replace(entry, parts=entry.parts[:2]),
@@ -60,14 +60,14 @@ def test_keys_differ_by_identity_and_data_but_not_by_storage(tmp_path: Path) -> 
     ],
     ids=["other fields", "too few parts", "no size", "no plan"],
 )
-async def test_entry_of_another_version_is_a_miss(harm: Callable[[CacheEntry], CacheEntry]) -> None:
+async def test_entry_of_another_version_is_a_miss(damage: Callable[[CacheEntry], CacheEntry]) -> None:
     async with serving_points(cache_bytes=2**20) as gateway:
         await click(gateway, scene_png(), "120,80")
         (key,) = feature_store(gateway)._entries
         for path in ("/segment?points=60%2C80", "/segment?overlay=true"):
             entry = decode_entry(await feature_store(gateway).get(key) or b"")
             assert entry is not None
-            await feature_store(gateway).put(key, encode_entry(harm(entry)), 60)
+            await feature_store(gateway).put(key, encode_entry(damage(entry)), 60)
             answer = await gateway.post(path, scene_png())
             assert answer.status_code == 200, answer.text
         assert gateway.runner.images == 3

@@ -144,11 +144,8 @@ async def test_only_the_clicked_windows_of_a_large_image_run() -> None:
     data = scene_png(2, (2600, 1400))
     async with serving_points() as gateway:
         corner = await click(gateway, data, "100,100")
-        assert (gateway.runner.images, corner.json()["windows"], mask_of(corner).shape) == (
-            1,
-            1,
-            (1400, 2600),
-        )
+        assert (gateway.runner.images, corner.json()["windows"]) == (1, 1)
+        assert mask_of(corner).shape == (1400, 2600)
         right = tiles(2600, 1400)[0].box[2]
         assert not mask_of(corner)[:, right:].any(), "other windows are empty"
         for points, cache in (("2500,1300", "miss"), ("100,100;2500,1300", "hit"), ("2500,1300", "hit")):
@@ -157,7 +154,7 @@ async def test_only_the_clicked_windows_of_a_large_image_run() -> None:
 
 
 @pytest.mark.parametrize("orientation", [3, 6, 7])
-async def test_clicks_lie_on_the_upright_scene_png(orientation: int) -> None:
+async def test_clicks_are_positions_in_the_upright_image(orientation: int) -> None:
     data = encode(scene(320, 240), "PNG", exif=exif(orientation))
     upright = encode(decode_whole(data, 10**6), "PNG")
     assert upright != encode(scene(320, 240), "PNG")

@@ -67,7 +67,7 @@ async def test_accept_image_png_gets_the_mask_itself() -> None:
             assert (await segment(gateway, red_corner_png(), accept=accept)).json()["segments"]
 
 
-async def test_an_overlay_shows_the_image_of() -> None:
+async def test_overlay_shows_the_image_under_the_mask() -> None:
     async with serving_red() as gateway:
         body = (await segment(gateway, red_corner_png(), "?overlay=true")).json()
         drawn = np.asarray(image_of(body["overlay"])).astype(int)
@@ -81,7 +81,7 @@ async def test_an_overlay_shows_the_image_of() -> None:
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
-async def test_masks_lie_on_the_upright_image_of(orientation: int) -> None:
+async def test_mask_matches_the_upright_image(orientation: int) -> None:
     data = encode(red_corner(orientation), "JPEG", quality=95, exif=exif(orientation))
     async with serving_red() as gateway:
         response = await gateway.post("/segment?overlay=true", data)
