@@ -76,7 +76,7 @@ def test_examples_get_the_right_class_at_the_cost_in_the_ladder(
     assert compute["tokens_full"] == full["tokens"]
     for field in ("tokens", "gflops"):
         assert (compute[field] == full[field]) == (rung == "full")
-    assert compute["exit_layer"] == zoo.card("vit-t").geometry.depth
+    assert compute["exit_layer"] == zoo.card("vit-t").config.depth
     scores = [prediction["score"] for prediction in answer["predictions"]]
     assert scores == sorted(scores, reverse=True)
     assert answer["predictions"][0]["label"] == example.stem

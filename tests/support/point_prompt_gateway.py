@@ -18,10 +18,10 @@ from foveate.core.plan import Plan
 from foveate.models.runners.image import TorchRunner
 from foveate.models.weights.checkpoint import Checkpoint
 from foveate.models.weights.family import Family
-from tests.support.click_heads import clickable
 from tests.support.dense_heads import dense_checkpoint
 from tests.support.gateway import Gateway, serving
 from tests.support.media_samples import encode, scene
+from tests.support.point_prompt_heads import with_point_prompts
 
 
 class GatedRunner(TorchRunner):
@@ -45,7 +45,7 @@ class GatedRunner(TorchRunner):
 
 def serving_points(clicks: bool = True, **settings: Any) -> AbstractAsyncContextManager[Gateway[GatedRunner]]:
     """A gateway without a response cache. clicks: with a point-prompt model."""
-    runner = GatedRunner(clickable() if clicks else dense_checkpoint())
+    runner = GatedRunner(with_point_prompts() if clicks else dense_checkpoint())
     return serving(runner, **({"cache_bytes": 0} | settings))
 
 

@@ -164,7 +164,7 @@ async def test_request_that_would_be_late_is_refused_before_decoding_with_retry_
     classes = {"fast": SloClass(deadline_ms=900)}
     async with serving_fakes(slo_classes=classes, default_slo_classes={"/classify": "fast"}) as gateway:
         engine = gateway.cluster._engines["fake"]
-        engine._compute._ends_at = engine.clock() + 3.5
+        engine._device._free_at = engine.clock() + 3.5
         refused = await gateway.post("/classify", b"not an image")
         assert_problem(refused, 429, "the deadline is in 0.")
         assert refused.headers["retry-after"] == "4"

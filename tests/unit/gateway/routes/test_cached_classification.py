@@ -12,10 +12,10 @@ from foveate.gateway.caching.features import CachedImage, cached_image_of
 from foveate.models.runners.image import TorchRunner
 from foveate.models.vit.vit import ElasticViT
 from foveate.models.weights.checkpoint import Checkpoint
-from tests.support.click_heads import clickable
 from tests.support.dense_heads import SMALL, dense_checkpoint
 from tests.support.gateway import Gateway, serving
 from tests.support.point_prompt_gateway import GatedRunner, feature_store, scene_png
+from tests.support.point_prompt_heads import with_point_prompts
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("one_thread")]
 
@@ -30,7 +30,7 @@ def classifier_checkpoint() -> Checkpoint:
 
 def runners() -> tuple[GatedRunner, GatedRunner]:
     """A classifier and a segmentation model with the same trunk."""
-    return GatedRunner(classifier_checkpoint()), GatedRunner(clickable())
+    return GatedRunner(classifier_checkpoint()), GatedRunner(with_point_prompts())
 
 
 def serving_both(
