@@ -8,13 +8,13 @@ from PIL import Image
 
 from foveate.core.outcome import ClassMaps
 from foveate.gateway.media.image_tiles import decode_whole
-from foveate.gateway.media.masks import ClassArea, Mask, RenderedMask, above, overlay, png
+from foveate.gateway.media.masks import ClassArea, RenderedMask, above, overlay, png
 from foveate.gateway.media.tiling import Box
 
 
 def render_mask(
     size: tuple[int, int],
-    mask: Mask | Image.Image,
+    mask: NDArray[np.uint8] | Image.Image,
     class_areas: Sequence[ClassArea],
     data: bytes,
     overlay_format: str | None,
