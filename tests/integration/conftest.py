@@ -1,4 +1,4 @@
-"""A real server on a real port, in a thread of its own, over a runner without a model."""
+"""A real server on a real port, in a thread of its own, in front of a runner without a model."""
 
 import asyncio
 import signal
@@ -26,52 +26,53 @@ from foveate.gateway.server import server
 from tests.support.fake_runner import FakeRunner
 from tests.support.loopback import Loopback
 
-PATIENCE_S = 30
+TIMEOUT_S = 30
 
 
-class Diary:
-    """What has happened on the server's side, for tests to wait on."""
+class EventLog:
+    """Events on the server's side, counted by name. Tests wait for them."""
 
     def __init__(self) -> None:
         self._changed, self._counts = threading.Condition(), Counter[str]()
 
-    def note(self, event: str) -> None:
+    def record(self, event: str) -> None:
+        """Count one more event of this name."""
         with self._changed:
             self._counts[event] += 1
             self._changed.notify_all()
 
-    async def reaches(self, event: str, count: int) -> None:
-        """Return once the event has been noted this often."""
+    async def wait_for(self, event: str, count: int) -> None:
+        """Return once the event has been recorded this often."""
 
         def wait() -> bool:
             with self._changed:
-                return self._changed.wait_for(lambda: self._counts[event] >= count, PATIENCE_S)
+                return self._changed.wait_for(lambda: self._counts[event] >= count, TIMEOUT_S)
 
-        assert await asyncio.to_thread(wait), f"{self._counts[event]} of {count} times {event}"
+        assert await asyncio.to_thread(wait), f"{self._counts[event]} of {count} events {event!r}"
 
 
-class NotedCluster(LocalCluster):
-    """Notes what it is told to do; doing it begins in the same step of the event loop."""
+class ObservedCluster(LocalCluster):
+    """A cluster that records its calls; each call starts in the same step of the event loop."""
 
-    def __init__(self, runner: FakeRunner, metrics: Metrics, settings: Settings, diary: Diary) -> None:
+    def __init__(self, runner: FakeRunner, metrics: Metrics, settings: Settings, events: EventLog) -> None:
         super().__init__([lambda: runner], metrics, settings.queue_items, settings.queue_bytes)
-        self.diary = diary
+        self.events = events
 
     async def submit(self, request: Request, reserved: bool = False) -> Outcome:
-        self.diary.note("submitted")
-        self.diary.note(f"submitted {request.id}")
+        self.events.record("submitted")
+        self.events.record(f"submitted {request.id}")
         return await super().submit(request, reserved)
 
     async def drain(self, timeout_s: float) -> bool:
-        self.diary.note("draining")
+        self.events.record("draining")
         return await super().drain(timeout_s)
 
 
-class NotedWorkers(RemoteCluster):
-    """The same behind a link: what it is told is noted where it arrives."""
+class ObservedRemoteCluster(RemoteCluster):
+    """The same cluster behind a transport; calls are recorded where they arrive."""
 
-    def __init__(self, runner: FakeRunner, metrics: Metrics, settings: Settings, diary: Diary) -> None:
-        self.local, self.diary = NotedCluster(runner, metrics, settings, diary), diary
+    def __init__(self, runner: FakeRunner, metrics: Metrics, settings: Settings, events: EventLog) -> None:
+        self.local, self.events = ObservedCluster(runner, metrics, settings, events), events
         worker = Worker(self.local, "worker")
         super().__init__([WorkerClient(Loopback(worker))], [worker.cards()], HostLoadMonitor())
 
@@ -79,7 +80,7 @@ class NotedWorkers(RemoteCluster):
         await self.local.start()
 
     async def drain(self, timeout_s: float) -> bool:
-        self.diary.note("draining")
+        self.events.record("draining")
         return await super().drain(timeout_s)
 
     async def close(self) -> None:
@@ -87,32 +88,32 @@ class NotedWorkers(RemoteCluster):
         await self.local.close()
 
 
-class NotedApp:
-    """ASGI middleware: notes when an HTTP request begins, and when it is over and counted."""
+class ObservedApp:
+    """ASGI middleware that records when a request begins, and when it has ended and is counted."""
 
-    def __init__(self, app: ASGIApp, diary: Diary) -> None:
-        self.app, self.diary = app, diary
+    def __init__(self, app: ASGIApp, events: EventLog) -> None:
+        self.app, self.events = app, events
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         classify = scope.get("path") == "/classify"
         if classify:
-            self.diary.note("begun")
+            self.events.record("begun")
         try:
             await self.app(scope, receive, send)
         finally:
             if classify:
-                self.diary.note("ended")
+                self.events.record("ended")
 
 
-class Served:
-    """A running server, the way in, and what stands behind it."""
+class RunningServer:
+    """A running server, with access to its runner, its metrics and its events."""
 
     def __init__(self, runner: FakeRunner, settings: Settings, remote: bool = False) -> None:
-        self.runner, self.metrics, self.diary = runner, Metrics(), Diary()
-        kind = NotedWorkers if remote else NotedCluster
-        cluster = kind(runner, self.metrics, settings, self.diary)
+        self.runner, self.metrics, self.events = runner, Metrics(), EventLog()
+        kind = ObservedRemoteCluster if remote else ObservedCluster
+        cluster = kind(runner, self.metrics, settings, self.events)
         app = create_app(cluster, settings, self.metrics)
-        app.add_middleware(NotedApp, diary=self.diary)
+        app.add_middleware(ObservedApp, events=self.events)
         self.limiter = app.state.limiter
         self.listening = listen()
         self.port: int = self.listening.getsockname()[1]
@@ -122,45 +123,49 @@ class Served:
         self.thread.start()
 
     def client(self, **options: Any) -> httpx.AsyncClient:
-        return httpx.AsyncClient(base_url=self.url, timeout=PATIENCE_S, trust_env=False, **options)
+        """A new client of the server."""
+        return httpx.AsyncClient(base_url=self.url, timeout=TIMEOUT_S, trust_env=False, **options)
 
     def sigterm(self) -> None:
+        """Handle SIGTERM as the process would."""
         self.server.handle_exit(signal.SIGTERM, None)
 
     def ended(self) -> bool:
-        """The server's thread comes to its end by itself."""
-        self.thread.join(PATIENCE_S)
+        """Wait for the server's thread to end; whether it did."""
+        self.thread.join(TIMEOUT_S)
         return not self.thread.is_alive()
 
     async def entered(self) -> None:
         """Return once the runner has begun one more forward."""
-        assert await asyncio.to_thread(self.runner.entered.acquire, timeout=PATIENCE_S)
+        assert await asyncio.to_thread(self.runner.entered.acquire, timeout=TIMEOUT_S)
 
     def gauge(self, name: str) -> float:
+        """The value of a gauge of the model."""
         return self.metrics.registry.get_sample_value(name, {"model": "fake"}) or 0.0
 
-    async def falls(self, name: str) -> None:
-        """Return once the gauge is 0; behind a link it hears a moment later of who has left."""
-        until = time.monotonic() + PATIENCE_S
+    async def wait_for_zero(self, name: str) -> None:
+        """Return once the gauge is 0. Behind a transport, disconnects reach the worker a moment later."""
+        until = time.monotonic() + TIMEOUT_S
         while self.gauge(name) and time.monotonic() < until:
             await asyncio.sleep(0.01)
         assert self.gauge(name) == 0
 
     def counted(self) -> dict[str, int]:
-        """Requests by outcome, all models together."""
-        found: Counter[str] = Counter()
+        """Numbers of requests by outcome, of all models together."""
+        counts: Counter[str] = Counter()
         for family in self.metrics.requests.collect():
             for sample in family.samples:
                 if sample.name == "foveate_requests_total":
-                    found[sample.labels["outcome"]] += int(sample.value)
-        return dict(found)
+                    counts[sample.labels["outcome"]] += int(sample.value)
+        return dict(counts)
 
     def assert_empty(self) -> None:
-        """Nothing is left of any request."""
+        """Assert that nothing is left of any request."""
         assert (self.limiter.items, self.limiter.bytes) == (0, 0)
         assert self.gauge("foveate_waiting") == self.gauge("foveate_waiting_bytes") == 0
 
     def close(self) -> None:
+        """Stop the server."""
         self.runner.gate.set()
         if self.thread.is_alive():
             self.sigterm()
@@ -176,18 +181,18 @@ def listen() -> socket.socket:
     return listening
 
 
-Serve = Callable[..., Served]
+Serve = Callable[..., RunningServer]
 
 
 @pytest.fixture(params=["local", "remote"])
 def serve(request: pytest.FixtureRequest) -> Iterator[Serve]:
-    """Starts servers, and stops them after the test: with the engine in the gateway's process, and behind a
-    link."""
-    started: list[Served] = []
+    """Starts servers, and stops them after the test. The engine runs in the gateway's process, or behind a
+    transport."""
+    started: list[RunningServer] = []
 
-    def start(runner: FakeRunner | None = None, **settings: Any) -> Served:
+    def start(runner: FakeRunner | None = None, **settings: Any) -> RunningServer:
         remote = request.param == "remote"
-        started.append(Served(runner or FakeRunner(), Settings(**settings), remote))
+        started.append(RunningServer(runner or FakeRunner(), Settings(**settings), remote))
         return started[-1]
 
     yield start

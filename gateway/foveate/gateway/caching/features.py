@@ -1,4 +1,4 @@
-"""The feature cache: features of an image that answer clicks, masks and classes without the trunk."""
+"""The feature cache: cached features of an image answer points, masks and classes without the trunk."""
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
@@ -23,11 +23,13 @@ from foveate.gateway.decoding import Decoding
 log = logging.getLogger(__name__)
 
 NO_SCORES = np.empty(0, np.float32)
+DTYPES = (np.float16, np.float16, np.float16, np.float32)
+"""Of a window's arrays in a cache entry: coarse and fine features, class maps, class scores."""
 
 
 @dataclass(frozen=True, slots=True)
 class WindowFeatures:
-    """What a model computed of one window of an image, and at which quality."""
+    """What a model computed for one window of an image, and at which quality."""
 
     features: Features
     maps: ClassMaps
@@ -101,12 +103,11 @@ def cached_image_of(entry: CacheEntry | None) -> CachedImage | None:
 def _parse(entry: CacheEntry) -> CachedImage:
     size = cast("tuple[int, int]", entry.fields["size"])
     windows = {}
-    for at, fields in enumerate(cast("list[Any]", entry.fields["windows"])):
-        dtypes = (np.float16, np.float16, np.float16, np.float32)
-        parts = entry.parts[4 * at : 4 * at + 4]
+    for index, fields in enumerate(cast("list[Any]", entry.fields["windows"])):
+        parts = entry.parts[len(DTYPES) * index : len(DTYPES) * (index + 1)]
         coarse, fine, maps, class_scores = (
             np.frombuffer(part, dtype).reshape(shape)
-            for part, dtype, shape in zip(parts, dtypes, fields["shapes"], strict=True)
+            for part, dtype, shape in zip(parts, DTYPES, fields["shapes"], strict=True)
         )
         windows[fields["number"]] = WindowFeatures(
             Features(coarse, fine), ClassMaps(tuple(fields["classes"]), maps), Plan.parse(fields["plan"]),
@@ -160,7 +161,7 @@ class FeatureCache:
         good: Callable[[CachedImage], bool],
         deadline: float | None,
         compute: Callable[[], Awaitable[CachedImage]],
-    ) -> tuple[CachedImage, CacheResult]:
+    ) -> CachedImage:
         """The cached image if it is good enough; else the computed one, merged into the cached one.
 
         deadline: monotonic clock seconds. Raises what `compute` raises.
@@ -178,4 +179,4 @@ class FeatureCache:
             entry, result = await self._single_flight.of(key, good_entry, deadline, compute_entry)
         finally:
             self._counts[result].inc()
-        return _parse(entry), result
+        return _parse(entry)

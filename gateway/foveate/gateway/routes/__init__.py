@@ -1,1 +1,1 @@
-"""The HTTP routes, one file for each task, on one base that defines the path of a request."""
+"""The HTTP routes: one for each task, on a common base, and a module for each step of a request."""

@@ -1,5 +1,7 @@
 """Reservation and submission: how the requests of a route reach the cluster."""
 
+import asyncio
+from collections.abc import Iterable
 from dataclasses import replace
 from time import monotonic
 from typing import Any
@@ -35,7 +37,11 @@ class Admission:
     async def submit(
         self, context: RequestContext[Any], media: Any, *, explain: bool = False, features: bool = False
     ) -> Outcome:
-        """Run decoded media on the request's model. Raises FoveateError."""
+        """Run decoded media on the request's model.
+
+        explain: the outcome says which patches each stage kept. features: the outcome holds the features.
+        Raises FoveateError.
+        """
         size_bytes = getattr(media, "nbytes", None)
         request = Request(
             context.id, context.card.name, media, len(media) if size_bytes is None else size_bytes,
@@ -43,6 +49,20 @@ class Admission:
             explain=explain, features=features,
         )  # fmt: skip
         return await self.reserve(context).submit(request)
+
+    async def submit_all(
+        self, context: RequestContext[Any], parts: Iterable[Any], *, features: bool = False
+    ) -> list[Outcome]:
+        """Run the parts of one request's media, such as the windows of a large image.
+
+        At the first failure, cancels the other parts and raises it. Raises FoveateError.
+        """
+        tasks = [asyncio.ensure_future(self.submit(context, part, features=features)) for part in parts]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
 
     def engine_objective(self, context: RequestContext[Any]) -> Objective:
         """The objective of the engine: the request's, with time left to render the answer.

@@ -4,8 +4,7 @@ import asyncio
 import logging
 import re
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,28 +15,21 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from foveate.core.errors import (
-    BadRequest,
-    Draining,
-    FoveateError,
-    Unavailable,
-    UnknownModel,
-    UnsupportedMedia,
-)
+from foveate.core.errors import Draining, FoveateError, Unavailable
 from foveate.core.model import ModelCard, Task
-from foveate.core.outcome import Outcome
-from foveate.core.request import Objective
-from foveate.gateway.body import check_type, from_json, from_multipart, media_type, read_body
-from foveate.gateway.caching.response import cards_identity
-from foveate.gateway.limits import Permit, cancel_on_disconnect, deadline_timeout
+from foveate.gateway.body import from_json, media_type
+from foveate.gateway.caching.response import ResponseCache, cards_identity
+from foveate.gateway.limits import cancel_on_disconnect
 from foveate.gateway.meter import Meter
 from foveate.gateway.objective import choose_plan, default_plan, read_objective
 from foveate.gateway.routes.admission import Admission
+from foveate.gateway.routes.body_reader import BodyReader
 from foveate.gateway.routes.context import ClientChoice, Options, RequestContext, RequestLog, request_id_of
+from foveate.gateway.routes.model_selection import ModelSelector
 from foveate.gateway.routes.services import RouteServices
 from foveate.gateway.schemas.problems import problem
 from foveate.gateway.schemas.response import CacheableResponse, ReplyHeaders
-from foveate.gateway.spool import Medium, spool_body
+from foveate.gateway.spool import Medium
 
 log = logging.getLogger(__name__)
 
@@ -59,8 +51,10 @@ class TaskRoute(ABC, Generic[Options]):
         self.services, self.settings = services, services.settings
         self.decoding = services.decoding
         self.admission = admission or Admission(services.cluster, services.decoding, self.task)
+        self.body_reader = BodyReader(services.settings, services.spool_budget)
         all_cards = services.cluster.cards()
         self.cards = {name: card for name, card in all_cards.items() if card.task == self.task}
+        self.models = ModelSelector(self.task, self.cards)
         first = next(iter(all_cards), None)  # the default plan is written for this model alone
         self.defaults = {
             name: default_plan(card, self.settings) if name == first else None
@@ -104,11 +98,7 @@ class TaskRoute(ABC, Generic[Options]):
         request_id = request_id_of(headers.get("x-request-id", ""))
         outcome, request_log = "failed", RequestLog()
         try:
-            kind = media_type(headers.get("content-type", ""))
-            card = self._card(http.query_params.get("model"), kind.startswith("video/"))
-            request_log.model = card.name
-            request_log.objective = read_objective(headers, arrived, self.settings, self.path)
-            response = await self._answer(http, headers, request_id, card, request_log, arrived)
+            response = await self._answer(http, headers, request_id, request_log, arrived)
             outcome = "ok"
         except FoveateError as error:
             outcome = error.outcome
@@ -143,41 +133,35 @@ class TaskRoute(ABC, Generic[Options]):
         elif error.status == 500:
             log.error("inference failed", exc_info=error)
 
-    def _card(self, name: str | None, video: bool) -> ModelCard:
-        """The named model, or its companion for video; else the first that takes this kind of media.
-
-        Raises UnknownModel.
-        """
-        if not self.cards:
-            raise UnknownModel(f"no model here can {self.task}; GET /models lists the models")
-        if name is not None and name not in self.cards:
-            raise UnknownModel(f"no model {name[:60]!r} here; there are {', '.join(self.cards)}")
-        if name is None:
-            return self._first(video) or next(iter(self.cards.values()))
-        card = self.cards[name]
-        return self.cards.get(card.clip_model, card) if video else card
-
-    def _first(self, video: bool) -> ModelCard | None:
-        """The first model that takes video, or images."""
-        return next((card for card in self.cards.values() if bool(card.frames) == video), None)
-
-    def for_medium(self, context: RequestContext[Options], video: bool) -> RequestContext[Options]:
-        """The same request, to a model that takes this kind of media. Raises UnsupportedMedia."""
-        if bool(context.card.frames) == video:
-            return context
-        card = self.cards.get(context.card.clip_model) if video else None
-        if card is None and context.choice.model is None:
-            card = self._first(video)
-        if card is None:
-            takes, sent = ("clips", "a picture") if context.card.frames else ("pictures", "a clip")
-            raise UnsupportedMedia(f"{context.card.name} takes {takes}, and the request has {sent}")
-        context.log.model = card.name
-        plan = choose_plan(card, self.defaults[card.name], context.choice.plan, context.objective.min_quality)
-        context = replace(context, card=card, plan=plan)
-        self.admission.move(context)
-        return context
-
     async def _answer(
+        self,
+        http: HttpRequest,
+        headers: Mapping[str, str],
+        request_id: str,
+        request_log: RequestLog,
+        arrived: float,
+    ) -> Response:
+        """Model, objective, limits, plan, body, response cache, and then the task's own work."""
+        kind = media_type(headers.get("content-type", ""))
+        card = self.models.by_name(http.query_params.get("model"), kind.startswith("video/"))
+        request_log.model = card.name
+        request_log.objective = read_objective(headers, arrived, self.settings, self.path)
+        with self.services.limiter.admit() as permit:
+            if self.services.cluster.draining:
+                raise Draining("the server is shutting down; send the request to another one")
+            context = self._context(http, headers, request_id, card, request_log, arrived)
+            response_cache = None if context.bypass_cache else self.response_cache
+            if kind.startswith("video/") or not self._may_be_cached(context):
+                # Refused before the body is read. Other requests are reserved after the cache look-up.
+                self.admission.reserve(context)
+            body = self.body_reader.open(http, headers, kind, permit, context.objective.deadline)
+            async with body as data:
+                with cancel_on_disconnect(http):
+                    if response_cache is None:
+                        return await self.work(context, data, kind == "application/json")
+                    return await self._cached_or_computed(response_cache, context, data, kind)
+
+    def _context(
         self,
         http: HttpRequest,
         headers: Mapping[str, str],
@@ -185,41 +169,38 @@ class TaskRoute(ABC, Generic[Options]):
         card: ModelCard,
         request_log: RequestLog,
         arrived: float,
+    ) -> RequestContext[Options]:
+        """Read the plan, the options and `cache-control`. Raises BadPlan, BadRequest."""
+        objective = request_log.objective
+        choice = ClientChoice(http.query_params.get("model"), headers.get("x-plan"))
+        plan = choose_plan(card, self.defaults[card.name], choice.plan, objective.min_quality)
+        options = self.options(http, headers, card)
+        bypass = "cache-control" in headers and bool(NO_CACHE.search(headers["cache-control"]))
+        return RequestContext(
+            request_id, card, objective, plan, choice, options, arrived, request_log, bypass
+        )
+
+    def _may_be_cached(self, context: RequestContext[Options]) -> bool:
+        """Whether the response cache or the feature cache may answer the request."""
+        if context.bypass_cache:
+            return False
+        return self.response_cache is not None or self.services.feature_cache is not None
+
+    async def _cached_or_computed(
+        self, response_cache: ResponseCache, context: RequestContext[Options], data: Medium, kind: str
     ) -> Response:
-        """Limits, plan, body, response cache, and then the task's own work."""
-        with self.services.limiter.admit() as permit:
-            if self.services.cluster.draining:
-                raise Draining("the server is shutting down; send the request to another one")
-            objective = request_log.objective
-            choice = ClientChoice(http.query_params.get("model"), headers.get("x-plan"))
-            plan = choose_plan(card, self.defaults[card.name], choice.plan, objective.min_quality)
-            options = self.options(http, headers, card)
-            kind = media_type(headers.get("content-type", ""))
-            bypass = "cache-control" in headers and bool(NO_CACHE.search(headers["cache-control"]))
-            response_cache = None if bypass else self.response_cache
-            context = RequestContext(
-                request_id, card, objective, plan, choice, options, arrived, request_log, bypass
-            )
-            # A request that a cache may answer is reserved after the look-up. A video is reserved before its
-            # body is read: the body may be large.
-            uncached = response_cache is None and (bypass or self.services.feature_cache is None)
-            if kind.startswith("video/") or uncached:
-                self.admission.reserve(context)
-            async with self._body(http, headers, kind, permit, objective) as data:
-
-                async def work() -> CacheableResponse:
-                    return await self.work(context, data, kind == "application/json")
-
-                with cancel_on_disconnect(http):
-                    if response_cache is None:
-                        return await work()
-                    identity = repr(
-                        (self._identity, card.name, choice, options, str(plan), kind, objective.tenant)
-                    )
-                    key = await self.decoding.digest(identity, data)
-                    return await response_cache.get_or_compute(
-                        key, objective, work, partial(self._count_cached, context)
-                    )
+        """The response to the same request from the cache, else the task's own work."""
+        identity = (
+            self._identity, context.card.name, context.choice, context.options, str(context.plan), kind,
+            context.objective.tenant,
+        )  # fmt: skip
+        key = await self.decoding.digest(repr(identity), data)
+        return await response_cache.get_or_compute(
+            key,
+            context.objective,
+            partial(self.work, context, data, kind == "application/json"),
+            partial(self._count_cached, context),
+        )
 
     def _count_cached(self, context: RequestContext[Options], quality: float | None) -> ReplyHeaders:
         """Count an answer of this quality that the cache gave, and return the headers of its response."""
@@ -228,36 +209,20 @@ class TaskRoute(ABC, Generic[Options]):
         self.meters[context.card.name].record_cached(quality, total_s, met)
         return ReplyHeaders(context.id, met, {"total": total_s})
 
-    @asynccontextmanager
-    async def _body(
-        self, http: HttpRequest, headers: Mapping[str, str], kind: str, permit: Permit, objective: Objective
-    ) -> AsyncIterator[Medium]:
-        """The bytes of the media, or of the JSON that holds them; a large video stays in a file meanwhile."""
-        check_type(kind)
-        length, video = headers.get("content-length", "0"), kind.startswith("video/")
-        timeout_s = self.settings.video_body_timeout_s if video else self.settings.body_timeout_s
-        async with AsyncExitStack() as stack:
-            body: Medium
-            async with deadline_timeout(objective.deadline, timeout_s):
-                if video:
-                    spooled = spool_body(http, length, permit, self.services.spool_budget)
-                    body = await stack.enter_async_context(spooled)
-                else:
-                    body = await read_body(http, length, permit)
-            if kind == "multipart/form-data" and isinstance(body, bytes):
-                body = await from_multipart(headers["content-type"], body)
-            if not body:
-                raise BadRequest("the body is empty; send a picture or a clip")
-            yield body
+    def for_medium(self, context: RequestContext[Options], video: bool) -> RequestContext[Options]:
+        """The same request, to a model that takes this kind of media. Raises UnsupportedMedia."""
+        choice, old = context.choice, context.card
+        card = self.models.for_medium(old, video, named=choice.model is not None)
+        if card is old:
+            return context
+        context.log.model = card.name
+        plan = choose_plan(card, self.defaults[card.name], choice.plan, context.objective.min_quality)
+        context = replace(context, card=card, plan=plan)
+        self.admission.move(context)
+        return context
 
     async def media_bytes(self, data: Medium, encoded: bool) -> Medium:
         """The media, taken out of the JSON body if there is one. Raises BadRequest."""
         if not encoded or isinstance(data, Path):
             return data
         return await self.decoding.run(lambda: from_json(data))
-
-    def count_answer(self, context: RequestContext[Options], outcome: Outcome, total_s: float) -> bool | None:
-        """Count an answer. Returns whether its deadline was met; None without a deadline."""
-        met = context.deadline_met(total_s)
-        self.meters[context.card.name].record(outcome, total_s, met)
-        return met

@@ -22,7 +22,7 @@ class ClientChoice:
 
 @dataclass(slots=True)
 class RequestLog:
-    """What is known of a request when it ends, whatever its outcome."""
+    """What the metrics need of a request when it ends, whatever its outcome; filled in on the way."""
 
     model: str = "unknown"
     objective: Objective = field(default_factory=Objective)
@@ -60,8 +60,8 @@ class RequestContext(Generic[Options]):
         return self.choice.plan is not None
 
 
-def request_id_of(given: str) -> str:
-    """The client's own id if it is printable ASCII of 1 to 128 characters, else a new one."""
-    if 0 < len(given) <= 128 and given.isascii() and given.isprintable():
-        return given
+def request_id_of(header: str) -> str:
+    """The client's request id if it is printable ASCII of 1 to 128 characters, else a new one."""
+    if 0 < len(header) <= 128 and header.isascii() and header.isprintable():
+        return header
     return f"{random.getrandbits(96):024x}"

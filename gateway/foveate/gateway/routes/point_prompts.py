@@ -4,33 +4,30 @@ InterFormer's split ("InterFormer: Real-time Interactive Image Segmentation", IC
 once for each image, a light decoder for each click.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from foveate.core.errors import BadRequest, FoveateError
 from foveate.core.model import ModelCard
-from foveate.core.outcome import ClassMaps, Outcome, Result, Timings
+from foveate.core.outcome import Outcome, Result, Timings
 from foveate.core.point_prompts import PointPrompt
 from foveate.core.request import Request
 from foveate.gateway.caching.features import CachedImage, WindowFeatures, feature_key, window_features_of
 from foveate.gateway.limits import deadline_timeout
-from foveate.gateway.media.image_tiles import TiledImage, TileSelector, decode_whole
-from foveate.gateway.media.masks import ClassArea, RenderedMask, encode_mask, overlay, threshold_mask
+from foveate.gateway.media.masks import ClassArea, RenderedMask
 from foveate.gateway.media.tiling import Tile, tiles
 from foveate.gateway.routes.admission import Admission
+from foveate.gateway.routes.completion import complete
 from foveate.gateway.routes.context import RequestContext
+from foveate.gateway.routes.image_input import ImageInput
+from foveate.gateway.routes.mask_rendering import object_mask, render_mask
 from foveate.gateway.routes.points import Click, window_of, within_box
 from foveate.gateway.routes.services import Meters, RouteServices
 from foveate.gateway.schemas.response import ServedRequest
-
-Decode = Callable[[RequestContext[Any], bytes, TileSelector], Awaitable[tuple[TiledImage, float]]]
-"""Decodes the chosen window of an image; also gives the seconds that it took."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +54,13 @@ class PromptWindow:
 
 
 class PointPromptHandler:
-    """Answers point prompts for models that have a point-prompt model beside them."""
+    """Answers point prompts for segmentation models with a point-prompt model."""
 
-    def __init__(self, services: RouteServices, admission: Admission, meters: Meters, decode: Decode) -> None:
-        self.services, self.admission, self.meters, self.decode = services, admission, meters, decode
+    def __init__(
+        self, services: RouteServices, admission: Admission, meters: Meters, image_input: ImageInput
+    ) -> None:
+        self.services, self.admission, self.meters = services, admission, meters
+        self.image_input = image_input
 
     def check(self, card: ModelCard) -> None:
         """Raises BadRequest for a model that takes no points."""
@@ -84,19 +84,14 @@ class PointPromptHandler:
         rendered = await self.services.decoding.render(
             context.card.name, lambda: self._render(prompt, answer, data, overlay_format)
         )
-        now = monotonic()
-        outcome = total_outcome(prompt, answer)
-        timings_s = {
-            "decode": prompt.encoded.decode_s if prompt.encoded else 0.0,
-            "queue": outcome.timings.queue_s,
-            "compute": outcome.timings.compute_s,
-            "render": now - render_started,
-            "total": now - context.arrived,
-        }
-        met = context.deadline_met(now - context.arrived)
-        self.meters[context.card.name].record(outcome, now - context.arrived, met)
-        cache = "miss" if prompt.encoded else "hit"
-        served = ServedRequest(context.id, context.card, [outcome], context.pinned, met, timings_s, cache)
+        served = complete(
+            self.meters,
+            context,
+            [total_outcome(prompt, answer)],
+            prompt.encoded.decode_s if prompt.encoded else 0.0,
+            render_started=render_started,
+            cache="miss" if prompt.encoded else "hit",
+        )
         return served, rendered
 
     async def _prompt_window(
@@ -117,7 +112,7 @@ class PointPromptHandler:
                 key = await feature_key(
                     self.services.decoding, context.card, context.plan, context.objective.tenant, data
                 )
-            image, _ = await feature_cache.get_or_compute(
+            image = await feature_cache.get_or_compute(
                 key,
                 lambda image: cached_window(image, clicks, min_quality) is not None,
                 context.objective.deadline,
@@ -128,17 +123,16 @@ class PointPromptHandler:
             return PromptWindow(image.size, tiles(*image.size)[number], image.windows[number], computed[-1])
         prompt = cached_window(image, clicks, min_quality)
         if prompt is None:
-            raise FoveateError("the cached features of this picture do not cover the clicked window")
+            raise FoveateError("the cached features of this image do not cover the clicked window")
         return prompt
 
     async def _run_encoder(
         self, context: RequestContext[Any], data: bytes, clicks: Sequence[Click]
     ) -> EncodedWindow:
         """Decode the window of the clicks and run the segmentation model on it."""
-        async with deadline_timeout(context.objective.deadline):
-            image, decode_s = await self.decode(
-                context, data, lambda windows, size: window_of(clicks, windows, size)
-            )
+        image, decode_s = await self.image_input.decode_tiles(
+            context, data, lambda windows, size: window_of(clicks, windows, size)
+        )
         outcome = await self.admission.submit(context, image.pixels[0], features=True)
         number = window_of(clicks, tiles(*image.size), image.size)
         windows = {number: window_features_of(outcome, context.card)}
@@ -162,14 +156,13 @@ class PointPromptHandler:
         self, prompt: PromptWindow, answer: Outcome, data: bytes, overlay_format: str | None
     ) -> RenderedMask:
         """The mask at the image's size. Runs on a pool thread: it touches every pixel."""
-        mask, areas = Image.new("L", prompt.size), list[ClassArea]()
+        mask, class_areas = Image.new("L", prompt.size), list[ClassArea]()
         if answer.result.maps is not None:
-            mask, areas = object_mask(prompt, answer.result.maps)
-        blended = None
-        if overlay_format is not None:
-            whole = decode_whole(data, self.services.settings.max_pixels)
-            blended = overlay(whole, mask, overlay_format)
-        return RenderedMask(prompt.size, encode_mask(mask), blended, areas)
+            mask, class_areas = object_mask(
+                prompt.size, prompt.window.box, answer.result.maps, prompt.features.maps
+            )
+        max_pixels = self.services.settings.max_pixels
+        return render_mask(prompt.size, mask, class_areas, data, overlay_format, max_pixels)
 
 
 def cached_window(
@@ -184,28 +177,6 @@ def cached_window(
     if features is None or features.quality < min_quality:
         return None
     return PromptWindow(image.size, windows[number], features)
-
-
-def object_mask(prompt: PromptWindow, maps: ClassMaps) -> tuple[Image.Image, list[ClassArea]]:
-    """The mask of the whole image, 1 on the object, and the object's area; no area for an empty mask."""
-    left, top, right, bottom = prompt.window.box
-    mask = Image.new("L", prompt.size)
-    if maps.classes == (0, 1):
-        mask.paste(threshold_mask(maps.scores[1] - maps.scores[0], (right - left, bottom - top)), (left, top))
-    elif maps.classes == (1,):
-        mask.paste(1, prompt.window.box)
-    box = mask.getbbox()
-    if box is None:
-        return mask, []
-    classes = best_classes(prompt.features.maps)[best_classes(maps) == 1]
-    best = int(np.bincount(classes).argmax()) if classes.size else 0
-    return mask, [ClassArea(1, best - 1 if best else None, mask.histogram()[1], box)]
-
-
-def best_classes(maps: ClassMaps) -> NDArray[np.uint8]:
-    """The best class of each place of the maps: (h, w)."""
-    best: NDArray[np.uint8] = np.array(maps.classes, np.uint8)[maps.scores.argmax(0)]
-    return best
 
 
 def total_outcome(prompt: PromptWindow, answer: Outcome) -> Outcome:

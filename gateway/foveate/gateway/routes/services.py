@@ -34,6 +34,10 @@ class TraceSink(Protocol):
         """Record one request. arrived: monotonic clock seconds; headers: the request's, in lower case."""
         ...
 
+    def close(self) -> None:
+        """Send the traces that are still in memory. Blocks."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class RouteServices:

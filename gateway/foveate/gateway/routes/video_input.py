@@ -1,4 +1,4 @@
-"""Video on the task routes: recognised by its bytes, decoded off the event loop in a pool of its own."""
+"""Videos on the task routes: recognised by their bytes, decoded on a thread pool of their own."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -43,7 +43,10 @@ class VideoInput:
         return True
 
     async def decode(self, context: RequestContext[Any], data: Medium, boxes: Boxes) -> tuple[Clip, float]:
-        """The frames that the model may use, and the seconds that decoding took. Raises FoveateError."""
+        """The frames that the request's plan may use, and the seconds that decoding took.
+
+        Raises FoveateError.
+        """
         card, spec = context.card, context.card.input
         if spec is None:
             raise UnsupportedMedia(f"{card.name} takes no clips")

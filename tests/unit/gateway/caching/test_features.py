@@ -1,134 +1,111 @@
-"""What one model has seen of a picture answers for another one on the same trunk."""
+"""The feature cache: its entries, its keys, and when a cached image is good enough."""
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
 
-import httpx
+import numpy as np
 import pytest
 
-from foveate.cache.entry import decode_entry, encode_entry
-from foveate.cluster.local import LocalCluster
-from foveate.core.metrics import Metrics
-from foveate.core.outcome import Result
-from foveate.core.plan import Plan
-from foveate.core.settings import Settings
-from foveate.gateway.app import create_app
+from foveate.cache.entry import CacheEntry, decode_entry, encode_entry
 from foveate.gateway.caching.features import CachedImage, cached_image_of
-from foveate.models.runners.image import TorchRunner
-from foveate.models.vit.vit import ElasticViT
-from foveate.models.weights.checkpoint import Checkpoint
-from tests.support.dense_heads import SMALL, dense_checkpoint
-from tests.support.media_samples import encode, scene
-from tests.support.point_prompt_heads import with_point_prompts
+from foveate.gateway.decoding import digest_of
+from tests.support.features import window_features
+from tests.support.point_prompt_gateway import click, feature_store, mask_of, scene_png, serving_points
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("one_thread")]
-PNG = {"content-type": "image/png"}
 
 
-class Counted(TorchRunner):
-    """The real model, counting its pictures."""
-
-    pictures = 0
-
-    def run(self, batch: Any, plan: Plan) -> Sequence[Result | Exception]:
-        self.pictures += len(batch)
-        return super().run(batch, plan)
-
-
-def classifier() -> Checkpoint:
-    """The trunk of the model that names pixels, for whole pictures."""
-    segmenter = dense_checkpoint()
-    model = ElasticViT(SMALL).eval()
-    model.load_state_dict({n: v for n, v in segmenter.model.state_dict().items() if "dense." not in n})
-    return Checkpoint("tiny", SMALL, labels=segmenter.labels, model=model)
-
-
-class Served:
-    """Both models behind one gateway."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.classifier, self.segmenter = Counted(classifier()), Counted(with_point_prompts())
-        metrics = Metrics()
-        cluster = LocalCluster([lambda: self.classifier, lambda: self.segmenter], metrics)
-        self.metrics, self.app = metrics, create_app(cluster, settings, metrics)
-        self.client = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://test")
-
-    async def ask(self, path: str, picture: bytes, **headers: str) -> httpx.Response:
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        answer = await self.client.post(path, content=picture, headers=PNG | named)
-        assert answer.status_code == 200, answer.text
-        return answer
+def test_cached_image_survives_encoding_and_decoding() -> None:
+    original = CachedImage(
+        (90, 40), {3: window_features(), 0: window_features(16, np.eye(16, dtype=np.uint8) * 7)}
+    )
+    entry = decode_entry(encode_entry(original.entry()))
+    assert entry is not None and entry.quality == 0.75
+    decoded = cached_image_of(entry)
+    assert decoded is not None
+    assert decoded.size == original.size and list(decoded.windows) == [3, 0]
+    for number, window in original.windows.items():
+        other = decoded.windows[number]
+        assert (other.plan, other.quality, other.reason, other.tokens, other.exit_layer) == (
+            window.plan, window.quality, window.reason, window.tokens, window.exit_layer,
+        )  # fmt: skip
+        assert other.maps.classes == window.maps.classes
+        for actual, expected in (
+            (other.features.coarse, window.features.coarse),
+            (other.features.fine, window.features.fine),
+            (other.maps.scores, window.maps.scores),
+            (other.class_scores, window.class_scores),
+        ):
+            assert actual.dtype == expected.dtype and (actual == expected).all()
 
 
-@asynccontextmanager
-async def served(**settings: Any) -> AsyncIterator[Served]:
-    here = Served(Settings(models=("tiny", "tiny-seg"), **settings))
-    async with here.app.router.lifespan_context(here.app), here.client:
-        yield here
-
-
-def picture(size: tuple[int, int] = (240, 240)) -> bytes:
-    return encode(scene(*size, 0), "PNG")
-
-
-@pytest.mark.parametrize("first", ["/segment", "/segment?points=50%2C60"])
-async def test_a_square_picture_that_was_seen_for_its_pixels_is_named_without_a_forward(first: str) -> None:
-    async with served() as here:
-        computed = await here.ask("/classify", picture(), cache_control="no-cache")
-        assert here.classifier.pictures == 1
-        await here.ask(first, picture())
-        told = await here.ask("/classify", picture())
-        assert (here.classifier.pictures, here.segmenter.pictures) == (1, 1)
-        assert told.headers["x-cache"] == "hit"
-        assert told.headers["x-foveate-plan"] == computed.headers["x-foveate-plan"]
-        for one, other in zip(told.json()["predictions"], computed.json()["predictions"], strict=True):
-            assert one["label"] == other["label"]
-            assert one["score"] == pytest.approx(other["score"], abs=2e-3)
-        assert told.json()["compute"]["gflops"] == 0
-        again = await here.ask("/classify", picture(), x_min_quality="1")
-        assert again.headers["x-cache"] == "hit"
+def test_keys_differ_by_identity_and_data_but_not_by_storage(tmp_path: Path) -> None:
+    keys = {digest_of(identity, data) for data in (b"one", b"two", b"") for identity in ("a", "b", "")}
+    assert len(keys) == 9
+    large = bytes(range(256)) * 5000
+    (tmp_path / "video").write_bytes(large)
+    assert digest_of("a", tmp_path / "video") == digest_of("a", large)
 
 
 @pytest.mark.parametrize(
-    ("size", "headers"),
+    "damage",
     [
-        ((240, 200), {}),
-        ((240, 240), {"cache_control": "no-cache"}),
-        ((240, 240), {"x_plan": "full"}),
-        ((240, 240), {"x_tenant": "another"}),
+        lambda entry: replace(entry, fields={"something": "else"}),
+        lambda entry: replace(entry, parts=entry.parts[:2]),
+        lambda entry: replace(entry, fields={**entry.fields, "size": 3}),
+        lambda entry: replace(
+            entry, fields={**entry.fields, "windows": [{**entry.fields["windows"][0], "plan": "?"}]}
+        ),
     ],
-    ids=["another view", "anew", "a plan of its own", "another tenant"],
+    ids=["other fields", "too few parts", "no size", "no plan"],
 )
-async def test_what_is_not_the_same_question_is_answered_by_the_model(
-    size: tuple[int, int], headers: dict[str, str]
-) -> None:
-    async with served(tenant_header="x-tenant") as here:
-        await here.ask("/segment", picture(size))
-        await here.ask("/classify", picture(size), **headers)
-        assert here.classifier.pictures == 1
+async def test_entry_of_another_version_is_a_miss(damage: Callable[[CacheEntry], CacheEntry]) -> None:
+    async with serving_points(cache_bytes=2**20) as gateway:
+        await click(gateway, scene_png(), "120,80")
+        (key,) = feature_store(gateway)._entries
+        for path in ("/segment?points=60%2C80", "/segment?overlay=true"):
+            entry = decode_entry(await feature_store(gateway).get(key) or b"")
+            assert entry is not None
+            await feature_store(gateway).put(key, encode_entry(damage(entry)), 60)
+            answer = await gateway.post(path, scene_png())
+            assert answer.status_code == 200, answer.text
+        assert gateway.runner.images == 3
 
 
-async def test_a_plan_that_nobody_measured_for_this_task_answers_for_no_floor() -> None:
-    async with served() as here:
-        await here.ask("/segment", picture())
-        store = here.app.state.features
-        (key,) = store._entries
-        kept = cached_image_of(decode_entry(await store.get(key)))
-        assert kept is not None
-        cheap = here.segmenter.card.plan("evit:0.5")
-        worse = CachedImage(kept.size, {0: replace(kept.windows[0], plan=cheap)})
-        await store.put(key, encode_entry(worse.entry()), 60)
-        await here.ask("/classify", picture(), x_min_quality="0.5")
-        assert here.classifier.pictures == 1
-        told = await here.ask("/classify?top_k=2", picture())
-        assert (told.headers["x-cache"], here.classifier.pictures) == ("hit", 1)
-        assert told.headers["x-foveate-plan"] == "tiny@64/evit:0.5/fp32"
+def test_merging_keeps_only_old_windows_of_full_quality() -> None:
+    good, poor = replace(window_features(), quality=1.0), replace(window_features(), quality=0.5)
+    merged = CachedImage((9, 9), {1: good}).merged_with(CachedImage((9, 9), {0: poor, 2: good}))
+    assert sorted(merged.windows) == [1, 2]
+    assert CachedImage((9, 9), {0: poor}).merged_with(CachedImage((9, 9), {0: good})).windows[0].quality == 1
 
 
-async def test_models_on_other_trunks_are_no_kin() -> None:
-    other = classifier()
-    next(other.model.blocks[-1].parameters()).data.add_(1)
-    assert TorchRunner(other).card.trunk != TorchRunner(classifier()).card.trunk
-    assert TorchRunner(dense_checkpoint()).card.trunk == TorchRunner(classifier()).card.trunk
+async def test_cached_features_below_min_quality_are_computed_again() -> None:
+    async with serving_points() as gateway:
+        await click(gateway, scene_png(), "120,80")
+        (key,) = feature_store(gateway)._entries
+        entry = decode_entry(await feature_store(gateway).get(key) or b"")
+        assert entry is not None
+        cached = cached_image_of(entry)
+        assert cached is not None
+        cheap = gateway.runner.card.plan("evit:0.5")
+        worse = replace(cached.windows[0], plan=cheap, quality=0.5, reason="load")
+        await feature_store(gateway).put(key, encode_entry(CachedImage(cached.size, {0: worse}).entry()), 60)
+        lax = await click(gateway, scene_png(), "120,80", x_min_quality="0.4")
+        assert (lax.headers["x-cache"], lax.headers["x-foveate-plan"]) == ("hit", str(worse.plan))
+        strict = await click(gateway, scene_png(), "120,80", x_min_quality="0.6")
+        assert (strict.headers["x-cache"], strict.headers["x-foveate-plan"]) == ("miss", "tiny-seg@64/fp32")
+        assert (await click(gateway, scene_png(), "120,80", x_min_quality="0.6")).headers["x-cache"] == "hit"
+
+
+async def test_cached_features_are_scoped_by_tenant() -> None:
+    async with serving_points(tenant_header="x-tenant") as gateway:
+        answers = [await click(gateway, scene_png(), "120,80", x_tenant=name) for name in ("a", "b", "a")]
+        assert [answer.headers["x-cache"] for answer in answers] == ["miss", "miss", "hit"]
+
+
+async def test_feature_cache_of_no_bytes_is_off() -> None:
+    async with serving_points(feature_bytes=0) as gateway:
+        answers = [await click(gateway, scene_png(), "120,80") for _ in range(2)]
+        assert [answer.headers["x-cache"] for answer in answers] == ["miss", "miss"]
+        assert (mask_of(answers[0]) == mask_of(answers[1])).all()

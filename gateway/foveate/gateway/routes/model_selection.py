@@ -1,0 +1,47 @@
+"""The choice of the model that answers a request: by name, and by the kind of media."""
+
+from collections.abc import Mapping
+
+from foveate.core.errors import UnknownModel, UnsupportedMedia
+from foveate.core.model import ModelCard, Task
+
+
+class ModelSelector:
+    """Chooses among the models of one task."""
+
+    def __init__(self, task: Task, cards: Mapping[str, ModelCard]) -> None:
+        """cards: the models of the task by name; the first one is the default."""
+        self.task, self.cards = task, cards
+
+    def by_name(self, name: str | None, video: bool) -> ModelCard:
+        """The named model, or its companion for video. None: the first model that takes this kind of media.
+
+        Raises UnknownModel.
+        """
+        if not self.cards:
+            raise UnknownModel(f"no model of task {self.task} is served; GET /models lists the models")
+        if name is not None and name not in self.cards:
+            raise UnknownModel(f"no model {name[:60]!r} is served; the models are {', '.join(self.cards)}")
+        if name is None:
+            return self._first(video) or next(iter(self.cards.values()))
+        card = self.cards[name]
+        return self.cards.get(card.clip_model, card) if video else card
+
+    def for_medium(self, card: ModelCard, video: bool, named: bool) -> ModelCard:
+        """The model for the kind of media that the bytes turned out to be.
+
+        card: the model chosen before the bytes were known. named: the client named the model, so that only
+        its companion for video may replace it. Raises UnsupportedMedia.
+        """
+        if bool(card.frames) == video:
+            return card
+        other = self.cards.get(card.clip_model) if video else None
+        if other is None and not named:
+            other = self._first(video)
+        if other is None:
+            takes, sent = ("clips", "an image") if card.frames else ("images", "a clip")
+            raise UnsupportedMedia(f"{card.name} takes {takes}, and the request has {sent}")
+        return other
+
+    def _first(self, video: bool) -> ModelCard | None:
+        return next((card for card in self.cards.values() if bool(card.frames) == video), None)
