@@ -13,8 +13,9 @@ import httpx
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from foveate.cluster.client import RemoteCluster, WorkerClient
+from foveate.cluster.client import WorkerClient
 from foveate.cluster.local import LocalCluster
+from foveate.cluster.remote import RemoteCluster
 from foveate.cluster.worker import Worker
 from foveate.core.metrics import Metrics
 from foveate.core.outcome import Outcome
@@ -24,7 +25,7 @@ from foveate.estimation.host_load import HostLoadMonitor
 from foveate.gateway.app import create_app
 from foveate.gateway.server import server
 from tests.support.fake_runner import FakeRunner
-from tests.support.loopback import Loopback
+from tests.support.loopback import LoopbackTransport
 
 PATIENCE_S = 30
 
@@ -73,7 +74,7 @@ class NotedWorkers(RemoteCluster):
     def __init__(self, runner: FakeRunner, metrics: Metrics, settings: Settings, diary: Diary) -> None:
         self.local, self.diary = NotedCluster(runner, metrics, settings, diary), diary
         worker = Worker(self.local, "worker")
-        super().__init__([WorkerClient(Loopback(worker))], [worker.cards()], HostLoadMonitor())
+        super().__init__([WorkerClient(LoopbackTransport(worker))], [worker.cards()], HostLoadMonitor())
 
     async def start(self) -> None:
         await self.local.start()
