@@ -1,4 +1,4 @@
-"""Whoever asks for what is there gets it; what is not there is computed once, whoever asks meanwhile."""
+"""Computes a value once for all requests that ask for it at the same time, and caches it."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -9,85 +9,90 @@ from foveate.cache import Cache
 from foveate.cache.entry import CacheEntry, decode_entry, encode_entry
 
 CacheResult = Literal["hit", "coalesced", "miss"]
-Good = Callable[[CacheEntry], bool]
-"""Whether an entry is good enough for who asks."""
-Work = Callable[[], Awaitable[CacheEntry]]
+"""Found in the cache; computed by a concurrent request; computed by this request."""
+Accept = Callable[[CacheEntry], bool]
+"""Whether an entry is good enough for the request."""
+Compute = Callable[[], Awaitable[CacheEntry]]
 
 DEGRADED_TTL_S = 5.0
-"""What was computed under load at less than the best is not what is answered once the load is gone."""
-CLAIM_S = 10.0
-"""Another process that has not answered by then is taken to be gone."""
-PATIENCE = 0.5
-"""Of the time left, what somebody waits for another one's work before doing it too."""
+"""Seconds that an entry below full quality is stored. It was computed under load, which may end."""
+CLAIM_TTL_S = 10.0
+"""Seconds that a claim of another process is respected. After them, that process counts as gone."""
+MAX_WAIT_SHARE = 0.5
+"""Share of the time to its deadline that a request waits for a concurrent computation before its own."""
 
 
 class SingleFlight:
-    """Entries of one kind, in a cache."""
+    """The entries of one kind in a cache."""
 
-    def __init__(self, cache: Cache, kind: str, ttl_s: float, largest: int) -> None:
-        """largest: bytes of an entry that is kept."""
-        self.cache, self.kind, self.ttl_s, self.largest = cache, kind, ttl_s, largest
+    def __init__(self, cache: Cache, kind: str, ttl_s: float, max_entry_bytes: int) -> None:
+        """kind: prefix of all keys. max_entry_bytes: entries with larger parts are not stored."""
+        self.cache, self.kind, self.ttl_s, self.max_entry_bytes = cache, kind, ttl_s, max_entry_bytes
         self._flights: dict[str, asyncio.Future[CacheEntry]] = {}
 
-    async def find(self, key: str) -> CacheEntry | None:
-        """What is kept under the key; garbage is nothing."""
+    async def get(self, key: str) -> CacheEntry | None:
+        """The cached entry, or None. Bytes that cannot be decoded count as no entry."""
         data = await self.cache.get(f"{self.kind}:{key}")
         return None if data is None else decode_entry(data)
 
-    async def keep(self, key: str, entry: CacheEntry) -> None:
-        if sum(map(len, entry.parts)) <= self.largest:
-            lasts = entry.quality >= 1 and not entry.short_lived
-            ttl_s = self.ttl_s if lasts else min(self.ttl_s, DEGRADED_TTL_S)
+    async def put(self, key: str, entry: CacheEntry) -> None:
+        """Store an entry. One below full quality, or a short-lived one, is stored for DEGRADED_TTL_S only."""
+        if sum(map(len, entry.parts)) <= self.max_entry_bytes:
+            long_lived = entry.quality >= 1 and not entry.short_lived
+            ttl_s = self.ttl_s if long_lived else min(self.ttl_s, DEGRADED_TTL_S)
             await self.cache.put(f"{self.kind}:{key}", encode_entry(entry), ttl_s)
 
-    async def of(
-        self, key: str, good: Good, deadline: float | None, work: Work
+    async def get_or_compute(
+        self, key: str, accept: Accept, deadline: float | None, compute: Compute
     ) -> tuple[CacheEntry, CacheResult]:
-        """An entry that is good enough, and how it came about. Raises what `work` raises.
+        """An accepted entry, and where it came from. Raises what `compute` raises.
 
-        deadline: of who asks, a time of the monotonic clock. It is not waited out: who is not answered by
-        somebody else's work in time does it too.
+        deadline: of the request, on the monotonic clock. The request waits for a concurrent computation for
+        at most MAX_WAIT_SHARE of the time until then, and then computes the entry too.
         """
         while (flight := self._flights.get(key)) is not None:
-            await asyncio.wait([flight], timeout=_patience_s(deadline))
+            await asyncio.wait([flight], timeout=_max_wait_s(deadline))
             if not flight.done():
-                return await work(), "miss"
-            if not flight.cancelled() and good(entry := flight.result()):
+                return await compute(), "miss"
+            if not flight.cancelled() and accept(entry := flight.result()):
                 return entry, "coalesced"
-            # It failed, left, or was content with less: another one may have taken over.
+            # The computation failed, was cancelled or gave too low a quality. Another request may have
+            # started the next one.
         flight = self._flights[key] = asyncio.get_running_loop().create_future()
         try:
-            entry, how = await self._lead(key, good, deadline, work)
+            entry, result = await self._lead(key, accept, deadline, compute)
             flight.set_result(entry)
-            return entry, how
+            return entry, result
         finally:
             del self._flights[key]
-            flight.cancel()  # where it has no result
+            flight.cancel()  # no effect on a flight that has a result
 
     async def _lead(
-        self, key: str, good: Good, deadline: float | None, work: Work
+        self, key: str, accept: Accept, deadline: float | None, compute: Compute
     ) -> tuple[CacheEntry, CacheResult]:
-        """Look, and do the work unless another process does."""
+        """Read the cache, and compute the entry unless another process has it or computes it."""
         name = f"{self.kind}:{key}"
-        taken = await self.cache.try_claim(name, CLAIM_S)
-        if isinstance(taken, bytes):
-            found = decode_entry(taken)
-            if found is not None and good(found):
-                return found, "hit"
-        elif not taken:
-            patience_s = _patience_s(deadline)
-            await self.cache.wait_released(name, CLAIM_S if patience_s is None else min(CLAIM_S, patience_s))
-            found = await self.find(key)
-            if found is not None and good(found):
-                return found, "coalesced"
+        claim = await self.cache.try_claim(name, CLAIM_TTL_S)
+        if isinstance(claim, bytes):
+            cached = decode_entry(claim)
+            if cached is not None and accept(cached):
+                return cached, "hit"
+        elif not claim:
+            max_wait_s = _max_wait_s(deadline)
+            await self.cache.wait_released(
+                name, CLAIM_TTL_S if max_wait_s is None else min(CLAIM_TTL_S, max_wait_s)
+            )
+            cached = await self.get(key)
+            if cached is not None and accept(cached):
+                return cached, "coalesced"
         try:
-            entry = await work()
-            await self.keep(key, entry)
+            entry = await compute()
+            await self.put(key, entry)
         finally:
-            if taken is True:
+            if claim is True:
                 await self.cache.release_claim(name)
         return entry, "miss"
 
 
-def _patience_s(deadline: float | None) -> float | None:
-    return None if deadline is None else PATIENCE * max(0.0, deadline - monotonic())
+def _max_wait_s(deadline: float | None) -> float | None:
+    return None if deadline is None else MAX_WAIT_SHARE * max(0.0, deadline - monotonic())

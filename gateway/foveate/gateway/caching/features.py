@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from foveate.cache import Cache
 from foveate.cache.entry import CacheEntry
-from foveate.cache.once import CacheResult, SingleFlight
+from foveate.cache.single_flight import CacheResult, SingleFlight
 from foveate.core.clicks import Features
 from foveate.core.errors import BadPlan
 from foveate.core.metrics import Metrics
@@ -134,7 +134,7 @@ class FeatureCache:
 
     async def find(self, key: str) -> CachedImage | None:
         """What is known of a picture already."""
-        return cached_image_of(await self._once.find(key))
+        return cached_image_of(await self._once.get(key))
 
     def used(self) -> None:
         """What was found answered a request."""
@@ -159,7 +159,7 @@ class FeatureCache:
 
         how: CacheResult = "miss"
         try:
-            entry, how = await self._once.of(key, fits, deadline, look)
+            entry, how = await self._once.get_or_compute(key, fits, deadline, look)
         finally:
             self._counts[how].inc()
         return _kept_in(entry), how

@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from foveate.cache import Cache
 from foveate.cache.entry import CacheEntry
-from foveate.cache.once import CacheResult, SingleFlight
+from foveate.cache.single_flight import CacheResult, SingleFlight
 from foveate.core.metrics import Metrics
 from foveate.core.model import ModelCard, Task
 from foveate.core.request import Objective
@@ -57,10 +57,10 @@ class ResponseCache:
 
         how: CacheResult = "miss"
         try:
-            entry, how = await self._once.of(key, good, objective.deadline, computed)
+            entry, how = await self._once.get_or_compute(key, good, objective.deadline, computed)
         finally:
             self._counts[how].inc()
         if not made:
-            return CacheableResponse(entry, reply(entry.measured), how)
+            return CacheableResponse(entry, reply(entry.measured_quality), how)
         made[-1].headers.setdefault("x-cache", how)
         return made[-1]

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from foveate.cache.once import DEGRADED_TTL_S
+from foveate.cache.single_flight import DEGRADED_TTL_S
 from foveate.cluster.local import LocalCluster
 from foveate.core.errors import SetupError
 from foveate.core.metrics import Metrics
