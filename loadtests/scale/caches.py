@@ -171,8 +171,9 @@ def measure_outage() -> OutageResult:
     errors, total = 0, 0
     phases: list[list[tuple[bool, float]]] = [[], [], []]
     with redis() as server, serving("--model", "vit-t", environment=cache_environment(server.url)) as url:
-        for phase, begin in zip(phases, (lambda: None, server.stop, server.start), strict=True):
-            begin()
+        for phase, begin in zip(phases, (None, server.stop, server.start), strict=True):
+            if begin is not None:
+                begin()
             began = time.perf_counter()
             for number in range(int(RATE * PHASE_S)):
                 time.sleep(max(0.0, began + number / RATE - time.perf_counter()))

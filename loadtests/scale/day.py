@@ -128,8 +128,8 @@ because the best target is not known in advance.
 {table(head, rows)}
 
 The figure shows full-quality demand, and of each other autoscaler the cheapest target with the attainment and
-the quality of full-quality demand, less a tolerance of {TOLERANCE:g}. If no target has them, it shows the one with
-the highest utility.
+the quality of full-quality demand, less a tolerance of {TOLERANCE:g}. If no target has them, it shows the
+one with the highest utility.
 
 ![Replicas over the day](scale-day.png)"""
 

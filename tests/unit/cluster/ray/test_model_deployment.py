@@ -54,6 +54,6 @@ class RecordingHandle:
 @pytest.mark.anyio
 async def test_the_transport_cancels_by_a_method_that_the_deployment_has() -> None:
     called: dict[str, tuple[object, ...]] = {}
-    await RayTransport(RecordingHandle(called)).cancel("gateway", (1, 2))
+    await RayTransport(RecordingHandle(called)).cancel("gateway", (1, 2))  # type: ignore[arg-type]
     ((method, arguments),) = called.items()
     inspect.signature(getattr(ModelDeployment, method)).bind(None, *arguments)
