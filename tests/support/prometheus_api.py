@@ -37,7 +37,9 @@ class PrometheusApi:
 def prometheus_api() -> Iterator[PrometheusApi]:
     """A running server."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class PrometheusHandler(BaseHTTPRequestHandler):
+        """Answers GET requests."""
+
         def do_GET(self) -> None:
             url = urllib.parse.urlsplit(self.path)
             parameters = dict(urllib.parse.parse_qsl(url.query))
@@ -51,7 +53,7 @@ def prometheus_api() -> Iterator[PrometheusApi]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), PrometheusHandler) as server:
         api = PrometheusApi(server.server_port)
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
