@@ -21,7 +21,7 @@ from foveate.cluster.remote import RemoteCluster
 from foveate.core.request import Request
 from foveate.core.settings import Settings
 from foveate.estimation.host_load import HostLoadMonitor
-from foveate.gateway.cli import serve_ray
+from foveate.gateway.cli import ray_cluster, serve_ray
 from tests.e2e.serving import free_port
 from tests.support.ray_models import CommandRunner
 
@@ -62,7 +62,7 @@ class RayApplication:
 
 @pytest.fixture(scope="module")
 def application() -> Iterator[RayApplication]:
-    serve_ray.start(SETTINGS)
+    ray_cluster.start(SETTINGS)
     yield RayApplication()
     serve.shutdown()  # type: ignore[no-untyped-call]
     ray.shutdown()

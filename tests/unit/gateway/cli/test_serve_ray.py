@@ -11,7 +11,6 @@ from foveate.gateway.cli.serve_ray import (
     StripRequestId,
     deployment_names,
     failure_reason,
-    reserved_cpus,
     with_reserved_threads,
 )
 
@@ -21,11 +20,6 @@ def test_every_model_gets_a_deployment_name_of_its_own() -> None:
     names = ["vit-t", "org-name", "weights-safetensors", "org-name-3", "gateway-4"]
     assert deployment_names(models, 5) == names
     assert deployment_names((), 2) == ["model", "model-1"]
-
-
-def test_replicas_reserve_the_cpus_of_the_settings() -> None:
-    settings = Settings(models=("a", "b"), replicas=1, max_replicas=3, gateways=2, replica_cpus=2)
-    assert reserved_cpus(settings) == 2 * settings.gateway_cpus + 2 * 3 * 2
 
 
 def test_a_forward_has_as_many_threads_as_its_replica_reserves_cpus() -> None:
