@@ -14,7 +14,7 @@ from loadtests.report import ROOT, table
 from loadtests.scale.fleet import DayResult, Scaler, full_quality_scaler, ratio_scaler, simulate_day
 from loadtests.simulate.machine import Disturbance, ladder
 from loadtests.simulate.run import World
-from loadtests.simulate.workload import Kind, Workload
+from loadtests.simulate.workload import RequestClass, Workload
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +60,9 @@ def scalers() -> Mapping[str, Scaler]:
 def simulate_days(options: DayOptions) -> dict[str, DayResult]:
     """The same day under each autoscaler, by name."""
     rungs = ladder(Profile.read(PROFILE.read_text(), "vit-t"))
-    world = World(rungs, disturbance=Disturbance(slower=options.slowdown))
+    world = World(rungs, disturbance=Disturbance(slowdown=options.slowdown))
     at = schedule(f"day:{options.peak:g}", world.full_rate, options.seconds, options.seed)
-    workload = Workload.draw(at, [Kind(SLO_S)], options.seed)
+    workload = Workload.draw(at, [RequestClass(SLO_S)], options.seed)
     results = {}
     for name, scaler in scalers().items():
         log.info("simulating a day with the autoscaler: %s", name)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from foveate.autoscaler.policy import DemandSample, ScalingConfig, desired_replicas
 from foveate.scheduling.policy import PolicyFactory
 from loadtests.simulate.machine import Machine
-from loadtests.simulate.record import Record
+from loadtests.simulate.record import SimulationRecord
 from loadtests.simulate.replica import Replica
 from loadtests.simulate.run import World
 from loadtests.simulate.workload import Workload
@@ -49,7 +49,7 @@ class FleetState:
 class DayResult:
     """The result of one simulated day."""
 
-    record: Record
+    record: SimulationRecord
     states: Sequence[FleetState]
     replica_s: float
     """Seconds of all replicas together, start-up included: what the operator pays for."""
@@ -89,7 +89,7 @@ def ratio_scaler(
 class SimulatedFleet:
     """Replicas that start, serve and stop."""
 
-    def __init__(self, world: World, policy: PolicyFactory, record: Record, seed: int) -> None:
+    def __init__(self, world: World, policy: PolicyFactory, record: SimulationRecord, seed: int) -> None:
         self.world, self.policy, self.record, self.seed = world, policy, record, seed
         self.replicas: list[Replica] = []
         """All replicas, those that have stopped included."""
@@ -105,7 +105,7 @@ class SimulatedFleet:
     def add(self) -> None:
         """Add a replica that serves at once."""
         world, number = self.world, len(self.replicas)
-        machine = Machine(world.costs, world.disturbance, self.seed * 1_000_003 + number)
+        machine = Machine(world.batch_table, world.disturbance, self.seed * 1_000_003 + number)
         self.replicas.append(
             Replica(world.rungs, self.policy, machine, self.record, world.max_batch, world.max_items)
         )
@@ -158,7 +158,7 @@ class _DaySimulation:
 
     def run(self, workload: Workload) -> None:
         """Serve all requests of the workload."""
-        kinds = workload.kind.tolist()
+        class_indices = workload.class_index.tolist()
         for number, at in enumerate(workload.at.tolist()):
             while self._next_step <= at:
                 self._step(self._next_step)
@@ -168,7 +168,8 @@ class _DaySimulation:
             self._arrivals.append(at)
             index = self.fleet.choose(at)
             replica = self.fleet.replicas[index]
-            end = replica.arrive(replica.job(number, at, workload.kinds[kinds[number]]), at)
+            request = replica.request(number, at, workload.classes[class_indices[number]])
+            end = replica.arrive(request, at)
             self._start_batch(index, at, end)
         self._finish_batches(math.inf)
         for replica in self.fleet.replicas:
@@ -219,7 +220,7 @@ def simulate_day(
     seed: int,
 ) -> DayResult:
     """Serve a workload with the replicas that the scaler asks for at each interval."""
-    record = Record(workload)
+    record = SimulationRecord(workload)
     fleet = SimulatedFleet(world, policy, record, seed)
     for _ in range(max(1, config.min_replicas)):
         fleet.add()

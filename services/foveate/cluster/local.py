@@ -67,7 +67,7 @@ class LocalCluster:
         for runner in self._runners:
             engine = Engine(
                 runner, self._metrics, self._queue_items, self._queue_bytes, self._compute,
-                policy=self._policy, default_deadline_s=self._default_deadline_s, host=self.host,
+                policy=self._policy, default_deadline_s=self._default_deadline_s, host_load=self.host,
             )  # fmt: skip
             engine.start()
             self._engines[runner.card.name] = engine
@@ -89,11 +89,11 @@ class LocalCluster:
 
         allowed_s: seconds that the request had to its deadline.
         """
-        self._engines[model].refused(allowed_s)
+        self._engines[model].count_refused(allowed_s)
 
     def queue_wait_s(self) -> dict[str, float]:
         """By model, predicted seconds until all queued requests have run on their cheapest rungs."""
-        return {name: engine.ahead_s for name, engine in self._engines.items()}
+        return {name: engine.queue_wait_s for name, engine in self._engines.items()}
 
     @property
     def failed(self) -> bool:

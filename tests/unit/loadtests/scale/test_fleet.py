@@ -18,10 +18,10 @@ from loadtests.scale.fleet import (
     ratio_scaler,
     simulate_day,
 )
-from loadtests.simulate.machine import CALM
+from loadtests.simulate.machine import NO_DISTURBANCE
 from loadtests.simulate.record import End
 from loadtests.simulate.run import World
-from loadtests.simulate.workload import Kind, Workload
+from loadtests.simulate.workload import RequestClass, Workload
 
 FULL = Plan("tiny", 32)
 RUNGS = tuple(
@@ -29,14 +29,14 @@ RUNGS = tuple(
     for plan, cost, quality in ((Plan("tiny", 32, reducer="evit:0.3"), 0.25, 0.9), (FULL, 1.0, 1.0))
 )
 """A replica serves ten requests per second at full quality, and forty on the cheapest rung."""
-WORLD = World(RUNGS, max_batch=8, disturbance=CALM)
+WORLD = World(RUNGS, max_batch=8, disturbance=NO_DISTURBANCE)
 CONFIG = ScalingConfig(min_replicas=1, max_replicas=8, replica_startup_s=10, downscale_delay_s=40)
 
 
 def simulated(
     scaler: Scaler, rate: float, seconds: float = 120, shape: str = "poisson", config: ScalingConfig = CONFIG
 ) -> DayResult:
-    workload = Workload.draw(schedule(shape, rate, seconds, 0), [Kind(1.0)], 0)
+    workload = Workload.draw(schedule(shape, rate, seconds, 0), [RequestClass(1.0)], 0)
     return simulate_day(WORLD, SloPolicy, workload, scaler, config, 5.0, 0)
 
 
