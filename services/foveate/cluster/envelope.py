@@ -50,7 +50,7 @@ class ResponseEnvelope:
         if isinstance(self.outcome, FoveateError):
             return 0
         result = self.outcome.result
-        class_maps = [maps for maps in (result.maps, *result.film) if maps is not None]
+        class_maps = [maps for maps in (result.maps, *result.frame_maps) if maps is not None]
         features = result.features.nbytes if result.features is not None else 0
         return features + sum(maps.scores.nbytes for maps in class_maps)
 

@@ -19,7 +19,7 @@ def nbytes(result: Result) -> int:
 
 def test_class_maps_of_images_and_video_clips_count() -> None:
     assert nbytes(replace(RESULT, maps=MAPS)) == 400
-    assert nbytes(replace(RESULT, maps=MAPS, film=(MAPS, MAPS))) == 1200
+    assert nbytes(replace(RESULT, maps=MAPS, frame_maps=(MAPS, MAPS))) == 1200
 
 
 def test_scores_and_errors_are_too_small_to_count() -> None:
