@@ -1,7 +1,7 @@
 # syntax=docker/dockerfile:1
-# The default target is one server: gateway and engine in one process. `--target ray` is a Ray node that runs models,
-# `--target ray-gateway` one that runs gateways, which need no torch. torch comes from the default package index, with
-# CUDA; an index of its CPU builds as TORCH_INDEX makes an image for machines without a GPU a fraction as large.
+# The default target is one server with the gateway and the engine in one process. `--target ray` is a Ray node for
+# models. `--target ray-gateway` is a Ray node for gateways, which need no torch. torch comes from the default package
+# index, with CUDA. For machines without a GPU, set TORCH_INDEX to an index of CPU builds: the image is much smaller.
 FROM python:3.11-slim-bookworm AS source
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
@@ -19,7 +19,7 @@ FROM torch AS build
 RUN /opt/foveate/bin/pip install --no-cache-dir ".[torch,redis,otel]"
 
 FROM torch AS build-ray
-# As rayVersion says in k8s/ray.
+# The same version as rayVersion in k8s/ray.
 ARG RAY=2.60.0
 RUN /opt/foveate/bin/pip install --no-cache-dir ".[torch,ray,redis,otel]" "ray[serve]==$RAY"
 
@@ -29,15 +29,15 @@ RUN /opt/foveate/bin/pip install --no-cache-dir ".[ray,redis,otel]" "ray[serve]=
 
 FROM python:3.11-slim-bookworm AS base
 RUN useradd --system --uid 10001 --no-create-home foveate
-# The root file system may be read-only: what is measured once a machine, and long clips, lie in /tmp.
+# The root file system may be read-only. Measurements of the machine and long video clips are stored in /tmp.
 ENV PATH=/opt/foveate/bin:$PATH XDG_CACHE_HOME=/tmp/cache PYTHONDONTWRITEBYTECODE=1 FOVEATE_HOST=0.0.0.0
 
 FROM base AS ray-base
-# KubeRay's probes are made of wget, and some of its versions start Ray from a login shell, which has a PATH of its own.
+# KubeRay's probes use wget. Some KubeRay versions start Ray from a login shell, which resets PATH.
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install -y --no-install-recommends wget && rm -rf /var/lib/apt/lists/* \
     && ln -s /opt/foveate/bin/ray /usr/local/bin/ray
-# As serveConfigV2's replicas are to find it: Ray reads these in each of its processes.
+# The environment of the replicas of serveConfigV2: each Ray process reads these variables.
 ENV RAY_SERVE_THROUGHPUT_OPTIMIZED=1 RAY_SERVE_ENABLE_HA_PROXY=1 RAY_USAGE_STATS_ENABLED=0 HOME=/tmp \
     RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH=1073741824
 USER 10001

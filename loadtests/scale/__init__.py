@@ -1,1 +1,1 @@
-"""What autoscalers do with a fleet of adaptive replicas: on a virtual clock."""
+"""Benches of caches, of Ray Serve, and of autoscalers for adaptive replicas."""

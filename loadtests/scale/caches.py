@@ -1,4 +1,4 @@
-"""What a cached answer takes, and what a Redis that dies costs those who ask meanwhile."""
+"""Measures cached answers, shared image features, and requests while Redis is killed and restarted."""
 
 import json
 import os
@@ -12,6 +12,7 @@ import urllib.error
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from foveate.core.errors import SetupError
 from foveate.models.zoo.heldout import heldout
@@ -19,78 +20,91 @@ from loadtests.tasks.clicking import enlarged
 from loadtests.tasks.server import Got, post, serving
 
 HITS = 300
-PICTURES = 30
-"""Of each task on pictures that are new, and as many that another task has seen."""
+"""Requests that are answered from the cache."""
+IMAGES = 30
+"""New images of each pair of tasks, and as many for which another task has run before."""
 RATE, PHASE_S = 20.0, 6.0
-"""Requests a second, and seconds for each of: Redis is there, is gone, is there again."""
+"""Requests per second, and seconds of each phase: Redis runs, is killed, runs again."""
 DEADLINE_MS = "2000"
+CLASSIFY, SEGMENT, CLICK = "/classify?top_k=1", "/segment", "/segment?points=240%2C240"
+TASK_PAIRS = {
+    "classify, after segment": (SEGMENT, CLASSIFY),
+    "click, after segment": (SEGMENT, CLICK),
+    "segment, after a click": (CLICK, SEGMENT),
+}
+"""The first task computes the features of an image, the second uses them."""
 
 
 @dataclass(frozen=True, slots=True)
-class Hits:
+class HitTimes:
     """Medians in milliseconds."""
 
     computed_ms: float
-    """In the server, of a picture that is new."""
+    """Time in the server for a new image."""
     hit_ms: float
-    """In the server, of one that was answered before."""
+    """Time in the server for an answer from the cache."""
     hit_client_ms: float
+    """Time at the client for an answer from the cache."""
 
 
 @dataclass(frozen=True, slots=True)
-class Outage:
-    """A run in which Redis is killed and started again."""
+class OutageResult:
+    """A run in which Redis is killed and restarted. Tuples have one value for each phase."""
 
     requests: int
     errors: int
-    """Answers that were no 200."""
-    hits: tuple[int, int, int]
-    """While it was there, gone, there again."""
-    p99_ms: tuple[float, float, float]
+    """Requests without a successful answer."""
+    hits: tuple[int, ...]
+    p99_ms: tuple[float, ...]
+    """At the client."""
 
 
 @dataclass(frozen=True, slots=True)
-class Seconds:
-    """A task of a picture, in the server, medians in milliseconds."""
+class FeatureTimes:
+    """A task on an image; medians of the time in the server, in milliseconds."""
 
     task: str
     first_ms: float
-    """Of a picture that is new."""
+    """On a new image."""
     second_ms: float
-    """Of one that another task has been asked of before."""
+    """On an image whose features another task has computed."""
 
     @property
     def speedup(self) -> float:
+        """How many times faster the task is with cached features."""
         return self.first_ms / self.second_ms
 
 
-class Redis:
-    """redis-server in a process of its own, which keeps nothing on disk."""
+class RedisProcess:
+    """A redis-server that stores nothing on disk. Raises SetupError if it is not installed."""
 
     def __init__(self) -> None:
         program = shutil.which("redis-server")
         if program is None:
             raise SetupError("redis-server is not installed: apt-get install redis-server")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
         self._command = [program, "--port", str(self.port), "--save", "", "--appendonly", "no"]
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
+        """For FOVEATE_CACHE."""
         return f"redis://127.0.0.1:{self.port}/0"
 
     def start(self) -> None:
+        """Start the process and wait until it listens."""
         self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)  # noqa: S603
         for _ in range(500):
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", self.port)) == 0:
                     return
             time.sleep(0.02)
-        raise RuntimeError("redis-server never listened")
+        raise RuntimeError(f"redis-server does not listen on port {self.port} after 10 s")
 
     def stop(self) -> None:
+        """Kill the process."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -98,120 +112,130 @@ class Redis:
 
 
 @contextmanager
-def redis() -> Iterator[Redis]:
-    found = Redis()
-    found.start()
+def redis() -> Iterator[RedisProcess]:
+    """A running Redis."""
+    process = RedisProcess()
+    process.start()
     try:
-        yield found
+        yield process
     finally:
-        found.stop()
+        process.stop()
 
 
-def cached(cache: str) -> Mapping[str, str]:
-    """The environment of a server with this cache."""
+def cache_environment(cache: str) -> Mapping[str, str]:
+    """The environment of a server with this cache: memory, or the URL of a Redis."""
     return {"FOVEATE_CACHE": cache, "FOVEATE_CACHE_BYTES": str(2**26)}
 
 
-def hits(cache: str) -> Hits:
-    """One picture again and again, after some that are new."""
+def measure_hits(cache: str) -> HitTimes:
+    """Classify new images, and then the same images again."""
     jpegs = [enlarged(jpeg) for jpeg in heldout().jpegs[:40]]
-    with serving("--model", "vit-t", environment=cached(cache)) as url:
-        new = [_asked(url, jpeg) for jpeg in jpegs]
+    with serving("--model", "vit-t", environment=cache_environment(cache)) as url:
+        computed = [_classify(url, jpeg) for jpeg in jpegs]
         time.sleep(0.2)
-        again = [_asked(url, jpegs[number % len(jpegs)]) for number in range(HITS)]
-    wrong = [one for one in again if one.headers.get("x-cache") != "hit"]
-    if wrong:
-        raise RuntimeError(f"{len(wrong)} of {HITS} answers were computed again")
-    return Hits(
-        statistics.median(one.json()["timings_ms"]["total"] for one in new),
-        statistics.median(one.json()["timings_ms"]["total"] for one in again),
-        1e3 * statistics.median(one.seconds for one in again),
+        hits = [_classify(url, jpegs[number % len(jpegs)]) for number in range(HITS)]
+    misses = sum(response.headers.get("x-cache") != "hit" for response in hits)
+    if misses:
+        raise RuntimeError(f"{misses} of {HITS} repeated requests were not answered from the cache")
+    return HitTimes(
+        statistics.median(response.json()["timings_ms"]["total"] for response in computed),
+        statistics.median(response.json()["timings_ms"]["total"] for response in hits),
+        1e3 * statistics.median(response.seconds for response in hits),
     )
 
 
-NAMES, MASK, CLICK = "/classify?top_k=1", "/segment", "/segment?points=240%2C240"
-
-
-def seconds_of(cache: str) -> tuple[Seconds, ...]:
-    """Each task on pictures that are new, and on such as another task has seen."""
-    jpegs = [enlarged(jpeg, (480, 480)) for jpeg in heldout().jpegs[: 6 * PICTURES]]
-    found = []
-    with serving("--model", "vit-t", "--model", "vit-t-seg", environment=cached(cache)) as url:
-
-        def ms(path: str, jpeg: bytes) -> float:
-            spent: float = post(f"{url}{path}", jpeg, "image/jpeg").json()["timings_ms"]["total"]
-            return spent
-
-        for path in (NAMES, MASK, CLICK):  # kernels are made with the first
+def measure_features(cache: str) -> tuple[FeatureTimes, ...]:
+    """Each task on new images, and on images whose features another task has computed."""
+    jpegs = [enlarged(jpeg, (480, 480)) for jpeg in heldout().jpegs[: 2 * len(TASK_PAIRS) * IMAGES]]
+    times = []
+    with serving("--model", "vit-t", "--model", "vit-t-seg", environment=cache_environment(cache)) as url:
+        for path in (CLASSIFY, SEGMENT, CLICK):  # warm up: the first requests prepare kernels
             for jpeg in heldout().jpegs[-4:]:
-                ms(path, enlarged(jpeg, (480, 480)))
-        tasks = {"classify, after segment": (MASK, NAMES), "click, after segment": (MASK, CLICK)}
-        tasks["segment, after a click"] = (CLICK, MASK)
-        for number, (task, (before, after)) in enumerate(tasks.items()):
-            new = jpegs[2 * number * PICTURES : (2 * number + 1) * PICTURES]
-            seen = jpegs[(2 * number + 1) * PICTURES : (2 * number + 2) * PICTURES]
+                _server_ms(url, path, enlarged(jpeg, (480, 480)))
+        for number, (task, (first_path, second_path)) in enumerate(TASK_PAIRS.items()):
+            own = jpegs[2 * number * IMAGES : 2 * (number + 1) * IMAGES]
             pairs = []
-            for one, other in zip(new, seen, strict=True):
-                first = ms(after, one)
-                ms(before, other)
-                time.sleep(0.02)  # Redis is told behind the answer's back
-                pairs.append((first, ms(after, other)))
-            found.append(Seconds(task, *(statistics.median(column) for column in zip(*pairs, strict=True))))
-    return tuple(found)
+            for new, prepared in zip(own[:IMAGES], own[IMAGES:], strict=True):
+                first_ms = _server_ms(url, second_path, new)
+                _server_ms(url, first_path, prepared)
+                time.sleep(0.02)  # the server writes to Redis after it has answered
+                pairs.append((first_ms, _server_ms(url, second_path, prepared)))
+            medians = (statistics.median(column) for column in zip(*pairs, strict=True))
+            times.append(FeatureTimes(task, *medians))
+    return tuple(times)
 
 
-def outage() -> Outage:
-    """Requests at a steady rate while Redis is there, is killed, and is back."""
+def measure_outage() -> OutageResult:
+    """Requests at a fixed rate while Redis runs, is killed, and runs again."""
     jpegs = [enlarged(jpeg) for jpeg in heldout().jpegs[:20]]
     errors, total = 0, 0
-    found: list[list[tuple[bool, float]]] = [[], [], []]
-    with redis() as server, serving("--model", "vit-t", environment=cached(server.url)) as url:
-        for phase in range(3):
-            if phase:
-                (server.stop, server.start)[phase - 1]()
+    phases: list[list[tuple[bool, float]]] = [[], [], []]
+    with redis() as server, serving("--model", "vit-t", environment=cache_environment(server.url)) as url:
+        for phase, begin in zip(phases, (None, server.stop, server.start), strict=True):
+            if begin is not None:
+                begin()
             began = time.perf_counter()
             for number in range(int(RATE * PHASE_S)):
                 time.sleep(max(0.0, began + number / RATE - time.perf_counter()))
                 total += 1
                 try:
-                    answer = _asked(url, jpegs[number % len(jpegs)])
+                    response = _classify(url, jpegs[number % len(jpegs)])
                 except urllib.error.HTTPError:
                     errors += 1
                     continue
-                hit = answer.headers.get("x-cache") == "hit"
-                found[phase].append((hit, 1e3 * answer.seconds))
-    counted = [sum(hit for hit, _ in phase) for phase in found]
-    p99 = [sorted(ms for _, ms in phase)[int(0.99 * (len(phase) - 1))] for phase in found]
-    return Outage(total, errors, (counted[0], counted[1], counted[2]), (p99[0], p99[1], p99[2]))
+                phase.append((response.headers.get("x-cache") == "hit", 1e3 * response.seconds))
+    hits = tuple(sum(hit for hit, _ in phase) for phase in phases)
+    return OutageResult(total, errors, hits, tuple(p99([ms for _, ms in phase]) for phase in phases))
 
 
-def _asked(url: str, jpeg: bytes) -> Got:
+def p99(values: list[float]) -> float:
+    """The 99th percentile, as the nearest of the values below it."""
+    return sorted(values)[int(0.99 * (len(values) - 1))]
+
+
+def _classify(url: str, jpeg: bytes) -> Got:
     return post(f"{url}/classify?top_k=1", jpeg, "image/jpeg", x_slo_ms=DEADLINE_MS)
 
 
-def main() -> None:
-    """`python -m loadtests.scale.caches` prints JSON; in a process of its own."""
-    with redis() as server:
-        shared = hits(server.url)
-        seen_shared = seconds_of(server.url)
-    own, gone, seen = hits("memory"), outage(), seconds_of("memory")
-    told = {
-        "response_hit_p50_ms": round(own.hit_ms, 3),
+def _server_ms(url: str, path: str, jpeg: bytes) -> float:
+    """The total time in the server of one request."""
+    total_ms: float = post(f"{url}{path}", jpeg, "image/jpeg").json()["timings_ms"]["total"]
+    return total_ms
+
+
+def figures(
+    memory: HitTimes,
+    shared: HitTimes,
+    features: tuple[FeatureTimes, ...],
+    shared_features: tuple[FeatureTimes, ...],
+    outage: OutageResult,
+) -> dict[str, Any]:
+    """The figures of the bench; `shared` ones are with Redis. Numbers become keys of scale.json."""
+    return {
+        "response_hit_p50_ms": round(memory.hit_ms, 3),
         "response_hit_p50_ms_redis": round(shared.hit_ms, 3),
-        "response_hit_client_p50_ms": round(own.hit_client_ms, 3),
-        "response_computed_p50_ms": round(own.computed_ms, 3),
-        "feature_hit_speedup": round(min(one.speedup for one in seen), 2),
-        "feature_hit_speedup_redis": round(min(one.speedup for one in seen_shared), 2),
+        "response_hit_client_p50_ms": round(memory.hit_client_ms, 3),
+        "response_computed_p50_ms": round(memory.computed_ms, 3),
+        "feature_hit_speedup": round(min(times.speedup for times in features), 2),
+        "feature_hit_speedup_redis": round(min(times.speedup for times in shared_features), 2),
         "features": [
-            [one.task, one.first_ms, one.second_ms, other.second_ms]
-            for one, other in zip(seen, seen_shared, strict=True)
+            [times.task, times.first_ms, times.second_ms, with_redis.second_ms]
+            for times, with_redis in zip(features, shared_features, strict=True)
         ],
-        "redis_down_requests": gone.requests,
-        "redis_down_errors": gone.errors,
-        "redis_hits": gone.hits,
-        "redis_p99_ms": [round(ms, 1) for ms in gone.p99_ms],
+        "redis_down_requests": outage.requests,
+        "redis_down_errors": outage.errors,
+        "redis_hits": outage.hits,
+        "redis_p99_ms": [round(ms, 1) for ms in outage.p99_ms],
     }
-    sys.stdout.write(json.dumps(told) + os.linesep)
+
+
+def main() -> None:
+    """`python -m loadtests.scale.caches` prints the figures as JSON, from a process of its own."""
+    with redis() as server:
+        shared, shared_features = measure_hits(server.url), measure_features(server.url)
+    memory, outage = measure_hits("memory"), measure_outage()
+    features = measure_features("memory")
+    sys.stdout.write(json.dumps(figures(memory, shared, features, shared_features, outage)) + os.linesep)
 
 
 if __name__ == "__main__":

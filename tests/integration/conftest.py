@@ -13,8 +13,9 @@ import httpx
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from foveate.cluster.client import RemoteCluster, WorkerClient
+from foveate.cluster.client import WorkerClient
 from foveate.cluster.local import LocalCluster
+from foveate.cluster.remote import RemoteCluster
 from foveate.cluster.worker import Worker
 from foveate.core.metrics import Metrics
 from foveate.core.outcome import Outcome
@@ -24,7 +25,7 @@ from foveate.estimation.host_load import HostLoadMonitor
 from foveate.gateway.app import create_app
 from foveate.gateway.server import server
 from tests.support.fake_runner import FakeRunner
-from tests.support.loopback import Loopback
+from tests.support.loopback import LoopbackTransport
 
 TIMEOUT_S = 30
 
@@ -74,7 +75,7 @@ class ObservedRemoteCluster(RemoteCluster):
     def __init__(self, runner: FakeRunner, metrics: Metrics, settings: Settings, events: EventLog) -> None:
         self.local, self.events = ObservedCluster(runner, metrics, settings, events), events
         worker = Worker(self.local, "worker")
-        super().__init__([WorkerClient(Loopback(worker))], [worker.cards()], HostLoadMonitor())
+        super().__init__([WorkerClient(LoopbackTransport(worker))], [worker.cards()], HostLoadMonitor())
 
     async def start(self) -> None:
         await self.local.start()

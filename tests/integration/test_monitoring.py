@@ -1,4 +1,4 @@
-"""Rules and the autoscaler, on a real Prometheus that scrapes real metrics."""
+"""The recording rules, the dashboard and the autoscaler on a real Prometheus that scrapes real metrics."""
 
 import itertools
 import json
@@ -18,12 +18,12 @@ from pathlib import Path
 
 import httpx
 import pytest
-from prometheus_client import CollectorRegistry, generate_latest, start_http_server
+from prometheus_client import generate_latest, start_http_server
 from typer.testing import CliRunner
 
 from foveate.autoscaler.policy import ScalingConfig
 from foveate.autoscaler.prometheus import PrometheusClient, PrometheusError
-from foveate.autoscaler.service import Autoscaler, Queries, publish
+from foveate.autoscaler.service import Autoscaler, Queries
 from foveate.core.metrics import Metrics
 from foveate.gateway.cli.main import app
 from tests.integration.conftest import Serve
@@ -31,39 +31,39 @@ from tests.support.fake_runner import RUNGS, FakeRunner
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "monitoring/rules.yml"
-EVERY_S = 1.0
+INTERVAL_S = 1.0
 
 
-def tool(name: str) -> str:
-    found = shutil.which(name)
-    if found is None:
+def program(name: str) -> str:
+    path = shutil.which(name)
+    if path is None:
         pytest.skip(f"{name} is not installed: apt-get install prometheus")
-    return found
+    return path
 
 
-def until(true: Callable[[], bool], limit_s: float = 30) -> None:
+def wait_until(condition: Callable[[], bool], limit_s: float = 30) -> None:
     end = time.monotonic() + limit_s
-    while not true():
-        assert time.monotonic() < end, "it never came true"
+    while not condition():
+        assert time.monotonic() < end, f"the condition is not true after {limit_s:g} s"
         time.sleep(0.1)
 
 
 @contextmanager
 def prometheus(folder: Path, port: int) -> Iterator[str]:
-    """The URL of a Prometheus that scrapes this port every second, under the shipped rules."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        own = free.getsockname()[1]
+    """The URL of a Prometheus that scrapes this port every second, with the shipped rules."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        own_port = probe.getsockname()[1]
     (folder / "prometheus.yml").write_text(
         f"global: {{scrape_interval: 1s, evaluation_interval: 1s}}\nrule_files: ['{RULES}']\n"
         f"scrape_configs: [{{job_name: foveate, static_configs: [{{targets: ['127.0.0.1:{port}']}}]}}]\n"
     )
     command = [
-        tool("prometheus"), f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data",
-        f"--web.listen-address=127.0.0.1:{own}", "--log.level=error",
+        program("prometheus"), f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data",
+        f"--web.listen-address=127.0.0.1:{own_port}", "--log.level=error",
     ]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    url = f"http://127.0.0.1:{own}"
+    url = f"http://127.0.0.1:{own_port}"
 
     def ready() -> bool:
         try:
@@ -73,184 +73,174 @@ def prometheus(folder: Path, port: int) -> Iterator[str]:
             return False
 
     try:
-        until(ready)
+        wait_until(ready)
         yield url
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(20)
 
 
-class Busy:
-    """Metrics on a port of their own, whose demand goes up as fast as is said."""
+class DemandSource:
+    """Metrics on a port of their own, with a full-quality demand that the test sets."""
 
     def __init__(self) -> None:
-        self.metrics, self.rate = Metrics(), 0.0
+        self.metrics, self.demand = Metrics(), 0.0
         self.server, _ = start_http_server(0, "127.0.0.1", self.metrics.registry)
         self.port = self.server.server_port
-        self._over = threading.Event()
+        self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         last = time.monotonic()
-        while not self._over.wait(0.05):
+        while not self._stopping.wait(0.05):
             now = time.monotonic()
-            self.metrics.demand.labels("a").inc(0.75 * self.rate * (now - last))
-            self.metrics.demand.labels("b").inc(0.25 * self.rate * (now - last))
+            self.metrics.demand.labels("a").inc(0.75 * self.demand * (now - last))
+            self.metrics.demand.labels("b").inc(0.25 * self.demand * (now - last))
             last = now
 
     def close(self) -> None:
-        self._over.set()
+        self._stopping.set()
         self._thread.join()
         self.server.shutdown()
         self.server.server_close()
 
 
 @pytest.fixture(scope="module")
-def busy() -> Iterator[Busy]:
-    found = Busy()
-    yield found
-    found.close()
+def source() -> Iterator[DemandSource]:
+    running = DemandSource()
+    yield running
+    running.close()
 
 
 @pytest.fixture(scope="module")
-def url(busy: Busy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with prometheus(tmp_path_factory.mktemp("prometheus"), busy.port) as found:
-        yield found
+def url(source: DemandSource, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with prometheus(tmp_path_factory.mktemp("prometheus"), source.port) as address:
+        yield address
 
 
-def test_rules_are_valid_and_do_what_their_tests_say() -> None:
+def test_the_rules_are_valid_and_pass_their_tests() -> None:
     for command in ("check rules rules.yml", "test rules rules_test.yml", "check config prometheus.yml"):
-        called = [tool("promtool"), *command.split()]
-        found = subprocess.run(called, cwd=RULES.parent, capture_output=True, text=True)
-        assert found.returncode == 0, found.stdout + found.stderr
+        arguments = [program("promtool"), *command.split()]
+        result = subprocess.run(arguments, cwd=RULES.parent, capture_output=True, text=True)
+        assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_rules_name_metrics_that_there_are() -> None:
+def test_the_rules_use_only_metrics_that_exist() -> None:
     text = generate_latest(Metrics().registry).decode()
-    there = set(re.findall(r"# TYPE (\w+) ", text))
+    names = set(re.findall(r"# TYPE (\w+) ", text))
     for name in set(re.findall(r"\b(foveate_\w+)", RULES.read_text())):
-        assert re.sub(r"_(bucket|sum|count)$", "", name) in there, name
+        assert re.sub(r"_(bucket|sum|count)$", "", name) in names, name
 
 
-QUIET = ("foveate_autoscaler", "foveate_cache_errors", "foveate_refused")
-"""What has nothing to show where all is well, and nobody scales."""
+MAYBE_EMPTY = ("foveate_autoscaler", "foveate_cache_errors", "foveate_refused")
+"""Metrics without a value in a run without failures and without an autoscaler."""
 
 
-def test_every_query_of_the_dashboard_shows_something_of_a_real_run(tmp_path: Path, serve: Serve) -> None:
-    board = json.loads((ROOT / "monitoring/grafana/foveate.json").read_text())
-    queries = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
-    assert len(queries) > 25 and len({panel["title"] for panel in board["panels"]}) == len(board["panels"])
+def send_until(stopping: threading.Event, url: str) -> None:
+    """Send requests with a deadline, with a cheap plan, repeated ones, and ones that cannot be in time."""
+    with httpx.Client(base_url=url, trust_env=False) as client:
+        for number in itertools.count():
+            if stopping.wait(0.02):
+                return
+            headers = ({"x-slo-ms": "2000"}, {"x-plan": "evit:0.5"}, {}, {"x-slo-ms": "0.01"})[number % 4]
+            body = b"same" if number % 3 == 0 else b"image %d" % number
+            client.post("/classify", content=body, headers={"content-type": "image/jpeg"} | headers)
+
+
+def test_every_query_of_the_dashboard_has_a_value_in_a_real_run(tmp_path: Path, serve: Serve) -> None:
+    dashboard = json.loads((ROOT / "monitoring/grafana/foveate.json").read_text())
+    panels = dashboard["panels"]
+    queries = [target["expr"] for panel in panels for target in panel["targets"]]
+    assert len(queries) > 25 and len({panel["title"] for panel in panels}) == len(panels)
     runner = FakeRunner()
     runner.card = replace(runner.card, weights="w", ladder=RUNGS)
     served = serve(runner)
-    stop = threading.Event()
-
-    def ask() -> None:
-        """Some with a promise, some under a lesser plan, some that come again, some that nothing can keep."""
-        with httpx.Client(base_url=served.url, trust_env=False) as client:
-            for number in itertools.count():
-                if stop.wait(0.02):
-                    return
-                headers = ({"x-slo-ms": "2000"}, {"x-plan": "evit:0.5"}, {}, {"x-slo-ms": "0.01"})[number % 4]
-                body = b"same" if number % 3 == 0 else b"picture %d" % number
-                client.post("/classify", content=body, headers={"content-type": "image/jpeg"} | headers)
-
-    asking = threading.Thread(target=ask)
-    asking.start()
+    stopping = threading.Event()
+    sender = threading.Thread(target=send_until, args=(stopping, served.url))
+    sender.start()
     try:
         with prometheus(tmp_path, served.port) as url:
-            plain = [
+            client = PrometheusClient(url)
+            short_queries = [
                 query.replace("$model", ".*").replace("[5m]", "[10s]").replace("[1m]", "[10s]")
                 for query in queries
             ]
-            there = [query for query in plain if not any(name in query for name in QUIET)]
+            expected = [query for query in short_queries if not any(name in query for name in MAYBE_EMPTY)]
 
-            def shown(query: str) -> bool:
-                found = PrometheusClient(url)._ask("query", {"query": query})
-                return any(math.isfinite(float(one["value"][1])) for one in found)
+            def has_value(query: str) -> bool:
+                series = client.request("query", {"query": query})
+                return any(math.isfinite(float(one["value"][1])) for one in series)
 
-            missing = set(there)
+            missing = set(expected)
 
             def complete() -> bool:
-                missing.difference_update([query for query in missing if shown(query)])
+                missing.difference_update([query for query in missing if has_value(query)])
                 return not missing
 
             end = time.monotonic() + 30
             while not complete():
                 assert time.monotonic() < end, missing
                 time.sleep(0.2)
-            for query in set(plain) - set(there):
-                PrometheusClient(url)._ask("query", {"query": query})
+            for query in set(short_queries) - set(expected):
+                client.request("query", {"query": query})
     finally:
-        stop.set()
-        asking.join()
+        stopping.set()
+        sender.join()
 
 
-def test_the_policy_is_fed_by_what_prometheus_has_seen(busy: Busy, url: str) -> None:
-    asked = Queries("sum(rate(foveate_full_quality_seconds_total[5s]))")
-    scaler = Autoscaler(
-        PrometheusClient(url), ScalingConfig(1, 9, replica_startup_s=2, downscale_delay_s=8), EVERY_S, asked
-    )
-    seen: list[int] = []
+def test_decisions_follow_the_demand_that_prometheus_measures(source: DemandSource, url: str) -> None:
+    queries = Queries("sum(rate(foveate_full_quality_seconds_total[5s]))")
+    config = ScalingConfig(1, 9, replica_startup_s=2, downscale_delay_s=8)
+    autoscaler = Autoscaler(PrometheusClient(url), config, INTERVAL_S, queries)
+    desired: list[int] = []
 
-    def step(wanted: int) -> bool:
-        decision = scaler.step()
-        seen.append(decision.replicas if decision else -1)
-        time.sleep(EVERY_S)
-        return seen[-1] == wanted
+    def step_gives(replicas: int) -> bool:
+        decision = autoscaler.step()
+        desired.append(decision.replicas if decision else -1)
+        time.sleep(INTERVAL_S)
+        return desired[-1] == replicas
 
-    value = scaler.registry.get_sample_value
-    busy.rate = 2.7
-    until(lambda: step(4) and abs((value("foveate_autoscaler_demand_replicas") or 0) - 2.7) < 0.3)
-    assert max(seen) <= 6
+    value = autoscaler.registry.get_sample_value
+    source.demand = 2.7
+    wait_until(lambda: step_gives(4) and abs((value("foveate_autoscaler_demand_replicas") or 0) - 2.7) < 0.3)
+    assert max(desired) <= 6
     assert value("foveate_autoscaler_desired_replicas") == 4
-    busy.rate = 0.5
-    until(lambda: step(1), 40)
-    again = Autoscaler(PrometheusClient(url), ScalingConfig(1, 9, downscale_delay_s=300), EVERY_S, asked)
-    decision = again.step()
+    source.demand = 0.5
+    wait_until(lambda: step_gives(1), 40)
+    restarted = Autoscaler(
+        PrometheusClient(url), ScalingConfig(1, 9, downscale_delay_s=300), INTERVAL_S, queries
+    )
+    decision = restarted.step()
     assert decision is not None
-    assert len(again._seen) > 10, "what was before it was started counts too"
+    assert len(restarted.history) > 10, "demand from before the start counts too"
 
 
-def test_the_command_decides_once_and_says_why(busy: Busy, url: str) -> None:
-    busy.rate = 2.0
+def test_the_command_prints_one_decision_with_its_reason(source: DemandSource, url: str) -> None:
+    source.demand = 2.0
     time.sleep(4)
-    rate = "sum(rate(foveate_full_quality_seconds_total[3s]))"
-    found = CliRunner().invoke(app, ["autoscaler", url, "--once", "--demand", rate])
-    assert found.exit_code == 0, found.output
-    assert re.fullmatch(r"\d+ replicas: .+", found.output.strip().replace("\n", " ")), found.output
+    demand = "sum(rate(foveate_full_quality_seconds_total[3s]))"
+    result = CliRunner().invoke(app, ["autoscaler", url, "--once", "--demand", demand])
+    assert result.exit_code == 0, result.output
+    assert re.fullmatch(r"\d+ replicas: .+", result.output.strip().replace("\n", " ")), result.output
 
 
 @pytest.mark.parametrize(
-    ("query", "words"), [("sum(", "answered 400"), ("foveate_full_quality_seconds_total", "gives 2 series")]
+    ("query", "message"), [("sum(", "answered 400"), ("foveate_full_quality_seconds_total", "gives 2 series")]
 )
-def test_what_cannot_be_asked_is_said_and_the_last_decision_stands(url: str, query: str, words: str) -> None:
-    until(lambda: PrometheusClient(url).now("count(foveate_full_quality_seconds_total)") == 2)
-    with pytest.raises(PrometheusError, match=words):
-        PrometheusClient(url).now(query)
-    scaler = Autoscaler(PrometheusClient(url), ScalingConfig(), EVERY_S, Queries(query))
-    assert scaler.step() is None
-    assert scaler.registry.get_sample_value("foveate_autoscaler_failures_total") == 1
+def test_a_query_that_fails_is_an_error_and_no_decision(url: str, query: str, message: str) -> None:
+    client = PrometheusClient(url)
+    wait_until(lambda: client.query_value("count(foveate_full_quality_seconds_total)") == 2)
+    with pytest.raises(PrometheusError, match=message):
+        client.query_value(query)
+    autoscaler = Autoscaler(client, ScalingConfig(), INTERVAL_S, Queries(query))
+    assert autoscaler.step() is None
+    assert autoscaler.registry.get_sample_value("foveate_autoscaler_failures_total") == 1
 
 
-@pytest.mark.parametrize("address", ["http://127.0.0.1:1", "http://127.0.0.1:{busy}"])
-def test_what_is_no_prometheus_is_no_demand(busy: Busy, address: str) -> None:
-    where = address.format(busy=busy.port)
+@pytest.mark.parametrize("address", ["http://127.0.0.1:1", "http://127.0.0.1:{port}"])
+def test_a_server_that_is_not_prometheus_gives_no_decision(source: DemandSource, address: str) -> None:
+    client = PrometheusClient(address.format(port=source.port))
     with pytest.raises(PrometheusError):
-        PrometheusClient(where).now("up")
-    assert Autoscaler(PrometheusClient(where), ScalingConfig(), EVERY_S).step() is None
-    with pytest.raises(ValueError, match="no address"):
-        PrometheusClient("localhost:9090")
-
-
-def test_decisions_are_published_for_others_to_scrape() -> None:
-    registry = CollectorRegistry()
-    scaler = Autoscaler(PrometheusClient("http://127.0.0.1:1"), ScalingConfig(), EVERY_S)
-    port = publish(scaler.registry, "127.0.0.1", 0)
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
-        assert b"foveate_autoscaler_desired_replicas" in answer.read()
-    from foveate.core.errors import SetupError
-
-    with pytest.raises(SetupError, match="cannot publish"):
-        publish(registry, "127.0.0.1", port)
+        client.query_value("up")
+    assert Autoscaler(client, ScalingConfig(), INTERVAL_S).step() is None

@@ -1,4 +1,4 @@
-"""A link to workers in the same process, over which everything travels as it would between two."""
+"""A transport to workers in the same process. All messages are pickled, as between two processes."""
 
 import asyncio
 import pickle
@@ -9,48 +9,60 @@ from foveate.cluster.worker import Worker
 from foveate.core.model import ModelCard
 
 
-class Loopback:
-    """Groups go to the workers in turns, past those that are lost."""
+class LoopbackTransport:
+    """Sends each batch to the first worker that is not lost."""
 
     def __init__(self, *workers: Worker) -> None:
         self.workers = list(workers)
         self.lost = asyncio.Event()
-        """Set: the worker at the head of the list is gone, with all that it has."""
-        self.groups: list[RequestBatch] = []
-        self.forgotten: list[int] = []
+        """Set by a test: the first worker is lost, with all its requests."""
+        self.request_batches: list[RequestBatch] = []
+        """All batches that were sent."""
+        self.cancelled: list[int] = []
+        """The numbers of all requests that were cancelled."""
 
     async def cards(self) -> Sequence[ModelCard]:
         return self.workers[0].cards()
 
-    async def send(self, group: RequestBatch) -> AsyncIterator[ResponseBatch]:
+    async def send(self, request_batch: RequestBatch) -> AsyncIterator[ResponseBatch]:
         if not self.workers:
             raise WorkerLost("there is no worker")
-        self.groups.append(group)
+        self.request_batches.append(request_batch)
         worker = self.workers[0]
-        answers = worker.answer(pickle.loads(pickle.dumps(group)))  # noqa: S301
+        responses = worker.run(pickle.loads(pickle.dumps(request_batch)))  # noqa: S301
         try:
-            while (found := await self._next(answers)) is not None:
-                yield pickle.loads(pickle.dumps(found))  # noqa: S301
+            while (response_batch := await self._next(responses)) is not None:
+                yield pickle.loads(pickle.dumps(response_batch))  # noqa: S301
         finally:
-            await answers.aclose()  # type: ignore[attr-defined]
+            await responses.aclose()  # type: ignore[attr-defined]
 
-    async def _next(self, answers: AsyncIterator[ResponseBatch]) -> ResponseBatch | None:
-        coming = asyncio.ensure_future(anext(answers, None))
+    async def _next(self, responses: AsyncIterator[ResponseBatch]) -> ResponseBatch | None:
+        """The next responses, or None at the end. Raises WorkerLost when `lost` is set."""
+        arriving = asyncio.ensure_future(anext(responses, None))
         losing = asyncio.ensure_future(self.lost.wait())
         try:
-            await asyncio.wait([coming, losing], return_when=asyncio.FIRST_COMPLETED)
-            if coming.done():
-                return coming.result()
+            await asyncio.wait([arriving, losing], return_when=asyncio.FIRST_COMPLETED)
+            if arriving.done():
+                return arriving.result()
         finally:
-            coming.cancel()
+            arriving.cancel()
             losing.cancel()
-            await asyncio.wait([coming])
+            await asyncio.wait([arriving])
         if self.workers:
             del self.workers[0]
         self.lost.clear()
         raise WorkerLost("the worker is gone")
 
     async def cancel(self, sender: str, numbers: Sequence[int]) -> None:
-        self.forgotten += numbers
+        self.cancelled += numbers
         for worker in self.workers:
             worker.cancel(sender, numbers)
+
+
+class SilentTransport(LoopbackTransport):
+    """Its worker takes all requests and never answers."""
+
+    async def send(self, request_batch: RequestBatch) -> AsyncIterator[ResponseBatch]:
+        self.request_batches.append(request_batch)
+        await asyncio.Event().wait()
+        yield ResponseBatch("", (), {})

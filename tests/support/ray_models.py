@@ -1,4 +1,4 @@
-"""Models for tests on Ray, which makes them in processes of its own: their media tell them what to do."""
+"""Models for tests on Ray, which creates them in worker processes. The request body is their command."""
 
 import os
 import signal
@@ -11,12 +11,14 @@ from foveate.core.plan import Plan
 from tests.support.fake_runner import FakeRunner
 
 
-class Obedient(FakeRunner):
-    """Takes bytes. `die` ends its process; `sleep SECONDS` takes that long; answers tell its process's id, as
-    the number of tokens."""
+class CommandRunner(FakeRunner):
+    """Runs the command in its media and reports the id of its process as the number of tokens.
 
-    def __init__(self, name: str = "fake", starts_s: float = 0.0) -> None:
-        time.sleep(starts_s)
+    `die` kills the process; `sleep SECONDS` takes that long; all other media do nothing.
+    """
+
+    def __init__(self, name: str = "fake", startup_s: float = 0.0) -> None:
+        time.sleep(startup_s)
         super().__init__(name, max_batch=8)
 
     def run(self, batch: list[Any], plan: Plan) -> list[Result | Exception]:

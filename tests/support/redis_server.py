@@ -1,4 +1,4 @@
-"""A real Redis of a test's own."""
+"""A real Redis server for one test."""
 
 import shutil
 import signal
@@ -13,17 +13,18 @@ import pytest
 
 
 class RedisServer:
-    """redis-server in a process of its own, on a port of this machine."""
+    """A redis-server process on a free port of this machine."""
 
     def __init__(self, folder: Path, *options: str) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
         self.folder, self.options = folder, options
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
+        """Start the process and wait until it listens. Skips the test if Redis is not installed."""
         program = shutil.which("redis-server")
         if program is None:
             pytest.skip("redis-server is not installed: apt-get install redis-server")
@@ -35,26 +36,29 @@ class RedisServer:
                 if probe.connect_ex(("127.0.0.1", self.port)) == 0:
                     return
             time.sleep(0.02)
-        raise RuntimeError("redis-server never listened")
+        raise RuntimeError(f"redis-server does not listen on port {self.port} after 20 s")
 
     def stop(self) -> None:
+        """Kill the process."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
 
     def pause(self) -> None:
-        """It keeps its port and its connections, and answers nobody."""
+        """Stop the process without ending it: its connections stay open and get no answers."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
+        """Continue after `pause`."""
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
 
 @contextmanager
 def redis_server(folder: Path, *options: str) -> Iterator[RedisServer]:
+    """A running server with these command-line options."""
     server = RedisServer(folder, *options)
     server.start()
     try:

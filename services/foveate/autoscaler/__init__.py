@@ -1,1 +1,1 @@
-"""How many replicas a model needs, from what serving everybody at full would take."""
+"""Decides how many replicas a model needs to serve all requests at full quality."""

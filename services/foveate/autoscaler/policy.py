@@ -1,8 +1,10 @@
-"""The scaling policy: demand over time in, replicas out. Pure; all times come from the caller.
+"""The scaling policy: computes the number of replicas from the demand over time.
 
-Demand is full-quality demand: replicas that would be busy if every request that came, refused ones too, were
-served at full. An adaptive server holds its latency and its queue flat by spending less on each, so that
-neither tells that it needs help; this does.
+Demand is full-quality demand: the replicas that would be busy if every request, refused ones included, was
+served at full quality. An adaptive server keeps its latency and its queue short by spending less on each
+request, so that neither latency nor queue length shows that it needs more replicas. Full-quality demand does.
+
+All functions are pure. All times come from the caller.
 """
 
 import itertools
@@ -11,114 +13,131 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-FEW = 5
-"""Samples that have to go on rising for a trend to be one."""
+TREND_SAMPLES = 5
+"""The newest samples whose median rise limits the trend."""
+RISE_THRESHOLD = 1.05
+"""A decision mentions the forecast if it is this many times the demand."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScalingConfig:
-    """How demand becomes replicas."""
+    """The parameters of the scaling policy. Raises ValueError for values out of range."""
 
     min_replicas: int = 1
     max_replicas: int = 10
     utilisation: float = 0.75
-    """Share of a replica's time that requests at full may fill: the rest is for bursts."""
+    """Share of a replica's time that requests at full quality may use, in (0, 1]. The rest is for bursts."""
     replica_startup_s: float = 30.0
-    """Seconds until a replica that is asked for serves: so far ahead demand is foreseen."""
+    """Seconds from the start of a replica until it serves. The demand forecast looks this far ahead."""
     downscale_delay_s: float = 300.0
-    """Replicas are taken away only down to what was needed at any time within so long."""
+    """Replicas are removed only if they were not needed at any time within this many seconds."""
     slack: float = 0.1
-    """Of a replica: what demand may be over the replicas there are before another one is worth it."""
+    """Demand above the current number of replicas, in replicas, that does not start another replica."""
     max_growth_factor: float = 2.0
-    """How many times as many replicas a decision may ask for at most; one more is always allowed."""
+    """Upper bound of one decision: this many times the current replicas, but always one more than them."""
     max_forecast_growth: float = 1.0
-    """How much more than there is now may be foreseen, as a share of it."""
+    """Upper bound of the growth that the forecast adds, as a share of the current demand."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_replicas <= self.max_replicas:
-            raise ValueError("there are at least 0 replicas, and at most no fewer than at least")
-        if not 0 < self.utilisation <= 1 or self.max_growth_factor <= 1:
-            raise ValueError("utilisation is above 0 and at most 1, and growth is above 1")
+            raise ValueError(
+                f"min_replicas is {self.min_replicas} and max_replicas is {self.max_replicas}; "
+                "use 0 <= min_replicas <= max_replicas"
+            )
+        if not 0 < self.utilisation <= 1:
+            raise ValueError(f"utilisation is {self.utilisation:g}; use a value above 0 and at most 1")
+        if self.max_growth_factor <= 1:
+            raise ValueError(f"max_growth_factor is {self.max_growth_factor:g}; use a value above 1")
 
 
 @dataclass(frozen=True, slots=True)
 class DemandSample:
-    """Demand at one time."""
+    """The demand at one time."""
 
     at: float
-    """Seconds of any clock that does not go back."""
+    """Seconds of a clock that does not go back."""
     demand: float
     """Full-quality demand, in replicas that are busy all the time."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScalingDecision:
-    """How many replicas there should be, and why."""
+    """The desired number of replicas, with the reason."""
 
     replicas: int
     reason: str
     needed: float
-    """Replicas that what is foreseen takes, before rounding and bounds."""
+    """Replicas that the forecast demand needs, before rounding and bounds."""
 
 
-def desired_replicas(history: Sequence[DemandSample], replicas: int, rules: ScalingConfig) -> ScalingDecision:
-    """What to do now, at the time of the last sample.
+def desired_replicas(
+    history: Sequence[DemandSample], replicas: int, config: ScalingConfig
+) -> ScalingDecision:
+    """The decision at the time of the last sample.
 
-    history: in order, of at least `calm_s` where there is that much; replicas: there or on their way.
+    history: samples in order, covering at least `downscale_delay_s` if there are that many; replicas: those
+    that serve or start.
     """
     if not history:
-        return ScalingDecision(_bounded(replicas, rules), "nothing has been seen yet", 0.0)
-    ahead = forecast_demand(history, rules)
-    needed = ahead / rules.utilisation
-    up = math.ceil(needed - rules.slack)
-    if up > replicas:
-        step_limit = max(replicas + 1, math.floor(rules.max_growth_factor * replicas))
-        wanted = _bounded(min(up, step_limit), rules)
-        rising = ahead > history[-1].demand * 1.05
-        why = f"demand {history[-1].demand:.2f}" + (f", foreseen {ahead:.2f}," if rising else "")
-        return ScalingDecision(wanted, f"{why} takes {needed:.2f} replicas", needed)
-    lately = [seen for seen in history if seen.at > history[-1].at - rules.downscale_delay_s]
-    peak = max(seen.demand for seen in lately) / rules.utilisation
-    down = max(math.ceil(peak), up)
-    if down < replicas:
-        whole = history[0].at <= history[-1].at - rules.downscale_delay_s
-        if not whole:
-            return ScalingDecision(
-                _bounded(replicas, rules), "too little has been seen to take any away", needed
-            )
-        return ScalingDecision(_bounded(down, rules), f"at most {peak:.2f} were needed of late", needed)
-    return ScalingDecision(_bounded(replicas, rules), f"{needed:.2f} are needed", needed)
+        return ScalingDecision(_bounded(replicas, config), "no demand has been measured yet", 0.0)
+    demand, forecast = history[-1].demand, forecast_demand(history, config)
+    needed = forecast / config.utilisation
+    upscaled = math.ceil(needed - config.slack)
+    if upscaled > replicas:
+        step_limit = max(replicas + 1, math.floor(config.max_growth_factor * replicas))
+        rising = forecast > demand * RISE_THRESHOLD
+        forecast_text = f" with a forecast of {forecast:.2f}" if rising else ""
+        reason = f"demand {demand:.2f}{forecast_text} needs {needed:.2f} replicas"
+        return ScalingDecision(_bounded(min(upscaled, step_limit), config), reason, needed)
+    window_start = history[-1].at - config.downscale_delay_s
+    peak = max(sample.demand for sample in history if sample.at > window_start) / config.utilisation
+    downscaled = max(math.ceil(peak), upscaled)
+    if downscaled >= replicas:
+        return ScalingDecision(_bounded(replicas, config), f"{needed:.2f} replicas are needed", needed)
+    if history[0].at > window_start:
+        reason = "no replica is removed: the history is shorter than the downscale delay"
+        return ScalingDecision(_bounded(replicas, config), reason, needed)
+    reason = f"at most {peak:.2f} replicas were needed within the downscale delay"
+    return ScalingDecision(_bounded(downscaled, config), reason, needed)
 
 
-def forecast_demand(history: Sequence[DemandSample], rules: ScalingConfig) -> float:
-    """Demand once a replica that is asked for now would serve: what there is now, carried on by its trend
-    where that rises; what falls is not foreseen to fall on. A trend is what the last two starts and most of
-    the last few samples agree on: a jump is not taken to go on."""
+def forecast_demand(history: Sequence[DemandSample], config: ScalingConfig) -> float:
+    """The demand at the time when a replica that is started now would serve.
+
+    A rising trend is extrapolated, a falling one is not. The trend is the smaller of two: the slope over the
+    last two start-up times, and the median rise of the newest samples. Therefore a single jump is no trend.
+    """
     now = history[-1]
-    slope = min(_slope(history, now.at - 2 * rules.replica_startup_s), _last(history[-FEW:]))
-    return now.demand + min(max(0.0, slope) * rules.replica_startup_s, rules.max_forecast_growth * now.demand)
+    slope = min(
+        _slope(history, now.at - 2 * config.replica_startup_s), _median_rise(history[-TREND_SAMPLES:])
+    )
+    growth = max(0.0, slope) * config.replica_startup_s
+    return now.demand + min(growth, config.max_forecast_growth * now.demand)
 
 
-def _last(few: Sequence[DemandSample]) -> float:
-    """Demand a second, the median from sample to sample."""
-    rises = [(b.demand - a.demand) / (b.at - a.at) for a, b in itertools.pairwise(few) if b.at > a.at]
+def _median_rise(samples: Sequence[DemandSample]) -> float:
+    """Demand per second: the median rise from sample to sample."""
+    rises = [(b.demand - a.demand) / (b.at - a.at) for a, b in itertools.pairwise(samples) if b.at > a.at]
     return statistics.median(rises) if rises else 0.0
 
 
 def _slope(history: Sequence[DemandSample], since: float) -> float:
-    """Of demand a second, by least squares, as far as the samples follow it: noise rises as steeply."""
-    recent = [seen for seen in history if seen.at >= since]
+    """Demand per second by least squares, times the share of the variance that the line explains (R²).
+
+    The factor removes the slope of noise.
+    """
+    recent = [sample for sample in history if sample.at >= since]
     if len(recent) < 3:
         return 0.0
-    middle = sum(seen.at for seen in recent) / len(recent)
-    mean = sum(seen.demand for seen in recent) / len(recent)
-    spread = sum((seen.at - middle) ** 2 for seen in recent)
-    about = sum((seen.demand - mean) ** 2 for seen in recent)
-    if not spread or not about:
+    mean_at = sum(sample.at for sample in recent) / len(recent)
+    mean_demand = sum(sample.demand for sample in recent) / len(recent)
+    at_squares = sum((sample.at - mean_at) ** 2 for sample in recent)
+    demand_squares = sum((sample.demand - mean_demand) ** 2 for sample in recent)
+    if not at_squares or not demand_squares:
         return 0.0
-    slope = sum((seen.at - middle) * (seen.demand - mean) for seen in recent) / spread
-    return slope * (slope**2 * spread / about)
+    slope = sum((sample.at - mean_at) * (sample.demand - mean_demand) for sample in recent) / at_squares
+    return slope * (slope**2 * at_squares / demand_squares)
 
 
-def _bounded(replicas: int, rules: ScalingConfig) -> int:
-    return min(rules.max_replicas, max(rules.min_replicas, replicas))
+def _bounded(replicas: int, config: ScalingConfig) -> int:
+    return min(config.max_replicas, max(config.min_replicas, replicas))

@@ -1,4 +1,4 @@
-"""Asks a Prometheus server, over its HTTP API."""
+"""A client of Prometheus' HTTP API."""
 
 import json
 import math
@@ -13,62 +13,74 @@ TIMEOUT_S = 10.0
 
 
 class PrometheusError(Exception):
-    """Prometheus did not answer, or not what was asked; one sentence."""
+    """Prometheus gave no answer, an error, or another number of series than one. The text is one sentence."""
 
 
 class PrometheusClient:
-    """One server. Blocks: for a thread of its own."""
+    """Sends queries to one Prometheus server. The calls block: use a thread of their own."""
 
     def __init__(self, url: str) -> None:
-        """url: as in http://127.0.0.1:9090. Raises ValueError for anything else."""
+        """url: such as http://127.0.0.1:9090. Raises ValueError for another scheme than http and https."""
         if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
-            raise ValueError(f"{url!r} is no address of a server; it looks like http://127.0.0.1:9090")
+            raise ValueError(f"{url!r} is not the URL of a server; use one such as http://127.0.0.1:9090")
         self.url = url.rstrip("/")
 
-    def now(self, query: str) -> float | None:
-        """The one value of an instant query; None where there is none. Raises Unanswered."""
-        found = self._ask("query", {"query": query})
-        if len(found) > 1:
-            raise PrometheusError(f"{query!r} gives {len(found)} series, and one is wanted: sum them")
-        values = [_number(one["value"][1]) for one in found]
-        return values[0] if values else None
+    def query_value(self, query: str) -> float | None:
+        """The value of an instant query, or None if it gives none. Raises PrometheusError."""
+        series = self._single_series("query", {"query": query})
+        return None if series is None else _finite(series["value"][1])
 
-    def lately(self, query: str, seconds: float, step_s: float, now: float) -> list[DemandSample]:
-        """The one series of a query over the seconds before `now`, seconds since 1970. Raises Unanswered."""
+    def query_range(self, query: str, seconds: float, step_s: float, now: float) -> list[DemandSample]:
+        """The series of a query over the seconds before `now` (Unix time), a sample each step.
+
+        Raises PrometheusError.
+        """
         span = {"start": f"{now - seconds:.3f}", "end": f"{now:.3f}", "step": f"{step_s:g}"}
-        found = self._ask("query_range", {"query": query, **span})
-        if len(found) > 1:
-            raise PrometheusError(f"{query!r} gives {len(found)} series, and one is wanted: sum them")
-        pairs = found[0]["values"] if found else []
-        seen = [DemandSample(float(at), _number(value) or 0.0) for at, value in pairs]
-        return [one for one in seen if math.isfinite(one.demand)]
+        series = self._single_series("query_range", {"query": query, **span})
+        pairs = [] if series is None else series["values"]
+        return [DemandSample(float(at), _finite(value) or 0.0) for at, value in pairs]
 
-    def _ask(self, call: str, fields: dict[str, str]) -> list[Any]:
-        address = f"{self.url}/api/v1/{call}?{urllib.parse.urlencode(fields)}"
+    def _single_series(self, endpoint: str, fields: dict[str, str]) -> Any:
+        """The series of a result, or None. Raises PrometheusError, also for several series."""
+        result = self.request(endpoint, fields)
+        if len(result) > 1:
+            raise PrometheusError(
+                f"the query {fields['query']!r} gives {len(result)} series; "
+                "aggregate them to one, as in sum(...)"
+            )
+        return result[0] if result else None
+
+    def request(self, endpoint: str, fields: dict[str, str]) -> list[Any]:
+        """The series of a result as Prometheus' API has them. A scalar is one series.
+
+        endpoint: query or query_range. Raises PrometheusError.
+        """
+        url = f"{self.url}/api/v1/{endpoint}?{urllib.parse.urlencode(fields)}"
         try:
-            with urllib.request.urlopen(address, timeout=TIMEOUT_S) as answer:  # noqa: S310
-                said = json.load(answer)
+            with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:  # noqa: S310
+                body = json.load(response)
         except urllib.error.HTTPError as error:
-            raise PrometheusError(f"{self.url} answered {error.code}: {_why(error)}") from None
+            raise PrometheusError(f"{self.url} answered {error.code}: {_error_text(error)}") from None
         except (OSError, ValueError) as error:
             raise PrometheusError(f"{self.url} did not answer: {error}") from None
         try:
-            found = said["data"]["result"]
-            if said["data"]["resultType"] == "scalar":
-                found = [{"value": found}]
-            return list(found)
+            result = body["data"]["result"]
+            if body["data"]["resultType"] == "scalar":
+                result = [{"value": result}]
+            return list(result)
         except (KeyError, TypeError):
-            raise PrometheusError(f"{self.url} is no Prometheus") from None
+            raise PrometheusError(f"{self.url} is not a Prometheus server; check the address") from None
 
 
-def _why(error: urllib.error.HTTPError) -> str:
-    """What Prometheus says of a query that it cannot read."""
+def _error_text(error: urllib.error.HTTPError) -> str:
+    """The error text that Prometheus gives for a query it cannot run."""
     try:
         return str(json.load(error)["error"])
     except (OSError, ValueError, KeyError, TypeError):
-        return error.reason or "nothing more"
+        return error.reason or "no reason given"
 
 
-def _number(text: str) -> float | None:
+def _finite(text: str) -> float | None:
+    """The number, or None for NaN and infinity."""
     value = float(text)
     return value if math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""Reads demand from Prometheus, publishes how many replicas there should be; KEDA or an HPA does the rest."""
+"""Reads demand from Prometheus and publishes the desired number of replicas, for KEDA or an HPA to apply."""
 
 import logging
 import time
@@ -20,16 +20,16 @@ REPLICAS = 'count(up{job="foveate"} == 1)'
 
 @dataclass(frozen=True, slots=True)
 class Queries:
-    """What Prometheus is asked; each answer is one number."""
+    """PromQL queries. The result of each is one number."""
 
     demand: str = DEMAND
     """Full-quality demand, in replicas that are busy all the time."""
     replicas: str = REPLICAS
-    """Replicas that are there."""
+    """Replicas that serve."""
 
 
 def publish(registry: CollectorRegistry, host: str, port: int) -> int:
-    """Serve a registry over HTTP, from a thread. Returns the port. Raises SetupError where it is taken."""
+    """Serve a registry over HTTP from a thread, and return the port. Raises SetupError if it is in use."""
     try:
         server, _ = start_http_server(port, host, registry)
     except OSError as error:
@@ -38,70 +38,80 @@ def publish(registry: CollectorRegistry, host: str, port: int) -> int:
 
 
 class Autoscaler:
-    """The scaling policy, fed with what Prometheus has. Its decisions are metrics of its own."""
+    """Applies the scaling policy to the demand in Prometheus, and publishes its decisions as metrics."""
 
     def __init__(
         self,
         prometheus: PrometheusClient,
-        rules: ScalingConfig,
+        config: ScalingConfig,
         interval_s: float,
-        questions: Queries | None = None,
+        queries: Queries | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.prometheus, self.rules, self.interval_s = prometheus, rules, interval_s
-        self.questions, self.clock = questions or Queries(), clock
+        """interval_s: seconds between two steps. clock: returns Unix time in seconds."""
+        self.prometheus, self.config, self.interval_s = prometheus, config, interval_s
+        self.queries, self.clock = queries or Queries(), clock
         self.registry = CollectorRegistry()
         self.decision: ScalingDecision | None = None
-        self._seen: deque[DemandSample] = deque()
+        """The last decision."""
+        self.history: deque[DemandSample] = deque()
         self._desired = Gauge(
-            "foveate_autoscaler_desired_replicas", "Replicas there should be.", registry=self.registry
+            "foveate_autoscaler_desired_replicas", "Desired number of replicas.", registry=self.registry
         )
         self._needed = Gauge(
             "foveate_autoscaler_needed_replicas",
-            "What full quality takes before it is rounded and bounded.",
+            "Replicas that full quality needs, before rounding and bounds.",
             registry=self.registry,
         )
         self._demand = Gauge(
-            "foveate_autoscaler_demand_replicas", "Full-quality demand as last seen.", registry=self.registry
+            "foveate_autoscaler_demand_replicas",
+            "Full-quality demand at the last measurement, in replicas.",
+            registry=self.registry,
         )
         self._failures = Counter(
             "foveate_autoscaler_failures",
-            "Times that Prometheus could not be asked; the last decision stands.",
+            "Steps without an answer from Prometheus; the last decision stays in force.",
             registry=self.registry,
         )
 
     def step(self) -> ScalingDecision | None:
-        """Look once and decide; None, and the last decision stands, where nothing could be seen."""
-        try:
-            now = self.clock()
-            if not self._seen:  # what was seen before this process was there counts too
-                self._seen.extend(self._before(now))
-            demand = self.prometheus.now(self.questions.demand)
-            replicas = self.prometheus.now(self.questions.replicas)
-        except PrometheusError as error:
-            log.warning("%s", error)
+        """Measure and decide once. None without a measurement; the last decision then stays in force."""
+        now = self.clock()
+        measured = self._measure(now)
+        if measured is None:
             self._failures.inc()
             return None
-        if demand is None or replicas is None:
-            what = "demand" if demand is None else "replicas"
-            log.warning("Prometheus knows nothing of %s yet", what)
-            self._failures.inc()
-            return None
-        self._seen.append(DemandSample(now, demand))
-        span_s = max(self.rules.downscale_delay_s, 2 * self.rules.replica_startup_s) + 2 * self.interval_s
-        while self._seen[0].at < now - span_s:
-            self._seen.popleft()
-        # Those that were asked for and are not there yet are on their way.
-        there = round(replicas)
-        asked = self.decision.replicas if self.decision else there
-        self.decision = desired_replicas(tuple(self._seen), max(there, asked), self.rules)
+        demand, serving = measured
+        self.history.append(DemandSample(now, demand))
+        span_s = max(self.config.downscale_delay_s, 2 * self.config.replica_startup_s) + 2 * self.interval_s
+        while self.history[0].at < now - span_s:
+            self.history.popleft()
+        # Replicas that an earlier decision asked for and that do not serve yet are starting.
+        asked_for = self.decision.replicas if self.decision else serving
+        self.decision = desired_replicas(tuple(self.history), max(serving, asked_for), self.config)
         self._desired.set(self.decision.replicas)
         self._needed.set(self.decision.needed)
         self._demand.set(demand)
         return self.decision
 
-    def _before(self, now: float) -> list[DemandSample]:
-        seen = self.prometheus.lately(
-            self.questions.demand, self.rules.downscale_delay_s, self.interval_s, now
+    def _measure(self, now: float) -> tuple[float, int] | None:
+        """The demand and the number of serving replicas; None, and a warning, if either is unknown."""
+        try:
+            if not self.history:  # Prometheus has the demand from before this process started
+                self.history.extend(self._earlier_samples(now))
+            demand = self.prometheus.query_value(self.queries.demand)
+            replicas = self.prometheus.query_value(self.queries.replicas)
+        except PrometheusError as error:
+            log.warning("%s", error)
+            return None
+        if demand is None or replicas is None:
+            unknown = self.queries.demand if demand is None else self.queries.replicas
+            log.warning("Prometheus has no value yet for the query %s", unknown)
+            return None
+        return demand, round(replicas)
+
+    def _earlier_samples(self, now: float) -> list[DemandSample]:
+        samples = self.prometheus.query_range(
+            self.queries.demand, self.config.downscale_delay_s, self.interval_s, now
         )
-        return [one for one in seen if one.at < now]
+        return [sample for sample in samples if sample.at < now]

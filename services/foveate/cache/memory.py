@@ -1,4 +1,4 @@
-"""The cache of one process: the entry that was asked for least lately goes first."""
+"""A cache in the memory of one process. The least recently used entry is evicted first."""
 
 import time
 from collections import OrderedDict
@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 
 class MemoryCache:
-    """For the event loop's thread alone. Others' claims are none of its business: there are no others."""
+    """Implements `Cache`. Claims have no effect, because no other process uses this cache."""
 
     def __init__(self, max_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
-        """max_bytes: of keys and values; 0 keeps nothing."""
+        """max_bytes: bound of all keys and values together; 0 stores nothing. clock: returns seconds."""
         self.max_bytes, self.bytes, self.clock = max_bytes, 0, clock
         self._entries: OrderedDict[str, tuple[bytes, float]] = OrderedDict()
 
@@ -17,17 +17,19 @@ class MemoryCache:
         return len(self._entries)
 
     async def get(self, key: str) -> bytes | None:
-        found = self._entries.get(key)
-        if found is None:
+        """The value of the key, or None if there is none or its time is over."""
+        entry = self._entries.get(key)
+        if entry is None:
             return None
-        if found[1] <= self.clock():
+        value, expires_at = entry
+        if expires_at <= self.clock():
             self._drop(key)
             return None
         self._entries.move_to_end(key)
-        return found[0]
+        return value
 
     async def put(self, key: str, value: bytes, ttl_s: float) -> None:
-        """In place of what the key held. What is larger than all there is room for is not kept."""
+        """Replace the value of the key. A value larger than the whole cache is not stored."""
         self._drop(key)
         if len(key) + len(value) > self.max_bytes:
             return
@@ -37,20 +39,22 @@ class MemoryCache:
             self._drop(next(iter(self._entries)))
 
     def _drop(self, key: str) -> None:
-        found = self._entries.pop(key, None)
-        if found is not None:
-            self.bytes -= len(key) + len(found[0])
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            self.bytes -= len(key) + len(entry[0])
 
     async def try_claim(self, key: str, for_s: float) -> bytes | bool:
-        found = await self.get(key)
-        return True if found is None else found
+        """The value of the key, or True: the claim always succeeds."""
+        value = await self.get(key)
+        return True if value is None else value
 
     async def release_claim(self, key: str) -> None:
-        pass
+        """Does nothing."""
 
     async def wait_released(self, key: str, timeout_s: float) -> None:
-        pass
+        """Returns at once."""
 
     async def close(self) -> None:
+        """Drop all entries."""
         self._entries.clear()
         self.bytes = 0

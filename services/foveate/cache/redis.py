@@ -1,4 +1,7 @@
-"""A cache that processes share. Redis slow, gone, full or wrong is a miss, counted, and never an error."""
+"""A cache that several processes share through Redis.
+
+A Redis that is slow, unreachable, full or wrong counts as a miss and never raises an error.
+"""
 
 import asyncio
 import logging
@@ -13,93 +16,110 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from foveate.cache.breaker import Breaker
+from foveate.cache.breaker import CircuitBreaker
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-Trouble = Literal["error", "timeout", "open"]
+CacheFailure = Literal["error", "timeout", "open"]
+"""Redis answered with an error; it did not answer in time; it was not asked because the breaker was open."""
 
 PREFIX = "foveate:"
-CLAIMS, RELEASED = f"{PREFIX}claim:", f"{PREFIX}released"
-"""Before the name of a key that somebody works on; the channel on which its end is told."""
-CONNECTIONS = 32
-PENDING = 256
-"""Values on their way to Redis at most; more are not kept."""
-AGAIN_S = 1.0
-"""Until a lost subscription is tried again."""
-_TAKE = """
-local found = redis.call('get', KEYS[1])
-if found then return found end
+"""Prefix of the names of all values in Redis."""
+CLAIM_PREFIX = f"{PREFIX}claim:"
+"""Prefix of the names of claims."""
+RELEASE_CHANNEL = f"{PREFIX}released"
+"""Pub/sub channel of the keys whose claim ends."""
+MAX_CONNECTIONS = 32
+MAX_BACKGROUND_TASKS = 256
+"""Writes that may wait for Redis at once. Further ones are dropped."""
+RESUBSCRIBE_DELAY_S = 1.0
+"""Seconds until a lost subscription is tried again."""
+_CLAIM_SCRIPT = """
+local value = redis.call('get', KEYS[1])
+if value then return value end
 return redis.call('set', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) and 1 or 0
 """
-_RELEASE = """
+_RELEASE_SCRIPT = """
 if redis.call('get', KEYS[1]) == ARGV[1] then redis.call('del', KEYS[1]) end
 redis.call('publish', ARGV[2], ARGV[3])
 """
-"""A claim that ran out may be somebody else's by now."""
+"""Deletes the claim only if the caller still has it: an expired claim may belong to another process."""
 
 
 class RedisCache:
-    """Of one process, for its event loop alone."""
+    """Implements `Cache` for one process and its event loop."""
 
     def __init__(
         self,
         url: str,
         timeout_s: float,
         max_value_bytes: int,
-        failed: Callable[[Trouble], None],
+        on_failure: Callable[[CacheFailure], None],
     ) -> None:
-        """url: as in redis://127.0.0.1:6379/0. timeout_s: the most that a request ever waits for it. failed:
-        told of whatever goes wrong, and of what was not tried while the breaker was open."""
-        self.timeout_s, self.max_value_bytes, self.failed = timeout_s, max_value_bytes, failed
+        """url: such as redis://127.0.0.1:6379/0. timeout_s: bound of each wait of a request for Redis.
+        max_value_bytes: larger values are not stored. on_failure: called for each failed command, and for
+        each command that the open breaker skipped.
+
+        Raises ValueError if the URL is not one of Redis.
+        """
+        self.timeout_s, self.max_value_bytes, self.on_failure = timeout_s, max_value_bytes, on_failure
         pool = BlockingConnectionPool.from_url(
             url,
-            max_connections=CONNECTIONS,
+            max_connections=MAX_CONNECTIONS,
             timeout=timeout_s,
             socket_timeout=timeout_s,
             socket_connect_timeout=timeout_s,
             retry=Retry(NoBackoff(), 0),
         )
         self.client = Redis(connection_pool=pool)
-        self.breaker = Breaker()
+        self.breaker = CircuitBreaker()
         self._owner = secrets.token_hex(8)
         self._background: set[asyncio.Task[Any]] = set()
-        self._putting: dict[str, asyncio.Task[Any]] = {}
+        self._puts: dict[str, asyncio.Task[Any]] = {}
         self._waiters: dict[str, set[asyncio.Future[None]]] = {}
         self._listener: asyncio.Task[None] | None = None
 
     async def get(self, key: str) -> bytes | None:
-        found = await self._ask(lambda: self.client.get(PREFIX + key), None)
-        return found if isinstance(found, bytes) else None
+        """The value of the key, or None, also if Redis fails."""
+        value = await self._command(lambda: self.client.get(PREFIX + key), None)
+        return value if isinstance(value, bytes) else None
 
     async def put(self, key: str, value: bytes, ttl_s: float) -> None:
-        """Nobody waits for it."""
+        """Store the value in the background: this method returns before Redis has it."""
         if len(value) > self.max_value_bytes:
             return
-        kept_ms = max(1, round(1e3 * ttl_s))
-        task = self._later(self._ask(lambda: self.client.set(PREFIX + key, value, px=kept_ms), None))
+        ttl_ms = max(1, round(1e3 * ttl_s))
+        task = self._run_in_background(
+            self._command(lambda: self.client.set(PREFIX + key, value, px=ttl_ms), None)
+        )
         if task is not None:
-            self._putting[key] = task
-            task.add_done_callback(lambda done: self._putting.get(key) is done and self._putting.pop(key))
+            self._puts[key] = task
+            task.add_done_callback(lambda done: self._puts.get(key) is done and self._puts.pop(key))
 
     async def try_claim(self, key: str, for_s: float) -> bytes | bool:
-        """One question, one answer. Where Redis cannot tell it is nobody's: twice is better than never."""
-        keys, kept_ms = (PREFIX + key, CLAIMS + key), max(1, round(1e3 * for_s))
-        found = await self._ask(lambda: self.client.eval(_TAKE, 2, *keys, self._owner, str(kept_ms)), True)
-        return found if isinstance(found, bytes) else bool(found)
+        """Read or claim the key in one command. True if Redis fails: computing a value twice is better than
+        not computing it."""
+        keys, ttl_ms = (PREFIX + key, CLAIM_PREFIX + key), max(1, round(1e3 * for_s))
+        value = await self._command(
+            lambda: self.client.eval(_CLAIM_SCRIPT, 2, *keys, self._owner, str(ttl_ms)), True
+        )
+        return value if isinstance(value, bytes) else bool(value)
 
     async def release_claim(self, key: str) -> None:
-        """Behind what is being put there: nobody is to look before that has arrived."""
+        """End the claim in the background, after a `put` of the key that is still in progress."""
 
-        async def after() -> None:
-            if key in self._putting:
-                await asyncio.wait([self._putting[key]])
-            name = CLAIMS + key
-            await self._ask(lambda: self.client.eval(_RELEASE, 1, name, self._owner, RELEASED, key), None)
+        async def release() -> None:
+            if key in self._puts:
+                await asyncio.wait([self._puts[key]])
+            name = CLAIM_PREFIX + key
+            await self._command(
+                lambda: self.client.eval(_RELEASE_SCRIPT, 1, name, self._owner, RELEASE_CHANNEL, key), None
+            )
 
-        self._later(after())
+        self._run_in_background(release())
 
     async def wait_released(self, key: str, timeout_s: float) -> None:
+        """Return when the claim of the key is released, and after this many seconds at the latest."""
         if self._listener is None or self._listener.done():
             self._listener = asyncio.create_task(self._listen(), name="redis-released")
         until, loop = monotonic() + timeout_s, asyncio.get_running_loop()
@@ -107,8 +127,8 @@ class RedisCache:
             waiter = loop.create_future()
             self._waiters.setdefault(key, set()).add(waiter)
             try:
-                # Looked at once somebody listens, and again whenever it may have passed by unheard.
-                if not await self._ask(lambda: self.client.exists(CLAIMS + key), 0):
+                # Read the claim after the waiter is registered, and again whenever a message may be lost.
+                if not await self._command(lambda: self.client.exists(CLAIM_PREFIX + key), 0):
                     return
                 await asyncio.wait([waiter], timeout=left)
             finally:
@@ -117,6 +137,7 @@ class RedisCache:
                     del self._waiters[key]
 
     async def close(self) -> None:
+        """Cancel background writes and close all connections."""
         tasks = [*self._background, *([self._listener] if self._listener else [])]
         for task in tasks:
             task.cancel()
@@ -125,35 +146,35 @@ class RedisCache:
             await self.client.aclose()
             await self.client.connection_pool.disconnect()
 
-    async def _ask(self, command: Callable[[], Awaitable[T]], otherwise: T) -> T:
-        """What Redis answers; `otherwise` where it does not in time, or with an error."""
-        if not self.breaker.passes():
-            self.failed("open")
-            return otherwise
+    async def _command(self, command: Callable[[], Awaitable[T]], default: T) -> T:
+        """The answer of Redis; `default` if Redis fails, answers too late, or the breaker is open."""
+        if not self.breaker.allow():
+            self.on_failure("open")
+            return default
         try:
             async with asyncio.timeout(self.timeout_s):
-                found = await command()
+                answer = await command()
         except TimeoutError:
-            self._note("timeout")
-            return otherwise
-        except Exception as error:  # what answers may be no Redis, and then the client raises anything
-            self._note("timeout" if isinstance(error.__cause__, TimeoutError) else "error", error)
-            return otherwise
+            self._record_failure("timeout")
+            return default
+        except Exception as error:  # a server that is not Redis makes the client raise anything
+            self._record_failure("timeout" if isinstance(error.__cause__, TimeoutError) else "error", error)
+            return default
         except asyncio.CancelledError:
-            self.breaker.cancelled()
+            self.breaker.record_cancellation()
             raise
-        self.breaker.succeeded()
-        return found
+        self.breaker.record_success()
+        return answer
 
-    def _note(self, trouble: Trouble, error: Exception | None = None) -> None:
+    def _record_failure(self, failure: CacheFailure, error: Exception | None = None) -> None:
         if self.breaker.state == "closed":
             log.warning("redis: %s", error or f"no answer within {self.timeout_s:g} s")
-        self.breaker.failed()
-        self.failed(trouble)
+        self.breaker.record_failure()
+        self.on_failure(failure)
 
-    def _later(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any] | None:
-        """Done behind the request's back; None where too much is being done already."""
-        if len(self._background) >= PENDING:
+    def _run_in_background(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any] | None:
+        """Start a task that no request waits for. None, and the work is dropped, if there are too many."""
+        if len(self._background) >= MAX_BACKGROUND_TASKS:
             work.close()
             return None
         task = asyncio.create_task(work)
@@ -162,20 +183,20 @@ class RedisCache:
         return task
 
     async def _listen(self) -> None:
-        """Wake who waits for a key that is told of; and all of them when the connection is lost."""
+        """Wake the waiters of each released key, and all waiters when the connection is lost."""
         while True:
             try:
-                async with self.client.pubsub(ignore_subscribe_messages=True) as told:
-                    await told.subscribe(RELEASED)
-                    self._wake_all()  # what was told before this was told to nobody here
+                async with self.client.pubsub(ignore_subscribe_messages=True) as subscription:
+                    await subscription.subscribe(RELEASE_CHANNEL)
+                    self._wake_all()  # messages before the subscription did not arrive here
                     while True:
-                        message = await told.get_message(timeout=AGAIN_S)
+                        message = await subscription.get_message(timeout=RESUBSCRIBE_DELAY_S)
                         if message is not None and isinstance(message["data"], bytes):
                             self._wake(message["data"].decode("ascii", "replace"))
             except Exception:
-                log.debug("redis: not listening", exc_info=True)
+                log.debug("redis: the subscription is lost", exc_info=True)
                 self._wake_all()
-                await asyncio.sleep(AGAIN_S)
+                await asyncio.sleep(RESUBSCRIBE_DELAY_S)
 
     def _wake_all(self) -> None:
         for key in list(self._waiters):

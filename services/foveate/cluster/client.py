@@ -1,4 +1,4 @@
-"""Engines in other processes, wherever these are: requests go to them in groups, over links."""
+"""Sends requests to the workers of one deployment in batches, and returns their responses."""
 
 import asyncio
 import itertools
@@ -10,305 +10,241 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
-from foveate.cluster import Slot
 from foveate.cluster.envelope import (
-    GROUP_BYTES,
+    MAX_BATCH_BYTES,
     RequestBatch,
     RequestEnvelope,
     ResponseBatch,
     Transport,
     WorkerLost,
 )
-from foveate.core.errors import (
-    DeadlineExceeded,
-    Draining,
-    FoveateError,
-    Overloaded,
-    SetupError,
-    TooLate,
-    UnknownModel,
-)
-from foveate.core.model import ModelCard
+from foveate.core.errors import DeadlineExceeded, Draining, FoveateError, Overloaded
 from foveate.core.outcome import Outcome
-from foveate.core.plan import Plan
-from foveate.core.request import Objective, Request
-from foveate.estimation.host_load import HostLoadMonitor
+from foveate.core.request import Request
 
 log = logging.getLogger(__name__)
 
-MOST_ITEMS = 64
-"""Of a group: more would hold up those that come meanwhile."""
-TRIES = 2
-"""Workers that a request may be given to: when the first is lost, the second is the last."""
-GAIN, LONGEST_S = 0.1, 0.5
-"""How fast the mean time under way follows the last one, and the most that one says of the next."""
-GAP_S, EACH_S = 0.006, 0.0002
-"""Between two groups, at most, and for each request that waits for its answer: a group costs about half a
-millisecond of a processor at either end, however little is in it."""
-KNOWN_S = 60.0
-"""A worker that has told nothing for so long may be gone."""
+MAX_BATCH_ITEMS = 64
+"""Requests in one batch. A larger batch would delay the requests that arrive while it is packed."""
+MAX_ATTEMPTS = 2
+"""Workers that may receive one request: the first, and one more if the first is lost."""
+TRANSIT_GAIN = 0.1
+"""Weight of the newest measurement in the moving average of the transit time."""
+MAX_TRANSIT_S = 0.5
+"""Upper bound of one measured transit time, so that one slow call does not dominate the average."""
+MAX_SEND_INTERVAL_S, SEND_INTERVAL_PER_REQUEST_S = 0.006, 0.0002
+"""Seconds between two batches: this much for each pending request, up to the maximum. A call costs about
+half a millisecond of processor time on both sides, even with one request in it."""
+QUEUE_REPORT_TTL_S = 60.0
+"""Seconds that the queue length of a worker stays valid. A worker that is silent for longer may be gone."""
 
 
 @dataclass(slots=True, eq=False)
-class _Sent:
-    """A request that waits for its answer."""
+class _PendingRequest:
+    """A request without a response."""
 
     request: Request
     future: asyncio.Future[Outcome]
-    tries: int = 0
-    """Groups that it has travelled with; the last one is answerable for it."""
-    at: float = 0.0
-    ended: bool = False
-    """The worker knows that it is over."""
+    attempts: int = 0
+    """Batches that carried the request. Only the last one may report that its worker was lost."""
+    sent_at: float = 0.0
+    """Monotonic time of the last attempt, in seconds."""
+    finished: bool = False
+    """The worker has answered, so that it needs no cancellation."""
 
 
 class WorkerClient:
-    """Takes requests to the workers of one deployment, and their answers back. For the event loop alone."""
+    """Sends requests to the workers of one deployment. Use it only on the event loop's thread."""
 
-    def __init__(self, link: Transport) -> None:
-        self.link = link
+    def __init__(self, transport: Transport) -> None:
+        self.transport = transport
         self.transit_s = 0.0
-        """What a request is under way there and back, besides waiting and running."""
+        """Moving average of the seconds that a request spends on the way, both directions together."""
         self._name, self._numbers = secrets.token_hex(8), itertools.count()
-        self._waiting: dict[int, _Sent] = {}
+        self._pending: dict[int, _PendingRequest] = {}
         self._outbox: list[int] = []
-        self._forgotten: list[int] = []
+        self._cancelled: list[int] = []
         self._refused: dict[str, list[float]] = defaultdict(list)
-        self._ahead: dict[str, tuple[dict[str, float], float]] = {}
+        self._queue_reports: dict[str, tuple[Mapping[str, float], float]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._scheduled, self._sent_at = False, 0.0
+        self._send_scheduled, self._sent_at = False, 0.0
 
-    def waiting(self) -> list[asyncio.Future[Outcome]]:
-        """What has not been answered yet."""
-        return [sent.future for sent in self._waiting.values()]
+    def pending(self) -> list[asyncio.Future[Outcome]]:
+        """The futures of all requests without a response."""
+        return [pending.future for pending in self._pending.values()]
 
-    async def deliver(self, request: Request) -> Outcome:
-        """The answer of whichever worker gets the request. Raises FoveateError, and at the deadline
-        DeadlineExceeded, whatever becomes of the worker."""
+    async def submit(self, request: Request) -> Outcome:
+        """Run a request on one of the workers.
+
+        Cancelling the caller cancels the request. Raises FoveateError; DeadlineExceeded at the deadline,
+        even if the worker does not answer.
+        """
         loop, number = asyncio.get_running_loop(), next(self._numbers)
-        sent = self._waiting[number] = _Sent(request, loop.create_future())
-        self._put(number)
+        pending = self._pending[number] = _PendingRequest(request, loop.create_future())
+        self._enqueue(number)
         deadline, expiry = request.objective.deadline, None
         if deadline is not None:
-            expiry = loop.call_later(max(0.0, deadline - monotonic()), _expire, sent)
+            expiry = loop.call_later(max(0.0, deadline - monotonic()), _expire, pending)
         try:
-            return await sent.future
+            return await pending.future
         except (asyncio.CancelledError, DeadlineExceeded):
-            if not sent.ended:
-                self._forgotten.append(number)
-                self._soon()
+            if not pending.finished:
+                self._cancelled.append(number)
+                self._schedule_send()
             raise
         finally:
-            del self._waiting[number]
+            del self._pending[number]
             if expiry is not None:
                 expiry.cancel()
 
-    def refuse(self, model: str, allowed_s: float) -> None:
-        """Somebody was sent away, which the workers are to know."""
+    def report_refusal(self, model: str, allowed_s: float) -> None:
+        """Tell a worker that the gateway refused a request with this many seconds to its deadline."""
         self._refused[model].append(allowed_s)
-        self._soon()
+        self._schedule_send()
 
-    def ahead_s(self, model: str) -> float:
-        """Seconds until the least busy worker is through with what waits there, as far as is known: one that
-        has told nothing more since has been working it off."""
+    def queue_wait_s(self, model: str) -> float:
+        """Predicted seconds until the least loaded worker has run its queued requests.
+
+        Each worker's last report is reduced by the seconds since then. 0 without a report.
+        """
         now = monotonic()
-        self._ahead = {name: told for name, told in self._ahead.items() if now - told[1] <= KNOWN_S}
-        waits = (told.get(model, 0.0) - (now - at) for told, at in self._ahead.values())
+        self._queue_reports = {
+            worker: report
+            for worker, report in self._queue_reports.items()
+            if now - report[1] <= QUEUE_REPORT_TTL_S
+        }
+        waits = (waits_s.get(model, 0.0) - (now - at) for waits_s, at in self._queue_reports.values())
         return max(0.0, min(waits, default=0.0))
 
-    def fail(self, error: FoveateError) -> None:
-        """Give whoever still waits a failure."""
-        for sent in self._waiting.values():
-            if not sent.future.done():
-                sent.future.set_exception(error)
+    def fail_pending(self, error: FoveateError) -> None:
+        """Fail all pending requests with this error."""
+        for future in self.pending():
+            if not future.done():
+                future.set_exception(error)
 
     def close(self) -> None:
+        """Stop all calls that are in progress."""
         for task in self._tasks:
             task.cancel()
 
-    def _put(self, number: int) -> None:
+    def _enqueue(self, number: int) -> None:
         self._outbox.append(number)
-        self._soon()
+        self._schedule_send()
 
-    def _soon(self) -> None:
-        """Send at once where nothing was sent of late: else what comes meanwhile travels together."""
-        if not self._scheduled:
-            self._scheduled = True
+    def _schedule_send(self) -> None:
+        """Send now if the last batch is long enough ago, else later, with the requests of the meantime."""
+        if not self._send_scheduled:
+            self._send_scheduled = True
             loop = asyncio.get_running_loop()
-            gap_s = min(GAP_S, EACH_S * (len(self._waiting) - 1))
-            loop.call_at(max(loop.time(), self._sent_at + gap_s), self._send)
+            interval_s = min(MAX_SEND_INTERVAL_S, SEND_INTERVAL_PER_REQUEST_S * (len(self._pending) - 1))
+            loop.call_at(max(loop.time(), self._sent_at + interval_s), self._send)
 
     def _send(self) -> None:
-        self._scheduled, self._sent_at = False, asyncio.get_running_loop().time()
-        forgotten, self._forgotten = self._forgotten, []
+        """Send the cancellations, the refusals, and the requests of the outbox in batches."""
+        self._send_scheduled, self._sent_at = False, asyncio.get_running_loop().time()
+        cancelled, self._cancelled = self._cancelled, []
         outbox, self._outbox = self._outbox, []
-        here = [number for number in outbox if number in self._waiting]
-        gone = set(outbox) - set(here)  # they left before they were sent
-        if told := [number for number in forgotten if number not in gone]:
-            self._start(self.link.cancel(self._name, told))
+        unsent = [number for number in outbox if number in self._pending]
+        never_sent = set(outbox) - set(unsent)  # cancelled before they were sent
+        if numbers := [number for number in cancelled if number not in never_sent]:
+            self._spawn(self.transport.cancel(self._name, numbers))
         refused, self._refused = dict(self._refused), defaultdict(list)
-        while here or refused:
-            count = self._fitting(here)
-            numbers, here = here[:count], here[count:]
-            self._start(self._transmit(*self._packed(numbers, refused)))
+        while unsent or refused:
+            count = self._fitting_count(unsent)
+            numbers, unsent = unsent[:count], unsent[count:]
+            self._spawn(self._transmit(*self._pack(numbers, refused)))
             refused = {}
 
-    def _fitting(self, numbers: Sequence[int]) -> int:
-        """How many of them make a group."""
+    def _fitting_count(self, numbers: Sequence[int]) -> int:
+        """How many of the requests fit into one batch, from the first on."""
         size = 0
-        for count, number in enumerate(numbers[:MOST_ITEMS]):
-            size += self._waiting[number].request.size_bytes
-            if size > GROUP_BYTES and count:
+        for count, number in enumerate(numbers[:MAX_BATCH_ITEMS]):
+            size += self._pending[number].request.size_bytes
+            if size > MAX_BATCH_BYTES and count:
                 return count
-        return min(len(numbers), MOST_ITEMS)
+        return min(len(numbers), MAX_BATCH_ITEMS)
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
+    def _spawn(self, call: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(call)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _packed(
+    def _pack(
         self, numbers: Sequence[int], refused: Mapping[str, Sequence[float]]
     ) -> tuple[RequestBatch, dict[int, int]]:
-        """They leave now; and how often each has done so."""
+        """A batch that is sent now, and the number of attempts of each request, this one included."""
         now = monotonic()
         envelopes = []
         for number in numbers:
-            sent = self._waiting[number]
-            sent.tries, sent.at = sent.tries + 1, now
-            envelopes.append(RequestEnvelope(number, sent.request, self._left_s(sent.request, now)))
-        tries = {number: self._waiting[number].tries for number in numbers}
-        return RequestBatch(self._name, envelopes, refused), tries
+            pending = self._pending[number]
+            pending.attempts, pending.sent_at = pending.attempts + 1, now
+            remaining_s = self._remaining_s(pending.request, now)
+            envelopes.append(RequestEnvelope(number, pending.request, remaining_s))
+        attempts = {number: self._pending[number].attempts for number in numbers}
+        return RequestBatch(self._name, envelopes, refused), attempts
 
-    async def _transmit(self, group: RequestBatch, tries: Mapping[int, int]) -> None:
-        """One group there, and its answers back. Whom a lost worker leaves goes to another one, once."""
-        lost: FoveateError = WorkerLost("the worker ended without an answer")
+    async def _transmit(self, request_batch: RequestBatch, attempts: Mapping[int, int]) -> None:
+        """Send one batch and receive its responses. Requests without a response are retried once."""
+        lost: FoveateError = WorkerLost("the worker closed the connection before it answered; retry later")
         try:
-            async for answers in self.link.send(group):
-                self._settle(answers)
+            async for response_batch in self.transport.send(request_batch):
+                self._receive(response_batch)
         except WorkerLost as error:
             lost = error
-        except Exception:  # whatever it is, nobody is to wait in vain
-            log.exception("a group of %d did not come through", len(group.envelopes))
-        for number, tried in tries.items():
-            self._retry(number, tried, lost)
+        except Exception:  # the transport may raise anything, and no request may wait for ever
+            log.exception("a batch of %d requests failed on the way", len(request_batch.envelopes))
+        for number, attempt in attempts.items():
+            self._retry(number, attempt, lost)
 
-    def _settle(self, answers: ResponseBatch) -> None:
+    def _receive(self, response_batch: ResponseBatch) -> None:
         now = monotonic()
-        self._ahead[answers.worker] = dict(answers.ahead_s), now
-        for answer in answers.answers:
-            sent, ended = self._waiting.get(answer.number), answer.ended
-            if sent is None or sent.future.done():
+        self._queue_reports[response_batch.worker] = response_batch.queue_wait_s, now
+        for response in response_batch.envelopes:
+            pending, outcome = self._pending.get(response.number), response.outcome
+            if pending is None or pending.future.done():
                 continue
-            sent.ended = True
-            if isinstance(ended, Outcome):
-                if not sent.request.explain:  # an account of what was looked at takes its own time
-                    self._learn(now - sent.at - ended.timings.queue_s - ended.timings.compute_s)
-                sent.future.set_result(ended)
-            elif isinstance(ended, Draining):
-                self._retry(answer.number, sent.tries, ended)
+            pending.finished = True
+            if isinstance(outcome, Outcome):
+                # Explanations are computed outside the timings, so that they would count as transit time.
+                if not pending.request.explain:
+                    timings = outcome.timings
+                    self._observe_transit(now - pending.sent_at - timings.queue_s - timings.compute_s)
+                pending.future.set_result(outcome)
+            elif isinstance(outcome, Draining):
+                self._retry(response.number, pending.attempts, outcome)
             else:
-                if isinstance(ended, Overloaded):  # which takes nothing but the way
-                    self._learn(now - sent.at)
-                sent.future.set_exception(ended)
+                if isinstance(outcome, Overloaded):  # refused at once: all of the time is transit
+                    self._observe_transit(now - pending.sent_at)
+                pending.future.set_exception(outcome)
 
-    def _learn(self, transit_s: float) -> None:
-        """One was under way for so long."""
-        self.transit_s += GAIN * (min(LONGEST_S, max(0.0, transit_s)) - self.transit_s)
+    def _observe_transit(self, seconds: float) -> None:
+        self.transit_s += TRANSIT_GAIN * (min(MAX_TRANSIT_S, max(0.0, seconds)) - self.transit_s)
 
-    def _retry(self, number: int, tried: int, lost: FoveateError) -> None:
-        """Whoever still waits is sent to another worker, unless it has been already."""
-        sent = self._waiting.get(number)
-        if sent is None or sent.future.done() or sent.tries != tried or number in self._outbox:
+    def _retry(self, number: int, attempt: int, lost: FoveateError) -> None:
+        """Send the request to another worker, or fail it after the last attempt.
+
+        Does nothing if the request has a response, or if a later attempt is in progress.
+        """
+        pending = self._pending.get(number)
+        if pending is None or pending.future.done() or pending.attempts != attempt or number in self._outbox:
             return
-        if sent.tries < TRIES:
-            sent.ended = False
-            self._put(number)
+        if pending.attempts < MAX_ATTEMPTS:
+            pending.finished = False
+            self._enqueue(number)
         else:
-            sent.future.set_exception(lost)
+            pending.future.set_exception(lost)
 
-    def _left_s(self, request: Request, now: float) -> float | None:
-        """Seconds for it to wait and run, the way there and back left out."""
+    def _remaining_s(self, request: Request, now: float) -> float | None:
+        """Seconds that the worker has for the request: those to the deadline, less the transit time.
+
+        The transit time takes at most half of them.
+        """
         if request.objective.deadline is None:
             return None
-        left_s = max(0.0, request.objective.deadline - now)
-        return left_s - min(self.transit_s, left_s / 2)
+        remaining_s = max(0.0, request.objective.deadline - now)
+        return remaining_s - min(self.transit_s, remaining_s / 2)
 
 
-def _expire(sent: _Sent) -> None:
-    if not sent.future.done():
-        sent.future.set_exception(DeadlineExceeded("the deadline passed before the answer was ready"))
-
-
-class RemoteCluster:
-    """A gateway's view of workers elsewhere."""
-
-    def __init__(
-        self, couriers: Sequence[WorkerClient], cards: Sequence[Sequence[ModelCard]], host: HostLoadMonitor
-    ) -> None:
-        self.host, self.draining = host, False
-        self.couriers = tuple(couriers)
-        self._cards = {card.name: card for found in cards for card in found}
-        self._ways = {
-            card.name: courier for courier, found in zip(couriers, cards, strict=True) for card in found
-        }
-        if len(self._cards) < sum(map(len, cards)):
-            raise SetupError("two of the models have the same name, and requests could not tell them apart")
-
-    @classmethod
-    async def over(cls, links: Sequence[Transport], host: HostLoadMonitor) -> "RemoteCluster":
-        """Once each link has a worker. The first link's model is the default."""
-        cards = await asyncio.gather(*(link.cards() for link in links))
-        return cls([WorkerClient(link) for link in links], cards, host)
-
-    @property
-    def ready(self) -> bool:
-        return not self.draining
-
-    def cards(self) -> dict[str, ModelCard]:
-        return self._cards
-
-    async def start(self) -> None:
-        """The workers have been started by whoever made the links."""
-
-    def reserve(self, model: str, objective: Objective, plan: Plan | None, ready_in_s: float) -> Slot:
-        """Refuse by the queue lengths that the workers reported last. The worker admits the request itself,
-        and refuses it where these reports were out of date."""
-        if objective.deadline is None:
-            return Slot(self, model)
-        left_s = objective.deadline - monotonic()
-        if left_s <= 0:
-            raise DeadlineExceeded("the deadline passed before the request was admitted")
-        courier = self._ways[model]
-        ahead_s = courier.ahead_s(model)
-        if ahead_s and max(ahead_s, ready_in_s) + courier.transit_s > left_s:
-            courier.refuse(model, left_s)
-            raise TooLate(
-                f"the deadline is in {left_s:.3f} s, but the queues of all workers take {ahead_s:.3f} s; "
-                "allow more time or retry later",
-                max(0.1, ahead_s - left_s),
-            )
-        return Slot(self, model)
-
-    async def submit(self, request: Request, reserved: bool = False) -> Outcome:
-        """Send the request to a worker, which counts it as an arrival."""
-        courier = self._ways.get(request.model)
-        if courier is None:
-            raise UnknownModel(f"no model {request.model!r} is served here")
-        if self.draining:
-            raise Draining("the server is shutting down; send the request to another one")
-        return await courier.deliver(request)
-
-    async def drain(self, timeout_s: float) -> bool:
-        self.draining = True
-        waiting = [future for courier in self.couriers for future in courier.waiting()]
-        if not waiting:
-            return True
-        _, left = await asyncio.wait(waiting, timeout=timeout_s)
-        return not left
-
-    async def close(self) -> None:
-        self.draining = True
-        for courier in self.couriers:
-            courier.fail(Draining("the server shut down before the request was run"))
-            courier.close()
+def _expire(pending: _PendingRequest) -> None:
+    if not pending.future.done():
+        pending.future.set_exception(DeadlineExceeded("the deadline passed before the answer was ready"))

@@ -1,4 +1,4 @@
-"""What travels between a gateway and the workers of a model: in groups, with one call each."""
+"""The messages between a gateway and the workers of a model: one batch of requests or responses per call."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,77 +9,84 @@ from foveate.core.model import ModelCard
 from foveate.core.outcome import Outcome
 from foveate.core.request import Request
 
-GROUP_BYTES = 3 * 2**20
-"""Of media or answers that travel together: Ray Serve's messages hold 4 MiB unless it is told otherwise."""
+MAX_BATCH_BYTES = 3 * 2**20
+"""Bytes of media or results in one message. A Ray Serve message holds 4 MiB by default."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestEnvelope:
-    """A request on its way."""
+    """A request on its way to a worker."""
 
     number: int
-    """Tells it apart from all others of the gateway that sends it."""
+    """Identifies the request among all requests of the sender."""
     request: Request
-    left_s: float | None
-    """Until its deadline, from when it arrives: clocks differ by machine."""
+    remaining_s: float | None
+    """Seconds from arrival at the worker to the deadline; None without a deadline. Not a point in time,
+    because the clocks of two machines differ."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestBatch:
-    """What a gateway had to send at one time."""
+    """The requests that a gateway sends in one message."""
 
     sender: str
+    """Identifies the client in the gateway that sends the batch and receives the responses."""
     envelopes: Sequence[RequestEnvelope]
     refused: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    """By model, seconds that those had allowed whom the gateway has sent away: they count as demand too."""
+    """By model, the seconds to the deadline of each request that the gateway refused; it counts as demand."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResponseEnvelope:
-    """How one request ended."""
+    """The result of one request on its way to the gateway."""
 
     number: int
-    ended: Outcome | FoveateError
+    """The number of the request."""
+    outcome: Outcome | FoveateError
 
     @property
     def nbytes(self) -> int:
-        """About what it takes on its way, where that is worth mentioning."""
-        if isinstance(self.ended, FoveateError):
+        """Approximate size of the message, in bytes. Only class maps and features count."""
+        if isinstance(self.outcome, FoveateError):
             return 0
-        result = self.ended.result
-        maps = [found for found in (result.maps, *result.frame_maps) if found is not None]
+        result = self.outcome.result
+        class_maps = [maps for maps in (result.maps, *result.frame_maps) if maps is not None]
         features = result.features.nbytes if result.features is not None else 0
-        return features + sum(found.scores.nbytes for found in maps)
+        return features + sum(maps.scores.nbytes for maps in class_maps)
 
 
 @dataclass(frozen=True, slots=True)
 class ResponseBatch:
-    """What a worker had to tell at one time."""
+    """The responses that a worker sends in one message."""
 
     worker: str
-    answers: Sequence[ResponseEnvelope]
-    ahead_s: Mapping[str, float]
-    """By model, seconds until whatever waits has run, each at the least that it accepts."""
+    """The name of the worker."""
+    envelopes: Sequence[ResponseEnvelope]
+    queue_wait_s: Mapping[str, float]
+    """By model, predicted seconds until all queued requests have run on their cheapest rungs."""
 
 
 class WorkerLost(Unavailable):
-    """The worker that had the request is gone, or leaves."""
+    """The worker that had the request stopped before it answered."""
 
     title = "No worker"
     reason = "worker"
 
 
 class Transport(Protocol):
-    """A way to the workers of one deployment, whichever of them a group goes to."""
+    """Carries messages to the workers of one deployment. The transport chooses the worker of each batch."""
 
     async def cards(self) -> Sequence[ModelCard]:
-        """What they serve; the deployment's own model first. Waits until there is a worker."""
+        """The models that the workers serve; the model of the deployment comes first.
+
+        Waits until a worker is ready.
+        """
         ...
 
-    def send(self, group: RequestBatch) -> AsyncIterator[ResponseBatch]:
-        """Give a group to one worker; its answers as they come. Raises WorkerLost."""
+    def send(self, request_batch: RequestBatch) -> AsyncIterator[ResponseBatch]:
+        """Send a batch to one worker and yield its responses as they arrive. Raises WorkerLost."""
         ...
 
     async def cancel(self, sender: str, numbers: Sequence[int]) -> None:
-        """Nobody waits for these any more, wherever they are."""
+        """Cancel these requests of the sender on every worker."""
         ...

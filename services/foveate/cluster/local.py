@@ -1,4 +1,4 @@
-"""Engines in this very process: the default, and all that one machine needs."""
+"""The default cluster: all engines run in this process, on one machine."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -19,10 +19,10 @@ from foveate.scheduling.slo_policy import SloPolicy
 
 
 class LocalCluster:
-    """One engine a runner, all on the caller's event loop and one compute thread.
+    """One engine for each runner. All engines share the caller's event loop and one compute thread.
 
-    Runners are made on that thread too: the threads torch computes with belong to the thread that
-    first used them, and a second set would compete for the same cores.
+    Runners are created on the compute thread too: torch's threads belong to the thread that first used
+    them, and a second set of them would compete for the same cores.
     """
 
     def __init__(
@@ -35,27 +35,35 @@ class LocalCluster:
         default_deadline_s: float = DEFAULT_DEADLINE_S,
         host: HostLoadMonitor | None = None,
     ) -> None:
+        """factories: create the runners; the first runner's model is the default. queue_items, queue_bytes:
+        bounds of each engine's queue. default_deadline_s: seconds for requests without a deadline.
+
+        Raises SetupError if two models have the same name, and whatever a factory raises.
+        """
         self._compute = DeviceExecutor()
-        made = [self._compute.call(make) for make in factories]
-        self._runners = [one for runner in made for one in (runner, *submodels_of(runner))]
+        runners = [self._compute.call(factory) for factory in factories]
+        self._runners = [served for runner in runners for served in (runner, *submodels_of(runner))]
         self._metrics, self._queue_items, self._queue_bytes = metrics, queue_items, queue_bytes
         self._policy, self._default_deadline_s = policy, default_deadline_s
         self.host = host or HostLoadMonitor()
         self._cards = {runner.card.name: runner.card for runner in self._runners}
         if len(self._cards) < len(self._runners):
-            raise SetupError("two of the models have the same name, and requests could not tell them apart")
+            raise SetupError("two models have the same name; serve only one of them, or rename one")
         self._engines: dict[str, Engine] = {}
         self.draining = False
 
     @property
     def ready(self) -> bool:
+        """All engines run, and the cluster is not draining."""
         engines = self._engines.values()
         return bool(engines) and all(engine.serving for engine in engines) and not self.draining
 
     def cards(self) -> dict[str, ModelCard]:
+        """Served models by name; the first is the default."""
         return self._cards
 
     async def start(self) -> None:
+        """Start one engine for each runner."""
         for runner in self._runners:
             engine = Engine(
                 runner, self._metrics, self._queue_items, self._queue_bytes, self._compute,
@@ -65,29 +73,35 @@ class LocalCluster:
             self._engines[runner.card.name] = engine
 
     def reserve(self, model: str, objective: Objective, plan: Plan | None, ready_in_s: float) -> Slot:
+        """Reserve a place in the engine of the model, or refuse the request. Raises FoveateError."""
         self._engines[model].reserve(objective, plan, ready_in_s)
         return Slot(self, model)
 
     async def submit(self, request: Request, reserved: bool = False) -> Outcome:
+        """Run one request. Raises FoveateError; UnknownModel if no engine serves the model."""
         engine = self._engines.get(request.model)
         if engine is None:
             raise UnknownModel(f"no model {request.model!r} is served here")
         return await engine.submit(request, reserved)
 
-    def refused(self, model: str, allowed_s: float) -> None:
-        """A gateway has sent somebody away by what `ahead_s` had told it."""
+    def count_refused(self, model: str, allowed_s: float) -> None:
+        """Count a request that a gateway refused by `queue_wait_s` as demand.
+
+        allowed_s: seconds that the request had to its deadline.
+        """
         self._engines[model].count_refused(allowed_s)
 
-    def ahead_s(self) -> dict[str, float]:
-        """By model, seconds until whatever waits has run, each at the least that it accepts."""
+    def queue_wait_s(self) -> dict[str, float]:
+        """By model, predicted seconds until all queued requests have run on their cheapest rungs."""
         return {name: engine.queue_wait_s for name, engine in self._engines.items()}
 
     @property
     def failed(self) -> bool:
-        """An engine's loop has ended by itself."""
+        """An engine's loop has ended although the cluster is not draining."""
         return any(not engine.serving for engine in self._engines.values()) and not self.draining
 
     async def drain(self, timeout_s: float) -> bool:
+        """Refuse new requests. True once all admitted requests ended, False after the time-out."""
         self.draining = True
         try:
             async with asyncio.timeout(timeout_s):
@@ -97,11 +111,12 @@ class LocalCluster:
         return True
 
     async def close(self) -> None:
+        """Fail the requests that are left. A second call does nothing."""
         self.draining = True
         for engine in self._engines.values():
             await engine.close()
 
 
 def submodels_of(runner: Runner) -> Sequence[Runner]:
-    """What is served beside a runner."""
+    """The further runners that a runner brings, each served as a model of its own."""
     return runner.submodels if isinstance(runner, HasSubmodels) else ()

@@ -1,4 +1,4 @@
-"""The metrics of several processes as one: counters add up, also those of processes that are gone."""
+"""Sums the metrics of several processes. The counts of processes that have ended stay in the sums."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -8,29 +8,40 @@ from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
-REPORT_S = 1.0
-"""How often a process tells what it has counted."""
-SILENT_S = 10.0
-"""Gauges of a process that has told nothing for so long are no more: it is gone."""
-
-GONE_S = 3600.0
-"""What one of which nothing is heard for so long had last told is forgotten; its counts stay."""
-Key = tuple[str, tuple[tuple[str, str], ...]]
-"""A sample's name and labels."""
+REPORT_INTERVAL_S = 1.0
+"""Seconds between two reports of a process."""
+GAUGE_TTL_S = 10.0
+"""Gauges of a process that is silent for this long leave the sums: the process has ended."""
+PROCESS_TTL_S = 3600.0
+"""The last report of a process that is silent for this long is deleted. Its counts stay in the sums."""
+SampleKey = tuple[str, tuple[tuple[str, str], ...]]
+"""The name and the sorted labels of a sample."""
+Samples = dict[SampleKey, float]
 
 
 @dataclass(frozen=True, slots=True)
 class MetricSnapshot:
-    """What one process knows of one metric."""
+    """One metric of one process at one time, or a sum of such metrics."""
 
     name: str
     kind: str
+    """counter, gauge or histogram."""
     documentation: str
-    samples: dict[Key, float]
+    samples: Samples
+
+
+@dataclass(frozen=True, slots=True)
+class _LastReport:
+    """The last report of one process."""
+
+    number: int
+    at: float
+    samples: dict[str, Samples]
+    """By name of the metric."""
 
 
 def snapshot(registry: CollectorRegistry) -> tuple[MetricSnapshot, ...]:
-    """All that a registry holds, as it may travel."""
+    """All metrics of a registry, in a form that can be pickled. Creation times are left out."""
     return tuple(
         MetricSnapshot(
             metric.name,
@@ -47,60 +58,65 @@ def snapshot(registry: CollectorRegistry) -> tuple[MetricSnapshot, ...]:
 
 
 class MetricsAggregator:
-    """Sums what processes report. What a counter had before its process was first heard of is left out, so
-    that a ledger that starts anew does not count twice: like any counter that does, it begins at 0."""
+    """Sums the reports of several processes.
+
+    The value that a counter has in the first report of its process is left out. Therefore a new aggregator
+    starts at 0, as every restarted counter does, and does not count anything a second time.
+    """
 
     def __init__(self) -> None:
-        self._families: dict[str, MetricSnapshot] = {}
-        self._last: dict[str, tuple[dict[str, dict[Key, float]], float]] = {}
-        self._sums: dict[str, dict[Key, float]] = {}
-        self._numbers: dict[str, int] = {}
+        self._metrics: dict[str, MetricSnapshot] = {}
+        self._last: dict[str, _LastReport] = {}
+        self._sums: dict[str, Samples] = {}
 
-    def report(self, process: str, number: int, families: Sequence[MetricSnapshot]) -> None:
-        """All that a process has counted since it began. `number`: of its reports; one that comes late, after
-        a later one, is out of date."""
-        if number <= self._numbers.get(process, -1):
+    def report(self, process: str, number: int, metrics: Sequence[MetricSnapshot]) -> None:
+        """Take all metrics of a process.
+
+        number: increases with each report of the process. A report that arrives after a later one is ignored.
+        """
+        last = self._last.get(process)
+        if last is not None and number <= last.number:
             return
-        self._numbers[process] = number
-        last, _ = self._last.get(process, (None, 0.0))
-        for family in families:
-            self._families[family.name] = family
-            if family.kind == "gauge":
+        for metric in metrics:
+            self._metrics[metric.name] = metric
+            if metric.kind == "gauge":
                 continue
-            sums = self._sums.setdefault(family.name, {})
-            before = family.samples if last is None else last.get(family.name, {})
-            for key, value in family.samples.items():
+            sums = self._sums.setdefault(metric.name, {})
+            before = metric.samples if last is None else last.samples.get(metric.name, {})
+            for key, value in metric.samples.items():
                 sums[key] = sums.get(key, 0.0) + max(0.0, value - before.get(key, 0.0))
-        self._last[process] = {family.name: dict(family.samples) for family in families}, monotonic()
+        samples = {metric.name: dict(metric.samples) for metric in metrics}
+        self._last[process] = _LastReport(number, monotonic(), samples)
 
     def collect(self) -> tuple[MetricSnapshot, ...]:
-        """All of it, as if it were one process."""
+        """The sums: counters and histograms of all processes, gauges of the processes that still report."""
         now = monotonic()
-        for process in [name for name, (_, at) in self._last.items() if now - at > GONE_S]:
-            del self._last[process], self._numbers[process]
-        alive = [samples for samples, at in self._last.values() if now - at <= SILENT_S]
-        return tuple(self._summed(family, alive) for family in self._families.values())
+        for process in [name for name, last in self._last.items() if now - last.at > PROCESS_TTL_S]:
+            del self._last[process]
+        alive = [last.samples for last in self._last.values() if now - last.at <= GAUGE_TTL_S]
+        return tuple(self._sum(metric, alive) for metric in self._metrics.values())
 
-    def _summed(self, family: MetricSnapshot, alive: Sequence[dict[str, dict[Key, float]]]) -> MetricSnapshot:
-        sums = self._sums.get(family.name, {})
-        if family.kind == "gauge":
+    def _sum(self, metric: MetricSnapshot, alive: Sequence[dict[str, Samples]]) -> MetricSnapshot:
+        sums = self._sums.get(metric.name, {})
+        if metric.kind == "gauge":
             sums = {}
             for samples in alive:
-                for key, value in samples.get(family.name, {}).items():
+                for key, value in samples.get(metric.name, {}).items():
                     sums[key] = sums.get(key, 0.0) + value
-        return MetricSnapshot(family.name, family.kind, family.documentation, dict(sums))
+        return MetricSnapshot(metric.name, metric.kind, metric.documentation, dict(sums))
 
 
 class AggregatedCollector(Collector):
-    """Families as prometheus_client writes them."""
+    """Gives snapshots to prometheus_client, which writes them in its exposition format."""
 
-    def __init__(self, families: Iterable[MetricSnapshot]) -> None:
-        self.families = families
+    def __init__(self, metrics: Iterable[MetricSnapshot]) -> None:
+        self.metrics = metrics
 
     def collect(self) -> Iterator[Metric]:
-        for family in self.families:
-            metric = Metric(family.name, family.documentation, family.kind)
+        """The metrics as prometheus_client has them."""
+        for summed in self.metrics:
+            metric = Metric(summed.name, summed.documentation, summed.kind)
             metric.samples = [
-                Sample(name, dict(labels), value) for (name, labels), value in family.samples.items()
+                Sample(name, dict(labels), value) for (name, labels), value in summed.samples.items()
             ]
             yield metric

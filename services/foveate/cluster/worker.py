@@ -1,4 +1,4 @@
-"""Answers the groups that gateways send: engines in a process of their own."""
+"""Runs the request batches that gateways send, on engines in its own process."""
 
 import asyncio
 import itertools
@@ -8,7 +8,7 @@ from dataclasses import replace
 from time import monotonic
 
 from foveate.cluster.envelope import (
-    GROUP_BYTES,
+    MAX_BATCH_BYTES,
     RequestBatch,
     RequestEnvelope,
     ResponseBatch,
@@ -24,62 +24,73 @@ log = logging.getLogger(__name__)
 
 
 class Worker:
-    """Serves one cluster's models to any number of gateways."""
+    """Serves the models of one local cluster to any number of gateways."""
 
     def __init__(self, cluster: LocalCluster, name: str) -> None:
-        """name: tells it apart from the other workers of its deployment."""
+        """name: differs from the names of the deployment's other workers."""
         self.cluster, self.name = cluster, name
         self._running: dict[tuple[str, int], asyncio.Task[None]] = {}
 
     def cards(self) -> Sequence[ModelCard]:
+        """The served models; the model of the deployment comes first."""
         return tuple(self.cluster.cards().values())
 
-    async def answer(self, group: RequestBatch) -> AsyncIterator[ResponseBatch]:
-        """Each request's answer as soon as it is there, with those that are there by then too. Closing it
-        ends what is left of the group."""
-        done: list[ResponseEnvelope] = []
-        some = asyncio.Event()
+    async def run(self, request_batch: RequestBatch) -> AsyncIterator[ResponseBatch]:
+        """Run the requests. Each response is yielded once it is ready, with the others that are ready then.
 
-        async def one(envelope: RequestEnvelope) -> None:
-            ended = await self._ended(arrived(envelope))
-            done.append(ResponseEnvelope(envelope.number, ended))
-
-        def over(task: asyncio.Task[None], key: tuple[str, int]) -> None:
-            some.set()
-            # The same request may have come again, from a gateway that took this worker for lost.
-            if self._running.get(key) is task:
-                del self._running[key]
-
-        for model, allowed_s in group.refused.items():
+        Closing the iterator cancels the requests that still run.
+        """
+        for model, allowed_s in request_batch.refused.items():
             for seconds in allowed_s:
-                self.cluster.refused(model, seconds)
-        tasks = []
-        for envelope in group.envelopes:
-            key = group.sender, envelope.number
-            task = self._running[key] = asyncio.create_task(one(envelope))
-            task.add_done_callback(lambda task, key=key: over(task, key))  # type: ignore[misc]
-            tasks.append(task)
+                self.cluster.count_refused(model, seconds)
+        ready: list[ResponseEnvelope] = []
+        task_ended = asyncio.Event()
+        tasks = [
+            self._start(request_batch.sender, envelope, ready, task_ended)
+            for envelope in request_batch.envelopes
+        ]
         try:
-            while not all(task.done() for task in tasks) or done:
-                if not done:
-                    some.clear()
-                    await some.wait()
-                count = fitting(done)
-                found, done[:] = tuple(done[:count]), done[count:]
-                if found:
-                    yield ResponseBatch(self.name, found, self.cluster.ahead_s())
+            while not all(task.done() for task in tasks) or ready:
+                if not ready:
+                    task_ended.clear()
+                    await task_ended.wait()
+                count = fitting_count(ready)
+                responses, ready[:] = tuple(ready[:count]), ready[count:]
+                if responses:
+                    yield ResponseBatch(self.name, responses, self.cluster.queue_wait_s())
         finally:
             for task in tasks:
                 task.cancel()
 
     def cancel(self, sender: str, numbers: Sequence[int]) -> None:
-        """Nobody waits for these any more; others' and those that are done are none of its business."""
+        """Cancel requests of a sender. Requests that ended or run on another worker are ignored."""
         for number in numbers:
             task = self._running.get((sender, number))
             if task is not None:
                 task.cancel()
 
-    async def _ended(self, request: Request) -> Outcome | FoveateError:
+    def _start(
+        self, sender: str, envelope: RequestEnvelope, ready: list[ResponseEnvelope], ended: asyncio.Event
+    ) -> asyncio.Task[None]:
+        """A task that runs one request, appends its response to `ready` and sets `ended`."""
+        key = sender, envelope.number
+
+        async def respond() -> None:
+            outcome = await self._outcome(with_local_deadline(envelope))
+            ready.append(ResponseEnvelope(envelope.number, outcome))
+
+        def finish(task: asyncio.Task[None]) -> None:
+            ended.set()
+            # A gateway that lost the connection sends the request again: then the key has a newer task.
+            if self._running.get(key) is task:
+                del self._running[key]
+
+        task = self._running[key] = asyncio.create_task(respond())
+        task.add_done_callback(finish)
+        return task
+
+    async def _outcome(self, request: Request) -> Outcome | FoveateError:
+        """Run a request, and return its failure in place of raising it."""
         try:
             return await self.cluster.submit(request)
         except FoveateError as error:
@@ -89,16 +100,16 @@ class Worker:
             return RunFailed("the server failed on this request")
 
 
-def fitting(answers: Sequence[ResponseEnvelope]) -> int:
-    """How many of them travel together."""
-    sizes = itertools.accumulate(answer.nbytes for answer in answers)
-    return max(1, sum(size <= GROUP_BYTES for size in sizes))
+def fitting_count(responses: Sequence[ResponseEnvelope]) -> int:
+    """How many of the responses fit into one batch, from the first on; at least 1."""
+    sizes = itertools.accumulate(response.nbytes for response in responses)
+    return max(1, sum(size <= MAX_BATCH_BYTES for size in sizes))
 
 
-def arrived(envelope: RequestEnvelope) -> Request:
-    """The request with a deadline on the clock of this process."""
+def with_local_deadline(envelope: RequestEnvelope) -> Request:
+    """The request with its deadline on this process's monotonic clock."""
     request = envelope.request
-    if envelope.left_s is None:
+    if envelope.remaining_s is None:
         return request
-    objective = replace(request.objective, deadline=monotonic() + envelope.left_s)
+    objective = replace(request.objective, deadline=monotonic() + envelope.remaining_s)
     return replace(request, objective=objective)

@@ -1,4 +1,4 @@
-"""The scaling policy on demand over time: up in time, down with patience, and never to and fro."""
+"""The scaling policy on demand over time: up ahead of demand, down after a delay, and no oscillation."""
 
 import itertools
 import math
@@ -17,82 +17,85 @@ from foveate.autoscaler.policy import (
     forecast_demand,
 )
 
-RULES = ScalingConfig(
+CONFIG = ScalingConfig(
     min_replicas=1, max_replicas=20, utilisation=0.75, replica_startup_s=30, downscale_delay_s=120
 )
-EVERY_S = 5.0
+INTERVAL_S = 5.0
 
 
-def over(demand: Callable[[float], float], seconds: float) -> list[DemandSample]:
-    return [DemandSample(at, demand(at)) for at in np.arange(0, seconds, EVERY_S).tolist()]
+def sampled(demand: Callable[[float], float], seconds: float) -> list[DemandSample]:
+    return [DemandSample(at, demand(at)) for at in np.arange(0, seconds, INTERVAL_S).tolist()]
 
 
-def played(seen: Sequence[DemandSample], replicas: int = 1, rules: ScalingConfig = RULES) -> list[int]:
-    """What was asked for at each time, had every decision been carried out."""
-    found = []
-    for index in range(len(seen)):
-        replicas = desired_replicas(seen[: index + 1], replicas, rules).replicas
-        found.append(replicas)
-    return found
+def simulated(
+    samples: Sequence[DemandSample], replicas: int = 1, config: ScalingConfig = CONFIG
+) -> list[int]:
+    """The desired replicas at each sample, if each decision takes effect at once."""
+    desired = []
+    for index in range(len(samples)):
+        replicas = desired_replicas(samples[: index + 1], replicas, config).replicas
+        desired.append(replicas)
+    return desired
 
 
-def test_a_steady_demand_is_met_with_room_and_stays_so() -> None:
-    found = played(over(lambda _: 3.0, 600))
-    assert found[-1] == 4, "three that are busy all the time take four at three quarters"
-    assert found == sorted(found) and found.index(4) <= 3
+def test_a_steady_demand_is_served_at_the_target_utilisation() -> None:
+    desired = simulated(sampled(lambda _: 3.0, 600))
+    assert desired[-1] == 4, "three replicas that are busy all the time are four at three quarters"
+    assert desired == sorted(desired) and desired.index(4) <= 3
 
 
 @pytest.mark.parametrize(
     ("demand", "replicas"), [(0.0, 1), (0.7, 1), (0.83, 2), (3.07, 4), (3.2, 5), (99, 20)]
 )
 def test_replicas_are_demand_over_utilisation_within_bounds(demand: float, replicas: int) -> None:
-    assert played(over(lambda _: demand, 300))[-1] == replicas
+    assert simulated(sampled(lambda _: demand, 300))[-1] == replicas
 
 
-def test_a_step_is_answered_at_once_and_in_doublings() -> None:
-    found = played(over(lambda at: 0.5 if at < 300 else 9.0, 400))
-    assert found[59] == 1
-    assert found[60:65] == [2, 4, 8, 12, 12]
+def test_a_step_in_demand_is_answered_at_once_by_doubling() -> None:
+    desired = simulated(sampled(lambda at: 0.5 if at < 300 else 9.0, 400))
+    assert desired[59] == 1
+    assert desired[60:65] == [2, 4, 8, 12, 12]
 
 
-def test_what_rises_is_met_before_it_is_there() -> None:
-    """A replica more every hundred seconds: half a minute ahead, and its room."""
-    seen = over(lambda at: 1 + at / 100, 500)
-    found = played(seen)
-    for number, now in enumerate(seen[20:-6], 20):
-        when_ready = seen[number + 6].demand
-        assert found[number] >= when_ready / RULES.utilisation - RULES.slack - 0.2, now
-    assert forecast_demand(seen, RULES) == pytest.approx(seen[-1].demand + 0.3, abs=0.02)
+def test_replicas_for_a_rising_demand_are_ready_when_it_arrives() -> None:
+    """The demand rises by one replica in a hundred seconds; a replica takes thirty seconds to start."""
+    samples = sampled(lambda at: 1 + at / 100, 500)
+    desired = simulated(samples)
+    for number, now in enumerate(samples[20:-6], 20):
+        demand_when_ready = samples[number + 6].demand
+        assert desired[number] >= demand_when_ready / CONFIG.utilisation - CONFIG.slack - 0.2, now
+    assert forecast_demand(samples, CONFIG) == pytest.approx(samples[-1].demand + 0.3, abs=0.02)
 
 
-def test_what_falls_keeps_its_replicas_until_the_calm_is_over_and_then_loses_them() -> None:
-    found = played(over(lambda at: 6.0 if at < 300 else 0.5, 600))
-    fell = 300 / EVERY_S
-    assert found[int(fell) - 1] == 8
-    assert set(found[int(fell) : int(fell + RULES.downscale_delay_s / EVERY_S) - 1]) == {8}
-    assert found[-1] == 1
+def test_replicas_stay_until_the_downscale_delay_is_over() -> None:
+    desired = simulated(sampled(lambda at: 6.0 if at < 300 else 0.5, 600))
+    fall = 300 / INTERVAL_S
+    assert desired[int(fall) - 1] == 8
+    assert set(desired[int(fall) : int(fall + CONFIG.downscale_delay_s / INTERVAL_S) - 1]) == {8}
+    assert desired[-1] == 1
 
 
-def test_nothing_is_taken_away_before_enough_has_been_seen() -> None:
-    decision = desired_replicas([DemandSample(0, 0.1), DemandSample(5, 0.1)], 7, RULES)
-    assert (decision.replicas, decision.reason) == (7, "too little has been seen to take any away")
-    assert desired_replicas([], 3, RULES).replicas == 3
+def test_no_replica_is_removed_before_the_history_covers_the_delay() -> None:
+    decision = desired_replicas([DemandSample(0, 0.1), DemandSample(5, 0.1)], 7, CONFIG)
+    assert decision.replicas == 7
+    assert decision.reason == "no replica is removed: the history is shorter than the downscale delay"
+    assert desired_replicas([], 3, CONFIG).replicas == 3
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_noise_is_no_reason_to_change(seed: int) -> None:
-    """Requests that come at random, counted over a quarter of a minute, at a twentieth of a second each."""
+def test_noise_changes_few_decisions(seed: int) -> None:
+    """Poisson arrivals, 60 a second of 0.05 s each, counted over 15 s."""
     random = np.random.default_rng(seed)
-    counts = iter((random.poisson(60 * 15, 10_000) / 15 * 0.05).tolist())
-    found = played(over(lambda _: next(counts), 3600), 4)
-    changes = sum(a != b for a, b in itertools.pairwise(found))
-    assert changes <= 6, found
-    assert set(found[100:]) <= {4, 5}
+    demands = iter((random.poisson(60 * 15, 10_000) / 15 * 0.05).tolist())
+    desired = simulated(sampled(lambda _: next(demands), 3600), 4)
+    changes = sum(a != b for a, b in itertools.pairwise(desired))
+    assert changes <= 6, desired
+    assert set(desired[100:]) <= {4, 5}
 
 
-def test_a_pause_shorter_than_the_calm_costs_no_restart() -> None:
-    found = played(over(lambda at: 5.0 if at % 120 < 60 else 0.0, 1800))
-    assert len(set(found[20:])) == 1
+def test_a_pause_shorter_than_the_downscale_delay_removes_no_replica() -> None:
+    desired = simulated(sampled(lambda at: 5.0 if at % 120 < 60 else 0.0, 1800))
+    assert len(set(desired[20:])) == 1
 
 
 @given(
@@ -101,29 +104,28 @@ def test_a_pause_shorter_than_the_calm_costs_no_restart() -> None:
     st.integers(0, 5),
     st.integers(0, 20),
 )
-def test_whatever_was_seen_the_bounds_hold_and_a_reason_is_given(
+def test_bounds_hold_and_a_reason_is_given_for_any_history(
     demands: list[float], replicas: int, min_replicas: int, more: int
 ) -> None:
-    rules = ScalingConfig(min_replicas=min_replicas, max_replicas=min_replicas + more)
-    decision = desired_replicas([DemandSample(10.0 * i, d) for i, d in enumerate(demands)], replicas, rules)
+    config = ScalingConfig(min_replicas=min_replicas, max_replicas=min_replicas + more)
+    history = [DemandSample(10.0 * i, demand) for i, demand in enumerate(demands)]
+    decision = desired_replicas(history, replicas, config)
     assert min_replicas <= decision.replicas <= min_replicas + more
     assert decision.reason and math.isfinite(decision.needed)
-    assert decision == desired_replicas(
-        [DemandSample(10.0 * i, d) for i, d in enumerate(demands)], replicas, rules
-    )
+    assert decision == desired_replicas(list(history), replicas, config)
     assert isinstance(decision, ScalingDecision)
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("fields", "message"),
     [
-        {"min_replicas": 3, "max_replicas": 2},
-        {"min_replicas": -1},
-        {"utilisation": 0},
-        {"utilisation": 1.1},
-        {"max_growth_factor": 1},
+        ({"min_replicas": 3, "max_replicas": 2}, "min_replicas is 3 and max_replicas is 2; use 0 <="),
+        ({"min_replicas": -1}, "min_replicas is -1"),
+        ({"utilisation": 0}, "utilisation is 0; use a value above 0 and at most 1"),
+        ({"utilisation": 1.1}, "utilisation is 1.1; use a value above 0 and at most 1"),
+        ({"max_growth_factor": 1}, "max_growth_factor is 1; use a value above 1"),
     ],
 )
-def test_rules_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=r"at (least|most)|above"):
-        ScalingConfig(**wrong)  # type: ignore[arg-type]
+def test_values_out_of_range_are_refused(fields: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ScalingConfig(**fields)  # type: ignore[arg-type]

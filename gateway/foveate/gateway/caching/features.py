@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from foveate.cache import Cache
 from foveate.cache.entry import CacheEntry
-from foveate.cache.once import CacheResult, SingleFlight
+from foveate.cache.single_flight import CacheResult, SingleFlight
 from foveate.core.errors import BadPlan
 from foveate.core.metrics import Metrics
 from foveate.core.model import ModelCard
@@ -149,7 +149,7 @@ class FeatureCache:
 
     async def find(self, key: str) -> CachedImage | None:
         """The cached image, or None."""
-        return cached_image_of(await self._single_flight.find(key))
+        return cached_image_of(await self._single_flight.get(key))
 
     def count_hit(self) -> None:
         """Count a request that was answered by an image from `find`."""
@@ -176,7 +176,7 @@ class FeatureCache:
 
         result: CacheResult = "miss"
         try:
-            entry, result = await self._single_flight.of(key, good_entry, deadline, compute_entry)
+            entry, result = await self._single_flight.get_or_compute(key, good_entry, deadline, compute_entry)
         finally:
             self._counts[result].inc()
         return _parse(entry)

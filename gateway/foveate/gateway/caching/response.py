@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from foveate.cache import Cache
 from foveate.cache.entry import CacheEntry
-from foveate.cache.once import CacheResult, SingleFlight
+from foveate.cache.single_flight import CacheResult, SingleFlight
 from foveate.core.metrics import Metrics
 from foveate.core.model import ModelCard, Task
 from foveate.core.request import Objective
@@ -58,10 +58,12 @@ class ResponseCache:
 
         result: CacheResult = "miss"
         try:
-            entry, result = await self._single_flight.of(key, good, objective.deadline, compute_entry)
+            entry, result = await self._single_flight.get_or_compute(
+                key, good, objective.deadline, compute_entry
+            )
         finally:
             self._counts[result].inc()
         if not computed:
-            return CacheableResponse(entry, headers(entry.measured), result)
+            return CacheableResponse(entry, headers(entry.measured_quality), result)
         computed[-1].headers.setdefault("x-cache", result)
         return computed[-1]

@@ -1,4 +1,4 @@
-"""`foveate serve` in one process: gateway, engines and models."""
+"""`foveate serve` in one process, with the gateway, the engines and the models."""
 
 import os
 from collections.abc import Callable
@@ -16,7 +16,11 @@ from foveate.scheduling.slo_policy import SloPolicy
 
 
 def serve(settings: Settings, tell: Callable[[str], None], load: Callable[[str, Settings], Any]) -> None:
-    """Until a signal comes and what was admitted is done. `tell` gets what is served, line by line."""
+    """Serve until a signal arrives and all admitted requests have ended.
+
+    tell: prints one line for each model. load: creates the runner of a model's name.
+    Exits the process with status 1 if a forward does not end. Raises SetupError.
+    """
     metrics = Metrics()
     factories = [partial(load, name, settings) for name in settings.models]
     cluster = LocalCluster(
@@ -31,4 +35,4 @@ def serve(settings: Settings, tell: Callable[[str], None], load: Callable[[str, 
     freeze_gc_heap()
     web.run()
     if not web.finished:
-        os._exit(1)  # a forward that is stuck in its thread would keep the process for ever
+        os._exit(1)  # a forward that does not end would keep its thread, and with it the process, for ever

@@ -1,1 +1,1 @@
-"""Workers on Ray Serve, and the scaling policy that Ray Serve calls."""
+"""Workers on Ray Serve, their metrics, and the scaling policy that Ray Serve calls."""

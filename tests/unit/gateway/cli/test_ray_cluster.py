@@ -1,0 +1,57 @@
+"""Starting Ray: reservations, and an address without a Ray."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("ray", reason="Ray is not installed: pip install 'foveate[ray]'")
+
+from foveate.core.errors import SetupError
+from foveate.core.settings import Settings
+from foveate.gateway.cli.ray_cluster import (
+    RAY_ENVIRONMENT,
+    check_reachable,
+    free_port,
+    own_process_group,
+    reserved_cpus,
+    start,
+)
+
+
+def test_the_environment_is_set_before_ray_is_imported() -> None:
+    code = (
+        "from foveate.gateway.cli import serve_ray; from ray.serve._private import constants; "
+        "assert constants.RAY_SERVE_THROUGHPUT_OPTIMIZED"
+    )
+    environment = {name: value for name, value in os.environ.items() if name not in RAY_ENVIRONMENT}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+def test_replicas_reserve_the_cpus_of_the_settings() -> None:
+    settings = Settings(models=("a", "b"), replicas=1, max_replicas=3, gateways=2, replica_cpus=2)
+    assert reserved_cpus(settings) == 2 * settings.gateway_cpus + 2 * 3 * 2
+
+
+def test_an_address_without_a_ray_is_refused_at_once() -> None:
+    address = f"127.0.0.1:{free_port()}"
+    with pytest.raises(SetupError, match=f"there is no Ray at {address}"):
+        start(Settings(ray_address=address, cluster="ray"))
+
+
+def test_a_reachable_address_is_accepted_with_or_without_a_scheme() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        check_reachable(f"127.0.0.1:{port}")
+        check_reachable(f"ray://127.0.0.1:{port}")
+    check_reachable("auto")
+
+
+def test_the_process_returns_to_its_own_group() -> None:
+    before = os.getpgrp()
+    with own_process_group():
+        pass
+    assert os.getpgrp() == before
