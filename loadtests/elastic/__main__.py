@@ -16,28 +16,28 @@ from foveate.models.runners.image import TorchRunner
 from foveate.models.weights import checkpoint as disk
 from foveate.models.weights import hub
 from loadtests.elastic import axes, chart, ladder, published
-from loadtests.elastic.published import Compared, Published
+from loadtests.elastic.published import Comparison, PublishedSetting
 from loadtests.report import FOLDER, table, write
 
 BREAK = "\n\n"
 PLAIN = Path(__file__).parents[2] / "models/training/vit-xs-plain.safetensors"
 SETTINGS = (
-    Published("evit:0.9", 4.0, "EViT, table 1"),
-    Published("evit:0.8", 3.5, "EViT, table 1"),
-    Published("evit:0.7", 3.0, "EViT, table 1"),
-    Published("evit:0.6", 2.6, "EViT, table 1"),
-    Published("evit:0.5", 2.3, "EViT, table 1"),
-    Published("tome:8", 3.4, "ToMe, DeiT-S"),
-    Published("tome:13", 2.7, "ToMe, DeiT-S"),
-    Published("tome:16", 2.3, "ToMe, DeiT-S"),
-    Published("diffrate:3.1", 3.1, "DiffRate, the target itself"),
-    Published("diffrate:2.9", 2.9, "DiffRate, the target itself"),
-    Published("diffrate:2.7", 2.7, "DiffRate, the target itself"),
-    Published("diffrate:2.5", 2.5, "DiffRate, the target itself"),
-    Published("diffrate:2.3", 2.3, "DiffRate, the target itself"),
-    Published("mctf:16", 2.6, "MCTF, table 1"),
-    Published("zerotprune:0.7", 3.0, "Zero-TPrune: 34.7% below 4.6, at a profile of our own"),
-    Published("gtp:8", 3.4, "GTP-ViT: 26% below 4.6"),
+    PublishedSetting("evit:0.9", 4.0, "EViT, table 1"),
+    PublishedSetting("evit:0.8", 3.5, "EViT, table 1"),
+    PublishedSetting("evit:0.7", 3.0, "EViT, table 1"),
+    PublishedSetting("evit:0.6", 2.6, "EViT, table 1"),
+    PublishedSetting("evit:0.5", 2.3, "EViT, table 1"),
+    PublishedSetting("tome:8", 3.4, "ToMe, DeiT-S"),
+    PublishedSetting("tome:13", 2.7, "ToMe, DeiT-S"),
+    PublishedSetting("tome:16", 2.3, "ToMe, DeiT-S"),
+    PublishedSetting("diffrate:3.1", 3.1, "DiffRate, the target itself"),
+    PublishedSetting("diffrate:2.9", 2.9, "DiffRate, the target itself"),
+    PublishedSetting("diffrate:2.7", 2.7, "DiffRate, the target itself"),
+    PublishedSetting("diffrate:2.5", 2.5, "DiffRate, the target itself"),
+    PublishedSetting("diffrate:2.3", 2.3, "DiffRate, the target itself"),
+    PublishedSetting("mctf:16", 2.6, "MCTF, table 1"),
+    PublishedSetting("zerotprune:0.7", 3.0, "Zero-TPrune: 34.7% below 4.6, at a profile of our own"),
+    PublishedSetting("gtp:8", 3.4, "GTP-ViT: 26% below 4.6"),
 )
 
 
@@ -121,7 +121,7 @@ def of_papers(rounds: int, figures: dict[str, float]) -> str:
     figures["gflops_rel_error_max"] = round(max(c.error for c in found), 4)
     figures["speedup_of_predicted_min"] = round(min(c.kept for c in found), 3)
 
-    def row(c: Compared) -> list[str]:
+    def row(c: Comparison) -> list[str]:
         return [
             c.published.spec, f"{c.published.gflops:g}", f"{c.gflops:.2f}", f"{c.error:.1%}",
             f"{c.predicted:.2f}x", f"{c.speedup:.2f}x", f"{c.kept:.0%}", f"{c.deciding:.0%}",
@@ -182,7 +182,7 @@ on other scenes; the last is the final classifier, uncalibrated. Mean over the e
 
 def of_axes(runner: TorchRunner, rounds: int) -> str:
     """Exits, depth, heads, stitches, sizes."""
-    found = axes.walk(runner, rounds)
+    found = axes.measure_axes(runner, rounds)
     rows = [[a.plan, f"{a.top1:.1%}", f"{a.gflops:.3f}", f"{a.speedup:.2f}x"] for a in found]
     wasted = axes.waste(runner, ("ats:0.3", "ats:0.7", "ats:197"))
     padding = ", ".join(f"{spec} {share:.0%}" for spec, share in wasted.items())

@@ -26,7 +26,7 @@ AXES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Axis:
+class AxisPoint:
     """One plan along an axis."""
 
     plan: str
@@ -35,7 +35,7 @@ class Axis:
     speedup: float
 
 
-def walk(runner: TorchRunner, rounds: int) -> list[Axis]:
+def measure_axes(runner: TorchRunner, rounds: int) -> list[AxisPoint]:
     """Every axis at a few settings, in the runner's precision; full comes first."""
     plans = {"full": runner.full, **{text: Plan.parse(text, runner.full) for text in AXES}}
     pixels = list(heldout().pixels(runner.full.image_size))
@@ -44,7 +44,7 @@ def walk(runner: TorchRunner, rounds: int) -> list[Axis]:
     found = []
     for text in plans:
         point = measured(runner, text, text)
-        found.append(Axis(text, point.top1, point.gflops, ratio(seconds["full"], seconds[text])))
+        found.append(AxisPoint(text, point.top1, point.gflops, ratio(seconds["full"], seconds[text])))
     return found
 
 

@@ -22,7 +22,7 @@ Seconds = dict[tuple[str, int], list[float]]
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class LadderPoint:
     """One plan, on pictures that the content rungs have not learnt from."""
 
     plan: str
@@ -43,7 +43,7 @@ def unseen(runner: TorchRunner, seed: int) -> list[int]:
     return sorted(every[len(every) // 2 :].tolist())
 
 
-def measure(runner: TorchRunner, seed: int, rounds: int) -> list[Step]:
+def measure(runner: TorchRunner, seed: int, rounds: int) -> list[LadderPoint]:
     """Every fixed rung of the ladder, and every certainty of content, cheapest first."""
     scenes, full = heldout(), runner.full
     indices = unseen(runner, seed)
@@ -56,7 +56,7 @@ def measure(runner: TorchRunner, seed: int, rounds: int) -> list[Step]:
     for name, plan in plans.items():
         right, gflops = _answers(runner, plan, pixels, targets)
         times = [_speed(seconds, name, size) for size in (BATCH, SMALL_BATCH)]
-        steps.append(Step(name, right, gflops, *times[0], *times[1]))
+        steps.append(LadderPoint(name, right, gflops, *times[0], *times[1]))
     return sorted(steps, key=lambda step: step.ms)
 
 
@@ -113,7 +113,7 @@ def mixed(fixed: Points, ms: float) -> float:
     return best
 
 
-def draw(steps: Sequence[Step], path: Path) -> None:
+def draw(steps: Sequence[LadderPoint], path: Path) -> None:
     """Top-1 over latency: fixed rungs joined by a line, content-chosen ones above it."""
     import matplotlib.pyplot as plt
 

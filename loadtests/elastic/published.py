@@ -23,7 +23,7 @@ BATCH = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
+class PublishedSetting:
     """A setting that a paper reports for DeiT-S at 224x224."""
 
     spec: str
@@ -32,10 +32,10 @@ class Published:
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
+class Comparison:
     """The same setting here."""
 
-    published: Published
+    published: PublishedSetting
     gflops: float
     speedup: float
     """Full's latency over this one's, batch of 8."""
@@ -63,7 +63,7 @@ def random_deit() -> TorchRunner:
     return TorchRunner(attach(Card("deit-s", DEIT_S), state, "deit-s"), precision, device)
 
 
-def compare(settings: tuple[Published, ...], rounds: int) -> Iterator[Compared]:
+def compare(settings: tuple[PublishedSetting, ...], rounds: int) -> Iterator[Comparison]:
     """Measure every setting against full, interleaved."""
     runner = random_deit()
     full = runner.full
@@ -77,14 +77,14 @@ def compare(settings: tuple[Published, ...], rounds: int) -> Iterator[Compared]:
         ours = statistics.mean(result.gflops for result in results)
         speedup = ratio(seconds["full"], seconds[setting.spec])
         deciding = deciding_share(runner, plan, batch)
-        yield Compared(setting, ours, speedup, cost / ours, deciding)
+        yield Comparison(setting, ours, speedup, cost / ours, deciding)
 
 
 def _noise(count: int) -> list:  # type: ignore[type-arg]
     return list(torch.randint(0, 256, (count, 224, 224, 3), dtype=torch.uint8).numpy())
 
 
-class Timed(Reducer):
+class TimedReducer(Reducer):
     """A reducer that notes how long its decisions, and moving tokens by them, take."""
 
     def __init__(self, reducer: Reducer) -> None:
@@ -123,7 +123,7 @@ def deciding_share(runner: TorchRunner, plan: Plan, batch: Tensor, repeats: int 
     images = runner.sized(batch, plan.image_size)
     shares = []
     for _ in range(repeats + 1):
-        timed = Timed(steps.reducer)
+        timed = TimedReducer(steps.reducer)
         started = _now()
         model(images, ResolvedPlan(timed, steps.depth))
         total = _now() - started - timed.moving  # they were moved twice, once of it to be timed

@@ -14,10 +14,10 @@ from subprocess import CalledProcessError
 from foveate.core.errors import SetupError
 from foveate.models.loading.load import known, setting
 from foveate.models.weights.hub import load
-from loadtests.load.pictures import catalogue
+from loadtests.load.images import catalogue
 from loadtests.overhead import fast_precision
 from loadtests.peers.environment import python
-from loadtests.peers.measure import Figures, Setup, of_server, raw
+from loadtests.peers.measure import BenchSetup, Figures, of_server, raw
 from loadtests.peers.model import saved
 from loadtests.peers.page import page
 from loadtests.peers.running import SERVERS
@@ -38,7 +38,7 @@ def main() -> None:
     rounds = [one_round(setup, names, options.cache, failed, seed) for seed in range(options.rounds)]
     figures, measured = medians(rounds), [name for name in names if name not in failed]
     terms = f"{setup.precision}, {setup.size} pictures, {setup.seconds:g} s each, medians of {options.rounds}"
-    body = page(figures, measured, setup.promises_ms, setup.loads, failed, terms)
+    body = page(figures, measured, setup.deadlines_ms, setup.loads, failed, terms)
     print(body if options.draft else write("peers", figures, body).read_text())
 
 
@@ -60,20 +60,20 @@ def arguments() -> argparse.Namespace:
     return options
 
 
-def prepare(options: argparse.Namespace) -> Setup:
+def prepare(options: argparse.Namespace) -> BenchSetup:
     """The weights on disk with what cheaper plans are worth here, the pictures in memory."""
     weights = str(saved(options.cache))
     if known(weights, load(weights), setting("cpu", options.precision)) is None:
         log.info("measuring what cheaper plans of these weights are worth, once")
         command = [sys.executable, "-m", "foveate.gateway.cli", "profile", weights, "--with", "vit-xs"]
         subprocess.run([*command, "--precision", options.precision], check=True)  # noqa: S603
-    return Setup(
+    return BenchSetup(
         weights=weights,
         precision=options.precision,
         pictures=catalogue(options.pictures, 0, 0),
         size=options.pictures,
         seconds=options.seconds,
-        promises_ms=tuple(map(float, options.promises.split(","))),
+        deadlines_ms=tuple(map(float, options.promises.split(","))),
         loads=tuple(map(float, options.loads.split(","))),
         logs=options.cache,
     )
@@ -91,7 +91,7 @@ def install(wanted: Sequence[str], cache: Path) -> tuple[list[str], Failed]:
     return [name for name in wanted if name not in failed], failed
 
 
-def one_round(setup: Setup, names: Sequence[str], cache: Path, failed: Failed, seed: int) -> Figures:
+def one_round(setup: BenchSetup, names: Sequence[str], cache: Path, failed: Failed, seed: int) -> Figures:
     """The raw loop, then each server that has not failed; a server that fails is added to `failed`."""
     figures = raw(setup)
     log.info("round %d: raw %.1f/s", seed + 1, figures["raw_per_s"])

@@ -7,12 +7,12 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from loadtests.peers.running import ROOT, Server
+from loadtests.peers.running import ROOT, PeerServer
 
 log = logging.getLogger(__name__)
 
 
-def python(server: Server, folder: Path) -> Path:
+def python(server: PeerServer, folder: Path) -> Path:
     """The interpreter to run a server with, its packages installed on the first call.
 
     Raises CalledProcessError where the package index does not have them.

@@ -2,24 +2,29 @@
 
 from collections.abc import Mapping, Sequence
 
-from loadtests.peers.job import MARGIN, MOST_IN_BATCH
+from loadtests.peers.config import DEADLINE_SHARE, MAX_BATCH_SIZE
 from loadtests.peers.measure import CONNECTIONS, TUNED_AT, WARM_UP, Figures
 from loadtests.peers.running import SERVERS
 from loadtests.report import table
 
 
 def page(
-    figures: Figures, names: Sequence[str], promises_ms: Sequence[float], loads: Sequence[float],
+    figures: Figures, names: Sequence[str], deadlines_ms: Sequence[float], loads: Sequence[float],
     failed: Mapping[str, str], terms: str,
 ) -> str:  # fmt: skip
     """`names`: the servers that were measured; `terms`: precision, pictures, seconds and rounds in words."""
     parts = [
         INTRODUCTION.format(
-            terms=terms, batch=MOST_IN_BATCH, margin=MARGIN, warm=WARM_UP, tuned_at=TUNED_AT, **figures
+            terms=terms,
+            batch=MAX_BATCH_SIZE,
+            margin=DEADLINE_SHARE,
+            warm=WARM_UP,
+            tuned_at=TUNED_AT,
+            **figures,
         ),
         "## Closed loop\n\nAnswers a second, nothing refused; on the right the median latency in ms.",
         closed(figures, names),
-        *(open_loops(figures, names, promise, loads) for promise in promises_ms),
+        *(open_loops(figures, names, promise, loads) for promise in deadlines_ms),
         versions(names),
     ]
     parts += [f"{name} was left out: {why}." for name, why in failed.items()]
@@ -54,12 +59,12 @@ def closed(figures: Figures, names: Sequence[str]) -> str:
     return table(head, rows)
 
 
-def open_loops(figures: Figures, names: Sequence[str], promise_ms: float, loads: Sequence[float]) -> str:
+def open_loops(figures: Figures, names: Sequence[str], deadline_ms: float, loads: Sequence[float]) -> str:
     """A row a server and load: what was answered in time, and how often that was right."""
     rows = []
     for name in names:
         for load in loads:
-            key = f"{name}_open_{promise_ms:g}ms_{load:g}x"
+            key = f"{name}_open_{deadline_ms:g}ms_{load:g}x"
             offered = figures.get(f"{key}_offered", 0)
             kinds = ("late", "refused", "expired", "error", "unanswered")
             shares = [figures.get(f"{key}_{kind}", 0) / offered if offered else 0.0 for kind in kinds]

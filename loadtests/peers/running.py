@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from loadtests.peers.job import Job
+from loadtests.peers.config import PeerConfig
 from loadtests.report import UNCACHED
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +24,7 @@ QUIET = {
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class PeerServer:
     """One way to serve: how it is started, where it takes pictures, what it installs."""
 
     name: str
@@ -43,13 +43,13 @@ BENTO = ("-m", "bentoml", "serve", "loadtests.peers.servers.bentoml_server:Class
 SERVERS = {
     server.name: server
     for server in (
-        Server("foveate", _module("foveate")),
-        Server("fastapi", _module("fastapi")),
-        Server("litserve", _module("litserve"), ("litserve==0.2.19",)),
-        Server("ray", _module("ray"), ("ray[serve]==2.60.0",)),
-        Server("bentoml", (*BENTO, "--port", "{port}"), ("bentoml==1.4.39",)),
-        Server("mosec", _module("mosec"), ("mosec==0.9.8",)),
-        Server(
+        PeerServer("foveate", _module("foveate")),
+        PeerServer("fastapi", _module("fastapi")),
+        PeerServer("litserve", _module("litserve"), ("litserve==0.2.19",)),
+        PeerServer("ray", _module("ray"), ("ray[serve]==2.60.0",)),
+        PeerServer("bentoml", (*BENTO, "--port", "{port}"), ("bentoml==1.4.39",)),
+        PeerServer("mosec", _module("mosec"), ("mosec==0.9.8",)),
+        PeerServer(
             "torchserve", _module("torchserve"),
             ("torchserve==0.12.0", "torch-model-archiver==0.12.0"), "/predictions/vit",
         ),
@@ -58,11 +58,11 @@ SERVERS = {
 
 
 @contextmanager
-def running(server: Server, python: Path, job: Job, jpeg: bytes, log: Path) -> Iterator[str]:
+def running(server: PeerServer, python: Path, config: PeerConfig, jpeg: bytes, log: Path) -> Iterator[str]:
     """The URL that takes pictures, once it has answered one. Raises RuntimeError where it never does."""
-    url = f"http://127.0.0.1:{job.port}{server.path}"
-    command = [str(python), *(part.replace("{port}", str(job.port)) for part in server.command)]
-    environment = os.environ | QUIET | UNCACHED | job.environment() | {"PYTHONPATH": str(ROOT)}
+    url = f"http://127.0.0.1:{config.port}{server.path}"
+    command = [str(python), *(part.replace("{port}", str(config.port)) for part in server.command)]
+    environment = os.environ | QUIET | UNCACHED | config.environment() | {"PYTHONPATH": str(ROOT)}
     with log.open("wb") as out:
         process = subprocess.Popen(  # noqa: S603
             command, env=environment, cwd=ROOT, stdout=out, stderr=out, start_new_session=True
@@ -71,10 +71,10 @@ def running(server: Server, python: Path, job: Job, jpeg: bytes, log: Path) -> I
         _wait(url, jpeg, process, log)
         yield url
     finally:
-        _stop(process, job.token)
+        _stop(process, config.token)
 
 
-def ask(url: str, jpeg: bytes, timeout_s: float = 10) -> bytes:
+def post_image(url: str, jpeg: bytes, timeout_s: float = 10) -> bytes:
     """One picture in, the body of the answer out."""
     request = urllib.request.Request(url, jpeg, {"content-type": "image/jpeg"})  # noqa: S310
     with urllib.request.urlopen(request, timeout=timeout_s) as answer:  # noqa: S310
@@ -86,7 +86,7 @@ def _wait(url: str, jpeg: bytes, process: subprocess.Popen[bytes], log: Path, li
     until, problem = time.monotonic() + limit_s, "it ended"
     while time.monotonic() < until and process.poll() is None:
         try:
-            ask(url, jpeg)
+            post_image(url, jpeg)
         except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
             problem = f"{error}"
             time.sleep(0.5)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from foveate.core.errors import SetupError
 from foveate.models.zoo.heldout import heldout
 from loadtests.tasks.clicking import enlarged
-from loadtests.tasks.server import Got, post, serving
+from loadtests.tasks.server import HttpResponse, post, serving
 
 HITS = 300
 PICTURES = 30
@@ -185,7 +185,7 @@ def outage() -> Outage:
     return Outage(total, errors, (counted[0], counted[1], counted[2]), (p99[0], p99[1], p99[2]))
 
 
-def _asked(url: str, jpeg: bytes) -> Got:
+def _asked(url: str, jpeg: bytes) -> HttpResponse:
     return post(f"{url}/classify?top_k=1", jpeg, "image/jpeg", x_slo_ms=DEADLINE_MS)
 
 

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from loadtests.overhead import load_server, picture, served
+from loadtests.overhead import load_server, sample_jpeg, served
 
 CONNECTIONS = 32
 REPLICAS = (1, 2, 4)
@@ -30,7 +30,7 @@ class Noop:
 
 def noop() -> Noop:
     """Both servers up at once, asked in turns."""
-    jpeg = picture()
+    jpeg = sample_jpeg()
     found = []
     with served("loadtests.noop", "{port}") as local, served("loadtests.noop", "{port}", "--ray") as on_ray:
         for port in (local, on_ray):
@@ -47,7 +47,7 @@ def noop() -> Noop:
 
 def scaling(replicas: Sequence[int] = REPLICAS) -> dict[int, float]:
     """Requests a second of so many replicas of a model that only waits."""
-    jpeg, found = picture(), {}
+    jpeg, found = sample_jpeg(), {}
     for count in replicas:
         waits = ("--ray", "--replicas", str(count), "--waits-ms", str(WAITS_MS), "--max-batch", "1")
         with served("loadtests.noop", "{port}", *waits) as port:

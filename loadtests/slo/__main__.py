@@ -16,19 +16,19 @@ from foveate.core.model import Rung
 from foveate.scheduling.fifo import Fifo
 from foveate.scheduling.slo_policy import SloPolicy
 from loadtests.load.page import page as report
-from loadtests.load.result import Run
+from loadtests.load.result import LoadTestRun
 from loadtests.load.score import accuracy, attainment, quality
 from loadtests.overhead import fast_precision
 from loadtests.peers.__main__ import CACHE, install, medians, prepare
+from loadtests.peers.config import MAX_BATCH_SIZE
 from loadtests.peers.environment import python
-from loadtests.peers.job import MOST_IN_BATCH
-from loadtests.peers.measure import Figures, Setup, raw
+from loadtests.peers.measure import BenchSetup, Figures, raw
 from loadtests.peers.running import SERVERS
 from loadtests.report import RUNS, write
 from loadtests.simulate.__main__ import read_rungs
 from loadtests.simulate.run import World
 from loadtests.slo import decisions, late, simulated
-from loadtests.slo.live import CALM, OURS, OVERLOAD, STATIC, STEP, Bench, Search, recovery
+from loadtests.slo.live import CALM, OURS, OVERLOAD, STATIC_FULL, STEP, RateSearch, SloBench, recovery
 from loadtests.slo.page import page
 
 log = logging.getLogger("loadtests.slo")
@@ -51,7 +51,7 @@ def main() -> None:
     setup = prepare(options)
     rungs = read_rungs(str(Path(setup.weights).with_suffix(".profile.json")))
     names, failed = install([name for name in options.peers.split(",") if name], options.cache)
-    rounds, runs = [], list[Run]()
+    rounds, runs = [], list[LoadTestRun]()
     for seed in range(options.seed, options.seed + options.rounds):
         found, runs = one_round(setup, rungs, names, failed, options.cache, seed)
         rounds.append(found | alone(seed))
@@ -97,16 +97,21 @@ def alone(seed: int) -> Figures:
 
 
 def one_round(
-    setup: Setup, rungs: Sequence[Rung], names: Sequence[str], failed: dict[str, str], cache: Path, seed: int
-) -> tuple[Figures, list[Run]]:
+    setup: BenchSetup,
+    rungs: Sequence[Rung],
+    names: Sequence[str],
+    failed: dict[str, str],
+    cache: Path,
+    seed: int,
+) -> tuple[Figures, list[LoadTestRun]]:
     """All servers once, and their runs. A peer that fails is added to `failed`."""
     figures = raw(setup)
-    bench = Bench(setup, setup.promises_ms[0], figures["raw_per_s"])
+    bench = SloBench(setup, setup.deadlines_ms[0], figures["raw_per_s"])
     log.info("round %d: raw %.1f/s, %.1f%% right", seed, bench.raw_per_s, 100 * figures["raw_8_accuracy"])
     static, ours = static_full(bench, seed), promise(bench, seed)
     figures |= compared(bench, static, ours, figures["raw_8_accuracy"])
     figures |= gaps(bench, rungs, static, ours)
-    searches = {STATIC.name: static.search, OURS.name: ours.search}
+    searches = {STATIC_FULL.name: static.search, OURS.name: ours.search}
     for name in names:
         if name not in failed:
             try:
@@ -129,29 +134,29 @@ DETAILED = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class ServerRuns:
     """What a server of ours did in a round."""
 
-    search: Search
-    overload: Run
-    more: list[Run]
+    search: RateSearch
+    overload: LoadTestRun
+    more: list[LoadTestRun]
 
 
-def static_full(bench: Bench, seed: int) -> Shown:
+def static_full(bench: SloBench, seed: int) -> ServerRuns:
     """The server that always spends full compute."""
-    with bench.served(STATIC, python(STATIC, bench.setup.logs), bench.raw_per_s) as url:
-        search = bench.most(url, STATIC.name, SHARE * bench.raw_per_s, seed)
-        overload = bench.offer(url, f"{STATIC.name}, overload", OVERLOAD * bench.raw_per_s, seed)
-        again = bench.offer(url, f"{STATIC.name}, overload", OVERLOAD * bench.raw_per_s, seed + 1000)
-        return Shown(search, overload, [again])
+    with bench.served(STATIC_FULL, python(STATIC_FULL, bench.setup.logs), bench.raw_per_s) as url:
+        search = bench.find_highest_rate(url, STATIC_FULL.name, SHARE * bench.raw_per_s, seed)
+        overload = bench.offer(url, f"{STATIC_FULL.name}, overload", OVERLOAD * bench.raw_per_s, seed)
+        again = bench.offer(url, f"{STATIC_FULL.name}, overload", OVERLOAD * bench.raw_per_s, seed + 1000)
+        return ServerRuns(search, overload, [again])
 
 
-def promise(bench: Bench, seed: int) -> Shown:
+def promise(bench: SloBench, seed: int) -> ServerRuns:
     """The server that chooses."""
     with bench.served(OURS, python(OURS, bench.setup.logs), bench.raw_per_s) as url:
         overload = bench.offer(url, f"{OURS.name}, overload", OVERLOAD * bench.raw_per_s, seed)
         step = bench.offer(url, f"{OURS.name}, step", CALM * bench.raw_per_s, seed, f"step:{STEP:g}")
-        search = bench.most(url, OURS.name, 3 * SHARE * bench.raw_per_s, seed)
+        search = bench.find_highest_rate(url, OURS.name, 3 * SHARE * bench.raw_per_s, seed)
         again = bench.offer(url, f"{OURS.name}, overload", OVERLOAD * bench.raw_per_s, seed + 1000)
         beyond = [
             bench.offer(
@@ -160,10 +165,10 @@ def promise(bench: Bench, seed: int) -> Shown:
             )
             for i in (0, 1000)
         ]  # fmt: skip
-        return Shown(search, overload, [step, again, *beyond])
+        return ServerRuns(search, overload, [step, again, *beyond])
 
 
-def compared(bench: Bench, static: Shown, ours: Shown, full_accuracy: float) -> Figures:
+def compared(bench: SloBench, static: ServerRuns, ours: ServerRuns, full_accuracy: float) -> Figures:
     """The overload and the step, in figures."""
     step, records = recovery(ours.more[0]), ours.overload.records
     told = ours.overload.figures()
@@ -186,10 +191,10 @@ def compared(bench: Bench, static: Shown, ours: Shown, full_accuracy: float) -> 
     }
 
 
-def gaps(bench: Bench, rungs: Sequence[Rung], static: Shown, ours: Shown) -> Figures:
+def gaps(bench: SloBench, rungs: Sequence[Rung], static: ServerRuns, ours: ServerRuns) -> Figures:
     """Simulated against real attainment, in points: costs are taken from one run, arrivals from another."""
     chosen = World(tuple(rungs), simulated.MAX_BATCH, simulated.QUEUE_ITEMS)
-    fifo = replace(chosen, max_batch=MOST_IN_BATCH)
+    fifo = replace(chosen, max_batch=MAX_BATCH_SIZE)
     _, again, beyond, other = ours.more
     figures: Figures = {}
     for name, policy, learnt, tried, min_rung in (
@@ -200,7 +205,7 @@ def gaps(bench: Bench, rungs: Sequence[Rung], static: Shown, ours: Shown) -> Fig
         world = fifo if policy is Fifo else chosen
         costs = simulated.costs(learnt, world)
         real = attainment(tried.records)
-        found = simulated.attained(tried, world, policy, learnt, costs, bench.promise_ms / 1e3, min_rung)
+        found = simulated.attained(tried, world, policy, learnt, costs, bench.deadline_ms / 1e3, min_rung)
         figures |= {
             f"sim_real_{name}_real": real,
             f"sim_real_{name}_simulated": found,
@@ -212,12 +217,12 @@ def gaps(bench: Bench, rungs: Sequence[Rung], static: Shown, ours: Shown) -> Fig
     return figures | {"sim_real_gap_points": gap, "sim_real_spread_points": spread}
 
 
-def peer(bench: Bench, name: str, interpreter: Path, seed: int) -> Search:
+def peer(bench: SloBench, name: str, interpreter: Path, seed: int) -> RateSearch:
     """The highest rate at which another server keeps the promise."""
     server = SERVERS[name]
     managed = bench.managed(server, interpreter)
     with bench.served(server, interpreter, managed) as url:
-        return bench.most(url, name, SHARE * managed, seed)
+        return bench.find_highest_rate(url, name, SHARE * managed, seed)
 
 
 if __name__ == "__main__":

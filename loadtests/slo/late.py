@@ -30,7 +30,7 @@ LEAVING = 0.2
 
 
 @dataclass(slots=True, eq=False)
-class _Media:
+class _TimedImage:
     """A picture, and until when somebody waits for what it shows."""
 
     pixels: Pixels
@@ -38,7 +38,7 @@ class _Media:
 
 
 @dataclass(slots=True)
-class Watched:
+class CountingRunner:
     """A runner that looks, as a forward begins, whether anybody still waits for each picture in it."""
 
     runner: TorchRunner
@@ -56,7 +56,7 @@ class Watched:
     def check(self, plan: Plan) -> None:
         self.runner.check(plan)
 
-    def stack(self, media: Sequence[_Media], plan: Plan) -> Any:
+    def stack(self, media: Sequence[_TimedImage], plan: Plan) -> Any:
         return self.runner.stack([one.pixels for one in media], plan), media
 
     def run(self, batch: Any, plan: Plan) -> Sequence[Result | Exception]:
@@ -71,7 +71,7 @@ def count(seed: int = 0) -> dict[str, float]:
     """Counts of an overload in which many expire and many leave, through the real engine and model."""
     compute = DeviceExecutor()
     try:
-        watched = Watched(compute.call(partial(load, MODEL)))
+        watched = CountingRunner(compute.call(partial(load, MODEL)))
         answered = asyncio.run(_overload(watched, compute, seed))
     finally:
         compute.close()
@@ -83,7 +83,7 @@ def count(seed: int = 0) -> dict[str, float]:
     }
 
 
-async def _overload(runner: Watched, compute: DeviceExecutor, seed: int) -> int:
+async def _overload(runner: CountingRunner, compute: DeviceExecutor, seed: int) -> int:
     engine = Engine(runner, Metrics(), compute=compute)
     engine.start()
     draw = random.Random(seed)  # noqa: S311 - dice, not secrets
@@ -101,7 +101,7 @@ async def _one(engine: Engine, number: int, picture: Pixels, draw: random.Random
     """Whether it was answered."""
     promise_s = draw.choice(PROMISES_S)
     stays_s = promise_s * draw.random() if draw.random() < LEAVING else None
-    media = _Media(picture, time.monotonic() + promise_s)
+    media = _TimedImage(picture, time.monotonic() + promise_s)
     request = Request(str(number), MODEL, media, picture.nbytes, objective=Objective(media.until))
     try:
         async with asyncio.timeout(stays_s):

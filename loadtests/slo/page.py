@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from loadtests.peers.measure import Figures, Setup
+from loadtests.peers.measure import BenchSetup, Figures
 from loadtests.report import table
 from loadtests.slo import late
 from loadtests.slo.decisions import WAITING
@@ -10,7 +10,7 @@ from loadtests.slo.live import CALM, OVERLOAD, PRECISION, STEP
 from loadtests.slo.simulated import LOADS, SHAPES
 
 
-def page(f: Figures, peers: Sequence[str], failed: Mapping[str, str], setup: Setup, rounds: int) -> str:
+def page(f: Figures, peers: Sequence[str], failed: Mapping[str, str], setup: BenchSetup, rounds: int) -> str:
     """All figures, with what was done to get them."""
     terms = {
         "goals": table(["what", "measured", "goal"], goals(f)),
@@ -24,7 +24,7 @@ def page(f: Figures, peers: Sequence[str], failed: Mapping[str, str], setup: Set
         "size": setup.size,
         "seconds": setup.seconds,
         "rounds": rounds,
-        "promise": setup.promises_ms[0],
+        "promise": setup.deadlines_ms[0],
         "overload": OVERLOAD,
         "calm": CALM,
         "step": STEP,

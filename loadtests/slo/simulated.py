@@ -12,7 +12,7 @@ import numpy as np
 from foveate.core.model import Rung
 from foveate.scheduling.policy import PolicyFactory
 from loadtests.arrivals import schedule
-from loadtests.load.result import Run
+from loadtests.load.result import LoadTestRun
 from loadtests.simulate.machine import Disturbance
 from loadtests.simulate.oracle import upper_bound
 from loadtests.simulate.record import End
@@ -52,7 +52,7 @@ def oracle_ratios(
 
 
 @dataclass(frozen=True, slots=True)
-class Costs:
+class MeasuredCosts:
     """What a real run showed that no profile knows."""
 
     disturbance: Disturbance
@@ -70,7 +70,7 @@ class Forward:
     profiled_s: float
 
 
-def forwards(run: Run, world: World) -> list[Forward]:
+def forwards(run: LoadTestRun, world: World) -> list[Forward]:
     """In the order in which they ended, with what the profile says of each."""
     named = {rung.plan.relative_to(world.rungs[-1].plan): world.costs[rung.plan] for rung in world.rungs}
     shared: dict[tuple[str, float], list[float]] = defaultdict(list)
@@ -84,7 +84,7 @@ def forwards(run: Run, world: World) -> list[Forward]:
     return sorted(found, key=lambda forward: forward.ended)
 
 
-def costs(run: Run, world: World) -> Costs:
+def costs(run: LoadTestRun, world: World) -> MeasuredCosts:
     """From the answers of a run, which say where their time went."""
     ran = forwards(run, world)
     outside = [
@@ -94,7 +94,7 @@ def costs(run: Run, world: World) -> Costs:
     ]
     middles = (np.arange(QUANTILES) + 0.5) / QUANTILES
     gaps = [max(0.0, b.ended - b.took_s - a.ended) for a, b in itertools.pairwise(ran)]
-    return Costs(
+    return MeasuredCosts(
         Disturbance(slower(ran), unevenness(ran), 0.0, between_s=statistics.median(gaps or [0.0])),
         tuple(np.quantile(outside, middles).tolist()),
     )
@@ -115,11 +115,11 @@ def unevenness(ran: Sequence[Forward]) -> float:
 
 
 def attained(
-    run: Run,
+    run: LoadTestRun,
     world: World,
     policy: PolicyFactory,
-    learnt: Run,
-    costs: Costs,
+    learnt: LoadTestRun,
+    costs: MeasuredCosts,
     slo_s: float,
     min_quality: float,
 ) -> float:

@@ -24,7 +24,7 @@ from foveate.models.runners.video_segmenter import ClipSegmenter
 from loadtests import clip_memory
 from loadtests.report import ANSWERS_UNCACHED, FOLDER, table, write
 from loadtests.tasks import clicking, gallery, ladders
-from loadtests.tasks.ladders import Step
+from loadtests.tasks.ladders import RungFigures
 from loadtests.tasks.server import serving
 
 log = logging.getLogger("tasks")
@@ -37,7 +37,7 @@ MIXED_LOAD = "1.5"
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class BenchOptions:
     rounds: int
     limit: int
     seconds: float
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--limit", type=int, default=0, help="held-out items at most; 0: all")
     parser.add_argument("--seconds", type=float, default=15, help="of each mixed run")
-    options = Options(**vars(parser.parse_args()))
+    options = BenchOptions(**vars(parser.parse_args()))
     logging.basicConfig(level="INFO", format="%(message)s")
     logging.getLogger("matplotlib").setLevel("WARNING")
     torch.set_num_threads(len(os.sched_getaffinity(0)))
@@ -58,10 +58,10 @@ def main() -> None:
     print(write("tasks", figures, "# Segmentation and clips\n\n" + "\n\n".join(parts)).read_text())
 
 
-def of_ladders(options: Options, figures: dict[str, float]) -> str:
+def of_ladders(options: BenchOptions, figures: dict[str, float]) -> str:
     """Every rung of the three models."""
     pixels, clips, film = load.load(SEGMENTER), clip_loading.load(WATCHER), clip_loading.load(FILM)
-    found: dict[str, list[Step]] = {}
+    found: dict[str, list[RungFigures]] = {}
     for name, runner in ((SEGMENTER, pixels), (WATCHER, clips), (FILM, film)):
         log.info("the ladder of %s", name)
         found[name] = ladders.measure(runner, options.rounds, BATCH[name], options.limit)
@@ -121,7 +121,7 @@ Top-1 at full is {full[WATCHER].accuracy:.1%} (goal: 85%); {best[WATCHER].plan} 
 ![Masks over a clip, every frame by itself and with patches reused](tasks-film.png)"""
 
 
-def ladder_table(steps: list[Step]) -> str:
+def ladder_table(steps: list[RungFigures]) -> str:
     rows = [
         [s.plan, f"{s.accuracy:.1%}", f"{s.gflops:.3f}", f"{s.ms:.2f}", f"{s.speedup:.2f}x"] for s in steps
     ]
@@ -169,7 +169,7 @@ whole one every ten seconds), in a process of its own: {found["peak_mb"]:.0f} MB
 {found["seconds"]:.1f} s, {found["decoded"]:.0f} frames decoded."""
 
 
-def of_mix(options: Options, figures: dict[str, float]) -> str:
+def of_mix(options: BenchOptions, figures: dict[str, float]) -> str:
     """Pictures, masks and clips at once."""
     log.info("the mix")
     with serving("--model", "vit-t", "--model", SEGMENTER, "--model", WATCHER) as url:

@@ -19,7 +19,7 @@ SIZE = 640, 480
 
 
 @dataclass(frozen=True, slots=True)
-class Clicks:
+class ClickFigures:
     """Medians over pictures, in milliseconds, and how well the object was outlined."""
 
     first_ms: float
@@ -34,7 +34,7 @@ class Clicks:
     iou_second: float
 
 
-def measure(url: str, pictures: int = 60) -> Clicks:
+def measure(url: str, pictures: int = 60) -> ClickFigures:
     """One object in each of so many held-out scenes, blown up to SIZE: a click in its middle, then one where
     the answer is most wrong; one connection, one request at a time."""
     scenes = heldout()
@@ -66,7 +66,7 @@ def measure(url: str, pictures: int = 60) -> Clicks:
         )
     columns = list(zip(*rows, strict=True))
     medians = [1e3 * statistics.median(column) for column in columns[:4]]
-    return Clicks(
+    return ClickFigures(
         medians[0], medians[1], ratio(columns[0], columns[1]),
         medians[2], medians[3], ratio(columns[2], columns[3]),
         statistics.fmean(columns[4]), statistics.fmean(columns[5]),
@@ -78,13 +78,13 @@ def ratio(one: tuple[float, ...], other: tuple[float, ...]) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class MaskResponse:
     seconds: float
     compute: float
     mask: np.ndarray
 
 
-def ask(client: http.client.HTTPConnection, jpeg: bytes, clicks: list[tuple[int, int, int]]) -> Answer:
+def ask(client: http.client.HTTPConnection, jpeg: bytes, clicks: list[tuple[int, int, int]]) -> MaskResponse:
     """The mask for these clicks."""
     points = ";".join(",".join(map(str, click)) for click in clicks)
     began = time.perf_counter()
@@ -96,7 +96,7 @@ def ask(client: http.client.HTTPConnection, jpeg: bytes, clicks: list[tuple[int,
         raise RuntimeError(f"/segment answered {response.status}: {body[:200]!r}")
     said = json.loads(body)
     mask = np.asarray(Image.open(io.BytesIO(base64.b64decode(said["mask"].partition(",")[2])))) > 0
-    return Answer(seconds, said["timings_ms"]["compute"] / 1e3, mask)
+    return MaskResponse(seconds, said["timings_ms"]["compute"] / 1e3, mask)
 
 
 def inside(where: np.ndarray) -> tuple[int, int]:

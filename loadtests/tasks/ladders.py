@@ -20,7 +20,7 @@ from foveate.models.zoo.heldout import heldout, heldout_clips
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class RungFigures:
     """One rung."""
 
     plan: str
@@ -33,7 +33,7 @@ class Step:
     """Over full, as the median of ratios inside a round."""
 
 
-def measure(runner: Loaded, rounds: int, batch: int, limit: int) -> list[Step]:
+def measure(runner: Loaded, rounds: int, batch: int, limit: int) -> list[RungFigures]:
     """Every rung, the slowest first. limit: of held-out items, in their order; 0: all."""
     shown = dataset.clips(heldout_clips()) if runner.card.frames else dataset.scenes(heldout())
     album = DecodedDataset(
@@ -50,7 +50,7 @@ def measure(runner: Loaded, rounds: int, batch: int, limit: int) -> list[Step]:
         for name in (list(plans)[place] for place in order):
             times[name].append(seconds_each(runner, plans[name], items, batch))
     steps = [
-        Step(
+        RungFigures(
             name,
             *found[name],
             1e3 * statistics.median(times[name]) / batch,
@@ -72,18 +72,18 @@ def accuracy(runner: Loaded, judge: Evaluator, album: DecodedDataset, plan: Plan
     return (kept if right is None else right), statistics.fmean(spent)
 
 
-def span(steps: Sequence[Step]) -> float:
+def span(steps: Sequence[RungFigures]) -> float:
     """How many times faster than full the fastest rung is."""
     return max(step.speedup for step in steps)
 
 
-def at_one_point(steps: Sequence[Step]) -> Step:
+def at_one_point(steps: Sequence[RungFigures]) -> RungFigures:
     """The fastest rung within a point of full's accuracy."""
     full = next(step for step in steps if step.plan == "full")
     return max((s for s in steps if s.accuracy >= full.accuracy - 0.01), key=lambda step: step.speedup)
 
 
-def draw(panels: Mapping[str, Sequence[Step]], path: Path) -> None:
+def draw(panels: Mapping[str, Sequence[RungFigures]], path: Path) -> None:
     """Accuracy over milliseconds, a panel a model."""
     from matplotlib.figure import Figure
 

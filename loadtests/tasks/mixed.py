@@ -18,7 +18,7 @@ from foveate.models.zoo.heldout import heldout, heldout_clips
 from loadtests.arrivals import schedule
 from loadtests.closed_loop import drive
 from loadtests.load.records import Exchange
-from loadtests.load.sender import Parcel, Sender
+from loadtests.load.sender import ScheduledRequest, Sender
 from loadtests.load.target import target
 from loadtests.tasks.clicking import enlarged
 
@@ -28,7 +28,7 @@ CONNECTIONS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class TrafficClass:
     """One sort of request."""
 
     name: str
@@ -44,18 +44,18 @@ class Kind:
         return "\r\n".join([*lines, "content-length: "]).encode()
 
 
-def kinds() -> tuple[Kind, ...]:
+def kinds() -> tuple[TrafficClass, ...]:
     """Pictures to name, pictures to outline, clips to name."""
     jpegs = tuple(enlarged(jpeg) for jpeg in heldout().jpegs[:40])
     return (
-        Kind("pictures", "/classify", "image/jpeg", 300, jpegs),
-        Kind("masks", "/segment", "image/jpeg", 500, jpegs),
-        Kind("clips", "/classify", "video/mp4", 1000, heldout_clips().films[:40]),
+        TrafficClass("pictures", "/classify", "image/jpeg", 300, jpegs),
+        TrafficClass("masks", "/segment", "image/jpeg", 500, jpegs),
+        TrafficClass("clips", "/classify", "video/mp4", 1000, heldout_clips().films[:40]),
     )
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class TrafficResult:
     """How one kind of request fared."""
 
     kind: str
@@ -74,26 +74,28 @@ class Served:
         return self.in_time / self.offered
 
 
-def capacity(port: int, kind: Kind) -> float:
+def capacity(port: int, kind: TrafficClass) -> float:
     """Requests a second at full, in a closed loop, this kind alone."""
     body = kind.bodies[0]
     request = kind.head("full") + f"{len(body)}\r\n\r\n".encode() + body
     return asyncio.run(drive(port, request, CONNECTIONS, CLOSED_S)).per_second
 
 
-def offer(url: str, mix: Sequence[tuple[Kind, float]], seconds: float, seed: int) -> list[Served]:
+def offer(
+    url: str, mix: Sequence[tuple[TrafficClass, float]], seconds: float, seed: int
+) -> list[TrafficResult]:
     """Every kind at its own rate, in an open loop, all at once."""
-    parcels: list[Parcel] = []
+    requests: list[ScheduledRequest] = []
     whose: list[int] = []
     for number, (kind, rate) in enumerate(mix):
         for count, at in enumerate(schedule("poisson", rate, seconds, seed + number)):
-            parcels.append(
-                Parcel(len(parcels), float(at), kind.head(), kind.bodies[count % len(kind.bodies)])
+            requests.append(
+                ScheduledRequest(len(requests), float(at), kind.head(), kind.bodies[count % len(kind.bodies)])
             )
             whose.append(number)
     ended: list[Exchange] = []
     Sender(target(url, "/classify", {}), PATIENCE_S, ended.append).send_all(
-        sorted(parcels, key=lambda p: p.at)
+        sorted(requests, key=lambda p: p.at)
     )
     return [
         score(kind, rate, [one for one in ended if whose[one.index] == number])
@@ -101,14 +103,16 @@ def offer(url: str, mix: Sequence[tuple[Kind, float]], seconds: float, seed: int
     ]
 
 
-def score(kind: Kind, rate: float, ended: Sequence[Exchange]) -> Served:
+def score(kind: TrafficClass, rate: float, ended: Sequence[Exchange]) -> TrafficResult:
     """Of what was offered, what was answered before its deadline, which counts from the scheduled time."""
     good = [e for e in ended if e.status == 200 and e.ended - e.at <= kind.deadline_ms / 1e3]
     said = [json.loads(e.body)["compute"]["quality"] for e in good]
     known = [quality for quality in said if quality is not None]
     quality = float(np.mean(known)) if known else math.nan
     refused = sum(e.status in (429, 503) for e in ended)
-    return Served(kind.name, rate, len(ended), len(good), refused, len(ended) - len(good) - refused, quality)
+    return TrafficResult(
+        kind.name, rate, len(ended), len(good), refused, len(ended) - len(good) - refused, quality
+    )
 
 
 def main() -> None:

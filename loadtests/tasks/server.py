@@ -18,7 +18,7 @@ from loadtests.report import UNCACHED
 
 
 @dataclass(frozen=True, slots=True)
-class Got:
+class HttpResponse:
     """One answer."""
 
     seconds: float
@@ -52,14 +52,14 @@ def serving(*options: str, environment: Mapping[str, str] = UNCACHED) -> Iterato
             process.wait()
 
 
-def post(url: str, body: bytes, kind: str, **headers: str) -> Got:
+def post(url: str, body: bytes, kind: str, **headers: str) -> HttpResponse:
     """Raises urllib.error.HTTPError for anything but 200."""
     said = {name.replace("_", "-"): value for name, value in headers.items()} | {"content-type": kind}
     request = urllib.request.Request(url, body, said)  # noqa: S310
     began = time.perf_counter()
     with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
         data = answer.read()
-        return Got(time.perf_counter() - began, data, dict(answer.headers))
+        return HttpResponse(time.perf_counter() - began, data, dict(answer.headers))
 
 
 def _wait(url: str, process: subprocess.Popen[bytes], limit_s: float = 300) -> None:

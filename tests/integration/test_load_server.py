@@ -14,8 +14,8 @@ import pytest
 from foveate.core.errors import SetupError
 from foveate.core.outcome import Result
 from foveate.core.plan import Plan
+from loadtests.load.images import catalogue
 from loadtests.load.launch import launch
-from loadtests.load.pictures import catalogue
 from tests.integration.conftest import Serve, listen
 from tests.support.fake_runner import FakeRunner
 
@@ -56,9 +56,9 @@ async def test_a_stall_delays_answers_and_not_the_schedule(serve: Serve, tmp_pat
     assert np.quantile(lags, 0.9) < STALL_S / 3
     assert {"in time", "unanswered"} <= kinds <= {"in time", "late", "refused", "expired", "unanswered"}
     # Those who came during the stall waited for its end, counted from when they were due.
-    waited = [r.latency_s for r in run.records if r.promise == "easy" and r.kind == "in time"]
+    waited = [r.latency_s for r in run.records if r.slo_class == "easy" and r.kind == "in time"]
     assert max(waited) > STALL_S / 3
-    tight = [r for r in run.records if r.promise == "tight"]
+    tight = [r for r in run.records if r.slo_class == "tight"]
     assert all(r.latency_s <= 0.15 for r in tight if r.kind == "in time")
     assert any(r.kind != "in time" for r in tight)
     # What was answered was right, and the server says what it took.
@@ -66,9 +66,9 @@ async def test_a_stall_delays_answers_and_not_the_schedule(serve: Serve, tmp_pat
     answered = [r for r in run.records if r.status == 200]
     assert all(r.rung and r.quality and {"queue", "compute"} <= set(r.timings_ms) for r in answered)
     # The server saw the same requests, and the first one that was sent to see whether it is there.
-    counted = served.counted()
-    assert sum(counted.values()) == len(run.records) + 1
-    assert counted["cancelled"] == sum(r.kind == "unanswered" for r in run.records)
+    count_kinds = served.count_kinds()
+    assert sum(count_kinds.values()) == len(run.records) + 1
+    assert count_kinds["cancelled"] == sum(r.kind == "unanswered" for r in run.records)
     assert "<svg" in html.read_text()
 
 

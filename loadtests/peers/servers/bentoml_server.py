@@ -13,11 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 import bentoml  # type: ignore[import-not-found]
 from fastapi import FastAPI, HTTPException, Request
 
-from loadtests.peers.job import MARGIN, Job
-from loadtests.peers.work import Answer, Work
+from loadtests.peers.config import DEADLINE_SHARE, PeerConfig
+from loadtests.peers.inference import Answer, PeerInference
 
-job = Job.read()
-promise_s = job.slo_ms / 1e3
+config = PeerConfig.read()
+promise_s = config.slo_ms / 1e3
 app = FastAPI()
 QUIET = {"access": {"enabled": False}}
 
@@ -26,16 +26,18 @@ QUIET = {"access": {"enabled": False}}
 class Batcher:
     def __init__(self) -> None:
         self.compute = ThreadPoolExecutor(1)
-        self.work = self.compute.submit(Work, job).result()
+        self.work = self.compute.submit(PeerInference, config).result()
 
     @bentoml.api(  # type: ignore[untyped-decorator]
-        batchable=True, max_batch_size=max(2, job.batch), max_latency_ms=int(MARGIN * job.slo_ms)
+        batchable=True,
+        max_batch_size=max(2, config.batch),
+        max_latency_ms=int(DEADLINE_SHARE * config.slo_ms),
     )
     async def classify(self, jpegs: list[bytes]) -> list[Answer]:
         return await asyncio.get_running_loop().run_in_executor(self.compute, self.work.answer, jpegs)
 
 
-@bentoml.service(workers=1, traffic={"timeout": promise_s, "max_concurrency": job.capacity}, logging=QUIET)
+@bentoml.service(workers=1, traffic={"timeout": promise_s, "max_concurrency": config.capacity}, logging=QUIET)
 @bentoml.asgi_app(app, path="/")
 class Classifier:
     batcher = bentoml.depends(Batcher)

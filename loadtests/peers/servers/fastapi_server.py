@@ -12,18 +12,18 @@ from concurrent.futures import ThreadPoolExecutor
 import uvicorn
 from fastapi import FastAPI, HTTPException, Request
 
-from loadtests.peers.job import Job
-from loadtests.peers.work import Answer, Work
+from loadtests.peers.config import PeerConfig
+from loadtests.peers.inference import Answer, PeerInference
 
 
-def application(job: Job) -> FastAPI:
+def application(config: PeerConfig) -> FastAPI:
     app, compute, inside = FastAPI(), ThreadPoolExecutor(1), 0
-    work = compute.submit(Work, job).result()
+    work = compute.submit(PeerInference, config).result()
 
     @app.post("/classify")
     async def classify(request: Request) -> Answer:
         nonlocal inside
-        if inside >= job.capacity:
+        if inside >= config.capacity:
             raise HTTPException(503, "busy")
         inside += 1
         try:
@@ -37,5 +37,7 @@ def application(job: Job) -> FastAPI:
 
 
 if __name__ == "__main__":
-    job = Job.read()
-    uvicorn.run(application(job), host="127.0.0.1", port=job.port, log_level="warning", access_log=False)
+    config = PeerConfig.read()
+    uvicorn.run(
+        application(config), host="127.0.0.1", port=config.port, log_level="warning", access_log=False
+    )

@@ -12,8 +12,8 @@ from typing import Annotated
 import litserve  # type: ignore[import-not-found]
 from fastapi import Body
 
-from loadtests.peers.job import Job
-from loadtests.peers.work import Answer, Pixels, Work
+from loadtests.peers.config import PeerConfig
+from loadtests.peers.inference import Answer, PeerInference, Pixels
 
 WINDOW_S = 0.002
 Jpeg = Annotated[bytes, Body(media_type="image/jpeg")]
@@ -21,7 +21,7 @@ Jpeg = Annotated[bytes, Body(media_type="image/jpeg")]
 
 class Api(litserve.LitAPI):  # type: ignore[misc]
     def setup(self, device: str) -> None:
-        self.work = Work(Job.read())
+        self.work = PeerInference(PeerConfig.read())
 
     def decode_request(self, request: Jpeg) -> Pixels:
         return self.work.decode(request)
@@ -42,7 +42,7 @@ class Api(litserve.LitAPI):  # type: ignore[misc]
 
 
 if __name__ == "__main__":
-    job = Job.read()
-    api = Api(max_batch_size=job.batch, batch_timeout=WINDOW_S, api_path="/classify")
-    server = litserve.LitServer(api, accelerator="cpu", timeout=job.patience_ms / 1e3)
-    server.run(host="127.0.0.1", port=job.port, generate_client_file=False, log_level="warning")
+    config = PeerConfig.read()
+    api = Api(max_batch_size=config.batch, batch_timeout=WINDOW_S, api_path="/classify")
+    server = litserve.LitServer(api, accelerator="cpu", timeout=config.max_wait_ms / 1e3)
+    server.run(host="127.0.0.1", port=config.port, generate_client_file=False, log_level="warning")

@@ -8,15 +8,15 @@ window there is, 1 ms. `--capacity` answers 429 and `--timeout` 408 to what is o
 import os
 
 import orjson
-from mosec import Server, Worker  # type: ignore[import-not-found]
+from mosec import PeerServer, Worker  # type: ignore[import-not-found]
 
-from loadtests.peers.job import Job
-from loadtests.peers.work import Answer, Pixels, Work
+from loadtests.peers.config import PeerConfig
+from loadtests.peers.inference import Answer, PeerInference, Pixels
 
 
 class Classifier(Worker):  # type: ignore[misc]
     def __init__(self) -> None:
-        self.work = Work(Job.read())
+        self.work = PeerInference(PeerConfig.read())
 
     def deserialize(self, data: bytes) -> Pixels:
         return self.work.decode(data)
@@ -31,15 +31,17 @@ class Classifier(Worker):  # type: ignore[misc]
 
 
 if __name__ == "__main__":
-    job = Job.read()
+    config = PeerConfig.read()
     os.environ |= {
         "MOSEC_ADDRESS": "127.0.0.1",
-        "MOSEC_PORT": str(job.port),
-        "MOSEC_CAPACITY": str(job.capacity),
-        "MOSEC_TIMEOUT": str(int(job.slo_ms)),
+        "MOSEC_PORT": str(config.port),
+        "MOSEC_CAPACITY": str(config.capacity),
+        "MOSEC_TIMEOUT": str(int(config.slo_ms)),
         "MOSEC_LOG_LEVEL": "warning",
     }
-    server = Server()
+    server = PeerServer()
     # This other timeout ends the process of a forward that hangs; none does.
-    server.append_worker(Classifier, max_batch_size=job.batch, max_wait_time=1, timeout=60, route="/classify")
+    server.append_worker(
+        Classifier, max_batch_size=config.batch, max_wait_time=1, timeout=60, route="/classify"
+    )
     server.run()

@@ -17,24 +17,24 @@ from ray import serve
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from loadtests.peers.job import Job
-from loadtests.peers.work import Answer, Work
+from loadtests.peers.config import PeerConfig
+from loadtests.peers.inference import Answer, PeerInference
 
-job = Job.read()
-ongoing = job.batch + max(1, job.batch // 2)
+config = PeerConfig.read()
+ongoing = config.batch + max(1, config.batch // 2)
 
 
 @serve.deployment(
     max_ongoing_requests=ongoing,
-    max_queued_requests=max(1, job.capacity - ongoing),
+    max_queued_requests=max(1, config.capacity - ongoing),
     ray_actor_options={"num_cpus": 0},
 )
 class Classifier:
     def __init__(self) -> None:
         self.compute = ThreadPoolExecutor(1)
-        self.work = self.compute.submit(Work, Job.read()).result()
+        self.work = self.compute.submit(PeerInference, PeerConfig.read()).result()
 
-    @serve.batch(max_batch_size=job.batch, batch_wait_timeout_s=0.0)
+    @serve.batch(max_batch_size=config.batch, batch_wait_timeout_s=0.0)
     async def classify(self, jpegs: list[bytes]) -> list[Answer]:
         return await asyncio.get_running_loop().run_in_executor(self.compute, self.work.answer, jpegs)
 
@@ -44,7 +44,7 @@ class Classifier:
 
 if __name__ == "__main__":
     ray.init(_node_ip_address="127.0.0.1", include_dashboard=False, log_to_driver=False)
-    options = {"host": "127.0.0.1", "port": job.port, "request_timeout_s": job.slo_ms / 1e3}
+    options = {"host": "127.0.0.1", "port": config.port, "request_timeout_s": config.slo_ms / 1e3}
     serve.start(http_options=options, logging_config={"enable_access_log": False, "log_level": "WARNING"})
     serve.run(Classifier.bind(), route_prefix="/classify")  # type: ignore[attr-defined]
     signal.pause()

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from loadtests.peers.job import Job
-from loadtests.peers.work import Answer, Work
+from loadtests.peers.config import PeerConfig
+from loadtests.peers.inference import Answer, PeerInference
 
 
 class Handler:
     def initialize(self, context: Any) -> None:
-        self.work = Work(Job.read())
+        self.work = PeerInference(PeerConfig.read())
 
     def handle(self, data: list[dict[str, bytes]], context: Any) -> list[Answer]:
         return self.work.answer([bytes(row["body"]) for row in data])

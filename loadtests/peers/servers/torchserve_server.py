@@ -14,12 +14,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from loadtests.peers.job import Job
+from loadtests.peers.config import PeerConfig
 
 HANDLER = Path(__file__).with_name("torchserve_handler.py")
 
 
-def settings(job: Job, folder: Path) -> str:
+def settings(config: PeerConfig, folder: Path) -> str:
     """config.properties: addresses on this machine alone, each with a port that is free."""
     return f"""inference_address=http://127.0.0.1:{job.port}
 management_address=http://127.0.0.1:{job.port + 1}
@@ -34,7 +34,7 @@ load_models=vit.mar
 """
 
 
-def model_settings(job: Job) -> str:
+def model_settings(config: PeerConfig) -> str:
     """model-config.yaml; a batch that runs is not in the queue."""
     return f"""minWorkers: 1
 maxWorkers: 1
@@ -45,10 +45,10 @@ clientTimeoutInMills: {int(job.patience_ms)}
 """
 
 
-def run(job: Job, folder: Path) -> None:
+def run(config: PeerConfig, folder: Path) -> None:
     """Pack the handler and become the server."""
-    (folder / "config.properties").write_text(settings(job, folder))
-    (folder / "model-config.yaml").write_text(model_settings(job))
+    (folder / "config.properties").write_text(settings(config, folder))
+    (folder / "model-config.yaml").write_text(model_settings(config))
     tools = Path(sys.executable).parent
     subprocess.run(  # noqa: S603
         [tools / "torch-model-archiver", "--model-name", "vit", "--version", "1.0", "--handler", HANDLER,
@@ -67,4 +67,4 @@ if __name__ == "__main__":
     if shutil.which("java") is None:
         raise SystemExit("TorchServe needs Java 17")
     with tempfile.TemporaryDirectory() as place:
-        run(Job.read(), Path(place))
+        run(PeerConfig.read(), Path(place))

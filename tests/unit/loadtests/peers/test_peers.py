@@ -23,12 +23,12 @@ from foveate.models.weights.hub import Checkpoint
 from foveate.models.zoo import Card
 from foveate.models.zoo.heldout import heldout
 from loadtests.peers.__main__ import medians
-from loadtests.peers.job import MARGIN, Job
+from loadtests.peers.config import DEADLINE_SHARE, PeerConfig
+from loadtests.peers.inference import PeerInference
 from loadtests.peers.model import saved, widen
 from loadtests.peers.page import page
-from loadtests.peers.running import Server, processes, running
+from loadtests.peers.running import PeerServer, processes, running
 from loadtests.peers.servers.fastapi_server import application
-from loadtests.peers.work import Work
 
 TINY = ViTConfig(image_size=32, patch_size=16, width=12, depth=2, heads=2, classes=5)
 SHAPES = {
@@ -93,23 +93,23 @@ def test_the_saved_model_is_a_vit_s_that_answers_as_vit_t(tmp_path: Path) -> Non
 @pytest.mark.parametrize("rate", [5.0, 26.0, 400.0])
 @pytest.mark.parametrize("slo_ms", [100.0, 250.0, 500.0, 60_000.0])
 def test_what_a_job_lets_in_ends_within_the_promise(rate: float, slo_ms: float) -> None:
-    job = Job("w.safetensors", "fp32", 1, slo_ms, rate)
-    assert 1 <= job.batch <= job.capacity or job.capacity == 1
-    if job.capacity > 1:
-        assert job.capacity / rate <= MARGIN * slo_ms / 1e3
-        assert job.patience_ms / 1e3 + job.batch / rate <= MARGIN * slo_ms / 1e3 + 1e-9
-    assert Job.read(job.environment()) == job
+    config = PeerConfig("w.safetensors", "fp32", 1, slo_ms, rate)
+    assert 1 <= config.batch <= config.capacity or config.capacity == 1
+    if config.capacity > 1:
+        assert config.capacity / rate <= DEADLINE_SHARE * slo_ms / 1e3
+        assert config.max_wait_ms / 1e3 + config.batch / rate <= DEADLINE_SHARE * slo_ms / 1e3 + 1e-9
+    assert PeerConfig.read(config.environment()) == config
 
 
 @pytest.fixture
-def job(tmp_path: Path) -> Job:
+def config(tmp_path: Path) -> PeerConfig:
     path = tmp_path / "tiny.safetensors"
     hub.save(path, tiny(TINY))
-    return Job(str(path), "fp32", 0, 200.0, 20.0)
+    return PeerConfig(str(path), "fp32", 0, 200.0, 20.0)
 
 
-def test_work_answers_in_the_shape_that_load_tests_read(job: Job) -> None:
-    work, jpegs = Work(job), heldout().jpegs[:3]
+def test_work_answers_in_the_shape_that_load_tests_read(config: PeerConfig) -> None:
+    work, jpegs = PeerInference(config), heldout().jpegs[:3]
     answers = work.classify([work.decode(jpeg) for jpeg in jpegs])
     alone = [work.classify([work.decode(jpeg)])[0] for jpeg in jpegs]
     assert answers == alone
@@ -118,9 +118,9 @@ def test_work_answers_in_the_shape_that_load_tests_read(job: Job) -> None:
 
 
 @pytest.mark.anyio
-async def test_plain_fastapi_refuses_what_it_cannot_answer_in_time(job: Job) -> None:
-    app, jpeg = application(job), heldout().jpegs[0]
-    assert job.capacity == 3
+async def test_plain_fastapi_refuses_what_it_cannot_answer_in_time(config: PeerConfig) -> None:
+    app, jpeg = application(config), heldout().jpegs[0]
+    assert config.capacity == 3
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://peer") as client:
         together = await asyncio.gather(*(client.post("/classify", content=jpeg) for _ in range(5)))
         after = await client.post("/classify", content=jpeg)
@@ -130,7 +130,7 @@ async def test_plain_fastapi_refuses_what_it_cannot_answer_in_time(job: Job) -> 
 
 ANSWERS = """
     import http.server, subprocess, sys
-    from loadtests.peers.job import Job
+    from loadtests.peers.config import Job
     subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self):
@@ -142,28 +142,30 @@ ANSWERS = """
 """
 
 
-def started(program: str, tmp_path: Path, job: Job) -> tuple[Server, Path, Job, bytes, Path]:
+def started(
+    program: str, tmp_path: Path, config: PeerConfig
+) -> tuple[PeerServer, Path, PeerConfig, bytes, Path]:
     """Arguments of `running` for a program."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    server = Server("test", ("-c", textwrap.dedent(program)))
-    own = replace(job, port=port, token=f"test-peers-{time.monotonic_ns()}")
+    server = PeerServer("test", ("-c", textwrap.dedent(program)))
+    own = replace(config, port=port, token=f"test-peers-{time.monotonic_ns()}")
     return server, Path(sys.executable), own, b"jpeg", tmp_path / "log.txt"
 
 
-def test_a_server_ends_with_all_that_it_has_started(tmp_path: Path, job: Job) -> None:
-    arguments = started(ANSWERS, tmp_path, job)
+def test_a_server_ends_with_all_that_it_has_started(tmp_path: Path, config: PeerConfig) -> None:
+    arguments = started(ANSWERS, tmp_path, config)
     token = arguments[2].token
     with running(*arguments):
         assert len(processes(token)) == 2
     assert processes(token) == []
 
 
-def test_a_server_that_ends_before_it_answers_is_told_of(tmp_path: Path, job: Job) -> None:
+def test_a_server_that_ends_before_it_answers_is_told_of(tmp_path: Path, config: PeerConfig) -> None:
     with (
         pytest.raises(RuntimeError, match="did not answer"),
-        running(*started("raise SystemExit", tmp_path, job)),
+        running(*started("raise SystemExit", tmp_path, config)),
     ):
         pass
 

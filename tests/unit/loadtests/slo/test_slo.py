@@ -13,10 +13,10 @@ from foveate.core.plan import Plan
 from foveate.scheduling.fifo import Fifo
 from foveate.scheduling.policy import PolicyFactory
 from foveate.scheduling.slo_policy import SloPolicy
-from loadtests.load.pictures import catalogue
-from loadtests.load.records import Kind, Record
-from loadtests.load.result import Cost, Run
-from loadtests.peers.measure import Setup
+from loadtests.load.images import catalogue
+from loadtests.load.records import EndKind, RequestRecord
+from loadtests.load.result import GeneratorCost, LoadTestRun
+from loadtests.peers.measure import BenchSetup
 from loadtests.simulate.__main__ import read_rungs
 from loadtests.simulate.machine import CALM
 from loadtests.simulate.run import World
@@ -30,22 +30,24 @@ RUNGS = (Rung(LIGHT, 0.25, 5, 0.8, {1: 0.01, 8: 0.02}), Rung(FULL, 1.0, 10, 1.0,
 WORLD = World(RUNGS, max_batch=8, disturbance=CALM)
 
 
-def record(at: float, kind: Kind = "in time", rung: str = "full", **timings_ms: float) -> Record:
+def record(at: float, kind: EndKind = "in time", rung: str = "full", **timings_ms: float) -> RequestRecord:
     quality = {"full": 1.0, "evit:0.5": 0.8, "": None}[rung]
     status = 200 if rung else 429
-    return Record("all", 0.5, at, at, at + 0.15, status, kind, rung, quality, bool(rung) or None, timings_ms)
+    return RequestRecord(
+        "all", 0.5, at, at, at + 0.15, status, kind, rung, quality, bool(rung) or None, timings_ms
+    )
 
 
-def run(records: Iterable[Record], span_s: float) -> Run:
+def run(records: Iterable[RequestRecord], span_s: float) -> LoadTestRun:
     found = tuple(records)
-    cost = Cost(0.1, span_s, 1, len(found))
-    return Run("a run", "python", "2026-01-01", "a machine", {"shape": "step:4"}, span_s, cost, found)
+    cost = GeneratorCost(0.1, span_s, 1, len(found))
+    return LoadTestRun("a run", "python", "2026-01-01", "a machine", {"shape": "step:4"}, span_s, cost, found)
 
 
-def step(broken_until: float, degraded_until: float) -> Run:
+def step(broken_until: float, degraded_until: float) -> LoadTestRun:
     """Ten a second for 6 s; broken from 2 s on, degraded up to a point, answered at full else."""
 
-    def one(at: float) -> Record:
+    def one(at: float) -> RequestRecord:
         if 2 <= at < broken_until:
             return record(at, "refused", "")
         return record(at, "in time", "evit:0.5" if 2 <= at < degraded_until else "full")
@@ -101,7 +103,7 @@ def test_arrivals_of_a_run_are_simulated_at_its_costs() -> None:
     ran = run((record(n / 5, queue=1.0, compute=100.0 + n / 1000) for n in range(50)), 10.0)
     costs = simulated.costs(ran, WORLD)
 
-    def attained(tried: Run, policy: PolicyFactory, min_rung: float) -> float:
+    def attained(tried: LoadTestRun, policy: PolicyFactory, min_rung: float) -> float:
         return simulated.attained(tried, WORLD, policy, ran, costs, 0.5, min_rung)
 
     assert attained(ran, Fifo, 0.0) == 1
@@ -130,7 +132,9 @@ def test_no_forward_of_a_real_model_is_spent_on_who_is_late_or_gone() -> None:
 
 
 def test_the_page_tells_of_every_goal(tmp_path: Path) -> None:
-    setup = Setup("x.safetensors", "bf16", catalogue("scene", 2, 0), "scene", 1.0, (500.0,), (1.0,), tmp_path)
+    setup = BenchSetup(
+        "x.safetensors", "bf16", catalogue("scene", 2, 0), "scene", 1.0, (500.0,), (1.0,), tmp_path
+    )
     figures: dict[str, float] = defaultdict(float, rate_litserve=41.5, rate_ratio_best_peer=3.25)
     for _, field, _, _ in Formatter().parse(TEXT):
         figures[field or ""] += 0.0

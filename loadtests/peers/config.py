@@ -8,14 +8,14 @@ from dataclasses import asdict, dataclass
 from foveate.core.plan import Precision
 
 VARIABLE = "PEER_JOB"
-MARGIN = 0.85
+DEADLINE_SHARE = 0.85
 """Share of the promise that may be planned for; the rest is for what is not decode and forward."""
-MOST_IN_BATCH = 8
+MAX_BATCH_SIZE = 8
 """Larger batches are no faster on a processor, and longer to wait for."""
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class PeerConfig:
     """One server, to be tuned to one promise. The numbers below follow from Little's law."""
 
     weights: str
@@ -31,17 +31,17 @@ class Job:
     @property
     def capacity(self) -> int:
         """Requests inside at most: what can be answered within the promise. More are refused."""
-        return max(1, int(MARGIN * self.rate * self.slo_ms / 1e3))
+        return max(1, int(DEADLINE_SHARE * self.rate * self.slo_ms / 1e3))
 
     @property
     def batch(self) -> int:
         """Pictures in a batch at most: one waits for the batch before, then for its own."""
-        return max(1, min(MOST_IN_BATCH, self.capacity // 2))
+        return max(1, min(MAX_BATCH_SIZE, self.capacity // 2))
 
     @property
-    def patience_ms(self) -> float:
+    def max_wait_ms(self) -> float:
         """Longest wait after which a batch of that size still ends within the promise."""
-        return max(1.0, MARGIN * self.slo_ms - 1e3 * self.batch / self.rate)
+        return max(1.0, DEADLINE_SHARE * self.slo_ms - 1e3 * self.batch / self.rate)
 
     @classmethod
     def read(cls, environment: Mapping[str, str] = os.environ) -> "Job":

@@ -8,22 +8,22 @@ from numpy.typing import NDArray
 
 from foveate.gateway.media.image import decode_image
 from foveate.models.loading.load import load_unprofiled
-from loadtests.peers.job import Job
+from loadtests.peers.config import PeerConfig
 
 Pixels = NDArray[np.uint8]
 Answer = dict[str, Any]
 MAX_PIXELS = 50_000_000
 
 
-class Work:
+class PeerInference:
     """The model, warm, with as many threads as there are cores.
 
     Make it on the thread that will use it, and use it on no other: a second pool of OpenMP threads in a
     process slows both down.
     """
 
-    def __init__(self, job: Job) -> None:
-        self.runner = load_unprofiled(job.weights, job.precision, "cpu", max_batch=job.batch).runner
+    def __init__(self, config: PeerConfig) -> None:
+        self.runner = load_unprofiled(config.weights, config.precision, "cpu", max_batch=config.batch).runner
         self.full, self.labels, self.spec = self.runner.full, self.runner.card.labels, self.runner.card.input
 
     def decode(self, jpeg: bytes) -> Pixels:
