@@ -85,11 +85,15 @@ async def drive(port: int, request: bytes, connections: int, seconds: float) -> 
     loop, result = asyncio.get_running_loop(), ClosedLoopResult()
     started = time.perf_counter()
     protocols = []
-    for _ in range(connections):
-        _, protocol = await loop.create_connection(
-            lambda: _Connection(request, started + seconds, result), "127.0.0.1", port
-        )
-        protocols.append(protocol)
-    await asyncio.gather(*(protocol.done for protocol in protocols))
+    try:
+        for _ in range(connections):
+            _, protocol = await loop.create_connection(
+                lambda: _Connection(request, started + seconds, result), "127.0.0.1", port
+            )
+            protocols.append(protocol)
+        await asyncio.gather(*(protocol.done for protocol in protocols))
+    finally:
+        for protocol in protocols:
+            protocol.transport.close()  # still open if this is cancelled
     result.seconds = time.perf_counter() - started
     return result

@@ -1,24 +1,21 @@
-"""What every server does with a picture: Foveate's own decoding and network at full, nothing else."""
+"""The work that every server does for an image: the decoder of Foveate and its network at the full plan."""
 
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from foveate.gateway.media.image import decode_image
+from foveate.gateway.media.image import Pixels, decode_image
 from foveate.models.loading.load import load_unprofiled
 from loadtests.peers.config import PeerConfig
 
-Pixels = NDArray[np.uint8]
-Answer = dict[str, Any]
+PeerAnswer = dict[str, Any]
+"""An answer in the JSON form of Foveate."""
 MAX_PIXELS = 50_000_000
 
 
 class PeerInference:
-    """The model, warm, with as many threads as there are cores.
+    """The warm model, with one thread per core.
 
-    Make it on the thread that will use it, and use it on no other: a second pool of OpenMP threads in a
+    Create it on the thread that uses it, and use it on no other thread: a second pool of OpenMP threads in a
     process slows both down.
     """
 
@@ -27,19 +24,20 @@ class PeerInference:
         self.full, self.labels, self.spec = self.runner.full, self.runner.card.labels, self.runner.card.input
 
     def decode(self, jpeg: bytes) -> Pixels:
+        """(H, W, 3) uint8 pixels. Raises TypeError if the model takes no images."""
         if self.spec is None:
-            raise TypeError(f"{self.full.variant} takes no pictures")
+            raise TypeError(f"{self.full.variant} takes no images")
         return decode_image(jpeg, self.spec, self.full.image_size, MAX_PIXELS)
 
-    def answer(self, jpegs: Sequence[bytes]) -> list[Answer]:
-        """Decode and classify: one after the other, for a forward already uses every core."""
+    def answer(self, jpegs: Sequence[bytes]) -> list[PeerAnswer]:
+        """Decode and classify. Images are decoded in sequence, because a forward uses all cores."""
         return self.classify([self.decode(jpeg) for jpeg in jpegs])
 
-    def classify(self, pictures: Sequence[Pixels]) -> list[Answer]:
-        """One answer a picture, in the shape of Foveate's."""
-        return [self._answer(r) for r in self.runner.run(self.runner.stack(pictures, self.full), self.full)]
+    def classify(self, images: Sequence[Pixels]) -> list[PeerAnswer]:
+        """One answer per decoded image."""
+        return [self._answer(r) for r in self.runner.run(self.runner.stack(images, self.full), self.full)]
 
-    def _answer(self, result: Any) -> Answer:
+    def _answer(self, result: Any) -> PeerAnswer:
         if isinstance(result, Exception):
             raise result
         index = int(result.scores.argmax())

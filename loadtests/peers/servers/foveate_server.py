@@ -1,4 +1,4 @@
-"""Foveate itself, which takes each request's promise from its `x-slo-ms` header and needs no tuning to it."""
+"""Foveate, which reads each deadline from the header `x-slo-ms` and needs no tuning to it."""
 
 import sys
 

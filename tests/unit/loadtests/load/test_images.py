@@ -19,7 +19,7 @@ def test_the_catalogue_has_held_out_scenes_with_their_labels() -> None:
     assert catalogue("scene", 30, seed=3) == images
     assert catalogue("scene", 30, seed=4) != images
     assert len(catalogue("scene", 0, seed=0)) == len(scenes)
-    with pytest.raises(SetupError, match="--catalogue must be 0 to 1040.*, not 1041"):
+    with pytest.raises(SetupError, match=r"--catalogue must be 0 to 1040.*, not 1041"):
         catalogue("scene", 1041, 0)
 
 

@@ -29,7 +29,7 @@ def test_a_run_sends_the_planned_requests_and_records_each() -> None:
     reported: list[tuple[str, EndKind]] = []
     with scripted_server(lambda n: FOX if n % 4 else http(429)) as server:
         load_test = LoadTest(spec(server.port))
-        load_test.run(lambda slo_class, waited_s, size, kind: reported.append((slo_class, kind)))
+        load_test.run(lambda slo_class, _, __, kind: reported.append((slo_class, kind)))
         run = load_test.result("a run", "command", {"shape": "constant"})
         bodies = [request.rpartition(b"\r\n\r\n")[2] for request in server.requests]
         heads = [b"x-min-quality: 0.9" in request for request in server.requests]
