@@ -32,8 +32,8 @@ def schedule(shape: str, rate: float, seconds: float, seed: int) -> SendTimes:
     bursts that double the rate. step, ramp, onoff and day are Poisson processes whose rate changes.
 
     trace:PATH: a file with one time per line, or a CSV file with times in its first column. A time is in
-    seconds, in seconds since 1970, or in ISO 8601. The trace is replayed unchanged: rate, duration and seed have no effect.
-    Dates count from the first one.
+    seconds, in seconds since 1970, or in ISO 8601. The trace is replayed unchanged: rate, duration and seed
+    have no effect. Dates count from the first one.
 
     Raises SetupError for an unknown shape, an argument out of range or an unreadable trace.
     """

@@ -25,7 +25,16 @@ from foveate.models.loading.load import load
 from foveate.models.runners.image import TorchRunner
 from loadtests.closed_loop import ClosedLoopResult, drive, request_bytes
 from loadtests.report import (
-    RENDER_HELP, UNCACHED, Figures, Goal, cell, goal_table, read, render, table, write,
+    RENDER_HELP,
+    UNCACHED,
+    Figures,
+    Goal,
+    cell,
+    goal_table,
+    read,
+    render,
+    table,
+    write,
 )
 
 MODEL = "random:vit_small_patch16_224"

@@ -9,7 +9,7 @@ from foveate.core.model import Rung
 from foveate.estimation.arrivals import ArrivalStats
 from foveate.estimation.latency import LatencyModel
 from foveate.scheduling.slo_policy import SloPolicy
-from loadtests.simulate.workload import Job
+from loadtests.simulate.workload import SimulatedRequest
 
 WAITING, ROUNDS = 1000, 300
 MAX_BATCH = 32
@@ -25,11 +25,11 @@ def cost_ms(rungs: Sequence[Rung], seed: int = 0) -> dict[str, float]:
     latency = LatencyModel(rungs)
     policy = SloPolicy(rungs, latency, MAX_BATCH)
     plan = rungs[0].plan
-    full_load_s = WAITING * latency.line(plan).each
-    jobs = sorted(
-        (_job(draw, number, full_load_s, len(rungs)) for number in range(WAITING)), key=_virtual_deadline
+    full_load_s = WAITING * latency.item_s(plan)
+    requests = sorted(
+        (_request(draw, number, full_load_s, len(rungs)) for number in range(WAITING)), key=_virtual_deadline
     )
-    candidate = _job(draw, WAITING, full_load_s, len(rungs))
+    candidate = _request(draw, WAITING, full_load_s, len(rungs))
     arrivals = ArrivalStats(WAITING / full_load_s, full_load_s)
 
     def median_ms(work: Callable[[], object]) -> float:
@@ -42,15 +42,15 @@ def cost_ms(rungs: Sequence[Rung], seed: int = 0) -> dict[str, float]:
         return 1e3 * statistics.median(seconds)
 
     return {
-        "decision_ms_at_1000": median_ms(lambda: policy.choose(jobs, 0.0, 0.0, arrivals)),
-        "admission_ms_at_1000": median_ms(lambda: policy.admit(candidate, jobs, 0.0, 0.0)),
+        "decision_ms_at_1000": median_ms(lambda: policy.choose(requests, 0.0, 0.0, arrivals)),
+        "admission_ms_at_1000": median_ms(lambda: policy.admit(candidate, requests, 0.0, 0.0)),
     }
 
 
-def _virtual_deadline(job: Job) -> float:
-    return job.virtual_deadline
+def _virtual_deadline(request: SimulatedRequest) -> float:
+    return request.virtual_deadline
 
 
-def _job(draw: random.Random, number: int, full_load_s: float, rungs: int) -> Job:
+def _request(draw: random.Random, number: int, full_load_s: float, rungs: int) -> SimulatedRequest:
     deadline = full_load_s * draw.uniform(0.5, 3)
-    return Job(number, 0.0, deadline, deadline, draw.randrange(rungs), draw.choice("abc"))
+    return SimulatedRequest(number, 0.0, deadline, deadline, draw.randrange(rungs), draw.choice("abc"))

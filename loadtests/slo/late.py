@@ -90,7 +90,7 @@ def count(seed: int = 0) -> dict[str, float]:
 
 async def _overload(runner: CountingRunner, device: DeviceExecutor, seed: int) -> int:
     """Send REQUESTS requests; the number of answers."""
-    engine = Engine(runner, Metrics(), compute=device)
+    engine = Engine(runner, Metrics(), device=device)
     engine.start()
     draw = random.Random(seed)  # noqa: S311 - not a secret
     pixels = np.random.default_rng(seed).integers(0, 255, (224, 224, 3), np.uint8)

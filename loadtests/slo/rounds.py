@@ -163,7 +163,7 @@ def simulation_figures(
         figures |= {
             f"sim_real_{name}_real": real,
             f"sim_real_{name}_simulated": simulation,
-            f"sim_real_{name}_slower": costs.disturbance.slower,
+            f"sim_real_{name}_slower": costs.disturbance.slowdown,
             f"sim_real_{name}_gap_points": 100 * abs(real - simulation),
         }
     gap = max(value for name, value in figures.items() if name.endswith("gap_points"))

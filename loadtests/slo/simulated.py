@@ -17,7 +17,7 @@ from loadtests.simulate.machine import Disturbance
 from loadtests.simulate.oracle import upper_bound
 from loadtests.simulate.record import End
 from loadtests.simulate.run import World, simulate
-from loadtests.simulate.workload import Kind, Workload
+from loadtests.simulate.workload import RequestClass, Workload
 
 SHAPES = ("constant", "poisson", "gamma:2", "gamma:4", "step:2", "step:4", "ramp:4", "onoff:4")
 LOADS = (0.5, 1.0, 2.0, 4.0, 8.0)
@@ -44,7 +44,7 @@ def oracle_ratios(
         ratios = []
         for load in LOADS:
             at = schedule(shape, load * world.full_rate, seconds, seed)
-            workload = Workload.draw(at, [Kind(slo_s)], seed)
+            workload = Workload.draw(at, [RequestClass(slo_s)], seed)
             record = simulate(world, policy, workload, seed)
             ratios.append(record.utility / upper_bound(world, workload))
         minima[shape] = min(ratios)
@@ -72,7 +72,9 @@ class Forward:
 
 def forwards(run: LoadTestRun, world: World) -> list[Forward]:
     """The forwards in the order of their ends. Answers with the same compute time shared a forward."""
-    costs_of = {rung.plan.relative_to(world.rungs[-1].plan): world.costs[rung.plan] for rung in world.rungs}
+    costs_of = {
+        rung.plan.relative_to(world.rungs[-1].plan): world.batch_table[rung.plan] for rung in world.rungs
+    }
     shared: dict[tuple[str, float], list[float]] = defaultdict(list)
     for record in run.records:
         if "compute" in record.timings_ms:
@@ -95,7 +97,7 @@ def costs(run: LoadTestRun, world: World) -> MeasuredCosts:
     middles = (np.arange(QUANTILES) + 0.5) / QUANTILES
     gaps = [max(0.0, b.ended - b.elapsed_s - a.ended) for a, b in itertools.pairwise(ran)]
     return MeasuredCosts(
-        Disturbance(slower(ran), unevenness(ran), 0.0, between_s=statistics.median(gaps or [0.0])),
+        Disturbance(slower(ran), unevenness(ran), 0.0, gap_s=statistics.median(gaps or [0.0])),
         tuple(np.quantile(outside, middles).tolist()),
     )
 
@@ -132,11 +134,11 @@ def attained(
     """
     earlier_at, at = (np.array([record.at for record in r.records]) for r in (earlier, run))
     all_at = np.concatenate([earlier_at, at + earlier.span_s + PAUSE_S])
-    kinds = [Kind(max(MIN_SLO_S, slo_s - outside_s), min_quality) for outside_s in costs.outside_s]
+    classes = [RequestClass(max(MIN_SLO_S, slo_s - outside_s), min_quality) for outside_s in costs.outside_s]
     disturbed = replace(world, disturbance=costs.disturbance)
     in_time = [
-        simulate(disturbed, policy, Workload.draw(all_at, kinds, seed), seed).end[len(earlier_at) :]
-        == End.KEPT
+        simulate(disturbed, policy, Workload.draw(all_at, classes, seed), seed).end[len(earlier_at) :]
+        == End.MET
         for seed in range(DRAWS)
     ]
     return float(np.mean(in_time))

@@ -18,7 +18,7 @@ from foveate.core.profile import SLACK, Profile
 from foveate.gateway.media.image import decode_image
 from foveate.gateway.media.video import decode_clip
 from foveate.gateway.media.video_demuxer import ClipLimits
-from foveate.gateway.routes.video_input import middle
+from foveate.gateway.routes.video_input import center_crop
 from foveate.models.huggingface import PretrainedRunner
 from foveate.models.loading.clip_loading import Unprofiled as UnprofiledClips
 from foveate.models.loading.clip_loading import Watches
@@ -97,7 +97,7 @@ def decoder(card: ModelCard, max_pixels: int) -> Decode:
 
     def decode(data: bytes) -> Pixels:
         limits = ClipLimits()
-        clip = decode_clip(data, card.frames, side, middle(spec, side), spec.interpolation, limits)
+        clip = decode_clip(data, card.frames, side, center_crop(spec, side), spec.interpolation, limits)
         pixels: Pixels = clip.pixels[0]
         return pixels
 

@@ -8,12 +8,12 @@ from foveate.scheduling.fifo import Fifo
 from foveate.scheduling.policy import PolicyFactory
 from foveate.scheduling.slo_policy import SloPolicy
 from loadtests.load.result import LoadTestRun
-from loadtests.simulate.machine import CALM
+from loadtests.simulate.machine import NO_DISTURBANCE
 from loadtests.simulate.run import World
 from loadtests.slo import simulated
 from tests.support.slo_runs import RUNGS, slo_record, slo_run
 
-WORLD = World(RUNGS, max_batch=8, disturbance=CALM)
+WORLD = World(RUNGS, max_batch=8, disturbance=NO_DISTURBANCE)
 
 
 def test_answers_with_the_same_compute_time_shared_a_forward() -> None:
@@ -28,7 +28,7 @@ def test_costs_are_relative_to_the_profile_and_include_the_time_outside_the_engi
     together = [slo_record(n / 100, queue=20.0, compute=1200.0) for n in range(8)]
     single = [slo_record(1.0, rung="evit:0.5", queue=120.0, compute=15.0)]
     costs = simulated.costs(slo_run([*together, *single], 3.0), WORLD)
-    assert costs.disturbance.slower == pytest.approx((1.2 + 0.015) / (0.8 + 0.01))
+    assert costs.disturbance.slowdown == pytest.approx((1.2 + 0.015) / (0.8 + 0.01))
     assert simulated.costs(slo_run(single, 3.0), WORLD).outside_s == pytest.approx([0.015] * 20)
 
 
@@ -36,7 +36,7 @@ def test_the_time_between_forwards_is_from_an_end_to_the_next_start() -> None:
     """Forwards of 80 ms every 100 ms."""
     records = [slo_record(n / 10, queue=1.0, compute=80.0 + n / 1000) for n in range(5)]
     costs = simulated.costs(slo_run(records, 1.0), WORLD)
-    assert costs.disturbance.between_s == pytest.approx(0.02, abs=1e-4)
+    assert costs.disturbance.gap_s == pytest.approx(0.02, abs=1e-4)
 
 
 def test_variation_is_over_windows_of_time_and_not_between_single_forwards() -> None:
