@@ -58,7 +58,7 @@ def schedule(shape: str, rate: float, seconds: float, seed: int) -> SendTimes:
 
 
 def _number(shape: str, argument: str, minimum: float) -> float:
-    """The argument of a shape: above 0 where `minimum` is 0, at least 1 where it is 1."""
+    """The argument of a shape: above 0 for a `minimum` of 0, at least 1 for a `minimum` of 1."""
     try:
         number = float(argument)
     except ValueError:

@@ -20,7 +20,7 @@ class ClosedLoopResult:
 
     @property
     def p50_ms(self) -> float:
-        """Median latency in milliseconds. Raises IndexError where nothing was answered."""
+        """Median latency in milliseconds. Raises IndexError if nothing was answered."""
         ordered = sorted(self.latencies_s)
         return ordered[len(ordered) // 2] * 1e3
 
@@ -43,6 +43,7 @@ class _Connection(asyncio.Protocol):
         self.sent = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Send the first request."""
         self.transport = transport
         self._send()
 
@@ -54,6 +55,7 @@ class _Connection(asyncio.Protocol):
         self.transport.write(self.request)  # type: ignore[attr-defined]
 
     def data_received(self, data: bytes) -> None:
+        """Count a complete answer and send the next request."""
         self.buffer += data
         end = self.buffer.find(b"\r\n\r\n")
         if end < 0:
@@ -68,7 +70,7 @@ class _Connection(asyncio.Protocol):
         self._send()
 
     def _is_complete(self, end: int) -> bool:
-        """Whether the buffer holds the full body; `end` is where the head ends."""
+        """Whether the buffer holds the full body; `end` is the end of the head."""
         at = self.buffer.find(b"content-length: ", 0, end)
         if at < 0:  # chunked encoding ends with an empty chunk
             return self.buffer.endswith(b"0\r\n\r\n")
@@ -76,6 +78,7 @@ class _Connection(asyncio.Protocol):
         return len(self.buffer) >= end + 4 + int(self.buffer[at : self.buffer.find(b"\r", at)])
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """End the loop of this connection."""
         if not self.done.done():
             self.done.set_result(None)
 

@@ -105,7 +105,7 @@ def with_opencv(data: bytes, margin: float = 2, area: bool = False) -> Pixels:
 
 
 def candidates() -> dict[str, Decoder]:
-    """The decoders by name; OpenCV only where it is installed."""
+    """The decoders by name; OpenCV only if it is installed."""
     decoders: dict[str, Decoder] = {
         "pillow_full": pillow_full,
         "pillow_draft": pillow_draft,

@@ -60,7 +60,7 @@ def sample_jpeg(size_bytes: int = 108_000) -> bytes:
 
 
 def fast_precision() -> Precision:
-    """bf16 where the processor has bfloat16 instructions, else fp32."""
+    """bf16 if the processor has bfloat16 instructions, else fp32."""
     info = Path("/proc/cpuinfo")
     flags = info.read_text() if info.exists() else ""
     return "bf16" if "avx512_bf16" in flags or "amx_bf16" in flags else "fp32"

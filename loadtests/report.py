@@ -127,7 +127,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def cell(figures: Mapping[str, float], key: str, form: str) -> str:
-    """One figure as a table cell; MISSING where it was not measured."""
+    """One figure as a table cell; MISSING if it was not measured."""
     return form.format(figures[key]) if key in figures else MISSING
 
 

@@ -104,7 +104,7 @@ def ladder_section(runner: TorchRunner, rounds: int, figures: Figures) -> str:
     small = ladder.SMALL_BATCH
     return f"""## The default ladder of vit-t
 
-Measured on the {len(ladder.unseen(runner, 0))} held-out scenes that `foveate profile` does not use to
+Measured on the {len(ladder.unseen(0))} held-out scenes that `foveate profile` does not use to
 train the content router, in {runner.full.precision}. Times are milliseconds per image in batches of
 {ladder.BATCH} and of {small}, as the median of rounds in which every plan runs the same images. The
 speed-up over full is computed within a round.

@@ -15,7 +15,7 @@ from foveate.models.runners.image import TorchRunner
 from foveate.models.zoo.heldout import heldout
 
 BATCH, SMALL_BATCH = 32, 8
-PICTURES = 96
+IMAGES = 96
 
 Seconds = dict[tuple[str, int], list[float]]
 """Seconds per batch, by plan and batch size; one value per round."""
@@ -37,7 +37,7 @@ class LadderPoint:
     speedup_small: float
 
 
-def unseen(runner: TorchRunner, seed: int) -> list[int]:
+def unseen(seed: int) -> list[int]:
     """Indices of the half of the held-out scenes that `foveate profile` evaluates on."""
     every = np.random.default_rng(seed).permutation(len(heldout()))
     return sorted(every[len(every) // 2 :].tolist())
@@ -46,7 +46,7 @@ def unseen(runner: TorchRunner, seed: int) -> list[int]:
 def measure(runner: TorchRunner, seed: int, rounds: int) -> list[LadderPoint]:
     """All fixed rungs of the ladder and all content plans, the fastest first."""
     scenes, full = heldout(), runner.full
-    indices = unseen(runner, seed)
+    indices = unseen(seed)
     pixels = [image for i, image in enumerate(scenes.pixels(full.image_size)) if i in set(indices)]
     targets = scenes.targets[indices]
     plans = {rung.plan.relative_to(full): rung.plan for rung in runner.card.ladder}
@@ -73,7 +73,7 @@ def _seconds(
     """Mean seconds per batch in each round; all plans of a round run the same images."""
     seconds: Seconds = {(name, size): [] for name in plans for size in (BATCH, SMALL_BATCH)}
     for number in range(rounds + 1):
-        indices = np.random.default_rng(number).permutation(len(pixels))[:PICTURES]
+        indices = np.random.default_rng(number).permutation(len(pixels))[:IMAGES]
         chosen = [pixels[index] for index in indices]
         for (name, size), values in seconds.items():
             values.append(seconds_each(runner, plans[name], chosen, size))

@@ -95,9 +95,11 @@ class TimedReducer(Reducer):
         self.deciding = self.moving = 0.0
 
     def needs(self, block: int) -> Needs | None:
+        """The needs of the wrapped reducer."""
         return self.reducer.needs(block)
 
     def after(self, tokens: int, prefix: int, depth: int) -> tuple[int, ...]:
+        """The schedule of the wrapped reducer."""
         return self.reducer.after(tokens, prefix, depth)
 
     def __call__(self, tokens: Tokens, attention: Attention, block: int) -> Assignment:

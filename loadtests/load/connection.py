@@ -64,15 +64,18 @@ class _Response:
         self.parser = HttpResponseParser(self)
 
     def feed(self, data: bytes) -> None:
+        """Parse received bytes. Raises ConnectionBroken if they are not HTTP."""
         try:
             self.parser.feed_data(data)
         except HttpParserError as error:
             raise ConnectionBroken("the answer of the server is not HTTP") from error
 
     def on_body(self, body: bytes) -> None:
+        """Called by the parser with a part of the body."""
         self.parts.append(body)
 
     def on_message_complete(self) -> None:
+        """Called by the parser at the end of the response."""
         self.complete, self.keep_alive = True, self.parser.should_keep_alive()
 
 

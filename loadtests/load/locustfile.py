@@ -34,10 +34,12 @@ class ScheduleShape(LoadTestShape):
     ended = False
 
     def reset_time(self) -> None:
+        """Start a new run."""
         super().reset_time()  # type: ignore[no-untyped-call]
         self.ended = False
 
     def tick(self) -> tuple[int, float] | None:
+        """One user until the run has ended."""
         return None if self.ended else (1, 1.0)
 
 
@@ -46,6 +48,7 @@ class OpenLoop(User):
 
     @task
     def send(self) -> None:
+        """Run the load test and keep its result for the report."""
         shape, options = self.environment.shape_class, self.environment.parsed_options
         if not isinstance(shape, ScheduleShape) or options is None:
             raise RuntimeError("this file defines its own load shape; do not add another one")

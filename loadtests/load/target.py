@@ -23,6 +23,7 @@ class Target:
 
     @property
     def url(self) -> str:
+        """The URL that requests are sent to."""
         return f"http://{self.host}:{self.port}{self.path}"
 
 

@@ -239,7 +239,7 @@ def mix_section(options: TaskBenchOptions, figures: Figures) -> str:
     alone = [[kind, f"{rate:.1f}"] for kind, rate in mixed["alone_per_s"].items()]
     return f"""## Mixed traffic
 
-One server with three models gets three kinds of requests in one open loop: "pictures" are classified within
+One server with three models gets three kinds of requests in one open loop: "images" are classified within
 300 ms, "masks" are segmented within 500 ms, and "clips" are classified within 1,000 ms. First, each kind runs
 alone at full in a closed loop:
 

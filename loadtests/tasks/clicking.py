@@ -1,12 +1,13 @@
 """The time of a first and a second click on an image, over HTTP and in the server."""
 
 import base64
-import http.client
 import io
 import json
 import statistics
 import time
+from contextlib import closing
 from dataclasses import dataclass
+from http.client import HTTPConnection
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -40,39 +41,36 @@ def measure(url: str, images: int = 60) -> ClickFigures:
     The first click is in the middle of the object, the second in the middle of the largest error. One
     connection, one request at a time.
     """
-    scenes = heldout()
+    scenes, server = heldout(), urlsplit(url)
     rows: list[tuple[float, ...]] = []
-    server = urlsplit(url)
-    client = http.client.HTTPConnection(server.hostname or "", server.port, timeout=60)
-    for number in range(images):
-        truth = np.asarray(Image.fromarray(read_mask(scenes.masks[number], 224)[0]).resize(SIZE, 0)) > 0
-        if not truth.any():
-            continue
-        jpeg = enlarged(scenes.jpegs[number])
-        clicks = [(*innermost(truth), 1)]
-        first = segment(client, jpeg, clicks)
-        errors = first.mask != truth
-        if not errors.any():
-            continue
-        x, y = innermost(errors)
-        clicks.append((x, y, int(truth[y, x])))
-        second = segment(client, jpeg, clicks)
-        rows.append(
-            (
-                first.seconds,
-                second.seconds,
-                first.compute,
-                second.compute,
-                iou(first.mask, truth),
-                iou(second.mask, truth),
-            )
-        )
+    with closing(HTTPConnection(server.hostname or "", server.port, timeout=60)) as client:
+        for number in range(images):
+            truth = np.asarray(Image.fromarray(read_mask(scenes.masks[number], 224)[0]).resize(SIZE, 0)) > 0
+            if truth.any() and (row := click_twice(client, enlarged(scenes.jpegs[number]), truth)):
+                rows.append(row)
     columns = list(zip(*rows, strict=True))
     medians = [1e3 * statistics.median(column) for column in columns[:4]]
     return ClickFigures(
         medians[0], medians[1], ratio(columns[0], columns[1]),
         medians[2], medians[3], ratio(columns[2], columns[3]),
         statistics.fmean(columns[4]), statistics.fmean(columns[5]),
+    )  # fmt: skip
+
+
+def click_twice(client: HTTPConnection, jpeg: bytes, truth: np.ndarray) -> tuple[float, ...] | None:
+    """Seconds of both clicks over HTTP, of both on the device, and IoU after each; None if the first click
+    leaves no error."""
+    clicks = [(*innermost(truth), 1)]
+    first = segment(client, jpeg, clicks)
+    errors = first.mask != truth
+    if not errors.any():
+        return None
+    x, y = innermost(errors)
+    clicks.append((x, y, int(truth[y, x])))
+    second = segment(client, jpeg, clicks)
+    return (
+        first.seconds, second.seconds, first.compute, second.compute,
+        iou(first.mask, truth), iou(second.mask, truth),
     )  # fmt: skip
 
 
@@ -91,9 +89,7 @@ class MaskResponse:
     """(H, W) bool."""
 
 
-def segment(
-    client: http.client.HTTPConnection, jpeg: bytes, clicks: list[tuple[int, int, int]]
-) -> MaskResponse:
+def segment(client: HTTPConnection, jpeg: bytes, clicks: list[tuple[int, int, int]]) -> MaskResponse:
     """The mask for clicks (x, y, 1 for object or 0 for background). Raises RuntimeError unless the status is
     200."""
     points = ";".join(",".join(map(str, click)) for click in clicks)

@@ -48,7 +48,7 @@ def kinds() -> tuple[TrafficClass, ...]:
     """Images to classify, images to segment, clips to classify."""
     jpegs = tuple(enlarged(jpeg) for jpeg in heldout().jpegs[:40])
     return (
-        TrafficClass("pictures", "/classify", "image/jpeg", 300, jpegs),
+        TrafficClass("images", "/classify", "image/jpeg", 300, jpegs),
         TrafficClass("masks", "/segment", "image/jpeg", 500, jpegs),
         TrafficClass("clips", "/classify", "video/mp4", 1000, heldout_clips().films[:40]),
     )

@@ -38,7 +38,7 @@ def measure(name: str) -> Figures:
     checkpoint = hub.load(name)
     figures: Figures = {key: round(heldout_top1(checkpoint, plan), 4) for plan, key in PLANS.items()}
     log = RUNS / name / "log.jsonl"
-    if log.exists():  # only where the model was trained
+    if log.exists():  # the log exists only after a training run
         figures["train_minutes"] = json.loads(log.read_text().splitlines()[-1])["minutes"]
     figures["parameters"] = sum(p.numel() for p in checkpoint.model.parameters())
     return {prefix(name) + key: value for key, value in figures.items()}

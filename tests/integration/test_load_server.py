@@ -65,9 +65,9 @@ async def test_a_stall_delays_answers_and_not_the_schedule(serve: Serve, tmp_pat
     answered = [r for r in run.records if r.status == 200]
     assert all(r.rung and r.quality and {"queue", "compute"} <= set(r.timings_ms) for r in answered)
     # The server counts the same requests and the probe.
-    count_kinds = served.counted()
-    assert sum(count_kinds.values()) == len(run.records) + 1
-    assert count_kinds["cancelled"] == sum(r.kind == "unanswered" for r in run.records)
+    counts = served.counted()
+    assert sum(counts.values()) == len(run.records) + 1
+    assert counts["cancelled"] == sum(r.kind == "unanswered" for r in run.records)
     assert "<svg" in html.read_text()
 
 

@@ -37,6 +37,7 @@ class BentoBatcher:
         max_latency_ms=int(DEADLINE_SHARE * config.slo_ms),
     )
     async def classify(self, jpegs: list[bytes]) -> list[PeerAnswer]:
+        """Classify a batch."""
         return await asyncio.get_running_loop().run_in_executor(self.compute, self.inference.answer, jpegs)
 
 
@@ -51,6 +52,7 @@ class BentoClassifier:
 
     @app.post("/classify")
     async def classify(self, request: Request) -> PeerAnswer:
+        """Classify one image; 503 if the batcher drops it."""
         try:
             answers: list[PeerAnswer] = await self.batcher.to_async.classify([await request.body()])
         except bentoml.exceptions.BentoMLException as error:

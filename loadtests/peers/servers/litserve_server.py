@@ -25,23 +25,29 @@ class LitServeApi(litserve.LitAPI):  # type: ignore[misc]
     """Decodes on the request, classifies batches."""
 
     def setup(self, device: str) -> None:
+        """Load the model in the worker."""
         self.inference = PeerInference(PeerConfig.read())
 
     def decode_request(self, request: Jpeg) -> Pixels:
+        """Decode the JPEG."""
         return self.inference.decode(request)
 
     def batch(self, inputs: list[Pixels]) -> list[Pixels]:
+        """Images have one size and need no stacking here."""
         return inputs
 
     def predict(self, batch: list[Pixels] | Pixels) -> list[PeerAnswer] | PeerAnswer:
+        """Classify a batch, or one image if batching is off."""
         single = not isinstance(batch, list)
         answers = self.inference.classify([batch] if single else batch)  # type: ignore[list-item, arg-type]
         return answers[0] if single else answers
 
     def unbatch(self, output: list[PeerAnswer]) -> list[PeerAnswer]:
+        """One answer per request."""
         return output
 
     def encode_response(self, output: PeerAnswer) -> PeerAnswer:
+        """The answer is JSON already."""
         return output
 
 

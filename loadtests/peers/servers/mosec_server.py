@@ -22,14 +22,17 @@ class MosecClassifier(Worker):  # type: ignore[misc]
         self.inference = PeerInference(PeerConfig.read())
 
     def deserialize(self, data: bytes) -> Pixels:
+        """Decode the JPEG."""
         return self.inference.decode(data)
 
     def forward(self, data: list[Pixels] | Pixels) -> list[PeerAnswer] | PeerAnswer:
+        """Classify a batch, or one image if batching is off."""
         if isinstance(data, list):
             return self.inference.classify(data)
         return self.inference.classify([data])[0]
 
     def serialize(self, data: PeerAnswer) -> bytes:
+        """Encode the answer as JSON."""
         return orjson.dumps(data)
 
 

@@ -39,6 +39,7 @@ class RayClassifier:
 
     @serve.batch(max_batch_size=config.batch, batch_wait_timeout_s=0.0)
     async def classify(self, jpegs: list[bytes]) -> list[PeerAnswer]:
+        """Classify a batch."""
         return await asyncio.get_running_loop().run_in_executor(self.compute, self.inference.answer, jpegs)
 
     async def __call__(self, request: Request) -> JSONResponse:
