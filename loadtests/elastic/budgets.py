@@ -21,7 +21,7 @@ ARGUMENTS = {
 
 def gflops(model: ElasticViT, spec: str, image_size: int) -> float:
     """Maximum GFLOPs per image with this reducer. Raises BadPlan if the model cannot run it."""
-    steps = ResolvedPlan(create(spec, model), model.geometry.depth)
+    steps = ResolvedPlan(create(spec, model), model.config.depth)
     return flops(model, image_size, steps, steps.depth)
 
 

@@ -25,11 +25,11 @@ def widen(checkpoint: Checkpoint, name: str, times: int = TIMES) -> Checkpoint:
 
     Raises SetupError for a network with norms inside attention, which cannot be widened like this.
     """
-    old = checkpoint.geometry
+    old = checkpoint.config
     card = replace(
         checkpoint,
         name=name,
-        geometry=replace(old, width=times * old.width, heads=times * old.heads),
+        config=replace(old, width=times * old.width, heads=times * old.heads),
         exits=(),
         gates=(),
         description=f"{checkpoint.name} with each channel and head copied {times} times, to measure speed",

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from foveate.models import reduction
-from foveate.models.heads.clicks import ClickHead, ClickSpec
 from foveate.models.heads.dense import DenseHead, DenseSpec
+from foveate.models.heads.point_prompts import PointPromptHead, PointPromptSpec
 from foveate.models.runners.dense import dense_of
 from foveate.models.vit.vit import ElasticViT, ResolvedPlan
 from foveate.models.weights import hub
@@ -113,7 +113,7 @@ def laid(trunk: ElasticViT, images: Tensor, reducer: str = "none", size: int = 2
     images = normalise(images)
     if size != images.shape[-1]:
         images = F.interpolate(images, size=(size, size), mode="bicubic", antialias=True)
-    head, depth = dense_of(trunk), trunk.geometry.depth
+    head, depth = dense_of(trunk), trunk.config.depth
     with torch.autocast("cpu", torch.bfloat16):
         stages = walk(trunk, images, ResolvedPlan(reduction.create(reducer, trunk), depth))
         coarse, fine = head.to_maps(settled(head, stages, depth), head.detail(images))
@@ -156,13 +156,13 @@ def clicked(points: Tensor, found: Tensor, masks: Tensor, pick: Pick) -> Tensor:
     return torch.cat([points, torch.tensor(more, dtype=torch.float32)[:, None]], 1)
 
 
-def logits_of(head: ClickHead, features: tuple[Tensor, Tensor], points: Tensor, side: int) -> Tensor:
+def logits_of(head: PointPromptHead, features: tuple[Tensor, Tensor], points: Tensor, side: int) -> Tensor:
     """(T, side, side)."""
     small = head(*features, points)
     return F.interpolate(small, size=(side, side), mode="bilinear", align_corners=False).squeeze(1)
 
 
-def loss_of(trunk: ElasticViT, head: ClickHead, batch: Batch, rng: random.Random) -> Tensor:
+def loss_of(trunk: ElasticViT, head: PointPromptHead, batch: Batch, rng: random.Random) -> Tensor:
     """Of the first click, and of a later one whose forerunners were placed where the head was wrong."""
     coarse, fine = laid(trunk, batch.images, rng.choice(REDUCERS), rng.choice(SIZES))
     features, side = (coarse[batch.scene], fine[batch.scene]), batch.masks.shape[-1]
@@ -196,7 +196,7 @@ def outlined(logits: Tensor, masks: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def evaluate(
-    trunk: ElasticViT, head: ClickHead, scenes: int = 104, reducer: str = "none", size: int = 224
+    trunk: ElasticViT, head: PointPromptHead, scenes: int = 104, reducer: str = "none", size: int = 224
 ) -> dict[str, float]:
     """Mean IoU after so many clicks, and NoC@85: clicks until an IoU of WANTED, LIMIT where it never comes.
     One object a scene, on training-split scenes far past any that training reaches."""
@@ -224,7 +224,7 @@ def segmenter(trunk: str, run: Path) -> Checkpoint:
     if not (run / "dense.pt").exists():
         return hub.load(f"{trunk}-seg")
     found = hub.load(trunk)
-    head = DenseHead(found.geometry, DenseSpec(len(LABELS) + 1))
+    head = DenseHead(found.config, DenseSpec(len(LABELS) + 1))
     head.load_state_dict(torch.load(run / "dense.pt", weights_only=True)["head"])
     found.model.dense = head
     return found
@@ -235,7 +235,7 @@ def train(trunk: ElasticViT, run: Run, batch_size: int) -> None:
     cv2.setNumThreads(1)  # its threads would not survive the fork of the process that draws scenes
     torch.manual_seed(run.seed)
     trunk.eval().requires_grad_(False)
-    head = ClickHead(dense_of(trunk).spec, trunk.geometry.patch_size, ClickSpec())
+    head = PointPromptHead(dense_of(trunk).spec, trunk.config.patch_size, PointPromptSpec())
     head.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     initialise(head)
     for module in head.modules():

@@ -32,7 +32,7 @@ def worth(model: ElasticViT, batch: Batch) -> tuple[Tensor, Tensor]:
     gate = gate_of(head)
     with torch.autocast("cpu", torch.bfloat16):
         images = normalise(batch.images)
-        steps = walk(model, images, ResolvedPlan(Identity(), model.geometry.depth))
+        steps = walk(model, images, ResolvedPlan(Identity(), model.config.depth))
         detail = head.detail(images)
         canvases = [settled(head, steps, depth) for depth in (gate.after, *gate.depths)]
         masks = [head.decode(canvas, detail).float() for canvas in canvases[1:]]
@@ -67,7 +67,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.manual_seed(0)
     model = hub.load(args.model).model.eval().requires_grad_(False)
-    head = DenseHead(model.geometry, DenseSpec(len(LABELS) + 1, gate=HIDDEN))
+    head = DenseHead(model.config, DenseSpec(len(LABELS) + 1, gate=HIDDEN))
     run = args.runs / f"{args.model}-seg"
     trained = torch.load(run / "dense.pt", weights_only=True)["head"]
     head.load_state_dict(trained | {f"gate.{k}": v for k, v in gate_of(head).state_dict().items()})

@@ -74,7 +74,7 @@ def budgets(
 ) -> Tensor:
     """From scratch, for every budget: a random subset of patches at first, random keep rates later."""
     tokens = model.embed(normalise(batch.images))
-    labels = batch.patch_labels(model.geometry.image_size // model.geometry.patch_size)
+    labels = batch.patch_labels(model.config.image_size // model.config.patch_size)
     reducer = create("none", model)
     if rng.random() < min(0.9, max(0.0, (0.8 - progress) / 0.25)):
         tokens, labels = keep_some(tokens, labels, rng.choice(INPUT_PATCHES))
@@ -89,7 +89,7 @@ def plain(
 ) -> Tensor:
     """From scratch, every patch through every block: what budget-aware training is compared with."""
     tokens = model.embed(normalise(batch.images))
-    labels = batch.patch_labels(model.geometry.image_size // model.geometry.patch_size)
+    labels = batch.patch_labels(model.config.image_size // model.config.patch_size)
     return named(model, token_head, run_blocks(model, tokens, create("none", model)), batch, labels)[1]
 
 
@@ -102,13 +102,13 @@ def sizes(
     consistency loss. Each size draws its own keep rate.
     """
     total, teacher = torch.zeros(()), None
-    for side in (model.geometry.image_size, rng.choice(SMALL_SIZES)):
+    for side in (model.config.image_size, rng.choice(SMALL_SIZES)):
         images = normalise(batch.images)
         if side != images.shape[-1]:
             images = F.interpolate(images, size=(side, side), mode="bicubic", antialias=True)
         reducer = create(f"evit:{rng.choice(TUNED_KEEP_RATES)}", model)
         out = run_blocks(model, model.embed(images), reducer)
-        labels = batch.patch_labels(side // model.geometry.patch_size)
+        labels = batch.patch_labels(side // model.config.patch_size)
         logits, loss = named(model, token_head, out, batch, labels)
         total = total + loss
         if teacher is not None:

@@ -110,10 +110,10 @@ def loss_of(trunk: ElasticViT, batch: Batch, rng: random.Random) -> Tensor:
     if size != images.shape[-1]:
         images = F.interpolate(images, size=(size, size), mode="bicubic", antialias=True)
         classes = F.interpolate(classes.unsqueeze(1), size=(size, size), mode="nearest-exact").squeeze(1)
-    depth = trunk.geometry.depth
+    depth = trunk.config.depth
     reducer = reduction.create(rng.choice(REDUCERS), trunk)
     stages = walk(trunk, images, ResolvedPlan(reducer, depth))
-    side = size // trunk.geometry.patch_size
+    side = size // trunk.config.patch_size
     wanted = patch_classes(classes, side)
     late = rng.choice([depth, depth, rng.randint(FIRST, depth)])
     canvas = settled(head, stages, late)
@@ -139,7 +139,9 @@ def balance(head: DenseHead) -> Tensor:
 
 
 def named(head: DenseHead, canvas: Tensor, wanted: Tensor) -> Tensor:
-    return F.cross_entropy(head.name(canvas).float().flatten(0, 1), wanted.flatten(), balance(head))
+    return F.cross_entropy(
+        head.classify_patches(canvas).float().flatten(0, 1), wanted.flatten(), balance(head)
+    )
 
 
 def settled(head: DenseHead, stages: list[Tokens], depth: int) -> Tensor:
@@ -160,7 +162,7 @@ def settled(head: DenseHead, stages: list[Tokens], depth: int) -> Tensor:
 @torch.inference_mode()
 def mean_iou(model: ElasticViT, reducer: str, scenes: int = 208, size: int = 224, depth: int = 0) -> float:
     """Over classes, on training-split scenes far past any that training reaches."""
-    steps = ResolvedPlan(reduction.create(reducer, model), depth or model.geometry.depth)
+    steps = ResolvedPlan(reduction.create(reducer, model), depth or model.config.depth)
     drawn = [labelled("train", 2**42 + number) for number in range(scenes)]
     judge = MeanIoU([classes for _, classes in drawn], dense_of(model).spec.classes)
     for first in range(0, scenes, 52):
@@ -177,7 +179,7 @@ def train(name: str, run: Run, batch_size: int) -> None:
     """Write the head to the run's folder. Resumes."""
     torch.manual_seed(run.seed)
     trunk = hub.load(name).model.eval().requires_grad_(False)
-    head = trunk.dense = DenseHead(trunk.geometry, DenseSpec(len(LABELS) + 1))
+    head = trunk.dense = DenseHead(trunk.config, DenseSpec(len(LABELS) + 1))
     initialise(head)
     for module in head.modules():
         if isinstance(module, nn.Conv2d):  # 0.02 is for wide linear maps; these read a few values
@@ -191,7 +193,7 @@ def train(name: str, run: Run, batch_size: int) -> None:
         return loss_of(trunk, next(stream), rng)
 
     def told() -> dict[str, float]:
-        shallow = 2 * trunk.geometry.depth // 3
+        shallow = 2 * trunk.config.depth // 3
         return {
             "miou": mean_iou(trunk, "none"),
             "miou_depth_8": mean_iou(trunk, "none", depth=shallow),

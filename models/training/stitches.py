@@ -75,7 +75,7 @@ def train(steps: int, batch_size: int, lr: float, seed: int, zoo: Path) -> None:
             back = models[spec.answers]
             logits = Stitch(spec, models[spec.starts], joints[spec], back)(images).logits.float()
             with torch.no_grad():
-                target = back(images, ResolvedPlan(create("none", back), back.geometry.depth)).logits.float()
+                target = back(images, ResolvedPlan(create("none", back), back.config.depth)).logits.float()
             loss = F.cross_entropy(logits, batch.labels)
             loss = loss + F.kl_div(logits.log_softmax(1), target.softmax(1), reduction="batchmean")
         loss.backward()  # type: ignore[no-untyped-call]

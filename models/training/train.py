@@ -83,8 +83,8 @@ def train(
     `start` is the folder of a finished run whose weights are the first ones here.
     """
     torch.manual_seed(seed)
-    model = ElasticViT(FAMILY[name].geometry)
-    token_head = nn.Linear(model.geometry.width, BACKGROUND + 1)
+    model = ElasticViT(FAMILY[name].config)
+    token_head = nn.Linear(model.config.width, BACKGROUND + 1)
     initialise(model)
     optims = optimisers([model, token_head], lr)
     step, seconds = 0, 0.0

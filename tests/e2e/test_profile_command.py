@@ -54,15 +54,15 @@ def heed_interrupts() -> None:
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
     """A random model of three classes whose answers differ between pictures."""
-    geometry = ViTConfig(image_size=64, width=24, depth=4, heads=2, classes=len(LABELS))
-    model, generator = ElasticViT(geometry).eval(), torch.Generator().manual_seed(0)
+    config = ViTConfig(image_size=64, width=24, depth=4, heads=2, classes=len(LABELS))
+    model, generator = ElasticViT(config).eval(), torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             gain = parameter.ndim == 1 and name.endswith("weight")
             parameter.copy_(1 + 0.1 * noise if gain else 0.2 * noise)
     path = tmp_path / "mine.safetensors"
-    save(path, Checkpoint("mine", geometry, LABELS, model=model))
+    save(path, Checkpoint("mine", config, LABELS, model=model))
     return path
 
 

@@ -17,7 +17,7 @@ from foveate.models.vit.vit import ElasticViT
 from foveate.models.weights.checkpoint import Checkpoint
 
 HERE = Setting("a chip", 2, "fp32", "2.13", "3.11", "0.1", "2026-01-01")
-GEOMETRY = ViTConfig(image_size=64, width=24, depth=4, heads=2, classes=5)
+CONFIG = ViTConfig(image_size=64, width=24, depth=4, heads=2, classes=5)
 PLANS = ("full", "evit:0.6", "evit:0.2", "tiny@32")
 PICTURES = 24
 
@@ -38,14 +38,14 @@ FULL = plan("full", 1.0, 1.0)
 
 
 @torch.no_grad()
-def tiny(seed: int = 0, geometry: ViTConfig = GEOMETRY, name: str = "tiny") -> Checkpoint:
+def tiny(seed: int = 0, config: ViTConfig = CONFIG, name: str = "tiny") -> Checkpoint:
     """A random model whose answers differ between pictures."""
-    model, generator = ElasticViT(geometry).eval(), torch.Generator().manual_seed(seed)
+    model, generator = ElasticViT(config).eval(), torch.Generator().manual_seed(seed)
     for key, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
         gain = parameter.ndim == 1 and key.endswith("weight")
         parameter.copy_(1 + 0.1 * noise if gain else 0.2 * noise)
-    return Checkpoint(name, geometry, model=model)
+    return Checkpoint(name, config, model=model)
 
 
 def shown(targets: Sequence[int] | None = None) -> Dataset:

@@ -15,12 +15,12 @@ from loadtests.peers.config import PeerConfig
 TINY = ViTConfig(image_size=32, patch_size=16, width=12, depth=2, heads=2, classes=5)
 
 
-def tiny(geometry: ViTConfig) -> Checkpoint:
+def tiny(config: ViTConfig) -> Checkpoint:
     """Random weights, large enough that every parameter affects the output."""
     torch.manual_seed(0)
-    state = {n: 0.5 * torch.randn(p.shape) for n, p in ElasticViT(geometry).named_parameters()}
-    labels = tuple(f"label {i}" for i in range(geometry.classes))
-    return attach(Card("tiny", geometry, labels), state, "tiny")
+    state = {n: 0.5 * torch.randn(p.shape) for n, p in ElasticViT(config).named_parameters()}
+    labels = tuple(f"label {i}" for i in range(config.classes))
+    return attach(Card("tiny", config, labels), state, "tiny")
 
 
 def tiny_config(folder: Path) -> PeerConfig:

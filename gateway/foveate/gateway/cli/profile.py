@@ -185,7 +185,7 @@ def _plans(asked: ProfileOptions, runner: TorchRunner | PretrainedRunner | Watch
     if not isinstance(runner, TorchRunner):
         return of_clips(runner.full, runner.card.frames, runner.card.task, runner.check)
     siblings = [
-        Plan(name, model.geometry.image_size, runner.full.precision)
+        Plan(name, model.config.image_size, runner.full.precision)
         for name, model in runner.models.items()
         if name != runner.full.variant
     ]

@@ -38,10 +38,10 @@ def candidates(
     """
     texts = ["full", *_own_size(model)]
     finer = FINER if model.dense is not None else ()
-    for side in _sizes(model.geometry, full.image_size, (*finer, *SMALLER)):
+    for side in _sizes(model.config, full.image_size, (*finer, *SMALLER)):
         texts += [f"{full.variant}@{side}{step}" for step in _smaller(model, side)]
     for sibling in siblings:
-        for side in (sibling.image_size, *_sizes(model.geometry, sibling.image_size)):
+        for side in (sibling.image_size, *_sizes(model.config, sibling.image_size)):
             head = f"{sibling.variant}@{side}"
             texts += [head, *(f"{head}/evit:{keep}" for keep in KEEP_SIBLING)]
     plans = dict.fromkeys(Plan.parse(text, full) for text in texts)
@@ -108,7 +108,7 @@ def parse(text: str, full: Plan, check: Check) -> tuple[Plan, ...]:
 def _own_size(model: ElasticViT) -> Iterator[str]:
     for keep in KEEP:
         yield f"evit:{keep}"
-    yield from _merges(model.geometry, model.geometry.image_size, MERGED)
+    yield from _merges(model.config, model.config.image_size, MERGED)
     for name in model.schedules:
         yield f"diffrate:{name}"
     if len(model.exit_heads):
@@ -116,7 +116,7 @@ def _own_size(model: ElasticViT) -> Iterator[str]:
             for step in ("", "evit:0.7/", "evit:0.5/"):
                 yield f"{step}exit:{threshold}"
     if model.dense is not None:
-        yield from _dense(model.geometry)
+        yield from _dense(model.config)
         if model.dense.gate is not None:
             yield from (f"exit:eco:{price}" for price in PRICES)
             yield from (f"evit:0.7/exit:eco:{price}" for price in PRICES[1:3])
@@ -146,12 +146,12 @@ def _smaller(model: ElasticViT, side: int) -> Iterator[str]:
     yield ""
     for keep in KEEP_SMALLER:
         yield f"/evit:{keep}"
-    for step in _merges(model.geometry, side, MERGED[1:2]):
+    for step in _merges(model.config, side, MERGED[1:2]):
         yield f"/{step}"
     if len(model.exit_heads):
         yield f"/exit:{EXITS[1]}"
     if model.dense is not None:
-        yield from (f"/{step}" for step in _unsure(model.geometry))
+        yield from (f"/{step}" for step in _unsure(model.config))
 
 
 def _merges(g: ViTConfig, side: int, shares: Sequence[float]) -> Iterator[str]:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from foveate.models.layers.reducer import Reducer, Schedule
-from foveate.models.reduction.diffrate import fitted, follow
+from foveate.models.reduction.diffrate import fit_schedule, from_schedule
 from foveate.models.reduction.none import Identity
 from foveate.models.vit.vit import ElasticViT, ResolvedPlan, TrunkOutput
 
@@ -62,11 +62,11 @@ def search(
     """
     generator = torch.Generator().manual_seed(seed)
     wanted = [(images, _wanted(model, images, classes)) for images, classes in batches]
-    shape, size = torch.zeros(2, model.geometry.depth), 1.0
+    shape, size = torch.zeros(2, model.config.depth), 1.0
     best = _schedule(model, shape, target_gflops)
     distances = [_distances(model, batch, best) for batch in wanted]
     for step in range(1, steps + 1):
-        bent = shape + size * _bend(model.geometry.depth, generator)
+        bent = shape + size * _bend(model.config.depth, generator)
         schedule = _schedule(model, bent, target_gflops)
         found = _improved(model, wanted, schedule, distances)
         if found is None:
@@ -93,7 +93,7 @@ def _schedule(model: ElasticViT, shape: Tensor, target: float) -> Schedule:
     """shape: (2, depth), how fast tokens go, as a logarithm, and the logit of the share that is pruned."""
     speed, pruned = shape[0].exp(), shape[1].sigmoid()
     rates = torch.stack([speed * pruned, speed * (1 - pruned)], dim=1)
-    return fitted(model.geometry, rates.flatten().tolist(), target)
+    return fit_schedule(model.config, rates.flatten().tolist(), target)
 
 
 def _improved(
@@ -123,7 +123,7 @@ def _distances(model: ElasticViT, batch: tuple[Tensor, Tensor], schedule: Schedu
     to tell two schedules apart.
     """
     images, wanted = batch
-    found = _answers(model, images, follow(schedule, model.geometry))
+    found = _answers(model, images, from_schedule(schedule, model.config))
     apart: Tensor = torch.linalg.vector_norm(found.sqrt() - wanted.sqrt(), dim=-1)
     return apart / math.sqrt(2)
 
@@ -132,11 +132,11 @@ def _wanted(model: ElasticViT, images: Tensor, classes: Tensor | None) -> Tensor
     """What to answer, as probabilities (B, C)."""
     if classes is None:
         return _answers(model, images, Identity())
-    return F.one_hot(classes, model.geometry.classes).float()
+    return F.one_hot(classes, model.config.classes).float()
 
 
 @torch.inference_mode()
 def _answers(model: ElasticViT, images: Tensor, reducer: Reducer) -> Tensor:
-    out: TrunkOutput = model(images, ResolvedPlan(reducer, model.geometry.depth))
+    out: TrunkOutput = model(images, ResolvedPlan(reducer, model.config.depth))
     logits: Tensor = out.logits.float()
     return logits.softmax(-1)

@@ -10,7 +10,7 @@ from foveate.core.plan import Plan
 from foveate.models.layers.reducer import Schedule
 from foveate.models.profiling.dataset import DecodedDataset
 from foveate.models.profiling.schedules import Batch, Progress, search
-from foveate.models.reduction.diffrate import full_gmacs, uniform
+from foveate.models.reduction.diffrate import full_gmacs, uniform_schedule
 from foveate.models.runners.image import TorchRunner
 
 PICTURES = 256
@@ -22,8 +22,8 @@ def even_schedules(runner: TorchRunner, shares: Sequence[float]) -> None:
     """Give the runner's model a schedule for each share of full's GFLOPs, by the share's name: one that
     keeps the same fraction at every block, until a better one is found. Raises BadPlan for a share out
     of reach, or a model that has no class token."""
-    geometry = runner.models[runner.full.variant].geometry
-    follow_schedules(runner, {f"{share:g}": uniform(geometry, share) for share in shares})
+    config = runner.models[runner.full.variant].config
+    follow_schedules(runner, {f"{share:g}": uniform_schedule(config, share) for share in shares})
     for share in shares:
         runner.check(Plan.parse(f"diffrate:{share:g}", runner.full))
 
@@ -49,7 +49,7 @@ def find_schedule(
     def watch(progress: Progress) -> None:
         told(progress.step)
 
-    return search(model, batches, share * full_gmacs(model.geometry), STEPS, seed, watch)
+    return search(model, batches, share * full_gmacs(model.config), STEPS, seed, watch)
 
 
 def batch_of(runner: TorchRunner, album: DecodedDataset, indices: Sequence[int]) -> Batch:

@@ -28,21 +28,21 @@ SHAPES = {
 
 def logits(checkpoint: Checkpoint, images: torch.Tensor) -> torch.Tensor:
     model = checkpoint.model
-    plan = Plan(checkpoint.name, checkpoint.geometry.image_size)
+    plan = Plan(checkpoint.name, checkpoint.config.image_size)
     with torch.inference_mode():
         return model(images, resolve(model, plan)).logits  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("geometry", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("times", [2, 3])
-def test_widening_keeps_the_function(geometry: ViTConfig, times: int) -> None:
-    narrow = tiny(geometry)
+def test_widening_keeps_the_function(config: ViTConfig, times: int) -> None:
+    narrow = tiny(config)
     wide = widen(narrow, "wide", times)
-    assert (wide.geometry.width, wide.geometry.heads) == (times * 12, times * 2)
+    assert (wide.config.width, wide.config.heads) == (times * 12, times * 2)
     images = torch.randn(3, 3, 32, 32)
     expected, widened = logits(narrow, images), logits(wide, images)
     assert expected.std() > 0.1
-    if not geometry.classes:  # the output is the channels, which are copied
+    if not config.classes:  # the output is the channels, which are copied
         expected = expected.repeat(1, times)
     torch.testing.assert_close(widened, expected, rtol=1e-4, atol=1e-4)
 
@@ -57,7 +57,7 @@ def test_the_saved_model_is_a_vit_s_with_the_answers_of_vit_t(tmp_path: Path) ->
     written = path.stat().st_mtime_ns
     assert saved(tmp_path) == path and path.stat().st_mtime_ns == written, "the file is written once"
     narrow, wide = hub.load("vit-t"), hub.load(str(path))
-    shape = wide.geometry
+    shape = wide.config
     assert (shape.width, shape.heads, shape.depth, shape.patch_size) == (384, 6, 12, 16)
     assert (wide.labels, wide.mean, wide.std, wide.input) == (
         narrow.labels, narrow.mean, narrow.std, narrow.input,

@@ -24,7 +24,7 @@ from foveate.models.runners.image import TorchRunner
 from foveate.models.vit.stitch import StitchSpec
 from foveate.models.weights.checkpoint import Checkpoint, save
 from foveate.models.weights.family import save_stitches
-from tests.support.measuring import FULL, GEOMETRY, album, job, plan, quiet, tiny, written
+from tests.support.measuring import CONFIG, FULL, album, job, plan, quiet, tiny, written
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -154,13 +154,13 @@ def pair(homes: Path) -> Path:
     save(homes / "tiny.safetensors", tiny())
     save(homes / "tinier.safetensors", lighter())
     torch.manual_seed(0)
-    joints = {StitchSpec("tiny", 2, "tinier", 1): nn.Linear(8, GEOMETRY.width)}
+    joints = {StitchSpec("tiny", 2, "tinier", 1): nn.Linear(8, CONFIG.width)}
     save_stitches(homes / "tiny.stitches.safetensors", joints)
     return homes / "tiny.safetensors"
 
 
 def lighter(seed: int = 1) -> Checkpoint:
-    return tiny(seed, replace(GEOMETRY, width=8, depth=2, heads=1), "tinier")
+    return tiny(seed, replace(CONFIG, width=8, depth=2, heads=1), "tinier")
 
 
 def with_sibling(pair: Path) -> Profile:

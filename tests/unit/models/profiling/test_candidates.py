@@ -11,7 +11,7 @@ from foveate.models.layers.config import ViTConfig
 from foveate.models.profiling.candidates import candidates, parse
 from foveate.models.runners.image import TorchRunner
 from foveate.models.vit.vit import ElasticViT
-from tests.support.measuring import GEOMETRY, quiet, tiny
+from tests.support.measuring import CONFIG, quiet, tiny
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -36,7 +36,7 @@ def test_as_many_plans_are_tried_as_a_person_waits_for() -> None:
 
 
 def test_what_the_model_cannot_run_is_not_tried() -> None:
-    runner = TorchRunner(tiny(geometry=replace(GEOMETRY, class_token=False, pool="avg")))
+    runner = TorchRunner(tiny(config=replace(CONFIG, class_token=False, pool="avg")))
     tried = candidates(runner.models["tiny"], runner.full, runner.check)
     assert tried[0] == runner.full
     assert not any(p.reducer.startswith("evit") for p in tried)
@@ -45,7 +45,7 @@ def test_what_the_model_cannot_run_is_not_tried() -> None:
 
 
 def test_schedules_and_siblings_are_tried() -> None:
-    model = ElasticViT(GEOMETRY)
+    model = ElasticViT(CONFIG)
     model.schedules = {"0.6": ((9, 9),) * 4}
     tried = candidates(model, Plan("tiny", 64), quiet, [Plan("tinier", 48)])
     assert Plan("tiny", 64, reducer="diffrate:0.6") in tried

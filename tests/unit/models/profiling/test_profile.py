@@ -27,8 +27,8 @@ from foveate.models.runners.image import TorchRunner
 from foveate.models.vit.stitch import StitchSpec
 from foveate.models.weights.family import Family
 from tests.support.measuring import (
+    CONFIG,
     FULL,
-    GEOMETRY,
     HERE,
     PICTURES,
     PLANS,
@@ -389,8 +389,8 @@ def test_what_another_job_left_is_not_used(
         case "siblings":
             siblings = {"tinier": "123"}
         case "stitches":
-            lighter = tiny(1, replace(GEOMETRY, width=8, depth=1, heads=1), "scout")
-            joint = {StitchSpec("tiny", 2, "scout", 1): torch.nn.Linear(8, GEOMETRY.width)}
+            lighter = tiny(1, replace(CONFIG, width=8, depth=1, heads=1), "scout")
+            joint = {StitchSpec("tiny", 2, "scout", 1): torch.nn.Linear(8, CONFIG.width)}
             runner = TorchRunner(Family(tiny(), (lighter,), joint))
         case "seed":
             mine = job(runner, seed=1)

@@ -13,7 +13,7 @@ from foveate.models.layers.blocks import Block
 from foveate.models.layers.config import ViTConfig, gmacs
 from foveate.models.layers.reducer import Reducer, Schedule
 from foveate.models.profiling.schedules import Batch, Progress, search
-from foveate.models.reduction.diffrate import follow, full_gmacs, uniform
+from foveate.models.reduction.diffrate import from_schedule, full_gmacs, uniform_schedule
 from foveate.models.vit.vit import ElasticViT, ResolvedPlan
 
 G = ViTConfig(image_size=96, width=24, depth=6, heads=2, classes=7)
@@ -54,7 +54,7 @@ def logits(model: ElasticViT, images: Tensor, reducer: Reducer) -> Tensor:
 
 def divergence(model: ElasticViT, schedule: Schedule, batches: list[Batch]) -> float:
     """Kullback-Leibler divergence of the reduced answers from full's, summed over batches."""
-    none, reducer = reduction.create("none", model), follow(schedule, G)
+    none, reducer = reduction.create("none", model), from_schedule(schedule, G)
     total = 0.0
     for images, _ in batches:
         full = logits(model, images, none).log_softmax(-1)
@@ -90,7 +90,7 @@ def test_the_target_is_met_and_tokens_only_fall(share: float) -> None:
 
 def test_tokens_stay_as_long_as_a_block_still_reads_them() -> None:
     found, _ = learned()
-    even = uniform(G, 0.7)
+    even = uniform_schedule(G, 0.7)
     # Block READS attends to what the block before it has left, and nothing after it attends at all.
     assert found[READS - 1][1] > even[READS - 1][1] + 3
     assert found[-1][1] < even[-1][1]
@@ -111,7 +111,7 @@ def test_a_seed_decides_everything() -> None:
     assert again == learned()[0]
     assert torch.equal(torch.get_rng_state(), state)
     other = search(model, pictures(), 0.7 * FULL, steps=30, seed=5)
-    assert divergence(model, other, pictures()) < divergence(model, uniform(G, 0.7), pictures())
+    assert divergence(model, other, pictures()) < divergence(model, uniform_schedule(G, 0.7), pictures())
 
 
 def test_the_model_stays_as_it_is() -> None:
@@ -131,7 +131,7 @@ def test_known_classes_are_what_counts() -> None:
     seen: list[Progress] = []
     found = search(model, known, 0.7 * FULL, steps=12, watch=seen.append)
     overlaps = [
-        logits(model, images, follow(found, G)).softmax(-1).gather(1, classes.unsqueeze(1)).sqrt()
+        logits(model, images, from_schedule(found, G)).softmax(-1).gather(1, classes.unsqueeze(1)).sqrt()
         for images, classes in known
         if classes is not None
     ]
@@ -139,11 +139,11 @@ def test_known_classes_are_what_counts() -> None:
 
 
 def test_without_steps_or_signal_the_fractions_stay_even() -> None:
-    assert search(build(), pictures(1), 0.6 * FULL, steps=0) == uniform(G, 0.6)
+    assert search(build(), pictures(1), 0.6 * FULL, steps=0) == uniform_schedule(G, 0.6)
     deaf = build()
     assert isinstance(deaf.head, nn.Linear)
     deaf.head.weight.zero_()  # every schedule gives the same answers
-    assert search(deaf, pictures(2), 0.6 * FULL, steps=10) == uniform(G, 0.6)
+    assert search(deaf, pictures(2), 0.6 * FULL, steps=10) == uniform_schedule(G, 0.6)
 
 
 def test_a_target_out_of_reach_is_refused_and_one_above_full_drops_nothing() -> None:

@@ -22,9 +22,9 @@ from foveate.models.profiling.searching import (
     follow_schedules,
     shares_of,
 )
-from foveate.models.reduction.diffrate import full_gmacs, uniform
+from foveate.models.reduction.diffrate import full_gmacs, uniform_schedule
 from foveate.models.runners.image import TorchRunner
-from tests.support.measuring import GEOMETRY, PICTURES, album, decode, quiet, shown, tiny, unprofiled
+from tests.support.measuring import CONFIG, PICTURES, album, decode, quiet, shown, tiny, unprofiled
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -50,9 +50,9 @@ def test_a_plan_of_a_share_goes_by_the_even_schedule_until_one_is_found() -> Non
     runner = TorchRunner(tiny())
     even_schedules(runner, (0.7, 0.5))
     model, half = runner.models["tiny"], Plan.parse("diffrate:0.5", runner.full)
-    assert model.schedules == {"0.7": uniform(GEOMETRY, 0.7), "0.5": uniform(GEOMETRY, 0.5)}
+    assert model.schedules == {"0.7": uniform_schedule(CONFIG, 0.7), "0.5": uniform_schedule(CONFIG, 0.5)}
     before = runner.steps(half)
-    follow_schedules(runner, {"0.5": uniform(GEOMETRY, 0.6)})
+    follow_schedules(runner, {"0.5": uniform_schedule(CONFIG, 0.6)})
     assert runner.steps(half) != before
     assert runner.steps(half) == runner.steps(Plan.parse("diffrate:0.6", runner.full))
 
@@ -60,7 +60,7 @@ def test_a_plan_of_a_share_goes_by_the_even_schedule_until_one_is_found() -> Non
 def test_a_share_that_cannot_be_had_is_known_before_anything_is_searched() -> None:
     with pytest.raises(BadPlan, match=r"below .* of its full compute"):
         even_schedules(TorchRunner(tiny()), (0.01,))
-    without = TorchRunner(tiny(geometry=replace(GEOMETRY, class_token=False, pool="avg")))
+    without = TorchRunner(tiny(config=replace(CONFIG, class_token=False, pool="avg")))
     with pytest.raises(BadPlan, match="this model has none"):
         even_schedules(without, (0.7,))
 
@@ -82,7 +82,7 @@ def test_the_search_sees_the_half_that_content_is_learnt_from(monkeypatch: pytes
     chosen = Plan.parse("diffrate:0.6", runner.full)
     (result, *_) = runner.run(runner.stack(at([0]), chosen), chosen)
     assert not isinstance(result, Exception)
-    assert result.gflops <= 0.6 * full_gmacs(GEOMETRY)
+    assert result.gflops <= 0.6 * full_gmacs(CONFIG)
     assert find_schedule(runner, pictures, 0.6, 3, quiet) == found
 
 
@@ -97,7 +97,7 @@ def test_a_batch_is_what_the_model_wants_with_classes_where_they_are_known() -> 
 
 def test_one_picture_is_enough() -> None:
     one = DecodedDataset(shown().only([0]), decode, quiet)
-    assert len(find_schedule(TorchRunner(tiny()), one, 0.6, 0, quiet)) == GEOMETRY.depth
+    assert len(find_schedule(TorchRunner(tiny()), one, 0.6, 0, quiet)) == CONFIG.depth
 
 
 # As a part of measuring.
