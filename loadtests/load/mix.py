@@ -14,7 +14,7 @@ MAX_REQUESTS = 200_000
 """Maximum number of requests in one run; use the simulator for more."""
 
 
-class SloClass(BaseModel):
+class WeightedSloClass(BaseModel):
     """One SLO class: its objective and its share of the traffic."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -38,7 +38,8 @@ class SloClass(BaseModel):
         return headers
 
 
-SloClasses = dict[str, SloClass]
+SloClasses = dict[str, WeightedSloClass]
+"""SLO classes by name."""
 
 
 def slo_classes(mix: str, slo_ms: float) -> SloClasses:
@@ -47,7 +48,7 @@ def slo_classes(mix: str, slo_ms: float) -> SloClasses:
         return read_slo_classes(mix)
     if not 0 < slo_ms <= 3_600_000:
         raise SetupError(f"--slo-ms must be above 0 and at most 3600000, not {slo_ms:g}")
-    return {"all": SloClass(deadline_ms=slo_ms)}
+    return {"all": WeightedSloClass(deadline_ms=slo_ms)}
 
 
 def read_slo_classes(text: str) -> SloClasses:

@@ -7,20 +7,20 @@ import numpy as np
 import pytest
 
 from foveate.core.errors import SetupError
-from loadtests.load.mix import MAX_REQUESTS, SloClass, plan_requests, slo_classes, zipf_shares
+from loadtests.load.mix import MAX_REQUESTS, WeightedSloClass, plan_requests, slo_classes, zipf_shares
 
 MIX = {"fast": {"deadline_ms": 50, "weight": 3}, "good": {"deadline_ms": 900.5, "min_quality": 0.95}}
 
 
 def test_without_a_mix_there_is_one_class() -> None:
-    assert slo_classes("", 120.0) == {"all": SloClass(deadline_ms=120)}
+    assert slo_classes("", 120.0) == {"all": WeightedSloClass(deadline_ms=120)}
 
 
 def test_a_mix_is_json_or_a_json_file(tmp_path: Path) -> None:
     (tmp_path / "mix.json").write_text(json.dumps(MIX))
     classes = slo_classes(json.dumps(MIX), 1)
     assert classes == slo_classes(str(tmp_path / "mix.json"), 1)
-    assert classes["good"] == SloClass(deadline_ms=900.5, min_quality=0.95, weight=1)
+    assert classes["good"] == WeightedSloClass(deadline_ms=900.5, min_quality=0.95, weight=1)
 
 
 @pytest.mark.parametrize(
@@ -40,8 +40,8 @@ def test_an_invalid_mix_is_an_error_of_one_sentence(mix: str, sentence: str) -> 
 
 
 def test_a_class_sends_headers_for_values_that_are_not_the_default() -> None:
-    assert SloClass(deadline_ms=200).headers("x-tenant") == {"x-slo-ms": "200"}
-    full = SloClass(deadline_ms=12.5, min_quality=0.9, priority=-2, tenant="a")
+    assert WeightedSloClass(deadline_ms=200).headers("x-tenant") == {"x-slo-ms": "200"}
+    full = WeightedSloClass(deadline_ms=12.5, min_quality=0.9, priority=-2, tenant="a")
     assert full.headers("x-account") == {
         "x-slo-ms": "12.5",
         "x-min-quality": "0.9",
