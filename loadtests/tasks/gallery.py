@@ -11,7 +11,7 @@ from foveate.core.model import InputSpec
 from foveate.core.outcome import ClassMaps, Result
 from foveate.core.plan import Plan
 from foveate.gateway.media.image_tiles import decode_tiles, decode_whole
-from foveate.gateway.media.masks import Mask, assembled, overlay
+from foveate.gateway.media.masks import ClassMask, assemble_mask, overlay
 from foveate.gateway.media.tiling import tiles
 from foveate.gateway.media.video import Clip, decode_clip, upright_frames
 from foveate.gateway.media.video_demuxer import ClipLimits
@@ -34,7 +34,7 @@ def along_ladder(runner: TorchRunner, jpegs: list[bytes], plans: list[Plan], pat
         for axis, plan in zip(row, plans, strict=True):
             results = runner.run(runner.stack(list(tiled.pixels), plan), plan)
             answers = [result for result in results if isinstance(result, Result)]
-            mask = assembled(tiled.size, tiled.tiles, [r.maps for r in answers if r.maps])
+            mask = assemble_mask(tiled.size, tiled.tiles, [r.maps for r in answers if r.maps])
             axis.imshow(blended(image, mask))
             axis.set_axis_off()
             axis.set_title(
@@ -54,8 +54,8 @@ def over_clip(runner: ClipSegmenter, video: bytes, plans: list[Plan], path: Path
         answers = [result for result in results if isinstance(result, Result)]
         gflops = sum(result.gflops for result in answers)
         for number, (axis, image) in enumerate(zip(row, images, strict=True)):
-            maps: list[ClassMaps] = [result.last_seen(number) for result in answers]
-            axis.imshow(blended(image, assembled(clip.size, tiles(*clip.size), maps)))
+            maps: list[ClassMaps] = [result.maps_at(number) for result in answers]
+            axis.imshow(blended(image, assemble_mask(clip.size, tiles(*clip.size), maps)))
             axis.set_axis_off()
             axis.set_title(f"{clip.at_s[number]:.1f} s", fontsize=7)
         row[0].set_title(
@@ -92,6 +92,6 @@ def scores_over_time(runner: ClipRunner, video: bytes, plan: Plan, path: Path) -
     figure.savefig(path, dpi=110)
 
 
-def blended(image: Image.Image, mask: Mask) -> Image.Image:
+def blended(image: Image.Image, mask: ClassMask) -> Image.Image:
     """The overlay that the server returns."""
     return Image.open(io.BytesIO(overlay(image, mask, "PNG")))

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from foveate.core.plan import picked
+from foveate.core.plan import sampled_frames
 from foveate.models import exits, reduction
 from foveate.models.heads.clip import ClipHead, ClipSpec
 from foveate.models.runners.frame_sampling import See, VideoExecutor, VideoPlan, stages
@@ -120,7 +120,7 @@ def loss_of(model: ElasticViT, batch: Batch, rng: random.Random, spec: ClipSpec)
     clips = len(batch.clips)
     if look.glance is not None:
         return said_loss(torch.stack([w.logits for w in watcher(clips, look)]), batch.motions)
-    frames = picked(spec.frames, look.frames)
+    frames = sampled_frames(spec.frames, look.frames)
     if rng.random() < 0.3:
         frames = [frame for stage in stages(frames) for frame in stage]
     seen = watcher.further(watcher.unseen(clips), frames, look)

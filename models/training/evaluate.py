@@ -65,7 +65,7 @@ multiply-adds. `make bench-models` repeats the bench. The JSON file also has the
 def accuracy_table(name: str, figures: Figures) -> str:
     """One row per plan of a model."""
     ladder = TorchRunner(copy_of(hub.load(name)), "fp32").card.ladder
-    rungs, scenes = {rung.plan.steps: rung for rung in ladder}, len(heldout())
+    rungs, scenes = {rung.plan.parts: rung for rung in ladder}, len(heldout())
     rows = []
     for plan, key in PLANS.items():
         correct = round(figures[prefix(name) + key] * scenes)  # undo the rounding of the JSON file

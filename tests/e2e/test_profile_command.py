@@ -18,7 +18,7 @@ from PIL import Image
 from rich.console import Console
 
 from foveate.core.errors import FoveateError
-from foveate.core.profile import Data, Measurement, Profile, Setting
+from foveate.core.profile import Measurement, MeasurementEnvironment, Profile, ProfilingSet
 from foveate.gateway.cli.profile import ProfileOptions, _progress, profile, show
 from foveate.models.layers.config import ViTConfig
 from foveate.models.loading.load import Unprofiled
@@ -187,10 +187,10 @@ def test_without_matplotlib_the_profile_is_shown_and_a_sentence_says_what_draws_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    where = Setting("a chip", 2, "fp32", "2.13", "3.11", "0.1", "2026-01-01")
+    where = MeasurementEnvironment("a chip", 2, "fp32", "2.13", "3.11", "0.1", "2026-01-01")
     full = Measurement("full", 1.0, 0.9, 1.0, 5, {1: 0.1, 8: 0.4}, rung=True)
     half = Measurement("evit:0.5", 0.98, 0.88, 0.6, 3, {1: 0.08, 8: 0.2}, rung=True)
-    found = Profile("mine", "0", Data("animals", 9, labelled=True), 0, where, (half, full))
+    found = Profile("mine", "0", ProfilingSet("animals", 9, labelled=True), 0, where, (half, full))
     show(Console(width=200), found, tmp_path / "p.json")
     said = capsys.readouterr().out
     assert "pip install 'foveate[profile]'" in said

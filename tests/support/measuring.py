@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from foveate.core.plan import Plan
-from foveate.core.profile import Data, Measurement, Profile, Setting
+from foveate.core.profile import Measurement, MeasurementEnvironment, Profile, ProfilingSet
 from foveate.models.layers.config import ViTConfig
 from foveate.models.loading.load import Unprofiled
 from foveate.models.profiling.dataset import Dataset, DecodedDataset
@@ -16,7 +16,7 @@ from foveate.models.runners.image import TorchRunner
 from foveate.models.vit.vit import ElasticViT
 from foveate.models.weights.checkpoint import Checkpoint
 
-HERE = Setting("a chip", 2, "fp32", "2.13", "3.11", "0.1", "2026-01-01")
+HERE = MeasurementEnvironment("a chip", 2, "fp32", "2.13", "3.11", "0.1", "2026-01-01")
 CONFIG = ViTConfig(image_size=64, width=24, depth=4, heads=2, classes=5)
 PLANS = ("full", "evit:0.6", "evit:0.2", "tiny@32")
 PICTURES = 24
@@ -30,8 +30,8 @@ def plan(
     return Measurement(name, quality, None, gflops, 5, latency, rung)
 
 
-def written(*measurements: Measurement, setting: Setting = HERE) -> Profile:
-    return Profile("tiny", "0" * 64, Data("somewhere", 10, False), 0, setting, measurements)
+def written(*measurements: Measurement, setting: MeasurementEnvironment = HERE) -> Profile:
+    return Profile("tiny", "0" * 64, ProfilingSet("somewhere", 10, False), 0, setting, measurements)
 
 
 FULL = plan("full", 1.0, 1.0)

@@ -91,7 +91,7 @@ def show(console: Console, answer: Answer) -> None:
     )
     console.print(f"tokens  {fields['tokens']} of {fields['tokens_full']} at the end")
     console.print(_mosaic(answer.pixels, explanation))
-    sums = Counter(explanation.fate)
+    sums = Counter(explanation.patch_states)
     console.print(
         f"patches at the end: {sums['kept']} kept, {sums['merged']} merged, {sums['dropped']} dropped"
     )
@@ -105,7 +105,7 @@ def _mosaic(pixels: NDArray[np.uint8], explanation: Explanation) -> Text:
     means = Image.fromarray(pixels).resize((columns, rows), Image.Resampling.BOX)
     colours = np.asarray(means).reshape(-1, 3).tolist()
     text = Text()
-    for index, ((red, green, blue), fate) in enumerate(zip(colours, explanation.fate, strict=True)):
+    for index, ((red, green, blue), fate) in enumerate(zip(colours, explanation.patch_states, strict=True)):
         # Blocks, not coloured spaces: they are still there where the terminal has no colours.
         style = "dim" if fate == "dropped" else f"rgb({red},{green},{blue})"
         text.append({"kept": "██", "merged": "░░", "dropped": "··"}[fate], style)

@@ -14,7 +14,7 @@ from rich.table import Column, Table
 from foveate.core.errors import SetupError
 from foveate.core.model import InputSpec, ModelCard
 from foveate.core.plan import Plan
-from foveate.core.profile import SLACK, Profile
+from foveate.core.profile import GFLOPS_MARGIN, Profile
 from foveate.gateway.media.image import decode_image
 from foveate.gateway.media.video import decode_clip
 from foveate.gateway.media.video_demuxer import ClipLimits
@@ -121,7 +121,7 @@ def show(console: Console, found: Profile, target: Path) -> None:
     untimed = sum(not m.latency_s for m in found.measurements)
     if untimed:
         console.print(
-            f"{untimed} plan(s) were not timed: others keep as much for over {SLACK:.0%} less GFLOPs",
+            f"{untimed} plan(s) were not timed: others keep as much for over {GFLOPS_MARGIN:.0%} less GFLOPs",
             highlight=False,
         )
     written = [str(target), *_draw(console, found, target)]

@@ -15,7 +15,7 @@ import torch
 
 from foveate.core.errors import BadPlan, SetupError
 from foveate.core.plan import Plan, Precision
-from foveate.core.profile import Profile, Setting
+from foveate.core.profile import MeasurementEnvironment, Profile
 from foveate.models import zoo
 from foveate.models.huggingface import PREFIX, Pretrained
 from foveate.models.loading import precision
@@ -74,7 +74,9 @@ def load(
     return runner
 
 
-def _of_clips(name: str, checkpoint: Checkpoint, here: Setting) -> tuple[Checkpoint, Profile | None]:
+def _of_clips(
+    name: str, checkpoint: Checkpoint, here: MeasurementEnvironment
+) -> tuple[Checkpoint, Profile | None]:
     """A model that names the pixels of pictures as one for clips, and its profile."""
     clips = replace(checkpoint, name=checkpoint.name + hub.CLIPS)
     profile, _ = known(name + hub.CLIPS, clips, here) or (None, None)
@@ -172,7 +174,7 @@ def profile_path(name: str) -> Path:
     return _data_folder() / f"{variant(name.removeprefix(PREFIX))}.json"
 
 
-def known(name: str, checkpoint: Checkpoint, here: Setting) -> tuple[Profile, Family] | None:
+def known(name: str, checkpoint: Checkpoint, here: MeasurementEnvironment) -> tuple[Profile, Family] | None:
     """The profile of these very weights, as far as it holds here, and the models it speaks of.
 
     None where there is none. Raises SetupError for one that is not readable.
@@ -221,7 +223,7 @@ def _data_folder() -> Path:
     return Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser() / "foveate/profiles"
 
 
-def as_here(profile: Profile, here: Setting, name: str, place: Traversable) -> Profile:
+def as_here(profile: Profile, here: MeasurementEnvironment, name: str, place: Traversable) -> Profile:
     """The profile without latencies that were measured elsewhere, which the log then says."""
     differs = profile.setting.differs_from(here)
     if differs:
@@ -244,9 +246,9 @@ def digest(checkpoint: Checkpoint | Pretrained) -> str:
     return total.hexdigest()
 
 
-def setting(device: str, precision: str) -> Setting:
+def setting(device: str, precision: str) -> MeasurementEnvironment:
     """This machine, as it is set up now."""
-    return Setting(
+    return MeasurementEnvironment(
         device=torch.cuda.get_device_name() if device == "cuda" else _processor(),
         threads=torch.get_num_threads(),
         precision=precision,

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from foveate.core.errors import SetupError
 from foveate.core.plan import Precision
-from foveate.core.profile import Profile, Setting
+from foveate.core.profile import MeasurementEnvironment, Profile
 from foveate.models import huggingface
 from foveate.models.huggingface import Pretrained, PretrainedRunner
 from foveate.models.loading import precision
@@ -69,7 +69,7 @@ def _fetch(
     return pretrained, wanted or precision.choose(pretrained, device), device
 
 
-def _known(name: str, pretrained: Pretrained, here: Setting) -> Profile | None:
+def _known(name: str, pretrained: Pretrained, here: MeasurementEnvironment) -> Profile | None:
     """The profile of these very weights, as far as it holds here; None where there is none."""
     found = (pair for pair in profiles_of(name, pretrained) if not pair[0].siblings)
     profile, place = next(found, (None, None))

@@ -7,21 +7,22 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from foveate.core.content import ContentRungs, fit
+from foveate.core.content import ContentRungs
 from foveate.core.outcome import Result
 from foveate.core.plan import Plan
-from foveate.core.profile import Measurement, Profile, choose
+from foveate.core.profile import Measurement, Profile, mark_rungs
 from foveate.models.profiling.dataset import DecodedDataset
+from foveate.models.profiling.logistic import fit
 from foveate.models.profiling.timing import FAILED, Times, seconds_each
 from foveate.models.runners.image import TorchRunner
 
-SCOUT_QUALITY = 0.8
-"""A scout that is wrong more often tells too little for what it costs."""
+ROUTER_QUALITY = 0.8
+"""A router that is wrong more often tells too little for what it costs."""
 RELIABLE = 0.99
-"""What the rung behind the scout keeps of full's accuracy at least."""
+"""What the rung behind the router keeps of full's accuracy at least."""
 WANTED = 0.985
-"""The scout is taken with which keeping this much costs least."""
-MOST_SCOUTS = 6
+"""The router is taken with which keeping this much costs least."""
+MOST_ROUTERS = 6
 CERTAINTIES = ("0.8", "0.9", "0.95", "0.98")
 """What `content:` is measured with."""
 
@@ -32,12 +33,12 @@ Watch = Callable[[str, int, int], None]
 
 
 def choices(profile: Profile) -> list[tuple[Measurement, ...]]:
-    """Rungs to choose from, one tuple a scout: the scout, the cheapest reliable rung above it, and full."""
+    """Rungs to choose from, one tuple a router: the router, the cheapest reliable rung above it, and full."""
     ladder = [m for m in profile.ladder if "content" not in m.plan]
     reliable = next(m for m in ladder if m.quality >= RELIABLE or m is profile.full)
-    scouts = [m for m in ladder if m.quality >= SCOUT_QUALITY and _cost(m) < _cost(reliable)]
+    routers = [m for m in ladder if m.quality >= ROUTER_QUALITY and _cost(m) < _cost(reliable)]
     above = (reliable,) if reliable is profile.full else (reliable, profile.full)
-    return [(scout, *above) for scout in scouts[-MOST_SCOUTS:]]
+    return [(router, *above) for router in routers[-MOST_ROUTERS:]]
 
 
 def _cost(m: Measurement) -> float:
@@ -101,7 +102,7 @@ def with_content(profile: Profile, learnt: Learnt) -> Profile:
         return profile
     full = profile.full.latency_s
     timed = [replace(m, latency_s=_latency(full, learnt.rounds, m.plan)) for m in learnt.kept]
-    return replace(profile, content=learnt.content, measurements=choose([*profile.measurements, *timed]))
+    return replace(profile, content=learnt.content, measurements=mark_rungs([*profile.measurements, *timed]))
 
 
 def _plans(offered: Sequence[tuple[Measurement, ...]]) -> list[str]:
@@ -115,10 +116,10 @@ def learn(
     offered: Sequence[tuple[Measurement, ...]],
     told: Told,
 ) -> ContentRungs | None:
-    """What the answers of the best scout say about each rung, on these pictures.
+    """What the answers of the best router say about each rung, on these pictures.
 
-    Best is the scout with which WANTED of full's right answers are kept at the least cost. None where
-    every scout fails on some picture.
+    Best is the router with which WANTED of full's right answers are kept at the least cost. None where
+    every router fails on some picture.
     """
     plans, found = _plans(offered), {}
     for number, text in enumerate(plans):
@@ -127,10 +128,10 @@ def learn(
     enough = suffices({text: named(results) for text, results in found.items()}, album, indices)
     tried = []
     for rungs in offered:
-        scouted = [result.scores for result in found[rungs[0].plan] if isinstance(result, Result)]
-        if len(scouted) == len(indices):
+        routed = [result.scores for result in found[rungs[0].plan] if isinstance(result, Result)]
+        if len(routed) == len(indices):
             kept = np.stack([enough[m.plan] for m in rungs], axis=1)
-            tried.append(_fitted(rungs, np.stack(scouted), kept))
+            tried.append(_fitted(rungs, np.stack(routed), kept))
     return min(tried, key=lambda trial: trial[0])[1] if tried else None
 
 
@@ -148,7 +149,7 @@ def suffices(
 def _fitted(
     rungs: Sequence[Measurement], scores: NDArray[np.float32], kept: NDArray[np.bool_]
 ) -> tuple[float, ContentRungs]:
-    """What keeping WANTED costs a picture with this scout, and the scout with what was learnt."""
+    """What keeping WANTED costs a picture with this router, and the router with what was learnt."""
     content = fit([m.plan for m in rungs], scores, kept[:, :-1])
     costs = np.array([_cost(m) for m in rungs])
     best = costs.sum()

@@ -47,7 +47,7 @@ def paint(
     rows, columns = grid
     cells = picture.reshape(rows, len(picture) // rows, columns, -1, 3).swapaxes(1, 2)
     cells = cells.reshape(rows * columns, *cells.shape[2:]).copy()
-    into, fate = np.array(stage.into), np.array(stage.fate)
+    into, fate = np.array(stage.groups), np.array(stage.patch_states)
     dropped = fate == "dropped"
     cells[dropped] = 14 + 0.16 * cells[dropped].mean(-1, keepdims=True)
     for group in np.unique(into[fate == "merged"]):
@@ -82,7 +82,7 @@ def outline_colours(stages: Sequence[ReductionStage]) -> Mapping[int, Colour]:
     """A light colour a group, the same in all stages and far from those of the groups next to come."""
     found: dict[int, Colour] = {}
     for stage in stages:
-        for group, fate in zip(stage.into, stage.fate, strict=True):
+        for group, fate in zip(stage.groups, stage.patch_states, strict=True):
             if fate == "merged" and group not in found:
                 # Steps of the golden ratio around the colour circle are never close to recent ones.
                 red, green, blue = colorsys.hsv_to_rgb(len(found) * 0.618034 % 1, 0.6, 1)
@@ -91,7 +91,7 @@ def outline_colours(stages: Sequence[ReductionStage]) -> Mapping[int, Colour]:
 
 
 def _sums(stage: ReductionStage) -> str:
-    sums = Counter(stage.fate)
+    sums = Counter(stage.patch_states)
     named = [f"{sums[fate]} {fate}" for fate in ("kept", "merged", "dropped") if sums[fate]]
     return ", ".join(named)
 

@@ -22,7 +22,15 @@ from pydantic import TypeAdapter, ValidationError
 from foveate.core.errors import SetupError
 from foveate.core.outcome import Result
 from foveate.core.plan import Plan
-from foveate.core.profile import Data, Measurement, Profile, Schedule, Setting, choose, worth_timing
+from foveate.core.profile import (
+    Measurement,
+    MeasurementEnvironment,
+    Profile,
+    ProfilingSet,
+    Schedule,
+    mark_rungs,
+    worth_timing,
+)
 from foveate.models.loading.load import setting
 from foveate.models.profiling.content_profile import Learnt, learning, with_content
 from foveate.models.profiling.dataset import DecodedDataset, Pixels
@@ -113,12 +121,14 @@ def measure(loaded: Unmeasured, album: DecodedDataset, job: Job, target: Path, w
     return profile
 
 
-def _profile(loaded: Unmeasured, album: DecodedDataset, job: Job, state: State, here: Setting) -> Profile:
+def _profile(
+    loaded: Unmeasured, album: DecodedDataset, job: Job, state: State, here: MeasurementEnvironment
+) -> Profile:
     """The profile as far as nothing depends on the content."""
     return Profile(
         model=loaded.runner.card.name,
         weights=loaded.weights,
-        data=Data(album.pictures.name, len(album), album.pictures.targets is not None),
+        data=ProfilingSet(album.pictures.name, len(album), album.pictures.targets is not None),
         seed=job.seed,
         setting=here,
         measurements=_summary(state),
@@ -143,7 +153,9 @@ def write(path: Path, text: str) -> None:
         raise SetupError(f"cannot write {path}: {error.strerror}") from None
 
 
-def _told(loaded: Unmeasured, album: DecodedDataset, job: Job, here: Setting) -> dict[str, str]:
+def _told(
+    loaded: Unmeasured, album: DecodedDataset, job: Job, here: MeasurementEnvironment
+) -> dict[str, str]:
     """Everything that the figures depend on, by the words a person has for it."""
     where = {name: str(value) for name, value in asdict(here).items() if name != "date"}
     return where | {
@@ -231,7 +243,7 @@ def _qualities(
 
 def _spent(result: Result) -> Result:
     """What it took, without what was found."""
-    return replace(result, maps=None, film=(), over_time=None, features=None)
+    return replace(result, maps=None, frame_maps=(), over_time=None, features=None)
 
 
 def _latencies(
@@ -316,4 +328,4 @@ def _summary(state: State) -> tuple[Measurement, ...]:
         return {size: round(statistics.median(times[size] for times in rounds), 9) for size in sizes}
 
     measured = [replace(m, latency_s=latency(m.plan)) for m in state.kept]
-    return choose(sorted(measured, key=lambda m: m.gflops))
+    return mark_rungs(sorted(measured, key=lambda m: m.gflops))

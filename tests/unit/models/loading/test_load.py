@@ -14,7 +14,7 @@ from foveate.core.content import ContentRungs
 from foveate.core.errors import SetupError
 from foveate.core.outcome import Result
 from foveate.core.plan import Plan
-from foveate.core.profile import Measurement, Profile, choose
+from foveate.core.profile import Measurement, Profile, mark_rungs
 from foveate.models import zoo
 from foveate.models.loading import clip_loading, load
 from foveate.models.profiling import profile
@@ -90,7 +90,7 @@ def test_a_profile_of_other_weights_is_ignored_with_a_warning(
 @pytest.mark.parametrize(
     ("junk", "sentence"),
     [
-        (b"{", r"tiny\.profile\.json is not a readable profile: "),
+        (b"{", r"tiny\.profile\.json is not a valid profile: "),
         (b"\xff\xfe", r"cannot read the profile .*tiny\.profile\.json: "),
     ],
 )
@@ -104,7 +104,7 @@ def test_a_profile_with_a_rung_that_cannot_be_run_stops_the_start(file: Path) ->
     found = profiled(file)
     path = load.profile_path(str(file))
     strange = Measurement("warp:9", 0.1, None, 0.0001, 1, dict.fromkeys((1, 3), 1e-9))
-    path.write_text(replace(found, measurements=choose([*found.measurements, strange])).text())
+    path.write_text(replace(found, measurements=mark_rungs([*found.measurements, strange])).text())
     with pytest.raises(SetupError, match="a rung that cannot be run here: there is no token reducer 'warp'"):
         load.load(str(file), "fp32", "cpu", 1)
 

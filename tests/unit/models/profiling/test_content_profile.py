@@ -13,7 +13,7 @@ from foveate.core.content import ContentRungs
 from foveate.core.errors import SetupError
 from foveate.core.outcome import Result
 from foveate.core.plan import Plan
-from foveate.core.profile import Measurement, Profile, choose
+from foveate.core.profile import Measurement, Profile, mark_rungs
 from foveate.models.loading.load import load, load_unprofiled, profile_path
 from foveate.models.profiling import content_profile
 from foveate.models.profiling import profile as profiling
@@ -31,9 +31,9 @@ from foveate.models.profiling.content_profile import (
 from foveate.models.profiling.profile import Job, measure, partial_of
 from foveate.models.runners.image import TorchRunner
 from foveate.models.weights.checkpoint import save
-from tests.support import measuring, scouted
+from tests.support import measuring, routed
 from tests.support.measuring import plan, quiet, tiny, unprofiled, written
-from tests.support.scouted import EVERY, SCOUT, Seen, album, is_hard
+from tests.support.routed import EVERY, ROUTER, Seen, album, is_hard
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -54,7 +54,7 @@ def measured(runner: TorchRunner, pictures: Seen, *texts: str) -> Profile:
         quality = min(1.0, right / float((of_full == wanted).mean()))
         gflops = float(np.mean([result.gflops for result in results if isinstance(result, Result)]))
         found.append(Measurement(text, quality, right, gflops, 5, {}))
-    return replace(written(*choose(found)), weights="abc")
+    return replace(written(*mark_rungs(found)), weights="abc")
 
 
 def told(profile: Profile) -> dict[str, Measurement]:
@@ -64,7 +64,7 @@ def told(profile: Profile) -> dict[str, Measurement]:
 def clock(_: TorchRunner, chosen: Plan, pixels: Sequence[Any], size: int) -> float:
     return size * (
         1.0 if (chosen.variant, chosen.content) == ("tiny", None) else 0.1
-    )  # the scout's hook asks full
+    )  # the router's hook asks full
 
 
 def taught_by(
@@ -77,8 +77,8 @@ def taught_by(
 
 def taught(pictures: Seen, rounds: int = 1) -> tuple[TorchRunner, Profile, Profile]:
     """A runner, and its profile before and after."""
-    runner = scouted.runner()
-    before = measured(runner, pictures, SCOUT)
+    runner = routed.runner()
+    before = measured(runner, pictures, ROUTER)
     return runner, before, taught_by(runner, pictures, before, (1, 4), rounds)
 
 
@@ -108,7 +108,7 @@ def rung(text: str, quality: float, gflops: float, seconds: float | None = None)
         ([("a", 0.9, 0.2), ("content:0.9", 0.97, 0.4)], [("a", "full")]),
     ],
 )
-def test_each_scout_is_offered_with_the_cheapest_reliable_rung_and_full(
+def test_each_router_is_offered_with_the_cheapest_reliable_rung_and_full(
     others: list[tuple[str, float, float]], wanted: list[tuple[str, ...]]
 ) -> None:
     def offered(*rungs: Measurement) -> list[tuple[str, ...]]:
@@ -123,18 +123,18 @@ def test_plans_that_are_no_rungs_are_not_offered() -> None:
     assert choices(written(plan("a", 0.9, 0.5), rung("full", 1.0, 1.0))) == []
 
 
-def test_the_scout_that_costs_least_in_the_end_is_taken() -> None:
-    runner, pictures = scouted.runner(), album()
-    dear, cheap = rung(SCOUT, 0.9, 0.8), rung(SCOUT, 0.9, 0.1)
+def test_the_router_that_costs_least_in_the_end_is_taken() -> None:
+    runner, pictures = routed.runner(), album()
+    dear, cheap = rung(ROUTER, 0.9, 0.8), rung(ROUTER, 0.9, 0.1)
     for order in ([dear, cheap], [cheap, dear]):
-        offered = [(scout, rung("full", 1.0, 1.0)) for scout in order]
+        offered = [(router, rung("full", 1.0, 1.0)) for router in order]
         best = learn(runner, pictures, range(len(pictures)), offered, quiet)
         assert best is not None
-        assert best.rungs == (SCOUT, "full")
+        assert best.rungs == (ROUTER, "full")
     useless = (rung("evit:0.1", 0.9, 0.9), rung("full", 1.0, 1.0))
     best = learn(runner, pictures, range(len(pictures)), [useless, (cheap, useless[1])], quiet)
     assert best is not None
-    assert best.rungs[0] == SCOUT
+    assert best.rungs[0] == ROUTER
 
 
 # On which pictures.
@@ -160,8 +160,8 @@ def test_what_is_learnt_from_is_not_measured_on(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_seed_draws_the_halves() -> None:
-    runner, pictures = scouted.runner(), album(60)
-    before = measured(runner, pictures, SCOUT)
+    runner, pictures = routed.runner(), album(60)
+    before = measured(runner, pictures, ROUTER)
     once, again = (taught_by(runner, pictures, before, (1,), 1) for _ in range(2))
     assert once == again
     other = taught_by(runner, pictures, replace(before, seed=1), (1,), 1)
@@ -173,38 +173,38 @@ def test_the_seed_draws_the_halves() -> None:
 
 @pytest.mark.parametrize("labelled", [False, True])
 def test_by_content_far_more_is_kept_than_by_drawing_lots_at_the_same_cost(labelled: bool) -> None:
-    pictures, runner = album(), scouted.runner()
+    pictures, runner = album(), routed.runner()
     if labelled:
         names = named(answered(runner, pictures, range(len(pictures)), runner.full))
         pictures = album(targets=names.tolist())
     runner, _, after = taught(pictures)
     assert after.content is not None
-    assert after.content.rungs == (SCOUT, "full")
-    scout, full, found = told(after)[SCOUT], after.full, told(after)["content:0.9"]
-    assert scout.quality == pytest.approx(1 - 1 / EVERY, abs=0.01)
-    assert scout.gflops < 0.3 * full.gflops
+    assert after.content.rungs == (ROUTER, "full")
+    router, full, found = told(after)[ROUTER], after.full, told(after)["content:0.9"]
+    assert router.quality == pytest.approx(1 - 1 / EVERY, abs=0.01)
+    assert router.gflops < 0.3 * full.gflops
     assert found.quality == 1
     assert found.accuracy == (1 if labelled else None)
     assert found.gflops < 0.6 * full.gflops
-    share = (found.gflops - scout.gflops) / (full.gflops - scout.gflops)
-    by_lot = (1 - share) * scout.quality + share
+    share = (found.gflops - router.gflops) / (full.gflops - router.gflops)
+    by_lot = (1 - share) * router.quality + share
     assert found.quality > by_lot + 0.08
     # What is measured is what is served.
     results = answered(runner, pictures, range(len(pictures)), Plan.parse("content:0.9", runner.full))
     rungs = [result.chosen for result in results if isinstance(result, Result)]
-    scouts = Plan.parse(SCOUT, runner.full)
-    assert rungs == [runner.full if is_hard(n) else scouts for n in range(len(pictures))]
+    routers = Plan.parse(ROUTER, runner.full)
+    assert rungs == [runner.full if is_hard(n) else routers for n in range(len(pictures))]
 
 
 def test_each_certainty_is_measured_and_the_best_become_rungs() -> None:
     _, before, after = taught(album())
-    assert {m.plan for m in after.measurements} == {SCOUT, "full"} | CONTENT
-    assert told(after)[SCOUT] == told(before)[SCOUT]
+    assert {m.plan for m in after.measurements} == {ROUTER, "full"} | CONTENT
+    assert told(after)[ROUTER] == told(before)[ROUTER]
     rungs = [m.plan for m in after.ladder]
-    assert rungs[0] == SCOUT
+    assert rungs[0] == ROUTER
     assert rungs[-1] == "full"
     assert CONTENT & set(rungs)
-    assert after.measurements == choose(after.measurements)
+    assert after.measurements == mark_rungs(after.measurements)
     qualities = [told(after)[f"content:{c}"].quality for c in CERTAINTIES]
     assert qualities == sorted(qualities)
     assert Profile.read(after.text(), "x") == after
@@ -218,11 +218,11 @@ def test_its_latency_is_fulls_times_what_it_took_beside_full(monkeypatch: pytest
 
     looks: list[tuple[Plan, int, int]] = []
     monkeypatch.setattr(content_profile, "seconds_each", clock)
-    runner, pictures = scouted.runner(), album()
-    before = measured(runner, pictures, SCOUT)
+    runner, pictures = routed.runner(), album()
+    before = measured(runner, pictures, ROUTER)
     timed = [replace(m, latency_s={1: 0.5, 4: 1.5}) for m in before.measurements]
     timed = [m if m.plan == "full" else replace(m, latency_s={1: 0.1, 4: 0.3}) for m in timed]
-    after = taught_by(runner, pictures, replace(before, measurements=choose(timed)), (1, 4), 4)
+    after = taught_by(runner, pictures, replace(before, measurements=mark_rungs(timed)), (1, 4), 4)
     assert len(looks) == 4 * 2 * (1 + len(CERTAINTIES))
     assert {count for _, _, count in looks} == {8}
     for text in CONTENT:
@@ -233,18 +233,18 @@ def test_its_latency_is_fulls_times_what_it_took_beside_full(monkeypatch: pytest
 
 
 def test_where_full_is_wrong_any_rung_suffices() -> None:
-    """The labels of the pictures that the scout is wrong about are such that full is wrong too."""
-    runner, pictures = scouted.runner(), album()
+    """The labels of the pictures that the router is wrong about are such that full is wrong too."""
+    runner, pictures = routed.runner(), album()
     names = named(answered(runner, pictures, range(len(pictures)), runner.full))
     targets = [(int(name) + 2) % 5 if is_hard(n) else int(name) for n, name in enumerate(names)]
     every = list(range(len(pictures)))
     answers = {
         text: named(answered(runner, pictures, every, Plan.parse(text, runner.full)))
-        for text in (SCOUT, "full")
+        for text in (ROUTER, "full")
     }
-    assert not (answers[SCOUT] == answers["full"]).all()
-    assert suffices(answers, album(targets=targets), every)[SCOUT].all()
-    assert not suffices(answers, pictures, every)[SCOUT].all()
+    assert not (answers[ROUTER] == answers["full"]).all()
+    assert suffices(answers, album(targets=targets), every)[ROUTER].all()
+    assert not suffices(answers, pictures, every)[ROUTER].all()
 
 
 def test_whom_full_gives_no_answer_counts_neither_as_kept_nor_as_lost() -> None:
@@ -256,11 +256,11 @@ def test_whom_full_gives_no_answer_counts_neither_as_kept_nor_as_lost() -> None:
 
 @pytest.mark.parametrize("labelled", [False, True])
 def test_two_failures_are_no_agreement(labelled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every third picture is one that nobody answers; of the others the scout gets one in four wrong."""
-    runner, pictures = scouted.runner(), album(90)
+    """Every third picture is one that nobody answers; of the others the router gets one in four wrong."""
+    runner, pictures = routed.runner(), album(90)
     names = named(answered(runner, pictures, range(90), runner.full)).tolist()
     pictures = album(90, names if labelled else None)
-    runner.content = ContentRungs((SCOUT, "full"), ((0.0, 0.0, 0.0),), (99.0,))  # always the scout
+    runner.content = ContentRungs((ROUTER, "full"), ((0.0, 0.0, 0.0),), (99.0,))  # always the router
     run = runner.run
 
     def failing(batch: Any, chosen: Plan) -> Any:
@@ -278,43 +278,43 @@ def test_two_failures_are_no_agreement(labelled: bool, monkeypatch: pytest.Monke
 
 
 def test_a_ladder_with_nothing_to_choose_between_stays() -> None:
-    runner, pictures = scouted.runner(), album(30)
+    runner, pictures = routed.runner(), album(30)
     before = measured(runner, pictures)
     assert taught_by(runner, pictures, before, (1,), 1) is before
     assert runner.content is None
 
 
-def test_a_scout_that_fails_teaches_nothing() -> None:
-    runner, pictures = scouted.runner(), album(30)
-    before = measured(runner, pictures, SCOUT)
-    pictures._held = [scouted.WHITE] * 30
+def test_a_router_that_fails_teaches_nothing() -> None:
+    runner, pictures = routed.runner(), album(30)
+    before = measured(runner, pictures, ROUTER)
+    pictures._held = [routed.WHITE] * 30
     assert (
-        learn(runner, pictures, range(30), [(rung(SCOUT, 0.9, 0.1), rung("full", 1.0, 1.0))], quiet) is None
+        learn(runner, pictures, range(30), [(rung(ROUTER, 0.9, 0.1), rung("full", 1.0, 1.0))], quiet) is None
     )
     assert taught_by(runner, pictures, before, (1,), 1) is before
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_a_handful_of_pictures_does_no_harm(count: int) -> None:
-    runner, pictures = scouted.runner(), album(count)
-    before = written(rung(SCOUT, 0.9, 0.1), rung("full", 1.0, 1.0))
+    runner, pictures = routed.runner(), album(count)
+    before = written(rung(ROUTER, 0.9, 0.1), rung("full", 1.0, 1.0))
     after = taught_by(runner, pictures, before, (1, 4), 1)
     assert (after.content is None) == (count == 1)
 
 
 def test_where_full_is_wrong_on_the_half_that_measures_nothing_is_told() -> None:
-    runner = scouted.runner()
+    runner = routed.runner()
     names = named(answered(runner, album(12), range(12), runner.full))
     every = np.random.default_rng(0).permutation(12)
     targets = np.where(np.isin(np.arange(12), every[:6]), names, (names + 2) % 5).tolist()
-    before = written(rung(SCOUT, 0.9, 0.1), rung("full", 1.0, 1.0))
+    before = written(rung(ROUTER, 0.9, 0.1), rung("full", 1.0, 1.0))
     assert taught_by(runner, album(12, targets), before, (1, 4), 1) is before
 
 
 def test_progress_rises_to_its_total() -> None:
     steps: list[tuple[int, int]] = []
-    runner = scouted.runner()
-    offered = [(rung(SCOUT, 0.9, 0.1), rung("evit:0.6", 0.99, 0.5), rung("full", 1.0, 1.0))]
+    runner = routed.runner()
+    offered = [(rung(ROUTER, 0.9, 0.1), rung("evit:0.6", 0.99, 0.5), rung("full", 1.0, 1.0))]
     learn(runner, album(12), range(12), offered, lambda *step: steps.append(step))
     assert steps == [(1, 3), (2, 3), (3, 3)]
 
@@ -333,8 +333,8 @@ def test_an_interrupted_run_goes_on_behind_what_is_known(
     """Told seven times: two plans have answered, the certainties are next, then three rounds, the end."""
     monkeypatch.setattr(profiling, "seconds_each", clock)
     monkeypatch.setattr(content_profile, "seconds_each", clock)
-    job = Job((scouted.runner().full, Plan.parse(SCOUT, scouted.runner().full)), (1, 4), 3)
-    whole = measure(unprofiled(scouted.runner()), album(60), job, tmp_path / "whole.json", quiet)
+    job = Job((routed.runner().full, Plan.parse(ROUTER, routed.runner().full)), (1, 4), 3)
+    whole = measure(unprofiled(routed.runner()), album(60), job, tmp_path / "whole.json", quiet)
     assert {m.plan for m in whole.measurements} >= CONTENT
     target, told = tmp_path / "p.json", list[tuple[int, int]]()
 
@@ -345,7 +345,7 @@ def test_an_interrupted_run_goes_on_behind_what_is_known(
                 raise Stopped
 
     with pytest.raises(Stopped):
-        measure(unprofiled(scouted.runner()), album(60), job, target, watch)
+        measure(unprofiled(routed.runner()), album(60), job, target, watch)
     after = 99
     before = json.loads(partial_of(target).read_text())["learnt"]
     stopped_at = told[-1][0]
@@ -360,7 +360,7 @@ def test_an_interrupted_run_goes_on_behind_what_is_known(
         return learn(*arguments)
 
     monkeypatch.setattr(content_profile, "learn", counted)
-    assert measure(unprofiled(scouted.runner()), album(60), job, target, watch) == whole
+    assert measure(unprofiled(routed.runner()), album(60), job, target, watch) == whole
     assert learns == (before["content"] is None)
     assert told[-1] == (6, 6)
     assert [done for done, _ in told] == sorted(done for done, _ in told)
@@ -412,15 +412,15 @@ def test_measuring_learns_by_content_and_writes_it_down(
 ) -> None:
     for module in (profiling, content_profile):
         monkeypatch.setattr(module, "seconds_each", clock)
-    runner, stages = scouted.runner(), list[str]()
+    runner, stages = routed.runner(), list[str]()
     pictures, target = album(60), tmp_path / "p.json"
-    job = Job((runner.full, Plan.parse(SCOUT, runner.full)), (1, 4), 1)
-    found = measure(unprofiled(runner, scout="123"), pictures, job, target, lambda s, *_: stages.append(s))
+    job = Job((runner.full, Plan.parse(ROUTER, runner.full)), (1, 4), 1)
+    found = measure(unprofiled(runner, router="123"), pictures, job, target, lambda s, *_: stages.append(s))
     assert Profile.read(target.read_text(), "x") == found
     assert list(dict.fromkeys(stages)) == ["quality", "latency", "content"]
-    assert found.siblings == {"scout": "123"}
+    assert found.siblings == {"router": "123"}
     assert found.content is not None
-    assert found.content.rungs == (SCOUT, "full")
-    assert {m.plan for m in found.measurements} == {SCOUT, "full"} | CONTENT
+    assert found.content.rungs == (ROUTER, "full")
+    assert {m.plan for m in found.measurements} == {ROUTER, "full"} | CONTENT
     for m in found.measurements:
         assert set(m.latency_s) == {1, 4}

@@ -1,25 +1,21 @@
-"""Profiles: which plans are rungs, what the file says, and how one is measured and resumed."""
+"""Profiles: how one is measured, and how an interrupted run is resumed."""
 
 import json
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from foveate.core.content import ContentRungs
 from foveate.core.errors import SetupError
 from foveate.core.outcome import Result
 from foveate.core.plan import Plan
-from foveate.core.profile import Data, Measurement, Profile, choose, worth_timing
+from foveate.core.profile import Measurement, Profile, ProfilingSet, worth_timing
 from foveate.models.loading import load
 from foveate.models.profiling import profile, timing
 from foveate.models.profiling.profile import measure, partial_of
@@ -28,185 +24,17 @@ from foveate.models.vit.stitch import StitchSpec
 from foveate.models.weights.family import Family
 from tests.support.measuring import (
     CONFIG,
-    FULL,
-    HERE,
     PICTURES,
     PLANS,
     album,
     decode,
     job,
-    plan,
     quiet,
     tiny,
     unprofiled,
-    written,
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def rungs(measurements: Sequence[Measurement]) -> list[str]:
-    return [m.plan for m in written(*measurements).ladder]
-
-
-@pytest.mark.parametrize(
-    ("others", "ladder"),
-    [
-        ([], ["full"]),
-        ([("a", 0.9, 0.5)], ["a", "full"]),
-        ([("a", 0.9, 0.5), ("b", 0.8, 0.6)], ["a", "full"]),
-        ([("a", 0.8, 0.5), ("b", 0.9, 0.6)], ["a", "b", "full"]),
-        ([("a", 0.9, 0.5), ("b", 0.9, 0.6)], ["a", "full"]),
-        ([("a", 0.9, 0.5), ("b", 0.9, 0.5)], ["a", "full"]),
-        ([("a", 0.9, 1.1)], ["full"]),
-        ([("a", 0.9, 0.99)], ["full"]),
-        ([("a", 1.0, 0.99)], ["full"]),
-        ([("a", 1.0, 0.97)], ["a", "full"]),
-        ([("a", 0.90, 0.500), ("b", 0.91, 0.509)], ["b", "full"]),
-        ([("a", 0.90, 0.500), ("b", 0.91, 0.511)], ["a", "b", "full"]),
-        ([("a", 1.0, 0.5), ("b", 1.0, 0.4), ("c", 0.99, 0.45)], ["b", "full"]),
-    ],
-)
-def test_rungs_are_what_no_other_plan_beats(
-    others: list[tuple[str, float, float]], ladder: list[str]
-) -> None:
-    by_gflops = [*(plan(*other) for other in others), FULL]
-    assert rungs(choose(by_gflops)) == ladder
-    assert rungs(choose(by_gflops[::-1])) == ladder
-    # The same costs, in seconds; GFLOPs would say the opposite.
-    by_seconds = [plan(name, quality, 9 - cost, cost) for name, quality, cost in others]
-    assert rungs(choose([*by_seconds, plan("full", 1.0, 1.0, 1.0)])) == ladder
-
-
-def test_once_full_is_timed_what_is_not_timed_is_no_rung() -> None:
-    assert rungs(choose([plan("a", 0.9, 0.5), plan("full", 1.0, 1.0, 1.0)])) == ["full"]
-
-
-costs = st.integers(1, 60).map(lambda n: n / 40)
-measured = st.lists(st.tuples(st.integers(0, 8).map(lambda n: n / 8), costs), max_size=12)
-
-
-@given(measured)
-def test_a_ladder_rises_and_nothing_cheaper_is_better(found: list[tuple[float, float]]) -> None:
-    plans = [plan(f"p{i}", *values) for i, values in enumerate(found)]
-    chosen = written(*choose([*plans, FULL]))
-    *below, full = chosen.ladder
-    assert full.plan == "full"
-    for one, other in pairwise(below):
-        assert one.gflops < other.gflops
-        assert one.quality < other.quality
-    for left_out in (m for m in chosen.measurements if not m.rung and 1.02 * m.gflops < 1):
-        # Two within 2% may both give way to a third that beats one and is as cheap as the other.
-        assert any(m.quality >= left_out.quality and m.gflops <= 1.02 * left_out.gflops for m in below)
-
-
-@given(measured)
-def test_only_what_is_matched_for_much_less_is_not_timed(found: list[tuple[float, float]]) -> None:
-    plans = [*(plan(f"p{i}", *values) for i, values in enumerate(found)), FULL]
-    timed = worth_timing(plans)
-    assert FULL in timed
-    assert {m.plan for m in choose(plans) if m.rung} <= {m.plan for m in timed}
-    for m in (m for m in plans if m not in timed):
-        assert any(o.quality >= m.quality and 1.25 * o.gflops < m.gflops for o in plans)
-
-
-def test_a_plan_is_not_timed_either_where_one_as_good_takes_much_less() -> None:
-    found = [plan("a", 0.9, 0.5), plan("b", 0.9, 0.62), plan("c", 0.9, 0.63), plan("d", 0.95, 0.63), FULL]
-    assert [m.plan for m in worth_timing(found)] == ["a", "b", "d", "full"]
-
-
-def test_a_profile_reads_back_what_it_wrote() -> None:
-    found = written(*choose([plan("evit:0.5", 0.9, 0.5, 0.5), plan("full", 1.0, 1.0, 1.0)]))
-    assert Profile.read(found.text(), "x") == found
-    assert found.ladder[0].latency_s == {1: 99.0, 8: 4.0}
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "sentence"),
-    [
-        ('"seed": 0', '"seed": 0, "colour": 1', "colour: Unexpected keyword"),
-        ('"seed": 0', '"seed": "0"', "seed: Input should be a valid integer"),
-        ('"quality": 0.9', '"quality": 1.1', "measurements.0.quality: .*less than or equal to 1"),
-        ('"gflops": 0.5', '"gflops": NaN', "measurements.0.gflops: .*finite"),
-        ('"gflops": 0.5', '"gflops": 0', "measurements.0.gflops: .*greater than 0"),
-        ('"evit:0.5"', '"evit;0.5"', "is not a part of a plan"),
-        ('"evit:0.5"', '"full"', "the plans of a profile differ"),
-        ('"full"', '"evit:0.7"', "full is among them"),
-        ('"1": 99.0', '"one": 99.0', "measurements.0.latency_s.one"),
-        ('"threads": 2,', "", "setting.threads: Field required"),
-        ('"model": "tiny"', '"model": "-"', "starts with variant@size"),
-        ("{", "", "it: Invalid JSON"),
-    ],
-)
-def test_a_file_that_says_something_else_is_refused_in_one_sentence(
-    old: str, new: str, sentence: str
-) -> None:
-    text = written(plan("evit:0.5", 0.9, 0.5, 0.5), plan("full", 1.0, 1.0, 1.0)).text()
-    assert old in text
-    with pytest.raises(SetupError, match=rf"^here\.json is not a readable profile: .*{sentence}") as refused:
-        Profile.read(text.replace(old, new, 1), "here.json")
-    assert "\n" not in refused.value.detail
-
-
-def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Where everything lies in parsed JSON, containers too."""
-    yield path
-    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, inner in pairs:
-        yield from leaves(inner, (*path, key))
-
-
-@pytest.mark.parametrize(
-    "edit", [None, -1, 0, 2**70, 1e-300, 0.5, True, "", "x/y", "full", [], [[]], {}, {"1": 1}]
-)
-def test_whatever_a_hand_puts_anywhere_is_read_or_refused_in_one_sentence(edit: Any) -> None:
-    content = ContentRungs(("tiny@32", "full"), ((1.5, 2.5, 3.5),), (-0.125,))
-    whole = written(*choose([plan("tiny@32", 0.9, 0.5, 0.5), plan("full", 1.0, 1.0, 1.0)]))
-    whole = replace(whole, content=content, siblings={"a": "b"}, schedules={"0.7": ((3, 2), (2, 1))})
-    refused = 0
-    for path in leaves(json.loads(whole.text())):
-        holder = edited = [json.loads(whole.text())]
-        for key in (inside := (0, *path))[:-1]:
-            holder = holder[key]
-        holder[inside[-1]] = edit
-        try:
-            found = Profile.read(json.dumps(edited[0]), "here.json")
-            assert found.latency_on(replace(HERE, threads=9)).ladder[-1].plan == "full"
-        except SetupError as error:
-            refused += 1
-            assert "\n" not in error.detail
-            assert error.detail.startswith("here.json is not a readable profile: ")
-    assert refused > 20
-
-
-@pytest.mark.parametrize("change", [{"device": "other chip"}, {"threads": 1}, {"precision": "bf16"}])
-def test_latencies_from_elsewhere_are_refused_and_qualities_kept(change: dict[str, Any]) -> None:
-    found = written(*choose([plan("a", 0.9, 0.5, 0.5), plan("full", 1.0, 1.0, 1.0)]))
-    elsewhere = replace(HERE, **change)
-    differs = found.setting.differs_from(elsewhere)
-    assert differs is not None
-    for value in (*change.values(), getattr(HERE, next(iter(change)))):
-        assert str(value) in differs
-    there = found.latency_on(elsewhere)
-    assert [(m.plan, m.quality, m.latency_s) for m in there.ladder] == [("a", 0.9, {}), ("full", 1.0, {})]
-
-
-def test_other_versions_are_no_reason_to_refuse_latencies() -> None:
-    found = written(plan("full", 1.0, 1.0, 1.0))
-    later = replace(HERE, torch="3.0", python="3.14", foveate="9", date="2030-01-01")
-    assert found.latency_on(later) is found
-    assert found.setting.differs_from(later) is None
-
-
-def test_without_latencies_the_rungs_that_gflops_contradict_go() -> None:
-    """Those measured elsewhere stay rungs; plans that were none do not come back for their GFLOPs."""
-    timed = [plan("a", 0.8, 0.7, 0.3), plan("b", 0.9, 0.5, 0.5), plan("c", 0.85, 0.4, 0.6)]
-    found = written(*choose([*timed, plan("full", 1.0, 1.0, 1.0)]))
-    assert [m.plan for m in found.ladder] == ["a", "b", "full"]
-    assert [m.plan for m in found.latency_on(replace(HERE, threads=9)).ladder] == ["b", "full"]
-
-
-# Measuring.
 
 
 def asked_for(found: Profile) -> list[Measurement]:
@@ -241,7 +69,7 @@ def test_quality_is_what_is_kept_of_fulls_accuracy_or_else_agreement_with_full(
     runner = TorchRunner(tiny())
     targets = half_right(runner) if labelled else None
     found = measure(unprofiled(runner), album(targets), job(runner), tmp_path / "p.json", quiet)
-    assert found.data == Data("noise", PICTURES, labelled)
+    assert found.data == ProfilingSet("noise", PICTURES, labelled)
     assert {m.plan for m in asked_for(found)} == set(PLANS)
     wanted = targets or named(runner, "full")
     told = {m.plan: m for m in found.measurements}
@@ -278,7 +106,7 @@ def test_rounds_give_every_plan_the_same_pictures_and_others_each_time(
     def spy(_: TorchRunner, chosen: Plan, pixels: Sequence[Any], size: int) -> float:
         if len(pixels) > size:  # not the warm-up
             key = (number, size)
-            seen.setdefault(key, []).append((chosen.steps, float(np.mean(np.stack(pixels)))))
+            seen.setdefault(key, []).append((chosen.parts, float(np.mean(np.stack(pixels)))))
         return {"full": 3.0, "evit:0.6": 2.0}.get(chosen.relative_to(runner.full), 1.0) * (number + 1)
 
     drawn = profile._drawn
@@ -333,7 +161,7 @@ def steady(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     looks: list[str] = []
 
     def seconds(_: TorchRunner, chosen: Plan, pixels: Sequence[Any], size: int) -> float:
-        looks.append(chosen.steps)
+        looks.append(chosen.parts)
         return size * chosen.image_size * 1e-3
 
     monkeypatch.setattr(profile, "seconds_each", seconds)
@@ -389,8 +217,8 @@ def test_what_another_job_left_is_not_used(
         case "siblings":
             siblings = {"tinier": "123"}
         case "stitches":
-            lighter = tiny(1, replace(CONFIG, width=8, depth=1, heads=1), "scout")
-            joint = {StitchSpec("tiny", 2, "scout", 1): torch.nn.Linear(8, CONFIG.width)}
+            lighter = tiny(1, replace(CONFIG, width=8, depth=1, heads=1), "router")
+            joint = {StitchSpec("tiny", 2, "router", 1): torch.nn.Linear(8, CONFIG.width)}
             runner = TorchRunner(Family(tiny(), (lighter,), joint))
         case "seed":
             mine = job(runner, seed=1)

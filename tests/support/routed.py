@@ -1,4 +1,4 @@
-"""A family whose scout is sure of flat pictures, and right there, and torn and wrong on all others."""
+"""A family whose router is sure of flat pictures, and right there, and torn and wrong on all others."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,17 +19,17 @@ from foveate.models.vit.vit import ResolvedPlan, TrunkOutput
 from foveate.models.weights.family import Family
 from tests.support.measuring import CONFIG, quiet, tiny
 
-SCOUT = "scout@64"
+ROUTER = "router@64"
 SMALL = ViTConfig(image_size=64, width=8, depth=1, heads=1, classes=5)
 EVERY = 6
 """One picture in this many is not flat."""
-STITCH = StitchSpec("tiny", 2, "scout", 1)
+STITCH = StitchSpec("tiny", 2, "router", 1)
 WHITE = np.full((64, 64, 3), 255, np.uint8)
-"""What the scout gives no finite answer to."""
+"""What the router gives no finite answer to."""
 
 
 def runner(max_batch: int = 16) -> TorchRunner:
-    own, scout = tiny(), tiny(seed=1, config=SMALL, name="scout")
+    own, router = tiny(), tiny(seed=1, config=SMALL, name="router")
 
     def told_by_full(_: nn.Module, given: tuple[Tensor, ResolvedPlan], out: TrunkOutput) -> TrunkOutput:
         images = given[0]
@@ -40,10 +40,10 @@ def runner(max_batch: int = 16) -> TorchRunner:
         logits = torch.where(flat[:, None], sure, torn).masked_fill(white[:, None], torch.nan)
         return replace(out, logits=logits)
 
-    scout.model.register_forward_hook(told_by_full)
+    router.model.register_forward_hook(told_by_full)
     torch.manual_seed(0)
     joint = nn.Linear(SMALL.width, CONFIG.width)
-    return TorchRunner(Family(own, (scout,), {STITCH: joint}), max_batch=max_batch)
+    return TorchRunner(Family(own, (router,), {STITCH: joint}), max_batch=max_batch)
 
 
 def is_hard(number: int) -> bool:
