@@ -57,7 +57,7 @@ def calibration_errors(runner: TorchRunner) -> dict[int, tuple[float, float]]:
     logits_of: dict[int, list[torch.Tensor]] = {}
     for first in range(0, len(pixels), CHUNK):
         batch = runner.stack(pixels[first : first + CHUNK], runner.full)
-        images = runner.sized(batch, runner.full.image_size)
+        images = runner.preprocess(batch, runner.full.image_size)
         for after, logits in answers(model, images, create("none", model)).items():
             logits_of.setdefault(after, []).append(logits.cpu())
     labels = torch.from_numpy(np.asarray(scenes.targets))
@@ -76,10 +76,12 @@ def padding_shares(runner: TorchRunner, specs: Sequence[str], batch_size: int = 
     pixels = list(heldout().pixels(runner.full.image_size))[:160]
     for spec in specs:
         plan = Plan.parse(spec, runner.full)
-        model, steps = runner.models[plan.variant], runner.steps(plan)
+        model, steps = runner.models[plan.variant], runner.resolve(plan)
         shares = []
         for first in range(0, len(pixels), batch_size):
-            images = runner.sized(runner.stack(pixels[first : first + batch_size], plan), plan.image_size)
+            images = runner.preprocess(
+                runner.stack(pixels[first : first + batch_size], plan), plan.image_size
+            )
             out: TrunkOutput = model(images, steps)
             if out.after is not None:
                 shares.append(padding_waste(out.after))

@@ -15,7 +15,7 @@ from foveate.models.layers.tokens import Assignment, Tokens
 from foveate.models.runners.image import TorchRunner
 from foveate.models.vit.vit import ElasticViT, ResolvedPlan
 from foveate.models.weights.checkpoint import attach
-from foveate.models.zoo import Card
+from foveate.models.zoo import CheckpointCard
 from loadtests.elastic.timing import interleaved, ratio
 
 DEIT_S = ViTConfig(width=384, heads=6)
@@ -61,7 +61,7 @@ def random_deit() -> TorchRunner:
     state = {k: torch.randn_like(v) * 0.02 for k, v in ElasticViT(DEIT_S).state_dict().items()}
     precision: Precision = "bf16" if torch.backends.cpu.get_cpu_capability().startswith("AVX512") else "fp32"
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return TorchRunner(attach(Card("deit-s", DEIT_S), state, "deit-s"), precision, device)
+    return TorchRunner(attach(CheckpointCard("deit-s", DEIT_S), state, "deit-s"), precision, device)
 
 
 def compare(settings: tuple[PublishedSetting, ...], rounds: int) -> Iterator[Comparison]:
@@ -122,8 +122,8 @@ def _now() -> float:
 @torch.inference_mode()
 def deciding_share(runner: TorchRunner, plan: Plan, batch: Tensor, repeats: int = 5) -> float:
     """Median share of a forward in which the reducer decides and tokens are moved."""
-    steps, model = runner.steps(plan), runner.models[plan.variant]
-    images = runner.sized(batch, plan.image_size)
+    steps, model = runner.resolve(plan), runner.models[plan.variant]
+    images = runner.preprocess(batch, plan.image_size)
     shares = []
     for _ in range(repeats + 1):
         timed = TimedReducer(steps.reducer)

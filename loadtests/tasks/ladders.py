@@ -15,7 +15,7 @@ from foveate.models.profiling.dataset import DecodedDataset
 from foveate.models.profiling.evaluation import Evaluator
 from foveate.models.profiling.profile import evaluator_of
 from foveate.models.profiling.timing import seconds_each
-from foveate.models.runners.base import Loaded
+from foveate.models.runners.base import ModelRunner
 from foveate.models.zoo.heldout import heldout, heldout_clips
 
 
@@ -33,7 +33,7 @@ class RungFigures:
     """Over full, as the median of the ratios within a round."""
 
 
-def measure(runner: Loaded, rounds: int, batch: int, limit: int) -> list[RungFigures]:
+def measure(runner: ModelRunner, rounds: int, batch: int, limit: int) -> list[RungFigures]:
     """All rungs, the slowest first. `limit` is the maximum number of held-out items; 0 means all."""
     items = dataset.clips(heldout_clips()) if runner.card.frames else dataset.scenes(heldout())
     decoded = DecodedDataset(
@@ -62,7 +62,7 @@ def measure(runner: Loaded, rounds: int, batch: int, limit: int) -> list[RungFig
 
 
 def accuracy(
-    runner: Loaded, evaluator: Evaluator, decoded: DecodedDataset, plan: Plan
+    runner: ModelRunner, evaluator: Evaluator, decoded: DecodedDataset, plan: Plan
 ) -> tuple[float, float]:
     """Accuracy and mean GFLOPs of a plan."""
     gflops: list[float] = []

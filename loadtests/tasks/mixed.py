@@ -50,7 +50,7 @@ def kinds() -> tuple[TrafficClass, ...]:
     return (
         TrafficClass("images", "/classify", "image/jpeg", 300, jpegs),
         TrafficClass("masks", "/segment", "image/jpeg", 500, jpegs),
-        TrafficClass("clips", "/classify", "video/mp4", 1000, heldout_clips().films[:40]),
+        TrafficClass("clips", "/classify", "video/mp4", 1000, heldout_clips().videos[:40]),
     )
 
 

@@ -22,7 +22,13 @@ from torch.utils.data import DataLoader, IterableDataset
 from foveate.core.plan import sampled_frames
 from foveate.models import exits, reduction
 from foveate.models.heads.clip import ClipHead, ClipSpec
-from foveate.models.runners.frame_sampling import See, VideoExecutor, VideoPlan, stages
+from foveate.models.runners.frame_sampling import (
+    FrameLoader,
+    Glance,
+    VideoExecutor,
+    VideoPlan,
+    coarse_to_fine,
+)
 from foveate.models.vit.vit import ElasticViT, ResolvedPlan
 from foveate.models.weights import hub
 from training.fit import Run, fit
@@ -83,7 +89,7 @@ def batches(start: int, batch: int, spec: ClipSpec) -> Iterator[Batch]:
     return iter(DataLoader(Films(start, batch, spec), batch_size=None, num_workers=1, prefetch_factor=4))
 
 
-def seeing(clips: Tensor) -> See:
+def seeing(clips: Tensor) -> FrameLoader:
     """Frames of these clips (B, T, S, S, 3) at any size."""
 
     def see(rows: Tensor, frames: Tensor, side: int) -> Tensor:
@@ -101,7 +107,9 @@ def way(rng: random.Random, model: ElasticViT, spec: ClipSpec) -> VideoPlan:
     if kind < 0.2:
         close = rng.choice([c for c in (2, 3, 4, 6, 8) if c < frames])
         share = rng.choice([1.0, 0.7, 0.5, 0.3])
-        return VideoPlan(frames, size, steps_of(model, "none", model.config.depth), glance=(close, share))
+        return VideoPlan(
+            frames, size, steps_of(model, "none", model.config.depth), glance=Glance(close, share)
+        )
     if kind < 0.4:
         depth = rng.choice(DEPTHS)
         share = rng.choice([0.6, 0.4, 0.25])
@@ -122,9 +130,9 @@ def loss_of(model: ElasticViT, batch: Batch, rng: random.Random, spec: ClipSpec)
         return said_loss(torch.stack([w.logits for w in watcher(clips, look)]), batch.motions)
     frames = sampled_frames(spec.frames, look.frames)
     if rng.random() < 0.3:
-        frames = [frame for stage in stages(frames) for frame in stage]
-    seen = watcher.further(watcher.unseen(clips), frames, look)
-    return said_loss(watcher.said(seen)[0], batch.motions)
+        frames = [frame for stage in coarse_to_fine(frames) for frame in stage]
+    seen = watcher.add_frames(watcher.start(clips), frames, look)
+    return said_loss(watcher.predict(seen)[0], batch.motions)
 
 
 def said_loss(logits: Tensor, motions: Tensor) -> Tensor:
@@ -155,13 +163,13 @@ def checks(model: ElasticViT, spec: ClipSpec) -> dict[str, VideoPlan]:
     rule = exits.create("0.9")
     return {
         "full": full,
-        "frames_8": VideoPlan(8, full.size, full.steps),
-        "frames_4": VideoPlan(4, full.size, full.steps),
-        "size_80": VideoPlan(full.frames, 80, full.steps),
-        "depth_6": VideoPlan(full.frames, full.size, steps_of(model, "none", 6)),
-        "glance_4": VideoPlan(full.frames, full.size, full.steps, glance=(4, 0.5)),
-        "reuse_40": VideoPlan(full.frames, full.size, full.steps, reuse=0.4),
-        "exit_90": VideoPlan(full.frames, full.size, full.steps, enough=rule),
+        "frames_8": VideoPlan(8, full.image_size, full.resolved),
+        "frames_4": VideoPlan(4, full.image_size, full.resolved),
+        "size_80": VideoPlan(full.frames, 80, full.resolved),
+        "depth_6": VideoPlan(full.frames, full.image_size, steps_of(model, "none", 6)),
+        "glance_4": VideoPlan(full.frames, full.image_size, full.resolved, glance=Glance(4, 0.5)),
+        "reuse_40": VideoPlan(full.frames, full.image_size, full.resolved, reuse=0.4),
+        "exit_90": VideoPlan(full.frames, full.image_size, full.resolved, exit_rule=rule),
     }
 
 

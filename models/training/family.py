@@ -2,21 +2,21 @@
 
 from foveate.core.model import InputSpec
 from foveate.models.layers.config import ViTConfig
-from foveate.models.zoo import Card
+from foveate.models.zoo import CheckpointCard
 from training.emoji import LABELS
 
 MEAN = STD = 0.5
 
 
-def _card(name: str, config: ViTConfig, shape: str) -> Card:
-    return Card(
+def _card(name: str, config: ViTConfig, shape: str) -> CheckpointCard:
+    return CheckpointCard(
         name=name,
         config=config,
         labels=LABELS,
         input=InputSpec(crop_pct=1.0, crop_mode="center", interpolation="bicubic"),
         mean=(MEAN,) * 3,
         std=(STD,) * 3,
-        description=f"{shape} that names {len(LABELS)} emoji in synthetic scenes, and knows no photographs",
+        description=f"{shape}: classifies {len(LABELS)} emoji in synthetic scenes, not photographs",
         licence="Apache-2.0",
         source="trained by this project (models/training) on scenes drawn with Noto Color Emoji, OFL-1.1",
     )

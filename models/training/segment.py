@@ -23,7 +23,7 @@ from foveate.models import reduction
 from foveate.models.heads.dense import STRIDE, DenseHead, DenseSpec
 from foveate.models.layers.tokens import Tokens
 from foveate.models.profiling.evaluation import MeanIoU
-from foveate.models.runners.dense import class_maps, dense_of, segment, shown
+from foveate.models.runners.dense import class_maps, dense_of, represented, segment
 from foveate.models.vit.vit import ElasticViT, ResolvedPlan
 from foveate.models.weights import hub
 from training.emoji import LABELS
@@ -149,10 +149,10 @@ def settled(head: DenseHead, stages: list[Tokens], depth: int) -> Tensor:
     read as they came out of the block before."""
     last = stages[depth]
     canvas = head.read(last.grid(), depth)
-    left = ~shown(last)
+    left = ~represented(last)
     for block in range(depth, 0, -1):
         before = stages[block - 1]
-        gone = left & shown(before)
+        gone = left & represented(before)
         if gone.any():
             canvas = torch.where(gone.unsqueeze(-1), head.read(before.grid(), block - 1), canvas)
             left = left & ~gone

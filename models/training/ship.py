@@ -10,7 +10,7 @@ import torch
 
 from foveate.models.weights import checkpoint as disk
 from foveate.models.weights.checkpoint import Checkpoint, attach
-from foveate.models.zoo import Card
+from foveate.models.zoo import CheckpointCard
 from training.exits import EXITS, with_exits
 from training.family import FAMILY
 from training.gates import STAGES
@@ -22,7 +22,7 @@ DOCS = ROOT / "docs/models"
 HERE = Path(__file__).parent
 
 
-def load_run(card: Card, run: Path) -> Checkpoint:
+def load_run(card: CheckpointCard, run: Path) -> Checkpoint:
     """The model of a run's last checkpoint, with the exits and gates that were trained on it."""
     state = torch.load(run / "checkpoint.pt", weights_only=True)["model"]
     found = attach(card, state, str(run))
@@ -35,7 +35,7 @@ def load_run(card: Card, run: Path) -> Checkpoint:
     return found
 
 
-def toml(card: Card) -> str:
+def toml(card: CheckpointCard) -> str:
     """The card as TOML, in the order a person reads it."""
     lines = [
         f"{key} = {json.dumps(getattr(card, key))}" for key in ("name", "description", "licence", "source")

@@ -45,7 +45,7 @@ def ship_dense(trunk: str, runs: Path) -> None:
         head |= {f"gate.{key}": value for key, value in gate.items()}
     told = {
         "name": name,
-        "description": f"{trunk} with a head that names each pixel: {len(LABELS)} emoji and the background",
+        "description": f"{trunk} with a dense head: segments {len(LABELS)} emoji and the background",
         "trunk": trunk,
     }
     spec = DenseSpec(len(LABELS) + 1, gate=HIDDEN if gated else 0)
@@ -57,7 +57,7 @@ def ship_clip(trunk: str, runs: Path) -> None:
     run = runs / name
     told = {
         "name": name,
-        "description": f"{trunk} with a head that names what happens in clips: {len(NAMES)} motions of emoji",
+        "description": f"{trunk} with a clip head: classifies {len(NAMES)} motions of emoji in video clips",
         "trunk": trunk,
         "labels": list(NAMES),
     }

@@ -9,7 +9,7 @@ from foveate.models.vit.vit import ElasticViT
 from foveate.models.weights import hub
 from foveate.models.weights.checkpoint import attach
 from foveate.models.weights.hub import Checkpoint
-from foveate.models.zoo import Card
+from foveate.models.zoo import CheckpointCard
 from loadtests.peers.config import PeerConfig
 
 TINY = ViTConfig(image_size=32, patch_size=16, width=12, depth=2, heads=2, classes=5)
@@ -20,7 +20,7 @@ def tiny(config: ViTConfig) -> Checkpoint:
     torch.manual_seed(0)
     state = {n: 0.5 * torch.randn(p.shape) for n, p in ElasticViT(config).named_parameters()}
     labels = tuple(f"label {i}" for i in range(config.classes))
-    return attach(Card("tiny", config, labels), state, "tiny")
+    return attach(CheckpointCard("tiny", config, labels), state, "tiny")
 
 
 def tiny_config(folder: Path) -> PeerConfig:

@@ -1,12 +1,17 @@
-"""Checkpoints of transformers as its users have them, tiny and random: what the tests of them share."""
+"""Tiny checkpoints of transformers with random weights, and helpers for their tests."""
 
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from foveate.core.outcome import Result
+from foveate.models import huggingface
+from foveate.models.huggingface import PretrainedRunner
 from tests.support.torchvision_ops import import_transformers
 
 transformers: Any = import_transformers()
@@ -162,23 +167,43 @@ def _labelled(changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def settled(model: Any, seed: int = 5) -> Any:
-    """The model with weights that are the same every time and leave no picture indifferent."""
+    """The model with reproducible random weights, for which different images get different results."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             gain = parameter.ndim == 1 and name.endswith("weight")
-            # Queries that are much alike would all be one class.
+            # Similar queries would all have one class.
             spread = 8.0 if "queries_" in name else 1.0 if "class_predictor" in name else 0.2
             parameter.copy_(1 + 0.1 * noise if gain else spread * noise)
     return model.eval()
 
 
 def saved(path: Path, model: Any, preprocessor: dict[str, Any] | None = None) -> Path:
-    """Write the model, its weights settled, and what its pictures are like."""
+    """Write the model, with weights of `settled`, and its preprocessing to a folder."""
     settled(model).save_pretrained(path)
     (path / "preprocessor_config.json").write_text(json.dumps(RANGE | (preprocessor or SQUARE)))
     return path
 
 
 Make = Callable[..., Any]
+"""Makes a model; keyword arguments change its configuration."""
+
+
+def load_runner(path: Path, **options: Any) -> PretrainedRunner:
+    """The runner of a checkpoint in a folder."""
+    return huggingface.runner(huggingface.load(str(path)), **options)
+
+
+def run_plan(runner: PretrainedRunner, text: str, media: list[NDArray[np.uint8]]) -> list[Result]:
+    """The results of media under a plan. Every item must have one."""
+    plan = runner.card.plan(text)
+    runner.check(plan)
+    results = runner.run(runner.stack(media, plan), plan)
+    assert all(isinstance(result, Result) for result in results)
+    return [result for result in results if isinstance(result, Result)]
+
+
+def random_image(seed: int, side: int = SIDE) -> NDArray[np.uint8]:
+    """Noise, (side, side, 3)."""
+    return np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)

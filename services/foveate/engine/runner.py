@@ -9,7 +9,10 @@ from foveate.core.plan import Plan
 
 
 class Runner(Protocol):
-    """Runs batches. `stack` and `run` are called from threads, and `run` never twice at the same time."""
+    """Runs batches. `stack` and `run` are called from threads, and `run` never twice at the same time.
+
+    Batch sizes are those of `foveate.core.batching.BATCH_SIZES`, up to `max_batch`.
+    """
 
     @property
     def card(self) -> ModelCard:

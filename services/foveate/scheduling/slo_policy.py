@@ -13,6 +13,7 @@ from operator import itemgetter
 
 import numpy as np
 
+from foveate.core.batching import BATCH_SIZES
 from foveate.core.model import Rung
 from foveate.core.outcome import Reason
 from foveate.core.plan import Plan
@@ -23,8 +24,6 @@ from foveate.scheduling.forecast import Forecast
 from foveate.scheduling.policy import BatchDecision, QueuedRequest, QueuedT, Refusal
 from foveate.scheduling.queue_snapshot import BatchCosts, Indices, Mask, QueueSnapshot
 
-SIZES = tuple(sorted({base << shift for base in (1, 3) for shift in range(12)} | {2}))
-"""Batches have one of few sizes, 1, 2, 3, 4, 6, 8, 12 ..., for each of which kernels are made."""
 TARGET_UTILIZATION = 0.6
 """Share of the time that requests allow which the expected queue may fill."""
 
@@ -204,7 +203,7 @@ class SloPolicy:
         queue = forecast.queue
         rows = np.flatnonzero(kept & np.isfinite(queue.slack_s))
         rows = rows[np.argsort(queue.priority_boost_s[rows], kind="stable")]
-        counts = [0, *(size for size in SIZES if size <= len(rows))]
+        counts = [0, *(size for size in BATCH_SIZES if size <= len(rows))]
 
         def on_time(count: int) -> int:
             left = kept.copy()
@@ -253,7 +252,7 @@ class SloPolicy:
             alone_s = forecast.safety_factor * (costs.fixed_s[other_plans] + costs.item_s[other_plans])
             slack_s = np.minimum(slack_s, (queue.slack_s[~same_plan] - alone_s).min())
         fitting = forecast.batch_size(slack_s, head)
-        size = max(size for size in SIZES if size <= fitting)
+        size = max(size for size in BATCH_SIZES if size <= fitting)
         return rows[:size].tolist(), fitting == max_size or fitting < len(rows)
 
 

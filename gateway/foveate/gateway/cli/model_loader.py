@@ -23,10 +23,16 @@ def load(name: str, settings: Settings, served: bool = True) -> Any:
 
 def loading(name: str) -> Any:
     """The module that loads models of this name."""
-    from foveate.models.huggingface import named
+    from foveate.models.huggingface import is_transformers_name
     from foveate.models.loading import clip_loading, load, transformers_models
 
-    return transformers_models if named(name) else clip_loading if clip_loading.named(name) else load
+    return (
+        transformers_models
+        if is_transformers_name(name)
+        else clip_loading
+        if clip_loading.named(name)
+        else load
+    )
 
 
 @contextmanager

@@ -1,13 +1,13 @@
-"""Checkpoints of transformers by name: segmentation of pictures, and clips named."""
+"""Checkpoints of the transformers library by name: image segmentation and video classification."""
 
 from foveate.core.plan import Precision
 from foveate.core.profile import Profile
-from foveate.models.huggingface.fetch import PREFIX, Pretrained, load, named
+from foveate.models.huggingface.fetch import PREFIX, Pretrained, is_transformers_name, load
 from foveate.models.huggingface.runner import PretrainedRunner
-from foveate.models.huggingface.segmenters import Segmenter
-from foveate.models.huggingface.videos import VideoClassifier
+from foveate.models.huggingface.segmenters import PretrainedSegmenter
+from foveate.models.huggingface.videos import PretrainedVideoClassifier
 
-__all__ = ["PREFIX", "Pretrained", "PretrainedRunner", "load", "named", "runner"]
+__all__ = ["PREFIX", "Pretrained", "PretrainedRunner", "is_transformers_name", "load", "runner"]
 
 
 def runner(
@@ -17,6 +17,9 @@ def runner(
     max_batch: int = 0,
     profile: Profile | None = None,
 ) -> PretrainedRunner:
-    """What runs the checkpoint. Raises SetupError for one that cannot run."""
-    kind = Segmenter if pretrained.task == "segment" else VideoClassifier
-    return kind(pretrained, precision, device, max_batch, profile)
+    """The runner of a checkpoint. max_batch: 0 for the device's default.
+
+    Raises SetupError for a checkpoint that cannot run or whose output cannot be read.
+    """
+    runner_type = PretrainedSegmenter if pretrained.task == "segment" else PretrainedVideoClassifier
+    return runner_type(pretrained, precision, device, max_batch, profile)

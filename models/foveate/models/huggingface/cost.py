@@ -1,4 +1,4 @@
-"""What a forward of any module costs, counted while it runs on tensors without data."""
+"""The compute of one forward of any module, counted on tensors without data."""
 
 import copy
 from collections.abc import Callable
@@ -14,21 +14,21 @@ Forward = Callable[[Any, Tensor], Any]
 
 
 def skeleton(model: nn.Module) -> nn.Module:
-    """The same module on the meta device; the weights are never copied."""
-    kept: dict[int, Any] = {}
+    """A copy of the module on the meta device. The weights are never copied."""
+    empty_tensors: dict[int, Any] = {}
     for tensor in (*model.parameters(), *model.buffers()):
         empty = tensor.detach().to("meta")
-        kept[id(tensor)] = nn.Parameter(empty, False) if isinstance(tensor, nn.Parameter) else empty
-    return copy.deepcopy(model, kept)
+        empty_tensors[id(tensor)] = nn.Parameter(empty, False) if isinstance(tensor, nn.Parameter) else empty
+    return copy.deepcopy(model, empty_tensors)
 
 
 @torch.no_grad()
 def count(model: nn.Module, pixels: Tensor, forward: Forward) -> tuple[float, Any]:
-    """Billions of multiply-adds of convolutions and matrix products, and the output, of one forward.
+    """Billions of multiply-adds of convolutions and matrix products in one forward, and its output.
 
-    Norms, activations and resampling (that of deformable attention too) are not counted, as in papers.
+    Norms, activations and resampling (deformable attention's too) are not counted, as is usual in papers.
     """
-    # Fused attention is told apart by device; its plain form is counted on all of them.
+    # Fused attention has a counting rule on some devices alone; its plain form is counted on all of them.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         out = forward(model, pixels)
     return counter.get_total_flops() / 2e9, out

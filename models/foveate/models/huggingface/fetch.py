@@ -1,4 +1,4 @@
-"""Checkpoints of transformers, from the hub or a folder: safetensors alone, and no code of theirs is run."""
+"""Checkpoints of transformers from the hub or a folder. Only safetensors are read; no remote code runs."""
 
 import json
 import re
@@ -15,14 +15,16 @@ from safetensors import SafetensorError
 from foveate.core.errors import SetupError
 from foveate.core.model import Task
 from foveate.models import zoo
-from foveate.models.huggingface.inputs import Prepared, prepared
+from foveate.models.huggingface.inputs import Preprocessing, parse_preprocessing
 from foveate.models.weights.checkpoint import variant
 from foveate.models.weights.timm_models import sentence
 
 PREFIX = "hf:"
+"""Put before a name, it says that the name is one of transformers."""
 SERVED = (
     "SegFormer, Mask2Former, UperNet and DPT for segmentation, and VideoMAE, TimeSformer and ViViT for clips"
 )
+"""The tested architectures, for error messages."""
 _ON_HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _FILES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".npz", ".onnx")
 _HEADS: tuple[tuple[str, Task], ...] = (
@@ -30,40 +32,41 @@ _HEADS: tuple[tuple[str, Task], ...] = (
     ("MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING", "segment"),
     ("MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING", "classify"),
 )
-"""transformers' own tables of models by what they answer."""
+"""transformers' own tables of model classes, and their tasks."""
 _PREPROCESSORS = (
     ("video_preprocessor_config.json", None),
     ("preprocessor_config.json", None),
     ("processor_config.json", "video_processor"),
     ("processor_config.json", "image_processor"),
 )
-MOST_CLASSES = 255
+"""Files that can hold the preprocessing, and the entry of the file that holds it; None: the whole file."""
+MAX_CLASSES = 255
 """An indexed PNG has 256 values, and 0 is the background."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pretrained:
-    """A model of transformers, float32 on the CPU, and what is known of it."""
+    """A checkpoint of transformers: its model, float32 on the CPU, and its description."""
 
     name: str
     model: Any
     task: Task
     labels: tuple[str, ...]
-    """Of the classes, the background left out."""
+    """Class names, without the background."""
     background: bool
-    """The model's class 0 is the background; it has none otherwise."""
-    prepared: Prepared
+    """Whether the model's class 0 is the background. Otherwise the model has no background."""
+    preprocessing: Preprocessing
     description: str = ""
     licence: str = ""
     source: str = ""
 
     def table(self) -> Mapping[str, Any]:
-        """Everything but the weights that its answers depend on."""
-        return {"config": self.model.config.to_json_string(), "pixels": asdict(self.prepared)}
+        """Everything except the weights that answers depend on."""
+        return {"config": self.model.config.to_json_string(), "pixels": asdict(self.preprocessing)}
 
 
-def named(spec: str) -> bool:
-    """Whether a name is one of transformers': a folder, `org/name` on the hub, or `hf:` before either."""
+def is_transformers_name(spec: str) -> bool:
+    """Whether a name belongs to transformers: a folder, `org/name` on the hub, or `hf:` before either."""
     if spec.startswith(PREFIX):
         return True
     if spec.endswith(_FILES) or spec.startswith("timm/"):
@@ -75,7 +78,7 @@ def named(spec: str) -> bool:
 
 
 def load(spec: str) -> Pretrained:
-    """The checkpoint of this name. Raises SetupError with one sentence when it cannot be had or served."""
+    """Load a checkpoint by name. Raises SetupError with one sentence when it cannot be loaded or served."""
     source = spec.removeprefix(PREFIX)
     transformers = _transformers(source)
     _check_folder(Path(source))
@@ -83,19 +86,20 @@ def load(spec: str) -> Pretrained:
     kind, task = _kind(transformers, config, source)
     labels = _labels(config, source)
     background = task == "segment" and labels[0].casefold() == "background"
-    if task == "segment" and len(labels) - background > MOST_CLASSES:
+    if task == "segment" and len(labels) - background > MAX_CLASSES:
         raise SetupError(
-            f"{source} has {len(labels)} classes; masks are indexed PNGs and tell {MOST_CLASSES} apart"
+            f"{source} has {len(labels)} classes; masks are indexed PNGs of at most {MAX_CLASSES} classes"
         )
     table, where = _preprocessor(source)
-    pixels = prepared(table, where, offset=config.model_type == "vivit")
+    # ViViT's preprocessor is the one that subtracts 1 where its table does not say it.
+    preprocessing = parse_preprocessing(table, where, offset=config.model_type == "vivit")
     return Pretrained(
         name=variant(Path(source).resolve().name)[: zoo.MAX_NAME],
         model=_weights(kind, config, source),
         task=task,
         labels=labels[1:] if background else labels,
         background=background,
-        prepared=pixels,
+        preprocessing=preprocessing,
         description=f"{kind.__name__} of transformers",
         licence=_licence(source),
         source=source if Path(source).is_dir() else f"https://huggingface.co/{source}",
@@ -103,6 +107,7 @@ def load(spec: str) -> Pretrained:
 
 
 def _transformers(source: str) -> Any:
+    """The transformers package. Raises SetupError where it is not installed."""
     try:
         return import_module("transformers")
     except ModuleNotFoundError as error:
@@ -115,20 +120,21 @@ def _transformers(source: str) -> Any:
 
 
 def _check_folder(path: Path) -> None:
-    """Refuses, before anything is imported, a folder that lacks what a checkpoint needs."""
+    """Raise SetupError for a folder without a configuration or without safetensors weights."""
     if not path.is_dir():
         return
     if not (path / "config.json").is_file():
         raise SetupError(f"there is no config.json in {path}, so it is no checkpoint of transformers")
     if not any(path.glob("*.safetensors")):
-        raise SetupError(f"there is no .safetensors in {path}, and weights in any other format are not read")
+        raise SetupError(f"there is no .safetensors in {path}, and weights in other formats are not read")
 
 
 def _config(transformers: Any, source: str) -> Any:
+    """transformers' configuration of the checkpoint."""
     try:
         return transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, _http_error()) as error:
-        raise SetupError(f"the configuration of {source} cannot be had: {sentence(error)}") from error
+        raise SetupError(f"the configuration of {source} cannot be loaded: {sentence(error)}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise SetupError(
             f"the configuration of {source} is not one that transformers {transformers.__version__} reads: "
@@ -137,28 +143,28 @@ def _config(transformers: Any, source: str) -> Any:
 
 
 def _kind(transformers: Any, config: Any, source: str) -> tuple[Any, Task]:
-    """The class that the checkpoint was saved from, and what it answers."""
+    """The model class that the checkpoint was saved from, and its task."""
     saved = getattr(config, "architectures", None) or ()
     for mapping, task in _HEADS:
         known = _load_class(getattr(transformers, mapping), config, source)
         if known is not None and (not saved or known.__name__ in saved):
             return known, task
-    what = saved[0] if saved else config.model_type
-    raise SetupError(f"{source} is a {what}, which is not served; of transformers there are {SERVED}")
+    kind = saved[0] if saved else config.model_type
+    raise SetupError(f"{source} is a {kind}, which is not served; of transformers these are served: {SERVED}")
 
 
 def _load_class(mapping: Any, config: Any, source: str) -> Any:
-    """The model class for a configuration; None where transformers has none of this kind."""
+    """The model class of a configuration in one of transformers' tables; None where it is not in it."""
     try:
         return mapping.get(type(config), None)
     except ModuleNotFoundError as error:
-        # torchvision's operators refuse to load beside another torch than the one they were built for.
+        # torchvision's operators load only with the version of torch that they were built for.
         hint = f"a torchvision that was not built for torch {torch.__version__} is the usual reason"
-        raise SetupError(f"transformers cannot import what {source} needs, and {hint}") from error
+        raise SetupError(f"transformers cannot import the modules of {source}, and {hint}") from error
 
 
 def _labels(config: Any, source: str) -> tuple[str, ...]:
-    """The names of the classes in order."""
+    """The class names in order."""
     names = {int(index): str(label) for index, label in (config.id2label or {}).items()}
     if not names or sorted(names) != list(range(len(names))):
         raise SetupError(f"the configuration of {source} does not number its labels from 0, one by one")
@@ -166,7 +172,7 @@ def _labels(config: Any, source: str) -> tuple[str, ...]:
 
 
 def _preprocessor(source: str) -> tuple[Mapping[str, Any], str]:
-    """The table of what is done to pictures, and a name for it."""
+    """The table of the checkpoint's preprocessing, and a name for it in error messages."""
     for file, key in _PREPROCESSORS:
         path = _file(source, file)
         if path is None:
@@ -181,28 +187,28 @@ def _preprocessor(source: str) -> tuple[Mapping[str, Any], str]:
         table = table if key is None else table.get(key)
         if isinstance(table, dict):
             return table, where
-    raise SetupError(f"{source} has no preprocessor_config.json, which says what its pictures are like")
+    raise SetupError(f"{source} has no preprocessor_config.json, which holds the preprocessing of its images")
 
 
 def _file(source: str, file: str) -> Path | None:
-    """One file of the checkpoint, fetched where that is needed; None where there is none."""
+    """One file of the checkpoint, downloaded where necessary; None where the checkpoint has no such file."""
     cached_file = import_module("transformers.utils").cached_file
     try:
-        found = cached_file(source, file, _raise_exceptions_for_missing_entries=False)
+        path = cached_file(source, file, _raise_exceptions_for_missing_entries=False)
     except (OSError, _http_error()) as error:
-        raise SetupError(f"{file} of {source} cannot be had: {sentence(error)}") from error
-    return None if found is None else Path(found)
+        raise SetupError(f"{file} of {source} cannot be loaded: {sentence(error)}") from error
+    return None if path is None else Path(path)
 
 
 def _weights(kind: Any, config: Any, source: str) -> Any:
-    """The model in float32. What the file lacks is made up of NaN, so that no answer can come of it."""
+    """The model in float32. Parameters that the file lacks become NaN, so that no answer depends on them."""
     try:
-        with _without_bars():
+        with _without_progress_bars():
             model, loaded = kind.from_pretrained(
                 source, config=config, use_safetensors=True, dtype=torch.float32, output_loading_info=True
             )
     except (OSError, SafetensorError, _http_error()) as error:
-        raise SetupError(f"the weights of {source} cannot be had: {sentence(error)}") from error
+        raise SetupError(f"the weights of {source} cannot be loaded: {sentence(error)}") from error
     except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
         raise SetupError(f"transformers cannot load {source}: {sentence(error)}") from error
     missing = set(loaded["missing_keys"])
@@ -214,8 +220,8 @@ def _weights(kind: Any, config: Any, source: str) -> Any:
 
 
 @contextmanager
-def _without_bars() -> Iterator[None]:
-    """Without transformers' own progress bars: whoever loads shows that it takes a while."""
+def _without_progress_bars() -> Iterator[None]:
+    """Disable transformers' progress bars: the command line shows its own."""
     logging = import_module("transformers.utils.logging")
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
@@ -227,14 +233,14 @@ def _without_bars() -> Iterator[None]:
 
 
 def _licence(source: str) -> str:
-    """What the checkpoint's README says of it."""
+    """The licence in the header of the checkpoint's README; empty where it names none."""
     path = _file(source, "README.md")
     head = path.read_text("utf-8", "replace").split("---", 2) if path is not None else []
-    found = re.search(r"^license: *([\w.-]+)", head[1], re.MULTILINE) if len(head) == 3 else None
-    return found[1] if found else ""
+    match = re.search(r"^license: *([\w.-]+)", head[1], re.MULTILINE) if len(head) == 3 else None
+    return match[1] if match else ""
 
 
 def _http_error() -> type[Exception]:
-    """httpx's or requests', as the installed version has it."""
-    found: type[Exception] = import_module("huggingface_hub.errors").HTTPError
-    return found
+    """The hub's HTTP error, which is httpx's or requests', depending on the installed version."""
+    error: type[Exception] = import_module("huggingface_hub.errors").HTTPError
+    return error

@@ -20,7 +20,7 @@ from foveate.models import zoo
 from foveate.models.huggingface import PREFIX, Pretrained
 from foveate.models.loading import precision
 from foveate.models.loading.warmup import BESIDE_S, WARM_S, wake, warm
-from foveate.models.runners.base import Loaded
+from foveate.models.runners.base import ModelRunner
 from foveate.models.runners.image import TorchRunner
 from foveate.models.runners.point_prompts import CLICKS, read_clicks
 from foveate.models.runners.video_segmenter import ClipSegmenter
@@ -83,7 +83,7 @@ def _of_clips(
     return clips, profile
 
 
-def check_rungs(name: str, runner: Loaded, others: Sequence[Plan] = ()) -> None:
+def check_rungs(name: str, runner: ModelRunner, others: Sequence[Plan] = ()) -> None:
     """Raises SetupError for a profile with a plan that cannot be run."""
     try:
         for plan in (*(rung.plan for rung in runner.card.ladder), *others):

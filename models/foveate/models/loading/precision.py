@@ -110,7 +110,7 @@ def _chunk(runner: Compared) -> int:
 
 def seconds_a_batch(runner: Compared, repeats: int = 3) -> float:
     """Median seconds of a forward of a chunk of blank pictures, after one to warm up."""
-    batch = runner.blank(_chunk(runner))
+    batch = runner.blank_batch(_chunk(runner))
     times = []
     for _ in range(repeats + 1):
         started = time.perf_counter()

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
+from foveate.core.batching import BATCH_SIZES
 from foveate.core.errors import SetupError
 from foveate.core.plan import Plan
-from foveate.models.runners.base import SIZES, Loaded
+from foveate.models.runners.base import ModelRunner
 
 Times = dict[int, dict[Plan, dict[int, float]]]
 """Seconds of a batch by threads, plan and size."""
@@ -23,12 +24,12 @@ BESIDE_S = 4.0
 """The same for what is served beside the models that name pictures, so that several of them start soon."""
 
 
-def wake(runner: Loaded) -> None:
+def wake(runner: ModelRunner) -> None:
     """Run one blank picture. Raises SetupError for a model that cannot answer."""
-    _later_run(runner, runner.blank(1), runner.full)
+    _later_run(runner, runner.blank_batch(1), runner.full)
 
 
-def warm(runner: Loaded, lanes: Sequence[int] = (), patience_s: float = WARM_S) -> None:
+def warm(runner: ModelRunner, lanes: Sequence[int] = (), patience_s: float = WARM_S) -> None:
     """Run every rung, so that no request pays for first-call set-up, and time it alone and in a batch: the
     runner's `times` then tell what batches take on this machine now.
 
@@ -43,15 +44,17 @@ def warm(runner: Loaded, lanes: Sequence[int] = (), patience_s: float = WARM_S) 
     times: Times = {n: {plan: {} for plan in plans} for n in lanes}
     several = min(8, runner.max_batch) if not runner.card.frames else min(2, runner.max_batch)
     timed, started = (1, several), time.perf_counter()
-    for size in dict.fromkeys([*timed, *(size for size in SIZES if size <= runner.max_batch)]):
+    for size in dict.fromkeys([*timed, *(size for size in BATCH_SIZES if size <= runner.max_batch)]):
         for threads in lanes:
             runner.use(threads)
             for plan in plans:
                 if size not in timed:
-                    runner.run(runner.blank(size), plan)
+                    runner.run(runner.blank_batch(size), plan)
                     continue
-                taken = _later_run(runner, runner.blank(size), plan)
-                if not runner.varies(plan):  # of what there is to see in a picture, a blank one tells nothing
+                taken = _later_run(runner, runner.blank_batch(size), plan)
+                if not runner.cost_varies(
+                    plan
+                ):  # of what there is to see in a picture, a blank one tells nothing
                     times[threads][plan][size] = taken
         if time.perf_counter() - started > patience_s:
             break
@@ -60,7 +63,7 @@ def warm(runner: Loaded, lanes: Sequence[int] = (), patience_s: float = WARM_S) 
     runner.times = times
 
 
-def _again(runner: Loaded, times: Times, sizes: Sequence[int]) -> None:
+def _again(runner: ModelRunner, times: Times, sizes: Sequence[int]) -> None:
     """Time anew what was held up by whatever else the machine did: a plan that seems far too dear is never
     chosen, so that nothing would ever correct it."""
     cost = {rung.plan: rung.gflops for rung in runner.card.ladder}
@@ -68,7 +71,7 @@ def _again(runner: Loaded, times: Times, sizes: Sequence[int]) -> None:
         odd = [(n, size, plan) for n in times for size in sizes for plan in held_up(times[n], size, cost)]
         for threads, size, plan in odd:
             runner.use(threads)
-            taken = _later_run(runner, runner.blank(size), plan)
+            taken = _later_run(runner, runner.blank_batch(size), plan)
             times[threads][plan][size] = min(taken, times[threads][plan][size])
         if not odd:
             break
@@ -86,7 +89,7 @@ def held_up(times: Mapping[Plan, Mapping[int, float]], size: int, cost: Mapping[
     return [plan for plan, took in known.items() if took > ODD * at_most(plan)]
 
 
-def _later_run(runner: Loaded, batch: Any, plan: Plan) -> float:
+def _later_run(runner: ModelRunner, batch: Any, plan: Plan) -> float:
     """Seconds a batch takes that is not the first of its kind: the better of two, for one may be held up."""
     if any(isinstance(result, Exception) for result in runner.run(batch, plan)):
         raise SetupError(f"{runner.card.name} gives no finite answer, not even to a blank picture")

@@ -88,7 +88,7 @@ def scenes(heldout: HeldOut) -> Dataset:
 def clips(heldout: HeldOutClips) -> Dataset:
     """The shipped clips, every one labelled and outlined."""
     targets = tuple(heldout.targets.tolist())
-    return Dataset("the shipped held-out clips", heldout.films, targets, heldout.masks)
+    return Dataset("the shipped held-out clips", heldout.videos, targets, heldout.masks)
 
 
 def folder(path: Path, labels: Sequence[str]) -> Dataset:

@@ -37,7 +37,7 @@ from foveate.models.profiling.dataset import DecodedDataset, Pixels
 from foveate.models.profiling.evaluation import Evaluator, MeanIoU, Top1, read_mask
 from foveate.models.profiling.searching import STEPS, find_schedule, follow_schedules
 from foveate.models.profiling.timing import Times, seconds_each
-from foveate.models.runners.base import Loaded
+from foveate.models.runners.base import ModelRunner
 from foveate.models.runners.image import TorchRunner
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class Unmeasured(Protocol):
     """A runner to measure, with the digests of its weights and of its siblings'."""
 
     @property
-    def runner(self) -> Loaded: ...
+    def runner(self) -> ModelRunner: ...
 
     @property
     def weights(self) -> str: ...
@@ -171,7 +171,7 @@ def _told(
     }
 
 
-def _digest(runner: Loaded) -> str:
+def _digest(runner: ModelRunner) -> str:
     """Tells the stitches of a family from others."""
     digest = hashlib.sha256()
     for stitch in runner.stitches.values() if isinstance(runner, TorchRunner) else ():
@@ -204,7 +204,7 @@ def _text(state: State) -> str:
 
 
 def _schedules(
-    runner: Loaded, album: DecodedDataset, job: Job, state: State, watch: Watch
+    runner: ModelRunner, album: DecodedDataset, job: Job, state: State, watch: Watch
 ) -> Iterator[State]:
     """The state after each DiffRate schedule that is not found yet; the model goes by them afterwards."""
     if not isinstance(runner, TorchRunner):
@@ -223,7 +223,7 @@ def _schedules(
 
 
 def _qualities(
-    runner: Loaded, album: DecodedDataset, job: Job, state: State, watch: Watch
+    runner: ModelRunner, album: DecodedDataset, job: Job, state: State, watch: Watch
 ) -> Iterator[State]:
     """The state after the quality of each plan that is not known yet."""
     judge = evaluator_of(runner, album, state.kept, state.named)
@@ -247,7 +247,7 @@ def _spent(result: Result) -> Result:
 
 
 def _latencies(
-    runner: Loaded, album: DecodedDataset, job: Job, state: State, watch: Watch
+    runner: ModelRunner, album: DecodedDataset, job: Job, state: State, watch: Watch
 ) -> Iterator[State]:
     """The state after each round that is not done yet."""
     plans = {plan.relative_to(runner.full): plan for plan in job.plans}
@@ -265,7 +265,7 @@ def _latencies(
 
 
 def evaluator_of(
-    runner: Loaded, album: DecodedDataset, kept: Sequence[Measurement] = (), named: Sequence[int] = ()
+    runner: ModelRunner, album: DecodedDataset, kept: Sequence[Measurement] = (), named: Sequence[int] = ()
 ) -> Evaluator:
     """Who tells what a plan keeps, for this task.
 

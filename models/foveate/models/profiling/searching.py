@@ -31,7 +31,7 @@ def even_schedules(runner: TorchRunner, shares: Sequence[float]) -> None:
 def follow_schedules(runner: TorchRunner, schedules: Mapping[str, Schedule]) -> None:
     """Let the runner's model go by these."""
     runner.models[runner.full.variant].schedules = schedules
-    runner.steps.cache_clear()  # plans were made concrete with those before
+    runner.resolve.cache_clear()  # plans were made concrete with those before
 
 
 def find_schedule(
@@ -54,7 +54,7 @@ def find_schedule(
 
 def batch_of(runner: TorchRunner, album: DecodedDataset, indices: Sequence[int]) -> Batch:
     """Pictures as the model wants them, and their classes where they are known."""
-    images = runner.sized(runner.stack(album.at(list(indices)), runner.full), runner.full.image_size)
+    images = runner.preprocess(runner.stack(album.at(list(indices)), runner.full), runner.full.image_size)
     targets = album.pictures.targets
     if targets is None:
         return images, None

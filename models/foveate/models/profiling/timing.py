@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from foveate.core.plan import Plan
-from foveate.models.runners.base import Loaded, Pixels
+from foveate.models.runners.base import ModelRunner, Pixels
 
 Times = Mapping[str, Mapping[int, float]]
 """Seconds a batch by plan and batch size."""
@@ -13,7 +13,7 @@ FAILED = -1
 """Stands for a class where a plan gave no finite answer."""
 
 
-def seconds_each(runner: Loaded, plan: Plan, pixels: Sequence[Pixels], size: int) -> float:
+def seconds_each(runner: ModelRunner, plan: Plan, pixels: Sequence[Pixels], size: int) -> float:
     """Mean seconds of a batch of this size, over as many whole ones as the pictures make.
 
     One batch goes before, off the clock. oneDNN holds a thousand kernels for shapes it has met; a

@@ -1,1 +1,1 @@
-"""Runners: one model on one device, called with a batch and a plan."""
+"""Runners: one model on one device. The engine calls a runner with a batch and a plan."""

@@ -1,7 +1,7 @@
-"""What every runner of torch models shares: a device, a precision, and pixels made ready for them."""
+"""The base of every torch runner: device, precision, batch limit and pixel preprocessing."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,14 +10,14 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from foveate.core.errors import RunFailed
+from foveate.core.errors import BadPlan, RunFailed
 from foveate.core.model import ModelCard
 from foveate.core.outcome import Result
 from foveate.core.plan import Plan, Precision
+from foveate.models.zoo import RGB
 
 Pixels = NDArray[np.uint8]
-"""(S, S, 3) RGB; of a clip (T, S, S, 3)."""
-RGB = tuple[float, float, float]
+"""(S, S, 3) RGB of an image; (T, S, S, 3) of a clip."""
 
 DTYPES: dict[Precision, torch.dtype] = {
     "fp32": torch.float32,
@@ -25,44 +25,59 @@ DTYPES: dict[Precision, torch.dtype] = {
     "fp16": torch.float16,
 }
 MAX_BATCH = {"cpu": 32, "cuda": 64}
-CLIP = 4
-"""A batch of clips is so many times smaller than one of pictures."""
+"""The default limit of items per batch, by device type."""
+DEFAULT_MAX_BATCH = 16
+"""The limit on any other device type."""
+CLIP_BATCH_DIVISOR = 4
+"""The batch limit of images, divided by this, is the batch limit of clips."""
 
 
-SIZES = tuple(sorted({base << shift for base in (1, 3) for shift in range(12)}))
-"""Batches have one of few sizes, 1, 2, 3, 4, 6, 8, 12 ...: a CPU's kernels are made for each of them."""
+class ModelRunner(Protocol):
+    """A torch runner as loading, warm-up and profiling use it: the engine's `Runner` and some more.
 
-
-class Loaded(Protocol):
-    """What is asked of a runner before it is served."""
+    Batch sizes are those of `foveate.core.batching.BATCH_SIZES`, up to `max_batch`.
+    """
 
     full: Plan
+    """The plan that spends full compute."""
     device: torch.device
     max_batch: int
+    """The largest number of items in one batch."""
     times: Mapping[int, Mapping[Plan, Mapping[int, float]]]
+    """Seconds per batch by number of threads, plan and batch size, measured at startup."""
 
     @property
-    def card(self) -> ModelCard: ...
-
-    def check(self, plan: Plan) -> None: ...
-
-    def use(self, threads: int) -> None: ...
-
-    def varies(self, plan: Plan) -> bool:
-        """Whether what a plan takes depends on what there is to see."""
+    def card(self) -> ModelCard:
+        """Name, labels and ladder of the model."""
         ...
 
-    def blank(self, size: int) -> Any:
-        """So many items of nothing in particular, stacked."""
+    def check(self, plan: Plan) -> None:
+        """Raise BadPlan when this model cannot run the plan."""
         ...
 
-    def stack(self, media: Sequence[Any], plan: Plan) -> Any: ...
+    def use(self, threads: int) -> None:
+        """Run the following batches on this number of threads."""
+        ...
 
-    def run(self, batch: Any, plan: Plan) -> Sequence[Result | Exception]: ...
+    def cost_varies(self, plan: Plan) -> bool:
+        """Whether the plan's compute depends on the content of the items."""
+        ...
+
+    def blank_batch(self, size: int) -> Any:
+        """A stacked batch of `size` empty items, for timing and tests."""
+        ...
+
+    def stack(self, media: Sequence[Any], plan: Plan) -> Any:
+        """Decoded media as one input for `run`."""
+        ...
+
+    def run(self, batch: Any, plan: Plan) -> Sequence[Result | Exception]:
+        """One result per item, in order; an exception stands for an item that failed."""
+        ...
 
 
 def fingerprint(*parts: nn.Module | str) -> str:
-    """Of weights, and of whatever else answers rest on."""
+    """A digest of weights and of any text that answers depend on: 32 hexadecimal digits."""
     total = hashlib.sha256()
     for part in parts:
         if isinstance(part, str):
@@ -74,8 +89,16 @@ def fingerprint(*parts: nn.Module | str) -> str:
     return total.hexdigest()[:32]
 
 
-class Base:
-    """A device and the way from bytes to a model's range. `stack` keeps no state."""
+def check_model(plan: Plan, full: Plan, variants: Container[str]) -> None:
+    """Raise BadPlan for a model that is not one of the variants, and for a precision other than full's."""
+    if plan.variant not in variants:
+        raise BadPlan(f"{plan.variant} is not a variant of {full.variant}")
+    if plan.precision != full.precision:
+        raise BadPlan(f"{full.variant} is loaded in {full.precision}, not in {plan.precision}")
+
+
+class BaseRunner:
+    """A device, a precision and the preprocessing of pixels. `stack` keeps no state."""
 
     full: Plan
     """The plan that spends full compute."""
@@ -83,47 +106,59 @@ class Base:
     def __init__(
         self, precision: Precision, device: str, max_batch: int, mean: RGB, std: RGB, frames: int = 0
     ) -> None:
+        """max_batch: items per batch, 0 for the device's default; frames: of each clip, 0 for images.
+
+        mean, std: of each channel in 0..1, as the model was trained with.
+        """
         self.device, self.dtype, self.frames = torch.device(device), DTYPES[precision], frames
-        most = MAX_BATCH.get(self.device.type, 16)
-        self.max_batch = max_batch or (max(1, most // CLIP) if frames else most)
-        # Pixels come in 0..255: one multiplication and one addition bring them to the model's range.
-        middle, spread = (torch.tensor(v).view(1, 3, 1, 1) for v in (mean, std))
-        self._scale = (1 / (255 * spread)).to(self.device)
-        self._shift = (-middle / spread).to(self.device)
+        limit = MAX_BATCH.get(self.device.type, DEFAULT_MAX_BATCH)
+        self.max_batch = max_batch or (max(1, limit // CLIP_BATCH_DIVISOR) if frames else limit)
+        # Pixels are in 0..255: one multiplication and one addition normalise them.
+        means, deviations = (torch.tensor(v).view(1, 3, 1, 1) for v in (mean, std))
+        self._scale = (1 / (255 * deviations)).to(self.device)
+        self._shift = (-means / deviations).to(self.device)
         self.times: Mapping[int, Mapping[Plan, Mapping[int, float]]] = {}
-        """Seconds of a batch by threads, plan and size, as measured at the start."""
+        """Seconds per batch by number of threads, plan and batch size, measured at startup."""
 
     def use(self, threads: int) -> None:
-        """Run what comes next on so many threads."""
+        """Run the following batches on this number of threads."""
         torch.set_num_threads(threads)
 
-    def varies(self, plan: Plan) -> bool:
-        """Whether what a plan takes depends on what there is to see."""
+    def cost_varies(self, plan: Plan) -> bool:
+        """Whether the plan's compute depends on the content of the items."""
         return plan.content is not None or plan.exit is not None
 
-    def blank(self, size: int) -> Tensor:
-        """So many black pictures, or clips, of full's size."""
-        time, side = (self.frames,) if self.frames else (), self.full.image_size
+    def blank_batch(self, size: int) -> Tensor:
+        """`size` black images or clips at full's image size: (B, [T,] S, S, 3) uint8."""
+        time, side = self._time_shape, self.full.image_size
         return torch.zeros(size, *time, side, side, 3, dtype=torch.uint8, device=self.device)
 
+    @property
+    def _time_shape(self) -> tuple[int, ...]:
+        """(T,) of a runner of clips, () of a runner of images."""
+        return (self.frames,) if self.frames else ()
+
     def stack(self, media: Sequence[Pixels], plan: Plan) -> Tensor:
-        """Pictures of the plan's size, or all of full's, (S, S, 3) to one tensor (B, S, S, 3) uint8; clips
-        (T, S, S, 3) to (B, T, S, S, 3).
+        """Images (S, S, 3) to one tensor (B, S, S, 3) uint8; clips (T, S, S, 3) to (B, T, S, S, 3).
+
+        S is the plan's image size, or full's for all items. Raises RunFailed for other shapes.
 
         No torch operator that would use threads runs here: a second pool of OpenMP threads in the
         process makes libgomp stop spinning, and a lone forward 1.7 times slower on two cores.
         """
-        time = (self.frames,) if self.frames else ()
+        time = self._time_shape
         sides = {self.full.image_size, plan.image_size}
         shapes = {pixels.shape for pixels in media}
         if len(shapes) > 1 or not shapes <= {(*time, side, side, 3) for side in sides}:
-            raise RunFailed(f"expected pictures of {plan.image_size} pixels a side, got {shapes}")
+            raise RunFailed(
+                f"expected images of {plan.image_size} pixels a side, got pixels of shape {shapes}"
+            )
         return torch.from_numpy(np.stack(media)).to(self.device, non_blocking=True)
 
-    def sized(self, batch: Tensor, side: int) -> Tensor:
-        """(B, S, S, 3) uint8 to (B, 3, side, side) in the model's range and precision.
+    def preprocess(self, batch: Tensor, side: int) -> Tensor:
+        """Pixels (B, S, S, 3) uint8 to normalised images (B, 3, side, side) in the model's precision.
 
-        Pictures that came larger than the plan wants are scaled down here.
+        Images that are larger than the plan's size are scaled down here.
         """
         pixels = batch.permute(0, 3, 1, 2)
         if batch.shape[1] != side:

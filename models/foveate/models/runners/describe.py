@@ -1,4 +1,4 @@
-"""The card of a loaded model: its ladder is the profile's, or else the standard one, unmeasured."""
+"""The card of a loaded model. Its ladder is the profile's, or the standard one without measured quality."""
 
 from collections.abc import Sequence
 
@@ -14,6 +14,7 @@ from foveate.models.vit.vit import ElasticViT
 from foveate.models.weights.checkpoint import Checkpoint
 
 STANDARD_RUNGS = ("evit:0.3", "evit:0.5", "evit:0.7", "evit:0.9")
+"""The plans below full of a model that has no profile."""
 
 
 def describe(
@@ -21,18 +22,19 @@ def describe(
     full: Plan,
     ladder: tuple[Rung, ...],
     frames: int = 0,
-    rests_on: Sequence[nn.Module | str] = (),
+    depends_on: Sequence[nn.Module | str] = (),
 ) -> ModelCard:
-    """What is known of a model, without its weights.
+    """The card that the engine, the gateway and the cache use in place of the weights.
 
-    rests_on: whatever else its answers rest on.
+    frames: of a clip at full, 0 for images; depends_on: further weights and texts that answers depend on,
+    which become part of the digest `weights`.
     """
     model = checkpoint.model
     classes = model.config.classes
     if model.clip is not None:
         classes = model.clip.spec.classes
     elif model.dense is not None:
-        classes = model.dense.spec.classes - 1
+        classes = model.dense.spec.classes - 1  # the background has no label
     return ModelCard(
         name=checkpoint.name,
         description=checkpoint.description,
@@ -47,29 +49,29 @@ def describe(
         frames=frames,
         trunk=fingerprint(model.patch_embed, model.blocks[-1], model.norm, model.head, repr(model.config)),
         weights=fingerprint(
-            model, repr((checkpoint.mean, checkpoint.std, sorted(model.schedules.items()))), *rests_on
+            model, repr((checkpoint.mean, checkpoint.std, sorted(model.schedules.items()))), *depends_on
         ),
     )
 
 
 def _rung(model: ElasticViT, plan: Plan, quality: float | None) -> Rung:
-    """What a plan costs on this trunk when no sample leaves early."""
+    """A rung of this trunk, with the plan's cost for an image that does not exit early."""
     g = model.config
-    concrete = resolve(model, plan)
-    after = concrete.reducer.after(g.patches(plan.image_size) + g.prefix, g.prefix, concrete.depth)
-    return Rung(plan, flops(model, plan.image_size, concrete, concrete.depth), after[-1], quality)
+    resolved = resolve(model, plan)
+    after = resolved.reducer.after(g.patches(plan.image_size) + g.prefix, g.prefix, resolved.depth)
+    return Rung(plan, flops(model, plan.image_size, resolved, resolved.depth), after[-1], quality)
 
 
-def profiled(profile: Profile, full: Plan) -> tuple[Rung, ...]:
-    """The profile's rungs, whose cost is what its pictures took where that depends on the picture."""
+def profiled_ladder(profile: Profile, full: Plan) -> tuple[Rung, ...]:
+    """The profile's rungs. Where the cost depends on the image, it is the measured mean."""
     return tuple(
         Rung(Plan.parse(m.plan, full), m.gflops, m.tokens, m.quality, m.latency_s or None)
         for m in profile.ladder
     )
 
 
-def standard(model: ElasticViT, full: Plan) -> tuple[Rung, ...]:
-    """A few plans that any model with a class token can run; what they keep, nobody has measured."""
+def standard_ladder(model: ElasticViT, full: Plan) -> tuple[Rung, ...]:
+    """A few plans that every model with a class token can run, and full. Only full has a quality."""
     texts = STANDARD_RUNGS if model.config.class_token else ()
     rungs = [_rung(model, Plan.parse(text, full), None) for text in texts]
     return (*sorted(rungs, key=lambda r: r.gflops), _rung(model, full, 1.0))

@@ -1,4 +1,4 @@
-"""A clip named: which of its frames are looked at, how closely, and when that is enough."""
+"""Classification of clips: which frames are computed, at which detail, and when a clip exits."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,256 +11,279 @@ from foveate.models.exits import ExitRule
 from foveate.models.heads.clip import ClipHead, resample
 from foveate.models.layers.tokens import Assignment
 from foveate.models.reduction.none import Identity
-from foveate.models.runners.dense import Reader, read
-from foveate.models.runners.temporal_reuse import Memory, first_look, look_again, share_of
+from foveate.models.runners.dense import PatchReader, encode_tokens
+from foveate.models.runners.temporal_reuse import ReuseState, encode_first, encode_next, patches_in_share
 from foveate.models.vit.vit import ElasticViT, ResolvedPlan
 
-See = Callable[[Tensor, Tensor, int], Tensor]
-"""Clips (N,) and their frames (N,), int64, and a side: those pictures, normalised, (N, 3, side, side)."""
+FrameLoader = Callable[[Tensor, Tensor, int], Tensor]
+"""Clip numbers (N,), frame numbers (N,), both int64, and a side to normalised images (N, 3, side, side)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """The frames that are computed in detail after a cheap glance at all frames."""
+
+    frames: int
+    share: float
+    """Share of their patches that is computed in detail, in 0..1."""
 
 
 @dataclass(frozen=True, slots=True)
 class VideoPlan:
-    """A plan made concrete for clips."""
+    """A plan resolved for a model of clips."""
 
     frames: int
-    size: int
+    """Frames of the clip that are used."""
+    image_size: int
     """Side of the frames in pixels."""
-    steps: ResolvedPlan
-    glance: tuple[int, float] | None = None
-    """Frames that are looked at closely, and what share of their patches."""
+    resolved: ResolvedPlan
+    """What happens in the trunk."""
+    glance: Glance | None = None
+    """None: all frames are computed in detail."""
     reuse: float = 1.0
-    """Share of a frame's patches that are computed again."""
-    enough: ExitRule | None = None
-    """Tells when what was seen suffices."""
-
-
-@dataclass(frozen=True, slots=True)
-class VideoResult:
-    """What a clip was found to show."""
-
-    frames: tuple[int, ...]
-    """Which of the clip's frames were seen, in order."""
-    logits: Tensor
-    """(n, C): what was said after each of them; the last is the answer."""
-    spent: "FrameCost"
+    """Share of a frame's patches that is computed again."""
+    exit_rule: ExitRule | None = None
+    """Decides from the logits so far whether a clip exits; None: never."""
 
 
 @dataclass(frozen=True, slots=True)
 class FrameCost:
-    """What one clip took, in frames."""
+    """The compute of one clip, in frames."""
 
-    whole: int
-    """Went through the plan's trunk with all of their patches."""
-    parts: int
-    """Went through it with some of them."""
+    full_frames: int
+    """Frames that went through the plan's trunk with all of their patches."""
+    partial_frames: int
+    """Frames that went through it with some of their patches."""
     glances: int
-    """Were glanced at."""
-    runs: tuple[int, ...]
-    """Were read by the head, each time that it ran."""
+    """Frames that were glanced at."""
+    head_runs: tuple[int, ...]
+    """Frames that the head read, for each of its runs."""
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """The clips that are still watched, and what is known of them."""
+class VideoResult:
+    """The answer for one clip."""
+
+    frames: tuple[int, ...]
+    """The frames that were used, in order of time."""
+    logits: Tensor
+    """(n, C): class scores after each of these frames; the last row is the answer."""
+    cost: FrameCost
+
+
+@dataclass(frozen=True, slots=True)
+class ClipState:
+    """The clips that have not exited, and their features so far."""
 
     rows: Tensor
-    """(B,) which clips these are."""
-    at: tuple[int, ...]
-    """Frames seen so far, in the order of seeing them."""
+    """(B,): positions of these clips in the batch."""
+    frames: tuple[int, ...]
+    """The frames so far, in the order in which they were computed."""
     regions: Tensor
-    """(B, n, R, G, G) of those frames."""
-    memory: Memory | None = None
+    """(B, n, R, G, G): pooled features of these frames."""
+    reuse: ReuseState | None = None
 
-    def only(self, index: Tensor) -> "Seen":
-        memory = self.memory and self.memory.rows(index)
-        return Seen(self.rows[index], self.at, self.regions[index], memory)
+    def select(self, index: Tensor) -> "ClipState":
+        """The state of some of the clips."""
+        reuse = self.reuse and self.reuse.select(index)
+        return ClipState(self.rows[index], self.frames, self.regions[index], reuse)
 
 
-def stages(frames: list[int]) -> list[list[int]]:
-    """From coarse to fine: a quarter of the frames spread over the clip, those in the middle between them,
-    then the others."""
+def coarse_to_fine(frames: list[int]) -> list[list[int]]:
+    """Frames in stages: a quarter of them spread over the clip, those halfway between, then all others."""
     parts = [frames[1::4] or frames[:1], frames[3::4], frames[::2]]
-    seen: list[int] = []
-    found = []
+    used: set[int] = set()
+    stages = []
     for part in parts:
-        new = [frame for frame in part if frame not in seen]
-        seen += new
-        found += [new] if new else []
-    return found
+        new = [frame for frame in part if frame not in used]
+        used.update(new)
+        stages += [new] if new else []
+    return stages
 
 
 class VideoExecutor:
-    """Runs clips through a model's trunk and clip head."""
+    """Runs batches of clips through a model's trunk and clip head."""
 
-    def __init__(self, model: ElasticViT, see: See, total: int) -> None:
-        """total: frames of each clip."""
-        self.model, self.head, self.see, self.total = model, clip_of(model), see, total
+    def __init__(self, model: ElasticViT, load_frames: FrameLoader, total: int) -> None:
+        """total: frames of each clip that `load_frames` can load."""
+        self.model, self.head, self.load_frames, self.total = model, clip_of(model), load_frames, total
         self.device = model.pos_embed.device
 
-    def __call__(self, clips: int, look: VideoPlan) -> list[VideoResult]:
-        """One answer a clip, in order."""
-        found: dict[int, VideoResult] = {}
-        frames = sampled_frames(self.total, look.frames)
-        if look.glance is not None:
-            self._glance_then_look(clips, frames, look, found)
+    def __call__(self, clips: int, plan: VideoPlan) -> list[VideoResult]:
+        """One result per clip, in order. clips: their number."""
+        results: dict[int, VideoResult] = {}
+        frames = sampled_frames(self.total, plan.frames)
+        if plan.glance is not None:
+            self._run_with_glance(clips, frames, plan, plan.glance, results)
         else:
-            self._look(clips, frames, look, found)
-        return [found[row] for row in range(clips)]
+            self._run_in_stages(clips, frames, plan, results)
+        return [results[row] for row in range(clips)]
 
-    def _look(self, clips: int, frames: list[int], look: VideoPlan, found: dict[int, VideoResult]) -> None:
-        """Stage by stage, until what was seen suffices."""
-        plan, runs = stages(frames) if look.enough else [frames], list[int]()
-        seen = self.unseen(clips)
-        for stage in plan:
-            seen = self.further(seen, stage, look)
-            leaves = torch.ones_like(seen.rows, dtype=torch.bool)
-            if look.enough is not None and stage is not plan[-1]:
-                said, _ = self.said(seen)
-                runs.append(len(seen.at))
-                leaves = look.enough(list(said.unbind(1)))
-            parts = len(seen.at) - 1 if look.reuse < 1 else 0
-            spent = FrameCost(len(seen.at) - parts, parts, 0, (*runs, len(seen.at)))
-            self._settle(seen.only(leaves.nonzero()[:, 0]), found, spent)
-            seen = seen.only((~leaves).nonzero()[:, 0])
-            if not len(seen.rows):
+    def _run_in_stages(
+        self, clips: int, frames: list[int], plan: VideoPlan, results: dict[int, VideoResult]
+    ) -> None:
+        """Compute frames stage by stage. After each stage, the clips exit for which the exit rule says so."""
+        stages, runs = coarse_to_fine(frames) if plan.exit_rule else [frames], list[int]()
+        state = self.start(clips)
+        for stage in stages:
+            state = self.add_frames(state, stage, plan)
+            leaves = torch.ones_like(state.rows, dtype=torch.bool)
+            if plan.exit_rule is not None and stage is not stages[-1]:
+                logits, _ = self.predict(state)
+                runs.append(len(state.frames))
+                leaves = plan.exit_rule(list(logits.unbind(1)))
+            partial = len(state.frames) - 1 if plan.reuse < 1 else 0
+            cost = FrameCost(len(state.frames) - partial, partial, 0, (*runs, len(state.frames)))
+            self._finish(state.select(leaves.nonzero()[:, 0]), cost, results)
+            state = state.select((~leaves).nonzero()[:, 0])
+            if not len(state.rows):
                 return
 
-    def unseen(self, clips: int) -> Seen:
-        """So many clips of which nothing is known yet."""
-        return Seen(torch.arange(clips, device=self.device), (), torch.empty(0))
+    def start(self, clips: int) -> ClipState:
+        """The state of this many clips before any frame is computed."""
+        return ClipState(torch.arange(clips, device=self.device), (), torch.empty(0))
 
-    def further(self, seen: Seen, stage: list[int], look: VideoPlan) -> Seen:
-        """The same clips after more of their frames."""
-        rows, memory, patch = seen.rows, seen.memory, self.model.config.patch_size
-        pictures = self._pictures(rows, self._same(stage, len(rows)), look.size)
-
-        def within(images: Tensor, kept: Tensor | None) -> Tensor:
-            return self._canvas(images, look.steps, kept)
-
-        if look.reuse >= 1:
-            canvas = within(pictures.flatten(0, 1), None)
+    def add_frames(self, state: ClipState, stage: list[int], plan: VideoPlan) -> ClipState:
+        """The state of the same clips with more of their frames."""
+        images = self._images(state.rows, self._repeat(stage, len(state.rows)), plan.image_size)
+        if plan.reuse >= 1:
+            features, reuse = self._features(images.flatten(0, 1), plan.resolved, None), state.reuse
         else:
-            canvases = []
-            if memory is None:
-                memory = first_look(within, pictures[:, 0], patch)
-                canvases, pictures = [memory.canvas.unsqueeze(1)], pictures[:, 1:]
-            if pictures.shape[1]:
-                more, memory = look_again(within, pictures, look.reuse, patch, memory)
-                canvases.append(more)
-            canvas = torch.cat(canvases, 1).flatten(0, 1)
-        regions = by_clip(self.head.pooled(canvas), len(rows))
-        if seen.at:
-            regions = torch.cat([seen.regions, regions], 1)
-        return Seen(rows, (*seen.at, *stage), regions, memory)
+            features, reuse = self._reuse(images, plan, state.reuse)
+        regions = by_clip(self.head.pooled(features), len(state.rows))
+        if state.frames:
+            regions = torch.cat([state.regions, regions], 1)
+        return ClipState(state.rows, (*state.frames, *stage), regions, reuse)
 
-    def _glance_then_look(
-        self, clips: int, frames: list[int], look: VideoPlan, found: dict[int, VideoResult]
+    def _reuse(self, images: Tensor, plan: VideoPlan, reuse: ReuseState | None) -> tuple[Tensor, ReuseState]:
+        """Frames (B, n, 3, S, S) to features (B * n, P, R), where patches that changed little are reused."""
+        patch, by_frame = self.model.config.patch_size, []
+
+        def encoder(images: Tensor, kept: Tensor | None) -> Tensor:
+            return self._features(images, plan.resolved, kept)
+
+        if reuse is None:
+            reuse = encode_first(encoder, images[:, 0], patch)
+            by_frame, images = [reuse.features.unsqueeze(1)], images[:, 1:]
+        if images.shape[1]:
+            more, reuse = encode_next(encoder, images, plan.reuse, patch, reuse)
+            by_frame.append(more)
+        return torch.cat(by_frame, 1).flatten(0, 1), reuse
+
+    def _run_with_glance(
+        self, clips: int, frames: list[int], plan: VideoPlan, glance: Glance, results: dict[int, VideoResult]
     ) -> None:
-        """A cheap glance at all frames says which of them, and which parts of these, are worth a look.
+        """A cheap glance at all frames chooses the frames, and parts of them, to compute in detail.
 
         "AVGN: Audio-Visual Glance Network for Efficient Video Recognition" (ICCV 2023), section 3, without
-        its sound: the temporal head's own attention is the salience of frames, and of regions it is how far
-        they are from what they are on average over the clip.
+        its sound: the salience of a frame is the temporal head's own attention to it; the salience of a
+        region is its distance from its mean over the clip.
         """
-        count, share = look.glance or (0, 1.0)
-        spec, rows = self.head.spec, self.unseen(clips).rows
-        pictures = self._pictures(rows, self._same(frames, clips), spec.glance_size)
-        shallow = replace(look.steps, reducer=Identity(), depth=min(spec.glance_depth, look.steps.depth))
-        glanced = self._canvas(pictures.flatten(0, 1), shallow, None)
+        spec, rows = self.head.spec, self.start(clips).rows
+        images = self._images(rows, self._repeat(frames, clips), spec.glance_size)
+        shallow = replace(
+            plan.resolved, reducer=Identity(), depth=min(spec.glance_depth, plan.resolved.depth)
+        )
+        glanced = self._features(images.flatten(0, 1), shallow, None)
         regions, glanced = by_clip(self.head.pooled(glanced), clips), by_clip(glanced, clips)
-        seen = Seen(rows, tuple(frames), regions)
-        said, attention = self.said(seen)
+        state = ClipState(rows, tuple(frames), regions)
+        logits, attention = self.predict(state)
         runs = (len(frames), len(frames))
-        if look.enough is not None:
-            leaves = look.enough(list(said.unbind(1)))
-            self._settle(seen.only(leaves.nonzero()[:, 0]), found, FrameCost(0, 0, len(frames), runs))
+        if plan.exit_rule is not None:
+            leaves = plan.exit_rule(list(logits.unbind(1)))
+            self._finish(state.select(leaves.nonzero()[:, 0]), FrameCost(0, 0, len(frames), runs), results)
             stay = (~leaves).nonzero()[:, 0]
-            seen, attention, glanced = seen.only(stay), attention[stay], glanced[stay]
-        if not len(seen.rows):
+            state, attention, glanced = state.select(stay), attention[stay], glanced[stay]
+        if not len(state.rows):
             return
-        close = attention.topk(min(count, len(frames)), dim=1).indices.sort(dim=1).values
-        merged = self._closely(seen, glanced, close, share, look)
-        where = close[..., None, None, None].expand_as(merged)
-        seen = replace(seen, regions=seen.regions.scatter(1, where, merged))
-        looked = (close.shape[1], 0) if share >= 1 else (0, close.shape[1])
-        self._settle(seen, found, FrameCost(*looked, len(frames), runs))
+        salient = attention.topk(min(glance.frames, len(frames)), dim=1).indices.sort(dim=1).values
+        detailed = self._detailed_regions(state, glanced, salient, glance.share, plan)
+        where = salient[..., None, None, None].expand_as(detailed)
+        state = replace(state, regions=state.regions.scatter(1, where, detailed))
+        full, partial = (salient.shape[1], 0) if glance.share >= 1 else (0, salient.shape[1])
+        self._finish(state, FrameCost(full, partial, len(frames), runs), results)
 
-    def _closely(self, seen: Seen, glanced: Tensor, close: Tensor, share: float, look: VideoPlan) -> Tensor:
-        """Regions (B, K, R, G, G) of the frames that deserve it: (B, K), positions among those glanced at."""
-        clips = len(close)
-        frames = torch.tensor(seen.at, device=close.device)[close]
-        pictures = self._pictures(seen.rows, frames, look.size).flatten(0, 1)
+    def _detailed_regions(
+        self, state: ClipState, glanced: Tensor, salient: Tensor, share: float, plan: VideoPlan
+    ) -> Tensor:
+        """Regions (B, K, R, G, G) of the salient frames, computed under the plan.
+
+        glanced: (B, n, P, R), features of the glance; salient: (B, K), positions among the glanced frames.
+        """
+        clips = len(salient)
+        frames = torch.tensor(state.frames, device=salient.device)[salient]
+        images = self._images(state.rows, frames, plan.image_size).flatten(0, 1)
         if share >= 1:
-            return by_clip(self.head.pooled(self._canvas(pictures, look.steps, None)), clips)
-        side = look.size // self.model.config.patch_size
-        rough = round(glanced.shape[2] ** 0.5)
+            return by_clip(self.head.pooled(self._features(images, plan.resolved, None)), clips)
+        side = plan.image_size // self.model.config.patch_size
+        glance_side = round(glanced.shape[2] ** 0.5)
         moved = (glanced - glanced.mean(1, keepdim=True)).float().norm(dim=-1, keepdim=True)
 
-        def spread(patches: Tensor) -> Tensor:
-            """Of the close frames, from the grid of the glance to that of the look: (B * K, P, W)."""
-            where = close[..., None, None].expand(-1, -1, *patches.shape[2:])
+        def upsample(patches: Tensor) -> Tensor:
+            """Patches of the salient frames, from the glance's grid to the plan's: (B * K, P, W)."""
+            where = salient[..., None, None].expand(-1, -1, *patches.shape[2:])
             square = patches.gather(1, where).flatten(0, 1).transpose(1, 2)
-            square = square.reshape(*square.shape[:2], rough, rough)
+            square = square.reshape(*square.shape[:2], glance_side, glance_side)
             return resample(square, side).flatten(2).transpose(1, 2)
 
-        kept = spread(moved)[..., 0].topk(share_of(side * side, share), dim=1).indices
-        canvas = self._canvas(pictures, look.steps, kept)
-        entered = torch.zeros(canvas.shape[:2], dtype=torch.bool, device=canvas.device).scatter(1, kept, True)
-        merged = torch.where(entered.unsqueeze(-1), canvas, spread(glanced))
+        kept = upsample(moved)[..., 0].topk(patches_in_share(side * side, share), dim=1).indices
+        features = self._features(images, plan.resolved, kept)
+        entered = torch.zeros(features.shape[:2], dtype=torch.bool, device=features.device)
+        entered = entered.scatter(1, kept, True)
+        merged = torch.where(entered.unsqueeze(-1), features, upsample(glanced))
         return by_clip(self.head.pooled(merged), clips)
 
-    def _pictures(self, rows: Tensor, frames: Tensor, side: int) -> Tensor:
+    def _images(self, rows: Tensor, frames: Tensor, side: int) -> Tensor:
         """Frames (B, n) of the clips (B,): (B, n, 3, side, side)."""
         clips = rows.unsqueeze(1).expand_as(frames)
-        return by_clip(self.see(clips.flatten(), frames.flatten(), side), len(rows))
+        return by_clip(self.load_frames(clips.flatten(), frames.flatten(), side), len(rows))
 
-    def _canvas(self, images: Tensor, steps: ResolvedPlan, kept: Tensor | None) -> Tensor:
-        return patch_features_of(self.model, self.head, images, steps, kept)
+    def _features(self, images: Tensor, resolved: ResolvedPlan, kept: Tensor | None) -> Tensor:
+        return patch_features_of(self.model, self.head, images, resolved, kept)
 
-    def said(self, seen: Seen) -> tuple[Tensor, Tensor]:
-        """What the head says after each frame, in the order of seeing them."""
-        at = (self._same(seen.at, len(seen.rows)).float() + 0.5) / self.total
-        said: tuple[Tensor, Tensor] = self.head(seen.regions, at)
-        return said
+    def predict(self, state: ClipState) -> tuple[Tensor, Tensor]:
+        """The head's logits (B, n, C) after each frame, in the order of `state.frames`, and its attention to
+        each frame (B, n)."""
+        at = (self._repeat(state.frames, len(state.rows)).float() + 0.5) / self.total
+        predicted: tuple[Tensor, Tensor] = self.head(state.regions, at)
+        return predicted
 
-    def _same(self, frames: Sequence[int], clips: int) -> Tensor:
-        """The same frames of so many clips: (B, n)."""
+    def _repeat(self, frames: Sequence[int], clips: int) -> Tensor:
+        """The same frames for this many clips: (B, n)."""
         return torch.tensor(frames, device=self.device).expand(clips, -1)
 
-    def _settle(self, seen: Seen, found: dict[int, VideoResult], spent: FrameCost) -> None:
-        """These are done: their frames are brought into the order of time for a last word."""
-        if not len(seen.rows):
+    def _finish(self, state: ClipState, cost: FrameCost, results: dict[int, VideoResult]) -> None:
+        """Store the results of clips that are complete. The head reads their frames in order of time."""
+        if not len(state.rows):
             return
-        order = sorted(range(len(seen.at)), key=seen.at.__getitem__)
-        frames = tuple(seen.at[i] for i in order)
-        logits, _ = self.said(replace(seen, at=frames, regions=seen.regions[:, order]))
-        for row, said in zip(seen.rows.tolist(), logits.float(), strict=True):
-            found[row] = VideoResult(frames, said, spent)
+        order = sorted(range(len(state.frames)), key=state.frames.__getitem__)
+        frames = tuple(state.frames[i] for i in order)
+        logits, _ = self.predict(replace(state, frames=frames, regions=state.regions[:, order]))
+        for row, by_frame in zip(state.rows.tolist(), logits.float(), strict=True):
+            results[row] = VideoResult(frames, by_frame, cost)
 
 
 def patch_features_of(
-    model: ElasticViT, head: Reader, images: Tensor, steps: ResolvedPlan, kept: Tensor | None
+    model: ElasticViT, head: PatchReader, images: Tensor, resolved: ResolvedPlan, kept: Tensor | None
 ) -> Tensor:
-    """What a head reads of each patch of images (N, 3, S, S): (N, P, R).
+    """The head's reading of each patch of images (N, 3, S, S): (N, P, R).
 
-    kept: (N, K), the patches that enter the trunk, None for all; of the others nothing is known, and what
-    is returned for them means nothing.
+    kept: (N, K), the patches that enter the trunk; None: all. The features of other patches are undefined.
     """
     tokens = model.embed(images)
     if kept is not None:
-        always = torch.arange(tokens.prefix, device=kept.device).expand(len(kept), -1)
-        tokens = tokens.apply(Assignment(torch.cat([always, kept + tokens.prefix], 1)))
-    return read(model, head, tokens, steps).patches
+        prefix = torch.arange(tokens.prefix, device=kept.device).expand(len(kept), -1)
+        tokens = tokens.apply(Assignment(torch.cat([prefix, kept + tokens.prefix], 1)))
+    return encode_tokens(model, head, tokens, resolved).patches
 
 
 def by_clip(x: Tensor, clips: int) -> Tensor:
-    """Frames of clips one after the other, (B * n, ...), to (B, n, ...)."""
+    """Frames of clips, one clip after the other, (B * n, ...), to (B, n, ...)."""
     return x.reshape(clips, -1, *x.shape[1:])
 
 
 def clip_of(model: ElasticViT) -> ClipHead:
-    """The model's clip head, which it must have."""
+    """The model's clip head. Raises ValueError for a model without one."""
     if model.clip is None:
-        raise ValueError("this model names pictures and no clips")
+        raise ValueError("the model has no clip head: it takes images and no video clips")
     return model.clip

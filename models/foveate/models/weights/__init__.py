@@ -1,1 +1,1 @@
-"""Checkpoints: reading, conversion, and model families."""
+"""Model weights: found by name, read from safetensors or converted from timm, and written to disk."""

@@ -1,4 +1,4 @@
-"""Weights on disk: safetensors with the model's card in their metadata, and never pickle."""
+"""Checkpoints on disk: safetensors with the model's card in the metadata. Pickle is never read."""
 
 import json
 import re
@@ -15,71 +15,73 @@ from torch import Tensor
 from foveate.core.errors import SetupError
 from foveate.models.vit.vit import ElasticViT
 from foveate.models.weights.config_from_weights import config_from_weights
-from foveate.models.zoo import Card
+from foveate.models.zoo import CheckpointCard
 
 METADATA_KEY = "foveate"
+"""The safetensors metadata entry that holds the card, as JSON."""
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint(Card):
-    """A card together with its model: float32, in eval mode, on the CPU."""
+class Checkpoint(CheckpointCard):
+    """A card and its model: float32, in eval mode, on the CPU."""
 
     model: ElasticViT = field(kw_only=True)
 
 
-def attach(card: Card, state: Mapping[str, Tensor], where: str) -> Checkpoint:
-    """The card's trunk with these parameters, which are not copied where they are float32 already.
+def attach(card: CheckpointCard, state: Mapping[str, Tensor], where: str) -> Checkpoint:
+    """Build the card's model with these parameters. Parameters that are float32 already are not copied.
 
     Raises SetupError, one sentence that starts with `where`, unless every parameter fits.
     """
     with torch.device("meta"):
         model = ElasticViT(card.config, card.exits, card.gates, card.dense, card.clip)
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in state.items()}
-    wrong = sorted(n for n in expected | found if expected.get(n) != found.get(n))
+    actual = {name: tuple(value.shape) for name, value in state.items()}
+    wrong = sorted(n for n in expected | actual if expected.get(n) != actual.get(n))
     if wrong:
-        shapes = f"{found.get(wrong[0], 'nothing')} where {expected.get(wrong[0], 'nothing')} fits"
+        shapes = f"{actual.get(wrong[0], 'nothing')} where {expected.get(wrong[0], 'nothing')} fits"
         more = f", and {len(wrong) - 1} more do not fit" if len(wrong) > 1 else ""
         raise SetupError(f"{where} does not fit the trunk: {wrong[0]} is {shapes}{more}")
-    coded = next((n for n, value in state.items() if not value.is_floating_point()), None)
-    if coded is not None:
-        raise SetupError(f"{where} stores {coded} as {state[coded].dtype}, and only floats are read")
+    not_float = next((n for n, value in state.items() if not value.is_floating_point()), None)
+    if not_float is not None:
+        raise SetupError(f"{where} stores {not_float} as {state[not_float].dtype}, and only floats are read")
     model.load_state_dict({n: v.detach().float() for n, v in state.items()}, assign=True)
-    known = {f.name: getattr(card, f.name) for f in fields(Card)}
-    return Checkpoint(**known, model=model.eval())
+    values = {f.name: getattr(card, f.name) for f in fields(CheckpointCard)}
+    return Checkpoint(**values, model=model.eval())
 
 
-def read(path: Path, card: Card | None = None) -> Checkpoint:
-    """A local safetensors file, under `card` or else the card in its metadata.
+def read(path: Path, card: CheckpointCard | None = None) -> Checkpoint:
+    """Read a local safetensors file. Its card is `card`, or else the one in its metadata.
 
-    A file without either has its geometry inferred from its shapes, which `infer` describes.
+    Without either, the configuration is inferred from the weights, as `config_from_weights` describes.
     Raises SetupError for a file that is missing, is not safetensors, or does not fit.
     """
-    state, metadata = _opened(path)
+    state, metadata = _read_file(path)
     card = card or _card(path, metadata)
     if card is None:
-        note = "geometry inferred from the shapes of the weights"
-        card = Card(variant(path.stem), config_from_weights(state, path.name), description=note)
+        note = "configuration inferred from the shapes of the weights"
+        card = CheckpointCard(variant(path.stem), config_from_weights(state, path.name), description=note)
     return attach(card, state, path.name)
 
 
-def card_of(path: Path) -> Card | None:
-    """The card in a file's metadata; None where there is no such file, or none in it."""
+def card_of(path: Path) -> CheckpointCard | None:
+    """The card in a file's metadata. None where the file is missing or holds no card."""
     return _card(path, _metadata(path)) if path.is_file() else None
 
 
-def _card(path: Path, metadata: Mapping[str, str]) -> Card | None:
+def _card(path: Path, metadata: Mapping[str, str]) -> CheckpointCard | None:
     if METADATA_KEY not in metadata:
         return None
-    return Card.read(variant(path.stem), _table(metadata[METADATA_KEY], path.name), path.name)
+    return CheckpointCard.read(variant(path.stem), _table(metadata[METADATA_KEY], path.name), path.name)
 
 
 def tensors(path: Path) -> dict[str, Tensor]:
-    """What a safetensors file holds. Raises SetupError for a file that is missing, or is none."""
-    return _opened(path)[0]
+    """The tensors of a safetensors file by name. Raises SetupError for a missing or unreadable file."""
+    return _read_file(path)[0]
 
 
-def _opened(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
+def _read_file(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
+    """Tensors and metadata."""
     if not path.is_file():
         raise SetupError(f"there is no file {path}")
     try:
@@ -91,7 +93,7 @@ def _opened(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
 
 
 def _metadata(path: Path) -> Mapping[str, str]:
-    """Empty for a file that is not safetensors: whoever reads it will say so."""
+    """Empty for a file that is not safetensors: reading its weights later reports the error."""
     try:
         with safe_open(path, framework="pt") as file:
             return file.metadata() or {}
@@ -100,21 +102,24 @@ def _metadata(path: Path) -> Mapping[str, str]:
 
 
 def save(path: Path, checkpoint: Checkpoint, half: bool = False) -> None:
-    """Write weights and card to one file; `half` stores float16, which `read` turns back into float32.
+    """Write weights and card to one file. half: store float16, which `read` converts back to float32.
 
-    Raises SetupError for weights that float16 cannot hold.
+    Raises SetupError for weights that the stored type cannot hold.
     """
     dtype = torch.float16 if half else torch.float32
     state = {n: v.detach().to("cpu", dtype).contiguous() for n, v in checkpoint.model.state_dict().items()}
-    lost = next((name for name, value in state.items() if not value.isfinite().all()), None)
-    if lost is not None:
-        raise SetupError(f"{lost} holds values that {dtype} cannot store")
+    not_finite = next((name for name, value in state.items() if not value.isfinite().all()), None)
+    if not_finite is not None:
+        raise SetupError(f"{not_finite} holds values that {dtype} cannot store")
     save_file(state, path, {METADATA_KEY: json.dumps(checkpoint.table())})
-    path.chmod(0o644)  # the library writes for the owner alone
+    path.chmod(0o644)  # the library creates files that only their owner can read
 
 
 def resize(checkpoint: Checkpoint, image_size: int) -> Checkpoint:
-    """The same model for another image size, position embeddings interpolated once and for all."""
+    """The same model for another image size in pixels, with interpolated position embeddings.
+
+    Raises SetupError unless the size is a multiple of the patch size.
+    """
     side, rest = divmod(image_size, checkpoint.config.patch_size)
     if rest or side < 1:
         patch = checkpoint.config.patch_size
@@ -128,11 +133,12 @@ def resize(checkpoint: Checkpoint, image_size: int) -> Checkpoint:
 
 
 def variant(text: str) -> str:
-    """A name that a plan can carry: letters, digits, `_`, `.` and `-`, not starting with a sign."""
+    """A text as a name for plans: letters, digits, `_`, `.` and `-`, with a letter or digit first."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).lstrip("_.-") or "model"
 
 
 def _table(text: str, where: str) -> Mapping[str, Any]:
+    """The metadata entry's JSON object."""
     try:
         table = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:

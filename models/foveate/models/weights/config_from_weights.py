@@ -1,4 +1,4 @@
-"""The geometry behind a bare state dict with timm's parameter names."""
+"""A model configuration inferred from a state dict with timm's parameter names."""
 
 import math
 from collections.abc import Mapping
@@ -9,14 +9,15 @@ from foveate.core.errors import SetupError
 from foveate.models.layers.config import ViTConfig
 
 HEAD_WIDTH = 64
+"""Width of an attention head where no query norm shows it."""
 
 
 def config_from_weights(state: Mapping[str, Tensor], where: str) -> ViTConfig:
-    """Read the geometry off the parameters' names and shapes.
+    """Infer the configuration from the names and shapes of the parameters. where: for error messages.
 
-    Three things leave no trace there and follow convention: heads are 64 wide (unless a query norm
-    tells), the activation is GELU, and norms use 1e-6, or 1e-5 in the pre-norm models of CLIP.
-    Raises SetupError when the names are not timm's or the shapes are no plain ViT's.
+    Three values cannot be inferred and follow convention: attention heads are 64 wide (unless a query norm
+    shows their width), the activation is GELU, and norms use 1e-6, or 1e-5 in the pre-norm models of CLIP.
+    Raises SetupError when the names are not timm's or the shapes are not those of a plain ViT.
     """
     for name in ("patch_embed.proj.weight", "pos_embed", "blocks.0.mlp.fc1.weight"):
         if name not in state:
@@ -59,6 +60,7 @@ def ratio(hidden: int, width: int) -> float:
 
 
 def _shape(state: Mapping[str, Tensor], name: str, dims: int, where: str) -> tuple[int, ...]:
+    """The shape of a parameter that must have so many dimensions, none of them empty."""
     shape = tuple(state[name].shape)
     if len(shape) != dims or 0 in shape:
         raise SetupError(f"{where} is not a plain ViT: {name} has shape {shape}")
@@ -66,17 +68,21 @@ def _shape(state: Mapping[str, Tensor], name: str, dims: int, where: str) -> tup
 
 
 def _grid(positions: int, prefix: int, where: str) -> tuple[int, bool]:
-    """Side of the square grid of patches, and whether the prefix has position embeddings too."""
+    """Side of the square grid of patches, and whether the prefix tokens have position embeddings too."""
     for patches, embed_prefix in ((positions - prefix, True), (positions, False)):
         side = math.isqrt(max(patches, 0))
         if side and side**2 == patches:
             return side, embed_prefix
-    raise SetupError(f"{where} has {positions} position embeddings, which make no square of patches")
+    raise SetupError(f"{where} has {positions} position embeddings, which form no square grid of patches")
 
 
 def _heads(state: Mapping[str, Tensor], width: int, where: str) -> int:
+    """The number of attention heads."""
     norm = state.get("blocks.0.attn.q_norm.weight")
-    head = HEAD_WIDTH if norm is None else norm.shape[0]
-    if width % head:
-        raise SetupError(f"{where} has a width of {width}, from which its number of heads cannot be told")
-    return width // head
+    head_width = HEAD_WIDTH if norm is None else norm.shape[0]
+    if width % head_width:
+        raise SetupError(
+            f"{where} has a width of {width}, which is no multiple of the head width {head_width}, "
+            "so its number of heads is unknown"
+        )
+    return width // head_width

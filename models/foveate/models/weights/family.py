@@ -1,4 +1,4 @@
-"""A model together with its lighter siblings: variants that answer in its name."""
+"""A model and its siblings: lighter models that answer under its name."""
 
 import json
 from collections.abc import Mapping
@@ -16,39 +16,46 @@ from foveate.models.vit.stitch import StitchSpec
 from foveate.models.weights.checkpoint import Checkpoint
 
 STITCHES = "stitches.safetensors"
-"""What the file with a family's stitches is called, after the name of its full model and a dot."""
+"""The name of the file with a family's stitches, after the full model's name and a dot."""
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """Raises SetupError for a sibling that would read pictures, or name classes, in another way, and
-    for two of one name."""
+    """A full model, its siblings and its trained extras.
+
+    Raises SetupError for a sibling with another preprocessing or other classes, and for equal names.
+    """
 
     own: Checkpoint
-    """The model whose full plan is the family's."""
+    """The full model. Its full plan is the family's."""
     siblings: tuple[Checkpoint, ...] = ()
     stitches: Mapping[StitchSpec, nn.Linear] = field(default_factory=dict)
-    """Trained maps between members; a stitch of one that is not here is left out."""
+    """Trained linear maps between members. Stitches of models outside the family are ignored."""
     clicks: PointPromptHead | None = None
-    """Answers clicks on what the full model has seen."""
+    """The head that answers clicks from the full model's features; None: clicks are not served."""
 
     def __post_init__(self) -> None:
         if len({member.name for member in self.members}) < len(self.members):
-            raise SetupError(f"two members of the family of {self.own.name} go by the same name")
+            raise SetupError(f"two members of the family of {self.own.name} have the same name")
         for sibling in self.siblings:
-            for what in ("labels", "input", "mean", "std"):
-                if getattr(sibling, what) != getattr(self.own, what):
-                    raise SetupError(f"{sibling.name} cannot answer for {self.own.name}: their {what} differ")
+            for field_name in ("labels", "input", "mean", "std"):
+                if getattr(sibling, field_name) != getattr(self.own, field_name):
+                    raise SetupError(
+                        f"{sibling.name} cannot answer for {self.own.name}: their {field_name} differ"
+                    )
             if sibling.config.classes != self.own.config.classes:
-                raise SetupError(f"{sibling.name} has other classes than {self.own.name}")
+                raise SetupError(
+                    f"{sibling.name} cannot answer for {self.own.name}: their numbers of classes differ"
+                )
 
     @property
     def members(self) -> tuple[Checkpoint, ...]:
+        """All models of the family, the full model first."""
         return (self.own, *self.siblings)
 
 
 def save_stitches(path: Path, joints: Mapping[StitchSpec, nn.Linear]) -> None:
-    """Write the maps as float16, with what they join in the metadata."""
+    """Write stitches as float16. Their specs become the file's metadata."""
     state = {}
     for index, joint in enumerate(joints.values()):
         for name, value in joint.state_dict().items():
@@ -58,18 +65,18 @@ def save_stitches(path: Path, joints: Mapping[StitchSpec, nn.Linear]) -> None:
 
 
 def read_stitches(path: Path) -> dict[StitchSpec, nn.Linear]:
-    """The maps of a family's file, in float32. Raises SetupError for a file that is none."""
+    """Read stitches in float32. Raises SetupError for an unreadable file."""
     try:
         with safe_open(path, framework="pt") as file:
             specs = [StitchSpec(**table) for table in json.loads((file.metadata() or {})["stitches"])]
             state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 -- not a mapping
     except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise SetupError(f"{path.name} is not a readable file of stitches: {error}") from error
-    found = {}
+    joints = {}
     for index, spec in enumerate(specs):
         weight = state[f"{index}.weight"]
         with torch.device("meta"):
             joint = nn.Linear(weight.shape[1], weight.shape[0])
         joint.load_state_dict({"weight": weight, "bias": state[f"{index}.bias"]}, assign=True)
-        found[spec] = joint
-    return found
+        joints[spec] = joint
+    return joints

@@ -1,4 +1,4 @@
-"""timm's vision transformers: what the trunk represents exactly is converted, the rest is refused."""
+"""timm's vision transformers, converted to the elastic trunk. Models that it cannot represent are refused."""
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -16,7 +16,7 @@ from foveate.models.layers.config import Activation, ViTConfig
 from foveate.models.vit.vit import ElasticViT, ResolvedPlan
 from foveate.models.weights.checkpoint import Checkpoint, attach, variant
 from foveate.models.weights.config_from_weights import ratio
-from foveate.models.zoo import Card
+from foveate.models.zoo import CheckpointCard
 
 _MODELS = frozenset({"VisionTransformer", "VisionTransformerDistilled"})
 _LAYERS = frozenset({
@@ -25,28 +25,29 @@ _LAYERS = frozenset({
 })  # fmt: skip
 _ACTIVATIONS: Mapping[str, Activation] = {"GELU": "gelu", "GELUTanh": "gelu_tanh", "QuickGELU": "quick_gelu"}
 _SAFE = {"hf_hub_filename": "model.safetensors"}
-"""Without it timm falls back to a pickle where a repository has nothing else."""
+"""Without this entry timm falls back to a pickle where a repository has no safetensors file."""
 _TOLERANCE = 1e-3
+"""The largest accepted difference between the trunk's output and timm's."""
 
 
 def load(spec: str, zoo_names: Sequence[str] = ()) -> Checkpoint:
-    """A pretrained timm model. `zoo_names` are only suggested when timm does not know the name.
+    """A pretrained timm model by timm's name. zoo_names: suggested where timm has no such model.
 
     Raises SetupError when timm is missing, has no such model or weights, cannot fetch them, or the
     trunk does not represent the model exactly.
     """
     timm, name = _timm(spec, zoo_names), spec.removeprefix("timm/")
     _check_known(timm, name, zoo_names)
-    # Its structure costs nothing on the meta device; a model that will be refused is never downloaded.
+    # On the meta device the model has no weights: a model that is refused is never downloaded.
     skeleton: Any = _create(timm, name, pretrained=False)
     _trunk(skeleton, name)
     if not skeleton.pretrained_cfg.get("hf_hub_id"):
-        raise SetupError(f"timm has no safetensors weights for {name}; random:{name} makes some up")
+        raise SetupError(f"timm has no safetensors weights for {name}; random:{name} has random ones")
     return convert(_create(timm, name, pretrained=True), name)
 
 
-def card(name: str) -> Card:
-    """The card of a timm model, without any weights. Raises SetupError as `load` does."""
+def card(name: str) -> CheckpointCard:
+    """The card of a timm model, which needs no weights. Raises SetupError as `load` does."""
     timm = _timm(name)
     _check_known(timm, name, ())
     module = _create(timm, name, pretrained=False)
@@ -54,27 +55,28 @@ def card(name: str) -> Card:
 
 
 def convert(module: nn.Module, name: str) -> Checkpoint:
-    """The trunk with a timm module's weights, whose storage they share.
+    """The trunk with a timm module's weights, which share storage with the module's.
 
-    Raises SetupError when the module is something else, or when the two disagree on a random image.
+    Raises SetupError when the module is another kind of model, or when the outputs for a random image differ.
     """
     checkpoint = _trunk(module, name)
     difference = _disagreement(checkpoint.model, module)
-    # Written so that a difference that is not a number is refused too.
+    # In this form the condition refuses a difference of NaN too.
     if not difference <= _TOLERANCE:
         raise SetupError(f"{name} is not served: the trunk's output differs from timm's by {difference:.2g}")
     return checkpoint
 
 
 def _trunk(module: nn.Module, name: str) -> Checkpoint:
+    """The converted module, unchecked."""
     return attach(_card(module, vit_config(module, name), name), module.state_dict(), name)
 
 
 def vit_config(module: Any, name: str) -> ViTConfig:
-    """Read off a timm module what fixes its computation. Raises SetupError for what the trunk lacks."""
+    """The configuration of a timm module. Raises SetupError for anything that the trunk does not have."""
     if type(module).__name__ not in _MODELS:
         raise SetupError(
-            f"{name} is a {type(module).__name__}, and only plain vision transformers are served"
+            f"{name} is a {type(module).__name__}, and of timm only plain vision transformers are served"
         )
     unknown = sorted({type(m).__name__ for m in module.modules()} - _MODELS - _LAYERS - _ACTIVATIONS.keys())
     if unknown:
@@ -88,7 +90,7 @@ def vit_config(module: Any, name: str) -> ViTConfig:
     patch, block = module.patch_embed, module.blocks[0]
     if patch.proj.in_channels != 3 or len(set(patch.img_size)) > 1 or len(set(patch.patch_size)) > 1:
         raise SetupError(f"{name} does not take square RGB images in square patches")
-    found = ViTConfig(
+    config = ViTConfig(
         image_size=patch.img_size[0],
         patch_size=patch.patch_size[0],
         width=module.embed_dim,
@@ -111,20 +113,23 @@ def vit_config(module: Any, name: str) -> ViTConfig:
         eps=_eps(module, name),
         activation=_activation(block.mlp.act),
     )
-    if found.prefix != module.num_prefix_tokens:
-        raise SetupError(f"{name} has {module.num_prefix_tokens} prefix tokens, of which some are unknown")
-    return found
+    if config.prefix != module.num_prefix_tokens:
+        raise SetupError(
+            f"{name} has {module.num_prefix_tokens} prefix tokens, and only {config.prefix} of them are known"
+        )
+    return config
 
 
 def _present(module: nn.Module) -> bool:
+    """Whether an optional layer is there: timm puts an Identity where it is not."""
     return not isinstance(module, nn.Identity)
 
 
 def _eps(module: nn.Module, name: str) -> float:
-    found = {m.eps for m in module.modules() if isinstance(m, nn.LayerNorm)}
-    if len(found) != 1:
+    values = {m.eps for m in module.modules() if isinstance(m, nn.LayerNorm)}
+    if len(values) != 1:
         raise SetupError(f"{name} mixes norms with different epsilons, which the trunk does not")
-    return found.pop()
+    return values.pop()
 
 
 def _activation(act: nn.Module) -> Activation:
@@ -135,7 +140,7 @@ def _activation(act: nn.Module) -> Activation:
 
 @torch.inference_mode()
 def _disagreement(model: ElasticViT, module: nn.Module) -> float:
-    """Largest difference on one random image, relative to the largest output where that is above one."""
+    """The largest difference on one random image, relative to the largest output if that is above one."""
     side, depth = model.config.image_size, model.config.depth
     image = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
     ours = model(image, ResolvedPlan(reduction.create("none", model), depth)).logits
@@ -145,14 +150,15 @@ def _disagreement(model: ElasticViT, module: nn.Module) -> float:
     return float((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1))
 
 
-def _card(module: Any, shape: ViTConfig, name: str) -> Card:
+def _card(module: Any, shape: ViTConfig, name: str) -> CheckpointCard:
+    """Name, labels, preprocessing and origin from timm's configuration of the model."""
     config = module.pretrained_cfg
     data = import_module("timm.data").resolve_model_data_config(module)
     if data["crop_mode"] not in get_args(CropMode) or data["interpolation"] not in get_args(Interpolation):
-        how = f"{data['crop_mode']} crops and {data['interpolation']} interpolation"
-        raise SetupError(f"{name} is prepared with {how}, which the decoder does not do")
+        kind = f"{data['crop_mode']} crops and {data['interpolation']} interpolation"
+        raise SetupError(f"{name} takes images with {kind}, which the decoder does not have")
     origin = config.get("hf_hub_id")
-    return Card(
+    return CheckpointCard(
         name=variant(name.partition("@")[0].rpartition("/")[2]),
         config=shape,
         labels=_labels(config, shape.classes),
@@ -166,7 +172,7 @@ def _card(module: Any, shape: ViTConfig, name: str) -> Card:
 
 
 def _labels(config: Mapping[str, Any], classes: int) -> tuple[str, ...]:
-    """Class names from the checkpoint's own configuration, else ImageNet's by their number."""
+    """Class names from the checkpoint's configuration, else ImageNet's where the number of classes fits."""
     data = import_module("timm.data")
     labels = list(config.get("label_names") or ())
     described = config.get("label_descriptions") or {}
@@ -181,41 +187,43 @@ def _labels(config: Mapping[str, Any], classes: int) -> tuple[str, ...]:
 
 
 def _timm(spec: str, zoo_names: Sequence[str] = ()) -> Any:
-    meant = f" (did you mean {', '.join(m)}?)" if (m := get_close_matches(spec, zoo_names)) else ""
+    """The timm package. Raises SetupError where it is not installed or does not import."""
+    suggestion = f" (did you mean {', '.join(m)}?)" if (m := get_close_matches(spec, zoo_names)) else ""
     try:
         return import_module("timm")
     except ModuleNotFoundError as error:
         if error.name != "timm":
             raise SetupError(f"timm does not import, because {error.name} is not installed") from error
         command = "pip install 'foveate[timm]'"
-        raise SetupError(f"{spec} comes from timm, which is not installed{meant}: {command}") from None
+        raise SetupError(f"{spec} comes from timm, which is not installed{suggestion}: {command}") from None
     except (ImportError, RuntimeError, OSError, AttributeError) as error:
-        # torchvision's operators refuse to load beside another torch than the one they were built for.
+        # torchvision's operators load only with the version of torch that they were built for.
         hint = f"install the torchvision that was built for torch {torch.__version__}"
-        why = f"timm, which {spec} comes from, does not import{meant}"
+        why = f"timm, which {spec} comes from, does not import{suggestion}"
         raise SetupError(f"{why}; {hint}: {sentence(error)}") from error
 
 
 def _check_known(timm: Any, name: str, zoo_names: Sequence[str]) -> None:
-    """Raises SetupError for a name or tag that timm does not list; the Hub answers for its own names."""
+    """Raise SetupError for a name or tag that timm does not list. Names on the Hub are not checked here."""
     if name.startswith(("hf-hub:", "hf_hub:")):
         return
     if not timm.is_model(name):
         known = [*zoo_names, *timm.list_models(), *timm.list_pretrained()]
         if "/" in name:
             known.append(f"hf-hub:{name}")
-        meant = get_close_matches(name, known) or get_close_matches(name.partition(".")[0], known)
-        hint = f"; did you mean {', '.join(meant)}?" if meant else ""
+        close = get_close_matches(name, known) or get_close_matches(name.partition(".")[0], known)
+        hint = f"; did you mean {', '.join(close)}?" if close else ""
         raise SetupError(f"{name!r} is neither in the zoo nor a name timm knows{hint}")
     architecture, _, tag = name.partition(".")
     tagged = timm.list_pretrained(f"{architecture}.*")
     if tag and name not in tagged:
-        there = ", ".join(tagged) or "no weights at all"
-        raise SetupError(f"{architecture} has no weights tagged {tag!r} in timm; there is {there}")
+        available = ", ".join(tagged) or "no weights at all"
+        raise SetupError(f"{architecture} has no weights tagged {tag!r} in timm; there is {available}")
 
 
 def _create(timm: Any, name: str, pretrained: bool) -> nn.Module:
-    # httpx's or requests', as the installed version has it.
+    """timm's module; without pretrained weights it is on the meta device."""
+    # It is httpx's or requests' error, depending on the installed version.
     http_error = import_module("huggingface_hub.errors").HTTPError
     try:
         with torch.device("cpu" if pretrained else "meta"):
@@ -223,9 +231,9 @@ def _create(timm: Any, name: str, pretrained: bool) -> nn.Module:
                 name, pretrained=pretrained, pretrained_cfg_overlay=_SAFE if pretrained else None
             )
     except (OSError, http_error) as error:
-        instead = "the path of a local .safetensors file can be given instead"
+        alternative = "the path of a local .safetensors file can be given instead"
         raise SetupError(
-            f"the weights of {name} could not be fetched ({sentence(error)}); {instead}"
+            f"the weights of {name} could not be fetched ({sentence(error)}); {alternative}"
         ) from error
     except (RuntimeError, ValueError, TypeError, KeyError, AssertionError, SafetensorError) as error:
         raise SetupError(f"timm cannot load {name}: {sentence(error)}") from error
@@ -233,7 +241,7 @@ def _create(timm: Any, name: str, pretrained: bool) -> nn.Module:
 
 
 def sentence(error: BaseException) -> str:
-    """The first sentence of an error's text, short enough to stand inside another."""
+    """The first sentence of an error's text, at most 160 characters, for use inside another message."""
     text = " ".join(str(error).split()) or type(error).__name__
     first = text.partition(". ")[0].rstrip(".: ")
     return first if len(first) <= 160 else first[:157] + "..."

@@ -1,4 +1,4 @@
-"""The shipped held-out scenes: labelled pictures for profiling and tests."""
+"""The shipped held-out scenes: labelled images and clips for profiling and tests."""
 
 import io
 import json
@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,20 +15,21 @@ from PIL import Image
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """Labelled pictures of one size."""
+    """Labelled images of one size."""
 
     labels: tuple[str, ...]
+    """Class names."""
     jpegs: tuple[bytes, ...]
     targets: NDArray[np.int64]
-    """(N,) class index of each picture."""
+    """(N,): class index of each image."""
     masks: tuple[bytes, ...] = ()
-    """PNG for each picture: 0 the background, k the class with index k - 1."""
+    """A PNG per image: 0 is the background, k the class with index k - 1."""
 
     def __len__(self) -> int:
         return len(self.jpegs)
 
     def pixels(self, side: int) -> Iterator[NDArray[np.uint8]]:
-        """Every picture as (side, side, 3) RGB, in order."""
+        """Each image as (side, side, 3) RGB, in order."""
         for data in self.jpegs:
             image = Image.open(io.BytesIO(data)).convert("RGB")
             if image.size != (side, side):
@@ -40,41 +42,41 @@ class HeldOutClips:
     """Labelled clips of one size."""
 
     motions: tuple[str, ...]
+    """Class names of motions."""
     labels: tuple[str, ...]
-    """What moves is one of these."""
-    films: tuple[bytes, ...]
-    """MP4."""
+    """Class names of the objects that move."""
+    videos: tuple[bytes, ...]
+    """MP4 files."""
     targets: NDArray[np.int64]
-    """(N,) index of each clip's motion."""
+    """(N,): motion index of each clip."""
     masks: tuple[bytes, ...]
-    """PNG for each clip: of frames evenly spread over it, one below the other, each pixel's class; 0 the
-    background, k the label with index k - 1."""
+    """A PNG per clip: the masks of frames evenly spread over it, one below the other. 0 is the background,
+    k the label with index k - 1."""
 
     def __len__(self) -> int:
-        return len(self.films)
+        return len(self.videos)
 
 
 def heldout_clips() -> HeldOutClips:
-    """Read the archive that is installed with the package."""
-    raw = (files("foveate.models") / "zoo" / "heldout-clips.zip").read_bytes()
-    with zipfile.ZipFile(io.BytesIO(raw)) as archive:
-        index = json.loads(archive.read("clips.json"))
-        films, masks = (
-            tuple(archive.read(f"{i:04d}.{kind}") for i in range(len(index["clips"])))
-            for kind in ("mp4", "png")
-        )
+    """Read the archive of clips that is installed with the package."""
+    index, videos, masks = _read_archive("heldout-clips.zip", "clips", "mp4")
     targets = np.array([clip["motion"] for clip in index["clips"]], np.int64)
-    return HeldOutClips(tuple(index["motions"]), tuple(index["labels"]), films, targets, masks)
+    return HeldOutClips(tuple(index["motions"]), tuple(index["labels"]), videos, targets, masks)
 
 
 def heldout() -> HeldOut:
-    """Read the archive that is installed with the package."""
-    raw = (files("foveate.models") / "zoo" / "heldout.zip").read_bytes()
-    with zipfile.ZipFile(io.BytesIO(raw)) as archive:
-        index = json.loads(archive.read("scenes.json"))
-        jpegs, masks = (
-            tuple(archive.read(f"{i:04d}.{kind}") for i in range(len(index["scenes"])))
-            for kind in ("jpg", "png")
-        )
+    """Read the archive of images that is installed with the package."""
+    index, jpegs, masks = _read_archive("heldout.zip", "scenes", "jpg")
     targets = np.array([scene["objects"][0]["label"] for scene in index["scenes"]], np.int64)
     return HeldOut(tuple(index["labels"]), jpegs, targets, masks)
+
+
+def _read_archive(name: str, key: str, suffix: str) -> tuple[Any, tuple[bytes, ...], tuple[bytes, ...]]:
+    """An archive's index, and the media and masks of the index's entry `key`, in order."""
+    raw = (files("foveate.models") / "zoo" / name).read_bytes()
+    with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+        index = json.loads(archive.read(f"{key}.json"))
+        media, masks = (
+            tuple(archive.read(f"{i:04d}.{kind}") for i in range(len(index[key]))) for kind in (suffix, "png")
+        )
+    return index, media, masks

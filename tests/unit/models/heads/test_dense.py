@@ -38,8 +38,8 @@ def indifferent_gate(images: list[np.ndarray]) -> TorchRunner:
     model = runner.models["tiny-gated"]
     gate = dense_of(model).gate
     assert gate is not None
-    pixels = runner.sized(torch.from_numpy(np.stack(images)), 64)
-    features = encode(model, pixels, runner.steps(replace(runner.full, depth=gate.after))).patches
+    pixels = runner.preprocess(torch.from_numpy(np.stack(images)), 64)
+    features = encode(model, pixels, runner.resolve(replace(runner.full, depth=gate.after))).patches
     gate.layers[-1].bias -= gate(features).mean(0)
     return runner
 

@@ -223,7 +223,7 @@ def test_measuring_takes_siblings_by_file_and_tells_their_digests(pair: Path) ->
 
 
 def test_a_sibling_of_the_same_name_is_refused(pair: Path) -> None:
-    with pytest.raises(SetupError, match="two members of the family of tiny go by the same name"):
+    with pytest.raises(SetupError, match="two members of the family of tiny have the same name"):
         load.load_unprofiled(str(pair), "fp32", "cpu", 1, siblings=(str(pair),))
 
 

@@ -51,10 +51,10 @@ def test_a_plan_of_a_share_goes_by_the_even_schedule_until_one_is_found() -> Non
     even_schedules(runner, (0.7, 0.5))
     model, half = runner.models["tiny"], Plan.parse("diffrate:0.5", runner.full)
     assert model.schedules == {"0.7": uniform_schedule(CONFIG, 0.7), "0.5": uniform_schedule(CONFIG, 0.5)}
-    before = runner.steps(half)
+    before = runner.resolve(half)
     follow_schedules(runner, {"0.5": uniform_schedule(CONFIG, 0.6)})
-    assert runner.steps(half) != before
-    assert runner.steps(half) == runner.steps(Plan.parse("diffrate:0.6", runner.full))
+    assert runner.resolve(half) != before
+    assert runner.resolve(half) == runner.resolve(Plan.parse("diffrate:0.6", runner.full))
 
 
 def test_a_share_that_cannot_be_had_is_known_before_anything_is_searched() -> None:

@@ -11,7 +11,7 @@ from foveate.models import reduction
 from foveate.models.layers.config import ViTConfig
 from foveate.models.layers.reducer import UntrainedContext
 from foveate.models.reduction.dtop import CONTEXT, uncertain_or_context
-from foveate.models.runners.dense import dense_of, shown
+from foveate.models.runners.dense import dense_of, represented
 from tests.support.dense_heads import dense_model, tokens_by_block
 
 CONFIG = ViTConfig(image_size=96, width=24, depth=6, heads=2, classes=4)
@@ -49,7 +49,7 @@ def test_a_share_keeps_equally_many_patches_of_each_image_the_least_certain_ones
     assert {len(after) for after in tokens[block + 1 :]} == {1 + math.ceil(0.3 * 36)}
     head = dense_of(model)
     certainty = head.classify_patches(head.read(before.grid(), block)).softmax(2).amax(2)
-    for row, kept in zip(certainty, shown(last), strict=True):
+    for row, kept in zip(certainty, represented(last), strict=True):
         assert row[kept].max() <= row[~kept].min()
 
 

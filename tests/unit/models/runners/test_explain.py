@@ -1,16 +1,13 @@
-"""What an explanation tells, against walks by hand and for every reducer; and the picture of it."""
+"""Explanations, against plain loops and for every reducer."""
 
-import itertools
 import math
 import pkgutil
 from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from foveate.core.outcome import Explanation, ReductionStage
@@ -20,8 +17,7 @@ from foveate.models.layers.blocks import Block
 from foveate.models.layers.config import ReductionPoint, ViTConfig
 from foveate.models.layers.reducer import Attention, Needs, Reducer
 from foveate.models.layers.tokens import Assignment, Tokens
-from foveate.models.profiling import explain_picture
-from foveate.models.runners.explain import explain, groups
+from foveate.models.runners.explain import explain, patch_groups
 from foveate.models.vit.vit import ElasticViT, ResolvedPlan
 from tests.support.dense_heads import dense_head
 
@@ -39,18 +35,18 @@ pytestmark = pytest.mark.usefixtures("inference_on_one_thread")
 
 
 def tiny() -> ElasticViT:
-    """Weights far enough from zero that attention tells tokens apart."""
+    """A model with weights large enough that attention differs between tokens."""
     model, generator = ElasticViT(G).eval(), torch.Generator().manual_seed(7)
     model.gates["3"] = Gate(G.width)
     for name, parameter in model.named_parameters():
-        noise = torch.randn(parameter.shape, generator=generator)
+        random_image = torch.randn(parameter.shape, generator=generator)
         gain = parameter.ndim == 1 and name.endswith("weight")
-        parameter.copy_(1 + 0.1 * noise if gain else 0.2 * noise)
+        parameter.copy_(1 + 0.1 * random_image if gain else 0.2 * random_image)
     model.dense = dense_head(G)
     return model
 
 
-def pictures(batch: int = 4) -> Tensor:
+def random_images(batch: int = 4) -> Tensor:
     return torch.randn(batch, 3, 96, 96, generator=torch.Generator().manual_seed(3))
 
 
@@ -58,8 +54,8 @@ def steps(model: ElasticViT, text: str, depth: int = G.depth, **more: Any) -> Re
     return ResolvedPlan(reduction.create(text, model), depth, **more)
 
 
-def evit_by_hand(model: ElasticViT, image: Tensor, keep: float) -> list[ReductionStage]:
-    """EViT on one picture with sets of patches, beside the trunk and its token state."""
+def evit_by_loops(model: ElasticViT, image: Tensor, keep: float) -> list[ReductionStage]:
+    """EViT on one image with sets of patches, without the trunk's token state."""
     x = model.embed(image.unsqueeze(0)).x[0]
     members = [{patch} for patch in range(PATCHES)]
     stages = []
@@ -69,11 +65,11 @@ def evit_by_hand(model: ElasticViT, image: Tensor, keep: float) -> list[Reductio
         weights = (q @ k.transpose(1, 2) / math.sqrt(q.shape[-1])).softmax(-1)
         x = x + block.attn.proj((weights @ v).transpose(0, 1).flatten(1))
         if number in REDUCES:
-            seen = weights[:, 0, 1:].mean(0)
-            order = seen.argsort(descending=True).tolist()
+            attention = weights[:, 0, 1:].mean(0)
+            order = attention.argsort(descending=True).tolist()
             best = order[: math.ceil(keep * len(order))]
             rest = order[len(best) :]
-            fused = sum(seen[n] * x[1 + n] for n in rest)
+            fused = sum(attention[n] * x[1 + n] for n in rest)
             x = torch.stack([x[0], *(x[1 + n] for n in best), fused])
             members = [*(members[n] for n in best), set().union(*(members[n] for n in rest))]
             first = {patch: min(group) for group in members for patch in group}
@@ -83,33 +79,33 @@ def evit_by_hand(model: ElasticViT, image: Tensor, keep: float) -> list[Reductio
 
 
 @pytest.mark.parametrize("keep", [0.9, 0.5, 0.3])
-def test_under_evit_it_agrees_with_a_walk_by_hand(keep: float) -> None:
-    model, images = tiny(), pictures()
-    found = explain(model, images, steps(model, f"evit:{keep}"))
-    assert [list(e.stages) for e in found] == [evit_by_hand(model, image, keep) for image in images]
-    assert [[stage.block for stage in e.stages] for e in found] == [[*REDUCES]] * 4
-    assert len({e.stages for e in found}) == 4, "the pictures are to differ"
-    assert all((e.grid, e.exit_layer) == ((6, 6), G.depth) for e in found)
+def test_evit_explanation_equals_a_plain_loop(keep: float) -> None:
+    model, images = tiny(), random_images()
+    actual = explain(model, images, steps(model, f"evit:{keep}"))
+    assert [list(e.stages) for e in actual] == [evit_by_loops(model, image, keep) for image in images]
+    assert [[stage.block for stage in e.stages] for e in actual] == [[*REDUCES]] * 4
+    assert len({e.stages for e in actual}) == 4, "the images must differ"
+    assert all((e.grid, e.exit_layer) == ((6, 6), G.depth) for e in actual)
 
 
 @pytest.mark.parametrize("text", SPECS)
-def test_for_every_reducer_stages_are_sound_and_count_what_the_trunk_counts(text: str) -> None:
-    model, images = tiny(), pictures(3)
+def test_stages_of_every_reducer_are_consistent_and_count_the_trunks_tokens(text: str) -> None:
+    model, images = tiny(), random_images(3)
     plan = steps(model, text)
     out = model(images, plan)
-    foretold = plan.reducer.after(1 + PATCHES, 1, G.depth)
+    predicted = plan.reducer.after(1 + PATCHES, 1, G.depth)
     for row, explanation in enumerate(explain(model, images, plan)):
         counts = dict.fromkeys(range(G.depth + 1), 1 + PATCHES)
         for stage in explanation.stages:
             counts |= dict.fromkeys(range(stage.block, G.depth + 1), stage.tokens)
-        after = foretold if out.after is None else out.after[row].tolist()
+        after = predicted if out.after is None else out.after[row].tolist()
         assert list(counts.values())[1:] == list(after)
         assert_sound(explanation)
     assert explain(model, images[1:2], plan)[0] == explain(model, images, plan)[1]
 
 
 def assert_sound(explanation: Explanation) -> None:
-    """Groups are named by their first patch, are never split, and never come back once dropped."""
+    """Groups are numbered by their first patch, are never split, and never return once dropped."""
     before = tuple(range(PATCHES))
     for stage in explanation.stages:
         alive = [patch for patch in range(PATCHES) if stage.groups[patch] >= 0]
@@ -123,7 +119,7 @@ def assert_sound(explanation: Explanation) -> None:
 
 
 class Positive(Reducer):
-    """Before the first block, drops the patches whose first feature is below zero; pads the rows."""
+    """Before the first block, drops the patches whose first feature is below zero, and pads the rows."""
 
     point, adaptive = ReductionPoint.BEFORE, True
 
@@ -142,10 +138,10 @@ class Positive(Reducer):
         return Assignment(order * real, counts=real.float())
 
 
-def test_padding_and_reducers_that_act_before_their_block_come_out_right() -> None:
-    model, images = tiny(), pictures()
+def test_reducers_before_their_block_and_padded_rows() -> None:
+    model, images = tiny(), random_images()
     stays = model.embed(images).x[:, 1:, 0] > 0
-    assert len(set(stays.sum(1).tolist())) > 1, "the rows are to be of different lengths"
+    assert len(set(stays.sum(1).tolist())) > 1, "the rows must have different lengths"
     for row, explanation in enumerate(explain(model, images, ResolvedPlan(Positive(), G.depth))):
         (stage,) = explanation.stages
         assert stage.block == 1
@@ -172,9 +168,9 @@ class LastIntoFirst(Reducer):
         return Assignment(kept, torch.full((batch, 1), last), share, torch.ones(batch, 1, dtype=torch.int64))
 
 
-def test_reducers_that_act_ahead_of_their_block_come_out_right() -> None:
+def test_reducers_ahead_of_their_block() -> None:
     model = tiny()
-    for explanation in explain(model, pictures(), ResolvedPlan(LastIntoFirst(), G.depth)):
+    for explanation in explain(model, random_images(), ResolvedPlan(LastIntoFirst(), G.depth)):
         first, second = explanation.stages
         assert (first.block, first.tokens, second.block, second.tokens) == (3, 36, 4, 35)
         assert first.groups == (*range(35), 0)
@@ -182,48 +178,48 @@ def test_reducers_that_act_ahead_of_their_block_come_out_right() -> None:
         assert explanation.patch_states == ("merged", *["kept"] * 33, "merged", "merged")
 
 
-class Half(nn.Module):
-    """An exit head that is sure of the pictures whose second patch it likes."""
+class ExitOnSecondPatch(nn.Module):
+    """An exit head whose logits are features of the second patch."""
 
     def forward(self, tokens: Tokens) -> Tensor:
         return tokens.x[:, 2, :5]
 
 
-def test_stages_end_where_the_picture_leaves() -> None:
-    model, images = tiny(), pictures(8)
-    model.exit_heads["3"] = Half()
+def test_stages_end_where_the_image_exits() -> None:
+    model, images = tiny(), random_images(8)
+    model.exit_heads["3"] = ExitOnSecondPatch()
     plan = steps(model, "evit:0.5", exit_rule=lambda answers: answers[-1][:, 0] > 0)
     layers = model(images, plan).exit_layer.tolist()
     assert set(layers) == {3, G.depth}
     whole = explain(model, images, steps(model, "evit:0.5"))
-    for found, full, layer in zip(explain(model, images, plan), whole, layers, strict=True):
-        assert found.exit_layer == layer
-        assert found.stages == tuple(stage for stage in full.stages if stage.block <= layer)
+    for actual, full, layer in zip(explain(model, images, plan), whole, layers, strict=True):
+        assert actual.exit_layer == layer
+        assert actual.stages == tuple(stage for stage in full.stages if stage.block <= layer)
 
 
 def test_stages_end_at_a_depth_cap() -> None:
-    model, images = tiny(), pictures()
+    model, images = tiny(), random_images()
     capped, whole = (explain(model, images, steps(model, "evit:0.5", depth)) for depth in (4, G.depth))
-    assert [found.stages for found in capped] == [full.stages[:2] for full in whole]
-    assert {found.exit_layer for found in capped} == {4}
+    assert [actual.stages for actual in capped] == [full.stages[:2] for full in whole]
+    assert {actual.exit_layer for actual in capped} == {4}
 
 
-def test_where_nothing_is_reduced_every_patch_is_kept() -> None:
+def test_every_patch_is_kept_without_reduction() -> None:
     model = tiny()
-    for explanation in explain(model, pictures(), steps(model, "none")):
+    for explanation in explain(model, random_images(), steps(model, "none")):
         assert explanation == Explanation((6, 6), (), G.depth)
         assert explanation.patch_states == ("kept",) * PATCHES
     small = torch.randn(1, 3, 48, 48, generator=torch.Generator().manual_seed(1))
     assert explain(model, small, steps(model, "evit:0.5"))[0].grid == (3, 3)
 
 
-def test_keeping_account_changes_nothing() -> None:
-    model, images = tiny(), pictures()
+def test_recording_does_not_change_the_output() -> None:
+    model, images = tiny(), random_images()
     plan = steps(model, "evit:0.5")
-    seen: list[tuple[Tensor, int, Tokens]] = []
-    recorded = model.encode(model.embed(images), plan, lambda *state: seen.append(state))
+    states: list[tuple[Tensor, int, Tokens]] = []
+    recorded = model.encode(model.embed(images), plan, lambda *state: states.append(state))
     assert torch.equal(recorded.logits, model(images, plan).logits)
-    assert [block for _, block, _ in seen] == list(range(1, G.depth + 1))
+    assert [block for _, block, _ in states] == list(range(1, G.depth + 1))
 
 
 def test_groups_are_named_by_their_first_patch_with_and_without_a_class_token() -> None:
@@ -231,60 +227,5 @@ def test_groups_are_named_by_their_first_patch_with_and_without_a_class_token() 
         tokens = Tokens.start(torch.zeros(2, prefix + 5, 3), prefix)
         source = torch.tensor([[1, 0, -1, 1, 0], [-1, -1, 4, 2, 4]])
         merged = replace(tokens, source=torch.where(source < 0, -1, source + prefix))
-        assert groups(tokens).tolist() == [[0, 1, 2, 3, 4]] * 2
-        assert groups(merged).tolist() == [[0, 1, -1, 0, 1], [-1, -1, 2, 3, 2]]
-
-
-FOUR = ReductionStage(3, 4, (0, 1, 0, -1))
-"""Of 2 x 2 patches, the left two are one token, the last is dropped."""
-
-
-def noise(side: int) -> NDArray[np.uint8]:
-    return np.random.default_rng(2).integers(60, 256, (side, side, 3), dtype=np.uint8)
-
-
-def test_a_stage_is_painted_by_what_became_of_each_patch() -> None:
-    picture = noise(20)
-    painted = explain_picture.paint(picture, FOUR, (2, 2), {0: (1, 2, 3)})
-    assert np.array_equal(painted[:10, 10:], picture[:10, 10:]), "kept: as it was"
-    assert painted[10:, 10:].max() < 60, "dropped: dark"
-    mean = picture[:, :10].mean((0, 1)).astype(np.uint8)
-    assert np.array_equal(np.unique(painted[1:-1, 1:9].reshape(-1, 3), axis=0), [mean]), "merged: one colour"
-    border = np.concatenate([painted[:, 0], painted[:, 9], painted[0, :10], painted[-1, :10]])
-    assert np.array_equal(np.unique(border, axis=0), [[1, 2, 3]])
-    assert np.array_equal(picture, noise(20)), "the picture itself is left alone"
-
-
-@pytest.mark.parametrize(("stages", "across", "down"), [(0, 2, 1), (1, 2, 1), (3, 4, 1), (12, 5, 3)])
-def test_a_page_has_a_panel_a_stage_and_the_input(stages: int, across: int, down: int) -> None:
-    explanation = Explanation((2, 2), (FOUR,) * stages, 12)
-    page = np.asarray(explain_picture.draw(noise(32), explanation, "vit-t@32/evit:0.5", "99% fox"))
-    one = explain_picture.PANEL + explain_picture.SPACE
-    assert page.shape[1] == across * one + explain_picture.SPACE
-    lines = explain_picture.LINE * (2 * down + 2)
-    assert page.shape[0] == down * one + lines + explain_picture.SPACE
-    text = [page[at : at + explain_picture.LINE, 14:294] for at in (14, 34)]
-    assert all(line.min() < 200 for line in text), "titles are written"
-
-
-def test_a_name_that_is_too_long_is_cut_where_its_panel_ends() -> None:
-    explanation = Explanation((2, 2), (FOUR,), 12)
-    short, long = (
-        np.asarray(explain_picture.draw(noise(32), explanation, "plan", "9% " + "name " * n)) for n in (1, 99)
-    )
-    assert short.shape == long.shape
-    assert not np.array_equal(short, long)
-    margin = explain_picture.SPACE
-    assert long[:, -margin:].min() == 255
-    assert long[:, :margin].min() == 255
-
-
-def test_groups_are_outlined_in_colours_that_stay_and_differ() -> None:
-    stages = [
-        ReductionStage(1, 4, (0, 0, 2, 3)),
-        ReductionStage(2, 3, (0, 0, 2, 2)),
-        ReductionStage(3, 2, (0, 0, 0, 0)),
-    ]
-    colours = explain_picture.outline_colours(stages)
-    assert set(colours) == {0, 2}
-    assert all(one != other for one, other in itertools.combinations(colours.values(), 2))
+        assert patch_groups(tokens).tolist() == [[0, 1, 2, 3, 4]] * 2
+        assert patch_groups(merged).tolist() == [[0, 1, -1, 0, 1], [-1, -1, 2, 3, 2]]

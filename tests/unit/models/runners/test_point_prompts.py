@@ -1,4 +1,4 @@
-"""The click head and its runner: what an answer rests on, what it costs, and how it comes to be served."""
+"""The runner of point prompts: results, refusals, its file, and serving it with its model."""
 
 import logging
 from pathlib import Path
@@ -13,7 +13,9 @@ from foveate.core.metrics import Metrics
 from foveate.core.outcome import Result
 from foveate.core.point_prompts import MAX_POINTS, Features, Point, PointPrompt
 from foveate.core.request import Request
-from foveate.models.heads.point_prompts import PointPromptHead
+from foveate.models.heads.point_prompts import (
+    PointPromptHead,
+)
 from foveate.models.loading import load
 from foveate.models.runners.dense import dense_of, encode
 from foveate.models.runners.image import TorchRunner
@@ -37,24 +39,24 @@ def runner() -> TorchRunner:
     return TorchRunner(with_point_prompts())
 
 
-def companion(of: TorchRunner | None = None) -> ClickRunner:
+def click_runner(of: TorchRunner | None = None) -> ClickRunner:
     here = of or runner()
-    (found,) = (one for one in here.submodels if one.card.name == here.card.click_model)
-    assert isinstance(found, ClickRunner)
-    return found
+    (actual,) = (one for one in here.submodels if one.card.name == here.card.click_model)
+    assert isinstance(actual, ClickRunner)
+    return actual
 
 
-def pictures(count: int) -> np.ndarray:
+def random_images(count: int) -> np.ndarray:
     return np.random.default_rng(5).integers(0, 256, (count, 64, 64, 3), dtype=np.uint8)
 
 
 @pytest.mark.parametrize("text", ["full", "evit:0.5", "tome:2", "depth:2", "tiny-seg@32"])
-def test_a_model_with_a_click_head_keeps_what_its_own_head_laid_out(text: str) -> None:
+def test_model_with_a_click_head_returns_its_feature_maps(text: str) -> None:
     here = runner()
-    plan, batch = here.card.plan(text), torch.from_numpy(pictures(3))
-    model, images = here.models["tiny-seg"], here.sized(batch, plan.image_size)
+    plan, batch = here.card.plan(text), torch.from_numpy(random_images(3))
+    model, images = here.models["tiny-seg"], here.preprocess(batch, plan.image_size)
     coarse, fine = dense_of(model).to_maps(
-        encode(model, images, here.steps(plan)).patches, dense_of(model).detail(images)
+        encode(model, images, here.resolve(plan)).patches, dense_of(model).detail(images)
     )
     for row, result in enumerate(here.run(batch, plan)):
         assert isinstance(result, Result)
@@ -62,29 +64,29 @@ def test_a_model_with_a_click_head_keeps_what_its_own_head_laid_out(text: str) -
         assert result.features.fine.shape == (plan.image_size // 4, plan.image_size // 4, SPEC.fine)
         assert result.features.nbytes < 64 * 64 * 3 * 4, "it keeps this picture's memory, and no other's"
         assert result.features.fine.base is None
-        for kept, wanted in ((result.features.coarse, coarse), (result.features.fine, fine)):
+        for kept, expected in ((result.features.coarse, coarse), (result.features.fine, fine)):
             assert kept.dtype == np.float16
-            assert np.allclose(kept, wanted[row].permute(1, 2, 0), atol=0.02)
+            assert np.allclose(kept, expected[row].permute(1, 2, 0), atol=0.02)
 
 
-def test_a_model_without_one_keeps_nothing() -> None:
+def test_model_without_a_click_head_returns_no_features() -> None:
     here = TorchRunner(dense_checkpoint())
-    (result,) = here.run(torch.from_numpy(pictures(1)), here.full)
+    (result,) = here.run(torch.from_numpy(random_images(1)), here.full)
     assert isinstance(result, Result)
     assert result.features is None
     assert (here.submodels, here.card.click_model) == ((), "")
 
 
-def test_a_click_is_answered_from_features_as_the_head_answers_it() -> None:
-    here, (coarse, fine) = companion(), feature_maps(3)
+def test_results_equal_the_head_itself() -> None:
+    here, (coarse, fine) = click_runner(), feature_maps(3)
     kept = features_of(coarse, fine)
     media = [
         PointPrompt(features, tuple(Point(x, y, sign == 1) for x, y, sign in row))
         for features, row in zip(kept, POINT_ROWS, strict=True)
     ]
-    wanted = point_prompt_head()(coarse.half().float(), fine.half().float(), points(*POINT_ROWS))[:, 0]
+    expected = point_prompt_head()(coarse.half().float(), fine.half().float(), points(*POINT_ROWS))[:, 0]
     results = here.run(here.stack(media, here.full), here.full)
-    for result, logits in zip(results, wanted, strict=True):
+    for result, logits in zip(results, expected, strict=True):
         assert isinstance(result, Result)
         assert result.maps is not None
         share = float((logits > 0).float().mean())
@@ -96,16 +98,16 @@ def test_a_click_is_answered_from_features_as_the_head_answers_it() -> None:
     assert any(isinstance(r, Result) and 0 < r.scores[1] < 1 for r in results)
 
 
-def test_the_card_of_the_companion() -> None:
+def test_card_of_the_click_model() -> None:
     here = runner()
-    card = companion(here).card
+    card = click_runner(here).card
     assert (here.card.click_model, here.card.task) == (card.name, "segment") == ("tiny-seg-clicks", "segment")
     assert (card.task, card.labels, card.input) == ("clicks", ("object",), None)
     assert [rung.plan for rung in card.ladder] == [card.full]
 
 
-def test_features_of_every_size_are_answered_under_a_plan_of_that_size() -> None:
-    here = companion()
+def test_features_of_another_size_need_a_plan_of_that_size() -> None:
+    here = click_runner()
     plan = here.card.plan("tiny-seg-clicks@32")
     here.check(plan)
     (features,) = features_of(*feature_maps(1, 32))
@@ -117,8 +119,8 @@ def test_features_of_every_size_are_answered_under_a_plan_of_that_size() -> None
             here.check(here.card.plan(text) if "other" not in text else TorchRunner(tiny()).full)
 
 
-def test_what_cannot_be_stacked_fails_with_a_sentence() -> None:
-    here = companion()
+def test_wrong_features_and_points_are_refused() -> None:
+    here = click_runner()
     (small,), (fits,) = features_of(*feature_maps(1, 32)), features_of(*feature_maps(1))
     for medium in (
         PointPrompt(small, CENTRE),
@@ -129,8 +131,8 @@ def test_what_cannot_be_stacked_fails_with_a_sentence() -> None:
             here.stack([medium], here.full)
 
 
-def test_features_that_are_not_finite_fail_alone() -> None:
-    here = companion()
+def test_item_with_features_that_are_not_finite_fails_alone() -> None:
+    here = click_runner()
     (fits,) = features_of(*feature_maps(1))
     broken = Features(fits.coarse, np.full_like(fits.fine, np.inf))
     media = [PointPrompt(fits, CENTRE), PointPrompt(broken, CENTRE), PointPrompt(fits, CENTRE)]
@@ -141,24 +143,24 @@ def test_features_that_are_not_finite_fail_alone() -> None:
     assert good.scores.tolist() == fine.scores.tolist()
 
 
-def test_a_head_is_read_as_it_was_saved(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_head_survives_a_round_trip(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path, model, head = tmp_path / CLICKS, dense_checkpoint(), point_prompt_head()
     save_clicks(path, head, "these")
-    found = read_clicks(path, model, "these")
-    assert found is not None
-    assert found.spec == head.spec
+    actual = read_clicks(path, model, "these")
+    assert actual is not None
+    assert actual.spec == head.spec
     for name, value in head.state_dict().items():
-        assert torch.equal(found.state_dict()[name], value.half().float())
+        assert torch.equal(actual.state_dict()[name], value.half().float())
     assert read_clicks(path, model, "others") is None
     assert "is ignored" in caplog.text
-    with pytest.raises(SetupError, match="names none"):
+    with pytest.raises(SetupError, match="has no dense head"):
         read_clicks(path, tiny(), "these")
     path.write_bytes(b"nothing")
     with pytest.raises(SetupError, match="not a readable click head"):
         read_clicks(path, model, "these")
 
 
-def test_a_head_of_another_shape_is_no_head_of_this_model(tmp_path: Path) -> None:
+def test_head_of_another_shape_is_refused(tmp_path: Path) -> None:
     other = PointPromptHead(SPEC.__class__(5, width=10, fine=8), SMALL.patch_size, point_prompt_head().spec)
     save_clicks(tmp_path / CLICKS, other, "these")
     with pytest.raises(SetupError, match="not a readable click head"):
@@ -167,7 +169,7 @@ def test_a_head_of_another_shape_is_no_head_of_this_model(tmp_path: Path) -> Non
 
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A model in a file, with its click head beside it."""
+    """The file of a model with a click head in the same folder."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     model = dense_checkpoint()
     save(tmp_path / "tiny-seg.safetensors", model)
@@ -175,24 +177,24 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "tiny-seg.safetensors"
 
 
-def test_a_loaded_model_brings_its_companion_warm(file: Path) -> None:
-    found = load.load(str(file), "fp32", "cpu", 1)
-    answers = companion(found)
+def test_loaded_model_has_a_warm_click_model(file: Path) -> None:
+    actual = load.load(str(file), "fp32", "cpu", 1)
+    answers = click_runner(actual)
     assert set(answers.times) == {1}, "one thread is best for so little"
     assert set(answers.times[1][answers.full]) == {1, 8}
 
 
-def test_a_head_for_other_weights_is_left_out(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_head_for_other_weights_is_ignored(file: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     save_clicks(file.parent / f"tiny-seg.{CLICKS}", point_prompt_head(), "another")
-    found = load.load(str(file), "fp32", "cpu", 1, served=False)
-    assert found.card.click_model == ""
-    assert not any(isinstance(one, ClickRunner) for one in found.submodels)
+    actual = load.load(str(file), "fp32", "cpu", 1, served=False)
+    assert actual.card.click_model == ""
+    assert not any(isinstance(one, ClickRunner) for one in actual.submodels)
     assert "is ignored" in caplog.text
 
 
 @pytest.mark.anyio
-async def test_both_are_served_and_features_reach_only_who_asked() -> None:
+async def test_both_models_are_served_and_features_are_returned_on_request_alone() -> None:
     cluster = LocalCluster([runner], Metrics())
     assert {name: card.task for name, card in cluster.cards().items()} == {
         "tiny-seg": "segment",
@@ -200,7 +202,7 @@ async def test_both_are_served_and_features_reach_only_who_asked() -> None:
     }
     await cluster.start()
     try:
-        (pixels,) = pictures(1)
+        (pixels,) = random_images(1)
         plain = await cluster.submit(Request("1", "tiny-seg", pixels, pixels.nbytes, task="segment"))
         assert plain.result.features is None
         asked = Request("2", "tiny-seg", pixels, pixels.nbytes, task="segment", features=True)

@@ -17,7 +17,7 @@ from foveate.models.vit.stitch import Stitch, StitchSpec
 from foveate.models.vit.vit import ElasticViT, ResolvedPlan, TrunkOutput
 from foveate.models.weights.checkpoint import Checkpoint, attach
 from foveate.models.weights.family import Family
-from foveate.models.zoo import Card
+from foveate.models.zoo import CheckpointCard
 
 LARGE = ViTConfig(image_size=64, width=24, depth=6, heads=4, classes=7)
 LIGHT = ViTConfig(image_size=64, width=16, depth=4, heads=2, classes=7)
@@ -34,7 +34,7 @@ def random_checkpoint(name: str, config: ViTConfig, seed: int) -> Checkpoint:
         noise = torch.randn(value.shape, generator=generator)
         gain = value.ndim == 1 and key.endswith("weight")
         state[key] = 1 + 0.1 * noise if gain else 0.2 * noise
-    return attach(Card(name, config), state, name)
+    return attach(CheckpointCard(name, config), state, name)
 
 
 def joint(spec: StitchSpec) -> nn.Linear:

@@ -1,0 +1,166 @@
+"""timm's models by name, from an offline cache, and one sentence for each failure."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from foveate.core.errors import SetupError
+from foveate.core.model import InputSpec
+from foveate.models.layers.config import ViTConfig
+from foveate.models.weights import hub
+from tests.support.checkpoints import LABELS, SMALL, answer, weights, write_zoo
+from tests.support.torchvision_ops import import_timm
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_zoo(tmp_path)
+
+
+def test_missing_timm_is_reported_with_the_command_to_install_it(
+    monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(SetupError) as failure:
+        hub.load("vit_tiny_patch16_224")
+    expected = "vit_tiny_patch16_224 comes from timm, which is not installed: pip install 'foveate[timm]'"
+    assert str(failure.value) == expected
+    with pytest.raises(SetupError, match=r"\(did you mean vit-x\?\)"):
+        hub.load("vit-xx", folder=folder)
+
+
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [
+        ("import a_missing_module", "timm does not import, because a_missing_module is not installed"),
+        (
+            "raise RuntimeError('operator torchvision::nms does not exist')",
+            "install the torchvision that was built",
+        ),
+        ("raise OSError('libcudart.so: cannot open')", "install the torchvision that was built"),
+    ],
+)
+def test_timm_that_does_not_import_is_reported(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str, sentence: str
+) -> None:
+    (tmp_path / "timm.py").write_text(code)
+    monkeypatch.delitem(sys.modules, "timm", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(SetupError, match=sentence):
+        hub.load("vit_tiny_patch16_224")
+
+
+@pytest.fixture
+def hub_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An empty Hugging Face cache, and no network beyond it."""
+    import_timm()
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def write_hub_cache(cache: Path, repository: str, config: dict[str, Any], state: dict[str, Tensor]) -> None:
+    """Lay a repository out as the Hugging Face cache does after a download."""
+    home, commit = cache / f"models--{repository.replace('/', '--')}", "0" * 40
+    snapshot = home / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (home / "refs").mkdir()
+    (home / "refs" / "main").write_text(commit)
+    (snapshot / "config.json").write_text(json.dumps(config))
+    save_file(state, snapshot / "model.safetensors")
+
+
+@pytest.mark.usefixtures("hub_cache")
+@pytest.mark.parametrize("spec", ["vit_tiny_patch16_224", "timm/vit_tiny_patch16_224", "hf-hub:timm/nothing"])
+def test_weights_that_cannot_be_fetched_are_reported(spec: str) -> None:
+    with pytest.raises(
+        SetupError, match=r"could not be fetched .* local \.safetensors file can be given instead"
+    ):
+        hub.load(spec)
+
+
+@pytest.mark.usefixtures("hub_cache")
+@pytest.mark.parametrize(
+    ("spec", "sentence"),
+    [
+        (
+            "vit_tiny_patch16_244",
+            "neither in the zoo nor a name timm knows; did you mean vit_tiny_patch16_224",
+        ),
+        ("vit-xx", "did you mean vit-x"),
+        ("owner/model", "did you mean hf-hub:owner/model"),
+        ("qqqqqqqq", "'qqqqqqqq' is neither in the zoo nor a name timm knows$"),
+        ("vit_tiny_patch16_224.imaginary", "no weights tagged 'imaginary' in timm; there is .*augreg_in21k"),
+        ("vit_small_patch16_36x1_224", "timm has no safetensors weights for vit_small_patch16_36x1_224"),
+        ("resnet18", "resnet18 is a ResNet, and of timm only plain vision transformers are served"),
+        ("vit_base_patch16_siglip_224", "uses AttentionPoolLatent, which the trunk does not have"),
+        ("beit3_base_patch16_224", "beit3_base_patch16_224 does not fit the trunk"),
+    ],
+)
+def test_names_that_timm_cannot_serve_are_refused(folder: Path, spec: str, sentence: str) -> None:
+    with pytest.raises(SetupError, match=sentence):
+        hub.load(spec, folder=folder)
+
+
+def test_timm_name_with_downloaded_weights(hub_cache: Path) -> None:
+    state = weights(ViTConfig(classes=1000))
+    write_hub_cache(hub_cache, "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k", {}, state)
+    loaded = hub.load("timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k")
+    assert loaded.name == "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
+    assert torch.equal(loaded.model.get_parameter("head.weight"), state["head.weight"])
+    assert (loaded.mean, loaded.std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    assert loaded.input == InputSpec(0.9, "center", "bicubic")
+    assert loaded.labels[:2] == ("tench, Tinca tinca", "goldfish, Carassius auratus")
+    assert (loaded.licence, loaded.source) == (
+        "apache-2.0",
+        "hf-hub:timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k",
+    )
+
+
+def test_repository_with_its_own_config_and_labels(hub_cache: Path) -> None:
+    config = {
+        "architecture": "vit_tiny_patch16_224",
+        "num_classes": 3,
+        "label_names": list(LABELS),
+        "model_args": {"depth": 2, "img_size": 64},
+        "pretrained_cfg": {"input_size": [3, 64, 64], "fixed_input_size": True, "mean": [0.1, 0.2, 0.3]},
+    }
+    write_hub_cache(hub_cache, "zoo/animals", config, weights(replace(SMALL, width=192, heads=3)))
+    loaded = hub.load("hf-hub:zoo/animals")
+    assert (loaded.name, loaded.labels) == ("animals", LABELS)
+    assert loaded.mean == (0.1, 0.2, 0.3)
+    assert loaded.config == replace(SMALL, width=192, heads=3)
+
+
+def test_pickles_are_not_read(hub_cache: Path) -> None:
+    repository = "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k"
+    write_hub_cache(hub_cache, repository, {}, {})
+    (snapshot,) = hub_cache.glob("*/snapshots/*")
+    torch.save(weights(ViTConfig(classes=1000)), snapshot / "pytorch_model.bin")
+    (snapshot / "model.safetensors").unlink()
+    with pytest.raises(SetupError, match="could not be fetched"):
+        hub.load("vit_tiny_patch16_224")
+
+
+def test_downloaded_weights_that_do_not_fit_are_refused(hub_cache: Path) -> None:
+    write_hub_cache(hub_cache, "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k", {}, weights(SMALL))
+    with pytest.raises(SetupError, match=r"timm cannot load vit_tiny_patch16_224: .*Missing key"):
+        hub.load("vit_tiny_patch16_224")
+
+
+def test_random_weights_for_timm_architectures() -> None:
+    import_timm()
+    loaded = hub.load("random:vit_wee_patch16_reg1_gap_256")
+    assert loaded.config.pool == "avg"
+    assert answer(loaded).shape == (1, 1000)
