@@ -1,6 +1,6 @@
-"""What reading a long clip takes: 16 frames of ten minutes of 720p, in a process of its own.
+"""Memory and time to read 16 frames of ten minutes of 720p video, in a separate process.
 
-`python -m loadtests.clip_memory` writes the clip to a temporary folder first.
+`python -m loadtests.clip_memory` writes the video to a temporary folder first.
 """
 
 import json
@@ -26,7 +26,7 @@ DISTINCT = 25
 
 
 def pattern(step: int) -> Pixels:
-    """A texture that moves by 8 pixels a step, and is back where it was after `DISTINCT` steps."""
+    """(720, 1280, 3) pixels of a texture that moves by 8 pixels per step and repeats after DISTINCT steps."""
     rows, columns = np.mgrid[: SIZE[1], : SIZE[0]]
     wave = np.sin((columns + 8 * step) * (2 * np.pi / (8 * DISTINCT)))
     grain = np.random.default_rng(step).normal(size=(SIZE[1], SIZE[0], 3)) * 5
@@ -36,7 +36,7 @@ def pattern(step: int) -> Pixels:
 
 
 def write_clip(path: Path) -> None:
-    """Ten minutes of H.264 with B-frames, a whole frame every ten seconds."""
+    """Write ten minutes of H.264 with B-frames and a key frame every ten seconds."""
     unit = Fraction(1, RATE)
     frames = [
         av.VideoFrame.from_ndarray(pattern(step)).reformat(format="yuv420p") for step in range(DISTINCT)
@@ -44,7 +44,7 @@ def write_clip(path: Path) -> None:
     options = {"preset": "ultrafast", "bf": "2", "b": "800k"}
     with av.open(path, "w", "mp4") as output:
         video = output.add_stream("libx264", rate=RATE, options=options)
-        assert isinstance(video, VideoStream)  # noqa: S101 -- what that codec makes
+        assert isinstance(video, VideoStream)  # noqa: S101 -- narrows the type; libx264 is a video codec
         video.width, video.height = SIZE
         video.pix_fmt = "yuv420p"
         video.codec_context.gop_size = GOP
@@ -56,24 +56,26 @@ def write_clip(path: Path) -> None:
         output.mux(video.encode(None))
 
 
-def whole(size: Size) -> list[FrameBox]:
-    """All of a frame."""
+def full_frame(size: Size) -> list[FrameBox]:
+    """One box that covers the frame."""
     return [(0, 0, *size)]
 
 
 def resident_mb(field: str) -> float:
-    """VmRSS: what this process has in memory now; VmHWM: had at most. Of Linux, because getrusage starts
-    from what the parent process had."""
+    """Memory of this process in MB: VmRSS now, VmHWM at its peak.
+
+    It reads /proc, because the peak of getrusage starts at the memory of the parent process.
+    """
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field))
 
 
 def read_clip(path: Path) -> dict[str, float]:
-    """Decode it, and tell what that took beyond what the imports had."""
+    """Decode the frames; memory counts from after the imports."""
     before = resident_mb("VmRSS")
-    began = time.monotonic()
-    clip = decode_clip(path, FRAMES, SIDE, whole, "bicubic", ClipLimits(decode_s=600))
-    seconds = time.monotonic() - began
+    started = time.monotonic()
+    clip = decode_clip(path, FRAMES, SIDE, full_frame, "bicubic", ClipLimits(decode_s=600))
+    seconds = time.monotonic() - started
     peak = resident_mb("VmHWM")
     return {
         "peak_mb": round(peak - before, 1),
@@ -85,14 +87,14 @@ def read_clip(path: Path) -> dict[str, float]:
 
 
 def measure(folder: Path) -> dict[str, float]:
-    """The clip is written to the folder, unless it is there."""
+    """Figures of one run; the video is written to the folder first, unless it exists there."""
     path = folder / "ten_minutes_720p.mp4"
     if not path.exists():
         write_clip(path)
-    with multiprocessing.get_context("spawn").Pool(1) as fresh:
-        return fresh.apply(read_clip, (path,)) | {"frames": RATE * SECONDS}
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(read_clip, (path,)) | {"frames": RATE * SECONDS}
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as there:
-        print(json.dumps(measure(Path(there))))
+    with tempfile.TemporaryDirectory() as folder:
+        print(json.dumps(measure(Path(folder))))

@@ -1,31 +1,29 @@
-"""JPEG decoders compared on the gateway's task, bytes to 224 x 224 RGB: `make bench-decode`."""
+"""Compare JPEG decoders on the task of the gateway, bytes to 224 x 224 RGB: `make bench-decode`."""
 
+import argparse
 import importlib.util
 import io
 import math
 import statistics
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import simplejpeg
-from numpy.typing import NDArray
 from PIL import Image
 
 from foveate.core.model import InputSpec
-from foveate.gateway.media.image import decode_image
-from loadtests.report import table, write
+from foveate.gateway.media.image import Pixels, decode_image
+from loadtests.report import PACKAGES, RENDER_HELP, Figures, cell, read, render, table, write
 
 SIZES = {"640": (640, 480), "1920": (1920, 1080)}
 CROP, CROP_PCT, REPEATS = 224, 0.875, 201
-Pixels = NDArray[np.uint8]
 Decoder = Callable[[bytes], Pixels]
 
 
 def photograph(width: int, height: int, seed: int = 0) -> bytes:
-    """A JPEG (quality 90, 4:2:0) of noise at several scales with hard-edged shapes, as photographs have."""
+    """A JPEG (quality 90, 4:2:0) of noise at several scales with hard-edged shapes, like a photograph."""
     random = np.random.default_rng(seed)
     total = np.zeros((height, width, 3))
     for grain, weight in ((4, 2), (16, 4), (64, 8), (256, 16)):
@@ -43,29 +41,32 @@ def photograph(width: int, height: int, seed: int = 0) -> bytes:
 
 
 def scaled_size(width: int, height: int) -> tuple[int, int]:
-    """What the whole picture measures once its shorter side is resized."""
+    """Width and height of the full image after its shorter side is resized."""
     side, shorter = math.floor(CROP / CROP_PCT), min(width, height)
     return side * width // shorter, side * height // shorter
 
 
 def fit(image: Image.Image, width: int, height: int, shrink: int = 1) -> Pixels:
-    """The resize every Pillow-resizing candidate shares; (width, height) is the full picture's."""
+    """Resize with Pillow and crop; (width, height) is the size of the full image, before shrinking."""
     box: list[float] = []
-    for full, whole in zip((width, height), scaled_size(width, height), strict=True):
-        start = round((whole - CROP) / 2)
-        box += [start * full / whole / shrink, (start + CROP) * full / whole / shrink]
-    view = box[0], box[2], box[1], box[3]
-    return np.asarray(image.resize((CROP, CROP), Image.Resampling.BICUBIC, view))
+    for full, scaled in zip((width, height), scaled_size(width, height), strict=True):
+        start = round((scaled - CROP) / 2)
+        box += [start * full / scaled / shrink, (start + CROP) * full / scaled / shrink]
+    crop = box[0], box[2], box[1], box[3]
+    return np.asarray(image.resize((CROP, CROP), Image.Resampling.BICUBIC, crop))
 
 
 def shrink_for(width: int, height: int, margin: float) -> int:
-    """The power of two by which a decoder may shrink, leaving `margin` times what the resize needs."""
-    room = min(full / whole for full, whole in zip((width, height), scaled_size(width, height), strict=True))
-    return next((n for n in (8, 4, 2) if n * margin <= room), 1)
+    """The power of two by which a decoder may shrink and still keep `margin` times the size that the resize
+    needs."""
+    factor = min(
+        full / scaled for full, scaled in zip((width, height), scaled_size(width, height), strict=True)
+    )
+    return next((n for n in (8, 4, 2) if n * margin <= factor), 1)
 
 
 def pillow_full(data: bytes) -> Pixels:
-    """Pillow, every pixel decoded: the reference for accuracy."""
+    """Pillow without shrinking: the reference for accuracy."""
     image = Image.open(io.BytesIO(data))
     return fit(image, *image.size)
 
@@ -97,15 +98,15 @@ def with_opencv(data: bytes, margin: float = 2, area: bool = False) -> Pixels:
     pixels: Any = cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), flag), cv2.COLOR_BGR2RGB)
     if not area:
         return fit(Image.fromarray(pixels), width, height, n)
-    whole = scaled_size(pixels.shape[1], pixels.shape[0])
-    resized: Any = cv2.resize(pixels, whole, interpolation=cv2.INTER_AREA)
-    left, top = (round((side - CROP) / 2) for side in whole)
+    scaled = scaled_size(pixels.shape[1], pixels.shape[0])
+    resized: Any = cv2.resize(pixels, scaled, interpolation=cv2.INTER_AREA)
+    left, top = (round((side - CROP) / 2) for side in scaled)
     return np.ascontiguousarray(resized[top : top + CROP, left : left + CROP], np.uint8)
 
 
 def candidates() -> dict[str, Decoder]:
-    """By the name under which results are kept; OpenCV only where it is installed."""
-    found: dict[str, Decoder] = {
+    """The decoders by name; OpenCV only if it is installed."""
+    decoders: dict[str, Decoder] = {
         "pillow_full": pillow_full,
         "pillow_draft": pillow_draft,
         "pillow_draft_margin1": lambda data: pillow_draft(data, 1),
@@ -118,15 +119,15 @@ def candidates() -> dict[str, Decoder]:
         import cv2
 
         cv2.setNumThreads(1)
-        found["opencv"] = with_opencv
-        found["opencv_area"] = lambda data: with_opencv(data, area=True)
-    return found
+        decoders["opencv"] = with_opencv
+        decoders["opencv_area"] = lambda data: with_opencv(data, area=True)
+    return decoders
 
 
-def measure(decoders: dict[str, Decoder], data: bytes) -> dict[str, float]:
-    """Median milliseconds of this thread's processor time each, in interleaved rounds.
+def measure(decoders: dict[str, Decoder], data: bytes) -> Figures:
+    """Median milliseconds of processor time of this thread for each decoder, in interleaved rounds.
 
-    Processor time, because on a busy machine the wall clock mostly tells when the scheduler took over.
+    On a busy machine the wall clock mostly measures the operating system's scheduler.
     """
     times: dict[str, list[float]] = {name: [] for name in decoders}
     for _ in range(REPEATS + 3):
@@ -137,9 +138,10 @@ def measure(decoders: dict[str, Decoder], data: bytes) -> dict[str, float]:
     return {name: round(statistics.median(values[3:]), 3) for name, values in times.items()}
 
 
-def run() -> dict[str, float]:
-    """Flat: `<decoder>_<width>_ms`, then `_mad` and `_max`, the difference from a full Pillow decode."""
-    results: dict[str, float] = {}
+def run() -> Figures:
+    """Figures `<decoder>_<width>_ms`, `_mad` and `_max`: time, mean and maximum difference from a full Pillow
+    decode."""
+    results: Figures = {}
     for label, size in SIZES.items():
         data = photograph(*size)
         results[f"jpeg_{label}_bytes"] = len(data)
@@ -152,28 +154,37 @@ def run() -> dict[str, float]:
     return results
 
 
-def page(results: dict[str, float]) -> str:
-    """The same numbers for people."""
+def page(results: Figures) -> str:
+    """The Markdown page."""
+    suffix = "_640_ms"
+    names = [key.removesuffix(suffix) for key in results if key.endswith(suffix)]
     heads = [f"{w} x {h} {what}" for w, h in SIZES.values() for what in ("ms", "mean diff", "max diff")]
     keys = [f"{size}_{kind}" for size in SIZES for kind in ("ms", "mad", "max")]
-    rows = [[name, *(f"{results[f'{name}_{key}']:g}" for key in keys)] for name in candidates()]
-    versions = ", ".join(f"{name} {version(name)}" for name in ("pillow", "simplejpeg"))
+    rows = [[name, *(cell(results, f"{name}_{key}", "{:g}") for key in keys)] for name in names]
     return f"""# JPEG decoding
 
-From a drawn JPEG (quality 90, 4:2:0) to {CROP} x {CROP} RGB, crop_pct {CROP_PCT}, bicubic. Median of
-{REPEATS} interleaved rounds, processor time of one thread, {versions}. Differences
-are from a full
-Pillow decode with the same resize, in steps of 1/255. Scaled decodes keep at least twice what the
-resize needs, `margin1` just enough. `opencv_area` resizes with another filter than models expect.
-`make bench-decode` repeats it.
+Each decoder turns a synthetic JPEG (quality 90, 4:2:0) into {CROP} x {CROP} RGB with crop_pct {CROP_PCT} and
+bicubic resizing. Times are the median of {REPEATS} interleaved rounds, in processor time of one thread.
+Differences are from a full Pillow decode with the same resize, in steps of 1/255. Scaled decodes
+keep at least twice the size that the resize needs; `margin1` keeps just enough. `opencv_area` resizes with
+another filter than the one that models expect. `make bench-decode` repeats the bench.
 
-`gateway` is the server's `decode_image`: simplejpeg with limits and orientation. simplejpeg is about as
-fast as Pillow's draft mode; it is used because its strict mode refuses damaged data, which Pillow fills
-with grey. OpenCV's resize would be faster on small pictures and is not what checkpoints were made with.
+{table(["decoder", *heads], rows)}
 
-{table(["decoder", *heads], rows)}"""
+`gateway` is the `decode_image` of the server: simplejpeg with limits and orientation. It uses simplejpeg
+because its strict mode refuses damaged data, which Pillow fills with grey. It does not use the area resize of
+OpenCV, because checkpoints are not trained with that filter."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--render", action="store_true", help=RENDER_HELP)
+    if parser.parse_args().render:
+        print(render("decode", page(read("decode"))).read_text())
+        return
+    results = run()
+    print(write("decode", results, page(results), packages=("pillow", "simplejpeg", *PACKAGES)).read_text())
 
 
 if __name__ == "__main__":
-    measured = run()
-    print(write("decode", measured, page(measured)).read_text())
+    main()

@@ -1,4 +1,4 @@
-"""A bare FastAPI application, what the overhead is measured against: `python -m loadtests.echo PORT`."""
+"""A bare FastAPI application, the baseline of the overhead bench: `python -m loadtests.echo PORT`."""
 
 import sys
 
@@ -10,12 +10,13 @@ app = FastAPI()
 
 @app.post("/echo")
 async def echo(request: Request) -> dict[str, int]:
-    """Read the body and say how long it was."""
+    """Read the body and answer with its length."""
     return {"bytes": len(await request.body())}
 
 
 @app.get("/readyz")
 async def readyz() -> dict[str, str]:
+    """Ready as soon as it answers."""
     return {"status": "ready"}
 
 

@@ -1,4 +1,4 @@
-"""The real gateway and engine around a model that does nothing: `python -m loadtests.noop PORT [--ray]`."""
+"""The gateway and the engine with a model that does nothing: `python -m loadtests.noop PORT [--ray]`."""
 
 import argparse
 import time
@@ -22,23 +22,25 @@ ANSWER = Result(np.array([0.5, 0.25, 0.125, 0.0625, 0.0625], np.float32), 1, 1, 
 
 
 class NoopRunner:
-    """Takes the bytes as they came and always answers the same."""
+    """A Runner that accepts any bytes and returns a constant answer."""
 
-    def __init__(self, waits_s: float = 0.0, max_batch: int = 32) -> None:
-        """waits_s: seconds of a batch, in which the processor does something else."""
-        self.waits_s, self.max_batch = waits_s, max_batch
-        rung = Rung(FULL, 0.0, 1, 1.0, {1: waits_s, max_batch: waits_s} if waits_s else None)
+    def __init__(self, wait_s: float = 0.0, max_batch: int = 32) -> None:
+        """wait_s: seconds that a batch sleeps, without using the processor."""
+        self.wait_s, self.max_batch = wait_s, max_batch
+        rung = Rung(FULL, 0.0, 1, 1.0, {1: wait_s, max_batch: wait_s} if wait_s else None)
         self.card = ModelCard("noop", "does nothing", FULL, ("a", "b", "c", "d", "e"), 0, None, (rung,))
 
     def check(self, plan: Plan) -> None:
-        pass
+        """Accepts every plan."""
 
     def stack(self, media: Sequence[Any], plan: Plan) -> int:
+        """The batch is its own size."""
         return len(media)
 
     def run(self, batch: int, plan: Plan) -> list[Result | Exception]:
-        if self.waits_s:
-            time.sleep(self.waits_s)
+        """Sleep for wait_s and answer each item with ANSWER."""
+        if self.wait_s:
+            time.sleep(self.wait_s)
         return [ANSWER] * batch
 
 
@@ -46,8 +48,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m loadtests.noop", description=__doc__)
     parser.add_argument("port", type=int)
     parser.add_argument("--ray", action="store_true", help="run on Ray Serve")
-    parser.add_argument("--replicas", type=int, default=1, help="on Ray")
-    parser.add_argument("--waits-ms", type=float, default=0.0, help="that a batch takes")
+    parser.add_argument("--replicas", type=int, default=1, help="number of Ray replicas")
+    parser.add_argument("--waits-ms", type=float, default=0.0, help="milliseconds that a batch sleeps")
     parser.add_argument("--max-batch", type=int, default=32)
     options = parser.parse_args()
     settings = Settings(port=options.port, models=("noop",), replicas=options.replicas)

@@ -1,4 +1,4 @@
-"""What serving costs on top of the model: `make bench-overhead`."""
+"""Measure the overhead of serving a model: `make bench-overhead`."""
 
 import argparse
 import asyncio
@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,18 +23,28 @@ from foveate.core.plan import Precision
 from foveate.gateway.media.image import decode_image
 from foveate.models.loading.load import load
 from foveate.models.runners.image import TorchRunner
-from loadtests.closed_loop import LoopResult, drive, request_bytes
-from loadtests.report import UNCACHED, table, write
+from loadtests.closed_loop import ClosedLoopResult, drive, request_bytes
+from loadtests.report import (
+    RENDER_HELP,
+    UNCACHED,
+    Figures,
+    Goal,
+    cell,
+    goal_table,
+    read,
+    render,
+    table,
+    write,
+)
 
 MODEL = "random:vit_small_patch16_224"
 CONCURRENCY = (1, 8, 32)
 RAW_BATCH = 8
-"""Of the raw loop at most: larger ones are slower on a processor."""
-Figures = dict[str, float]
+"""Maximum batch size of the raw loop: larger batches are slower on a CPU."""
 
 
-def picture(size_bytes: int = 108_000) -> bytes:
-    """A 640x480 JPEG of about this size: smooth shapes under noise, as photographs are."""
+def sample_jpeg(size_bytes: int = 108_000) -> bytes:
+    """A 640x480 JPEG of about this size: smooth shapes with noise, like a photograph."""
     rng = np.random.default_rng(0)
     coarse = Image.fromarray(rng.integers(0, 255, (12, 16, 3), np.uint8)).resize(
         (640, 480), Image.Resampling.BICUBIC
@@ -50,31 +60,34 @@ def picture(size_bytes: int = 108_000) -> bytes:
 
 
 def fast_precision() -> Precision:
-    """bfloat16 where the processor computes in it, as a trained model would be served."""
+    """bf16 if the processor has bfloat16 instructions, else fp32."""
     info = Path("/proc/cpuinfo")
     flags = info.read_text() if info.exists() else ""
     return "bf16" if "avx512_bf16" in flags or "amx_bf16" in flags else "fp32"
 
 
-def raw_loop(runner: TorchRunner, jpeg: bytes, concurrency: int, seconds: float) -> LoopResult:
-    """Decode and forward with nothing around them, in batches as large as that concurrency allows."""
-    result, spec = LoopResult(), runner.card.input
+def raw_loop(runner: TorchRunner, jpeg: bytes, concurrency: int, seconds: float) -> ClosedLoopResult:
+    """Decode and forward in a loop, in batches of min(concurrency, RAW_BATCH)."""
+    result, spec = ClosedLoopResult(), runner.card.input
     if spec is None:
-        raise ValueError("the model takes no pictures")
+        raise ValueError("the model takes no images")
     started = time.perf_counter()
     while time.perf_counter() - started < seconds:
-        begun = time.perf_counter()
+        batch_started = time.perf_counter()
         batch = min(concurrency, RAW_BATCH)
         pixels = [decode_image(jpeg, spec, runner.full.image_size, 10**8) for _ in range(batch)]
         runner.run(runner.stack(pixels, runner.full), runner.full)
-        result.latencies_s += [time.perf_counter() - begun] * batch
+        result.latencies_s += [time.perf_counter() - batch_started] * batch
     result.seconds = time.perf_counter() - started
     return result
 
 
 @contextmanager
 def served(*command: str) -> Iterator[int]:
-    """A server in a process of its own, ready; ended by its pid."""
+    """Run `python -m COMMAND` as a server in a separate process and yield its port once it is ready.
+
+    `{port}` in an argument stands for the port. Raises SystemExit if the server does not become ready.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -90,18 +103,20 @@ def served(*command: str) -> Iterator[int]:
 
 
 def wait_ready(port: int, process: subprocess.Popen[bytes], limit_s: float = 120) -> None:
+    """Wait until /readyz answers 200. Raises SystemExit after `limit_s` or if the process ends."""
     until = time.monotonic() + limit_s
     while time.monotonic() < until and process.poll() is None:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as answer:
-                if answer.status == 200:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as response:
+                if response.status == 200:
                     return
         except (urllib.error.URLError, ConnectionError):
             time.sleep(0.1)
-    raise SystemExit("the server did not become ready")
+    raise SystemExit(f"the server on port {port} did not become ready within {limit_s:g} s")
 
 
-def load_server(port: int, path: str, jpeg: bytes, concurrency: int, seconds: float) -> LoopResult:
+def load_server(port: int, path: str, jpeg: bytes, concurrency: int, seconds: float) -> ClosedLoopResult:
+    """Drive a server in a closed loop. Raises SystemExit if a request fails."""
     result = asyncio.run(drive(port, request_bytes(path, jpeg), concurrency, seconds))
     if result.failures:
         raise SystemExit(f"{result.failures} requests failed at concurrency {concurrency}")
@@ -109,7 +124,7 @@ def load_server(port: int, path: str, jpeg: bytes, concurrency: int, seconds: fl
 
 
 def model_round(runner: TorchRunner, port: int, jpeg: bytes, seconds: float) -> Figures:
-    """Raw loop and server side by side at each concurrency."""
+    """One round: the raw loop and then the server, at each concurrency."""
     figures: Figures = {}
     for c in CONCURRENCY:
         raw = raw_loop(runner, jpeg, c, seconds)
@@ -124,27 +139,29 @@ def model_round(runner: TorchRunner, port: int, jpeg: bytes, seconds: float) -> 
 
 
 def noop_round(noop_port: int, echo_port: int, jpeg: bytes, seconds: float) -> Figures:
-    """The no-op model against the bare application, at 32 connections and at one."""
+    """One round: the no-op model and the bare application, at 32 connections and at 1."""
     echo = load_server(echo_port, "/echo", jpeg, 32, seconds)
     noop = load_server(noop_port, "/classify", jpeg, 32, seconds)
-    lone_echo = load_server(echo_port, "/echo", jpeg, 1, 2)
-    lone_noop = load_server(noop_port, "/classify", jpeg, 1, 2)
+    single_echo = load_server(echo_port, "/echo", jpeg, 1, 2)
+    single_noop = load_server(noop_port, "/classify", jpeg, 1, 2)
     return {
         "noop_rps": noop.per_second,
         "fastapi_rps": echo.per_second,
         "noop_ratio_fastapi": noop.per_second / echo.per_second,
-        "noop_p50_ms_c1": lone_noop.p50_ms,
-        "fastapi_p50_ms_c1": lone_echo.p50_ms,
+        "noop_p50_ms_c1": single_noop.p50_ms,
+        "fastapi_p50_ms_c1": single_echo.p50_ms,
     }
 
 
-def medians(rounds: list[Figures]) -> Figures:
-    return {key: round(statistics.median(r[key] for r in rounds), 4) for key in rounds[0]}
+def medians(rounds: Sequence[Figures]) -> Figures:
+    """The median of each figure over the rounds that have it."""
+    keys = dict.fromkeys(key for figures in rounds for key in figures)
+    return {key: round(statistics.median(f[key] for f in rounds if key in f), 4) for key in keys}
 
 
 def measure(precision: Precision, repeats: int, seconds: float) -> Figures:
-    """All figures, medians over the repeats. The model's round ends before the no-op's begins."""
-    jpeg = picture()
+    """All figures, as medians over `repeats` rounds; the rounds of the no-op model come second."""
+    jpeg = sample_jpeg()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     runner = load(MODEL, precision)
     serve = ("foveate.gateway.cli", "serve", "--model", MODEL, "--precision", precision, "--port", "{port}")
@@ -157,45 +174,74 @@ def measure(precision: Precision, repeats: int, seconds: float) -> Figures:
     return medians(model) | medians(light)
 
 
-def page(f: Figures, precision: str, repeats: int, seconds: float, rows: list[list[str]]) -> str:
-    """The Markdown beside the JSON."""
-    return f"""# What serving costs
+GOALS = (
+    Goal("p50 added to one request at a time, ms", "added_p50_ms_c1", "at most", 3, "{:.2f}"),
+    Goal("throughput at 32 connections, relative to the raw loop", "throughput_ratio_c32", "at least", 0.95,
+         "{:.3f}"),
+    Goal("no-op model at 32 connections, relative to the bare application", "noop_ratio_fastapi", "at least",
+         0.6, "{:.0%}", "{:.0%}"),
+)  # fmt: skip
 
-ViT-S/16 geometry with random weights in {precision}; a 640x480 JPEG of {len(picture()) // 1000} kB in,
-top 5 out. The raw loop decodes and runs batches of min(concurrency, {RAW_BATCH}) in one process with no HTTP.
-The server is `foveate serve` in another process, driven over keep-alive connections by a closed-loop
-client that shares the machine's cores with it; nothing is subtracted for the client. Each figure is
-the median of {repeats} interleaved rounds of {seconds:g} s. `make bench-overhead` repeats it.
 
-{table(["concurrency", "raw loop /s", "server /s", "ratio", "server p50 ms"], rows)}
+def page(figures: Figures) -> str:
+    """The Markdown page."""
+    model_rows = [
+        [str(c), cell(figures, f"raw_per_s_c{c}", "{:.1f}"), cell(figures, f"server_per_s_c{c}", "{:.1f}"),
+         cell(figures, f"throughput_ratio_c{c}", "{:.3f}"), cell(figures, f"raw_p50_ms_c{c}", "{:.2f}"),
+         cell(figures, f"server_p50_ms_c{c}", "{:.2f}")]
+        for c in CONCURRENCY
+    ]  # fmt: skip
+    light_rows = [
+        ["Foveate with the no-op model", cell(figures, "noop_rps", "{:.0f}"),
+         cell(figures, "noop_p50_ms_c1", "{:.2f}")],
+        ["bare FastAPI application", cell(figures, "fastapi_rps", "{:.0f}"),
+         cell(figures, "fastapi_p50_ms_c1", "{:.2f}")],
+    ]  # fmt: skip
+    return f"""# Serving overhead
 
-A lone request: {f["server_p50_ms_c1"]:.2f} ms at the client against {f["raw_p50_ms_c1"]:.2f} ms raw,
-{f["added_p50_ms_c1"]:.2f} ms added as the median of the rounds' differences (goal: at most 3).
+The server is `foveate serve` with ViT-S/16 and random weights, in a separate process. A closed-loop client
+sends one 640x480 JPEG of {len(sample_jpeg()) // 1000} kB over keep-alive connections and asks for the top 5
+classes. The raw loop is the baseline: it decodes and runs batches of min(connections, {RAW_BATCH}) in one
+process without HTTP. The client shares the cores with the server, and nothing is subtracted for it. Each
+figure is the median of interleaved rounds; the added p50 is the median of the differences of the rounds.
+`make bench-overhead` repeats the bench.
 
-At 8 connections the server gives some speed away for latency: when a batch ends, the first client to
-come back is served alone and at once, so that batches of 1 and of 7 take turns where the raw loop
-always runs 8 (goal at 32: a ratio of at least 0.95).
+## Goals
 
-A model that does nothing, through the whole gateway and engine, 32 connections: {f["noop_rps"]:.0f}
-requests/s, {f["noop_ratio_fastapi"]:.0%} of a bare FastAPI application that reads the body
-({f["fastapi_rps"]:.0f}; goal: at least 60%). A lone one takes {f["noop_p50_ms_c1"]:.2f} ms against
-{f["fastapi_p50_ms_c1"]:.2f} ms."""
+{goal_table(GOALS, figures)}
+
+## A model
+
+{table(["connections", "raw loop /s", "server /s", "ratio", "raw p50 ms", "server p50 ms"], model_rows)}
+
+At 8 connections the server trades throughput for latency. When a batch ends, the first client that sends its
+next request is served at once and alone, so batches of 1 and of 7 alternate. The raw loop always runs batches
+of {RAW_BATCH}.
+
+## A model that does nothing
+
+The whole gateway and engine with a no-op model, and a bare FastAPI application that reads the body.
+
+{table(["server", "requests/s at 32 connections", "p50 ms at 1 connection"], light_rows)}"""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=12.0)
-    parser.add_argument("--precision", default=fast_precision())
+    parser.add_argument("--repeats", type=int, default=3, help="rounds (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=12.0, help="of each run (default: %(default)s)")
+    parser.add_argument("--precision", default=fast_precision(), help="of the model (default: %(default)s)")
+    parser.add_argument("--render", action="store_true", help=RENDER_HELP)
     args = parser.parse_args()
+    if args.render:
+        print(render("overhead", page(read("overhead"))).read_text())
+        return
     figures = measure(args.precision, args.repeats, args.seconds)
-    rows = [
-        [str(c), f"{figures[f'raw_per_s_c{c}']:.1f}", f"{figures[f'server_per_s_c{c}']:.1f}",
-         f"{figures[f'throughput_ratio_c{c}']:.3f}", f"{figures[f'server_p50_ms_c{c}']:.1f}"]
-        for c in CONCURRENCY
-    ]  # fmt: skip
-    body = page(figures, args.precision, args.repeats, args.seconds, rows)
-    print(write("overhead", figures, body).read_text())
+    settings = {
+        "precision": args.precision,
+        "rounds": f"{args.repeats}",
+        "seconds per run": f"{args.seconds:g}",
+    }
+    print(write("overhead", figures, page(figures), settings).read_text())
 
 
 if __name__ == "__main__":

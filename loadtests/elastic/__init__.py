@@ -1,1 +1,1 @@
-"""What elastic compute is worth: `make bench-elastic`."""
+"""Measure the elastic axes of the shipped models: `make bench-elastic`."""

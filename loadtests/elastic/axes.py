@@ -1,4 +1,4 @@
-"""Exits, heads and stitches of the shipped family: what each is worth, measured and not only counted."""
+"""Accuracy, GFLOPs and time of exits, heads, stitches and sizes of the shipped models."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ AXES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Axis:
+class AxisPoint:
     """One plan along an axis."""
 
     plan: str
@@ -35,33 +35,34 @@ class Axis:
     speedup: float
 
 
-def walk(runner: TorchRunner, rounds: int) -> list[Axis]:
-    """Every axis at a few settings, in the runner's precision; full comes first."""
+def measure_axes(runner: TorchRunner, rounds: int) -> list[AxisPoint]:
+    """Each axis at several settings, in the precision of the runner; full is the first point."""
     plans = {"full": runner.full, **{text: Plan.parse(text, runner.full) for text in AXES}}
     pixels = list(heldout().pixels(runner.full.image_size))
     batch = runner.stack([pixels[i] for i in range(0, len(pixels), len(pixels) // 8)][:8], runner.full)
     seconds = interleaved(runner, plans, batch, rounds)
-    found = []
+    points = []
     for text in plans:
         point = measured(runner, text, text)
-        found.append(Axis(text, point.top1, point.gflops, ratio(seconds["full"], seconds[text])))
-    return found
+        points.append(AxisPoint(text, point.top1, point.gflops, ratio(seconds["full"], seconds[text])))
+    return points
 
 
 @torch.inference_mode()
 def calibration_errors(runner: TorchRunner) -> dict[int, tuple[float, float]]:
-    """Top-1 and expected calibration error of every head on the held-out scenes, the final one last."""
+    """Top-1 and expected calibration error of each head on the held-out scenes, by block; the final head is
+    last."""
     scenes, model = heldout(), runner.models[runner.full.variant]
     pixels = list(scenes.pixels(runner.full.image_size))
-    said: dict[int, list[torch.Tensor]] = {}
+    logits_of: dict[int, list[torch.Tensor]] = {}
     for first in range(0, len(pixels), CHUNK):
         batch = runner.stack(pixels[first : first + CHUNK], runner.full)
         images = runner.preprocess(batch, runner.full.image_size)
         for after, logits in answers(model, images, create("none", model)).items():
-            said.setdefault(after, []).append(logits.cpu())
+            logits_of.setdefault(after, []).append(logits.cpu())
     labels = torch.from_numpy(np.asarray(scenes.targets))
     errors = {}
-    for after, parts in said.items():
+    for after, parts in logits_of.items():
         logits = torch.cat(parts)
         top1 = float((logits.argmax(1) == labels).float().mean())
         errors[after] = (top1, ece(logits.softmax(1), labels))
@@ -69,9 +70,9 @@ def calibration_errors(runner: TorchRunner) -> dict[int, tuple[float, float]]:
 
 
 @torch.inference_mode()
-def waste(runner: TorchRunner, specs: Sequence[str], batch_size: int = 8) -> dict[str, float]:
-    """Share of token slots that held padding under ATS, in batches of 8 held-out scenes."""
-    found = {}
+def padding_shares(runner: TorchRunner, specs: Sequence[str], batch_size: int = 8) -> dict[str, float]:
+    """Share of token slots that hold padding with ATS, by reducer, on 160 held-out scenes."""
+    padding = {}
     pixels = list(heldout().pixels(runner.full.image_size))[:160]
     for spec in specs:
         plan = Plan.parse(spec, runner.full)
@@ -84,5 +85,5 @@ def waste(runner: TorchRunner, specs: Sequence[str], batch_size: int = 8) -> dic
             out: TrunkOutput = model(images, steps)
             if out.after is not None:
                 shares.append(padding_waste(out.after))
-        found[spec] = float(np.mean(shares))
-    return found
+        padding[spec] = float(np.mean(shares))
+    return padding

@@ -20,18 +20,18 @@ ARGUMENTS = {
 
 
 def gflops(model: ElasticViT, spec: str, image_size: int) -> float:
-    """What a picture costs at most under this reducer."""
+    """Maximum GFLOPs per image with this reducer. Raises BadPlan if the model cannot run it."""
     steps = ResolvedPlan(create(spec, model), model.config.depth)
     return flops(model, image_size, steps, steps.depth)
 
 
 def closest(model: ElasticViT, name: str, target: float, image_size: int) -> str | None:
-    """The reducer with the argument that comes closest to `target` GFLOPs; None where it cannot run."""
-    found: dict[str, float] = {}
+    """The reducer with the argument closest to `target` GFLOPs; None if the model cannot run it."""
+    distances: dict[str, float] = {}
     for argument in ARGUMENTS[name]:
         spec = f"{name}:{argument}"
         try:
-            found[spec] = abs(gflops(model, spec, image_size) - target)
+            distances[spec] = abs(gflops(model, spec, image_size) - target)
         except BadPlan:
             continue
-    return min(found, key=lambda spec: found[spec]) if found else None
+    return min(distances, key=lambda spec: distances[spec]) if distances else None

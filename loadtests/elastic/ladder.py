@@ -1,4 +1,4 @@
-"""The default ladder of a model, measured again: latency beside top-1, and what content adds."""
+"""Measure the default ladder of a model again: latency, top-1, and the gain of content plans."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -15,120 +15,130 @@ from foveate.models.runners.image import TorchRunner
 from foveate.models.zoo.heldout import heldout
 
 BATCH, SMALL_BATCH = 32, 8
-PICTURES = 96
+IMAGES = 96
 
 Seconds = dict[tuple[str, int], list[float]]
-"""Of a batch by plan and batch size, one figure a round."""
+"""Seconds per batch, by plan and batch size; one value per round."""
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """One plan, on pictures that the content rungs have not learnt from."""
+class LadderPoint:
+    """One plan, on images that the content router was not trained on."""
 
     plan: str
     top1: float
     gflops: float
     ms: float
-    """Milliseconds a picture in batches of BATCH, the median over rounds."""
+    """Milliseconds per image in batches of BATCH, the median over rounds."""
     speedup: float
-    """Over full, as the median of ratios inside a round."""
+    """Over full, as the median of the ratios within a round."""
     ms_small: float
-    """Milliseconds a picture in batches of SMALL_BATCH."""
+    """Milliseconds per image in batches of SMALL_BATCH."""
     speedup_small: float
 
 
-def unseen(runner: TorchRunner, seed: int) -> list[int]:
-    """The half of the held-out scenes that `foveate profile` judged on."""
+def unseen(seed: int) -> list[int]:
+    """Indices of the half of the held-out scenes that `foveate profile` evaluates on."""
     every = np.random.default_rng(seed).permutation(len(heldout()))
     return sorted(every[len(every) // 2 :].tolist())
 
 
-def measure(runner: TorchRunner, seed: int, rounds: int) -> list[Step]:
-    """Every fixed rung of the ladder, and every certainty of content, cheapest first."""
+def measure(runner: TorchRunner, seed: int, rounds: int) -> list[LadderPoint]:
+    """All fixed rungs of the ladder and all content plans, the fastest first."""
     scenes, full = heldout(), runner.full
-    indices = unseen(runner, seed)
-    pixels = [picture for i, picture in enumerate(scenes.pixels(full.image_size)) if i in set(indices)]
+    indices = unseen(seed)
+    pixels = [image for i, image in enumerate(scenes.pixels(full.image_size)) if i in set(indices)]
     targets = scenes.targets[indices]
     plans = {rung.plan.relative_to(full): rung.plan for rung in runner.card.ladder}
     plans |= {f"content:{c}": runner.card.plan(f"content:{c}") for c in CERTAINTIES}
     seconds = _seconds(runner, plans, pixels, rounds)
-    steps = []
+    points = []
     for name, plan in plans.items():
-        right, gflops = _answers(runner, plan, pixels, targets)
+        top1, gflops = _evaluate(runner, plan, pixels, targets)
         times = [_speed(seconds, name, size) for size in (BATCH, SMALL_BATCH)]
-        steps.append(Step(name, right, gflops, *times[0], *times[1]))
-    return sorted(steps, key=lambda step: step.ms)
+        points.append(LadderPoint(name, top1, gflops, *times[0], *times[1]))
+    return sorted(points, key=lambda point: point.ms)
 
 
 def _speed(seconds: Seconds, plan: str, size: int) -> tuple[float, float]:
-    """Milliseconds a picture, and how many times faster than full."""
+    """Milliseconds per image, and the speed-up over full."""
     full, own = seconds["full", size], seconds[plan, size]
-    faster = statistics.median(a / b for a, b in zip(full, own, strict=True))
-    return 1e3 * statistics.median(own) / size, faster
+    speedup = statistics.median(a / b for a, b in zip(full, own, strict=True))
+    return 1e3 * statistics.median(own) / size, speedup
 
 
 def _seconds(
     runner: TorchRunner, plans: Mapping[str, Plan], pixels: Sequence[NDArray[np.uint8]], rounds: int
 ) -> Seconds:
-    """Mean seconds of a batch, round by round, over the same pictures for every plan."""
+    """Mean seconds per batch in each round; all plans of a round run the same images."""
     seconds: Seconds = {(name, size): [] for name in plans for size in (BATCH, SMALL_BATCH)}
     for number in range(rounds + 1):
-        drawn = np.random.default_rng(number).permutation(len(pixels))[:PICTURES]
-        chosen = [pixels[index] for index in drawn]
-        for (name, size), found in seconds.items():
-            found.append(seconds_each(runner, plans[name], chosen, size))
-    return {key: found[1:] for key, found in seconds.items()}  # the first round warmed up
+        indices = np.random.default_rng(number).permutation(len(pixels))[:IMAGES]
+        chosen = [pixels[index] for index in indices]
+        for (name, size), values in seconds.items():
+            values.append(seconds_each(runner, plans[name], chosen, size))
+    return {key: values[1:] for key, values in seconds.items()}  # the first round is the warm-up
 
 
-def _answers(
+def _evaluate(
     runner: TorchRunner, plan: Plan, pixels: Sequence[NDArray[np.uint8]], targets: NDArray[np.int64]
 ) -> tuple[float, float]:
     """Top-1 and mean GFLOPs."""
-    right, gflops = 0, 0.0
+    correct, gflops = 0, 0.0
     for first in range(0, len(pixels), BATCH):
         results = runner.run(runner.stack(pixels[first : first + BATCH], plan), plan)
         for result, target in zip(results, targets[first : first + BATCH], strict=True):
             if not isinstance(result, Exception):
-                right += int(result.scores.argmax() == target)
+                correct += int(result.scores.argmax() == target)
                 gflops += result.gflops
-    return right / len(pixels), gflops / len(pixels)
+    return correct / len(pixels), gflops / len(pixels)
 
 
-Points = Sequence[tuple[float, float]]
-"""Milliseconds a picture and top-1 of rungs that are the same for every picture."""
+Curve = Sequence[tuple[float, float]]
+"""Milliseconds per image and top-1 of fixed rungs."""
 
 
-def best_fixed(fixed: Points, ms: float) -> float:
-    """Top-1 of the best that takes no longer."""
+def best_fixed(fixed: Curve, ms: float) -> float:
+    """Top-1 of the best rung that takes at most `ms`; 0 if there is none."""
     return max((top1 for cost, top1 in fixed if cost <= ms), default=0.0)
 
 
-def mixed(fixed: Points, ms: float) -> float:
-    """Top-1 of the best random assignment of two of them with this mean latency."""
+def fastest_near_full(points: Sequence[LadderPoint]) -> LadderPoint:
+    """The fastest of these plans within a point of the accuracy of full, which is one of them."""
+    full = next(point for point in points if point.plan == "full")
+    return max((p for p in points if p.top1 >= full.top1 - 0.01), key=lambda point: point.speedup)
+
+
+def mixed(fixed: Curve, ms: float) -> float:
+    """Top-1 of the best random choice between two rungs with the mean latency `ms`."""
     best = best_fixed(fixed, ms)
-    for cheap, low in fixed:
-        for dear, high in fixed:
-            if cheap <= ms < dear:
-                best = max(best, low + (ms - cheap) / (dear - cheap) * (high - low))
+    for fast_ms, fast_top1 in fixed:
+        for slow_ms, slow_top1 in fixed:
+            if fast_ms <= ms < slow_ms:
+                share = (ms - fast_ms) / (slow_ms - fast_ms)
+                best = max(best, fast_top1 + share * (slow_top1 - fast_top1))
     return best
 
 
-def draw(steps: Sequence[Step], path: Path) -> None:
-    """Top-1 over latency: fixed rungs joined by a line, content-chosen ones above it."""
+def draw(points: Sequence[LadderPoint], path: Path) -> None:
+    """Write a plot of top-1 over latency: one line for fixed rungs, one for content plans."""
     import matplotlib.pyplot as plt
 
     figure, axis = plt.subplots(figsize=(7.5, 4.6), layout="constrained")
-    for label, colour, mark in (("fixed rungs", "#0072B2", "o"), ("content picks", "#D55E00", "^")):
-        found = [s for s in steps if ("content" in s.plan) == (mark == "^")]
-        axis.plot(
-            [s.ms for s in found], [100 * s.top1 for s in found], marker=mark, color=colour, label=label
-        )
-        for step in found:
-            where, side = ((5, -9), "left") if mark == "o" else ((-6, 3), "right")
+    for label, colour, mark in (("fixed rungs", "#0072B2", "o"), ("content plans", "#D55E00", "^")):
+        line = [p for p in points if ("content" in p.plan) == (mark == "^")]
+        axis.plot([p.ms for p in line], [100 * p.top1 for p in line], marker=mark, color=colour, label=label)
+        for point in line:
+            offset, side = ((5, -9), "left") if mark == "o" else ((-6, 3), "right")
             axis.annotate(
-                step.plan, (step.ms, 100 * step.top1), where, textcoords="offset points", fontsize=7, ha=side
+                point.plan,
+                (point.ms, 100 * point.top1),
+                offset,
+                textcoords="offset points",
+                fontsize=7,
+                ha=side,
             )
-    axis.set(xlabel=f"milliseconds a picture, in batches of {BATCH}", ylabel="top-1, %", xscale="log")
+    axis.set(xlabel=f"milliseconds per image, in batches of {BATCH}", ylabel="top-1, %", xscale="log")
     axis.xaxis.set_major_formatter("{x:g}")
     axis.xaxis.set_minor_formatter("{x:g}")
     axis.grid(alpha=0.3, which="both")

@@ -1,4 +1,4 @@
-"""Each reducer on DeiT-S: the paper's GFLOPs beside ours, and what the GFLOPs are worth in time."""
+"""Reducers on DeiT-S: published GFLOPs, our GFLOPs, and the speed-up."""
 
 import statistics
 import time
@@ -23,7 +23,7 @@ BATCH = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
+class PublishedSetting:
     """A setting that a paper reports for DeiT-S at 224x224."""
 
     spec: str
@@ -32,30 +32,31 @@ class Published:
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
-    """The same setting here."""
+class Comparison:
+    """The same setting, measured here."""
 
-    published: Published
+    published: PublishedSetting
     gflops: float
     speedup: float
-    """Full's latency over this one's, batch of 8."""
+    """Latency of full over latency of the setting, in batches of BATCH."""
     predicted: float
-    """Full's GFLOPs over this one's."""
+    """GFLOPs of full over GFLOPs of the setting."""
     deciding: float
-    """Share of the forward that went into the reducer's decisions and moving tokens by them."""
+    """Share of the forward in which the reducer decides and tokens are moved."""
 
     @property
     def error(self) -> float:
+        """Relative difference from the published GFLOPs."""
         return abs(self.gflops - self.published.gflops) / self.published.gflops
 
     @property
     def kept(self) -> float:
-        """Share of the predicted speed-up that was measured."""
+        """Measured speed-up over predicted speed-up."""
         return self.speedup / self.predicted
 
 
 def random_deit() -> TorchRunner:
-    """DeiT-S's shape with random weights: what it costs does not depend on what it has learnt."""
+    """The shape of DeiT-S with random weights: its cost does not depend on the weights."""
     torch.manual_seed(0)
     state = {k: torch.randn_like(v) * 0.02 for k, v in ElasticViT(DEIT_S).state_dict().items()}
     precision: Precision = "bf16" if torch.backends.cpu.get_cpu_capability().startswith("AVX512") else "fp32"
@@ -63,29 +64,29 @@ def random_deit() -> TorchRunner:
     return TorchRunner(attach(CheckpointCard("deit-s", DEIT_S), state, "deit-s"), precision, device)
 
 
-def compare(settings: tuple[Published, ...], rounds: int) -> Iterator[Compared]:
-    """Measure every setting against full, interleaved."""
+def compare(settings: tuple[PublishedSetting, ...], rounds: int) -> Iterator[Comparison]:
+    """Measure each setting against full, in interleaved rounds."""
     runner = random_deit()
     full = runner.full
     plans = {setting.spec: Plan.parse(setting.spec, full) for setting in settings}
     batch = runner.stack(_noise(BATCH), full)
     seconds = interleaved(runner, {"full": full, **plans}, batch, rounds)
-    cost = runner.card.ladder[-1].gflops
+    full_gflops = runner.card.ladder[-1].gflops
     for setting in settings:
         plan = plans[setting.spec]
         results = [r for r in runner.run(batch, plan) if not isinstance(r, Exception)]
         ours = statistics.mean(result.gflops for result in results)
         speedup = ratio(seconds["full"], seconds[setting.spec])
         deciding = deciding_share(runner, plan, batch)
-        yield Compared(setting, ours, speedup, cost / ours, deciding)
+        yield Comparison(setting, ours, speedup, full_gflops / ours, deciding)
 
 
 def _noise(count: int) -> list:  # type: ignore[type-arg]
     return list(torch.randint(0, 256, (count, 224, 224, 3), dtype=torch.uint8).numpy())
 
 
-class Timed(Reducer):
-    """A reducer that notes how long its decisions, and moving tokens by them, take."""
+class TimedReducer(Reducer):
+    """A reducer that measures the time of its decisions and of moving tokens."""
 
     def __init__(self, reducer: Reducer) -> None:
         self.reducer = reducer
@@ -94,23 +95,25 @@ class Timed(Reducer):
         self.deciding = self.moving = 0.0
 
     def needs(self, block: int) -> Needs | None:
+        """The needs of the wrapped reducer."""
         return self.reducer.needs(block)
 
     def after(self, tokens: int, prefix: int, depth: int) -> tuple[int, ...]:
+        """The schedule of the wrapped reducer."""
         return self.reducer.after(tokens, prefix, depth)
 
     def __call__(self, tokens: Tokens, attention: Attention, block: int) -> Assignment:
         started = _now()
-        decided = self.reducer(tokens, attention, block)
-        moment = _now()
-        tokens.apply(decided)
-        self.deciding += moment - started
-        self.moving += _now() - moment
-        return decided
+        assignment = self.reducer(tokens, attention, block)
+        decided = _now()
+        tokens.apply(assignment)
+        self.deciding += decided - started
+        self.moving += _now() - decided
+        return assignment
 
 
 def _now() -> float:
-    """Seconds, once the device has done what it was told to."""
+    """The time in seconds, after the device has finished its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
@@ -118,14 +121,14 @@ def _now() -> float:
 
 @torch.inference_mode()
 def deciding_share(runner: TorchRunner, plan: Plan, batch: Tensor, repeats: int = 5) -> float:
-    """Median share of a forward spent on deciding which tokens go on, and on moving them."""
+    """Median share of a forward in which the reducer decides and tokens are moved."""
     steps, model = runner.resolve(plan), runner.models[plan.variant]
     images = runner.preprocess(batch, plan.image_size)
     shares = []
     for _ in range(repeats + 1):
-        timed = Timed(steps.reducer)
+        timed = TimedReducer(steps.reducer)
         started = _now()
         model(images, ResolvedPlan(timed, steps.depth))
-        total = _now() - started - timed.moving  # they were moved twice, once of it to be timed
+        total = _now() - started - timed.moving  # the tokens are moved a second time to measure that time
         shares.append((timed.deciding + timed.moving) / total)
     return statistics.median(shares[1:])

@@ -1,4 +1,4 @@
-"""Compare the speed of plans on a machine that is shared and noisy."""
+"""Compare the speed of plans on a shared machine."""
 
 import statistics
 import time
@@ -13,10 +13,10 @@ from foveate.models.runners.image import TorchRunner
 def interleaved(
     runner: TorchRunner, plans: Mapping[str, Plan], batch: Tensor, rounds: int, repeats: int = 3
 ) -> dict[str, list[float]]:
-    """Seconds a batch takes under each plan, one figure a round; every round times every plan.
+    """Seconds per batch for each plan, one value per round; each round measures all plans.
 
-    A noisy minute then hits all plans alike, and ratios inside a round stay meaningful. The best of
-    `repeats` stands for a round: what a neighbour on the machine costs only ever adds.
+    Other load on the machine then affects all plans of a round, so ratios within a round stay valid. A round
+    counts the fastest of `repeats`, because other load only ever adds time.
     """
     for plan in plans.values():
         runner.run(batch, plan)
@@ -28,7 +28,7 @@ def interleaved(
 
 
 def ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
-    """How many times faster, as the median over rounds."""
+    """The speed-up, as the median over rounds."""
     return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
 
 

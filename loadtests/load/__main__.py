@@ -1,4 +1,4 @@
-"""The command: runs at one rate or several against a running server, and what came of them."""
+"""Run open-loop load tests against a running server and write their results."""
 
 import argparse
 import shlex
@@ -7,26 +7,28 @@ from pathlib import Path
 
 from foveate.core.errors import SetupError
 from loadtests.load.headless import run as run_headless
-from loadtests.load.job import add_options, album, chosen, job
-from loadtests.load.machine import more_files
+from loadtests.load.images import Catalogue
+from loadtests.load.load_test import LoadTest
+from loadtests.load.machine import raise_file_limit
 from loadtests.load.page import page
-from loadtests.load.pictures import Catalogue
-from loadtests.load.records import counted
-from loadtests.load.result import Run, as_json
-from loadtests.load.sending import Sending
+from loadtests.load.records import count_kinds
+from loadtests.load.result import LoadTestRun, as_json
+from loadtests.load.spec import add_options, load_images, run_spec, settings_of
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m loadtests.load", description=__doc__)
     parser.add_argument("--url", default="http://127.0.0.1:8000", help="a server on this machine")
-    parser.add_argument("--rate", default="50", help="requests a second; several runs: 25,50,100")
-    parser.add_argument("--name", default="", help="what the runs are called in the report")
-    parser.add_argument("--json", type=Path, help="where figures and all requests go")
-    parser.add_argument("--html", type=Path, help="where the report goes")
+    parser.add_argument(
+        "--rate", default="50", help="requests per second; several values make several runs: 25,50,100"
+    )
+    parser.add_argument("--name", default="", help="the name of the runs in the report")
+    parser.add_argument("--json", type=Path, help="file for the figures and all requests")
+    parser.add_argument("--html", type=Path, help="file for the report")
     add_options(parser)
     options = parser.parse_args()
     try:
-        runs = perform(options)
+        runs = run_all(options)
     except SetupError as error:
         sys.exit(f"error: {error}")
     for run in runs:
@@ -37,42 +39,47 @@ def main() -> None:
         options.html.write_text(page(runs))
 
 
-def perform(options: argparse.Namespace) -> list[Run]:
-    """One run for each rate, one after the other. Raises SetupError."""
+def run_all(options: argparse.Namespace) -> list[LoadTestRun]:
+    """One run per rate, in sequence. Raises SetupError."""
     rates = read_rates(options.rate)
-    more_files()
-    pictures = album(options)
-    return [perform_one(options, rate, pictures, len(rates) > 1) for rate in rates]
+    raise_file_limit()
+    images = load_images(options)
+    return [run_one(options, rate, images, len(rates) > 1) for rate in rates]
 
 
-def perform_one(options: argparse.Namespace, rate: float, pictures: Catalogue, several: bool) -> Run:
-    sending = Sending(job(options, options.url, rate, pictures))
-    sending.probe()
-    run_headless(sending)
+def run_one(options: argparse.Namespace, rate: float, images: Catalogue, several: bool) -> LoadTestRun:
+    """One run; with several rates, its name includes the rate. Raises SetupError."""
+    load_test = LoadTest(run_spec(options, options.url, rate, images))
+    load_test.probe()
+    run_headless(load_test)
     label = options.name or options.shape
     command = shlex.join(["python", "-m", "loadtests.load", *sys.argv[1:]])
-    return sending.result(f"{label} at {rate:g}/s" if several else label, command, chosen(options, rate))
+    return load_test.result(
+        f"{label} at {rate:g}/s" if several else label, command, settings_of(options, rate)
+    )
 
 
 def read_rates(text: str) -> list[float]:
-    """Raises SetupError."""
+    """The rates of `--rate`. Raises SetupError."""
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
-        raise SetupError(f"--rate is a number, or several with commas between them, not {text!r}") from None
+        raise SetupError(
+            f"--rate must be a number or several numbers separated by commas, not {text!r}"
+        ) from None
 
 
-def summary(run: Run) -> str:
-    """One run in a few lines for a terminal."""
-    found = {name: value for name, value in run.figures().items() if value is not None}
-    counts = ", ".join(f"{count} {kind}" for kind, count in counted(run.records).items() if count)
+def summary(run: LoadTestRun) -> str:
+    """One run in two or three lines for a terminal."""
+    figures = {name: value for name, value in run.figures().items() if value is not None}
+    counts = ", ".join(f"{count} {kind}" for kind, count in count_kinds(run.records).items() if count)
     lines = [
-        f"{run.name}: {found['offered']:g} offered, {counts}; attainment {found['attainment']:.1%}, "
-        f"accuracy {found.get('accuracy', 0):.1%}",
-        f"  generator: {found['generator_cpu_us_per_request']:.0f} us of processor time a request, "
-        f"{found['generator_core_share']:.0%} of a core; sends {found['lag_ms_p99']:.1f} ms late at p99",
+        f"{run.name}: {figures['offered']:g} offered, {counts}; attainment {figures['attainment']:.1%}, "
+        f"accuracy {figures.get('accuracy', 0):.1%}",
+        f"  generator: {figures['generator_cpu_us_per_request']:.0f} us of processor time per request, "
+        f"{figures['generator_core_share']:.0%} of a core; lag {figures['lag_ms_p99']:.1f} ms at p99",
     ]
-    return "\n".join([*lines, f"  but {run.doubt}"] if run.doubt else lines)
+    return "\n".join([*lines, f"  warning: {run.warning}"] if run.warning else lines)
 
 
 if __name__ == "__main__":

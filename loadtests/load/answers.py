@@ -1,4 +1,4 @@
-"""What an answer's body says, for Foveate and, through a function of the same kind, for other servers."""
+"""Parse the body of an answer, of Foveate or, with another parser function, of other servers."""
 
 import importlib
 from collections.abc import Callable
@@ -11,8 +11,8 @@ from foveate.core.errors import SetupError
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What was answered, and what the server says about it, where it says anything."""
+class ParsedAnswer:
+    """The content of one answer. All but the label are optional: other servers do not report them."""
 
     label: str
     rung: str = ""
@@ -20,27 +20,27 @@ class Answer:
     timings_ms: dict[str, float] = field(default_factory=dict)
 
 
-Parser = Callable[[bytes], Answer]
-"""From a body with status 200; raises one of UNREADABLE where it is no answer."""
+Parser = Callable[[bytes], ParsedAnswer]
+"""Parses the body of an answer with status 200. Raises one of UNREADABLE if it is not an answer."""
 UNREADABLE = (ValueError, LookupError, TypeError, AttributeError)
 
 
-def foveate(body: bytes) -> Answer:
-    """The answer of POST /classify. Other servers get by with {"predictions": [{"label": ...}]}."""
-    said: dict[str, Any] = orjson.loads(body)
-    spent = said.get("compute", {})
-    return Answer(
-        str(said["predictions"][0]["label"]),
-        spent.get("rung", ""),
-        spent.get("quality"),
-        said.get("timings_ms", {}),
+def foveate(body: bytes) -> ParsedAnswer:
+    """Parse an answer of POST /classify. Other servers need only {"predictions": [{"label": ...}]}."""
+    answer: dict[str, Any] = orjson.loads(body)
+    compute = answer.get("compute", {})
+    return ParsedAnswer(
+        str(answer["predictions"][0]["label"]),
+        compute.get("rung", ""),
+        compute.get("quality"),
+        answer.get("timings_ms", {}),
     )
 
 
 def parser(name: str) -> Parser:
-    """The function that `package.module:function` names. Raises SetupError."""
+    """Import the parser named `package.module:function`. Raises SetupError."""
     module, _, function = name.partition(":")
     try:
         return cast("Parser", getattr(importlib.import_module(module), function))
     except (ImportError, AttributeError, ValueError) as error:
-        raise SetupError(f"there is no parser {name!r}; name one as package.module:function") from error
+        raise SetupError(f"there is no parser {name!r}; give --parser as package.module:function") from error

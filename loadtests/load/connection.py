@@ -1,6 +1,7 @@
-"""HTTP/1.1 over gevent sockets: as little processor time a request as Python allows.
+"""HTTP/1.1 over gevent sockets, with little processor time per request.
 
-Server and generator share a machine, so whatever the generator burns is taken from the server."""
+The server and the generator share a machine, so processor time of the generator slows the server down.
+"""
 
 from gevent import socket
 from httptools import HttpParserError, HttpResponseParser
@@ -10,8 +11,8 @@ from loadtests.load.target import Target
 CHUNK = 1 << 16
 
 
-class Broken(Exception):
-    """The connection ended before the answer did, or what came is no HTTP."""
+class ConnectionBroken(Exception):
+    """The connection ended before the answer was complete, or the answer is not HTTP."""
 
 
 class Connection:
@@ -22,19 +23,22 @@ class Connection:
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def exchange(self, request: bytes) -> tuple[int, bytes, bool]:
-        """Status, body, and whether the connection may carry another. Raises Broken and OSError."""
+        """Send a request; return status, body and whether the connection can be reused.
+
+        Raises ConnectionBroken and OSError.
+        """
         self.socket.sendall(request)
-        answer = _Answer()
-        while not answer.complete:
+        response = _Response()
+        while not response.complete:
             data = self.socket.recv(CHUNK)
             if not data:
-                raise Broken("the server hung up before it had answered")
-            answer.feed(data)
-        return answer.parser.get_status_code(), b"".join(answer.parts), answer.keep_alive
+                raise ConnectionBroken("the server closed the connection before its answer was complete")
+            response.feed(data)
+        return response.parser.get_status_code(), b"".join(response.parts), response.keep_alive
 
     @property
     def stale(self) -> bool:
-        """The server has closed it, or said something nobody asked for."""
+        """Whether the server has closed the connection or sent data without a request."""
         self.socket.settimeout(0)
         try:
             self.socket.recv(1, socket.MSG_PEEK)
@@ -47,11 +51,12 @@ class Connection:
         return True
 
     def close(self) -> None:
+        """Close the socket."""
         self.socket.close()
 
 
-class _Answer:
-    """Collects one response from the parser's calls."""
+class _Response:
+    """One response, collected by the callbacks of the parser."""
 
     def __init__(self) -> None:
         self.parts: list[bytes] = []
@@ -59,26 +64,33 @@ class _Answer:
         self.parser = HttpResponseParser(self)
 
     def feed(self, data: bytes) -> None:
+        """Parse received bytes. Raises ConnectionBroken if they are not HTTP."""
         try:
             self.parser.feed_data(data)
         except HttpParserError as error:
-            raise Broken("the server answered something that is no HTTP") from error
+            raise ConnectionBroken("the answer of the server is not HTTP") from error
 
     def on_body(self, body: bytes) -> None:
+        """Called by the parser with a part of the body."""
         self.parts.append(body)
 
     def on_message_complete(self) -> None:
+        """Called by the parser at the end of the response."""
         self.complete, self.keep_alive = True, self.parser.should_keep_alive()
 
 
-class Pool:
-    """Idle connections, the one used last first. It never makes anybody wait: where none is idle, a new
-    one is opened, or a slow server would slow the schedule."""
+class ConnectionPool:
+    """Idle connections, the most recently used one first.
+
+    If none is idle, the pool opens a new one. It never waits, because a slow server would then delay the
+    schedule.
+    """
 
     def __init__(self, target: Target) -> None:
         self.target, self.idle, self.opened = target, list[Connection](), 0
 
-    def take(self) -> Connection:
+    def acquire(self) -> Connection:
+        """An idle connection, or a new one. Raises OSError if the server cannot be reached."""
         while self.idle:
             connection = self.idle.pop()
             if not connection.stale:
@@ -87,9 +99,11 @@ class Pool:
         self.opened += 1
         return Connection(self.target)
 
-    def give(self, connection: Connection) -> None:
+    def release(self, connection: Connection) -> None:
+        """Return a reusable connection to the pool."""
         self.idle.append(connection)
 
     def close(self) -> None:
+        """Close all idle connections."""
         while self.idle:
             self.idle.pop().close()

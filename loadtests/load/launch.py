@@ -1,4 +1,4 @@
-"""The load test for other programs, in a process of its own: its processor time and gevent stay apart."""
+"""Run a load test in a separate process, so that gevent and the processor time are not shared."""
 
 import subprocess
 import sys
@@ -6,16 +6,18 @@ import tempfile
 from pathlib import Path
 
 from foveate.core.errors import SetupError
-from loadtests.load.result import Run, read_runs
+from loadtests.load.result import LoadTestRun, read_runs
 
 
-def launch(*options: str) -> list[Run]:
-    """What `python -m loadtests.load` finds with these options, a run for each rate. Raises SetupError
-    with the sentence it ended with."""
+def launch(*options: str) -> list[LoadTestRun]:
+    """The runs of `python -m loadtests.load` with these options, one per rate.
+
+    Raises SetupError with the error message of the process.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        into = Path(folder) / "runs.json"
-        command = [sys.executable, "-m", "loadtests.load", *options, "--json", str(into)]
-        ended = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-        if ended.returncode:
-            raise SetupError(ended.stderr.strip().removeprefix("error: "))
-        return read_runs(into.read_bytes())
+        output = Path(folder) / "runs.json"
+        command = [sys.executable, "-m", "loadtests.load", *options, "--json", str(output)]
+        process = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+        if process.returncode:
+            raise SetupError(process.stderr.strip().removeprefix("error: "))
+        return read_runs(output.read_bytes())

@@ -1,18 +1,17 @@
-"""The machine a run was made on, and what it must allow."""
+"""The machine of a run, and its limit on open files."""
 
 import resource
-from importlib.metadata import version
 
-from loadtests.report import machine
-
-
-def described() -> str:
-    """In one line; server and generator share it."""
-    packages = ", ".join(f"{name} {version(name)}" for name in ("locust", "gevent"))
-    return f"{machine()}, {packages}; the server and the generator share the machine"
+from loadtests.report import PACKAGES, machine, versions
 
 
-def more_files() -> None:
-    """Raise the limit on open files as far as allowed: a stalled server keeps a connection a request."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+def describe_machine() -> str:
+    """The machine and the versions in one line. The server and the generator share the machine."""
+    installed = versions((*PACKAGES, "locust", "gevent"))
+    return f"{machine()}, {installed}; the server and the generator share the machine"
+
+
+def raise_file_limit() -> None:
+    """Raise the limit on open files: while a server stalls, each request keeps a connection open."""
+    _, maximum = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (maximum, maximum))

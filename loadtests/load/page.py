@@ -1,4 +1,4 @@
-"""The report: one page that needs nothing from anywhere."""
+"""The HTML report: one self-contained page."""
 
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
@@ -6,7 +6,7 @@ from html import escape
 import matplotlib
 
 from loadtests.load import plots
-from loadtests.load.result import GOAL, Run, by_rate, rate_kept
+from loadtests.load.result import ATTAINMENT_GOAL, LoadTestRun, by_rate, highest_good_rate
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1d2129; background: #fff; margin: 2rem auto;
@@ -23,27 +23,28 @@ th { color: #5a6270; font-weight: 600; } th:first-child, td:first-child { text-a
 code { font-size: .85rem; background: #f4f5f7; padding: .1rem .3rem; overflow-wrap: anywhere; }
 p.doubt { color: #b03a2e; } p.small { color: #5a6270; font-size: .87rem; }
 """
-Figures = dict[str, float | None]
-Column = tuple[str, Callable[[Figures], str]]
+RunFigures = dict[str, float | None]
+Column = tuple[str, Callable[[RunFigures], str]]
+"""The title of a column, and a function that formats its cell."""
 
 
-def _count(name: str) -> Callable[[Figures], str]:
-    return lambda found: f"{found[name] or 0:g}"
+def _count(name: str) -> Callable[[RunFigures], str]:
+    return lambda figures: f"{figures[name] or 0:g}"
 
 
-def _share(name: str) -> Callable[[Figures], str]:
-    return lambda found: _shown(found[name], lambda value: f"{value:.2%}")
+def _share(name: str) -> Callable[[RunFigures], str]:
+    return lambda figures: _cell(figures[name], ".2%")
 
 
-def _number(name: str, form: str) -> Callable[[Figures], str]:
-    return lambda found: _shown(found[name], lambda value: format(value, form))
+def _number(name: str, form: str) -> Callable[[RunFigures], str]:
+    return lambda figures: _cell(figures[name], form)
 
 
-def _shown(value: float | None, show: Callable[[float], str]) -> str:
-    return "–" if value is None else show(value)
+def _cell(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
 
 
-WORTH: tuple[Column, ...] = (
+OUTCOME_COLUMNS: tuple[Column, ...] = (
     ("offered", _count("offered")),
     ("attainment", _share("attainment")),
     ("accuracy", _share("accuracy")),
@@ -57,7 +58,7 @@ WORTH: tuple[Column, ...] = (
     ("p50 ms", _number("latency_ms_p50", ".0f")),
     ("p99 ms", _number("latency_ms_p99", ".0f")),
 )
-PACE: tuple[Column, ...] = (
+GENERATOR_COLUMNS: tuple[Column, ...] = (
     ("offered/s", _number("offered_per_s", ".1f")),
     ("sent/s", _number("sent_per_s", ".1f")),
     ("answered/s", _number("answered_per_s", ".1f")),
@@ -71,13 +72,15 @@ PACE: tuple[Column, ...] = (
 )
 
 
-def page(runs: Sequence[Run], detailed: Sequence[Run] | None = None) -> str:
-    """HTML with its pictures inside. All runs are in the tables and in the plot over rates; in the other
-    plots those of `detailed`, or all."""
-    shown = runs if detailed is None else detailed
-    colours = plots.rung_colours(shown)
+def page(runs: Sequence[LoadTestRun], detailed: Sequence[LoadTestRun] | None = None) -> str:
+    """The report as HTML with inline SVG. The tables and the plot over rates show all runs; the other plots
+    show the runs of `detailed`, or all runs for None."""
+    plotted = runs if detailed is None else detailed
+    colours = plots.rung_colours(plotted)
     with matplotlib.rc_context(plots.STYLE):
-        body = "\n".join([_overview(runs, shown), *(_one(run, colours) for run in shown), _method(runs)])
+        body = "\n".join(
+            [_overview(runs, plotted), *(_run_section(run, colours) for run in plotted), _method(runs)]
+        )
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Foveate load test</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>'
@@ -85,44 +88,46 @@ def page(runs: Sequence[Run], detailed: Sequence[Run] | None = None) -> str:
     )
 
 
-def _overview(runs: Sequence[Run], shown: Sequence[Run]) -> str:
-    named = {run.name: run.figures() for run in runs}
-    pictures = [
-        _figure(plots.trade(shown), "One point a run; dotted: 99%."),
-        _figure(plots.latency(shown), "Over all offered requests; dashed: deadlines."),
+def _overview(runs: Sequence[LoadTestRun], plotted: Sequence[LoadTestRun]) -> str:
+    by_name = {run.name: run.figures() for run in runs}
+    figures = [
+        _figure(plots.trade(plotted), "One point per run; dotted: 99%."),
+        _figure(plots.latency(plotted), "Share of all offered requests; dashed: deadlines."),
     ]
     if lines := by_rate(runs):
-        pictures.append(_figure(plots.capacity(lines), _capacity_said(lines)))
+        figures.append(_figure(plots.capacity(lines), _capacity_caption(lines)))
     return f"""<h1>Foveate load test</h1>
-<p class="small">Open loop: requests leave at their scheduled times, whatever became of those before. Latency
-counts from the scheduled time. Attainment: answered before the deadline, of all offered. Accuracy: top-1
-against the label, of those answered in time.</p>
-{_table("run", named, WORTH)}
-<div class="side">{"".join(pictures)}</div>
-<h2>What the generator did</h2>
-{_table("run", named, PACE)}
-<p class="small">Lag is how late the generator was to send. Processor time is that of the whole generator
-process from the first send to the last answer. Server and generator share the machine; nothing has been
-subtracted from any figure.</p>"""
+<p class="small">Open loop: requests are sent at their scheduled times, independent of earlier answers.
+Latency counts from the scheduled time. Attainment is the share of all offered requests that were answered
+before their deadline. Accuracy is top-1 of the answers in time.</p>
+{_table("run", by_name, OUTCOME_COLUMNS)}
+<div class="side">{"".join(figures)}</div>
+<h2>Generator</h2>
+{_table("run", by_name, GENERATOR_COLUMNS)}
+<p class="small">Lag is the delay of a send after its scheduled time. Processor time is that of the generator
+process from the first send to the last answer. Server and generator share the machine; nothing is subtracted
+from any figure.</p>"""
 
 
-def _capacity_said(lines: Mapping[str, Sequence[tuple[float, float]]]) -> str:
-    kept = {name: rate_kept(points) for name, points in lines.items()}
-    said = [f"{name}: {'none' if rate is None else f'{rate:.1f}/s'}" for name, rate in kept.items()]
-    return f"Highest rate run that attained {GOAL:.0%}, as all below it did: {'; '.join(said)}."
+def _capacity_caption(lines: Mapping[str, Sequence[tuple[float, float]]]) -> str:
+    rates = {name: highest_good_rate(points) for name, points in lines.items()}
+    shown = [f"{name}: {'none' if rate is None else f'{rate:.1f}/s'}" for name, rate in rates.items()]
+    return (
+        f"Highest rate that attained {ATTAINMENT_GOAL:.0%} together with all lower rates: {'; '.join(shown)}."
+    )
 
 
-def _one(run: Run, colours: Mapping[str, str]) -> str:
+def _run_section(run: LoadTestRun, colours: Mapping[str, str]) -> str:
     parts = [
         f"<h2>{escape(run.name)}</h2>",
-        f'<p class="doubt">Mind that {escape(run.doubt)}.</p>' if run.doubt else "",
+        f'<p class="doubt">Warning: {escape(run.warning)}.</p>' if run.warning else "",
         _figure(
             plots.over_time(run, colours),
-            "By scheduled send time, 0.25 s each; rungs from the cheapest up to the best.",
+            "By scheduled send time, in windows of 0.25 s; rungs from the lowest quality to the highest.",
         ),
     ]
-    if len(run.by_promise()) > 1:
-        parts += ["<h3>By class</h3>", _table("class", run.by_promise(), WORTH)]
+    if len(run.by_slo_class()) > 1:
+        parts += ["<h3>By SLO class</h3>", _table("SLO class", run.by_slo_class(), OUTCOME_COLUMNS)]
     if run.by_rung():
         columns: tuple[Column, ...] = (
             ("answers", _count("answers")),
@@ -135,23 +140,23 @@ def _one(run: Run, colours: Mapping[str, str]) -> str:
         rows = "".join(
             f"<tr><td>{escape(what)}</td><td>{count}</td></tr>" for what, count in problems.items()
         )
-        parts += ["<h3>What went wrong</h3>", f"<table>{rows}</table>"]
+        parts += ["<h3>Problems</h3>", f"<table>{rows}</table>"]
     return "\n".join(parts)
 
 
-def _method(runs: Sequence[Run]) -> str:
+def _method(runs: Sequence[LoadTestRun]) -> str:
     commands = dict.fromkeys(f"<p><code>{escape(run.command)}</code></p>" for run in runs)
     dates = sorted({run.date for run in runs})
     when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
     machines = "; ".join(dict.fromkeys(escape(run.machine) for run in runs))
-    return f"<h2>How it was made</h2>\n{''.join(commands)}\n<p class='small'>{when}, on {machines}.</p>"
+    return f"<h2>Method</h2>\n{''.join(commands)}\n<p class='small'>{when}, on {machines}.</p>"
 
 
-def _table(first: str, rows: dict[str, Figures], columns: Sequence[Column]) -> str:
+def _table(first: str, rows: dict[str, RunFigures], columns: Sequence[Column]) -> str:
     head = "".join(f"<th>{title}</th>" for title in (first, *(title for title, _ in columns)))
     body = "".join(
-        f"<tr><td>{escape(name)}</td>{''.join(f'<td>{show(found)}</td>' for _, show in columns)}</tr>"
-        for name, found in rows.items()
+        f"<tr><td>{escape(name)}</td>{''.join(f'<td>{form(figures)}</td>' for _, form in columns)}</tr>"
+        for name, figures in rows.items()
     )
     return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'
 

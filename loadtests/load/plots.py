@@ -1,4 +1,4 @@
-"""The report's pictures, as SVG that stands inside a page."""
+"""The plots of the report, as SVG for an HTML page."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -10,12 +10,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
-from loadtests.load.records import KINDS
-from loadtests.load.result import GOAL, Run
+from loadtests.load.records import END_KINDS
+from loadtests.load.result import ATTAINMENT_GOAL, LoadTestRun
 from loadtests.load.score import WINDOW_S, Window, rungs, windows
 
-KIND_COLOURS = dict(
-    zip(KINDS, ("#3a9e6f", "#e8a33d", "#5b8def", "#9b6fd0", "#d9534f", "#9aa0a6"), strict=True)
+END_KIND_COLOURS = dict(
+    zip(END_KINDS, ("#3a9e6f", "#e8a33d", "#5b8def", "#9b6fd0", "#d9534f", "#9aa0a6"), strict=True)
 )
 RUN_COLOURS = ("#1f5fbf", "#d1662b", "#2f8f5b", "#9b3fa5", "#8a6d1d", "#c23b5e", "#3c8a99", "#555555")
 STYLE = {
@@ -32,33 +32,35 @@ STYLE = {
 }
 
 
-def trade(runs: Sequence[Run]) -> str:
-    """Attainment against accuracy, one point a run."""
+def trade(runs: Sequence[LoadTestRun]) -> str:
+    """Accuracy over attainment, one point per run."""
     figure = _figure(5.4, 3.9)
     axis = figure.add_subplot()
     for run, colour in _coloured(runs):
-        found = run.figures()
-        x, y = _percent(found["attainment"]), _percent(found["accuracy"])
+        figures = run.figures()
+        x, y = _percent(figures["attainment"]), _percent(figures["accuracy"])
         axis.plot(x, y, "o", markersize=8, color=colour, label=run.name)
     low, _ = axis.get_ylim()
     axis.set(xlim=(-3, 103), ylim=(min(low, 90) - 1, 101), xlabel="attainment, % of offered")
     axis.set_ylabel("accuracy, % of answers in time")
-    axis.axvline(100 * GOAL, color="0.5", linewidth=1, linestyle=":")
+    axis.axvline(100 * ATTAINMENT_GOAL, color="0.5", linewidth=1, linestyle=":")
     axis.legend(loc="lower left")
     return _svg(figure)
 
 
-def latency(runs: Sequence[Run]) -> str:
-    """Latency from the scheduled time, over all that were offered: a curve ends below 100% where some were
-    never answered, and meets a deadline at its attainment."""
+def latency(runs: Sequence[LoadTestRun]) -> str:
+    """Cumulative latency from the scheduled time, as a share of all offered requests.
+
+    A curve ends below 100% if some requests were not answered, and crosses a deadline at its attainment.
+    """
     figure = _figure(5.4, 3.9)
     axis = figure.add_subplot()
     for run, colour in _coloured(runs):
         answered = [1e3 * r.latency_s for r in run.records if r.kind in ("in time", "late")]
         if answered:
             shares = np.linspace(0, 1, min(len(answered), 300))
-            answering = 100 * len(answered) / len(run.records)
-            axis.plot(np.quantile(answered, shares), shares * answering, color=colour, label=run.name)
+            answered_percent = 100 * len(answered) / len(run.records)
+            axis.plot(np.quantile(answered, shares), shares * answered_percent, color=colour, label=run.name)
     for deadline_ms in sorted({1e3 * r.deadline_s for run in runs for r in run.records}):
         axis.axvline(deadline_ms, color="#d9534f", linewidth=1, linestyle="--")
         axis.annotate(
@@ -76,38 +78,38 @@ def latency(runs: Sequence[Run]) -> str:
 
 
 def capacity(lines: Mapping[str, Sequence[tuple[float, float]]]) -> str:
-    """Attainment over the rate, a line for each series of runs."""
+    """Attainment over the offered rate, one line per series of runs."""
     figure = _figure(5.4, 3.9)
     axis = figure.add_subplot()
     for (name, points), colour in zip(lines.items(), _cycle(len(lines)), strict=True):
         axis.plot(
-            [rate for rate, _ in points], [100 * kept for _, kept in points], "o-", color=colour, label=name
+            [rate for rate, _ in points], [100 * share for _, share in points], "o-", color=colour, label=name
         )
-    axis.axhline(100 * GOAL, color="0.5", linewidth=1, linestyle=":")
+    axis.axhline(100 * ATTAINMENT_GOAL, color="0.5", linewidth=1, linestyle=":")
     axis.set(ylim=(-3, 103), xlabel="offered, requests/s", ylabel="attainment, % of offered")
     axis.legend(loc="lower left")
     return _svg(figure)
 
 
-def rung_colours(runs: Sequence[Run]) -> dict[str, str]:
-    """The same for a rung wherever it is drawn: the better, the darker."""
+def rung_colours(runs: Sequence[LoadTestRun]) -> dict[str, str]:
+    """One colour per rung for all plots: the higher the quality, the darker."""
     names = rungs([record for run in runs for record in run.records])
     shades = matplotlib.colormaps["viridis"](np.linspace(0.15, 0.95, len(names))[::-1])
     return {name: matplotlib.colors.to_hex(shade) for name, shade in zip(names, shades, strict=True)}
 
 
-def over_time(run: Run, colours: Mapping[str, str]) -> str:
-    """What was offered and how it ended, which rungs answered, how well: a quarter of a second at a time."""
-    cut = {round(w.start / WINDOW_S): w for w in windows(run.records)}
-    steps = [cut.get(n) for n in range(max(cut) + 1)]
+def over_time(run: LoadTestRun, colours: Mapping[str, str]) -> str:
+    """Offered requests by end kind, answers by rung, and quality, in windows of WINDOW_S."""
+    by_number = {round(w.start / WINDOW_S): w for w in windows(run.records)}
+    steps = [by_number.get(n) for n in range(max(by_number) + 1)]
     times = np.asarray(np.arange(len(steps) + 1) * WINDOW_S, np.float64)
     figure = _figure(11, 6.6)
     top, middle, bottom = figure.subplots(3, 1, sharex=True, gridspec_kw={"height_ratios": [1, 1, 1.1]})
-    seen = [kind for kind in KINDS if any(r.kind == kind for r in run.records)]
+    kinds = [kind for kind in END_KINDS if any(r.kind == kind for r in run.records)]
     ended: dict[str, list[float]] = {
-        kind: [w.kinds[kind] / WINDOW_S if w else 0 for w in steps] for kind in seen
+        kind: [w.kinds[kind] / WINDOW_S if w else 0 for w in steps] for kind in kinds
     }
-    _stack(top, times, ended, [KIND_COLOURS[kind] for kind in seen])
+    _stack(top, times, ended, [END_KIND_COLOURS[kind] for kind in kinds])
     top.set_ylabel("offered/s")
     names = rungs(run.records)
     shares = {name: [_rung_share(w, name) for w in steps] for name in names}
@@ -129,7 +131,7 @@ def over_time(run: Run, colours: Mapping[str, str]) -> str:
 def _stack(
     axis: Axes, times: NDArray[np.float64], layers: Mapping[str, Sequence[float]], colours: Sequence[str]
 ) -> None:
-    """Layers on top of each other, the first at the bottom."""
+    """Draw stacked layers, the first at the bottom."""
     below = np.zeros(len(times) - 1)
     for (name, layer), colour in zip(layers.items(), colours, strict=True):
         above = below + np.asarray(layer)
@@ -139,7 +141,7 @@ def _stack(
 
 
 def _legend(axis: Axes) -> None:
-    """Beside the plot, where it hides nothing."""
+    """Put the legend to the right of the plot."""
     if axis.get_legend_handles_labels()[0]:
         axis.legend(loc="upper left", bbox_to_anchor=(1.005, 1.03), reverse=True)
 
@@ -153,7 +155,7 @@ def _percent(value: float | None) -> float:
     return np.nan if value is None else 100 * value
 
 
-def _coloured(runs: Sequence[Run]) -> list[tuple[Run, str]]:
+def _coloured(runs: Sequence[LoadTestRun]) -> list[tuple[LoadTestRun, str]]:
     return list(zip(runs, _cycle(len(runs)), strict=True))
 
 
@@ -162,12 +164,12 @@ def _cycle(count: int) -> list[str]:
 
 
 def _figure(width: float, height: float) -> Figure:
-    """Apart from pyplot, which keeps figures in a state of its own."""
+    """A figure without pyplot, which keeps every figure in global state."""
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def _svg(figure: Figure) -> str:
     file = io.StringIO()
     figure.savefig(file, format="svg", metadata={"Date": None})
-    drawn = file.getvalue()
-    return drawn[drawn.index("<svg") :]
+    svg = file.getvalue()
+    return svg[svg.index("<svg") :]

@@ -1,4 +1,4 @@
-"""What became of each request, and its one outcome."""
+"""The exchange of each request with the server, and the evaluated record of it."""
 
 import math
 from collections import Counter
@@ -6,78 +6,84 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from loadtests.load.answers import UNREADABLE, Answer, Parser
+from loadtests.load.answers import UNREADABLE, ParsedAnswer, Parser
 
-Kind = Literal["in time", "late", "refused", "expired", "error", "unanswered"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-"""Answered before the deadline; after it; 429 or 503; 408 or 504; anything else that is no answer, broken
-connections included; nothing at all for as long as was waited."""
+EndKind = Literal["in time", "late", "refused", "expired", "error", "unanswered"]
+"""How a request ended.
+
+in time: answered before the deadline. late: answered after it. refused: status 429 or 503. expired: status
+408 or 504. error: another status, an unreadable answer or a broken connection. unanswered: no answer until
+the timeout of the load test.
+"""
+END_KINDS: tuple[EndKind, ...] = get_args(EndKind)
 
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One request as it went over the wire; times in seconds from the start of the run."""
+    """One request and its answer, as sent and received. Times are seconds from the start of the run."""
 
     index: int
     at: float
-    """When it was to be sent; latency counts from here."""
+    """The scheduled time; latency counts from here."""
     sent: float
-    """When the generator got round to it."""
+    """When the generator sent the request."""
     ended: float
-    """When the answer was complete, or the connection broke; NaN where neither happened."""
+    """When the answer was complete or the connection broke; NaN for neither."""
     status: int
-    """0 where none came."""
+    """The HTTP status; 0 for no answer."""
     body: bytes
     problem: str
-    """What went wrong on the way; empty where nothing did."""
+    """Why there is no answer; empty if there is one."""
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
-    """One request, judged."""
+class RequestRecord:
+    """One request, evaluated."""
 
-    promise: str
-    """Its class."""
+    slo_class: str
     deadline_s: float
     """From the scheduled time."""
     at: float
     sent: float
     ended: float
     status: int
-    kind: Kind
+    kind: EndKind
     rung: str = ""
     quality: float | None = None
     correct: bool | None = None
-    """None where there is no answer to judge."""
+    """Whether the answer is the label; None for no answer."""
     timings_ms: dict[str, float] = field(default_factory=dict)
     problem: str = ""
 
     @property
     def latency_s(self) -> float:
-        """From the scheduled time; NaN where it never ended."""
+        """Seconds from the scheduled time to the end; NaN if the request was never answered."""
         return self.ended - self.at
 
 
-def judge(exchange: Exchange, promise: str, deadline_s: float, label: str, parse: Parser) -> Record:
-    """Exactly one outcome; an answer's content is compared with the picture's label."""
+def evaluate(
+    exchange: Exchange, slo_class: str, deadline_s: float, label: str, parse: Parser
+) -> RequestRecord:
+    """The record of an exchange: its one end kind, and whether the answer is the label of the image."""
     answer, problem = None, exchange.problem
     if exchange.status == 200 and not problem:
         try:
             answer = parse(exchange.body)
         except UNREADABLE:
             problem = "an answer that the parser cannot read"
-    kind = outcome(exchange, answer, deadline_s)
+    kind = end_kind(exchange, answer, deadline_s)
     if kind == "error" and not problem:
         problem = f"status {exchange.status}"
-    said = answer or Answer("")
-    return Record(
-        promise, deadline_s, exchange.at, exchange.sent, exchange.ended, exchange.status, kind,
-        said.rung, said.quality, None if answer is None else answer.label == label, said.timings_ms, problem,
+    content = answer or ParsedAnswer("")
+    return RequestRecord(
+        slo_class, deadline_s, exchange.at, exchange.sent, exchange.ended, exchange.status, kind,
+        content.rung, content.quality, None if answer is None else answer.label == label, content.timings_ms,
+        problem,
     )  # fmt: skip
 
 
-def outcome(exchange: Exchange, answer: Answer | None, deadline_s: float) -> Kind:
-    """Of an exchange whose body held that answer, if any."""
+def end_kind(exchange: Exchange, answer: ParsedAnswer | None, deadline_s: float) -> EndKind:
+    """How an exchange ended; `answer` is the content of its body, None if it has none."""
     if answer is not None:
         return "in time" if exchange.ended - exchange.at <= deadline_s else "late"
     if exchange.status in (429, 503):
@@ -87,7 +93,7 @@ def outcome(exchange: Exchange, answer: Answer | None, deadline_s: float) -> Kin
     return "unanswered" if math.isnan(exchange.ended) else "error"
 
 
-def counted(records: Sequence[Record]) -> dict[Kind, int]:
-    """How many ended in each way, every way named."""
-    found = Counter(record.kind for record in records)
-    return {kind: found[kind] for kind in KINDS}
+def count_kinds(records: Sequence[RequestRecord]) -> dict[EndKind, int]:
+    """The number of requests for each end kind, zeros included."""
+    counts = Counter(record.kind for record in records)
+    return {kind: counts[kind] for kind in END_KINDS}

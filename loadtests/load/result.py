@@ -1,4 +1,4 @@
-"""One finished run, and its JSON: figures for a program to read, and every request, to be judged anew."""
+"""A finished run and its JSON, which holds the figures and every request."""
 
 import math
 from collections import Counter
@@ -9,33 +9,26 @@ from typing import Any
 
 import orjson
 
-from loadtests.load.records import Record
+from loadtests.load.records import RequestRecord
 from loadtests.load.score import figures, rounded, rungs, windows
 
-COLUMNS = (
-    "promise",
-    "deadline_s",
-    "at",
-    "sent",
-    "ended",
-    "status",
-    "kind",
-    "rung",
-    "quality",
-    "correct",
+FIELDS = (
+    "slo_class", "deadline_s", "at", "sent", "ended", "status", "kind", "rung", "quality", "correct",
     "problem",
-)
+)  # fmt: skip
+"""The fields of a record that the JSON holds, besides its timings."""
+JSON_KEYS = {"slo_class": "promise"}
+"""Fields whose key in the JSON differs from their name, so that older files stay readable."""
 
-
-GOAL = 0.99
-"""The attainment that counts as a promise kept."""
-LATE_MS = 50.0
-"""A generator later than this at p99 takes a good part of a deadline for itself."""
+ATTAINMENT_GOAL = 0.99
+"""The share of requests in time from which a rate counts as sustained."""
+MAX_LAG_MS = 50.0
+"""The lag of the generator at p99 above which a run is doubtful: it is a large part of a deadline."""
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
-    """What the generator itself took from the machine, from the first send to the last answer."""
+class GeneratorCost:
+    """Processor time and connections of the generator, from the first send to the last answer."""
 
     cpu_s: float
     elapsed_s: float
@@ -44,6 +37,7 @@ class Cost:
     requests: int
 
     def figures(self) -> dict[str, float | None]:
+        """The cost as flat figures."""
         return {
             "generator_cpu_s": rounded(self.cpu_s),
             "generator_cpu_us_per_request": rounded(self.cpu_s / self.requests * 1e6),
@@ -54,8 +48,8 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """What was done, what came of it, and what it took."""
+class LoadTestRun:
+    """A finished run: its settings, its records and the cost of the generator."""
 
     name: str
     command: str
@@ -63,50 +57,50 @@ class Run:
     machine: str
     settings: Mapping[str, Any]
     span_s: float
-    """How long the schedule was."""
-    cost: Cost
-    records: Sequence[Record]
+    """The length of the schedule."""
+    cost: GeneratorCost
+    records: Sequence[RequestRecord]
 
     def figures(self) -> dict[str, float | None]:
-        """Everything in numbers, flat."""
+        """All figures of the run and of the generator, flat."""
         return figures(self.records, self.span_s) | self.cost.figures()
 
-    def by_promise(self) -> dict[str, dict[str, float | None]]:
-        """The same figures for each class."""
-        parts: dict[str, list[Record]] = {}
+    def by_slo_class(self) -> dict[str, dict[str, float | None]]:
+        """The figures of each SLO class."""
+        parts: dict[str, list[RequestRecord]] = {}
         for record in self.records:
-            parts.setdefault(record.promise, []).append(record)
+            parts.setdefault(record.slo_class, []).append(record)
         return {name: figures(parts[name], self.span_s) for name in sorted(parts)}
 
     def by_rung(self) -> dict[str, dict[str, float | None]]:
-        """How many were answered under each rung, and how right they were; the lowest quality first."""
-        found = {}
+        """Answers, accuracy and profiled quality of each rung; the lowest quality first."""
+        by_rung = {}
         for rung in rungs(self.records):
             part = [r for r in self.records if r.rung == rung]
-            right = sum(bool(r.correct) for r in part) / len(part)
+            correct = sum(bool(r.correct) for r in part) / len(part)
             quality = next((r.quality for r in part if r.quality is not None), None)
-            found[rung] = {"answers": len(part), "accuracy": rounded(right), "quality": quality}
-        return found
+            by_rung[rung] = {"answers": len(part), "accuracy": rounded(correct), "quality": quality}
+        return by_rung
 
     @property
     def series(self) -> str:
-        """What runs at several rates have in common."""
+        """The name that runs at several rates share."""
         return str(self.settings.get("name") or self.settings["shape"])
 
     @property
-    def doubt(self) -> str:
-        """Why the run says little about the server; empty where nothing speaks against it."""
-        found = self.figures()
-        lag, sent, offered = (found[name] or 0.0 for name in ("lag_ms_p99", "sent_per_s", "offered_per_s"))
-        if lag <= LATE_MS and sent >= 0.99 * offered:
+    def warning(self) -> str:
+        """Why the run says little about the server; empty if the generator kept up."""
+        values = self.figures()
+        lag, sent, offered = (values[name] or 0.0 for name in ("lag_ms_p99", "sent_per_s", "offered_per_s"))
+        if lag <= MAX_LAG_MS and sent >= 0.99 * offered:
             return ""
         return (
             f"the generator fell behind, {lag:.0f} ms at p99 and {sent:.1f} of {offered:.1f} requests/s, "
-            "so the run tells of the machine more than of the server"
+            "so the run measures the machine more than the server"
         )
 
     def problems(self) -> dict[str, int]:
-        """What went wrong on the way, and how often; the most frequent first."""
+        """The problems of requests without an answer, with their counts; the most frequent first."""
         return dict(Counter(record.problem for record in self.records if record.problem).most_common())
 
     def as_dict(self) -> dict[str, Any]:
@@ -119,68 +113,70 @@ class Run:
             "settings": dict(self.settings),
             "span_s": self.span_s,
             "cost": asdict(self.cost),
-            "doubt": self.doubt,
+            "doubt": self.warning,
             "figures": self.figures(),
-            "by_promise": self.by_promise(),
+            "by_promise": self.by_slo_class(),
             "by_rung": self.by_rung(),
-            "windows": [_plain(asdict(window)) for window in windows(self.records)],
+            "windows": [_rounded_fields(asdict(window)) for window in windows(self.records)],
             "requests": _columns(self.records),
         }
 
 
-def from_dict(said: Mapping[str, Any]) -> Run:
-    """The run that `as_dict` told of; its figures are made from its records."""
-    columns = said["requests"]
+def from_dict(fields: Mapping[str, Any]) -> LoadTestRun:
+    """The run from its `as_dict`; its figures are computed from its records again."""
+    columns = fields["requests"]
     timings = columns["timings_ms"]
     records = []
     for n in range(len(columns["at"])):
-        fields = {name: columns[name][n] for name in COLUMNS}
-        fields["ended"] = math.nan if fields["ended"] is None else fields["ended"]
-        took = {stage: values[n] for stage, values in timings.items() if values[n] is not None}
-        records.append(Record(**fields, timings_ms=took))
-    same = {name: said[name] for name in ("name", "command", "date", "machine", "settings", "span_s")}
-    return Run(**same, cost=Cost(**said["cost"]), records=records)
+        values = {name: columns[JSON_KEYS.get(name, name)][n] for name in FIELDS}
+        values["ended"] = math.nan if values["ended"] is None else values["ended"]
+        timings_ms = {stage: times[n] for stage, times in timings.items() if times[n] is not None}
+        records.append(RequestRecord(**values, timings_ms=timings_ms))
+    same = {name: fields[name] for name in ("name", "command", "date", "machine", "settings", "span_s")}
+    return LoadTestRun(**same, cost=GeneratorCost(**fields["cost"]), records=records)
 
 
-def _columns(records: Sequence[Record]) -> dict[str, Any]:
-    """A list for each field: a tenth of the size that a list of requests would have."""
-    columns: dict[str, Any] = {name: [_short(getattr(r, name)) for r in records] for name in COLUMNS}
+def _columns(records: Sequence[RequestRecord]) -> dict[str, Any]:
+    """One list per field: a tenth of the size of a list of requests."""
+    columns: dict[str, Any] = {
+        JSON_KEYS.get(name, name): [_json_value(getattr(r, name)) for r in records] for name in FIELDS
+    }
     stages = dict.fromkeys(stage for record in records for stage in record.timings_ms)
     columns["timings_ms"] = {stage: [r.timings_ms.get(stage) for r in records] for stage in stages}
     return columns
 
 
-def _short(value: Any) -> Any:
-    """Microseconds are enough."""
+def _json_value(value: Any) -> Any:
+    """Floats rounded to microseconds, NaN as None."""
     return (None if math.isnan(value) else round(value, 6)) if isinstance(value, float) else value
 
 
-def _plain(fields: Mapping[str, Any]) -> dict[str, Any]:
+def _rounded_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: rounded(value) if isinstance(value, float) else value for name, value in fields.items()}
 
 
-def as_json(runs: Sequence[Run]) -> bytes:
+def as_json(runs: Sequence[LoadTestRun]) -> bytes:
     """Several runs in one file."""
-    kept = {name: rate_kept(points) for name, points in by_rate(runs).items()}
-    return orjson.dumps({"rate_kept": kept, "runs": [run.as_dict() for run in runs]})
+    rates = {name: highest_good_rate(points) for name, points in by_rate(runs).items()}
+    return orjson.dumps({"rate_kept": rates, "runs": [run.as_dict() for run in runs]})
 
 
-def by_rate(runs: Sequence[Run]) -> dict[str, list[tuple[float, float]]]:
-    """(offered rate, attainment) by what was run, the lowest rate first, where there are several."""
-    found: dict[str, list[tuple[float, float]]] = {}
+def by_rate(runs: Sequence[LoadTestRun]) -> dict[str, list[tuple[float, float]]]:
+    """(offered rate, attainment) of each series with several runs, the lowest rate first."""
+    series: dict[str, list[tuple[float, float]]] = {}
     for run in runs:
-        figures = run.figures()
-        point = figures["offered_per_s"] or 0.0, figures["attainment"] or 0.0
-        found.setdefault(run.series, []).append(point)
-    return {name: sorted(points) for name, points in found.items() if len(points) > 1}
+        values = run.figures()
+        point = values["offered_per_s"] or 0.0, values["attainment"] or 0.0
+        series.setdefault(run.series, []).append(point)
+    return {name: sorted(points) for name, points in series.items() if len(points) > 1}
 
 
-def rate_kept(points: Sequence[tuple[float, float]]) -> float | None:
-    """The highest of these rates up to which every one reached the goal; None where the lowest did not."""
-    kept = list(takewhile(lambda point: point[1] >= GOAL, points))
-    return kept[-1][0] if kept else None
+def highest_good_rate(points: Sequence[tuple[float, float]]) -> float | None:
+    """The highest rate that reached ATTAINMENT_GOAL, as all lower rates did; None if the lowest failed."""
+    good = list(takewhile(lambda point: point[1] >= ATTAINMENT_GOAL, points))
+    return good[-1][0] if good else None
 
 
-def read_runs(data: bytes) -> list[Run]:
-    """What `as_json` wrote."""
-    return [from_dict(said) for said in orjson.loads(data)["runs"]]
+def read_runs(data: bytes) -> list[LoadTestRun]:
+    """The runs in the output of `as_json`."""
+    return [from_dict(fields) for fields in orjson.loads(data)["runs"]]

@@ -1,4 +1,4 @@
-"""Open-loop sending: every request leaves at its scheduled time, whatever became of those before it."""
+"""Open-loop sending: each request is sent at its scheduled time, independent of earlier answers."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -10,46 +10,49 @@ from gevent.pool import Group
 
 from foveate.core.errors import SetupError
 from loadtests.load.answers import UNREADABLE
-from loadtests.load.connection import Broken, Connection, Pool
+from loadtests.load.connection import Connection, ConnectionBroken, ConnectionPool
 from loadtests.load.records import Exchange
 from loadtests.load.target import Target, request_bytes
 
-SETTLING_S = 30.0
-"""A server may have this long to get done with what an earlier run has left behind."""
+PROBE_TIMEOUT_S = 30.0
+"""Seconds for a server to finish the work of an earlier run."""
 BUSY = (429, 503, 504)
 
 
 @dataclass(frozen=True, slots=True)
-class Parcel:
-    """One request to be; head and body are joined only as it is sent."""
+class ScheduledRequest:
+    """One request of the schedule; head and body are joined only when it is sent, to save memory."""
 
     index: int
     at: float
-    """Scheduled, in seconds from the start."""
+    """The scheduled time in seconds from the start."""
     head: bytes
     body: bytes
 
 
 class Sender:
-    """One greenlet a request, so nobody waits for anybody: a closed loop would slow down with the server
-    and leave out just the requests that would have fared worst (coordinated omission)."""
+    """Sends each request in its own greenlet, so that no request waits for another.
 
-    def __init__(self, target: Target, patience_s: float, ended: Callable[[Exchange], None]) -> None:
-        """`ended` is told of each exchange once; what has no answer `patience_s` after its scheduled time
-        is given up."""
-        self.pool, self.patience_s, self.ended = Pool(target), patience_s, ended
+    A closed loop would slow down with the server and would omit the requests with the worst latency
+    (coordinated omission).
+    """
+
+    def __init__(self, target: Target, answer_timeout_s: float, on_end: Callable[[Exchange], None]) -> None:
+        """`on_end` gets each exchange once. A request without an answer `answer_timeout_s` after its
+        scheduled time is abandoned."""
+        self.pool, self.answer_timeout_s, self.on_end = ConnectionPool(target), answer_timeout_s, on_end
         self.started = 0.0
 
-    def send_all(self, parcels: Sequence[Parcel]) -> None:
-        """Send each at its time; return when all have ended."""
+    def send_all(self, requests: Sequence[ScheduledRequest]) -> None:
+        """Send each request at its time; return when all have ended."""
         group = Group()
         self.started = time.perf_counter()
         try:
-            for parcel in parcels:
-                early = parcel.at - self._now()
-                if early > 0:
-                    gevent.sleep(early)
-                group.start(gevent.Greenlet(self._send, parcel))
+            for request in requests:
+                early_s = request.at - self._now()
+                if early_s > 0:
+                    gevent.sleep(early_s)
+                group.start(gevent.Greenlet(self._send, request))
             group.join()
         finally:
             group.kill()
@@ -58,54 +61,58 @@ class Sender:
     def _now(self) -> float:
         return time.perf_counter() - self.started
 
-    def _send(self, parcel: Parcel) -> None:
+    def _send(self, request: ScheduledRequest) -> None:
         sent = self._now()
-        left = parcel.at + self.patience_s - sent
-        if left > 0:
-            status, body, problem, finished = self._exchange(request_bytes(parcel.head, parcel.body), left)
+        left_s = request.at + self.answer_timeout_s - sent
+        if left_s > 0:
+            status, body, problem, ended = self._exchange(request_bytes(request.head, request.body), left_s)
         else:
-            status, body, problem, finished = 0, b"", "the generator was too late to send it", nan
-        self.ended(Exchange(parcel.index, parcel.at, sent, finished, status, body, problem))
+            status, body, problem, ended = 0, b"", "the generator was too late to send it", nan
+        self.on_end(Exchange(request.index, request.at, sent, ended, status, body, problem))
 
     def _exchange(self, request: bytes, left_s: float) -> tuple[int, bytes, str, float]:
-        """Status, body, what went wrong, and when it was over; 0 and NaN where they never came."""
+        """Status, body, problem and end time; without an answer the status is 0, after a timeout the end
+        time is NaN."""
         connection: Connection | None = None
         try:
             with gevent.Timeout(left_s):
-                connection = self.pool.take()
-                status, body, keep = connection.exchange(request)
-            finished = self._now()
-            if keep:
-                self.pool.give(connection)
+                connection = self.pool.acquire()
+                status, body, reusable = connection.exchange(request)
+            ended = self._now()
+            if reusable:
+                self.pool.release(connection)
                 connection = None
-            return status, body, "", finished
+            return status, body, "", ended
         except gevent.Timeout:
-            return 0, b"", f"no answer within {self.patience_s:g} s", nan
-        except (Broken, OSError) as error:
+            return 0, b"", f"no answer within {self.answer_timeout_s:g} s", nan
+        except (ConnectionBroken, OSError) as error:
             return 0, b"", str(error), self._now()
         finally:
             if connection is not None:
                 connection.close()
 
 
-def probe(target: Target, parcel: Parcel, patience_s: float = SETTLING_S) -> None:
-    """Wait for one good answer, so that a run begins on a server that is there, is the one that is meant,
-    and is done with what came before. Raises SetupError with one sentence."""
-    until = time.monotonic() + patience_s
-    while (exchange := _once(target, parcel, patience_s)).status in BUSY and time.monotonic() < until:
+def probe(target: Target, request: ScheduledRequest, timeout_s: float = PROBE_TIMEOUT_S) -> None:
+    """Send a request until the server is not busy, and check that it answers with a readable answer.
+
+    Raises SetupError with one sentence if there is no server, if it refuses the request, or if the parser
+    cannot read the answer.
+    """
+    until = time.monotonic() + timeout_s
+    while (exchange := _send_one(target, request, timeout_s)).status in BUSY and time.monotonic() < until:
         gevent.sleep(0.2)
-    start = exchange.body[:200].decode(errors="replace")
+    body_start = exchange.body[:200].decode(errors="replace")
     if exchange.status == 0:
         raise SetupError(f"no server answers at {target.url}: {exchange.problem}")
     if exchange.status != 200:
-        raise SetupError(f"{target.url} answered {exchange.status} to the first picture: {start}")
+        raise SetupError(f"{target.url} answered {exchange.status} to the first image: {body_start}")
     try:
         target.parse(exchange.body)
     except UNREADABLE as error:
-        raise SetupError(f"{target.url} answered what the parser cannot read: {start}") from error
+        raise SetupError(f"the parser cannot read the answer of {target.url}: {body_start}") from error
 
 
-def _once(target: Target, parcel: Parcel, patience_s: float) -> Exchange:
-    seen: list[Exchange] = []
-    Sender(target, patience_s, seen.append).send_all([parcel])
-    return seen[0]
+def _send_one(target: Target, request: ScheduledRequest, timeout_s: float) -> Exchange:
+    exchanges: list[Exchange] = []
+    Sender(target, timeout_s, exchanges.append).send_all([request])
+    return exchanges[0]

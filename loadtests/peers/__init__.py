@@ -1,1 +1,1 @@
-"""Other serving systems around the same network, weights and pictures: `python -m loadtests.peers`."""
+"""Benchmark other serving systems with the same network, weights and images: `make bench-peers`."""

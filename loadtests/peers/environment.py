@@ -1,4 +1,4 @@
-"""A virtual environment for each peer, so that neither the project nor another peer gets its packages."""
+"""One virtual environment per peer, so that packages of a peer do not affect the project or other peers."""
 
 import logging
 import os
@@ -7,38 +7,38 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from loadtests.peers.running import ROOT, Server
+from loadtests.peers.running import ROOT, PeerServer
 
 log = logging.getLogger(__name__)
 
 
-def python(server: Server, folder: Path) -> Path:
-    """The interpreter to run a server with, its packages installed on the first call.
+def python(server: PeerServer, folder: Path) -> Path:
+    """The interpreter for a server; the first call installs the packages of the server.
 
-    Raises CalledProcessError where the package index does not have them.
+    Raises CalledProcessError if they cannot be installed.
     """
     if not server.packages:
         return Path(sys.executable)
-    place = folder / server.name
-    stamp, interpreter = place / "installed.txt", place / "bin" / "python"
-    wanted = "\n".join(server.packages)
-    if not (stamp.exists() and stamp.read_text() == wanted):
+    environment = folder / server.name
+    stamp, interpreter = environment / "installed.txt", environment / "bin" / "python"
+    requirements = "\n".join(server.packages)
+    if not (stamp.exists() and stamp.read_text() == requirements):
         log.info("installing %s", ", ".join(server.packages))
-        _install(place, interpreter, server.packages)
-        stamp.write_text(wanted)
+        _install(environment, interpreter, server.packages)
+        stamp.write_text(requirements)
     return interpreter
 
 
-def _install(place: Path, interpreter: Path, packages: tuple[str, ...]) -> None:
-    """torch comes first and stays pinned, or a package could pull in another build of it."""
+def _install(environment: Path, interpreter: Path, packages: tuple[str, ...]) -> None:
+    """Install torch first and keep it pinned, because a package may require another build."""
     torch = f"torch=={version('torch').partition('+')[0]}"
-    _call([sys.executable, "-m", "venv", "--clear", str(place)])
+    _call([sys.executable, "-m", "venv", "--clear", str(environment)])
     pip = [str(interpreter), "-m", "pip", "install", "--quiet"]
     _call([*pip, torch])
-    constraints = place / "constraints.txt"
+    constraints = environment / "constraints.txt"
     constraints.write_text(f"{torch}\n")
     _call([*pip, "--editable", f"{ROOT}[torch]", *packages], {"PIP_CONSTRAINT": str(constraints)})
 
 
-def _call(command: list[str], more: dict[str, str] | None = None) -> None:
-    subprocess.run(command, check=True, env=os.environ | (more or {}))  # noqa: S603
+def _call(command: list[str], variables: dict[str, str] | None = None) -> None:
+    subprocess.run(command, check=True, env=os.environ | (variables or {}))  # noqa: S603

@@ -1,8 +1,8 @@
-"""A trained ViT-S/16 made from the shipped vit-t by widening it without changing what it computes.
+"""A trained ViT-S/16: the shipped vit-t, widened without a change of its function.
 
 "Net2Net: Accelerating Learning via Knowledge Transfer", section 2.2: channels are copied, and weights that
-read copied channels are divided by the number of copies. LayerNorm needs nothing: [x; x] has the mean and
-the variance of x. Heads are copied whole, so that attention keeps its scale.
+read copied channels are divided by the number of copies. LayerNorm needs no change, because [x; x] has the
+mean and the variance of x. Each head is copied as a unit, so attention keeps its scale.
 """
 
 from dataclasses import replace
@@ -16,14 +16,14 @@ from foveate.models.weights.hub import Checkpoint
 
 TIMES = 2
 EXTRAS = ("exit_heads.", "gates.")
-"""Trained beside the trunk, and left behind."""
+"""Prefixes of parameters outside the trunk, which are dropped."""
 TOKENS = ("pos_embed", "cls_token", "dist_token", "reg_token")
 
 
 def widen(checkpoint: Checkpoint, name: str, times: int = TIMES) -> Checkpoint:
-    """The same function at `times` the width and heads: at full, logits are equal to float error.
+    """The same function with `times` the width and heads: logits at the full plan are equal to float error.
 
-    Raises SetupError for a network that cannot be widened like this (norms inside attention).
+    Raises SetupError for a network with norms inside attention, which cannot be widened like this.
     """
     old = checkpoint.config
     card = replace(
@@ -32,7 +32,7 @@ def widen(checkpoint: Checkpoint, name: str, times: int = TIMES) -> Checkpoint:
         config=replace(old, width=times * old.width, heads=times * old.heads),
         exits=(),
         gates=(),
-        description=f"{checkpoint.name} with each channel and head {times} times, to measure speed with",
+        description=f"{checkpoint.name} with each channel and head copied {times} times, to measure speed",
     )
     state = checkpoint.model.state_dict()
     wide = {n: _widened(n, v.detach(), times) for n, v in state.items() if not n.startswith(EXTRAS)}
@@ -40,15 +40,15 @@ def widen(checkpoint: Checkpoint, name: str, times: int = TIMES) -> Checkpoint:
 
 
 def _widened(name: str, value: Tensor, times: int) -> Tensor:
-    """One parameter: copied along what it writes, copied and divided along what it reads."""
+    """One parameter: copied along its outputs, copied and divided along its inputs."""
     layer, _, kind = name.rpartition(".")
     if name in TOKENS:
         return value.repeat(1, 1, times)
-    if layer == "patch_embed.proj":  # it reads the picture
+    if layer == "patch_embed.proj":  # its input is the image
         return value.repeat(times, *[1] * (value.dim() - 1))
-    if layer in ("head", "head_dist"):  # they write the classes
+    if layer in ("head", "head_dist"):  # their outputs are the classes
         return value if kind == "bias" else value.repeat(1, times) / times
-    if layer.endswith(".qkv"):  # it writes queries, keys and values, each of them all heads
+    if layer.endswith(".qkv"):  # its outputs are queries, keys and values of all heads
         parts = value.reshape(3, -1, *value.shape[1:])
         copied = parts.repeat(1, times) if kind == "bias" else parts.repeat(1, times, times) / times
         return copied.flatten(0, 1)
@@ -56,11 +56,11 @@ def _widened(name: str, value: Tensor, times: int) -> Tensor:
 
 
 def saved(folder: Path, base: str = "vit-t") -> Path:
-    """The widened model as a file that `foveate serve --model` loads; made on the first call."""
+    """The path of the widened model, for `foveate serve --model`; the first call writes the file."""
     path = folder / "vit-s-wide.safetensors"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        beside = path.with_suffix(".partial")
-        hub.save(beside, widen(hub.load(base), path.stem))
-        beside.replace(path)
+        partial = path.with_suffix(".partial")
+        hub.save(partial, widen(hub.load(base), path.stem))
+        partial.replace(path)
     return path

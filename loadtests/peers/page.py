@@ -1,101 +1,93 @@
-"""The Markdown beside the JSON: closed loops in one table, each promise in another."""
+"""The Markdown page: one table of closed loops, and one table of open loops per deadline."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Sequence
 
-from loadtests.peers.job import MARGIN, MOST_IN_BATCH
-from loadtests.peers.measure import CONNECTIONS, TUNED_AT, WARM_UP, Figures
+from loadtests.peers.config import DEADLINE_SHARE, MAX_BATCH_SIZE
+from loadtests.peers.measure import CONNECTIONS, TUNED_AT, WARM_UP
 from loadtests.peers.running import SERVERS
-from loadtests.report import table
+from loadtests.report import Figures, cell, table
+
+OPEN_LOOP = re.compile(r"(\w+)_open_([\d.]+)ms_([\d.]+)x_offered")
 
 
-def page(
-    figures: Figures, names: Sequence[str], promises_ms: Sequence[float], loads: Sequence[float],
-    failed: Mapping[str, str], terms: str,
-) -> str:  # fmt: skip
-    """`names`: the servers that were measured; `terms`: precision, pictures, seconds and rounds in words."""
+def page(figures: Figures) -> str:
+    """The page for the servers, deadlines and loads that the figures have."""
+    open_loops = [match.groups() for key in figures if (match := OPEN_LOOP.fullmatch(key))]
+    names = [name for name in SERVERS if any(key.startswith(f"{name}_") for key in figures)]
+    deadlines = sorted({float(deadline) for _, deadline, _ in open_loops}, reverse=True)
+    loads = sorted({float(load) for _, _, load in open_loops})
     parts = [
-        INTRODUCTION.format(
-            terms=terms, batch=MOST_IN_BATCH, margin=MARGIN, warm=WARM_UP, tuned_at=TUNED_AT, **figures
-        ),
-        "## Closed loop\n\nAnswers a second, nothing refused; on the right the median latency in ms.",
-        closed(figures, names),
-        *(open_loops(figures, names, promise, loads) for promise in promises_ms),
-        versions(names),
+        INTRODUCTION,
+        "## Raw loop\n\n" + raw_table(figures),
+        "## Closed loop\n\nAnswers per second and median latency, by the number of connections. The "
+        "deadline is so long that servers need not refuse requests.\n\n" + closed_loop_table(figures, names),
+        *(open_loop_section(figures, names, deadline, loads) for deadline in deadlines),
     ]
-    parts += [f"{name} was left out: {why}." for name, why in failed.items()]
     return "\n\n".join(parts)
 
 
-INTRODUCTION = """# Other servers around the same network
+INTRODUCTION = f"""# Other serving systems
 
-ViT-S/16, made from vit-t by copying channels and heads
-({terms}).
-Every server decodes with the same function and runs the same network at full with as many threads; only the
-serving differs. Each is tuned to the promise as its documentation allows, and docstrings in
-`loadtests/peers/servers` say how: how many may be inside and how long they may wait is what {margin:.0%} of
-the promise leaves room for, at the rate the server managed in the closed loop at {tuned_at} connections.
-Foveate is told the promise by each request, and may answer under any plan of its ladder.
+Each server runs the same network, ViT-S/16, made from vit-t by copying channels and heads. Every server
+decodes with the same function, runs the full plan, and uses the same number of threads. Foveate gets the
+deadline with each request, and may answer with any plan of its ladder.
 
-The raw loop decodes and runs pictures in one process with no HTTP: {raw_1_per_s:.1f} pictures/s one by one,
-{raw_8_per_s:.1f} in batches of {batch}; {raw_8_accuracy:.1%} of its answers are right. Rates below are
-multiples of the better of the two. Server and load generator share the machine's cores, and nothing is
-subtracted for it. A server answers {warm} pictures before it is measured. `python -m loadtests.peers` repeats
-it, and installs each server into an environment of its own."""
+The other servers are tuned to the deadline as their documentation allows; the docstrings in
+`loadtests/peers/servers` describe how. The limits on requests in the server and on their waiting time are
+what {DEADLINE_SHARE:.0%} of the deadline allows at the rate that the server reaches in the closed loop at
+{TUNED_AT} connections. Loads are multiples of the better rate of the raw loop. Each server answers {WARM_UP}
+images before it is measured. Server and load generator share the cores, and nothing is subtracted for the
+generator. `make bench-peers` repeats the bench, and installs each server into its own environment."""
 
 
-def closed(figures: Figures, names: Sequence[str]) -> str:
-    """A row a server."""
-    kinds = ("per_s", "p50_ms")
-    head = ["server", *(f"{c}" for c in CONNECTIONS), *(f"p50 at {c}" for c in CONNECTIONS)]
+def raw_table(figures: Figures) -> str:
+    """The raw loop: decode and forward without HTTP."""
     rows = [
-        [name, *(_number(figures, f"{name}_closed_{c}_{kind}") for kind in kinds for c in CONNECTIONS)]
+        [str(batch), cell(figures, f"raw_{batch}_per_s", "{:.1f}"),
+         cell(figures, f"raw_{batch}_accuracy", "{:.1%}")]
+        for batch in (1, MAX_BATCH_SIZE)
+    ]  # fmt: skip
+    head = ["batch size", "images/s", "top-1"]
+    return f"Decode and forward in one process, without HTTP.\n\n{table(head, rows)}"
+
+
+def closed_loop_table(figures: Figures, names: Sequence[str]) -> str:
+    """One row per server."""
+    kinds = ("per_s", "p50_ms")
+    head = ["server", *(f"{c}, /s" for c in CONNECTIONS), *(f"{c}, p50 ms" for c in CONNECTIONS)]
+    rows = [
+        [name, *(cell(figures, f"{name}_closed_{c}_{kind}", "{:.1f}") for kind in kinds for c in CONNECTIONS)]
         for name in names
     ]
     return table(head, rows)
 
 
-def open_loops(figures: Figures, names: Sequence[str], promise_ms: float, loads: Sequence[float]) -> str:
-    """A row a server and load: what was answered in time, and how often that was right."""
+def open_loop_section(
+    figures: Figures, names: Sequence[str], deadline_ms: float, loads: Sequence[float]
+) -> str:
+    """One row per server and load: the share in time, its accuracy, and how the other requests ended."""
+    kinds = ("late", "refused", "expired", "error", "unanswered")
     rows = []
     for name in names:
         for load in loads:
-            key = f"{name}_open_{promise_ms:g}ms_{load:g}x"
+            key = f"{name}_open_{deadline_ms:g}ms_{load:g}x"
             offered = figures.get(f"{key}_offered", 0)
-            kinds = ("late", "refused", "expired", "error", "unanswered")
             shares = [figures.get(f"{key}_{kind}", 0) / offered if offered else 0.0 for kind in kinds]
             rows.append(
-                [name, f"{load:g}x", _share(figures, f"{key}_attainment"), _share(figures, f"{key}_accuracy"),
-                 *(f"{share:.1%}" for share in shares), _number(figures, f"{key}_latency_ms_p99")]
+                [name, f"{load:g}x", cell(figures, f"{key}_attainment", "{:.1%}"),
+                 cell(figures, f"{key}_accuracy", "{:.1%}"), *(f"{share:.1%}" for share in shares),
+                 cell(figures, f"{key}_latency_ms_p99", "{:.1f}")]
             )  # fmt: skip
-    head = [
-        "server",
-        "load",
-        "in time",
-        "top-1",
-        "late",
-        "refused",
-        "expired",
-        "error",
-        "no answer",
-        "p99 ms",
-    ]
-    return f"""## A promise of {promise_ms:g} ms
+    head = ["server", "load", "in time", "top-1", *kinds[:-1], "no answer", "p99 ms"]
+    return f"""## A deadline of {deadline_ms:g} ms
 
-Poisson arrivals. In time: share of all that were offered; top-1: among those answered in time. Expired:
-a status of 504, or of 408, which mosec and Ray Serve send. TorchServe does not answer what it drops.
+Poisson arrivals. The shares are of all offered requests; top-1 is of the answers in time. "Expired" is status
+504, or status 408, which mosec and Ray Serve send. TorchServe sends no answer to a request that it drops.
 
 {table(head, rows)}"""
 
 
-def versions(names: Sequence[str]) -> str:
-    """What was installed for each."""
-    pinned = [", ".join(SERVERS[name].packages) for name in names if SERVERS[name].packages]
-    return f"Installed: {', '.join(pinned)}." if pinned else ""
-
-
-def _number(figures: Figures, key: str) -> str:
-    return f"{figures[key]:.1f}" if key in figures else "-"
-
-
-def _share(figures: Figures, key: str) -> str:
-    return f"{figures[key]:.1%}" if key in figures else "-"
+def installed(names: Sequence[str]) -> dict[str, str]:
+    """For the table of settings: the packages that each server was installed from."""
+    return {name: ", ".join(SERVERS[name].packages) for name in names if SERVERS[name].packages}

@@ -1,4 +1,4 @@
-"""Start a server in processes of its own, wait until it answers, and leave none of them behind."""
+"""Start a server in separate processes, wait until it answers, and stop all of its processes."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from loadtests.peers.job import Job
+from loadtests.peers.config import PeerConfig
 from loadtests.report import UNCACHED
 
 ROOT = Path(__file__).parents[2]
@@ -20,18 +20,18 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS": "0",
 }
-"""Nobody calls home."""
+"""Turns usage reports off."""
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
-    """One way to serve: how it is started, where it takes pictures, what it installs."""
+class PeerServer:
+    """A serving system: its command, its packages and its path."""
 
     name: str
     command: tuple[str, ...]
-    """After the interpreter; {port} stands for the port."""
+    """Arguments of the interpreter; {port} stands for the port."""
     packages: tuple[str, ...] = ()
-    """Nothing: the project's own environment has all it needs."""
+    """Requirements to install; empty for the environment of the project."""
     path: str = "/classify"
 
 
@@ -39,17 +39,24 @@ def _module(name: str) -> tuple[str, ...]:
     return ("-m", f"loadtests.peers.servers.{name}_server")
 
 
-BENTO = ("-m", "bentoml", "serve", "loadtests.peers.servers.bentoml_server:Classifier", "--host", "127.0.0.1")
+BENTO = (
+    "-m",
+    "bentoml",
+    "serve",
+    "loadtests.peers.servers.bentoml_server:BentoClassifier",
+    "--host",
+    "127.0.0.1",
+)
 SERVERS = {
     server.name: server
     for server in (
-        Server("foveate", _module("foveate")),
-        Server("fastapi", _module("fastapi")),
-        Server("litserve", _module("litserve"), ("litserve==0.2.19",)),
-        Server("ray", _module("ray"), ("ray[serve]==2.60.0",)),
-        Server("bentoml", (*BENTO, "--port", "{port}"), ("bentoml==1.4.39",)),
-        Server("mosec", _module("mosec"), ("mosec==0.9.8",)),
-        Server(
+        PeerServer("foveate", _module("foveate")),
+        PeerServer("fastapi", _module("fastapi")),
+        PeerServer("litserve", _module("litserve"), ("litserve==0.2.19",)),
+        PeerServer("ray", _module("ray"), ("ray[serve]==2.60.0",)),
+        PeerServer("bentoml", (*BENTO, "--port", "{port}"), ("bentoml==1.4.39",)),
+        PeerServer("mosec", _module("mosec"), ("mosec==0.9.8",)),
+        PeerServer(
             "torchserve", _module("torchserve"),
             ("torchserve==0.12.0", "torch-model-archiver==0.12.0"), "/predictions/vit",
         ),
@@ -58,11 +65,14 @@ SERVERS = {
 
 
 @contextmanager
-def running(server: Server, python: Path, job: Job, jpeg: bytes, log: Path) -> Iterator[str]:
-    """The URL that takes pictures, once it has answered one. Raises RuntimeError where it never does."""
-    url = f"http://127.0.0.1:{job.port}{server.path}"
-    command = [str(python), *(part.replace("{port}", str(job.port)) for part in server.command)]
-    environment = os.environ | QUIET | UNCACHED | job.environment() | {"PYTHONPATH": str(ROOT)}
+def running(server: PeerServer, python: Path, config: PeerConfig, jpeg: bytes, log: Path) -> Iterator[str]:
+    """Run a server and yield its URL after it has answered one image.
+
+    Raises RuntimeError if it never answers. All its processes are stopped at the end.
+    """
+    url = f"http://127.0.0.1:{config.port}{server.path}"
+    command = [str(python), *(part.replace("{port}", str(config.port)) for part in server.command)]
+    environment = os.environ | QUIET | UNCACHED | config.environment() | {"PYTHONPATH": str(ROOT)}
     with log.open("wb") as out:
         process = subprocess.Popen(  # noqa: S603
             command, env=environment, cwd=ROOT, stdout=out, stderr=out, start_new_session=True
@@ -71,22 +81,22 @@ def running(server: Server, python: Path, job: Job, jpeg: bytes, log: Path) -> I
         _wait(url, jpeg, process, log)
         yield url
     finally:
-        _stop(process, job.token)
+        _stop(process, config.token)
 
 
-def ask(url: str, jpeg: bytes, timeout_s: float = 10) -> bytes:
-    """One picture in, the body of the answer out."""
+def post_image(url: str, jpeg: bytes, timeout_s: float = 10) -> bytes:
+    """POST an image and return the body of the answer. Raises URLError and TimeoutError."""
     request = urllib.request.Request(url, jpeg, {"content-type": "image/jpeg"})  # noqa: S310
-    with urllib.request.urlopen(request, timeout=timeout_s) as answer:  # noqa: S310
-        body: bytes = answer.read()
+    with urllib.request.urlopen(request, timeout=timeout_s) as response:  # noqa: S310
+        body: bytes = response.read()
     return body
 
 
 def _wait(url: str, jpeg: bytes, process: subprocess.Popen[bytes], log: Path, limit_s: float = 90) -> None:
-    until, problem = time.monotonic() + limit_s, "it ended"
+    until, problem = time.monotonic() + limit_s, "its process ended"
     while time.monotonic() < until and process.poll() is None:
         try:
-            ask(url, jpeg)
+            post_image(url, jpeg)
         except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
             problem = f"{error}"
             time.sleep(0.5)
@@ -96,7 +106,7 @@ def _wait(url: str, jpeg: bytes, process: subprocess.Popen[bytes], log: Path, li
 
 
 def _stop(process: subprocess.Popen[bytes], token: str) -> None:
-    """Ask it to end, then end what is left: some start processes in groups of their own."""
+    """Terminate the server, then kill its remaining processes: some servers start new process groups."""
     process.send_signal(signal.SIGTERM)
     try:
         process.wait(15)
@@ -104,23 +114,23 @@ def _stop(process: subprocess.Popen[bytes], token: str) -> None:
         process.kill()
         process.wait()
     for _ in range(20):
-        left = processes(token)
-        if not left:
+        remaining = processes(token)
+        if not remaining:
             return
-        for pid in left:
-            with suppress(ProcessLookupError):  # it may have ended by now
+        for pid in remaining:
+            with suppress(ProcessLookupError):  # the process may have ended
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.1)
 
 
 def processes(token: str) -> list[int]:
-    """Every process whose environment carries this token: those that a server started, however deep."""
-    found = []
+    """All processes whose environment has this token: the server and its descendants."""
+    pids = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            carries = token.encode() in (folder / "environ").read_bytes()
+            has_token = token.encode() in (folder / "environ").read_bytes()
         except OSError:
-            continue  # it has ended, or is not ours to read
-        if carries and int(folder.name) != os.getpid():
-            found.append(int(folder.name))
-    return found
+            continue  # the process has ended or belongs to another user
+        if has_token and int(folder.name) != os.getpid():
+            pids.append(int(folder.name))
+    return pids

@@ -17,7 +17,7 @@ from typing import Any
 from foveate.core.errors import SetupError
 from foveate.models.zoo.heldout import heldout
 from loadtests.tasks.clicking import enlarged
-from loadtests.tasks.server import Got, post, serving
+from loadtests.tasks.server import HttpResponse, post, serving
 
 HITS = 300
 """Requests that are answered from the cache."""
@@ -193,7 +193,7 @@ def p99(values: list[float]) -> float:
     return sorted(values)[int(0.99 * (len(values) - 1))]
 
 
-def _classify(url: str, jpeg: bytes) -> Got:
+def _classify(url: str, jpeg: bytes) -> HttpResponse:
     return post(f"{url}/classify?top_k=1", jpeg, "image/jpeg", x_slo_ms=DEADLINE_MS)
 
 

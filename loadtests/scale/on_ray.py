@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from loadtests.overhead import load_server, picture, served
+from loadtests.overhead import load_server, sample_jpeg, served
 
 CONNECTIONS = 32
 REPLICAS = (1, 2, 4)
@@ -31,7 +31,7 @@ class RayOverhead:
 
 def measure_overhead() -> RayOverhead:
     """Run both servers at the same time and measure them in turns."""
-    jpeg = picture()
+    jpeg = sample_jpeg()
     rounds = []
     with served("loadtests.noop", "{port}") as local, served("loadtests.noop", "{port}", "--ray") as on_ray:
         for port in (local, on_ray):
@@ -48,7 +48,7 @@ def measure_overhead() -> RayOverhead:
 
 def measure_scaling(replicas: Sequence[int] = REPLICAS) -> dict[int, float]:
     """Requests per second by the number of replicas of a model that sleeps."""
-    jpeg, rates = picture(), {}
+    jpeg, rates = sample_jpeg(), {}
     for count in replicas:
         sleeping = ("--ray", "--replicas", str(count), "--waits-ms", str(SLEEP_MS), "--max-batch", "1")
         with served("loadtests.noop", "{port}", *sleeping) as port:

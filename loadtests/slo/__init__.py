@@ -1,1 +1,1 @@
-"""Whether promises are kept: what `make bench-slo` measures, against real servers and in the simulator."""
+"""Deadlines under load: what `make bench-slo` measures, on real servers and in the simulator."""

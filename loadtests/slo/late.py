@@ -1,4 +1,4 @@
-"""Forwards that were spent on requests which had expired or been cancelled when they began."""
+"""Count the forwards of requests that were expired or cancelled when the forward started."""
 
 import asyncio
 import random
@@ -24,22 +24,22 @@ from foveate.models.runners.image import TorchRunner
 
 MODEL = "vit-xs"
 REQUESTS, RATE = 3000, 3000.0
-PROMISES_S = (0.02, 0.05, 0.2, 0.5)
-LEAVING = 0.2
-"""Share of those who leave before they are answered."""
+DEADLINES_S = (0.02, 0.05, 0.2, 0.5)
+CANCEL_SHARE = 0.2
+"""Share of the clients that leave before their answer."""
 
 
 @dataclass(slots=True, eq=False)
-class _Media:
-    """A picture, and until when somebody waits for what it shows."""
+class _TimedImage:
+    """An image, and the time at which its request expires; 0 once the client has left."""
 
     pixels: Pixels
-    until: float
+    expires: float
 
 
 @dataclass(slots=True)
-class Watched:
-    """A runner that looks, as a forward begins, whether anybody still waits for each picture in it."""
+class CountingRunner:
+    """A runner that counts the images of each forward, and those that had expired at its start."""
 
     runner: TorchRunner
     ran: int = 0
@@ -47,67 +47,73 @@ class Watched:
 
     @property
     def card(self) -> ModelCard:
+        """The card of the wrapped runner."""
         return self.runner.card
 
     @property
     def max_batch(self) -> int:
+        """The maximum batch size of the wrapped runner."""
         return self.runner.max_batch
 
     def check(self, plan: Plan) -> None:
+        """Check the plan with the wrapped runner."""
         self.runner.check(plan)
 
-    def stack(self, media: Sequence[_Media], plan: Plan) -> Any:
-        return self.runner.stack([one.pixels for one in media], plan), media
+    def stack(self, media: Sequence[_TimedImage], plan: Plan) -> Any:
+        """The stacked pixels and the images."""
+        return self.runner.stack([image.pixels for image in media], plan), media
 
     def run(self, batch: Any, plan: Plan) -> Sequence[Result | Exception]:
+        """Count the images and run the wrapped runner."""
         pixels, media = batch
         now = time.monotonic()
         self.ran += len(media)
-        self.late += sum(one.until <= now for one in media)
+        self.late += sum(image.expires <= now for image in media)
         return self.runner.run(pixels, plan)
 
 
 def count(seed: int = 0) -> dict[str, float]:
-    """Counts of an overload in which many expire and many leave, through the real engine and model."""
-    compute = DeviceExecutor()
+    """Counts of an overload with many expired and cancelled requests, through the real engine and model."""
+    device = DeviceExecutor()
     try:
-        watched = Watched(compute.call(partial(load, MODEL)))
-        answered = asyncio.run(_overload(watched, compute, seed))
+        runner = CountingRunner(device.call(partial(load, MODEL)))
+        answered = asyncio.run(_overload(runner, device, seed))
     finally:
-        compute.close()
+        device.close()
     return {
-        "late_forwards": watched.late,
+        "late_forwards": runner.late,
         "late_offered": REQUESTS,
-        "late_ran": watched.ran,
+        "late_ran": runner.ran,
         "late_answered": answered,
     }
 
 
-async def _overload(runner: Watched, compute: DeviceExecutor, seed: int) -> int:
-    engine = Engine(runner, Metrics(), device=compute)
+async def _overload(runner: CountingRunner, device: DeviceExecutor, seed: int) -> int:
+    """Send REQUESTS requests; the number of answers."""
+    engine = Engine(runner, Metrics(), device=device)
     engine.start()
-    draw = random.Random(seed)  # noqa: S311 - dice, not secrets
-    picture = np.random.default_rng(seed).integers(0, 255, (224, 224, 3), np.uint8)
+    draw = random.Random(seed)  # noqa: S311 - not a secret
+    pixels = np.random.default_rng(seed).integers(0, 255, (224, 224, 3), np.uint8)
     tasks, started = [], time.monotonic()
     for number in range(REQUESTS):
         await asyncio.sleep(started + number / RATE - time.monotonic())
-        tasks.append(asyncio.create_task(_one(engine, number, picture, draw)))
-    ended = await asyncio.gather(*tasks)
+        tasks.append(asyncio.create_task(_send(engine, number, pixels, draw)))
+    answered = await asyncio.gather(*tasks)
     await engine.close()
-    return sum(ended)
+    return sum(answered)
 
 
-async def _one(engine: Engine, number: int, picture: Pixels, draw: random.Random) -> bool:
-    """Whether it was answered."""
-    promise_s = draw.choice(PROMISES_S)
-    stays_s = promise_s * draw.random() if draw.random() < LEAVING else None
-    media = _Media(picture, time.monotonic() + promise_s)
-    request = Request(str(number), MODEL, media, picture.nbytes, objective=Objective(media.until))
+async def _send(engine: Engine, number: int, pixels: Pixels, draw: random.Random) -> bool:
+    """Submit one request; whether it was answered."""
+    deadline_s = draw.choice(DEADLINES_S)
+    cancel_s = deadline_s * draw.random() if draw.random() < CANCEL_SHARE else None
+    image = _TimedImage(pixels, time.monotonic() + deadline_s)
+    request = Request(str(number), MODEL, image, pixels.nbytes, objective=Objective(image.expires))
     try:
-        async with asyncio.timeout(stays_s):
+        async with asyncio.timeout(cancel_s):
             await engine.submit(request)
     except TimeoutError:
-        media.until = 0.0
+        image.expires = 0.0
         return False
     except FoveateError:
         return False

@@ -1,4 +1,4 @@
-"""Real servers under load: the highest rate that each keeps its promise at, an overload, and a step."""
+"""Real servers under load: the highest rate in time, an overload, and a step in the rate."""
 
 import logging
 import math
@@ -8,108 +8,124 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loadtests.load.capacity import highest_rate
-from loadtests.load.result import GOAL, Run
+from loadtests.load.result import ATTAINMENT_GOAL, LoadTestRun
 from loadtests.load.score import WINDOW_S, Window, accuracy, attainment, windows
-from loadtests.peers.job import MOST_IN_BATCH, Job
-from loadtests.peers.measure import TUNED_AT, UNHURRIED_MS, Setup, anew, closed_loop, open_loop, warmed
-from loadtests.peers.running import SERVERS, Server, running
+from loadtests.peers.config import MAX_BATCH_SIZE, PeerConfig
+from loadtests.peers.measure import (
+    NO_DEADLINE_MS,
+    TUNED_AT,
+    BenchSetup,
+    closed_loop,
+    on_free_port,
+    open_loop,
+    warm_up,
+)
+from loadtests.peers.running import SERVERS, PeerServer, running
 
 log = logging.getLogger(__name__)
 
-OURS = SERVERS["foveate"]
-FIFO = ("--policy", "fifo", "--plan", "full", "--max-batch", str(MOST_IN_BATCH))
-STATIC = replace(OURS, name="static-full", command=(*OURS.command, *FIFO))
-"""The same server without the choice: first come, first served, everybody at full."""
+FOVEATE = SERVERS["foveate"]
+FIFO = ("--policy", "fifo", "--plan", "full", "--max-batch", str(MAX_BATCH_SIZE))
+STATIC_FULL = replace(FOVEATE, name="static-full", command=(*FOVEATE.command, *FIFO))
+"""Foveate as a plain server: first in, first out, and every request at the full plan."""
 OVERLOAD = 2.0
-"""Times the raw rate, what the raw loop manages."""
-CALM, STEP = 0.5, 4.0
-"""The rate before and after a step, as multiples of the raw rate, and by how much more come in its third."""
+"""The overload, as a multiple of the raw rate."""
+STEP_BASE, STEP = 0.5, 4.0
+"""The rate before and after a step, as a multiple of the raw rate, and the factor of the step."""
 PRECISION = 0.08
-"""How closely the highest rate is searched for."""
+"""The precision of the search for the highest rate."""
+SECOND_SEED = 1000
+"""Added to the seed of a run for a second run with other arrivals."""
 
 
 @dataclass(frozen=True, slots=True)
-class Bench:
-    """What is the same for every server: the setup, the promise and the raw rate."""
+class SloBench:
+    """What all servers share: the setup, the deadline and the raw rate."""
 
-    setup: Setup
-    promise_ms: float
+    setup: BenchSetup
+    deadline_ms: float
     raw_per_s: float
 
     @contextmanager
-    def served(self, server: Server, python: Path, managed: float) -> Iterator[str]:
-        """A server, tuned to the promise and the rate it managed in a closed loop, warm."""
-        job = anew(Job(self.setup.weights, self.setup.precision, 0, self.promise_ms, managed))
-        jpegs = self.setup.pictures.jpegs
-        with running(server, python, job, jpegs[0], self.setup.logs / f"{server.name}.log") as url:
-            warmed(url, jpegs)
+    def served(self, server: PeerServer, python: Path, own_rate: float) -> Iterator[str]:
+        """Run a warm server, tuned to the deadline and to its rate in a closed loop; yield its URL."""
+        with self._running(server, python, self.deadline_ms, own_rate) as url:
             yield url
 
-    def offer(
+    def run(
         self, url: str, name: str, rate: float, seed: int, shape: str = "poisson", headers: str = ""
-    ) -> Run:
-        run = open_loop(url, rate, self.promise_ms, self.setup, seed, shape, name, headers)
+    ) -> LoadTestRun:
+        """One open-loop run at this rate. Raises SetupError."""
+        run = open_loop(url, rate, self.deadline_ms, self.setup, seed, shape, name, headers)
         log.info("%s, %s at %.1f/s: %.2f%% in time", name, shape, rate, 100 * attainment(run.records))
         return run
 
-    def most(self, url: str, name: str, start: float, seed: int) -> "Search":
-        """The highest rate at which nearly everybody is answered in time. A rate that fails is tried once
-        more with other arrivals: on a machine that is shared, one stall would end the search."""
-        runs: list[Run] = []
+    def find_highest_rate(self, url: str, name: str, start: float, seed: int) -> "RateSearch":
+        """The highest rate that reaches ATTAINMENT_GOAL.
+
+        A rate that fails is tried once more with other arrivals, because one stall of a shared machine would
+        end the search.
+        """
+        runs: list[LoadTestRun] = []
 
         def measure(rate: float) -> float:
             best = 0.0
-            for again in (0, 1000):
-                runs.append(self.offer(url, name, rate, seed + again))
+            for offset in (0, SECOND_SEED):
+                runs.append(self.run(url, name, rate, seed + offset))
                 best = max(best, attainment(runs[-1].records))
-                if best >= GOAL:
+                if best >= ATTAINMENT_GOAL:
                     break
             return best
 
-        return Search(highest_rate(measure, start, GOAL, PRECISION), runs)
+        return RateSearch(highest_rate(measure, start, ATTAINMENT_GOAL, PRECISION), runs)
 
-    def managed(self, server: Server, python: Path) -> float:
-        """Answers a second in a closed loop, unhurried: what a server is tuned with."""
-        job = anew(Job(self.setup.weights, self.setup.precision, 0, UNHURRIED_MS, self.raw_per_s))
-        jpegs = self.setup.pictures.jpegs
-        with running(server, python, job, jpegs[0], self.setup.logs / f"{server.name}.log") as url:
-            warmed(url, jpegs)
-            return closed_loop(url, jpegs[0], TUNED_AT, self.setup.seconds / 2).per_second
+    def closed_loop_rate(self, server: PeerServer, python: Path) -> float:
+        """Answers per second in a closed loop without a deadline, which the server is tuned to."""
+        with self._running(server, python, NO_DEADLINE_MS, self.raw_per_s) as url:
+            jpeg = self.setup.images.jpegs[0]
+            return closed_loop(url, jpeg, TUNED_AT, self.setup.seconds / 2).per_second
+
+    @contextmanager
+    def _running(self, server: PeerServer, python: Path, slo_ms: float, rate: float) -> Iterator[str]:
+        config = on_free_port(PeerConfig(self.setup.weights, self.setup.precision, 0, slo_ms, rate))
+        jpegs = self.setup.images.jpegs
+        with running(server, python, config, jpegs[0], self.setup.logs / f"{server.name}.log") as url:
+            warm_up(url, jpegs)
+            yield url
 
 
 @dataclass(frozen=True, slots=True)
-class Search:
-    """The highest rate that was kept, and the runs that showed it."""
+class RateSearch:
+    """The highest rate that reached the goal, and the runs of the search."""
 
     rate: float
-    runs: Sequence[Run]
+    runs: Sequence[LoadTestRun]
 
     @property
     def accuracy(self) -> float:
-        """Top-1 of what was answered in time at that rate; NaN where no rate was kept."""
-        kept = [run for run in self.runs if run.settings["rate"] == self.rate]
-        return accuracy(kept[-1].records) if kept else math.nan
+        """Top-1 of the answers in time at that rate; NaN if no rate reached the goal."""
+        at_rate = [run for run in self.runs if run.settings["rate"] == self.rate]
+        return accuracy(at_rate[-1].records) if at_rate else math.nan
 
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """How a step went, in seconds."""
+    """Recovery from a step, in seconds."""
 
     recovery_s: float
-    """From the start of the step to the end of the last quarter of a second below the goal."""
+    """From the start of the step to the end of the last window below ATTAINMENT_GOAL."""
     quality_back_s: float
-    """From the end of the step to the end of the last quarter of a second that was not answered at full's
-    quality, or not at all."""
+    """From the end of the step to the end of the last window below full quality, or without answers."""
 
 
-def recovery(run: Run) -> Recovery:
-    """Of a run whose middle third was a step."""
+def recovery(run: LoadTestRun) -> Recovery:
+    """The recovery of a run whose middle third was a step."""
     third = run.span_s / 3
-    cut = windows(run.records)
-    broken = [w for w in cut if w.start >= third and w.attainment < GOAL]
-    degraded = [w for w in cut if w.start >= 2 * third and not w.quality >= 1]
-    return Recovery(_last(broken, third), _last(degraded, 2 * third))
+    all_windows = windows(run.records)
+    missed = [w for w in all_windows if w.start >= third and w.attainment < ATTAINMENT_GOAL]
+    degraded = [w for w in all_windows if w.start >= 2 * third and not w.quality >= 1]
+    return Recovery(_last_end(missed, third), _last_end(degraded, 2 * third))
 
 
-def _last(found: Sequence[Window], since: float) -> float:
-    return max((w.start + WINDOW_S - since for w in found), default=0.0)
+def _last_end(of: Sequence[Window], since: float) -> float:
+    return max((w.start + WINDOW_S - since for w in of), default=0.0)

@@ -1,137 +1,169 @@
-"""The Markdown beside the JSON and the HTML."""
+"""The Markdown page of the bench."""
 
-from collections.abc import Mapping, Sequence
-
-from loadtests.peers.measure import Figures, Setup
-from loadtests.report import table
+from loadtests.report import Figures, Goal, cell, goal_table, table
 from loadtests.slo import late
 from loadtests.slo.decisions import WAITING
-from loadtests.slo.live import CALM, OVERLOAD, PRECISION, STEP
+from loadtests.slo.live import OVERLOAD, PRECISION, STEP, STEP_BASE
 from loadtests.slo.simulated import LOADS, SHAPES
 
+GOALS = (
+    Goal("static-full: requests in time at the overload", "overload_static_attainment", "below", 0.5,
+         "{:.1%}", "{:.0%}"),
+    Goal("Foveate: requests in time at the overload", "overload_attainment", "at least", 0.99,
+         "{:.2%}", "{:.0%}"),
+    Goal("Foveate: loss of top-1 at the overload, points", "overload_accuracy_loss_points", "at most", 2,
+         "{:.2f}"),
+    Goal("highest rate, relative to static-full", "rate_ratio_static", "at least", 3, "{:.2f}"),
+    Goal("highest rate, relative to the best other server", "rate_ratio_best_peer", "at least", 3, "{:.2f}"),
+    Goal("time to recover from the start of the step, s", "recovery_s", "at most", 1, "{:.2f}"),
+    Goal("time to full quality after the end of the step, s", "quality_back_s", "at most", 2, "{:.2f}"),
+    Goal("simulated utility, relative to the oracle, minimum", "oracle_ratio_min", "at least", 0.95,
+         "{:.3f}"),
+    Goal("difference of simulated and real requests in time, points", "sim_real_gap_points", "at most", 3,
+         "{:.2f}"),
+    Goal(f"a decision with {WAITING:,} waiting requests, ms", "decision_ms_at_1000", "below", 1, "{:.3f}"),
+    Goal("forwards for expired or cancelled requests", "late_forwards", "at most", 0, "{:.0f}"),
+)  # fmt: skip
 
-def page(f: Figures, peers: Sequence[str], failed: Mapping[str, str], setup: Setup, rounds: int) -> str:
-    """All figures, with what was done to get them."""
-    terms = {
-        "goals": table(["what", "measured", "goal"], goals(f)),
-        "rates": table(["server", "requests/s", "top-1 of what was in time"], rates(f, peers)),
-        "real": table(["run", "real", "simulated", "slower than profiled"], simulated(f)),
-        "worst": table(
-            ["arrivals", "utility over the oracle's"],
-            [[shape, f"{f[f'oracle_ratio_{shape}']:.4f}"] for shape in SHAPES],
+
+def page(figures: Figures) -> str:
+    """The page for the servers that the figures have."""
+    tables = {
+        "goals": goal_table(GOALS, figures),
+        "load": table(["figure", "value"], load_rows(figures)),
+        "rates": table(["server", "requests/s", "top-1 of answers in time"], rate_rows(figures)),
+        "real": table(["run", "real", "simulated", "forwards, relative to the profile"], real_rows(figures)),
+        "spread": table(["figure", "value"], spread_rows(figures)),
+        "oracle": table(
+            ["arrivals", "utility, relative to the oracle"],
+            [[shape, cell(figures, f"oracle_ratio_{shape}", "{:.4f}")] for shape in SHAPES],
         ),
-        "precision": setup.precision,
-        "size": setup.size,
-        "seconds": setup.seconds,
-        "rounds": rounds,
-        "promise": setup.promises_ms[0],
-        "overload": OVERLOAD,
-        "calm": CALM,
-        "step": STEP,
-        "search": PRECISION,
-        "waiting": WAITING,
-        "requests": late.REQUESTS,
-        "loads": ", ".join(f"{load:g}" for load in LOADS),
+        "decisions": table(["figure", "value"], decision_rows(figures)),
     }
-    return "\n\n".join(
-        [TEXT.format_map({**f, **terms}), *(f"{n} was left out: {w}." for n, w in failed.items())]
-    )
+    return TEXT.format_map(tables)
 
 
-def goals(f: Figures) -> list[list[str]]:
-    """What was to be shown, and what was found."""
+def load_rows(figures: Figures) -> list[list[str]]:
+    """The raw loop, the overload and the cost of the generator."""
     return [
-        ["static-full in time, at the overload", f"{f['overload_static_attainment']:.1%}", "below 50%"],
-        ["Foveate in time, at the overload", f"{f['overload_attainment']:.2%}", "at least 99%"],
-        ["top-1 lost there", f"{f['overload_accuracy_loss_points']:.2f} points", "at most 2"],
-        ["highest rate kept, over static-full's", f"{f['rate_ratio_static']:.2f}", "at least 3"],
-        ["highest rate kept, over the best peer's", _number(f, "rate_ratio_best_peer"), "at least 3"],
-        ["after a x4 step, in time again after", f"{f['recovery_s']:.2f} s", "at most 1 s"],
-        ["after its end, at full quality again after", f"{f['quality_back_s']:.2f} s", "at most 2 s"],
-        ["simulated, utility over the oracle's at worst", f"{f['oracle_ratio_min']:.3f}", "at least 0.95"],
-        ["simulated against real, in time", f"{f['sim_real_gap_points']:.2f} points", "at most 3"],
-        ["a decision with 1,000 waiting", f"{f['decision_ms_at_1000']:.3f} ms", "below 1 ms"],
-        ["forwards for expired or cancelled requests", f"{f['late_forwards']:.0f}", "0"],
-    ]
-
-
-def rates(f: Figures, peers: Sequence[str]) -> list[list[str]]:
-    """The highest rate of each server, and how often it was right there."""
-    named = {"Foveate": "foveate", "static-full": "static-full", **{name: name for name in peers}}
-    return [
-        [shown, _number(f, f"rate_{name}"), _share(f, f"accuracy_at_rate_{name}")]
-        for shown, name in named.items()
-    ]
-
-
-def simulated(f: Figures) -> list[list[str]]:
-    """Real runs beside simulated ones."""
-    return [
-        [what, f"{f[f'sim_real_{name}_real']:.2%}", f"{f[f'sim_real_{name}_simulated']:.2%}",
-         f"{f[f'sim_real_{name}_slower']:.2f}"]
-        for name, what in SIMULATED.items()
+        ["raw loop, images/s", cell(figures, "raw_per_s", "{:.1f}")],
+        ["raw loop, top-1", cell(figures, "raw_8_accuracy", "{:.1%}")],
+        ["highest rate of Foveate, relative to the raw loop", cell(figures, "rate_ratio_raw", "{:.2f}")],
+        ["overload, requests/s", cell(figures, "overload_per_s", "{:.1f}")],
+        ["generator at the overload, us of processor time per request",
+         cell(figures, "generator_us_per_request", "{:.0f}")],
+        ["generator at the overload, share of a core", cell(figures, "generator_core_share", "{:.1%}")],
+        ["generator at the overload, lag at p99, ms", cell(figures, "generator_lag_ms_p99", "{:.1f}")],
     ]  # fmt: skip
 
 
+def rate_rows(figures: Figures) -> list[list[str]]:
+    """The highest rate of each server, and its accuracy at that rate."""
+    prefix = "accuracy_at_rate_"
+    measured = [key.removeprefix(prefix) for key in figures if key.startswith(prefix)]
+    names = dict.fromkeys(["foveate", "static-full", *measured])
+    return [
+        [TITLES.get(name, name), cell(figures, f"rate_{name}", "{:.2f}"),
+         cell(figures, f"{prefix}{name}", "{:.1%}")]
+        for name in names
+    ]  # fmt: skip
+
+
+def real_rows(figures: Figures) -> list[list[str]]:
+    """The attainment of real runs and of their simulations."""
+    return [
+        [title, cell(figures, f"sim_real_{name}_real", "{:.2%}"),
+         cell(figures, f"sim_real_{name}_simulated", "{:.2%}"),
+         cell(figures, f"sim_real_{name}_slower", "{:.2f}")]
+        for name, title in SIMULATED.items()
+    ]  # fmt: skip
+
+
+def spread_rows(figures: Figures) -> list[list[str]]:
+    """The difference of two real runs."""
+    return [
+        ["difference of two real runs beyond the overload, points",
+         cell(figures, "sim_real_spread_points", "{:.1f}")],
+    ]  # fmt: skip
+
+
+def decision_rows(figures: Figures) -> list[list[str]]:
+    """The time of decisions, and the counts of the run with expiring and cancelled requests."""
+    return [
+        [f"choose the next batch with {WAITING:,} waiting requests, ms",
+         cell(figures, "decision_ms_at_1000", "{:.3f}")],
+        [f"admit a request with {WAITING:,} waiting requests, ms",
+         cell(figures, "admission_ms_at_1000", "{:.3f}")],
+        ["requests offered", cell(figures, "late_offered", "{:.0f}")],
+        ["requests in a forward", cell(figures, "late_ran", "{:.0f}")],
+        ["requests answered", cell(figures, "late_answered", "{:.0f}")],
+        ["requests in a forward that were expired or cancelled at its start",
+         cell(figures, "late_forwards", "{:.0f}")],
+    ]  # fmt: skip
+
+
+TITLES = {"foveate": "Foveate"}
+"""Servers whose title differs from their name."""
 SIMULATED = {
     "static": "static-full at the overload",
     "overload": "Foveate at the overload",
-    "beyond": "Foveate at three times the raw rate, at no less than full's quality",
+    "beyond": "Foveate at three times the raw rate, with a minimum quality of 1",
 }
-TEXT = """# Whether promises are kept
+"""The keys of the compared runs, and their titles."""
+TEXT = f"""# Deadlines under load
 
-ViT-S/16, made from vit-t by copying channels and heads, {precision}, {size} pictures, a promise of
-{promise:g} ms. Its ladder was measured by `foveate profile --with vit-xs`: below its own cheaper plans stand
-those of vit-xs, a smaller trained sibling. Poisson arrivals of {seconds:g} s but for the step; medians of
-{rounds} rounds, each with a server of its own for every row. The raw loop, decode and forward with nothing
-around them, manages {raw_per_s:.1f} pictures/s, {raw_8_accuracy:.1%} of them right. Static-full is this
-server with `--policy fifo --plan full`, in batches of 8 at most as all others. `make bench-slo` repeats it
-and writes the runs of its last round to `runs/slo.html`.
+The model is ViT-S/16, made from vit-t by copying channels and heads. `foveate profile --with vit-xs`
+measured its ladder, whose lower rungs are plans of vit-xs, a smaller sibling. Runs have Poisson arrivals,
+except for the step. Each round starts every server again, and figures are medians over the rounds.
 
-Server and load generator share the machine's cores, and nothing is subtracted for it: at the overload the
-generator took {generator_us_per_request:.0f} us of processor time a request, {generator_core_share:.1%} of a
-core, and sent {generator_lag_ms_p99:.1f} ms late at p99.
+The raw loop decodes and runs batches of 8 without a server. Static-full is Foveate with
+`--policy fifo --plan full` and batches of at most 8, like the other servers. Server and load generator
+share the cores, and nothing is subtracted for the generator. `make bench-slo` repeats the bench, and
+writes the runs of its last round to `runs/slo.html`.
 
-{goals}
+## Goals
 
-The overload is {overload:g} times the raw rate, {overload_per_s:.1f} requests/s. The step goes from {calm:g}
-to {calm:g} x {step:g} times the raw rate for a third of the run; quarters of a second count, by scheduled
-time. Full quality is that of the full plan as profiled; some cheaper plans have it too.
+{{goals}}
 
-## Highest rate at 99% in time
+The overload is {OVERLOAD:g} times the raw rate. The step raises the rate from {STEP_BASE:g} times to
+{STEP_BASE * STEP:g} times the raw rate in the middle third of the run. Times of recovery are in windows
+of a quarter of a second, by scheduled time. Full quality is the quality of the full plan in the profile;
+some cheaper plans have it too.
 
-Found by bisection to {search:.0%}. A rate counts as failed where two runs with different arrivals both fail.
-Each server was started anew, warmed with batches, and tuned to the promise as `loadtests/peers` says.
-Foveate kept {rate_ratio_raw:.2f} times what the raw loop manages.
+{{load}}
 
-{rates}
+## Highest rate with 99% in time
 
-## The simulator
+The rate is the result of a bisection with a precision of {PRECISION:.0%}. A rate fails if two runs with
+different arrivals fail. Each server is started again, warmed up with batches, and tuned to the deadline
+as the docstrings in `loadtests/peers/servers` describe.
 
-Attainment of real runs, and of the same arrivals simulated by a server that has served another run at that
-rate before, as the real one has. From that run come how much longer than profiled forwards take, how evenly,
-what passes between two of them, and what the wire and decoding take. Two real runs at the last of these
-differed by {sim_real_spread_points:.1f} points.
+{{rates}}
 
-{real}
+## Simulator and real server
 
-Utility, the sum of the qualities of what was answered in time, over an upper bound that knows all arrivals:
-the least over loads of {loads} times what full can serve, vit-t's ladder, 200 ms.
+The simulator repeats the arrivals of a real run. Before it, it serves another run at the same rate, as
+the real server has. From that other run it takes the time of forwards relative to the profile, their
+variation, the time between forwards, and the time of network and decoding.
 
-{worst}
+{{real}}
 
-## Decisions
+{{spread}}
 
-With {waiting} waiting, deadlines and floors mixed, and prices reckoned anew: {decision_ms_at_1000:.3f} ms to
-choose what runs next, {admission_ms_at_1000:.3f} ms to admit one more. Of {requests} requests to vit-xs at
-more than it can serve, with promises of 20 to 500 ms, of which a fifth left before their answer,
-{late_ran:.0f} ran and {late_answered:.0f} were answered; {late_forwards:.0f} had expired or left when their
-forward began."""
+## Simulator and oracle
 
+Utility is the sum of the qualities of all requests that are answered in time. The oracle is an upper
+bound that knows all arrivals. Each row is the minimum over loads of {
+    ", ".join(f"{load:g}" for load in LOADS)
+} times the rate of the full plan, with the ladder of vit-t and a deadline of 200 ms.
 
-def _number(figures: Figures, key: str) -> str:
-    return f"{figures[key]:.2f}" if key in figures else "-"
+{{oracle}}
 
+## Decisions and wasted forwards
 
-def _share(figures: Figures, key: str) -> str:
-    return f"{figures[key]:.1%}" if key in figures else "-"
+The decision is measured with {WAITING:,} waiting requests of mixed deadlines and minimum qualities, and
+with costs that are computed again each time, as after a batch. The counts are of a run of
+{late.REQUESTS:,} requests to vit-xs above its capacity, with deadlines of 20 to 500 ms; a fifth of the
+clients leave before their answer.
+
+{{decisions}}"""

@@ -1,1 +1,1 @@
-"""What naming pixels and clips costs and keeps, and the promise on a mix of all tasks."""
+"""Measure segmentation, clicks, video clips, and mixed traffic: `make bench-tasks`."""

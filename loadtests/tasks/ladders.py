@@ -1,4 +1,4 @@
-"""The ladder of any task's model, measured again: accuracy and latency of every rung in the same run."""
+"""Measure the ladder of a model of any task again: accuracy and latency of each rung in the same run."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -20,85 +20,87 @@ from foveate.models.zoo.heldout import heldout, heldout_clips
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class RungFigures:
     """One rung."""
 
     plan: str
     accuracy: float
-    """Top-1 or mIoU on the held-out pictures or clips."""
+    """Top-1 or mIoU on the held-out images or clips."""
     gflops: float
     ms: float
-    """Milliseconds an item in batches, the median over rounds."""
+    """Milliseconds per item in batches, the median over rounds."""
     speedup: float
-    """Over full, as the median of ratios inside a round."""
+    """Over full, as the median of the ratios within a round."""
 
 
-def measure(runner: ModelRunner, rounds: int, batch: int, limit: int) -> list[Step]:
-    """Every rung, the slowest first. limit: of held-out items, in their order; 0: all."""
-    shown = dataset.clips(heldout_clips()) if runner.card.frames else dataset.scenes(heldout())
-    album = DecodedDataset(
-        shown.only(range(min(limit or len(shown), len(shown)))), decoder(runner.card, 10**8), _quiet
+def measure(runner: ModelRunner, rounds: int, batch: int, limit: int) -> list[RungFigures]:
+    """All rungs, the slowest first. `limit` is the maximum number of held-out items; 0 means all."""
+    items = dataset.clips(heldout_clips()) if runner.card.frames else dataset.scenes(heldout())
+    decoded = DecodedDataset(
+        items.only(range(min(limit or len(items), len(items)))), decoder(runner.card, 10**8), _quiet
     )
     plans = {rung.plan.relative_to(runner.full): rung.plan for rung in runner.card.ladder}
-    judge, found = evaluator_of(runner, album), {}
-    for name in ("full", *(name for name in plans if name != "full")):  # to full the others are compared
-        found[name] = accuracy(runner, judge, album, plans[name])
+    evaluator, quality = evaluator_of(runner, decoded), {}
+    for name in ("full", *(name for name in plans if name != "full")):  # the evaluator compares with full
+        quality[name] = accuracy(runner, evaluator, decoded, plans[name])
     times: dict[str, list[float]] = {name: [] for name in plans}
     for number in range(rounds):
         order = np.random.default_rng(number).permutation(len(plans)).tolist()
-        items = album.at([(number * 2 * batch + i) % len(album) for i in range(2 * batch)])
-        for name in (list(plans)[place] for place in order):
-            times[name].append(seconds_each(runner, plans[name], items, batch))
-    steps = [
-        Step(
+        batches = decoded.at([(number * 2 * batch + i) % len(decoded) for i in range(2 * batch)])
+        for name in (list(plans)[index] for index in order):
+            times[name].append(seconds_each(runner, plans[name], batches, batch))
+    rungs = [
+        RungFigures(
             name,
-            *found[name],
+            *quality[name],
             1e3 * statistics.median(times[name]) / batch,
             statistics.median(a / b for a, b in zip(times["full"], times[name], strict=True)),
         )
         for name in plans
     ]
-    return sorted(steps, key=lambda step: -step.ms)
+    return sorted(rungs, key=lambda rung: -rung.ms)
 
 
-def accuracy(runner: ModelRunner, judge: Evaluator, album: DecodedDataset, plan: Plan) -> tuple[float, float]:
-    """Accuracy and mean GFLOPs under a plan."""
-    spent: list[float] = []
-    for chunk in album.chunks(runner.max_batch):
+def accuracy(
+    runner: ModelRunner, evaluator: Evaluator, decoded: DecodedDataset, plan: Plan
+) -> tuple[float, float]:
+    """Accuracy and mean GFLOPs of a plan."""
+    gflops: list[float] = []
+    for chunk in decoded.chunks(runner.max_batch):
         results = runner.run(runner.stack(chunk, plan), plan)
-        judge.look(results)
-        spent += [result.gflops for result in results if isinstance(result, Result)]
-    kept, right = judge.done()
-    return (kept if right is None else right), statistics.fmean(spent)
+        evaluator.look(results)
+        gflops += [result.gflops for result in results if isinstance(result, Result)]
+    agreement, correct = evaluator.done()
+    return (agreement if correct is None else correct), statistics.fmean(gflops)
 
 
-def span(steps: Sequence[Step]) -> float:
-    """How many times faster than full the fastest rung is."""
-    return max(step.speedup for step in steps)
+def span(rungs: Sequence[RungFigures]) -> float:
+    """The speed-up of the fastest rung over full."""
+    return max(rung.speedup for rung in rungs)
 
 
-def at_one_point(steps: Sequence[Step]) -> Step:
-    """The fastest rung within a point of full's accuracy."""
-    full = next(step for step in steps if step.plan == "full")
-    return max((s for s in steps if s.accuracy >= full.accuracy - 0.01), key=lambda step: step.speedup)
+def at_one_point(rungs: Sequence[RungFigures]) -> RungFigures:
+    """The fastest rung within a point of the accuracy of full."""
+    full = next(rung for rung in rungs if rung.plan == "full")
+    return max((r for r in rungs if r.accuracy >= full.accuracy - 0.01), key=lambda rung: rung.speedup)
 
 
-def draw(panels: Mapping[str, Sequence[Step]], path: Path) -> None:
-    """Accuracy over milliseconds, a panel a model."""
+def draw(panels: Mapping[str, Sequence[RungFigures]], path: Path) -> None:
+    """Write a plot of accuracy over milliseconds, one panel per model."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5 * len(panels), 4), layout="constrained")
-    for axis, (title, steps) in zip(
+    for axis, (title, rungs) in zip(
         figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
     ):
-        points = sorted((step.ms, step.accuracy) for step in steps)
+        points = sorted((rung.ms, rung.accuracy) for rung in rungs)
         axis.plot(*zip(*points, strict=True), "o-", color="#0072B2")
-        for step in steps:
+        for rung in rungs:
             axis.annotate(
-                step.plan, (step.ms, step.accuracy), textcoords="offset points", xytext=(5, -9), fontsize=6
+                rung.plan, (rung.ms, rung.accuracy), textcoords="offset points", xytext=(5, -9), fontsize=6
             )
         axis.set_title(title)
-        axis.set_xlabel("milliseconds an item, in batches")
+        axis.set_xlabel("milliseconds per item, in batches")
         axis.set_ylabel("accuracy")
         axis.grid(alpha=0.3)
     figure.savefig(path, dpi=130)

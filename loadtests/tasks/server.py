@@ -1,4 +1,4 @@
-"""A server of all tasks in a process of its own, and single requests to it."""
+"""Run `foveate serve` in a separate process, and send single requests to it."""
 
 import json
 import os
@@ -18,23 +18,27 @@ from loadtests.report import UNCACHED
 
 
 @dataclass(frozen=True, slots=True)
-class Got:
-    """One answer."""
+class HttpResponse:
+    """One answer with status 200."""
 
     seconds: float
     body: bytes
     headers: Mapping[str, str]
 
     def json(self) -> Any:
+        """The decoded body."""
         return json.loads(self.body)
 
 
 @contextmanager
 def serving(*options: str, environment: Mapping[str, str] = UNCACHED) -> Iterator[str]:
-    """The URL of `foveate serve` with these options and variables, once it is ready; ended afterwards."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    """Run `foveate serve` with these options and environment variables; yield its URL once it is ready.
+
+    Raises RuntimeError if it does not become ready. The server is stopped at the end.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     command = [sys.executable, "-m", "foveate.gateway.cli", "serve", "--port", str(port), *options]
     process = subprocess.Popen(  # noqa: S603
         command, env={**os.environ, **environment}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -52,14 +56,14 @@ def serving(*options: str, environment: Mapping[str, str] = UNCACHED) -> Iterato
             process.wait()
 
 
-def post(url: str, body: bytes, kind: str, **headers: str) -> Got:
-    """Raises urllib.error.HTTPError for anything but 200."""
-    said = {name.replace("_", "-"): value for name, value in headers.items()} | {"content-type": kind}
-    request = urllib.request.Request(url, body, said)  # noqa: S310
-    began = time.perf_counter()
-    with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
-        data = answer.read()
-        return Got(time.perf_counter() - began, data, dict(answer.headers))
+def post(url: str, body: bytes, kind: str, **headers: str) -> HttpResponse:
+    """POST a body; keyword arguments are headers, with `_` for `-`. Raises HTTPError for an error status."""
+    sent = {name.replace("_", "-"): value for name, value in headers.items()} | {"content-type": kind}
+    request = urllib.request.Request(url, body, sent)  # noqa: S310
+    started = time.perf_counter()
+    with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310
+        data = response.read()
+        return HttpResponse(time.perf_counter() - started, data, dict(response.headers))
 
 
 def _wait(url: str, process: subprocess.Popen[bytes], limit_s: float = 300) -> None:
@@ -70,4 +74,4 @@ def _wait(url: str, process: subprocess.Popen[bytes], limit_s: float = 300) -> N
                 return
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             time.sleep(0.3)
-    raise RuntimeError(f"{url} never became ready")
+    raise RuntimeError(f"{url} did not become ready within {limit_s:g} s")

@@ -1,5 +1,4 @@
-"""The load test against a real server: every request accounted for, a stall that slows nothing but answers,
-and a server that is not there."""
+"""The load test against a real server: it accounts for every request, and a stall delays only answers."""
 
 import asyncio
 import json
@@ -14,8 +13,8 @@ import pytest
 from foveate.core.errors import SetupError
 from foveate.core.outcome import Result
 from foveate.core.plan import Plan
+from loadtests.load.images import catalogue
 from loadtests.load.launch import launch
-from loadtests.load.pictures import catalogue
 from tests.integration.conftest import Serve, listen
 from tests.support.fake_runner import FakeRunner
 
@@ -24,8 +23,8 @@ SECONDS, RATE = 2.5, 60
 MIX = {"tight": {"deadline_ms": 150}, "easy": {"deadline_ms": 20_000}}
 
 
-class Stalling(FakeRunner):
-    """Knows the one picture of the catalogue, and sleeps once in the middle of its work."""
+class StallingRunner(FakeRunner):
+    """Classifies the one image of the catalogue, and sleeps once after some requests."""
 
     def __init__(self, after: int) -> None:
         super().__init__()
@@ -42,41 +41,41 @@ class Stalling(FakeRunner):
 
 @pytest.mark.anyio
 async def test_a_stall_delays_answers_and_not_the_schedule(serve: Serve, tmp_path: Path) -> None:
-    served = serve(Stalling(after=40))
-    what = f"--shape constant --rate {RATE} --seconds {SECONDS} --catalogue 1 --patience-s 0.6".split()
+    served = serve(StallingRunner(after=40))
+    options = f"--shape constant --rate {RATE} --seconds {SECONDS} --catalogue 1 --patience-s 0.6".split()
     html = tmp_path / "run.html"
     (run,) = await asyncio.to_thread(
-        launch, "--url", served.url, *what, "--mix", json.dumps(MIX), "--html", str(html)
+        launch, "--url", served.url, *options, "--mix", json.dumps(MIX), "--html", str(html)
     )
-    found, kinds = run.figures(), {record.kind for record in run.records}
-    # Everybody who was to be sent was sent, stall or no stall, and ended in one way.
-    assert found["offered"] == len(run.records) == SECONDS * RATE
+    figures, kinds = run.figures(), {record.kind for record in run.records}
+    # Every scheduled request was sent in spite of the stall, and ended in one way.
+    assert figures["offered"] == len(run.records) == SECONDS * RATE
     lags = np.array([record.sent - record.at for record in run.records])
     assert lags.min() >= 0
     assert np.quantile(lags, 0.9) < STALL_S / 3
     assert {"in time", "unanswered"} <= kinds <= {"in time", "late", "refused", "expired", "unanswered"}
-    # Those who came during the stall waited for its end, counted from when they were due.
-    waited = [r.latency_s for r in run.records if r.promise == "easy" and r.kind == "in time"]
-    assert max(waited) > STALL_S / 3
-    tight = [r for r in run.records if r.promise == "tight"]
+    # The latency of requests during the stall counts from their scheduled time.
+    latencies = [r.latency_s for r in run.records if r.slo_class == "easy" and r.kind == "in time"]
+    assert max(latencies) > STALL_S / 3
+    tight = [r for r in run.records if r.slo_class == "tight"]
     assert all(r.latency_s <= 0.15 for r in tight if r.kind == "in time")
     assert any(r.kind != "in time" for r in tight)
-    # What was answered was right, and the server says what it took.
-    assert found["accuracy"] == 1
+    # The answers are correct, and the server reports their timings.
+    assert figures["accuracy"] == 1
     answered = [r for r in run.records if r.status == 200]
     assert all(r.rung and r.quality and {"queue", "compute"} <= set(r.timings_ms) for r in answered)
-    # The server saw the same requests, and the first one that was sent to see whether it is there.
-    counted = served.counted()
-    assert sum(counted.values()) == len(run.records) + 1
-    assert counted["cancelled"] == sum(r.kind == "unanswered" for r in run.records)
+    # The server counts the same requests and the probe.
+    counts = served.counted()
+    assert sum(counts.values()) == len(run.records) + 1
+    assert counts["cancelled"] == sum(r.kind == "unanswered" for r in run.records)
     assert "<svg" in html.read_text()
 
 
-def test_a_missing_server_is_one_sentence() -> None:
+def test_a_missing_server_is_an_error_of_one_sentence() -> None:
     with listen() as probe:
         port = probe.getsockname()[1]
-    with pytest.raises(SetupError) as told:
+    with pytest.raises(SetupError) as caught:
         launch("--url", f"http://127.0.0.1:{port}")
-    sentence = str(told.value)
+    sentence = str(caught.value)
     assert sentence.startswith(f"no server answers at http://127.0.0.1:{port}/classify: ")
     assert "\n" not in sentence

@@ -1,1 +1,1 @@
-"""One short server a file, each tuned to the promise as its documentation allows. Run by `..starting`."""
+"""One short server per file, each tuned to the deadline as its documentation allows."""

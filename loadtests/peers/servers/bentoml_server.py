@@ -1,10 +1,11 @@
-"""BentoML: adaptive batching that drops what it will not finish in time, behind a limit to what is inside.
+"""BentoML: adaptive batching that drops requests it expects to be late, and a limit on running requests.
 
-`max_batch_size` and `max_latency_ms` (https://docs.bentoml.com/en/latest/guides/adaptive-batching.html):
-the dispatcher fits latency to batch size and answers 503 to what it expects to be late. `max_concurrency`
-answers 429, and `timeout` 504 (https://docs.bentoml.com/en/latest/guides/configurations.html).
-A batchable method takes lists, so a service of its own makes a list of one from each body, as the page on
-batching shows; raw bodies come in through an ASGI application (https://docs.bentoml.com/en/latest/guides/asgi.html).
+`max_batch_size` and `max_latency_ms` (https://docs.bentoml.com/en/latest/guides/adaptive-batching.html): the
+dispatcher fits latency to batch size and answers 503 to requests that it expects to be late. Requests over
+`max_concurrency` get 429, requests over `timeout` get 504
+(https://docs.bentoml.com/en/latest/guides/configurations.html). A batchable method takes lists, so a separate
+service makes a list of one from each body, as the page on batching shows. Raw bodies need an ASGI application
+(https://docs.bentoml.com/en/latest/guides/asgi.html).
 """
 
 import asyncio
@@ -13,37 +14,47 @@ from concurrent.futures import ThreadPoolExecutor
 import bentoml  # type: ignore[import-not-found]
 from fastapi import FastAPI, HTTPException, Request
 
-from loadtests.peers.job import MARGIN, Job
-from loadtests.peers.work import Answer, Work
+from loadtests.peers.config import DEADLINE_SHARE, PeerConfig
+from loadtests.peers.inference import PeerAnswer, PeerInference
 
-job = Job.read()
-promise_s = job.slo_ms / 1e3
+config = PeerConfig.read()
+deadline_s = config.slo_ms / 1e3
 app = FastAPI()
 QUIET = {"access": {"enabled": False}}
 
 
 @bentoml.service(workers=1, traffic={"timeout": 60}, logging=QUIET)
-class Batcher:
+class BentoBatcher:
+    """Classifies batches on its own thread."""
+
     def __init__(self) -> None:
         self.compute = ThreadPoolExecutor(1)
-        self.work = self.compute.submit(Work, job).result()
+        self.inference = self.compute.submit(PeerInference, config).result()
 
     @bentoml.api(  # type: ignore[untyped-decorator]
-        batchable=True, max_batch_size=max(2, job.batch), max_latency_ms=int(MARGIN * job.slo_ms)
+        batchable=True,
+        max_batch_size=max(2, config.batch),
+        max_latency_ms=int(DEADLINE_SHARE * config.slo_ms),
     )
-    async def classify(self, jpegs: list[bytes]) -> list[Answer]:
-        return await asyncio.get_running_loop().run_in_executor(self.compute, self.work.answer, jpegs)
+    async def classify(self, jpegs: list[bytes]) -> list[PeerAnswer]:
+        """Classify a batch."""
+        return await asyncio.get_running_loop().run_in_executor(self.compute, self.inference.answer, jpegs)
 
 
-@bentoml.service(workers=1, traffic={"timeout": promise_s, "max_concurrency": job.capacity}, logging=QUIET)
+@bentoml.service(
+    workers=1, traffic={"timeout": deadline_s, "max_concurrency": config.capacity}, logging=QUIET
+)
 @bentoml.asgi_app(app, path="/")
-class Classifier:
-    batcher = bentoml.depends(Batcher)
+class BentoClassifier:
+    """Passes each body to the batcher."""
+
+    batcher = bentoml.depends(BentoBatcher)
 
     @app.post("/classify")
-    async def classify(self, request: Request) -> Answer:
+    async def classify(self, request: Request) -> PeerAnswer:
+        """Classify one image; 503 if the batcher drops it."""
         try:
-            answers: list[Answer] = await self.batcher.to_async.classify([await request.body()])
+            answers: list[PeerAnswer] = await self.batcher.to_async.classify([await request.body()])
         except bentoml.exceptions.BentoMLException as error:
             raise HTTPException(503, "busy") from error
         return answers[0]

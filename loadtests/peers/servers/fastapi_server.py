@@ -1,9 +1,9 @@
-"""Plain FastAPI: one thread computes, one request at a time, and a counter at the door.
+"""Plain FastAPI: one thread computes one request at a time, and a counter limits the running requests.
 
-The framework knows no batches and no queue. Blocking work goes to a thread
-(https://fastapi.tiangolo.com/async/), and what comes when as many requests are inside as can be answered in
-time gets an HTTPException (https://fastapi.tiangolo.com/tutorial/handling-errors/). uvicorn's own
-`--limit-concurrency` (https://uvicorn.dev/settings/) is no use here: it counts idle connections.
+The framework has no batches and no queue. Blocking work goes to a thread (https://fastapi.tiangolo.com/async/).
+When the server has as many requests as it can answer in time, further requests get an HTTPException
+(https://fastapi.tiangolo.com/tutorial/handling-errors/). `--limit-concurrency` of uvicorn
+(https://uvicorn.dev/settings/) does not help, because it counts idle connections.
 """
 
 import asyncio
@@ -12,30 +12,33 @@ from concurrent.futures import ThreadPoolExecutor
 import uvicorn
 from fastapi import FastAPI, HTTPException, Request
 
-from loadtests.peers.job import Job
-from loadtests.peers.work import Answer, Work
+from loadtests.peers.config import PeerConfig
+from loadtests.peers.inference import PeerAnswer, PeerInference
 
 
-def application(job: Job) -> FastAPI:
-    app, compute, inside = FastAPI(), ThreadPoolExecutor(1), 0
-    work = compute.submit(Work, job).result()
+def application(config: PeerConfig) -> FastAPI:
+    """The application; it loads the model on the thread that computes."""
+    app, compute, running = FastAPI(), ThreadPoolExecutor(1), 0
+    inference = compute.submit(PeerInference, config).result()
 
     @app.post("/classify")
-    async def classify(request: Request) -> Answer:
-        nonlocal inside
-        if inside >= job.capacity:
+    async def classify(request: Request) -> PeerAnswer:
+        nonlocal running
+        if running >= config.capacity:
             raise HTTPException(503, "busy")
-        inside += 1
+        running += 1
         try:
             body, loop = await request.body(), asyncio.get_running_loop()
-            answers = await loop.run_in_executor(compute, work.answer, [body])
+            answers = await loop.run_in_executor(compute, inference.answer, [body])
         finally:
-            inside -= 1
+            running -= 1
         return answers[0]
 
     return app
 
 
 if __name__ == "__main__":
-    job = Job.read()
-    uvicorn.run(application(job), host="127.0.0.1", port=job.port, log_level="warning", access_log=False)
+    config = PeerConfig.read()
+    uvicorn.run(
+        application(config), host="127.0.0.1", port=config.port, log_level="warning", access_log=False
+    )

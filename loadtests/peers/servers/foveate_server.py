@@ -1,12 +1,12 @@
-"""Foveate itself, which takes each request's promise from its `x-slo-ms` header and needs no tuning to it."""
+"""Foveate, which reads each deadline from the header `x-slo-ms` and needs no tuning to it."""
 
 import sys
 
 from foveate.gateway.cli.main import main
-from loadtests.peers.job import Job
+from loadtests.peers.config import PeerConfig
 
 if __name__ == "__main__":
-    job = Job.read()
-    serve = ["serve", "--model", job.weights, "--precision", job.precision, "--port", str(job.port)]
+    config = PeerConfig.read()
+    serve = ["serve", "--model", config.weights, "--precision", config.precision, "--port", str(config.port)]
     sys.argv = ["foveate", *serve, *sys.argv[1:]]
     main()

@@ -1,4 +1,4 @@
-"""Arrival schedules: their rates, their burstiness, and what is refused."""
+"""Arrival schedules: rates, burstiness, traces, and invalid arguments."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ ALL = ("constant", "poisson", "gamma:1", "gamma:2", "gamma:4", "step:4", "ramp:4
 
 
 @pytest.mark.parametrize("shape", ALL)
-def test_times_are_sorted_within_bounds_and_the_seeds_own(shape: str) -> None:
+def test_times_are_sorted_and_within_bounds_and_depend_on_the_seed_alone(shape: str) -> None:
     times = schedule(shape, 50.0, 10.0, 3)
     assert (np.diff(times) >= 0).all() and times[0] >= 0 and times[-1] < 10
     assert times.dtype == np.float64
@@ -20,9 +20,9 @@ def test_times_are_sorted_within_bounds_and_the_seeds_own(shape: str) -> None:
 
 
 @pytest.mark.parametrize("shape", ALL[1:])
-def test_another_seed_is_another_schedule(shape: str) -> None:
-    one, other = schedule(shape, 50.0, 10.0, 0), schedule(shape, 50.0, 10.0, 1)
-    assert len(one) != len(other) or not np.array_equal(one, other)
+def test_another_seed_gives_another_schedule(shape: str) -> None:
+    first, second = schedule(shape, 50.0, 10.0, 0), schedule(shape, 50.0, 10.0, 1)
+    assert len(first) != len(second) or not np.array_equal(first, second)
 
 
 @pytest.mark.parametrize("shape", ["constant", "poisson", "gamma:2", "onoff:4"])
@@ -37,7 +37,7 @@ def test_constant_is_evenly_spaced() -> None:
 @pytest.mark.parametrize(
     ("shape", "cv"), [("poisson", 1.0), ("gamma:1", 1.0), ("gamma:2", 2.0), ("gamma:4", 4.0)]
 )
-def test_gaps_vary_as_much_as_they_should(shape: str, cv: float) -> None:
+def test_gaps_have_the_coefficient_of_variation(shape: str, cv: float) -> None:
     gaps = np.diff(schedule(shape, 100.0, 1000.0, 0))
     assert gaps.std() / gaps.mean() == pytest.approx(cv, rel=0.05)
 
@@ -48,18 +48,18 @@ def test_a_step_is_in_the_middle_third() -> None:
     assert counts == pytest.approx([1, 4, 1], rel=0.1)
 
 
-def test_a_ramp_rises_from_the_rate_to_its_multiple() -> None:
+def test_a_ramp_grows_from_the_rate_to_its_multiple() -> None:
     counts = np.histogram(schedule("ramp:4", 100.0, 60.0, 0), [0, 1, 29, 31, 59, 60])[0]
     assert counts[[0, 2, 4]] / [1, 2, 1] == pytest.approx([102.5, 250, 397.5], rel=0.15)
 
 
-def test_bursts_are_at_a_multiple_of_the_rate_and_silent_in_between() -> None:
+def test_bursts_have_a_multiple_of_the_rate_and_no_requests_between_them() -> None:
     times = schedule("onoff:4", 100.0, 40.0, 0) % PERIOD_S
     assert times.max() < PERIOD_S / 4
     assert len(times) / 10 == pytest.approx(400, rel=0.05)
 
 
-def test_a_trace_is_replayed_as_it_is(tmp_path: Path) -> None:
+def test_a_trace_is_replayed_unchanged(tmp_path: Path) -> None:
     file = tmp_path / "trace.csv"
     file.write_text("0.5\n0.25\n\n7\n")
     assert schedule(f"trace:{file}", 1.0, 1.0, 0).tolist() == [0.25, 0.5, 7.0]
@@ -74,7 +74,7 @@ def test_a_trace_is_replayed_as_it_is(tmp_path: Path) -> None:
         "TIMESTAMP,x\n2023-11-16 18:17:03.25,1\n2023-11-16 18:17:03.5000000,1\n2023-11-16T18:17:10Z,1\n",
     ],
 )
-def test_traces_are_read_as_they_are_published(tmp_path: Path, text: str) -> None:
+def test_published_trace_formats_are_read(tmp_path: Path, text: str) -> None:
     file = tmp_path / "trace.csv"
     file.write_text(text)
     times = schedule(f"trace:{file}", 1.0, 1.0, 0)
@@ -83,7 +83,7 @@ def test_traces_are_read_as_they_are_published(tmp_path: Path, text: str) -> Non
 
 
 @pytest.mark.parametrize("text", ["0.1\nsoon\n", "-1\n", "1\nnan\n", "time\nwhen\n", "1\ninf\n"])
-def test_a_trace_of_something_else_is_refused(tmp_path: Path, text: str) -> None:
+def test_a_trace_without_valid_times_is_refused(tmp_path: Path, text: str) -> None:
     file = tmp_path / "trace.csv"
     file.write_text(text)
     with pytest.raises(SetupError, match="trace"):
@@ -94,13 +94,13 @@ def test_a_trace_of_something_else_is_refused(tmp_path: Path, text: str) -> None
     "shape",
     ["", "sawtooth", "poisson:2", "gamma", "gamma:0", "step:x", "ramp:0.5", "onoff:inf", "trace:nowhere"],
 )
-def test_unknown_shapes_are_refused_in_one_sentence(shape: str) -> None:
+def test_an_invalid_shape_is_an_error_of_one_sentence(shape: str) -> None:
     with pytest.raises(SetupError) as caught:
         schedule(shape, 1.0, 1.0, 0)
     assert "\n" not in caught.value.detail
 
 
 @pytest.mark.parametrize(("rate", "seconds"), [(0.0, 1.0), (1.0, 0.0), (float("nan"), 1.0)])
-def test_nothing_comes_at_no_rate_or_in_no_time(rate: float, seconds: float) -> None:
+def test_the_rate_and_the_duration_must_be_positive(rate: float, seconds: float) -> None:
     with pytest.raises(SetupError, match="above 0"):
         schedule("poisson", rate, seconds, 0)

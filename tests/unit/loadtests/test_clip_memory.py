@@ -1,4 +1,4 @@
-"""The benchmark of memory, on a clip that is short enough to be made here."""
+"""The measurement of memory, with a short video."""
 
 from pathlib import Path
 
@@ -7,11 +7,11 @@ import pytest
 from loadtests import clip_memory
 
 
-def test_what_a_clip_takes_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_and_time_of_a_video_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clip_memory, "SECONDS", 4)
-    found = clip_memory.measure(tmp_path)
-    assert found["frames"] == 100
-    assert clip_memory.FRAMES <= found["decoded"] <= 100
-    assert 2 < found["peak_mb"] < 150  # a frame in RGB alone takes 2.6
-    assert found["total_mb"] > found["peak_mb"]
-    assert found["file_mb"] > 0
+    figures = clip_memory.measure(tmp_path)
+    assert figures["frames"] == 100
+    assert clip_memory.FRAMES <= figures["decoded"] <= 100
+    assert 2 < figures["peak_mb"] < 150  # a frame in RGB alone takes 2.6
+    assert figures["total_mb"] > figures["peak_mb"]
+    assert figures["file_mb"] > 0

@@ -9,8 +9,8 @@ from typing import Any
 
 import httpx
 import pytest
-from foveate.cache.single_flight import DEGRADED_TTL_S
 
+from foveate.cache.single_flight import DEGRADED_TTL_S
 from foveate.core.outcome import Result
 from foveate.core.plan import Plan
 from tests.support.fake_runner import FakeRunner
