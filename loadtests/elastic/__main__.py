@@ -11,7 +11,7 @@ matplotlib.use("Agg")
 
 import torch
 
-from foveate.models.loading.load import load
+from foveate.models.loading.load import ImageModelLoader
 from foveate.models.runners.image import TorchRunner
 from foveate.models.weights import checkpoint as disk
 from foveate.models.weights import hub
@@ -49,7 +49,7 @@ def main() -> None:
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     FOLDER.mkdir(parents=True, exist_ok=True)
     figures: dict[str, float] = {}
-    runner = load("vit-t")
+    runner = ImageModelLoader().load("vit-t")
     parts = [
         of_ladder(runner, args.rounds, figures),
         of_papers(args.rounds, figures),

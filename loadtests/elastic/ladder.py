@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from foveate.core.plan import Plan
 from foveate.models.profiling.content_profile import CERTAINTIES
-from foveate.models.profiling.timing import seconds_each
+from foveate.models.profiling.timing import mean_batch_seconds
 from foveate.models.runners.image import TorchRunner
 from foveate.models.zoo.heldout import heldout
 
@@ -76,7 +76,7 @@ def _seconds(
         drawn = np.random.default_rng(number).permutation(len(pixels))[:PICTURES]
         chosen = [pixels[index] for index in drawn]
         for (name, size), found in seconds.items():
-            found.append(seconds_each(runner, plans[name], chosen, size))
+            found.append(mean_batch_seconds(runner, plans[name], chosen, size))
     return {key: found[1:] for key, found in seconds.items()}  # the first round warmed up
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from subprocess import CalledProcessError
 
 from foveate.core.errors import SetupError
-from foveate.models.loading.load import known, setting
+from foveate.models.loading.load import find_family_profile
+from foveate.models.loading.machine import current_setting
 from foveate.models.weights.hub import load
 from loadtests.load.pictures import catalogue
 from loadtests.overhead import fast_precision
@@ -63,7 +64,7 @@ def arguments() -> argparse.Namespace:
 def prepare(options: argparse.Namespace) -> Setup:
     """The weights on disk with what cheaper plans are worth here, the pictures in memory."""
     weights = str(saved(options.cache))
-    if known(weights, load(weights), setting("cpu", options.precision)) is None:
+    if find_family_profile(weights, load(weights), current_setting("cpu", options.precision))[0] is None:
         log.info("measuring what cheaper plans of these weights are worth, once")
         command = [sys.executable, "-m", "foveate.gateway.cli", "profile", weights, "--with", "vit-xs"]
         subprocess.run([*command, "--precision", options.precision], check=True)  # noqa: S603

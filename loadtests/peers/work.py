@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foveate.gateway.media.image import decode_image
-from foveate.models.loading.load import load_unprofiled
+from foveate.models.loading.load import ImageModelLoader
+from foveate.models.loading.loader import LoadOptions
 from loadtests.peers.job import Job
 
 Pixels = NDArray[np.uint8]
@@ -23,7 +24,11 @@ class Work:
     """
 
     def __init__(self, job: Job) -> None:
-        self.runner = load_unprofiled(job.weights, job.precision, "cpu", max_batch=job.batch).runner
+        self.runner = (
+            ImageModelLoader()
+            .load_unprofiled(job.weights, LoadOptions(job.precision, "cpu", max_batch=job.batch))
+            .runner
+        )
         self.full, self.labels, self.spec = self.runner.full, self.runner.card.labels, self.runner.card.input
 
     def decode(self, jpeg: bytes) -> Pixels:

@@ -18,7 +18,7 @@ from foveate.core.plan import Plan
 from foveate.core.request import Objective, Request
 from foveate.engine.device import DeviceExecutor
 from foveate.engine.engine import Engine
-from foveate.models.loading.load import load
+from foveate.models.loading.load import ImageModelLoader
 from foveate.models.runners.base import Pixels
 from foveate.models.runners.image import TorchRunner
 
@@ -71,7 +71,7 @@ def count(seed: int = 0) -> dict[str, float]:
     """Counts of an overload in which many expire and many leave, through the real engine and model."""
     compute = DeviceExecutor()
     try:
-        watched = Watched(compute.call(partial(load, MODEL)))
+        watched = Watched(compute.call(partial(ImageModelLoader().load, MODEL)))
         answered = asyncio.run(_overload(watched, compute, seed))
     finally:
         compute.close()

@@ -18,7 +18,8 @@ matplotlib.use("Agg")
 import torch
 
 from foveate.core.plan import Plan
-from foveate.models.loading import clip_loading, load
+from foveate.models.loading.clip_loading import VideoModelLoader
+from foveate.models.loading.load import ImageModelLoader
 from foveate.models.runners.video_classifier import ClipRunner
 from foveate.models.runners.video_segmenter import ClipSegmenter
 from loadtests import clip_memory
@@ -60,7 +61,8 @@ def main() -> None:
 
 def of_ladders(options: Options, figures: dict[str, float]) -> str:
     """Every rung of the three models."""
-    pixels, clips, film = load.load(SEGMENTER), clip_loading.load(WATCHER), clip_loading.load(FILM)
+    pixels = ImageModelLoader().load(SEGMENTER)
+    clips, film = VideoModelLoader().load(WATCHER), VideoModelLoader().load(FILM)
     found: dict[str, list[Step]] = {}
     for name, runner in ((SEGMENTER, pixels), (WATCHER, clips), (FILM, film)):
         log.info("the ladder of %s", name)

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from PIL import Image
 
-from foveate.models.profiling.evaluation import read_mask
+from foveate.models.profiling.evaluation import read_masks
 from foveate.models.zoo.heldout import heldout
 
 SIZE = 640, 480
@@ -42,7 +42,7 @@ def measure(url: str, pictures: int = 60) -> Clicks:
     where = urlsplit(url)
     client = http.client.HTTPConnection(where.hostname or "", where.port, timeout=60)
     for number in range(pictures):
-        truth = np.asarray(Image.fromarray(read_mask(scenes.masks[number], 224)[0]).resize(SIZE, 0)) > 0
+        truth = np.asarray(Image.fromarray(read_masks(scenes.masks[number], 224)[0]).resize(SIZE, 0)) > 0
         if not truth.any():
             continue
         jpeg = enlarged(scenes.jpegs[number])

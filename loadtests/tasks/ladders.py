@@ -13,8 +13,8 @@ from foveate.gateway.cli.profile import decoder
 from foveate.models.profiling import dataset
 from foveate.models.profiling.dataset import DecodedDataset
 from foveate.models.profiling.evaluation import Evaluator
-from foveate.models.profiling.profile import evaluator_of
-from foveate.models.profiling.timing import seconds_each
+from foveate.models.profiling.profile import evaluator_for
+from foveate.models.profiling.timing import mean_batch_seconds
 from foveate.models.runners.base import Loaded
 from foveate.models.zoo.heldout import heldout, heldout_clips
 
@@ -35,12 +35,14 @@ class Step:
 
 def measure(runner: Loaded, rounds: int, batch: int, limit: int) -> list[Step]:
     """Every rung, the slowest first. limit: of held-out items, in their order; 0: all."""
-    shown = dataset.clips(heldout_clips()) if runner.card.frames else dataset.scenes(heldout())
+    shown = (
+        dataset.shipped_videos(heldout_clips()) if runner.card.frames else dataset.shipped_scenes(heldout())
+    )
     album = DecodedDataset(
-        shown.only(range(min(limit or len(shown), len(shown)))), decoder(runner.card, 10**8), _quiet
+        shown.subset(range(min(limit or len(shown), len(shown)))), decoder(runner.card, 10**8), _quiet
     )
     plans = {rung.plan.relative_to(runner.full): rung.plan for rung in runner.card.ladder}
-    judge, found = evaluator_of(runner, album), {}
+    judge, found = evaluator_for(runner, album), {}
     for name in ("full", *(name for name in plans if name != "full")):  # to full the others are compared
         found[name] = accuracy(runner, judge, album, plans[name])
     times: dict[str, list[float]] = {name: [] for name in plans}
@@ -48,7 +50,7 @@ def measure(runner: Loaded, rounds: int, batch: int, limit: int) -> list[Step]:
         order = np.random.default_rng(number).permutation(len(plans)).tolist()
         items = album.at([(number * 2 * batch + i) % len(album) for i in range(2 * batch)])
         for name in (list(plans)[place] for place in order):
-            times[name].append(seconds_each(runner, plans[name], items, batch))
+            times[name].append(mean_batch_seconds(runner, plans[name], items, batch))
     steps = [
         Step(
             name,
@@ -66,9 +68,9 @@ def accuracy(runner: Loaded, judge: Evaluator, album: DecodedDataset, plan: Plan
     spent: list[float] = []
     for chunk in album.chunks(runner.max_batch):
         results = runner.run(runner.stack(chunk, plan), plan)
-        judge.look(results)
+        judge.update(results)
         spent += [result.gflops for result in results if isinstance(result, Result)]
-    kept, right = judge.done()
+    kept, right = judge.result()
     return (kept if right is None else right), statistics.fmean(spent)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from foveate.models.heads.clicks import ClickHead, ClickSpec
-from foveate.models.loading.load import digest
+from foveate.models.loading.profile_store import weights_digest
 from foveate.models.runners.dense import dense_of
 from foveate.models.runners.point_prompts import CLICKS, save_clicks
 from foveate.models.weights import hub
@@ -23,7 +23,7 @@ def main() -> None:
     shipped = hub.load(name)
     head = ClickHead(dense_of(shipped.model).spec, shipped.geometry.patch_size, ClickSpec())
     head.load_state_dict(torch.load(args.runs / name / "clicks.pt", weights_only=True)["head"])
-    save_clicks(ZOO / f"{name}.{CLICKS}", head, digest(shipped))
+    save_clicks(ZOO / f"{name}.{CLICKS}", head, weights_digest(shipped))
     shutil.copy(args.runs / name / "clicks.jsonl", DOCS / f"{name}.clicks.log.jsonl")
 
 

@@ -21,7 +21,7 @@ from foveate.core.errors import FoveateError
 from foveate.core.profile import Data, Measurement, Profile, Setting
 from foveate.gateway.cli.profile import ProfileOptions, _progress, profile, show
 from foveate.models.layers.config import ViTConfig
-from foveate.models.loading.load import Unprofiled
+from foveate.models.loading.loader import UnprofiledModel
 from foveate.models.runners.image import TorchRunner
 from foveate.models.vit.vit import ElasticViT
 from foveate.models.weights.checkpoint import Checkpoint, read, save
@@ -153,7 +153,7 @@ def test_without_pictures_of_its_classes_it_says_what_to_pass(weights: Path, tmp
 def test_what_cannot_be_done_is_refused_in_one_sentence(weights: Path, tmp_path: Path) -> None:
     folder = pictures(tmp_path / "animals", "cat", "fish", count=1)
     cats, complaints = folder / "cat", Console(stderr=True)
-    loaded = Unprofiled(TorchRunner(read(weights)), "abc", {})
+    loaded = UnprofiledModel(TorchRunner(read(weights)), "abc", {})
     for asked, sentence in (
         (ProfileOptions("mine", data=folder), "fish stands for no class"),
         (ProfileOptions("mine", data=tmp_path / "nowhere"), "there is no folder"),

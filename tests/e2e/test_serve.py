@@ -16,7 +16,7 @@ from PIL import Image
 
 from foveate.core.profile import Profile
 from foveate.models import zoo
-from foveate.models.loading.load import setting
+from foveate.models.loading.machine import current_setting
 from foveate.models.runners.describe import STANDARD_RUNGS
 from foveate.models.zoo.heldout import heldout
 from tests.e2e.serving import FOVEATE, PATIENCE_S, PLACES, Serving, environment, serving
@@ -96,7 +96,7 @@ def test_the_ladder_is_the_measured_one_cheapest_first(served: Serving) -> None:
 
 def profile_served(shipped: Profile) -> Profile:
     """The shipped profile as far as it holds in a server of one thread."""
-    here = setting("cpu", "fp32")
+    here = current_setting("cpu", "fp32")
     return shipped.latency_on(replace(here, threads=1))
 
 

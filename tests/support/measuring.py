@@ -9,9 +9,9 @@ import torch
 from foveate.core.plan import Plan
 from foveate.core.profile import Data, Measurement, Profile, Setting
 from foveate.models.layers.config import ViTConfig
-from foveate.models.loading.load import Unprofiled
+from foveate.models.loading.loader import UnprofiledModel
 from foveate.models.profiling.dataset import Dataset, DecodedDataset
-from foveate.models.profiling.profile import Job
+from foveate.models.profiling.profile_state import ProfilingJob
 from foveate.models.runners.image import TorchRunner
 from foveate.models.vit.vit import ElasticViT
 from foveate.models.weights.checkpoint import Checkpoint
@@ -63,14 +63,14 @@ def album(targets: Sequence[int] | None = None) -> DecodedDataset:
     return DecodedDataset(shown(targets), decode, lambda *_: None)
 
 
-def job(runner: TorchRunner, rounds: int = 2, seed: int = 0) -> Job:
+def job(runner: TorchRunner, rounds: int = 2, seed: int = 0) -> ProfilingJob:
     plans = [Plan.parse(text, runner.full) for text in PLANS]
-    return Job(tuple(plans), batch_sizes=(1, 3), rounds=rounds, seed=seed)
+    return ProfilingJob(tuple(plans), batch_sizes=(1, 3), rounds=rounds, seed=seed)
 
 
 def quiet(*_: object) -> None:
     """Watches nothing."""
 
 
-def unprofiled(runner: TorchRunner, weights: str = "abc", **siblings: str) -> Unprofiled:
-    return Unprofiled(runner, weights, siblings)
+def unprofiled(runner: TorchRunner, weights: str = "abc", **siblings: str) -> UnprofiledModel[TorchRunner]:
+    return UnprofiledModel(runner, weights, siblings)

@@ -14,7 +14,12 @@ from foveate.models.heads import ExitSpec
 from foveate.models.heads.exits import ExitHead, GlobalHead, LocalHead, build
 from foveate.models.layers.config import ViTConfig, block_macs
 from foveate.models.layers.tokens import Assignment, Tokens
-from foveate.models.profiling.calibration import answers, calibrate, ece, fit_temperature
+from foveate.models.profiling.calibration import (
+    calibrate,
+    exit_logits,
+    expected_calibration_error,
+    fit_temperature,
+)
 from foveate.models.vit.vit import ElasticViT, ResolvedPlan, TrunkOutput
 
 G = ViTConfig(image_size=96, width=24, depth=6, heads=3, classes=7)
@@ -212,7 +217,7 @@ def test_real_heads_serve_any_size_and_reduction_row_by_row(side: int, reducer: 
 def test_answers_are_what_depth_caps_give(geometry: ViTConfig) -> None:
     model, images = elastic(geometry), pictures(3)
     for reducer in ("none", "evit:0.5") if geometry.class_token else ("none",):
-        found = answers(model, images, reduction.create(reducer, model))
+        found = exit_logits(model, images, reduction.create(reducer, model))
         assert list(found) == [2, 3, 5, 6]
         for depth, logits in found.items():
             assert torch.equal(logits, run(model, images, None, reducer, depth).logits)
@@ -220,15 +225,15 @@ def test_answers_are_what_depth_caps_give(geometry: ViTConfig) -> None:
 
 def test_expected_calibration_error_of_known_cases() -> None:
     sure = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
-    assert ece(sure, torch.tensor([0, 0, 0, 0])) == 0
-    assert ece(sure, torch.tensor([1, 1, 0, 0])) == pytest.approx(0.5)
+    assert expected_calibration_error(sure, torch.tensor([0, 0, 0, 0])) == 0
+    assert expected_calibration_error(sure, torch.tensor([1, 1, 0, 0])) == pytest.approx(0.5)
     # Two bins: 0.6 is right half of the time, 0.9 always. (2 * 0.1 + 2 * 0.1) / 4.
     mixed = torch.tensor([[0.6, 0.4], [0.6, 0.4], [0.1, 0.9], [0.1, 0.9]])
-    assert ece(mixed, torch.tensor([0, 1, 1, 1])) == pytest.approx(0.1, abs=1e-6)
+    assert expected_calibration_error(mixed, torch.tensor([0, 1, 1, 1])) == pytest.approx(0.1, abs=1e-6)
     # In one bin, too much here makes up for too little there.
-    assert ece(mixed, torch.tensor([0, 1, 1, 1]), bins=1) == pytest.approx(0, abs=1e-6)
+    assert expected_calibration_error(mixed, torch.tensor([0, 1, 1, 1]), bins=1) == pytest.approx(0, abs=1e-6)
     even = torch.full((10, 4), 0.25)
-    assert ece(even, torch.zeros(10, dtype=torch.int64)) == pytest.approx(0.75)
+    assert expected_calibration_error(even, torch.zeros(10, dtype=torch.int64)) == pytest.approx(0.75)
 
 
 def test_the_fitted_temperature_is_the_one_that_was_put_in() -> None:
@@ -241,7 +246,7 @@ def test_the_fitted_temperature_is_the_one_that_was_put_in() -> None:
         assert found == pytest.approx(temperature, rel=0.03)
         best = F.cross_entropy(logits / found, labels)
         assert all(best < F.cross_entropy(logits / (found * off), labels) for off in (0.9, 1.1))
-        assert ece((logits / found).softmax(1), labels) < 0.02
+        assert expected_calibration_error((logits / found).softmax(1), labels) < 0.02
 
 
 @pytest.mark.parametrize("right", [True, False])
@@ -254,16 +259,20 @@ def test_a_head_that_is_always_right_or_wrong_gets_a_temperature_within_bounds(r
 def test_calibrating_sets_each_heads_temperature_and_twice_changes_nothing() -> None:
     model, images = elastic(), pictures(64)
     labels = torch.randint(7, (64,), generator=torch.Generator().manual_seed(4))
-    said = answers(model, images, reduction.create("none", model))
+    said = exit_logits(model, images, reduction.create("none", model))
     first = calibrate(model, said, labels)
     assert list(first) == [2, 3, 5]
-    again = answers(model, images, reduction.create("none", model))
+    again = exit_logits(model, images, reduction.create("none", model))
     for after, head in model.exit_heads.items():
         found = first[int(after)]
         assert float(cast("ExitHead", head).temperature) == pytest.approx(found.temperature)
         assert torch.allclose(again[int(after)], said[int(after)] / found.temperature, atol=1e-5)
-        assert found.ece_before == pytest.approx(ece(said[int(after)].softmax(1), labels))
-        assert found.ece_after == pytest.approx(ece(again[int(after)].softmax(1), labels), abs=1e-3)
+        assert found.ece_before == pytest.approx(
+            expected_calibration_error(said[int(after)].softmax(1), labels)
+        )
+        assert found.ece_after == pytest.approx(
+            expected_calibration_error(again[int(after)].softmax(1), labels), abs=1e-3
+        )
     assert torch.equal(again[6], said[6])
     second = calibrate(model, again, labels)
     temperatures = {after: found.temperature for after, found in first.items()}

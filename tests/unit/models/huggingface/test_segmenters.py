@@ -23,11 +23,13 @@ from foveate.models.huggingface import PretrainedRunner
 from foveate.models.huggingface.cost import count, skeleton
 from foveate.models.huggingface.segmenters import scores_of
 from foveate.models.loading import precision
-from foveate.models.loading.load import profile_path
-from foveate.models.loading.transformers_models import load, load_unprofiled
+from foveate.models.loading.loader import LoadOptions
+from foveate.models.loading.profile_store import profile_path
+from foveate.models.loading.transformers_models import TransformersLoader
 from foveate.models.profiling.dataset import Dataset, DecodedDataset
-from foveate.models.profiling.evaluation import painted
-from foveate.models.profiling.profile import Job, measure
+from foveate.models.profiling.evaluation import mask_from_maps
+from foveate.models.profiling.profile import measure
+from foveate.models.profiling.profile_state import ProfilingJob
 from tests.support import pretrained
 from tests.support.pretrained import LABELS, RANGE, SIDE, SQUARE, Make, saved, settled, transformers
 
@@ -120,7 +122,7 @@ def test_masks_of_mask2former_are_those_of_transformers_own_post_processing(tmp_
     for result, mask in zip(answers(runner(path), "full", media), expected, strict=True):
         assert result.maps is not None
         # Theirs go to 384 x 384 and back on the way, which moves some borders.
-        agreed = (painted(result.maps, size) == mask.numpy() + 1).mean()
+        agreed = (mask_from_maps(result.maps, size) == mask.numpy() + 1).mean()
         assert agreed > 0.95
         assert len(result.maps.classes) > 1
 
@@ -334,11 +336,11 @@ def test_weights_that_answers_depend_on_must_be_there_and_others_need_not(tmp_pa
     save_file(
         {n: v for n, v in state.items() if n not in unused}, path / "model.safetensors", {"format": "pt"}
     )
-    load(str(path), "fp32", "cpu", 1, served=False)
+    TransformersLoader().load(str(path), LoadOptions("fp32", "cpu", 1), warm_ladder=False)
     needed = {n: v for n, v in state.items() if not n.startswith("head.")}
     save_file(needed, path / "model.safetensors", {"format": "pt"})
     with pytest.raises(SetupError, match="gives no finite answer"):
-        load(str(path), "fp32", "cpu", 1, served=False)
+        TransformersLoader().load(str(path), LoadOptions("fp32", "cpu", 1), warm_ladder=False)
 
 
 def quiet(*told: object) -> None:
@@ -356,28 +358,28 @@ def test_a_profile_becomes_the_ladder_of_these_weights_alone(
 ) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     path = saved(tmp_path / "m", pretrained.segformer())
-    loaded = load_unprofiled(f"hf:{path}", "fp32", "cpu", 1)
+    loaded = TransformersLoader().load_unprofiled(f"hf:{path}", LoadOptions("fp32", "cpu", 1))
     seen = [picture(n) for n in range(6)]
     full = answers(loaded.runner, "full", seen)
-    masks = tuple(png(painted(result.maps, (SIDE, SIDE))) for result in full)
+    masks = tuple(png(mask_from_maps(result.maps, (SIDE, SIDE))) for result in full)
     album = DecodedDataset(
         Dataset("noise", tuple(map(png, seen)), None, masks),
         lambda data: np.asarray(Image.open(io.BytesIO(data))),
         quiet,
     )
-    job = Job(loaded.runner.candidates(), (1,), 1)
+    job = ProfilingJob(loaded.runner.candidates(), (1,), 1)
     found = measure(loaded, album, job, profile_path(str(path)), quiet)
     assert [m.plan for m in found.measurements if m.quality == 1][-1] == "full"
     assert all(m.quality < 1 for m in found.measurements if m.plan != "full")
-    card = load(str(path), "fp32", "cpu", 1, served=False).card
+    card = TransformersLoader().load(str(path), LoadOptions("fp32", "cpu", 1), warm_ladder=False).card
     assert [rung.plan.relative_to(card.full) for rung in card.ladder] == [m.plan for m in found.ladder]
     assert all(rung.latency_s for rung in card.ladder)
     settled(pretrained.segformer(), seed=6).save_pretrained(path)
-    other = load(str(path), "fp32", "cpu", 1, served=False).card
+    other = TransformersLoader().load(str(path), LoadOptions("fp32", "cpu", 1), warm_ladder=False).card
     assert [(rung.quality, rung.latency_s) for rung in other.ladder] == [(1.0, None)]
     assert "is a profile of another model" in caplog.text
     with pytest.raises(SetupError, match="no other model answers in its name"):
-        load_unprofiled(str(path), "fp32", "cpu", 1, siblings=("vit-xs",))
+        TransformersLoader().load_unprofiled(str(path), LoadOptions("fp32", "cpu", 1), siblings=("vit-xs",))
 
 
 def test_the_precision_is_measured_and_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,9 +16,14 @@ from foveate.core.outcome import Result
 from foveate.core.plan import Plan
 from foveate.core.profile import Measurement, Profile, choose
 from foveate.models import zoo
-from foveate.models.loading import clip_loading, load
-from foveate.models.profiling import profile
+from foveate.models.loading import profile_store
+from foveate.models.loading.load import ImageModelLoader, find_family_profile
+from foveate.models.loading.loader import LoadOptions
+from foveate.models.loading.machine import current_setting
+from foveate.models.loading.profile_store import profile_path, weights_digest
+from foveate.models.loading.registry import loader_for
 from foveate.models.profiling.profile import measure
+from foveate.models.profiling.profile_state import write_atomically
 from foveate.models.runners.describe import STANDARD_RUNGS
 from foveate.models.runners.image import TorchRunner
 from foveate.models.vit.stitch import StitchSpec
@@ -44,20 +49,19 @@ def file(homes: Path) -> Path:
 
 
 def known(name: str, checkpoint: Checkpoint) -> Profile | None:
-    found = load.known(name, checkpoint, load.setting("cpu", "fp32"))
-    return found and found[0]
+    return find_family_profile(name, checkpoint, current_setting("cpu", "fp32"))[0]
 
 
 def profiled(file: Path) -> Profile:
     """Measure a file where `serve` will look for it."""
-    loaded = load.load_unprofiled(str(file), "fp32", "cpu", 1)
-    return measure(loaded, album(), job(loaded.runner, rounds=1), load.profile_path(str(file)), quiet)
+    loaded = ImageModelLoader().load_unprofiled(str(file), LoadOptions("fp32", "cpu", 1))
+    return measure(loaded, album(), job(loaded.runner, rounds=1), profile_path(str(file)), quiet)
 
 
 def test_a_loaded_models_ladder_is_the_profiles(file: Path) -> None:
     found = profiled(file)
     assert (file.parent / "tiny.profile.json").exists()
-    card = load.load(str(file), "fp32", "cpu", 1).card
+    card = ImageModelLoader().load(str(file), LoadOptions("fp32", "cpu", 1)).card
     assert [rung.plan.relative_to(card.full) for rung in card.ladder] == [m.plan for m in found.ladder]
     for rung, m in zip(card.ladder, found.ladder, strict=True):
         assert (rung.gflops, rung.tokens, rung.quality) == (m.gflops, m.tokens, m.quality)
@@ -70,8 +74,8 @@ def test_in_another_setting_its_latencies_are_refused_with_a_sentence(
 ) -> None:
     caplog.set_level(logging.INFO)
     profiled(file)
-    card = load.load(str(file), "bf16", "cpu", 1).card
-    (record,) = [r for r in caplog.records if r.name == load.__name__]
+    card = ImageModelLoader().load(str(file), LoadOptions("bf16", "cpu", 1)).card
+    (record,) = [r for r in caplog.records if r.name == profile_store.__name__]
     assert "in fp32, not" in record.getMessage()
     assert f"foveate profile {file}" in record.getMessage()
     assert all(rung.latency_s is None and rung.quality is not None for rung in card.ladder)
@@ -82,7 +86,7 @@ def test_a_profile_of_other_weights_is_ignored_with_a_warning(
 ) -> None:
     profiled(file)
     save(file, tiny(seed=1))
-    card = load.load(str(file), "fp32", "cpu", 1).card
+    card = ImageModelLoader().load(str(file), LoadOptions("fp32", "cpu", 1)).card
     assert "is a profile of another model" in caplog.text
     assert card.ladder[0].quality is None
 
@@ -95,40 +99,40 @@ def test_a_profile_of_other_weights_is_ignored_with_a_warning(
     ],
 )
 def test_an_unreadable_profile_stops_the_start(junk: bytes, sentence: str, file: Path) -> None:
-    load.profile_path(str(file)).write_bytes(junk)
+    profile_path(str(file)).write_bytes(junk)
     with pytest.raises(SetupError, match=sentence):
-        load.load(str(file), "fp32", "cpu", 1)
+        ImageModelLoader().load(str(file), LoadOptions("fp32", "cpu", 1))
 
 
 def test_a_profile_with_a_rung_that_cannot_be_run_stops_the_start(file: Path) -> None:
     found = profiled(file)
-    path = load.profile_path(str(file))
+    path = profile_path(str(file))
     strange = Measurement("warp:9", 0.1, None, 0.0001, 1, dict.fromkeys((1, 3), 1e-9))
     path.write_text(replace(found, measurements=choose([*found.measurements, strange])).text())
     with pytest.raises(SetupError, match="a rung that cannot be run here: there is no token reducer 'warp'"):
-        load.load(str(file), "fp32", "cpu", 1)
+        ImageModelLoader().load(str(file), LoadOptions("fp32", "cpu", 1))
 
 
 def test_a_model_that_is_no_file_has_its_profile_in_the_data_folder(homes: Path) -> None:
-    path = load.profile_path("hf-hub:timm/vit")
+    path = profile_path("hf-hub:timm/vit")
     assert path == homes / "data/foveate/profiles/hf-hub-timm-vit.json"
-    here, checkpoint = load.setting("cpu", "fp32"), tiny()
+    here, checkpoint = current_setting("cpu", "fp32"), tiny()
     assert known("hf-hub:timm/vit", checkpoint) is None
-    found = replace(written(FULL, setting=here), weights=load.digest(checkpoint))
-    profile.write(path, found.text())
+    found = replace(written(FULL, setting=here), weights=weights_digest(checkpoint))
+    write_atomically(path, found.text())
     assert known("hf-hub:timm/vit", checkpoint) == found
 
 
 def test_a_persons_own_profile_comes_before_the_shipped_one(
     homes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here, checkpoint = load.setting("cpu", "fp32"), tiny()
-    shipped = replace(written(FULL, setting=here), weights=load.digest(checkpoint))
-    profile.write(homes / "zoo" / "tiny.profile.json", shipped.text())
+    here, checkpoint = current_setting("cpu", "fp32"), tiny()
+    shipped = replace(written(FULL, setting=here), weights=weights_digest(checkpoint))
+    write_atomically(homes / "zoo" / "tiny.profile.json", shipped.text())
     monkeypatch.setattr(zoo, "shipped", lambda: homes / "zoo")
     assert known("tiny", checkpoint) == shipped
     own = replace(shipped, seed=5)
-    profile.write(load.profile_path("tiny"), own.text())
+    write_atomically(profile_path("tiny"), own.text())
     assert known("tiny", checkpoint) == own
     # A folder that cannot be entered holds none.
     (homes / "file").write_text("in the way")
@@ -138,11 +142,11 @@ def test_a_persons_own_profile_comes_before_the_shipped_one(
 
 def test_the_digest_is_of_names_shapes_and_values() -> None:
     same, other, renamed = tiny(), tiny(seed=1), tiny()
-    assert load.digest(same) == load.digest(renamed)
-    assert load.digest(same) != load.digest(other)
+    assert weights_digest(same) == weights_digest(renamed)
+    assert weights_digest(same) != weights_digest(other)
     head = nn.Linear(2, 2)
     same.model.exit_heads["1"], renamed.model.exit_heads["2"] = head, head
-    assert load.digest(same) != load.digest(renamed)
+    assert weights_digest(same) != weights_digest(renamed)
 
 
 # Siblings.
@@ -165,12 +169,12 @@ def lighter(seed: int = 1) -> Checkpoint:
 
 def with_sibling(pair: Path) -> Profile:
     """A profile by hand whose rungs are a sibling's plan and a stitch."""
-    weights, other = load.digest(tiny()), load.digest(lighter())
+    weights, other = weights_digest(tiny()), weights_digest(lighter())
     rungs = [plan("tinier@64", 0.5, 0.1), plan("stitch:2", 0.8, 0.5), FULL]
-    here = load.setting("cpu", "fp32")
+    here = current_setting("cpu", "fp32")
     found = written(*(replace(m, rung=True) for m in rungs), setting=here)
     found = replace(found, weights=weights, siblings={"tinier": other})
-    profile.write(load.profile_path(str(pair)), found.text())
+    write_atomically(profile_path(str(pair)), found.text())
     return found
 
 
@@ -186,7 +190,7 @@ def test_a_model_comes_with_the_siblings_and_stitches_of_its_profile(
 ) -> None:
     with_sibling(pair)
     monkeypatch.chdir(pair.parents[1])  # siblings lie beside the model, wherever one stands
-    runner = load.load(str(pair), "fp32", "cpu", 1)
+    runner = ImageModelLoader().load(str(pair), LoadOptions("fp32", "cpu", 1))
     assert [rung.plan.relative_to(runner.full) for rung in runner.card.ladder] == [
         "tinier@64",
         "stitch:2",
@@ -199,7 +203,7 @@ def test_a_model_comes_with_the_siblings_and_stitches_of_its_profile(
 
 
 def test_without_a_profile_a_model_comes_alone(pair: Path) -> None:
-    assert set(load.load(str(pair), "fp32", "cpu", 1).models) == {"tiny"}
+    assert set(ImageModelLoader().load(str(pair), LoadOptions("fp32", "cpu", 1)).models) == {"tiny"}
 
 
 def test_a_profile_of_other_siblings_is_ignored_with_a_warning(
@@ -207,7 +211,7 @@ def test_a_profile_of_other_siblings_is_ignored_with_a_warning(
 ) -> None:
     with_sibling(pair)
     save(pair.with_name("tinier.safetensors"), lighter(seed=2))
-    runner = load.load(str(pair), "fp32", "cpu", 1)
+    runner = ImageModelLoader().load(str(pair), LoadOptions("fp32", "cpu", 1))
     assert set(runner.models) == {"tiny"}
     assert runner.card.ladder[0].quality is None
     assert "is a profile of another model" in caplog.text
@@ -215,16 +219,16 @@ def test_a_profile_of_other_siblings_is_ignored_with_a_warning(
 
 def test_measuring_takes_siblings_by_file_and_tells_their_digests(pair: Path) -> None:
     other = str(pair.with_name("tinier.safetensors"))
-    found = load.load_unprofiled(str(pair), "bf16", "cpu", 1, siblings=(other,))
-    assert found.weights == load.digest(tiny())
-    assert found.siblings == {"tinier": load.digest(lighter())}
+    found = ImageModelLoader().load_unprofiled(str(pair), LoadOptions("bf16", "cpu", 1), siblings=(other,))
+    assert found.weights == weights_digest(tiny())
+    assert found.siblings == {"tinier": weights_digest(lighter())}
     assert list(found.runner.models) == ["tiny", "tinier"]
     answer(found.runner, "stitch:2")
 
 
 def test_a_sibling_of_the_same_name_is_refused(pair: Path) -> None:
     with pytest.raises(SetupError, match="two members of the family of tiny go by the same name"):
-        load.load_unprofiled(str(pair), "fp32", "cpu", 1, siblings=(str(pair),))
+        ImageModelLoader().load_unprofiled(str(pair), LoadOptions("fp32", "cpu", 1), siblings=(str(pair),))
 
 
 @pytest.mark.parametrize(
@@ -240,14 +244,14 @@ def test_a_sibling_that_sees_or_names_otherwise_is_refused(
     other = pair.with_name("tinier.safetensors")
     save(other, replace(lighter(), **change))
     with pytest.raises(SetupError, match=sentence):
-        load.load_unprofiled(str(pair), "fp32", "cpu", 1, siblings=(str(other),))
+        ImageModelLoader().load_unprofiled(str(pair), LoadOptions("fp32", "cpu", 1), siblings=(str(other),))
 
 
 def test_a_profile_whose_sibling_is_gone_says_which(pair: Path) -> None:
     with_sibling(pair)
     pair.with_name("tinier.safetensors").unlink()
     with pytest.raises(SetupError, match="tinier"):
-        load.load(str(pair), "fp32", "cpu", 1)
+        ImageModelLoader().load(str(pair), LoadOptions("fp32", "cpu", 1))
 
 
 def test_content_and_schedules_come_from_the_profile(pair: Path) -> None:
@@ -255,8 +259,8 @@ def test_content_and_schedules_come_from_the_profile(pair: Path) -> None:
     content = ContentRungs(("tinier@64", "full"), ((1.0, 0.0, 0.0),), (0.0,))
     schedule = ((17, 15), (15, 13), (13, 11), (11, 9))
     found = replace(found, content=content, schedules={"0.5": schedule})
-    load.profile_path(str(pair)).write_text(found.text())
-    runner = load.load(str(pair), "fp32", "cpu", 1)
+    profile_path(str(pair)).write_text(found.text())
+    runner = ImageModelLoader().load(str(pair), LoadOptions("fp32", "cpu", 1))
     assert runner.content == content
     assert answer(runner, "content:0.9").chosen in (runner.full, Plan.parse("tinier@64", runner.full))
     assert runner.models["tiny"].schedules == {"0.5": schedule}
@@ -265,19 +269,18 @@ def test_content_and_schedules_come_from_the_profile(pair: Path) -> None:
 def test_a_content_rung_that_cannot_be_run_stops_the_start(pair: Path) -> None:
     content = ContentRungs(("warp:9", "full"), ((1.0, 0.0, 0.0),), (0.0,))
     found = replace(with_sibling(pair), content=content)
-    load.profile_path(str(pair)).write_text(found.text())
+    profile_path(str(pair)).write_text(found.text())
     with pytest.raises(SetupError, match="a rung that cannot be run here: there is no token reducer 'warp'"):
-        load.load(str(pair), "fp32", "cpu", 1)
+        ImageModelLoader().load(str(pair), LoadOptions("fp32", "cpu", 1))
 
 
 def test_shipped_models_load_with_their_profile_or_the_standard_ladder(homes: Path) -> None:
     for name in zoo.names():
-        loading = clip_loading if clip_loading.named(name) else load
-        shipped, runner = zoo.profile(name), loading.load(name, "fp32", "cpu", 1)
+        shipped, runner = zoo.profile(name), loader_for(name).load(name, LoadOptions("fp32", "cpu", 1))
         texts = [rung.plan.relative_to(runner.full) for rung in runner.card.ladder]
         wanted = [*STANDARD_RUNGS, "full"]
         if shipped is not None:
-            wanted = [m.plan for m in shipped.latency_on(load.setting("cpu", "fp32")).ladder]
+            wanted = [m.plan for m in shipped.latency_on(current_setting("cpu", "fp32")).ladder]
             members = set(getattr(runner, "models", {name}))
             assert (shipped.model, set(shipped.siblings)) == (name, members - {name})
         assert texts == wanted

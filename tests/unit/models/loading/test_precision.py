@@ -77,7 +77,7 @@ def small_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def timed(monkeypatch: pytest.MonkeyPatch, gain: float) -> Bench:
     bench = Bench(gain)
-    monkeypatch.setattr(precision, "seconds_a_batch", bench)
+    monkeypatch.setattr(precision, "seconds_per_batch", bench)
     return bench
 
 
@@ -137,7 +137,7 @@ def test_a_check_that_would_take_too_long_is_not_begun(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     timed(monkeypatch, gain=2)
-    monkeypatch.setattr(precision, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(precision, "CHECK_LIMIT_S", 1.0)
     monkeypatch.setattr(precision, "agreement", lambda *_: pytest.fail("this would take too long"))
     assert precision.measure(tiny(), "cpu") == "fp32"
     assert "--precision bf16" in caplog.text
@@ -200,5 +200,5 @@ def test_measuring_leaves_the_checkpoint_as_it_was(monkeypatch: pytest.MonkeyPat
 
 def test_the_clock_is_a_real_one() -> None:
     reference, candidate = runners(tiny())
-    assert 0 < precision.seconds_a_batch(reference, repeats=1) < 10
-    assert 0 < precision.seconds_a_batch(candidate, repeats=1) < 10
+    assert 0 < precision.seconds_per_batch(reference, repeats=1) < 10
+    assert 0 < precision.seconds_per_batch(candidate, repeats=1) < 10

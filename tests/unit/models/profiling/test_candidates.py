@@ -8,7 +8,7 @@ from torch import nn
 from foveate.core.errors import BadPlan
 from foveate.core.plan import Plan
 from foveate.models.layers.config import ViTConfig
-from foveate.models.profiling.candidates import candidates, parse
+from foveate.models.profiling.candidates import candidates, parse_plans
 from foveate.models.runners.image import TorchRunner
 from foveate.models.vit.vit import ElasticViT
 from tests.support.measuring import GEOMETRY, quiet, tiny
@@ -55,7 +55,7 @@ def test_schedules_and_siblings_are_tried() -> None:
 
 def test_plans_can_be_listed_and_a_number_is_a_size() -> None:
     runner = TorchRunner(tiny())
-    listed = parse("evit:.5, 32,32/evit:0.7,full,evit:0.5,", runner.full, runner.check)
+    listed = parse_plans("evit:.5, 32,32/evit:0.7,full,evit:0.5,", runner.full, runner.check)
     texts = [chosen.relative_to(runner.full) for chosen in listed]
     assert texts == ["full", "evit:0.5", "tiny@32", "tiny@32/evit:0.7"]
 
@@ -64,4 +64,4 @@ def test_plans_can_be_listed_and_a_number_is_a_size() -> None:
 def test_a_listed_plan_that_cannot_be_run_is_refused(text: str) -> None:
     runner = TorchRunner(tiny())
     with pytest.raises(BadPlan):
-        parse(text, runner.full, runner.check)
+        parse_plans(text, runner.full, runner.check)

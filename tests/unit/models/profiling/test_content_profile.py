@@ -14,21 +14,24 @@ from foveate.core.errors import SetupError
 from foveate.core.outcome import Result
 from foveate.core.plan import Plan
 from foveate.core.profile import Measurement, Profile, choose
-from foveate.models.loading.load import load, load_unprofiled, profile_path
+from foveate.models.loading.load import ImageModelLoader
+from foveate.models.loading.loader import LoadOptions
+from foveate.models.loading.profile_store import profile_path
 from foveate.models.profiling import content_profile
 from foveate.models.profiling import profile as profiling
 from foveate.models.profiling.content_profile import (
     CERTAINTIES,
-    Learnt,
-    answered,
+    LearnedContent,
     choices,
     learn,
-    learning,
-    named,
+    learning_steps,
+    run_plan,
     suffices,
+    top1_classes,
     with_content,
 )
-from foveate.models.profiling.profile import Job, measure, partial_of
+from foveate.models.profiling.profile import measure
+from foveate.models.profiling.profile_state import ProfilingJob, partial_path
 from foveate.models.runners.image import TorchRunner
 from foveate.models.weights.checkpoint import save
 from tests.support import measuring, scouted
@@ -44,13 +47,13 @@ def measured(runner: TorchRunner, pictures: Seen, *texts: str) -> Profile:
     """What `profile` would know before it learns, without any clock."""
     own = runner.full
     every = list(range(len(pictures)))
-    targets = pictures.pictures.targets
-    of_full = named(answered(runner, pictures, every, own))
+    targets = pictures.dataset.targets
+    of_full = top1_classes(run_plan(runner, pictures, every, own))
     wanted = of_full if targets is None else np.array(targets)
     found = []
     for text in (*texts, "full"):
-        results = answered(runner, pictures, every, Plan.parse(text, own))
-        right = float((named(results) == wanted).mean())
+        results = run_plan(runner, pictures, every, Plan.parse(text, own))
+        right = float((top1_classes(results) == wanted).mean())
         quality = min(1.0, right / float((of_full == wanted).mean()))
         gflops = float(np.mean([result.gflops for result in results if isinstance(result, Result)]))
         found.append(Measurement(text, quality, right, gflops, 5, {}))
@@ -71,8 +74,8 @@ def taught_by(
     runner: TorchRunner, pictures: Seen, before: Profile, sizes: Sequence[int], rounds: int
 ) -> Profile:
     """The profile after all of the steps."""
-    steps = list(learning(runner, pictures, before, sizes, rounds, Learnt(), quiet))
-    return with_content(before, steps[-1] if steps else Learnt())
+    steps = list(learning_steps(runner, pictures, before, sizes, rounds, LearnedContent(), quiet))
+    return with_content(before, steps[-1] if steps else LearnedContent())
 
 
 def taught(pictures: Seen, rounds: int = 1) -> tuple[TorchRunner, Profile, Profile]:
@@ -175,7 +178,7 @@ def test_the_seed_draws_the_halves() -> None:
 def test_by_content_far_more_is_kept_than_by_drawing_lots_at_the_same_cost(labelled: bool) -> None:
     pictures, runner = album(), scouted.runner()
     if labelled:
-        names = named(answered(runner, pictures, range(len(pictures)), runner.full))
+        names = top1_classes(run_plan(runner, pictures, range(len(pictures)), runner.full))
         pictures = album(targets=names.tolist())
     runner, _, after = taught(pictures)
     assert after.content is not None
@@ -190,7 +193,7 @@ def test_by_content_far_more_is_kept_than_by_drawing_lots_at_the_same_cost(label
     by_lot = (1 - share) * scout.quality + share
     assert found.quality > by_lot + 0.08
     # What is measured is what is served.
-    results = answered(runner, pictures, range(len(pictures)), Plan.parse("content:0.9", runner.full))
+    results = run_plan(runner, pictures, range(len(pictures)), Plan.parse("content:0.9", runner.full))
     rungs = [result.chosen for result in results if isinstance(result, Result)]
     scouts = Plan.parse(SCOUT, runner.full)
     assert rungs == [runner.full if is_hard(n) else scouts for n in range(len(pictures))]
@@ -217,7 +220,7 @@ def test_its_latency_is_fulls_times_what_it_took_beside_full(monkeypatch: pytest
         return drift * size * (0.001 if chosen.content is None else 0.0004)
 
     looks: list[tuple[Plan, int, int]] = []
-    monkeypatch.setattr(content_profile, "seconds_each", clock)
+    monkeypatch.setattr(content_profile, "mean_batch_seconds", clock)
     runner, pictures = scouted.runner(), album()
     before = measured(runner, pictures, SCOUT)
     timed = [replace(m, latency_s={1: 0.5, 4: 1.5}) for m in before.measurements]
@@ -235,11 +238,11 @@ def test_its_latency_is_fulls_times_what_it_took_beside_full(monkeypatch: pytest
 def test_where_full_is_wrong_any_rung_suffices() -> None:
     """The labels of the pictures that the scout is wrong about are such that full is wrong too."""
     runner, pictures = scouted.runner(), album()
-    names = named(answered(runner, pictures, range(len(pictures)), runner.full))
+    names = top1_classes(run_plan(runner, pictures, range(len(pictures)), runner.full))
     targets = [(int(name) + 2) % 5 if is_hard(n) else int(name) for n, name in enumerate(names)]
     every = list(range(len(pictures)))
     answers = {
-        text: named(answered(runner, pictures, every, Plan.parse(text, runner.full)))
+        text: top1_classes(run_plan(runner, pictures, every, Plan.parse(text, runner.full)))
         for text in (SCOUT, "full")
     }
     assert not (answers[SCOUT] == answers["full"]).all()
@@ -258,7 +261,7 @@ def test_whom_full_gives_no_answer_counts_neither_as_kept_nor_as_lost() -> None:
 def test_two_failures_are_no_agreement(labelled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every third picture is one that nobody answers; of the others the scout gets one in four wrong."""
     runner, pictures = scouted.runner(), album(90)
-    names = named(answered(runner, pictures, range(90), runner.full)).tolist()
+    names = top1_classes(run_plan(runner, pictures, range(90), runner.full)).tolist()
     pictures = album(90, names if labelled else None)
     runner.content = ContentRungs((SCOUT, "full"), ((0.0, 0.0, 0.0),), (99.0,))  # always the scout
     run = runner.run
@@ -268,7 +271,7 @@ def test_two_failures_are_no_agreement(labelled: bool, monkeypatch: pytest.Monke
 
     runner.max_batch = 90
     monkeypatch.setattr(runner, "run", failing)
-    for m in content_profile._kept(runner, pictures, range(90)):
+    for m in content_profile._qualities(runner, pictures, range(90)):
         right = [not is_hard(n) for n in range(90) if n % 3 != 1]
         assert m.quality == pytest.approx(np.mean(right))
         assert m.accuracy == (pytest.approx(np.mean(right) * 2 / 3) if labelled else None)
@@ -287,7 +290,7 @@ def test_a_ladder_with_nothing_to_choose_between_stays() -> None:
 def test_a_scout_that_fails_teaches_nothing() -> None:
     runner, pictures = scouted.runner(), album(30)
     before = measured(runner, pictures, SCOUT)
-    pictures._held = [scouted.WHITE] * 30
+    pictures._cached = [scouted.WHITE] * 30
     assert (
         learn(runner, pictures, range(30), [(rung(SCOUT, 0.9, 0.1), rung("full", 1.0, 1.0))], quiet) is None
     )
@@ -304,7 +307,7 @@ def test_a_handful_of_pictures_does_no_harm(count: int) -> None:
 
 def test_where_full_is_wrong_on_the_half_that_measures_nothing_is_told() -> None:
     runner = scouted.runner()
-    names = named(answered(runner, album(12), range(12), runner.full))
+    names = top1_classes(run_plan(runner, album(12), range(12), runner.full))
     every = np.random.default_rng(0).permutation(12)
     targets = np.where(np.isin(np.arange(12), every[:6]), names, (names + 2) % 5).tolist()
     before = written(rung(SCOUT, 0.9, 0.1), rung("full", 1.0, 1.0))
@@ -330,10 +333,10 @@ class Stopped(Exception):
 def test_an_interrupted_run_goes_on_behind_what_is_known(
     after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Told seven times: two plans have answered, the certainties are next, then three rounds, the end."""
-    monkeypatch.setattr(profiling, "seconds_each", clock)
-    monkeypatch.setattr(content_profile, "seconds_each", clock)
-    job = Job((scouted.runner().full, Plan.parse(SCOUT, scouted.runner().full)), (1, 4), 3)
+    """Told seven times: two plans have run_plan, the certainties are next, then three rounds, the end."""
+    monkeypatch.setattr(profiling, "mean_batch_seconds", clock)
+    monkeypatch.setattr(content_profile, "mean_batch_seconds", clock)
+    job = ProfilingJob((scouted.runner().full, Plan.parse(SCOUT, scouted.runner().full)), (1, 4), 3)
     whole = measure(unprofiled(scouted.runner()), album(60), job, tmp_path / "whole.json", quiet)
     assert {m.plan for m in whole.measurements} >= CONTENT
     target, told = tmp_path / "p.json", list[tuple[int, int]]()
@@ -347,7 +350,7 @@ def test_an_interrupted_run_goes_on_behind_what_is_known(
     with pytest.raises(Stopped):
         measure(unprofiled(scouted.runner()), album(60), job, target, watch)
     after = 99
-    before = json.loads(partial_of(target).read_text())["learnt"]
+    before = json.loads(partial_path(target).read_text())["learnt"]
     stopped_at = told[-1][0]
     assert (before["content"] is None) == (stopped_at < 2 or len(told) == 2)
     assert len(before["rounds"]) == max(0, stopped_at - 3)
@@ -365,7 +368,7 @@ def test_an_interrupted_run_goes_on_behind_what_is_known(
     assert told[-1] == (6, 6)
     assert [done for done, _ in told] == sorted(done for done, _ in told)
     assert len(told) == 7 - (0 if learns else stopped_at)
-    assert not partial_of(target).exists()
+    assert not partial_path(target).exists()
 
 
 # From measuring to serving.
@@ -380,9 +383,11 @@ def test_what_profile_learns_is_what_a_loaded_model_chooses_by(
     file = tmp_path / "tiny.safetensors"
     save(file, tiny())
     save(tmp_path / "tinier.safetensors", replace(tiny(), name="tinier"))
-    found = load_unprofiled(str(file), "fp32", "cpu", 1, siblings=(str(tmp_path / "tinier.safetensors"),))
+    found = ImageModelLoader().load_unprofiled(
+        str(file), LoadOptions("fp32", "cpu", 1), siblings=(str(tmp_path / "tinier.safetensors"),)
+    )
     plans = tuple(Plan.parse(text, found.runner.full) for text in ("full", "tinier@64/evit:0.6", "evit:0.6"))
-    profile = measure(found, measuring.album(), Job(plans, (1,), 1), profile_path(str(file)), quiet)
+    profile = measure(found, measuring.album(), ProfilingJob(plans, (1,), 1), profile_path(str(file)), quiet)
     rungs = ("tinier@64/evit:0.6", "full")
     content = ContentRungs(rungs, ((1.0, 0.0, 0.0),), (0.0,))
     profile = replace(
@@ -391,7 +396,7 @@ def test_what_profile_learns_is_what_a_loaded_model_chooses_by(
         measurements=tuple(replace(m, rung=True) for m in profile.measurements),
     )
     profile_path(str(file)).write_text(profile.text())
-    runner = load(str(file), "fp32", "cpu", 1)
+    runner = ImageModelLoader().load(str(file), LoadOptions("fp32", "cpu", 1))
     assert runner.content == content
     assert set(runner.models) == {"tiny", "tinier"}
     chosen = Plan.parse("content:0.9", runner.full)
@@ -404,17 +409,17 @@ def test_what_profile_learns_is_what_a_loaded_model_chooses_by(
         replace(profile, content=replace(content, rungs=("warp:9", "full"))).text()
     )
     with pytest.raises(SetupError, match="a rung that cannot be run here: there is no token reducer 'warp'"):
-        load(str(file), "fp32", "cpu", 1)
+        ImageModelLoader().load(str(file), LoadOptions("fp32", "cpu", 1))
 
 
 def test_measuring_learns_by_content_and_writes_it_down(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in (profiling, content_profile):
-        monkeypatch.setattr(module, "seconds_each", clock)
+        monkeypatch.setattr(module, "mean_batch_seconds", clock)
     runner, stages = scouted.runner(), list[str]()
     pictures, target = album(60), tmp_path / "p.json"
-    job = Job((runner.full, Plan.parse(SCOUT, runner.full)), (1, 4), 1)
+    job = ProfilingJob((runner.full, Plan.parse(SCOUT, runner.full)), (1, 4), 1)
     found = measure(unprofiled(runner, scout="123"), pictures, job, target, lambda s, *_: stages.append(s))
     assert Profile.read(target.read_text(), "x") == found
     assert list(dict.fromkeys(stages)) == ["quality", "latency", "content"]

@@ -8,7 +8,8 @@ import pytest
 
 from foveate.core.errors import BrokenMedia, SetupError
 from foveate.models.profiling import dataset
-from foveate.models.profiling.dataset import Dataset, DecodedDataset, Pixels
+from foveate.models.profiling.dataset import Dataset, DecodedDataset
+from foveate.models.runners.base import Pixels
 from foveate.models.zoo.heldout import HeldOut
 
 LABELS = ("red apple", "Pear", "crane", "crane")
@@ -36,17 +37,19 @@ def names(found: Dataset) -> list[str]:
 
 
 def test_class_folders_are_named_by_label_in_any_case_or_by_index(tmp_path: Path) -> None:
-    found = dataset.folder(put(tmp_path, "RED apple/1.jpg", "pear/2.jpg", "0003/3.jpg", "2/4.png"), LABELS)
+    found = dataset.class_folders(
+        put(tmp_path, "RED apple/1.jpg", "pear/2.jpg", "0003/3.jpg", "2/4.png"), LABELS
+    )
     told = dict(zip(names(found), found.targets or (), strict=True))
     assert told == {"1.jpg": 0, "2.jpg": 1, "3.jpg": 3, "4.png": 2}
 
 
 def test_a_label_that_is_a_number_is_a_label(tmp_path: Path) -> None:
-    assert dataset.folder(put(tmp_path, "1/a.jpg"), ("5", "3", "1")).targets == (2,)
+    assert dataset.class_folders(put(tmp_path, "1/a.jpg"), ("5", "3", "1")).targets == (2,)
 
 
 def test_pictures_of_a_class_may_lie_deeper_and_hidden_files_do_not_count(tmp_path: Path) -> None:
-    found = dataset.folder(
+    found = dataset.class_folders(
         put(tmp_path, "pear/a/b/1.jpg", "pear/2.jpg", "pear/.DS_Store", ".git/3.jpg", "README"), LABELS
     )
     assert (names(found), found.targets) == (["2.jpg", "1.jpg"], (1, 1))
@@ -54,7 +57,7 @@ def test_pictures_of_a_class_may_lie_deeper_and_hidden_files_do_not_count(tmp_pa
 
 def test_a_flat_folder_is_unlabelled(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    found = dataset.folder(put(tmp_path, "2.jpg", "1.png", ".hidden.jpg"), LABELS)
+    found = dataset.class_folders(put(tmp_path, "2.jpg", "1.png", ".hidden.jpg"), LABELS)
     assert (names(found), found.targets, found.name) == (["1.png", "2.jpg"], None, tmp_path.name)
 
 
@@ -72,13 +75,13 @@ def test_a_folder_that_cannot_be_used_is_refused_in_one_sentence(
     files: list[str], sentence: str, tmp_path: Path
 ) -> None:
     with pytest.raises(SetupError, match=sentence) as refused:
-        dataset.folder(put(tmp_path, *files), LABELS)
+        dataset.class_folders(put(tmp_path, *files), LABELS)
     assert "\n" not in refused.value.detail
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match=r"there is no folder .*nowhere"):
-        dataset.folder(tmp_path / "nowhere", LABELS)
+        dataset.class_folders(tmp_path / "nowhere", LABELS)
 
 
 def test_a_sample_is_seeded_and_keeps_pictures_with_their_labels() -> None:
@@ -100,7 +103,7 @@ def test_the_digest_tells_pictures_labels_and_files_apart(tmp_path: Path) -> Non
     ]
     assert len({each.digest() for each in (shown, *others)}) == 5
     assert Dataset("another name", shown.items, shown.targets).digest() == shown.digest()
-    file = dataset.folder(put(tmp_path, "1.jpg"), LABELS)
+    file = dataset.class_folders(put(tmp_path, "1.jpg"), LABELS)
     before = file.digest()
     assert file.digest() == before
     os.utime(tmp_path / "1.jpg", (1, 1))
@@ -108,7 +111,7 @@ def test_the_digest_tells_pictures_labels_and_files_apart(tmp_path: Path) -> Non
 
 
 def test_the_scenes_come_with_their_labels() -> None:
-    found = dataset.scenes(HeldOut(("a", "b"), (b"x", b"y", b"z"), np.array([1, 0, 1])))
+    found = dataset.shipped_scenes(HeldOut(("a", "b"), (b"x", b"y", b"z"), np.array([1, 0, 1])))
     assert (found.items, found.targets) == ((b"x", b"y", b"z"), (1, 0, 1))
 
 
@@ -116,7 +119,7 @@ def test_the_scenes_come_with_their_labels() -> None:
 def test_an_album_gives_the_same_pictures_whether_it_holds_them_or_not(
     held_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dataset, "HELD_BYTES", held_bytes)
+    monkeypatch.setattr(dataset, "MAX_CACHED_BYTES", held_bytes)
     decoded = 0
 
     def counted(data: bytes) -> Pixels:
@@ -126,7 +129,7 @@ def test_an_album_gives_the_same_pictures_whether_it_holds_them_or_not(
 
     shown = Dataset("x", (b"5", b"junk", b"7", b"9", b"", b"11"), (0, 1, 2, 3, 4, 5))
     album = DecodedDataset(shown, counted, lambda *_: None)
-    assert (len(album), album.left_out, album.pictures.targets) == (4, 2, (0, 2, 3, 5))
+    assert (len(album), album.unreadable, album.dataset.targets) == (4, 2, (0, 2, 3, 5))
     assert decoded == 6
     chunks = [[int(pixels.mean()) for pixels in chunk] for chunk in album.chunks(3)]
     assert chunks == [[5, 7, 9], [11]]
@@ -141,7 +144,7 @@ def test_an_album_says_how_far_it_is() -> None:
 
 
 def test_pictures_none_of_which_can_be_read_are_an_error(tmp_path: Path) -> None:
-    found = dataset.folder(put(tmp_path, "a.txt", "gone.jpg"), LABELS)
+    found = dataset.class_folders(put(tmp_path, "a.txt", "gone.jpg"), LABELS)
     (tmp_path / "gone.jpg").unlink()
     with pytest.raises(SetupError, match=r"none of the 2 file\(s\) in .* is a readable picture"):
         DecodedDataset(found, decode, lambda *_: None)

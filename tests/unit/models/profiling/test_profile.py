@@ -20,9 +20,10 @@ from foveate.core.errors import SetupError
 from foveate.core.outcome import Result
 from foveate.core.plan import Plan
 from foveate.core.profile import Data, Measurement, Profile, choose, worth_timing
-from foveate.models.loading import load
+from foveate.models.loading.machine import current_setting
 from foveate.models.profiling import profile, timing
-from foveate.models.profiling.profile import measure, partial_of
+from foveate.models.profiling.profile import measure
+from foveate.models.profiling.profile_state import partial_path
 from foveate.models.runners.image import TorchRunner
 from foveate.models.vit.stitch import StitchSpec
 from foveate.models.weights.family import Family
@@ -260,7 +261,7 @@ def test_the_file_is_the_profile_and_nothing_else_is_left(tmp_path: Path) -> Non
     found = measure(unprofiled(runner), album(), job(runner), target, quiet)
     assert Profile.read(target.read_text(), "x") == found
     assert (found.model, found.weights, found.seed) == ("tiny", "abc", 0)
-    assert found.setting == load.setting("cpu", "fp32")
+    assert found.setting == current_setting("cpu", "fp32")
     assert [path.name for path in target.parent.iterdir()] == ["p.json"]
     assert found.ladder[-1].plan == "full"
     timed = [m for m in asked_for(found) if m.latency_s]
@@ -281,15 +282,15 @@ def test_rounds_give_every_plan_the_same_pictures_and_others_each_time(
             seen.setdefault(key, []).append((chosen.steps, float(np.mean(np.stack(pixels)))))
         return {"full": 3.0, "evit:0.6": 2.0}.get(chosen.relative_to(runner.full), 1.0) * (number + 1)
 
-    drawn = profile._drawn
+    drawn = profile._round_images
 
     def counted(*arguments: Any) -> Any:
         nonlocal number
         number = arguments[-1]
         return drawn(*arguments)
 
-    monkeypatch.setattr(profile, "seconds_each", spy)
-    monkeypatch.setattr(profile, "_drawn", counted)
+    monkeypatch.setattr(profile, "mean_batch_seconds", spy)
+    monkeypatch.setattr(profile, "_round_images", counted)
     monkeypatch.setattr(profile, "worth_timing", tuple)
     found = measure(unprofiled(runner), album(), job(runner, rounds=3), tmp_path / "p.json", quiet)
     assert set(seen) == {(r, s) for r in range(3) for s in (1, 3)}
@@ -312,7 +313,7 @@ def test_the_clock_is_a_real_one_and_covers_whole_batches(monkeypatch: pytest.Mo
         return run(batch, chosen)
 
     monkeypatch.setattr(runner, "run", counted)
-    assert 0 < timing.seconds_each(runner, runner.full, [decode(b"1")] * 16, 5) < 10
+    assert 0 < timing.mean_batch_seconds(runner, runner.full, [decode(b"1")] * 16, 5) < 10
     assert sizes == [5, 5, 5, 5], "one to warm up"
 
 
@@ -336,7 +337,7 @@ def steady(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         looks.append(chosen.steps)
         return size * chosen.image_size * 1e-3
 
-    monkeypatch.setattr(profile, "seconds_each", seconds)
+    monkeypatch.setattr(profile, "mean_batch_seconds", seconds)
     return looks
 
 
@@ -352,7 +353,7 @@ def test_an_interrupted_run_goes_on_and_ends_in_the_same_profile(
     with pytest.raises(KeyboardInterrupt):
         measure(unprofiled(runner), album(), job(runner), target, Stopped(after))
     assert not target.exists()
-    before = json.loads(partial_of(target).read_text())
+    before = json.loads(partial_path(target).read_text())
     assert (len(before["kept"]) > 0, len(before["rounds"]) > 0) == (after >= 4, after >= 24)
 
     asked: list[int] = []
@@ -368,7 +369,7 @@ def test_an_interrupted_run_goes_on_and_ends_in_the_same_profile(
     assert len(looks) == a_round * (2 - len(before["rounds"]))
     assert sum(asked) == PICTURES * (len(PLANS) - len(before["kept"]))
     assert "going on from" in caplog.text
-    assert not partial_of(target).exists()
+    assert not partial_path(target).exists()
 
 
 @pytest.mark.parametrize(
@@ -381,7 +382,7 @@ def test_what_another_job_left_is_not_used(
     runner, target = TorchRunner(tiny()), tmp_path / "p.json"
     with pytest.raises(KeyboardInterrupt):
         measure(unprofiled(runner), album(), job(runner), target, Stopped(12))
-    assert len(json.loads(partial_of(target).read_text())["kept"]) > 2
+    assert len(json.loads(partial_path(target).read_text())["kept"]) > 2
     mine, weights, siblings, labels = job(runner), "abc", dict[str, str](), None
     match what:
         case "weights":
@@ -417,7 +418,7 @@ def test_a_damaged_partial_file_is_not_used(
     junk: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     runner, target = TorchRunner(tiny()), tmp_path / "p.json"
-    partial_of(target).write_text(junk)
+    partial_path(target).write_text(junk)
     found = measure(unprofiled(runner), album(), job(runner, rounds=1), target, quiet)
     assert len(asked_for(found)) == len(PLANS)
     assert "not readable, so measuring starts anew" in caplog.text
@@ -437,7 +438,7 @@ def test_a_folder_in_the_profiles_place_is_known_before_anything_is_measured(tmp
     runner = TorchRunner(tiny())
     with pytest.raises(SetupError, match="it is a folder"):
         measure(unprofiled(runner), album(), job(runner), tmp_path, Stopped(0))
-    assert not partial_of(tmp_path).exists()
+    assert not partial_path(tmp_path).exists()
 
 
 def test_labels_that_full_never_meets_are_refused(tmp_path: Path) -> None:

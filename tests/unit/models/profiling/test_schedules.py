@@ -12,7 +12,7 @@ from foveate.models import reduction
 from foveate.models.layers.blocks import Block
 from foveate.models.layers.config import ViTConfig, gmacs
 from foveate.models.layers.reducer import Reducer, Schedule
-from foveate.models.profiling.schedules import Batch, Progress, search
+from foveate.models.profiling.schedules import SearchBatch, SearchProgress, search
 from foveate.models.reduction.diffrate import follow, full_gmacs, uniform
 from foveate.models.vit.vit import ElasticViT, ResolvedPlan
 
@@ -42,7 +42,7 @@ def one_reader() -> ElasticViT:
     return model
 
 
-def pictures(batches: int = 8) -> list[Batch]:
+def pictures(batches: int = 8) -> list[SearchBatch]:
     generator = torch.Generator().manual_seed(3)
     return [(torch.randn(16, 3, 96, 96, generator=generator), None) for _ in range(batches)]
 
@@ -52,7 +52,7 @@ def logits(model: ElasticViT, images: Tensor, reducer: Reducer) -> Tensor:
     return found
 
 
-def divergence(model: ElasticViT, schedule: Schedule, batches: list[Batch]) -> float:
+def divergence(model: ElasticViT, schedule: Schedule, batches: list[SearchBatch]) -> float:
     """Kullback-Leibler divergence of the reduced answers from full's, summed over batches."""
     none, reducer = reduction.create("none", model), follow(schedule, G)
     total = 0.0
@@ -68,9 +68,9 @@ def cost(schedule: Schedule) -> float:
 
 
 @cache
-def learned() -> tuple[Schedule, tuple[Progress, ...]]:
-    seen: list[Progress] = []
-    found = search(one_reader(), pictures(), 0.7 * FULL, steps=30, watch=seen.append)
+def learned() -> tuple[Schedule, tuple[SearchProgress, ...]]:
+    seen: list[SearchProgress] = []
+    found = search(one_reader(), pictures(), 0.7 * FULL, steps=30, report=seen.append)
     return found, tuple(seen)
 
 
@@ -125,11 +125,11 @@ def test_the_model_stays_as_it_is() -> None:
 
 def test_known_classes_are_what_counts() -> None:
     model, generator = one_reader(), torch.Generator().manual_seed(9)
-    known: list[Batch] = [
+    known: list[SearchBatch] = [
         (images, torch.randint(G.classes, (len(images),), generator=generator)) for images, _ in pictures()
     ]
-    seen: list[Progress] = []
-    found = search(model, known, 0.7 * FULL, steps=12, watch=seen.append)
+    seen: list[SearchProgress] = []
+    found = search(model, known, 0.7 * FULL, steps=12, report=seen.append)
     overlaps = [
         logits(model, images, follow(found, G)).softmax(-1).gather(1, classes.unsqueeze(1)).sqrt()
         for images, classes in known

@@ -18,7 +18,9 @@ from foveate.core.outcome import Result
 from foveate.core.request import Request
 from foveate.models.heads.clicks import DISC, NEAR, PADDING, STEP, ClickHead, ClickSpec, click_maps
 from foveate.models.heads.dense import STRIDE
-from foveate.models.loading import load
+from foveate.models.loading.load import ImageModelLoader
+from foveate.models.loading.loader import LoadOptions
+from foveate.models.loading.profile_store import weights_digest
 from foveate.models.runners.dense import dense_of, encode
 from foveate.models.runners.image import TorchRunner
 from foveate.models.runners.point_prompts import CLICKS, ClickRunner, features_of, read_clicks, save_clicks
@@ -266,12 +268,12 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     model = dense_checkpoint()
     save(tmp_path / "tiny-seg.safetensors", model)
-    save_clicks(tmp_path / f"tiny-seg.{CLICKS}", click_head(), load.digest(model))
+    save_clicks(tmp_path / f"tiny-seg.{CLICKS}", click_head(), weights_digest(model))
     return tmp_path / "tiny-seg.safetensors"
 
 
 def test_a_loaded_model_brings_its_companion_warm(file: Path) -> None:
-    found = load.load(str(file), "fp32", "cpu", 1)
+    found = ImageModelLoader().load(str(file), LoadOptions("fp32", "cpu", 1))
     answers = companion(found)
     assert set(answers.times) == {1}, "one thread is best for so little"
     assert set(answers.times[1][answers.full]) == {1, 8}
@@ -280,7 +282,7 @@ def test_a_loaded_model_brings_its_companion_warm(file: Path) -> None:
 def test_a_head_for_other_weights_is_left_out(file: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     save_clicks(file.parent / f"tiny-seg.{CLICKS}", click_head(), "another")
-    found = load.load(str(file), "fp32", "cpu", 1, served=False)
+    found = ImageModelLoader().load(str(file), LoadOptions("fp32", "cpu", 1), warm_ladder=False)
     assert found.card.click_model == ""
     assert not any(isinstance(one, ClickRunner) for one in found.submodels)
     assert "is ignored" in caplog.text
