@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 ARGS ?=
 
-.PHONY: serve test check fmt bench-overhead bench-models bench-elastic bench-decode bench-slo bench-tasks bench-scale bench-peers train train-env clean
+.PHONY: serve test check fmt docs bench-overhead bench-models bench-elastic bench-decode bench-slo bench-tasks bench-scale bench-peers train train-env clean
 
 serve: $(VENV)/.installed
 	$(BIN)/foveate serve $(ARGS)
@@ -23,6 +23,10 @@ check: $(VENV)/.dev
 fmt: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Warnings fail the build; the notice is about the next major version of MkDocs.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict $(ARGS)
 
 bench-overhead: $(VENV)/.dev
 	$(BIN)/python -m loadtests.overhead $(ARGS)
@@ -67,6 +71,10 @@ $(VENV)/.train: $(VENV)/.dev
 	$(BIN)/pip install --quiet --constraint $(VENV)/constraints.txt --group train
 	touch $@
 
+$(VENV)/.docs: $(VENV)/.dev
+	$(BIN)/pip install --quiet --constraint $(VENV)/constraints.txt --group docs
+	touch $@
+
 # Debian and Ubuntu ship python3 without the part of venv that brings pip.
 $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -75,4 +83,4 @@ $(BIN)/pip:
 		$(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq python3-venv && $(PYTHON) -m venv $(VENV); }
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) site

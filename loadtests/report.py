@@ -10,6 +10,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs/benchmarks"
+RUNS = ROOT / "runs"
+"""Logs and reports of single runs go here; git ignores the folder."""
 
 ANSWERS_UNCACHED = {"FOVEATE_CACHE_BYTES": "0"}
 UNCACHED = ANSWERS_UNCACHED | {"FOVEATE_FEATURE_BYTES": "0"}

@@ -79,7 +79,7 @@ def of_ladder(runner: TorchRunner, rounds: int, figures: dict[str, float]) -> st
         "content_gain_points": round(gains[[s.plan for s in content].index("content:0.9")], 2),
         "content_gain_points_worst": round(min(gains), 2),
     }
-    ladder.draw(steps, FOLDER / "elastic-ladder")
+    ladder.draw(steps, FOLDER / "elastic-ladder.png")
     rows = [
         [
             s.plan, f"{s.top1:.1%}", f"{s.gflops:.3f}",

@@ -71,6 +71,5 @@ def draw(panels: dict[str, list[Point]], path: Path) -> None:
     axes[0, 0].set_ylabel("top-1 on the held-out scenes")
     axes[0, 0].legend(fontsize=8, loc="lower right")
     figure.tight_layout()
-    for suffix in (".png", ".svg"):
-        figure.savefig(path.with_suffix(suffix), dpi=110)
+    figure.savefig(path, dpi=110)
     plt.close(figure)

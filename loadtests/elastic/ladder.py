@@ -133,6 +133,5 @@ def draw(steps: Sequence[Step], path: Path) -> None:
     axis.xaxis.set_minor_formatter("{x:g}")
     axis.grid(alpha=0.3, which="both")
     axis.legend(loc="lower right")
-    for suffix in (".png", ".svg"):
-        figure.savefig(path.with_suffix(suffix), dpi=110)
+    figure.savefig(path, dpi=110)
     plt.close(figure)

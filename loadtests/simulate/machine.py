@@ -8,7 +8,7 @@ from foveate.core.errors import SetupError
 from foveate.core.model import ModelCard, Rung
 from foveate.core.plan import Plan
 from foveate.core.profile import Profile
-from foveate.scheduling.objectives import pareto_rungs
+from foveate.scheduling.policy import pareto_rungs
 
 
 def ladder(profile: Profile) -> tuple[Rung, ...]:

@@ -11,8 +11,7 @@ from foveate.core.model import Rung
 from foveate.core.request import Objective
 from foveate.estimation.arrivals import ArrivalMeter
 from foveate.estimation.latency import LatencyModel
-from foveate.scheduling.objectives import Terms
-from foveate.scheduling.policy import BatchDecision, PolicyFactory
+from foveate.scheduling.policy import DEFAULT_DEADLINE_S, BatchDecision, PolicyFactory, virtual_deadline
 from loadtests.simulate.machine import Machine
 from loadtests.simulate.record import End, Record
 from loadtests.simulate.workload import Job, Kind
@@ -46,7 +45,7 @@ class Replica:
         self.rungs, self.machine, self.record, self.max_items = rungs, machine, record, max_items
         self.latency = LatencyModel(rungs)
         self.policy = policy(rungs, self.latency, max_batch)
-        self.flow, self.terms = ArrivalMeter(self.latency.predict(rungs[-1].plan, 1)), Terms()
+        self.flow = ArrivalMeter(self.latency.predict(rungs[-1].plan, 1))
         self.waiting: list[Job] = []
         self._held = [0] * len(rungs)  # how many wait, by their floor
         self._expiries: list[tuple[float, int, Job]] = []
@@ -59,10 +58,8 @@ class Replica:
         """A request that comes now."""
         deadline = at + kind.slo_s
         objective = Objective(None if math.isinf(deadline) else deadline, priority=kind.priority)
-        virtual_deadline = self.terms.virtual_deadline(objective, at)
-        return Job(
-            number, at, virtual_deadline, deadline, min_rung(self.rungs, kind.min_quality), kind.tenant
-        )
+        rung = min_rung(self.rungs, kind.min_quality)
+        return Job(number, at, virtual_deadline(objective, at), deadline, rung, kind.tenant)
 
     @property
     def held(self) -> int:
@@ -86,7 +83,7 @@ class Replica:
         refusal = self.policy.admit(job, self.waiting, now, self._free(now))
         self._count(started)
         allowed = job.deadline - now
-        self.flow.arrived(now, self.terms.default_deadline_s if math.isinf(allowed) else allowed)
+        self.flow.arrived(now, DEFAULT_DEADLINE_S if math.isinf(allowed) else allowed)
         if refusal is not None:
             self.record.ended(refusal.entry, End.REFUSED)
             if refusal.entry is job:

@@ -1,5 +1,5 @@
 """Promises under overload, over a step, against other servers and in the simulator: writes
-docs/benchmarks/slo.{json,md,html}."""
+docs/benchmarks/slo.{json,md}, and the runs of the last round as runs/slo.html."""
 
 import argparse
 import logging
@@ -24,7 +24,7 @@ from loadtests.peers.environment import python
 from loadtests.peers.job import MOST_IN_BATCH
 from loadtests.peers.measure import Figures, Setup, raw
 from loadtests.peers.running import SERVERS
-from loadtests.report import FOLDER, write
+from loadtests.report import RUNS, write
 from loadtests.simulate.__main__ import read_rungs
 from loadtests.simulate.run import World
 from loadtests.slo import decisions, late, simulated
@@ -65,7 +65,8 @@ def main() -> None:
     if options.draft:
         print(body)
         return
-    (FOLDER / "slo.html").write_text(report(runs, runs[:DETAILED]))
+    RUNS.mkdir(exist_ok=True)
+    (RUNS / "slo.html").write_text(report(runs, runs[:DETAILED]))
     print(write("slo", figures, body).read_text())
 
 

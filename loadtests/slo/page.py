@@ -85,8 +85,8 @@ ViT-S/16, made from vit-t by copying channels and heads, {precision}, {size} pic
 those of vit-xs, a smaller trained sibling. Poisson arrivals of {seconds:g} s but for the step; medians of
 {rounds} rounds, each with a server of its own for every row. The raw loop, decode and forward with nothing
 around them, manages {raw_per_s:.1f} pictures/s, {raw_8_accuracy:.1%} of them right. Static-full is this
-server with `--policy fifo --plan full`, in batches of 8 at most as all others. `make bench-slo` repeats it;
-[the page of the last round](slo.html) shows its runs.
+server with `--policy fifo --plan full`, in batches of 8 at most as all others. `make bench-slo` repeats it
+and writes the runs of its last round to `runs/slo.html`.
 
 Server and load generator share the machine's cores, and nothing is subtracted for it: at the overload the
 generator took {generator_us_per_request:.0f} us of processor time a request, {generator_core_share:.1%} of a

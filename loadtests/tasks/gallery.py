@@ -15,7 +15,7 @@ from foveate.gateway.media.masks import Mask, assembled, overlay
 from foveate.gateway.media.tiling import tiles
 from foveate.gateway.media.video import Clip, decode_clip, upright_frames
 from foveate.gateway.media.video_demuxer import ClipLimits
-from foveate.gateway.routes.video_input import middle
+from foveate.gateway.routes.video_input import center_crop
 from foveate.gateway.schemas.video_masks import window_boxes
 from foveate.models.runners.image import TorchRunner
 from foveate.models.runners.video_classifier import ClipRunner
@@ -68,7 +68,7 @@ def said_of(runner: ClipRunner, film: bytes, plan: Plan, path: Path) -> None:
     """The frames that were seen, and under them what was said after each."""
     spec, limits = runner.card.input or InputSpec(), ClipLimits()
     side = runner.full.image_size
-    clip: Clip = decode_clip(film, runner.frames, side, middle(spec, side), spec.interpolation, limits)
+    clip: Clip = decode_clip(film, runner.frames, side, center_crop(spec, side), spec.interpolation, limits)
     (result,) = runner.run(runner.stack([clip.pixels[0]], plan), plan)
     if not isinstance(result, Result) or result.over_time is None:
         raise result if isinstance(result, Exception) else ValueError("nothing was said of the clip")

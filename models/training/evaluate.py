@@ -2,7 +2,6 @@
 
 import json
 import os
-from pathlib import Path
 
 import torch
 
@@ -12,10 +11,9 @@ from foveate.models.runners.image import TorchRunner
 from foveate.models.weights import hub
 from foveate.models.weights.checkpoint import Checkpoint
 from foveate.models.zoo.heldout import heldout
-from loadtests.report import table, write
+from loadtests.report import RUNS, table, write
 
 PLANS = ("full", "evit:0.9", "evit:0.7", "evit:0.5", "evit:0.3")
-DOCS = Path(__file__).parents[2] / "docs/models"
 
 
 def heldout_top1(checkpoint: Checkpoint, plan: str) -> float:
@@ -36,8 +34,9 @@ def measure(name: str) -> tuple[dict[str, float], str]:
         figures[plan.replace("evit:", "top1_keep_").replace("full", "top1_full")] = round(accuracy, 4)
         rung = ladder[plan]
         rows.append([plan, f"{rung.gflops:.2f}", str(rung.tokens), f"{accuracy:.1%}"])
-    log = (DOCS / f"{name}.log.jsonl").read_text().splitlines()
-    figures["train_minutes"] = json.loads(log[-1])["minutes"]
+    log = RUNS / name / "log.jsonl"
+    if log.exists():  # only where the model was trained
+        figures["train_minutes"] = json.loads(log.read_text().splitlines()[-1])["minutes"]
     figures["parameters"] = sum(p.numel() for p in checkpoint.model.parameters())
     return figures, table(["plan", "GFLOPs", "tokens at the end", "top-1"], rows)
 

@@ -1,9 +1,8 @@
-"""From finished runs to the zoo: weights, card, curve, logs. `python -m training.ship --model vit-t`."""
+"""From finished runs to the zoo: weights, card and curve. `python -m training.ship --model vit-t`."""
 
 import argparse
 import json
 import os
-import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -66,11 +65,6 @@ def main() -> None:
     if plain.exists():  # what budget-aware training is compared with; not installed
         disk.save(HERE / f"{name}-plain.safetensors", load_run(FAMILY[name], plain), half=True)
     (ZOO / f"{name}.toml").write_text(toml(trained))
-    logs = {name: first / "log.jsonl", f"{name}-sizes": last / "log.jsonl"}
-    logs |= {f"{name}-{part}": last / f"{part}.jsonl" for part in ("exits", "gates")}
-    for stem, log in logs.items():
-        if log.exists():
-            shutil.copy(log, DOCS / f"{stem}.log.jsonl")
     rows = [json.loads(line) for line in (first / "log.jsonl").read_text().splitlines()]
     draw_curve(rows, DOCS / f"{name}.png")
     draw_looked_at(disk.read(weights), DOCS / f"{name}-looks.png")

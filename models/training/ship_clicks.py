@@ -1,7 +1,6 @@
-"""From a finished run to the zoo: a click head and its log. `python -m training.ship_clicks`."""
+"""Copy the click head of a finished run to the zoo: `python -m training.ship_clicks`."""
 
 import argparse
-import shutil
 from pathlib import Path
 
 import torch
@@ -11,7 +10,7 @@ from foveate.models.loading.profile_store import weights_digest
 from foveate.models.runners.dense import dense_of
 from foveate.models.runners.point_prompts import CLICKS, save_clicks
 from foveate.models.weights import hub
-from training.ship import DOCS, ROOT, ZOO
+from training.ship import ROOT, ZOO
 
 
 def main() -> None:
@@ -24,7 +23,6 @@ def main() -> None:
     head = ClickHead(dense_of(shipped.model).spec, shipped.geometry.patch_size, ClickSpec())
     head.load_state_dict(torch.load(args.runs / name / "clicks.pt", weights_only=True)["head"])
     save_clicks(ZOO / f"{name}.{CLICKS}", head, weights_digest(shipped))
-    shutil.copy(args.runs / name / "clicks.jsonl", DOCS / f"{name}.clicks.log.jsonl")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
-"""From finished runs to the zoo: heads on a shipped trunk that name pixels and clips, with cards and logs.
+"""From finished runs to the zoo: heads on a shipped trunk that name pixels and clips, with their cards.
 `python -m training.ship_heads`."""
 
 import argparse
 import json
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from foveate.models.heads.dense import DenseSpec
 from training.depth_gate import HIDDEN
 from training.emoji import LABELS
 from training.motions import NAMES
-from training.ship import DOCS, ROOT, ZOO
+from training.ship import ROOT, ZOO
 
 
 def toml(told: dict[str, Any], field: str, spec: DenseSpec | ClipSpec) -> str:
@@ -27,14 +26,12 @@ def toml(told: dict[str, Any], field: str, spec: DenseSpec | ClipSpec) -> str:
     return "\n".join(lines) + "\n"
 
 
-def ship(name: str, field: str, head: dict[str, Tensor], card: str, log: Path) -> None:
-    """Weights in float16, the card and the log of a run."""
+def ship(name: str, field: str, head: dict[str, Tensor], card: str) -> None:
+    """Write the weights in float16, and the card."""
     weights = {f"{field}.{key}": value.half().contiguous() for key, value in head.items()}
     save_file(weights, ZOO / f"{name}.safetensors")
     (ZOO / f"{name}.safetensors").chmod(0o644)
     (ZOO / f"{name}.toml").write_text(card)
-    DOCS.mkdir(parents=True, exist_ok=True)
-    shutil.copy(log, DOCS / f"{name}.log.jsonl")
 
 
 def ship_dense(trunk: str, runs: Path) -> None:
@@ -52,7 +49,7 @@ def ship_dense(trunk: str, runs: Path) -> None:
         "trunk": trunk,
     }
     spec = DenseSpec(len(LABELS) + 1, gate=HIDDEN if gated else 0)
-    ship(name, "dense", head, toml(told, "dense", spec), run / "dense.jsonl")
+    ship(name, "dense", head, toml(told, "dense", spec))
 
 
 def ship_clip(trunk: str, runs: Path) -> None:
@@ -65,7 +62,7 @@ def ship_clip(trunk: str, runs: Path) -> None:
         "labels": list(NAMES),
     }
     head = torch.load(run / "clip.pt", weights_only=True)["head"]
-    ship(name, "clip", head, toml(told, "clip", ClipSpec(len(NAMES))), run / "clip.jsonl")
+    ship(name, "clip", head, toml(told, "clip", ClipSpec(len(NAMES))))
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from foveate.models.weights import hub
 from foveate.models.weights.family import STITCHES, save_stitches
 from training.loader import batches
 from training.losses import normalise
-from training.ship import ZOO
+from training.ship import ROOT, ZOO
 
 FULL, LIGHT = "vit-t", "vit-xs"
 SPECS = (
@@ -87,7 +87,8 @@ def train(steps: int, batch_size: int, lr: float, seed: int, zoo: Path) -> None:
         if step % 20 == 0:
             print(rows[-1], flush=True)
     save_stitches(zoo / f"{FULL}.{STITCHES}", joints)
-    log = Path(__file__).parents[2] / "docs/models/stitches.log.jsonl"
+    log = ROOT / "runs/stitches.jsonl"
+    log.parent.mkdir(exist_ok=True)
     log.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 

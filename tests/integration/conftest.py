@@ -57,10 +57,10 @@ class NotedCluster(LocalCluster):
         super().__init__([lambda: runner], metrics, settings.queue_items, settings.queue_bytes)
         self.diary = diary
 
-    async def submit(self, request: Request) -> Outcome:
+    async def submit(self, request: Request, reserved: bool = False) -> Outcome:
         self.diary.note("submitted")
         self.diary.note(f"submitted {request.id}")
-        return await super().submit(request)
+        return await super().submit(request, reserved)
 
     async def drain(self, timeout_s: float) -> bool:
         self.diary.note("draining")
@@ -113,7 +113,7 @@ class Served:
         cluster = kind(runner, self.metrics, settings, self.diary)
         app = create_app(cluster, settings, self.metrics)
         app.add_middleware(NotedApp, diary=self.diary)
-        self.door = app.state.door
+        self.limiter = app.state.limiter
         self.listening = listen()
         self.port: int = self.listening.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
@@ -157,7 +157,7 @@ class Served:
 
     def assert_empty(self) -> None:
         """Nothing is left of any request."""
-        assert (self.door.items, self.door.bytes) == (0, 0)
+        assert (self.limiter.items, self.limiter.bytes) == (0, 0)
         assert self.gauge("foveate_waiting") == self.gauge("foveate_waiting_bytes") == 0
 
     def close(self) -> None:

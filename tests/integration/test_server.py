@@ -224,7 +224,7 @@ async def test_a_client_that_leaves_while_it_runs_is_counted_once_and_harms_nobo
             await served.entered()
             assert served.gauge("foveate_running") == 1
         await served.diary.reaches("ended", 1)
-        assert (served.door.items, served.door.bytes) == (0, 0)
+        assert (served.limiter.items, served.limiter.bytes) == (0, 0)
         served.runner.gate.set()
         assert (await post(client, b"next")).status_code == 200
     assert served.counted() == {"ok": 1, "cancelled": 1}
@@ -261,7 +261,7 @@ async def test_a_storm_of_departures_leaves_the_next_requests_unharmed(serve: Se
         await asyncio.gather(*(come_and_go(n) for n in range(storm)))
         await served.diary.reaches("ended", storm)
         await served.falls("foveate_waiting")
-        assert served.door.items == 1
+        assert served.limiter.items == 1
         served.runner.gate.set()
         assert (await first).status_code == 200
         answers = await asyncio.gather(*(post(client, b"after") for _ in range(20)))

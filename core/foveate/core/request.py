@@ -34,8 +34,6 @@ class Request:
     objective: Objective = field(default_factory=Objective)
     plan: Plan | None = None
     """Pinned by the client; None leaves the choice to the server."""
-    expected: bool = False
-    """It was announced when it came, and has been counted."""
     explain: bool = False
     """Asks for an account of what was looked at, which takes one more forward."""
     features: bool = False

@@ -30,8 +30,11 @@ class SloClass(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     deadline_ms: float | None = Field(default=None, gt=0, le=3_600_000)
+    """Milliseconds from the arrival of a request to its answer at most; none: no deadline."""
     min_quality: float = Field(default=0.0, ge=0, le=1)
+    """Share of full accuracy that an answer must keep."""
     priority: int = Field(default=0, ge=-9, le=9)
+    """Each step brings the virtual deadline of a request forward; a negative step moves it back."""
 
 
 class Settings(BaseSettings):
@@ -40,10 +43,14 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
 
     host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 listens on all interfaces."""
     port: int = Field(default=8000, ge=0, le=65535)
+    """Port to listen on; 0: any free port."""
     models: Annotated[tuple[str, ...], NoDecode] = ("vit-t", "vit-t-seg", "vit-t-clip")
     """Names or paths, commas between them; the first of a task answers requests that name none."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Number format of the forward; auto: measured once a machine, fp32 unless another one is faster and
+    keeps the answers."""
     plan: str = "auto"
     """The plan of requests to the first model that pin none; auto: what the policy chooses."""
     policy: Literal["slo", "fifo"] = "slo"
@@ -60,6 +67,7 @@ class Settings(BaseSettings):
     default_deadline_s: float = Field(default=1.0, gt=0)
     """What is waited for without a deadline is served as if it had one so far off."""
     device: str = "auto"
+    """Where models run: cpu, cuda, or auto, which takes a GPU where torch finds one."""
     threads: int = Field(default=0, ge=0)
     """Threads of one forward; 0: as many as the machine has cores."""
     decode_threads: int = Field(default=2, ge=1)
@@ -67,12 +75,15 @@ class Settings(BaseSettings):
     max_batch: int = Field(default=0, ge=0)
     """Requests in a batch at most; 0: what suits the device."""
     queue_items: int = Field(default=1024, ge=1)
+    """Requests that wait for a batch at most, of each model."""
     queue_bytes: int = Field(default=256 * MIB, ge=1)
+    """Decoded media of waiting requests at most, of each model."""
     in_flight_items: int = Field(default=2048, ge=1)
     """Requests read, decoded, waiting or running at most, all models together."""
     in_flight_bytes: int = Field(default=512 * MIB, ge=1)
     """Request bodies held at most."""
     max_body_bytes: int = Field(default=20 * MIB, ge=1)
+    """Request body at most, clips excepted."""
     body_timeout_s: float = Field(default=30.0, gt=0)
     """Seconds a body may take to arrive where no deadline is shorter."""
     max_pixels: int = Field(default=50_000_000, ge=1)
@@ -115,6 +126,7 @@ class Settings(BaseSettings):
     max_replicas: int = Field(default=1, ge=1)
     """On Ray, as many as full quality may need of each model."""
     replica_cpus: float = Field(default=1.0, ge=0)
+    """On Ray, CPUs that each worker reserves on a node."""
     replica_gpus: float = Field(default=0.0, ge=0)
     """On Ray, what each worker books of a node; a share of a GPU where several share one."""
     replica_resources: dict[str, float] = Field(default_factory=dict)
@@ -132,6 +144,7 @@ class Settings(BaseSettings):
     traces: str = ""
     """Where traces are sent: an OTLP collector, as http://127.0.0.1:4318/v1/traces; empty: none are made."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe messages that are logged."""
 
     @classmethod
     def settings_customise_sources(

@@ -10,6 +10,7 @@ import orjson
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -25,17 +26,22 @@ from foveate.gateway.caching.features import FeatureCache
 from foveate.gateway.caching.response import ResponseCache
 from foveate.gateway.decoding import Decoding
 from foveate.gateway.limits import AdmissionLimiter, SpoolBudget
+from foveate.gateway.routes.base import TaskRoute
 from foveate.gateway.routes.classify import ClassifyRoute
 from foveate.gateway.routes.context import request_id_of
 from foveate.gateway.routes.segment import SegmentRoute
+from foveate.gateway.routes.services import RouteServices
 from foveate.gateway.schemas.image import card_fields, rung_fields
 from foveate.gateway.schemas.openapi import describe_tasks
 from foveate.gateway.schemas.problems import http_problem, problem
 
-Told = Callable[[], Awaitable[Sequence[MetricSnapshot]]]
+CollectMetrics = Callable[[], Awaitable[Sequence[MetricSnapshot]]]
+"""Collects the metrics of all processes that belong together."""
 
-LARGEST = 16
-"""No answer is kept that is more than the cache over this."""
+MAX_RESPONSE_SHARE = 1 / 16
+"""Largest cached response, as a share of the response cache."""
+MAX_FEATURES_SHARE = 1 / 2
+"""Largest cached features of one image, as a share of the feature cache."""
 
 
 def create_app(
@@ -43,38 +49,35 @@ def create_app(
     settings: Settings,
     metrics: Metrics,
     cache: Cache | None = None,
-    told: Told | None = None,
+    collect_metrics: CollectMetrics | None = None,
 ) -> FastAPI:
-    """The gateway in front of a cluster. Starting it starts the cluster; stopping it closes it.
+    """The gateway in front of a cluster. Its lifespan starts and closes the cluster.
 
-    cache: where answers are kept; None: as the settings say. told: the metrics of all processes that belong
-    together; None: this is the only one.
+    cache: the response cache; None: as the settings say. collect_metrics: None: this process is the only
+    one. Raises SetupError.
     """
-    door = AdmissionLimiter(settings.in_flight_items, settings.in_flight_bytes, settings.max_body_bytes)
-    decoding = Decoding(settings.decode_threads, cluster.host)
-    disk = SpoolBudget(settings.spool_bytes, settings.max_video_bytes)
-    kept = cache or cache_of(settings, metrics)
-    answers = None
-    if settings.cache_bytes:
-        answers = ResponseCache(kept, settings.cache_ttl_s, settings.cache_bytes // LARGEST, metrics)
-    tracing = tracing_of(settings)
-    seen = feature_cache_of(settings, metrics, kept)
-    sights = None
-    if settings.feature_bytes:
-        sights = FeatureCache(seen, settings.cache_ttl_s, settings.feature_bytes // 2, metrics)
-    tasks = [
-        kind(cluster, settings, metrics, door, disk, decoding, answers, sights, tracing)
-        for kind in (ClassifyRoute, SegmentRoute)
-    ]
+    response_store = cache or open_response_store(settings, metrics)
+    feature_store = open_feature_store(settings, metrics, response_store)
+    services = RouteServices(
+        cluster,
+        settings,
+        metrics,
+        AdmissionLimiter(settings.in_flight_items, settings.in_flight_bytes, settings.max_body_bytes),
+        SpoolBudget(settings.spool_bytes, settings.max_video_bytes),
+        Decoding(settings.decode_threads, cluster.host),
+        response_cache_of(settings, metrics, response_store),
+        feature_cache_of(settings, metrics, feature_store),
+        tracing := tracing_of(settings),
+    )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await cluster.start()
         yield
         await cluster.close()
-        decoding.close()
-        await kept.close()
-        await seen.close()
+        services.decoding.close()
+        await response_store.close()
+        await feature_store.close()
         if tracing is not None:
             await asyncio.to_thread(tracing.close)
 
@@ -83,23 +86,27 @@ def create_app(
         version=version("foveate"),
         lifespan=lifespan,
         redirect_slashes=False,
-        # The framework's pages fetch their scripts from other people's servers; /openapi.json does not.
+        # The framework's documentation pages fetch scripts from other hosts; /openapi.json does not.
         docs_url=None,
         redoc_url=None,
     )
     app.add_exception_handler(HTTPException, http_problem)
-    app.state.door, app.state.cache, app.state.features = door, kept, seen
-    for task in tasks:
-        app.router.routes.append(Route(task.path, task, methods=["POST"]))
-    app.add_middleware(FastPath, endpoints={task.path: task for task in tasks})
+    app.state.limiter, app.state.cache, app.state.features = services.limiter, response_store, feature_store
+    routes: list[TaskRoute[Any]] = [ClassifyRoute(services), SegmentRoute(services)]
+    for route in routes:
+        app.router.routes.append(Route(route.path, route, methods=["POST"]))
+    app.add_middleware(FastPath, routes={route.path: route for route in routes})
     add_models(app, cluster)
-    add_health(app, cluster, metrics, told)
+    add_health(app, cluster, metrics, collect_metrics)
     describe_tasks(app)
     return app
 
 
-def cache_of(settings: Settings, metrics: Metrics) -> Cache:
-    """Where answers are kept. Raises SetupError for no address, or where what that takes is not installed."""
+def open_response_store(settings: Settings, metrics: Metrics) -> Cache:
+    """The store of cached responses: this process's memory, or Redis.
+
+    Raises SetupError for an address that does not parse, or without the redis package.
+    """
     if settings.cache == "memory":
         memory = MemoryCache(settings.cache_bytes)
         metrics.cache_used.labels("answers").set_function(lambda: memory.bytes)
@@ -120,21 +127,38 @@ def cache_of(settings: Settings, metrics: Metrics) -> Cache:
             max(settings.cache_bytes, settings.feature_bytes),
             count_error,
         )
-    except ValueError as error:  # the address itself may hold a password
-        raise SetupError(f"the cache's address is not like redis://127.0.0.1:6379/0: {error}") from None
+    except ValueError as error:  # the message must not show the address: it may hold a password
+        detail = f"the address in FOVEATE_CACHE is not like redis://127.0.0.1:6379/0: {error}"
+        raise SetupError(detail) from None
 
 
-def feature_cache_of(settings: Settings, metrics: Metrics, answers: Cache) -> Cache:
-    """Where what was seen is kept: with the answers where processes share them, else on its own."""
+def open_feature_store(settings: Settings, metrics: Metrics, response_store: Cache) -> Cache:
+    """The store of cached features: the responses' store if processes share it, else memory of its own."""
     if settings.cache != "memory":
-        return answers
+        return response_store
     memory = MemoryCache(settings.feature_bytes)
     metrics.cache_used.labels("features").set_function(lambda: memory.bytes)
     return memory
 
 
+def response_cache_of(settings: Settings, metrics: Metrics, store: Cache) -> ResponseCache | None:
+    """The response cache; None if it is turned off."""
+    if not settings.cache_bytes:
+        return None
+    max_entry_bytes = int(settings.cache_bytes * MAX_RESPONSE_SHARE)
+    return ResponseCache(store, settings.cache_ttl_s, max_entry_bytes, metrics)
+
+
+def feature_cache_of(settings: Settings, metrics: Metrics, store: Cache) -> FeatureCache | None:
+    """The feature cache; None if it is turned off."""
+    if not settings.feature_bytes:
+        return None
+    max_entry_bytes = int(settings.feature_bytes * MAX_FEATURES_SHARE)
+    return FeatureCache(store, settings.cache_ttl_s, max_entry_bytes, metrics)
+
+
 def tracing_of(settings: Settings) -> Any:
-    """Raises SetupError where what that takes is not installed."""
+    """The sink of OpenTelemetry traces; None if traces are off. Raises SetupError without OpenTelemetry."""
     if not settings.traces:
         return None
     try:
@@ -145,21 +169,25 @@ def tracing_of(settings: Settings) -> Any:
 
 
 class FastPath:
-    """Takes the busy calls past the framework's layers, which do nothing for them: the endpoints have
-    their own bounds and turn their own errors into answers. The routes proper stay, for other methods."""
+    """Sends POST requests to the task routes past the framework's layers.
 
-    def __init__(self, app: ASGIApp, endpoints: Mapping[str, ASGIApp]) -> None:
-        self.app, self.endpoints = app, endpoints
+    The layers do nothing for them: task routes have limits of their own and render their own errors. The
+    framework's routes stay, for other methods.
+    """
+
+    def __init__(self, app: ASGIApp, routes: Mapping[str, ASGIApp]) -> None:
+        self.app, self.routes = app, routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        ours = None
+        """Serve one request (ASGI)."""
+        route = None
         if scope["type"] == "http" and scope["method"] == "POST":
-            ours = self.endpoints.get(scope["path"])
-        await (ours or self.app)(scope, receive, send)
+            route = self.routes.get(scope["path"])
+        await (route or self.app)(scope, receive, send)
 
 
 def add_models(app: FastAPI, cluster: Cluster) -> None:
-    """What is served, and at which prices."""
+    """Add the routes that list models and their ladders."""
 
     @app.get("/models")
     async def models() -> Response:
@@ -176,8 +204,10 @@ def add_models(app: FastAPI, cluster: Cluster) -> None:
         return as_json({"model": card.name, "ladder": [rung_fields(rung, card.full) for rung in card.ladder]})
 
 
-def add_health(app: FastAPI, cluster: Cluster, metrics: Metrics, told: Told | None) -> None:
-    """Probes and metrics. Liveness touches nothing but this process."""
+def add_health(
+    app: FastAPI, cluster: Cluster, metrics: Metrics, collect_metrics: CollectMetrics | None
+) -> None:
+    """Add probes and metrics. Liveness depends on nothing but this process."""
 
     @app.head("/livez", include_in_schema=False)
     @app.get("/livez")
@@ -197,12 +227,15 @@ def add_health(app: FastAPI, cluster: Cluster, metrics: Metrics, told: Told | No
     async def exposition() -> Response:
         """Prometheus text format."""
         try:
-            found = metrics.registry if told is None else AggregatedCollector(await told())
+            source: Collector = metrics.registry
+            if collect_metrics is not None:
+                source = AggregatedCollector(await collect_metrics())
         except Unavailable as error:
-            # No figures are better than those of one process among several.
+            # An error is better than the figures of one process among several.
             return problem(error, request_id_of(""))
-        return Response(generate_latest(found), media_type=CONTENT_TYPE_LATEST)
+        return Response(generate_latest(source), media_type=CONTENT_TYPE_LATEST)
 
 
 def as_json(value: object, status: int = 200) -> Response:
+    """A JSON response."""
     return Response(orjson.dumps(value), status, media_type="application/json")

@@ -1,5 +1,6 @@
-"""Where engines run. The gateway knows only this protocol."""
+"""Where engines run. The gateway sees only this protocol."""
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from foveate.core.model import ModelCard
@@ -10,40 +11,72 @@ from foveate.estimation.host_load import HostLoadMonitor
 
 
 class Cluster(Protocol):
-    """A place that answers requests."""
+    """Serves models: in this process, or on workers elsewhere."""
 
     @property
     def ready(self) -> bool:
-        """Every model is loaded and warm, and new requests are taken."""
+        """Every model is loaded and warm, and the cluster is not draining."""
         ...
 
     @property
-    def draining(self) -> bool: ...
+    def draining(self) -> bool:
+        """The cluster refuses new requests and finishes the admitted ones."""
+        ...
 
     @property
     def host(self) -> HostLoadMonitor:
-        """Where the gateway tells what it does on the cores that forwards run on."""
+        """Measures what the gateway does on the cores that forwards run on."""
         ...
 
     def cards(self) -> dict[str, ModelCard]:
         """Served models by name; the first is the default."""
         ...
 
-    async def start(self) -> None: ...
-
-    def expect(self, model: str, objective: Objective, plan: Plan | None, ready_in_s: float) -> None:
-        """A request has come, and can be run in so many seconds. Raises TooLate where that is too late
-        already: told before anything is spent on it."""
+    async def start(self) -> None:
+        """Start serving."""
         ...
 
-    async def submit(self, request: Request) -> Outcome:
-        """Run one request. Cancelling the caller cancels the request. Raises FoveateError."""
+    def reserve(self, model: str, objective: Objective, plan: Plan | None, ready_in_s: float) -> "Slot":
+        """Admit a request before its media are decoded, or refuse it.
+
+        plan: the plan that the client pinned, if any; ready_in_s: predicted seconds until the media are
+        decoded. Raises TooLate if the predicted finish on the cheapest allowed plan is past the deadline,
+        DeadlineExceeded, BadPlan.
+        """
+        ...
+
+    async def submit(self, request: Request, reserved: bool = False) -> Outcome:
+        """Run one request. Cancelling the caller cancels the request. Raises FoveateError.
+
+        reserved: `reserve` has counted this request as an arrival; use `Slot.submit`.
+        """
         ...
 
     async def drain(self, timeout_s: float) -> bool:
-        """Refuse newcomers; True once what was admitted is done, False when the time is up before."""
+        """Refuse new requests. True once all admitted requests ended, False after the time-out."""
         ...
 
     async def close(self) -> None:
-        """Give whoever still waits a failure. Called again, it does nothing."""
+        """Fail the requests that are left. A second call does nothing."""
         ...
+
+
+@dataclass(slots=True)
+class Slot:
+    """An admitted request whose media are not decoded yet."""
+
+    cluster: Cluster
+    model: str
+    """The model that has counted the request."""
+    used: bool = False
+    """One request was submitted through it."""
+
+    async def submit(self, request: Request) -> Outcome:
+        """Run a request. Raises FoveateError.
+
+        The first request to the reserved model is the one that was counted. Others, such as further tiles
+        of the same image, count as arrivals of their own.
+        """
+        reserved = not self.used and request.model == self.model
+        self.used = self.used or reserved
+        return await self.cluster.submit(request, reserved)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
+from foveate.cluster import Slot
 from foveate.cluster.envelope import (
     GROUP_BYTES,
     RequestBatch,
@@ -270,21 +271,27 @@ class RemoteCluster:
     async def start(self) -> None:
         """The workers have been started by whoever made the links."""
 
-    def expect(self, model: str, objective: Objective, plan: Plan | None, ready_in_s: float) -> None:
-        """Only what is told of the workers' queues is known here; whoever is not refused by it is refused by
-        the worker where it has to be."""
+    def reserve(self, model: str, objective: Objective, plan: Plan | None, ready_in_s: float) -> Slot:
+        """Refuse by the queue lengths that the workers reported last. The worker admits the request itself,
+        and refuses it where these reports were out of date."""
         if objective.deadline is None:
-            return
+            return Slot(self, model)
         left_s = objective.deadline - monotonic()
         if left_s <= 0:
-            raise DeadlineExceeded("the deadline had passed before the request was read")
+            raise DeadlineExceeded("the deadline passed before the request was admitted")
         courier = self._ways[model]
         ahead_s = courier.ahead_s(model)
         if ahead_s and max(ahead_s, ready_in_s) + courier.transit_s > left_s:
             courier.refuse(model, left_s)
-            raise TooLate("too much waits already for an answer by the deadline", max(0.1, ahead_s - left_s))
+            raise TooLate(
+                f"the deadline is in {left_s:.3f} s, but the queues of all workers take {ahead_s:.3f} s; "
+                "allow more time or retry later",
+                max(0.1, ahead_s - left_s),
+            )
+        return Slot(self, model)
 
-    async def submit(self, request: Request) -> Outcome:
+    async def submit(self, request: Request, reserved: bool = False) -> Outcome:
+        """Send the request to a worker, which counts it as an arrival."""
         courier = self._ways.get(request.model)
         if courier is None:
             raise UnknownModel(f"no model {request.model!r} is served here")

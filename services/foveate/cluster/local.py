@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 
+from foveate.cluster import Slot
 from foveate.core.errors import SetupError, UnknownModel
 from foveate.core.metrics import Metrics
 from foveate.core.model import ModelCard
@@ -13,8 +14,7 @@ from foveate.engine.device import DeviceExecutor
 from foveate.engine.engine import Engine
 from foveate.engine.runner import HasSubmodels, Runner
 from foveate.estimation.host_load import HostLoadMonitor
-from foveate.scheduling.objectives import Terms
-from foveate.scheduling.policy import PolicyFactory
+from foveate.scheduling.policy import DEFAULT_DEADLINE_S, PolicyFactory
 from foveate.scheduling.slo_policy import SloPolicy
 
 
@@ -32,14 +32,15 @@ class LocalCluster:
         queue_items: int = 1024,
         queue_bytes: int = 2**28,
         policy: PolicyFactory = SloPolicy,
-        terms: Terms | None = None,
+        default_deadline_s: float = DEFAULT_DEADLINE_S,
         host: HostLoadMonitor | None = None,
     ) -> None:
         self._compute = DeviceExecutor()
         made = [self._compute.call(make) for make in factories]
         self._runners = [one for runner in made for one in (runner, *submodels_of(runner))]
         self._metrics, self._queue_items, self._queue_bytes = metrics, queue_items, queue_bytes
-        self._policy, self._terms, self.host = policy, terms, host or HostLoadMonitor()
+        self._policy, self._default_deadline_s = policy, default_deadline_s
+        self.host = host or HostLoadMonitor()
         self._cards = {runner.card.name: runner.card for runner in self._runners}
         if len(self._cards) < len(self._runners):
             raise SetupError("two of the models have the same name, and requests could not tell them apart")
@@ -58,19 +59,20 @@ class LocalCluster:
         for runner in self._runners:
             engine = Engine(
                 runner, self._metrics, self._queue_items, self._queue_bytes, self._compute,
-                policy=self._policy, terms=self._terms, host=self.host,
+                policy=self._policy, default_deadline_s=self._default_deadline_s, host=self.host,
             )  # fmt: skip
             engine.start()
             self._engines[runner.card.name] = engine
 
-    def expect(self, model: str, objective: Objective, plan: Plan | None, ready_in_s: float) -> None:
-        self._engines[model].expect(objective, plan, ready_in_s)
+    def reserve(self, model: str, objective: Objective, plan: Plan | None, ready_in_s: float) -> Slot:
+        self._engines[model].reserve(objective, plan, ready_in_s)
+        return Slot(self, model)
 
-    async def submit(self, request: Request) -> Outcome:
+    async def submit(self, request: Request, reserved: bool = False) -> Outcome:
         engine = self._engines.get(request.model)
         if engine is None:
             raise UnknownModel(f"no model {request.model!r} is served here")
-        return await engine.submit(request)
+        return await engine.submit(request, reserved)
 
     def refused(self, model: str, allowed_s: float) -> None:
         """A gateway has sent somebody away by what `ahead_s` had told it."""

@@ -96,9 +96,9 @@ def fitting(answers: Sequence[ResponseEnvelope]) -> int:
 
 
 def arrived(envelope: RequestEnvelope) -> Request:
-    """With a deadline of this process's clock, and not counted yet."""
+    """The request with a deadline on the clock of this process."""
     request = envelope.request
     if envelope.left_s is None:
-        return replace(request, expected=False)
+        return request
     objective = replace(request.objective, deadline=monotonic() + envelope.left_s)
-    return replace(request, objective=objective, expected=False)
+    return replace(request, objective=objective)

@@ -25,8 +25,15 @@ from foveate.estimation.arrivals import ArrivalMeter
 from foveate.estimation.host_load import CpuLoad, HostLoadMonitor
 from foveate.estimation.threads import ThreadSelector
 from foveate.scheduling.device_demand import NO_DEMAND, DeviceDemand
-from foveate.scheduling.objectives import Terms, pareto_rungs, too_late
-from foveate.scheduling.policy import BatchDecision, Candidate, PolicyFactory, QueuedRequest
+from foveate.scheduling.policy import (
+    DEFAULT_DEADLINE_S,
+    BatchDecision,
+    Candidate,
+    PolicyFactory,
+    QueuedRequest,
+    pareto_rungs,
+    virtual_deadline,
+)
 from foveate.scheduling.slo_policy import SloPolicy
 
 log = logging.getLogger(__name__)
@@ -52,11 +59,11 @@ class Engine:
         compute: DeviceExecutor | None = None,
         clock: Callable[[], float] = time.monotonic,
         policy: PolicyFactory = SloPolicy,
-        terms: Terms | None = None,
+        default_deadline_s: float = DEFAULT_DEADLINE_S,
         host: HostLoadMonitor | None = None,
     ) -> None:
         self.runner, self.clock = runner, clock
-        self.terms, self.host = terms or Terms(), host or HostLoadMonitor()
+        self.default_deadline_s, self.host = default_deadline_s, host or HostLoadMonitor()
         self.latency = ThreadSelector(
             runner.card.ladder, runner.times if isinstance(runner, HasThreads) else {}
         )
@@ -104,64 +111,71 @@ class Engine:
         for entry in list(self._in_flight):
             self._refuse(entry, RunFailed("the server failed on this request"))
 
-    async def submit(self, request: Request) -> Outcome:
-        """Admit and wait. Cancelling the caller takes the request out of the queue."""
-        entry = self.admit(request)
+    def reserve(self, objective: Objective, plan: Plan | None, ready_in_s: float) -> None:
+        """Accept a request whose media will be ready in so many seconds, or refuse it now.
+
+        Nothing has been decoded yet, so a refusal costs nothing. Raises DeadlineExceeded, BadPlan, TooLate.
+        """
+        now = self.clock()
+        deadline = self._checked_deadline(objective, plan, now)
+        candidate: QueuedRequest = Candidate(
+            self._virtual_deadline(objective, now), deadline, self.min_rung(objective.min_quality), plan,
+            objective.tenant,
+        )  # fmt: skip
+        others = self._compute.others(self)
+        refusal = self.policy.admit(candidate, self.queue, now, self.free_at, now + ready_in_s, others)
+        refused = refusal is not None and refusal.entry is candidate
+        if refusal is None or not refused or refusal.takes_s <= deadline - now:
+            self._count(deadline, now)  # a request that could not even run alone is no demand
+        if refusal is not None and refused:
+            self._decay_estimates()
+            raise refusal.error(now)
+
+    async def submit(self, request: Request, reserved: bool = False) -> Outcome:
+        """Admit a request and wait for its outcome. Cancelling the caller removes it from the queue.
+
+        reserved: `reserve` has counted this request as an arrival.
+        """
+        entry = self.admit(request, reserved)
         try:
             return await entry.future
         finally:
             self._forget(entry)
 
-    def admit(self, request: Request) -> QueueEntry:
-        """Take a request in, or refuse it at once. Raises Draining, Overloaded, BadPlan, DeadlineExceeded."""
+    def admit(self, request: Request, reserved: bool = False) -> QueueEntry:
+        """Queue a request, or refuse it. Raises Draining, Overloaded, BadPlan, DeadlineExceeded."""
         if self.draining:
             raise Draining("the server is shutting down; send the request to another one")
-        if request.plan is not None:
-            self.runner.check(request.plan)
         now, objective = self.clock(), request.objective
-        left = None if objective.deadline is None else objective.deadline - now
-        if left is not None and left <= 0:
-            raise DeadlineExceeded("the deadline had passed before the request was admitted")
+        deadline = self._checked_deadline(objective, request.plan, now)
         self.queue.check_room(request.size_bytes, partial(self._predicted_wait, now))
         loop = asyncio.get_running_loop()
-        virtual_deadline, min_rung = (
-            self.terms.virtual_deadline(objective, now),
-            self.min_rung(objective.min_quality),
+        min_rung = self.min_rung(objective.min_quality)
+        entry = QueueEntry(
+            request, self._virtual_deadline(objective, now), min_rung, loop.create_future(), now
         )
-        entry = QueueEntry(request, virtual_deadline, min_rung, loop.create_future(), now)
-        if not request.expected:
-            self._count(entry.deadline, now)
+        if not reserved:
+            self._count(deadline, now)
         self._make_room(entry, now)
-        if left is not None:
-            entry.expiry = loop.call_later(left, self._expire, entry)
+        if objective.deadline is not None:
+            entry.expiry = loop.call_later(deadline - now, self._expire, entry)
         self.queue.push(entry)
         self._in_flight.add(entry)
         self._changed.set()
         return entry
 
-    def expect(self, objective: Objective, plan: Plan | None, ready_in_s: float) -> None:
-        """A request came that can be run in so many seconds. Raises TooLate where that is too late."""
-        now = self.clock()
-        virtual_deadline, min_rung = (
-            self.terms.virtual_deadline(objective, now),
-            self.min_rung(objective.min_quality),
-        )
-        deadline = math.inf if objective.deadline is None else objective.deadline
-        if deadline <= now:
-            raise DeadlineExceeded("the deadline had passed before the request was read")
+    def _checked_deadline(self, objective: Objective, plan: Plan | None, now: float) -> float:
+        """The deadline in clock seconds, infinite if there is none. Raises BadPlan, DeadlineExceeded."""
         if plan is not None:
             self.runner.check(plan)
-        newcomer: QueuedRequest = Candidate(virtual_deadline, deadline, min_rung, plan, objective.tenant)
-        refusal = self.policy.admit(
-            newcomer, self.queue, now, self.free_at, now + ready_in_s, self._compute.others(self)
-        )
-        if refusal is None or refusal.entry is not newcomer:
-            self._count(deadline, now)
-            return
-        if refusal.takes_s <= deadline - now:  # what is hopeless anyhow is no load
-            self._count(deadline, now)
-        self._decay_estimates()
-        raise too_late(refusal, deadline - now)
+        if objective.deadline is None:
+            return math.inf
+        if objective.deadline <= now:
+            raise DeadlineExceeded("the deadline passed before the request was admitted")
+        return objective.deadline
+
+    def _virtual_deadline(self, objective: Objective, now: float) -> float:
+        return virtual_deadline(objective, now, self.default_deadline_s)
 
     def refused(self, allowed_s: float) -> None:
         """Somebody was sent away before he came here: no request, but demand."""
@@ -181,7 +195,7 @@ class Engine:
             self.host.decay()
 
     def _count(self, deadline: float, now: float) -> None:
-        allowed_s = self.terms.default_deadline_s if math.isinf(deadline) else deadline - now
+        allowed_s = self.default_deadline_s if math.isinf(deadline) else deadline - now
         self.flow.arrived(now, min(allowed_s, LONG_S))
         if self._full[0] != self.latency.version:
             self._full = self.latency.version, self._cost(self.card.full)
@@ -193,15 +207,14 @@ class Engine:
         return next((i for i, quality in enumerate(qualities) if quality >= min_quality), len(self.rungs) - 1)
 
     def _make_room(self, entry: QueueEntry, now: float) -> None:
-        """Raises TooLate where the newcomer cannot be answered in time; or makes another one fail so."""
+        """Where not all can meet their deadlines, refuse the entry (raises TooLate) or a queued one."""
         refusal = self.policy.admit(entry, self.queue, now, self.free_at, others=self._compute.others(self))
         if refusal is None:
             return
-        error = too_late(refusal, refusal.entry.deadline - now)
         if refusal.entry is entry:
             self._decay_estimates()
-            raise error
-        self._refuse(refusal.entry, error)
+            raise refusal.error(now)
+        self._refuse(refusal.entry, refusal.error(now))
 
     def _refuse(self, entry: QueueEntry, error: FoveateError) -> None:
         if entry.alive:

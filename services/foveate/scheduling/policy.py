@@ -4,12 +4,43 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
-from foveate.core.model import Rung
+from foveate.core.errors import TooLate
+from foveate.core.model import ModelCard, Rung
 from foveate.core.outcome import Reason
 from foveate.core.plan import Plan
+from foveate.core.request import Objective
 from foveate.estimation.arrivals import ArrivalStats
 from foveate.estimation.latency import Predictor
 from foveate.scheduling.device_demand import NO_DEMAND, DeviceDemand
+
+DEFAULT_DEADLINE_S = 1.0
+"""A request without a deadline is ordered as if its deadline were this far away. It never expires."""
+PRIORITY_BOOST_S = 1.0
+"""Seconds by which one step of priority moves a request forward. The order of two queued requests never
+changes, so no request is overtaken forever."""
+
+
+def virtual_deadline(
+    objective: Objective,
+    now: float,
+    default_deadline_s: float = DEFAULT_DEADLINE_S,
+    priority_boost_s: float = PRIORITY_BOOST_S,
+) -> float:
+    """The time that orders a request in the queue: its deadline less its priority boost, in clock seconds."""
+    deadline = now + default_deadline_s if objective.deadline is None else objective.deadline
+    return deadline - priority_boost_s * objective.priority
+
+
+def pareto_rungs(card: ModelCard) -> tuple[Rung, ...]:
+    """The rungs that a policy may choose: each has a higher measured quality than all cheaper ones.
+
+    The full plan is always the last one.
+    """
+    rungs: list[Rung] = []
+    for rung in card.ladder[:-1]:
+        if rung.quality is not None and rung.quality > max((r.quality or 0.0 for r in rungs), default=0.0):
+            rungs.append(rung)
+    return (*rungs, card.ladder[-1])
 
 
 class QueuedRequest(Protocol):
@@ -68,14 +99,23 @@ class BatchDecision(Generic[W]):
 
 @dataclass(frozen=True, slots=True)
 class Refusal(Generic[W]):
-    """Somebody has to go so that the others are served in time."""
+    """One request has to be refused so that the others meet their deadlines."""
 
     entry: W
-    """The newcomer, or one that waits in its place."""
+    """The refused request: the candidate, or a queued request in its place."""
     wait_s: float
-    """How long it takes to serve those who wait, at the least they accept."""
+    """Seconds that the queue takes when every request runs on the cheapest plan that it accepts."""
     takes_s: float
-    """How long the newcomer's answer takes at the least that it accepts."""
+    """Seconds that the candidate takes on the cheapest plan that it accepts."""
+
+    def error(self, now: float) -> TooLate:
+        """The failure of the refused request, with the predicted wait as Retry-After."""
+        return TooLate(
+            f"the deadline is in {self.entry.deadline - now:.3f} s, but the queue takes {self.wait_s:.3f} s "
+            f"and the answer {self.takes_s:.3f} s on the cheapest plan that the request accepts; "
+            "allow more time or retry later",
+            self.wait_s,
+        )
 
 
 class Policy(Protocol):

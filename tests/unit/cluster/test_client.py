@@ -347,17 +347,17 @@ async def test_what_the_workers_tell_of_their_queues_turns_away_who_would_be_lat
         link = Loopback(*made)
         cluster = await over(link)
         courier = cluster.couriers[0]
-        cluster.expect("fake", Objective(monotonic() + 0.1), None, 0.0)  # nobody knows better
+        cluster.reserve("fake", Objective(monotonic() + 0.1), None, 0.0)  # nobody knows better
         courier._settle(ResponseBatch("worker", (), {"fake": 3.0}))
         with pytest.raises(TooLate) as refused:
-            cluster.expect("fake", Objective(monotonic() + 1.0), None, 0.0)
+            cluster.reserve("fake", Objective(monotonic() + 1.0), None, 0.0)
         assert refused.value.retry_after_s == pytest.approx(2, abs=0.2)
-        cluster.expect("fake", Objective(monotonic() + 5.0), None, 0.0)
-        cluster.expect("fake", Objective(), None, 0.0)
+        cluster.reserve("fake", Objective(monotonic() + 5.0), None, 0.0)
+        cluster.reserve("fake", Objective(), None, 0.0)
         courier._settle(ResponseBatch("another", (), {"fake": 0.0}))
-        cluster.expect("fake", Objective(monotonic() + 1.0), None, 0.0)
+        cluster.reserve("fake", Objective(monotonic() + 1.0), None, 0.0)
         with pytest.raises(DeadlineExceeded):
-            cluster.expect("fake", Objective(monotonic() - 1), None, 0.0)
+            cluster.reserve("fake", Objective(monotonic() - 1), None, 0.0)
         await asyncio.sleep(0.05)
     (group,) = link.groups
     assert not group.envelopes and len(group.refused["fake"]) == 1

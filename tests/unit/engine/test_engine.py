@@ -421,10 +421,10 @@ async def test_what_cannot_be_in_time_is_refused_at_once_and_told_how_long_it_wo
         with pytest.raises(TooLate) as refused:
             await soon(engine.submit(ask("hopeless", deadline=now + 0.8)))
         with pytest.raises(TooLate):
-            engine.expect(Objective(now + 0.8), None, 0.0)
-        engine.expect(Objective(now + 5), None, 1.0)
+            engine.reserve(Objective(now + 0.8), None, 0.0)
+        engine.reserve(Objective(now + 5), None, 1.0)
         with pytest.raises(TooLate):
-            engine.expect(Objective(now + 5), None, 4.6)
+            engine.reserve(Objective(now + 5), None, 4.6)
         fine = await submitted(engine, ask("fine", deadline=now + 20))
         runner.gate.set()
         await soon(asyncio.gather(first, *fine))
@@ -481,7 +481,7 @@ async def test_a_machine_that_was_slow_for_a_moment_is_not_taken_to_be_slow_for_
         refused = 0
         for _ in range(10):
             try:
-                engine.expect(Objective(engine.clock() + 5), None, 0.0)
+                engine.reserve(Objective(engine.clock() + 5), None, 0.0)
             except TooLate:
                 refused += 1
         assert 0 < refused < 5
@@ -492,7 +492,7 @@ async def test_a_request_that_nothing_could_save_is_no_load() -> None:
     async with running(FakeRunner()) as engine:
         for _ in range(50):
             with pytest.raises(TooLate):
-                engine.expect(Objective(engine.clock() + 1e-5), None, 0.0)
+                engine.reserve(Objective(engine.clock() + 1e-5), None, 0.0)
         assert engine.flow.read(engine.clock()).rate == 0
 
 

@@ -236,7 +236,7 @@ async def test_a_body_that_is_no_picture_is_a_4xx(kind: str, body: bytes, status
     async with gateway() as here:
         assert_problem(await here.classify(body, headers={"content-type": kind}), status, words)
         assert here.counted("invalid") == 1
-        assert here.app.state.door.items == here.app.state.door.bytes == 0
+        assert here.app.state.limiter.items == here.app.state.limiter.bytes == 0
 
 
 async def test_an_oversized_body_is_refused_announced_or_not() -> None:
@@ -249,7 +249,7 @@ async def test_an_oversized_body_is_refused_announced_or_not() -> None:
         chunked = await here.client.post("/classify", content=stream(), headers=PICTURE)
         assert_problem(chunked, 413, "1000 bytes")
         assert (await here.classify(b"x" * 1000)).status_code == 200
-        assert here.app.state.door.bytes == 0
+        assert here.app.state.limiter.bytes == 0
 
 
 async def test_an_unknown_model_or_route_or_method_is_a_problem_too() -> None:
@@ -327,7 +327,7 @@ async def test_a_deadline_bounds_a_slow_upload_too() -> None:
         headers = PICTURE | {"x-slo-ms": "30"}
         assert_problem(await here.client.post("/classify", content=never_ending(), headers=headers), 504)
         assert here.counted("expired") == 1
-        assert here.app.state.door.items == 0
+        assert here.app.state.limiter.items == 0
 
 
 async def test_a_body_that_does_not_come_is_a_408() -> None:
@@ -337,7 +337,7 @@ async def test_a_body_that_does_not_come_is_a_408() -> None:
 
     async with gateway(Settings(body_timeout_s=0.03)) as here:
         assert_problem(await here.client.post("/classify", content=never_ending(), headers=PICTURE), 408)
-        assert here.app.state.door.items == here.app.state.door.bytes == 0
+        assert here.app.state.limiter.items == here.app.state.limiter.bytes == 0
 
 
 async def test_bytes_that_were_only_announced_keep_nobody_out() -> None:
@@ -387,8 +387,8 @@ async def test_an_answer_after_its_deadline_is_not_called_kept(monkeypatch: pyte
     async with gateway() as here:
         submit = here.cluster.submit
 
-        async def stalled(request: Any) -> Any:
-            outcome = await submit(request)
+        async def stalled(request: Any, reserved: bool) -> Any:
+            outcome = await submit(request, reserved)
             late = request.objective.deadline + 0.001
             monkeypatch.setattr("foveate.gateway.routes.classify.monotonic", lambda: late)
             return outcome

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,8 +14,7 @@ from foveate.core.request import Objective
 from foveate.estimation.arrivals import ArrivalStats
 from foveate.estimation.latency import LatencyModel
 from foveate.scheduling.device_demand import NO_DEMAND, DeviceDemand
-from foveate.scheduling.objectives import Terms
-from foveate.scheduling.policy import BatchDecision, Candidate
+from foveate.scheduling.policy import BatchDecision, Candidate, virtual_deadline
 from foveate.scheduling.slo_policy import SloPolicy
 
 FULL = Plan("m", 32)
@@ -305,15 +305,11 @@ def test_those_who_are_being_made_ready_count_as_waiting() -> None:
 
 
 def test_a_priority_is_a_head_start_and_nobody_is_overtaken_for_ever() -> None:
-    terms = Terms(default_deadline_s=1.0, priority_boost_s=2.0)
-    old = terms.virtual_deadline(Objective(), 0.0)
-    assert terms.virtual_deadline(Objective(priority=1), 1.5) < old
-    assert terms.virtual_deadline(Objective(priority=1), 2.5) > old
-    assert (
-        terms.virtual_deadline(Objective(deadline=0.5), 0.0)
-        < old
-        < terms.virtual_deadline(Objective(priority=-1), 0.0)
-    )
+    order = partial(virtual_deadline, default_deadline_s=1.0, priority_boost_s=2.0)
+    old = order(Objective(), 0.0)
+    assert order(Objective(priority=1), 1.5) < old
+    assert order(Objective(priority=1), 2.5) > old
+    assert order(Objective(deadline=0.5), 0.0) < old < order(Objective(priority=-1), 0.0)
 
 
 def test_a_batch_takes_no_more_of_what_others_allow_than_a_guest_may() -> None:

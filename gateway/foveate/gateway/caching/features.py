@@ -1,4 +1,4 @@
-"""What was seen of a picture, for whatever is asked of it next: clicks, its mask, its classes."""
+"""The feature cache: features of an image that answer clicks, masks and classes without the trunk."""
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
@@ -17,149 +17,166 @@ from foveate.core.metrics import Metrics
 from foveate.core.model import ModelCard
 from foveate.core.outcome import ClassMaps, Outcome, Reason, Result, Timings
 from foveate.core.plan import Plan
+from foveate.gateway.caching.response import FOVEATE_VERSION
+from foveate.gateway.decoding import Decoding
 from foveate.gateway.objective import quality_of
 
 log = logging.getLogger(__name__)
 
-NOTHING = np.empty(0, np.float32)
+NO_SCORES = np.empty(0, np.float32)
 
 
 @dataclass(frozen=True, slots=True)
 class WindowFeatures:
-    """One window of a picture, as its model has understood it, and how well."""
+    """What a model computed of one window of an image, and at which quality."""
 
     features: Features
     maps: ClassMaps
     plan: Plan
     quality: float
-    """Of the plan, as measured; 0 where nobody did."""
+    """Measured quality of the plan; 0 if it was never measured."""
     reason: Reason
     tokens: int
     exit_layer: int
-    named: NDArray[np.float32] = field(default_factory=lambda: NOTHING)
-    """(C,) class probabilities of the whole window; empty where its trunk could not tell."""
+    class_scores: NDArray[np.float32] = field(default_factory=lambda: NO_SCORES)
+    """(C,) class probabilities of the window; empty if the trunk has no classifier."""
 
     def outcome(self) -> Outcome:
-        """As if it were seen now, at no cost."""
-        result = Result(NOTHING, self.tokens, self.exit_layer, 0.0, maps=self.maps, features=self.features)
+        """The outcome of a request that these features answer: it costs nothing."""
+        result = Result(NO_SCORES, self.tokens, self.exit_layer, 0.0, maps=self.maps, features=self.features)
         return Outcome(result, self.plan, Timings(0.0, 0.0), 1, self.reason)
 
 
 @dataclass(frozen=True, slots=True)
 class CachedImage:
-    """A picture, as far as it has been seen."""
+    """The features of the windows of one image."""
 
     size: tuple[int, int]
-    """Width and height, upright."""
+    """Width and height of the upright image."""
     windows: Mapping[int, WindowFeatures]
-    """By their numbers among the picture's windows."""
+    """By window number; windows that were never computed are missing."""
 
     def merged_with(self, old: "CachedImage | None") -> "CachedImage":
-        """With what was seen before as well as can be: what was seen under load does not outlive it."""
+        """This image, with the windows of an older entry that have full quality."""
         if old is None:
             return self
-        best = {number: seen for number, seen in old.windows.items() if seen.quality >= 1}
+        best = {number: window for number, window in old.windows.items() if window.quality >= 1}
         return CachedImage(self.size, {**self.windows, **best})
 
     def entry(self) -> CacheEntry:
-        """As a cache keeps it."""
-        told, parts = [], list[bytes]()
-        for number, seen in self.windows.items():
-            arrays = (seen.features.coarse, seen.features.fine, seen.maps.scores, seen.named)
+        """The cache entry; its quality is the lowest of the windows."""
+        fields, parts = [], list[bytes]()
+        for number, window in self.windows.items():
+            arrays = (window.features.coarse, window.features.fine, window.maps.scores, window.class_scores)
             parts += [np.ascontiguousarray(array).tobytes() for array in arrays]
-            told.append(
+            fields.append(
                 {
                     "number": number,
-                    "plan": str(seen.plan),
-                    "quality": seen.quality,
-                    "reason": seen.reason,
-                    "tokens": seen.tokens,
-                    "exit_layer": seen.exit_layer,
-                    "classes": seen.maps.classes,
+                    "plan": str(window.plan),
+                    "quality": window.quality,
+                    "reason": window.reason,
+                    "tokens": window.tokens,
+                    "exit_layer": window.exit_layer,
+                    "classes": window.maps.classes,
                     "shapes": [array.shape for array in arrays],
                 }
             )
-        quality = min((seen.quality for seen in self.windows.values()), default=0.0)
-        return CacheEntry(quality, {"size": self.size, "windows": told}, tuple(parts))
+        quality = min((window.quality for window in self.windows.values()), default=0.0)
+        return CacheEntry(quality, {"size": self.size, "windows": fields}, tuple(parts))
 
 
 def cached_image_of(entry: CacheEntry | None) -> CachedImage | None:
-    """What `Kept.entry` gave; None for anything else. Arrays are views of its bytes, to be read only."""
+    """The inverse of `CachedImage.entry`; None for an entry of another version.
+
+    The arrays are read-only views of the entry's bytes.
+    """
     if entry is None:
         return None
     try:
-        return _kept_in(entry)
+        return _parse(entry)
     except (KeyError, IndexError, TypeError, ValueError, BadPlan):
-        log.warning("an entry of the feature cache is none of this version's")
+        log.warning("the feature cache holds an entry of another version; it is ignored")
         return None
 
 
-def _kept_in(entry: CacheEntry) -> CachedImage:
-    size, told = cast("tuple[int, int]", entry.fields["size"]), cast("list[Any]", entry.fields["windows"])
-    found = {}
-    for number, window in enumerate(told):
-        kinds = (np.float16, np.float16, np.float16, np.float32)
-        coarse, fine, scores, named = (
-            np.frombuffer(part, kind).reshape(shape)
-            for part, kind, shape in zip(
-                entry.parts[4 * number : 4 * number + 4], kinds, window["shapes"], strict=True
-            )
+def _parse(entry: CacheEntry) -> CachedImage:
+    size = cast("tuple[int, int]", entry.fields["size"])
+    windows = {}
+    for at, fields in enumerate(cast("list[Any]", entry.fields["windows"])):
+        dtypes = (np.float16, np.float16, np.float16, np.float32)
+        parts = entry.parts[4 * at : 4 * at + 4]
+        coarse, fine, maps, class_scores = (
+            np.frombuffer(part, dtype).reshape(shape)
+            for part, dtype, shape in zip(parts, dtypes, fields["shapes"], strict=True)
         )
-        found[window["number"]] = WindowFeatures(
-            Features(coarse, fine), ClassMaps(tuple(window["classes"]), scores), Plan.parse(window["plan"]),
-            window["quality"], window["reason"], window["tokens"], window["exit_layer"], named,
+        windows[fields["number"]] = WindowFeatures(
+            Features(coarse, fine), ClassMaps(tuple(fields["classes"]), maps), Plan.parse(fields["plan"]),
+            fields["quality"], fields["reason"], fields["tokens"], fields["exit_layer"], class_scores,
         )  # fmt: skip
-    return CachedImage((size[0], size[1]), found)
+    return CachedImage((size[0], size[1]), windows)
 
 
 def window_features_of(outcome: Outcome, card: ModelCard) -> WindowFeatures:
-    """What of a model's answer later questions need. Raises BadPlan where the plan keeps none of it."""
+    """The features in a model's outcome. Raises BadPlan if its plan keeps none."""
     result = outcome.result
     if result.features is None or result.maps is None:
-        raise BadPlan(f"{outcome.plan} keeps nothing that clicks could be answered from")
+        raise BadPlan(f"{outcome.plan} keeps no features, so it cannot answer points; choose another plan")
     return WindowFeatures(
         result.features, result.maps, outcome.plan, quality_of(card, outcome.plan) or 0.0, outcome.reason,
-        result.tokens, result.exit_layer, NOTHING if result.named is None else result.named,
+        result.tokens, result.exit_layer, NO_SCORES if result.named is None else result.named,
     )  # fmt: skip
 
 
-class FeatureCache:
-    """The feature cache: pictures by key. Who looks at the same one at the same time looks at it once."""
+async def feature_key(
+    decoding: Decoding, card: ModelCard, plan: Plan | None, tenant: str, data: bytes
+) -> str:
+    """The cache key of an image's features.
 
-    def __init__(self, cache: Cache, ttl_s: float, largest: int, metrics: Metrics) -> None:
-        """largest: bytes of a picture's features that are kept, for so many seconds."""
-        self._once = SingleFlight(cache, "features", ttl_s, largest)
-        counted = metrics.cache_requests
-        self._counts = {how: counted.labels("features", how) for how in ("hit", "coalesced", "miss")}
+    The tenant is part of the key: whether an image is cached must not be visible to other tenants.
+    """
+    identity = (FOVEATE_VERSION, card.name, card.weights, str(card.full), card.input, str(plan), tenant)
+    return await decoding.digest(repr(identity), data)
+
+
+class FeatureCache:
+    """Images by key. Concurrent requests for one image share one computation."""
+
+    def __init__(self, cache: Cache, ttl_s: float, max_entry_bytes: int, metrics: Metrics) -> None:
+        """ttl_s: seconds that an entry lives; max_entry_bytes: larger entries are not cached."""
+        self._single_flight = SingleFlight(cache, "features", ttl_s, max_entry_bytes)
+        counter = metrics.cache_requests
+        self._counts = {result: counter.labels("features", result) for result in ("hit", "coalesced", "miss")}
 
     async def find(self, key: str) -> CachedImage | None:
-        """What is known of a picture already."""
-        return cached_image_of(await self._once.find(key))
+        """The cached image, or None."""
+        return cached_image_of(await self._single_flight.find(key))
 
-    def used(self) -> None:
-        """What was found answered a request."""
+    def count_hit(self) -> None:
+        """Count a request that was answered by an image from `find`."""
         self._counts["hit"].inc()
 
-    async def of(
+    async def get_or_compute(
         self,
         key: str,
         good: Callable[[CachedImage], bool],
         deadline: float | None,
-        work: Callable[[], Awaitable[CachedImage]],
+        compute: Callable[[], Awaitable[CachedImage]],
     ) -> tuple[CachedImage, CacheResult]:
-        """What is known of a picture, where it is good enough; else what `work` sees in it, which is added to
-        what others have seen of it. Raises what `work` raises."""
+        """The cached image if it is good enough; else the computed one, merged into the cached one.
 
-        async def look() -> CacheEntry:
-            return (await work()).merged_with(await self.find(key)).entry()
+        deadline: monotonic clock seconds. Raises what `compute` raises.
+        """
 
-        def fits(entry: CacheEntry) -> bool:
-            kept = cached_image_of(entry)
-            return kept is not None and good(kept)
+        async def compute_entry() -> CacheEntry:
+            return (await compute()).merged_with(await self.find(key)).entry()
 
-        how: CacheResult = "miss"
+        def good_entry(entry: CacheEntry) -> bool:
+            image = cached_image_of(entry)
+            return image is not None and good(image)
+
+        result: CacheResult = "miss"
         try:
-            entry, how = await self._once.of(key, fits, deadline, look)
+            entry, result = await self._single_flight.of(key, good_entry, deadline, compute_entry)
         finally:
-            self._counts[how].inc()
-        return _kept_in(entry), how
+            self._counts[result].inc()
+        return _parse(entry), result

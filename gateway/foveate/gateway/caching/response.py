@@ -1,4 +1,4 @@
-"""Answers that were given before are given again, to whoever asks the same of the same bytes."""
+"""The response cache: the same request about the same bytes is answered once."""
 
 from collections.abc import Awaitable, Callable, Iterable
 from importlib.metadata import version
@@ -13,54 +13,55 @@ from foveate.core.model import ModelCard, Task
 from foveate.core.request import Objective
 from foveate.gateway.schemas.response import CacheableResponse, ReplyHeaders
 
-FOVEATE = version("foveate")
+FOVEATE_VERSION = version("foveate")
+"""Part of every cache key: another version may answer differently."""
 
 
-def identity(task: Task, cards: Iterable[ModelCard]) -> str:
-    """All that tells the answers of these models from those of others, or of the same with other weights."""
-    told: list[object] = [FOVEATE, task]
+def cards_identity(task: Task, cards: Iterable[ModelCard]) -> str:
+    """Everything about these models that their answers depend on, as a part of cache keys."""
+    identity: list[object] = [FOVEATE_VERSION, task]
     for card in cards:
         rungs = [(str(rung.plan), rung.quality) for rung in card.ladder]
-        told.append((card.name, card.weights, card.input, str(card.full), rungs, card.labels))
-    return repr(told)
+        identity.append((card.name, card.weights, card.input, str(card.full), rungs, card.labels))
+    return repr(identity)
 
 
 class ResponseCache:
-    """The response cache."""
+    """Responses by key. Concurrent requests with one key share one computation."""
 
-    def __init__(self, cache: Cache, ttl_s: float, largest: int, metrics: Metrics) -> None:
-        """largest: bytes of an answer that is kept, for so many seconds."""
-        self._once = SingleFlight(cache, "answer", ttl_s, largest)
-        counted = metrics.cache_requests
-        self._counts = {how: counted.labels("answers", how) for how in ("hit", "coalesced", "miss")}
+    def __init__(self, cache: Cache, ttl_s: float, max_entry_bytes: int, metrics: Metrics) -> None:
+        """ttl_s: seconds that an entry lives; max_entry_bytes: larger responses are not cached."""
+        self._single_flight = SingleFlight(cache, "answer", ttl_s, max_entry_bytes)
+        counter = metrics.cache_requests
+        self._counts = {result: counter.labels("answers", result) for result in ("hit", "coalesced", "miss")}
 
-    async def of(
+    async def get_or_compute(
         self,
         key: str,
         objective: Objective,
-        work: Callable[[], Awaitable[CacheableResponse]],
-        reply: Callable[[float | None], ReplyHeaders],
+        compute: Callable[[], Awaitable[CacheableResponse]],
+        headers: Callable[[float | None], ReplyHeaders],
     ) -> Response:
-        """The answer under the key, from wherever it is quickest to have.
+        """The cached response if its quality is high enough, else the computed one.
 
-        reply: what an answer of some quality, None where nobody measured, is sent with that is there already.
-        Raises what `work` raises.
+        headers: makes the headers of a cached response from its quality, None if that was never measured.
+        Raises what `compute` raises.
         """
-        made: list[CacheableResponse] = []
+        computed: list[CacheableResponse] = []
 
-        async def computed() -> CacheEntry:
-            made.append(await work())
-            return made[-1].entry
+        async def compute_entry() -> CacheEntry:
+            computed.append(await compute())
+            return computed[-1].entry
 
         def good(entry: CacheEntry) -> bool:
             return entry.quality >= objective.min_quality
 
-        how: CacheResult = "miss"
+        result: CacheResult = "miss"
         try:
-            entry, how = await self._once.of(key, good, objective.deadline, computed)
+            entry, result = await self._single_flight.of(key, good, objective.deadline, compute_entry)
         finally:
-            self._counts[how].inc()
-        if not made:
-            return CacheableResponse(entry, reply(entry.measured), how)
-        made[-1].headers.setdefault("x-cache", how)
-        return made[-1]
+            self._counts[result].inc()
+        if not computed:
+            return CacheableResponse(entry, headers(entry.measured), result)
+        computed[-1].headers.setdefault("x-cache", result)
+        return computed[-1]

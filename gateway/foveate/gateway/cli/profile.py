@@ -19,7 +19,7 @@ from foveate.core.profile import SLACK, Profile
 from foveate.gateway.media.image import decode_image
 from foveate.gateway.media.video import decode_clip
 from foveate.gateway.media.video_demuxer import ClipLimits
-from foveate.gateway.routes.video_input import middle
+from foveate.gateway.routes.video_input import center_crop
 from foveate.models.huggingface import PretrainedRunner
 from foveate.models.loading.loader import UnprofiledModel
 from foveate.models.loading.profile_store import profile_path
@@ -100,8 +100,13 @@ def decoder(card: ModelCard, max_pixels: int) -> DecodeMedia:
 
     def decode(data: bytes) -> Pixels:
         limits = ClipLimits()
+<<<<<<< HEAD
         video = decode_clip(data, card.frames, side, middle(spec, side), spec.interpolation, limits)
         pixels: Pixels = video.pixels[0]
+=======
+        clip = decode_clip(data, card.frames, side, center_crop(spec, side), spec.interpolation, limits)
+        pixels: Pixels = clip.pixels[0]
+>>>>>>> main
         return pixels
 
     return decode

@@ -12,7 +12,6 @@ from foveate.estimation.host_load import HostLoadMonitor
 from foveate.gateway.app import create_app
 from foveate.gateway.server import freeze_gc_heap, server
 from foveate.scheduling.fifo import Fifo
-from foveate.scheduling.objectives import Terms
 from foveate.scheduling.slo_policy import SloPolicy
 
 
@@ -22,7 +21,7 @@ def serve(settings: Settings, tell: Callable[[str], None], load: Callable[[str, 
     factories = [partial(load, name, settings) for name in settings.models]
     cluster = LocalCluster(
         factories, metrics, settings.queue_items, settings.queue_bytes,
-        SloPolicy if settings.policy == "slo" else Fifo, Terms(settings.default_deadline_s),
+        SloPolicy if settings.policy == "slo" else Fifo, settings.default_deadline_s,
         HostLoadMonitor(settings.decode_threads),
     )  # fmt: skip
     application = create_app(cluster, settings, metrics)

@@ -78,7 +78,7 @@ class GatewayDeployment:
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         self.reporter.start()
-        app = create_app(self.cluster, self.settings, self.metrics, told=self.reporter.all)
+        app = create_app(self.cluster, self.settings, self.metrics, collect_metrics=self.reporter.all)
         app.add_middleware(StripRequestId)
         return app
 

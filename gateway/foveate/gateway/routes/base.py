@@ -1,4 +1,4 @@
-"""What every task's route does: the request's path in a straight line, with one outcome at its end."""
+"""The base of all task routes: the path of a request in a straight line, with one outcome at its end."""
 
 import asyncio
 import logging
@@ -10,13 +10,12 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import Any, Generic, Protocol
+from typing import Generic
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from foveate.cluster import Cluster
 from foveate.core.errors import (
     BadRequest,
     Draining,
@@ -25,182 +24,158 @@ from foveate.core.errors import (
     UnknownModel,
     UnsupportedMedia,
 )
-from foveate.core.metrics import Metrics
 from foveate.core.model import ModelCard, Task
 from foveate.core.outcome import Outcome
-from foveate.core.request import Objective, Request
-from foveate.core.settings import Settings
+from foveate.core.request import Objective
 from foveate.gateway.body import check_type, from_json, from_multipart, media_type, read_body
-from foveate.gateway.caching.features import FeatureCache
-from foveate.gateway.caching.response import ResponseCache, identity
-from foveate.gateway.decoding import Decoding
-from foveate.gateway.limits import (
-    AdmissionLimiter,
-    Permit,
-    SpoolBudget,
-    cancel_on_disconnect,
-    deadline_timeout,
-)
+from foveate.gateway.caching.response import cards_identity
+from foveate.gateway.limits import Permit, cancel_on_disconnect, deadline_timeout
 from foveate.gateway.meter import Meter
 from foveate.gateway.objective import choose_plan, default_plan, read_objective
-from foveate.gateway.routes.context import NamedByClient, Options, RequestContext, RequestLog, request_id_of
+from foveate.gateway.routes.admission import Admission
+from foveate.gateway.routes.context import ClientChoice, Options, RequestContext, RequestLog, request_id_of
+from foveate.gateway.routes.services import RouteServices
 from foveate.gateway.schemas.problems import problem
 from foveate.gateway.schemas.response import CacheableResponse, ReplyHeaders
 from foveate.gateway.spool import Medium, spool_body
 
 log = logging.getLogger(__name__)
 
-ANEW = re.compile("no-(cache|store)", re.IGNORECASE)
-"""What `cache-control` says to be answered anew."""
-
-
-class TraceSink(Protocol):
-    """Where requests that are over are told, of whoever collects them."""
-
-    def record(
-        self,
-        path: str,
-        model: str,
-        outcome: str,
-        arrived: float,
-        headers: Mapping[str, str],
-        response: Response,
-    ) -> None: ...
+NO_CACHE = re.compile("no-(cache|store)", re.IGNORECASE)
+"""Values of `cache-control` that bypass the caches."""
 
 
 class TaskRoute(ABC, Generic[Options]):
-    """A task's route, with what it needs: the cluster behind it, the door before it, the decode pools.
+    """The route of one task.
 
-    An ASGI application of its own: the framework's per-request work, dependency solving and exit
-    stacks, would cost as much as everything here does.
+    It is an ASGI application of its own: the framework's per-request work (dependency resolution, exit
+    stacks) would cost as much as everything here does.
     """
 
     task: Task
 
-    def __init__(
-        self,
-        cluster: Cluster,
-        settings: Settings,
-        metrics: Metrics,
-        door: AdmissionLimiter,
-        disk: SpoolBudget,
-        decoding: Decoding,
-        answers: ResponseCache | None = None,
-        sights: FeatureCache | None = None,
-        tracing: TraceSink | None = None,
-    ) -> None:
-        """answers: those given before; sights: what was seen of pictures before. None keeps none."""
-        self.cluster, self.settings, self.metrics = cluster, settings, metrics
-        self.door, self.disk, self.decoding = door, disk, decoding
-        self.answers, self.sights, self.tracing = answers, sights, tracing
-        self.cards = {name: card for name, card in cluster.cards().items() if card.task == self.task}
-        first = next(iter(cluster.cards()), None)  # to the others its plan would mean nothing
+    def __init__(self, services: RouteServices, admission: Admission | None = None) -> None:
+        """admission: None makes the default one."""
+        self.services, self.settings = services, services.settings
+        self.decoding = services.decoding
+        self.admission = admission or Admission(services.cluster, services.decoding, self.task)
+        all_cards = services.cluster.cards()
+        self.cards = {name: card for name, card in all_cards.items() if card.task == self.task}
+        first = next(iter(all_cards), None)  # the default plan is written for this model alone
         self.defaults = {
-            name: default_plan(card, settings) if name == first else None for name, card in self.cards.items()
+            name: default_plan(card, self.settings) if name == first else None
+            for name, card in self.cards.items()
         }
-        # What answers rest on, whichever of these models gives them.
-        self._asked = identity(self.task, self.cards.values())
-        if not all(card.weights for card in self.cards.values()):
-            self.answers = None
-        self.meters = {name: Meter(metrics, card) for name, card in self.cards.items()}
+        self.meters = {name: Meter(services.metrics, card) for name, card in self.cards.items()}
+        # Without a digest of the weights, a cached answer could come from other weights.
+        cacheable = all(card.weights for card in self.cards.values())
+        self.response_cache = services.response_cache if cacheable else None
+        self._identity = cards_identity(self.task, self.cards.values())
 
     @property
     def path(self) -> str:
+        """The URL path."""
         return f"/{self.task}"
 
     @abstractmethod
     def options(self, http: HttpRequest, headers: Mapping[str, str], card: ModelCard) -> Options:
-        """What the query and the headers ask of this task. Raises BadRequest."""
+        """The task's options from the query and the headers. Raises BadRequest."""
 
     @abstractmethod
-    async def work(self, call: RequestContext[Options], data: Medium, encoded: bool) -> CacheableResponse:
-        """The answer to the media in `data`; `encoded`: it came as JSON, and may be taken as it is by a model
-        that decodes nothing. Tells where it will run of it before anything is decoded."""
+    async def work(self, context: RequestContext[Options], data: Medium, encoded: bool) -> CacheableResponse:
+        """The answer to the media in `data`. Reserves before anything is decoded. Raises FoveateError.
+
+        encoded: the body is JSON; a model that takes undecoded bytes gets it as it is.
+        """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request (ASGI)."""
         arrived = monotonic()
         http = HttpRequest(scope, receive)
         response = await self.respond(http, arrived)
         await response(scope, receive, send)
 
     async def respond(self, http: HttpRequest, arrived: float) -> Response:
-        """Answer or problem; either way exactly one outcome is counted."""
+        """The answer, or the problem details of its failure. Counts exactly one outcome.
+
+        arrived: monotonic clock seconds.
+        """
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in http.scope["headers"]}
         request_id = request_id_of(headers.get("x-request-id", ""))
-        outcome, trail = "failed", RequestLog()
+        outcome, request_log = "failed", RequestLog()
         try:
             kind = media_type(headers.get("content-type", ""))
             card = self._card(http.query_params.get("model"), kind.startswith("video/"))
-            trail.model = card.name
-            trail.objective = read_objective(headers, arrived, self.settings, self.path)
-            response = await self._answer(http, headers, request_id, card, trail, arrived)
+            request_log.model = card.name
+            request_log.objective = read_objective(headers, arrived, self.settings, self.path)
+            response = await self._answer(http, headers, request_id, card, request_log, arrived)
             outcome = "ok"
         except FoveateError as error:
             outcome = error.outcome
             response = problem(error, request_id)
-            self._note(error, trail)
+            self._count_failure(error, request_log)
         except asyncio.CancelledError:
-            # At the end of a drain the server cancels what is left; that deserves an answer too.
+            # At the end of a drain the server cancels the remaining requests; they get an answer too.
             task = asyncio.current_task()
-            if not self.cluster.draining or task is None:
+            if not self.services.cluster.draining or task is None:
                 outcome = "cancelled"
                 raise
             task.uncancel()
-            leaving = Draining("the server shut down before the request was complete")
-            outcome, response = leaving.outcome, problem(leaving, request_id)
-            self._note(leaving, trail)
+            draining = Draining("the server shut down before the request was complete")
+            outcome, response = draining.outcome, problem(draining, request_id)
+            self._count_failure(draining, request_log)
         except Exception:
             log.exception("request %s failed", request_id)
             response = problem(FoveateError("the server failed on this request"), request_id)
         finally:
-            self.metrics.requests.labels(trail.model, self.task, outcome).inc()
-        if self.tracing is not None:
-            self.tracing.record(self.path, trail.model, outcome, arrived, headers, response)
+            self.services.metrics.requests.labels(request_log.model, self.task, outcome).inc()
+        if self.services.tracing is not None:
+            self.services.tracing.record(self.path, request_log.model, outcome, arrived, headers, response)
         return response
 
-    def _note(self, error: FoveateError, trail: RequestLog) -> None:
-        """Count broken promises and refusals; log what is the server's own fault."""
-        model = trail.model
-        if trail.objective.deadline is not None and error.outcome in ("refused", "expired", "failed"):
-            self.metrics.slo.labels(model, "false").inc()
+    def _count_failure(self, error: FoveateError, request_log: RequestLog) -> None:
+        """Count missed deadlines and refusals; log what is the server's own fault."""
+        model, metrics = request_log.model, self.services.metrics
+        if request_log.objective.deadline is not None and error.outcome in ("refused", "expired", "failed"):
+            metrics.slo.labels(model, "false").inc()
         if isinstance(error, Unavailable):
-            self.metrics.refused.labels(model, error.reason).inc()
+            metrics.refused.labels(model, error.reason).inc()
         elif error.status == 500:
             log.error("inference failed", exc_info=error)
 
-    def _card(self, name: str | None, filmed: bool) -> ModelCard:
-        """The model that is named, or that takes clips in its name; else the first that takes what comes."""
+    def _card(self, name: str | None, video: bool) -> ModelCard:
+        """The named model, or its companion for video; else the first that takes this kind of media.
+
+        Raises UnknownModel.
+        """
         if not self.cards:
-            raise UnknownModel(f"no model here can {self.task}; GET /models tells what there is")
+            raise UnknownModel(f"no model here can {self.task}; GET /models lists the models")
         if name is not None and name not in self.cards:
             raise UnknownModel(f"no model {name[:60]!r} here; there are {', '.join(self.cards)}")
         if name is None:
-            return self._first(filmed) or next(iter(self.cards.values()))
+            return self._first(video) or next(iter(self.cards.values()))
         card = self.cards[name]
-        return self.cards.get(card.clip_model, card) if filmed else card
+        return self.cards.get(card.clip_model, card) if video else card
 
-    def _first(self, filmed: bool) -> ModelCard | None:
-        """The first model that takes clips, or pictures."""
-        return next((card for card in self.cards.values() if bool(card.frames) == filmed), None)
+    def _first(self, video: bool) -> ModelCard | None:
+        """The first model that takes video, or images."""
+        return next((card for card in self.cards.values() if bool(card.frames) == video), None)
 
-    def for_medium(self, call: RequestContext[Options], filmed: bool) -> RequestContext[Options]:
-        """The same call to a model that takes what came: a clip, or a picture. Raises UnsupportedMedia."""
-        if bool(call.card.frames) == filmed:
-            return call
-        card = self.cards.get(call.card.clip_model) if filmed else None
-        if card is None and call.named.model is None:
-            card = self._first(filmed)
+    def for_medium(self, context: RequestContext[Options], video: bool) -> RequestContext[Options]:
+        """The same request, to a model that takes this kind of media. Raises UnsupportedMedia."""
+        if bool(context.card.frames) == video:
+            return context
+        card = self.cards.get(context.card.clip_model) if video else None
+        if card is None and context.choice.model is None:
+            card = self._first(video)
         if card is None:
-            takes = "clips" if call.card.frames else "pictures"
-            raise UnsupportedMedia(
-                f"{call.card.name} takes {takes}, and this is {'a clip' if filmed else 'none'}"
-            )
-        call.trail.model = card.name
-        plan = choose_plan(card, self.defaults[card.name], call.named.plan, call.objective.min_quality)
-        call = replace(call, card=card, plan=plan)
-        if call.trail.announced:  # to the wrong one
-            self.announce(call)
-        return call
+            takes, sent = ("clips", "a picture") if context.card.frames else ("pictures", "a clip")
+            raise UnsupportedMedia(f"{context.card.name} takes {takes}, and the request has {sent}")
+        context.log.model = card.name
+        plan = choose_plan(card, self.defaults[card.name], context.choice.plan, context.objective.min_quality)
+        context = replace(context, card=card, plan=plan)
+        self.admission.move(context)
+        return context
 
     async def _answer(
         self,
@@ -208,106 +183,81 @@ class TaskRoute(ABC, Generic[Options]):
         headers: Mapping[str, str],
         request_id: str,
         card: ModelCard,
-        trail: RequestLog,
+        request_log: RequestLog,
         arrived: float,
     ) -> Response:
-        """Door, plan, body, and then the task's own work."""
-        with self.door.enter() as visit:
-            if self.cluster.draining:
+        """Limits, plan, body, response cache, and then the task's own work."""
+        with self.services.limiter.enter() as permit:
+            if self.services.cluster.draining:
                 raise Draining("the server is shutting down; send the request to another one")
-            objective, named = (
-                trail.objective,
-                NamedByClient(http.query_params.get("model"), headers.get("x-plan")),
-            )
-            plan = choose_plan(card, self.defaults[card.name], named.plan, objective.min_quality)
+            objective = request_log.objective
+            choice = ClientChoice(http.query_params.get("model"), headers.get("x-plan"))
+            plan = choose_plan(card, self.defaults[card.name], choice.plan, objective.min_quality)
             options = self.options(http, headers, card)
             kind = media_type(headers.get("content-type", ""))
-            anew = "cache-control" in headers and bool(ANEW.search(headers["cache-control"]))
-            answers = None if anew else self.answers
-            call = RequestContext(request_id, card, objective, plan, named, options, arrived, trail, anew)
-            # What may be there already is looked for first. A clip's body is not even read in vain.
-            if kind.startswith("video/") or (answers is None and (anew or self.sights is None)):
-                self.tell(call)
-            async with self._body(http, headers, kind, visit, objective) as data:
+            bypass = "cache-control" in headers and bool(NO_CACHE.search(headers["cache-control"]))
+            response_cache = None if bypass else self.response_cache
+            context = RequestContext(
+                request_id, card, objective, plan, choice, options, arrived, request_log, bypass
+            )
+            # A request that a cache may answer is reserved after the look-up. A video is reserved before its
+            # body is read: the body may be large.
+            uncached = response_cache is None and (bypass or self.services.feature_cache is None)
+            if kind.startswith("video/") or uncached:
+                self.admission.reserve(context)
+            async with self._body(http, headers, kind, permit, objective) as data:
 
                 async def work() -> CacheableResponse:
-                    return await self.work(call, data, kind == "application/json")
+                    return await self.work(context, data, kind == "application/json")
 
                 with cancel_on_disconnect(http):
-                    if answers is None:
+                    if response_cache is None:
                         return await work()
-                    told = repr((self._asked, card.name, named, options, str(plan), kind, objective.tenant))
-                    key = await self.decoding.digest(told, data)
-                    return await answers.of(key, objective, work, partial(self._repeated, call))
+                    identity = repr(
+                        (self._identity, card.name, choice, options, str(plan), kind, objective.tenant)
+                    )
+                    key = await self.decoding.digest(identity, data)
+                    return await response_cache.get_or_compute(
+                        key, objective, work, partial(self._count_cached, context)
+                    )
 
-    def _repeated(self, call: RequestContext[Options], quality: float | None) -> ReplyHeaders:
-        """An answer of that quality is there already: it is counted."""
-        total_s = monotonic() - call.arrived
-        met = call.kept(total_s)
-        self.meters[call.card.name].repeated(quality, total_s, met)
-        return ReplyHeaders(call.id, met, {"total": total_s})
-
-    def tell(self, call: RequestContext[Options]) -> None:
-        """Announce it, once: as soon as it is known that something has to run for it. Raises TooLate."""
-        if not call.trail.announced:
-            call.trail.announced = True
-            self.announce(call)
-
-    def announce(self, call: RequestContext[Options]) -> None:
-        """Tell where it will run that it comes. Raises TooLate, before anything is spent on it."""
-        self.cluster.expect(call.card.name, self.promised(call), call.plan, self.decoding.wait_s(call.card))
+    def _count_cached(self, context: RequestContext[Options], quality: float | None) -> ReplyHeaders:
+        """Count an answer of this quality that the cache gave, and return the headers of its response."""
+        total_s = monotonic() - context.arrived
+        met = context.deadline_met(total_s)
+        self.meters[context.card.name].repeated(quality, total_s, met)
+        return ReplyHeaders(context.id, met, {"total": total_s})
 
     @asynccontextmanager
     async def _body(
-        self, http: HttpRequest, headers: Mapping[str, str], kind: str, visit: Permit, objective: Objective
+        self, http: HttpRequest, headers: Mapping[str, str], kind: str, permit: Permit, objective: Objective
     ) -> AsyncIterator[Medium]:
-        """The bytes of the medium, or of the JSON that holds it; a large clip's lie in a file meanwhile."""
+        """The bytes of the media, or of the JSON that holds them; a large video stays in a file meanwhile."""
         check_type(kind)
-        announced, filmed = headers.get("content-length", "0"), kind.startswith("video/")
-        timeout_s = self.settings.video_body_timeout_s if filmed else self.settings.body_timeout_s
+        length, video = headers.get("content-length", "0"), kind.startswith("video/")
+        timeout_s = self.settings.video_body_timeout_s if video else self.settings.body_timeout_s
         async with AsyncExitStack() as stack:
             body: Medium
             async with deadline_timeout(objective.deadline, timeout_s):
-                if filmed:
-                    spooled = spool_body(http, announced, visit, self.disk)
+                if video:
+                    spooled = spool_body(http, length, permit, self.services.spool_budget)
                     body = await stack.enter_async_context(spooled)
                 else:
-                    body = await read_body(http, announced, visit)
+                    body = await read_body(http, length, permit)
             if kind == "multipart/form-data" and isinstance(body, bytes):
                 body = await from_multipart(headers["content-type"], body)
             if not body:
                 raise BadRequest("the body is empty; send a picture or a clip")
             yield body
 
-    async def plain(self, data: Medium, encoded: bool) -> Medium:
-        """The medium itself, out of the JSON that it came in."""
+    async def media_bytes(self, data: Medium, encoded: bool) -> Medium:
+        """The media, taken out of the JSON body if there is one. Raises BadRequest."""
         if not encoded or isinstance(data, Path):
             return data
         return await self.decoding.also(lambda: from_json(data))
 
-    async def submit(self, call: RequestContext[Options], media: Any, **more: bool) -> Outcome:
-        """Run one medium under the call's plan, or under the policy's."""
-        size = getattr(media, "nbytes", None)
-        request = Request(
-            call.id, call.card.name, media, len(media) if size is None else size,
-            task=self.task, objective=self.promised(call), plan=call.plan, **more,
-        )  # fmt: skip
-        return await self.cluster.submit(request)
-
-    def promised(self, call: RequestContext[Options]) -> Objective:
-        """What the engine has to keep so that the answer is drawn in time; at least half of the time left."""
-        objective = call.objective
-        if objective.deadline is None:
-            return objective
-        half_s = max(0.0, objective.deadline - monotonic()) / 2
-        return replace(objective, deadline=objective.deadline - min(half_s, self.drawing_s(call.card)))
-
-    def drawing_s(self, card: ModelCard) -> float:
-        """Seconds that are needed once the model has answered."""
-        return 0.0
-
-    def met(self, call: RequestContext[Options], outcome: Outcome, total_s: float) -> bool | None:
-        """Count an answer. Whether its deadline was kept; None where it set none."""
-        met = call.kept(total_s)
-        self.meters[call.card.name].answered(outcome, total_s, met)
+    def count_answer(self, context: RequestContext[Options], outcome: Outcome, total_s: float) -> bool | None:
+        """Count an answer. Returns whether its deadline was met; None without a deadline."""
+        met = context.deadline_met(total_s)
+        self.meters[context.card.name].answered(outcome, total_s, met)
         return met

@@ -1,4 +1,8 @@
-"""Clicks on a picture: what its model saw is kept, so that further clicks run the light decoder alone."""
+"""Point prompts on images: the features of the image are cached, and each click runs a light decoder.
+
+InterFormer's split ("InterFormer: Real-time Interactive Image Segmentation", ICCV 2023): a heavy encoder
+once for each image, a light decoder for each click.
+"""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,195 +18,204 @@ from foveate.core.errors import BadRequest, FoveateError
 from foveate.core.model import ModelCard
 from foveate.core.outcome import ClassMaps, Outcome, Result, Timings
 from foveate.core.request import Request
-from foveate.gateway.caching.features import CachedImage, WindowFeatures, window_features_of
-from foveate.gateway.caching.response import FOVEATE
+from foveate.gateway.caching.features import CachedImage, WindowFeatures, feature_key, window_features_of
 from foveate.gateway.limits import deadline_timeout
 from foveate.gateway.media.image_tiles import Choice, TiledImage, decode_whole
 from foveate.gateway.media.masks import ClassArea, RenderedMask, above, overlay, png
 from foveate.gateway.media.tiling import Tile, tiles
-from foveate.gateway.routes.base import TaskRoute
+from foveate.gateway.routes.admission import Admission
 from foveate.gateway.routes.context import RequestContext
 from foveate.gateway.routes.points import Click, window_of, within_box
+from foveate.gateway.routes.services import Meters, RouteServices
 from foveate.gateway.schemas.response import ServedRequest
 
 Decode = Callable[[RequestContext[Any], bytes, Choice], Awaitable[tuple[TiledImage, float]]]
-"""The window that is chosen of a picture, and the seconds it took to make it."""
+"""Decodes the chosen window of an image; also gives the seconds that it took."""
 
 
 @dataclass(frozen=True, slots=True)
-class PromptPass:
-    """One run of a model over a window of a picture."""
+class EncodedWindow:
+    """One run of the encoder over one window of an image."""
 
-    kept: CachedImage
+    image: CachedImage
     number: int
-    """Of the window."""
+    """The window's number among the windows of the image."""
     decode_s: float
     outcome: Outcome
 
 
 @dataclass(frozen=True, slots=True)
-class PromptView:
-    """What a click is answered from."""
+class PromptWindow:
+    """The window that answers the clicks, and its features."""
 
     size: tuple[int, int]
+    """Width and height of the upright image."""
     window: Tile
-    seen: WindowFeatures
-    look: PromptPass | None = None
-    """How it was seen, where this request saw to it."""
+    features: WindowFeatures
+    encoded: EncodedWindow | None = None
+    """The encoder's run, if this request made it; None: the features were cached."""
 
 
 class PointPromptHandler:
-    """Answers clicks for a route whose models keep features."""
+    """Answers point prompts for models that have a point-prompt model beside them."""
 
-    def __init__(self, route: TaskRoute[Any], decode: Decode) -> None:
-        self.route, self.decode = route, decode
+    def __init__(self, services: RouteServices, admission: Admission, meters: Meters, decode: Decode) -> None:
+        self.services, self.admission, self.meters, self.decode = services, admission, meters, decode
 
     def check(self, card: ModelCard) -> None:
-        """Raises BadRequest for a model that nobody can click on."""
+        """Raises BadRequest for a model that takes no points."""
         if not card.click_model:
             raise BadRequest(f"{card.name} takes no points")
 
     async def answer(
         self,
-        call: RequestContext[Any],
+        context: RequestContext[Any],
         data: bytes,
         clicks: Sequence[Click],
-        kind: str | None,
-        announced: bool,
+        overlay_format: str | None,
     ) -> tuple[ServedRequest, RenderedMask]:
-        """The object that is clicked, in the window around the first click on it.
+        """The clicked object, in the window around the first click on it. Raises FoveateError.
 
-        kind: the format of the overlay, where one is wanted; announced: the model that answers clicks was
-        told of this request when it came.
+        overlay_format: the image format of the overlay; None makes none.
         """
-        view = await self._view(call, data, clicks, announced)
-        clicked = await self._outlined(call, view, clicks, announced)
-        began = monotonic()
-        drawn = await self.route.decoding.draw(call.card.name, lambda: self._drawn(view, clicked, data, kind))
-        done = monotonic()
-        outcome = _whole(view, clicked)
-        timings = {
-            "decode": view.look.decode_s if view.look else 0.0,
+        prompt = await self._prompt_window(context, data, clicks)
+        answer = await self._run_decoder(context, prompt, clicks)
+        render_started = monotonic()
+        rendered = await self.services.decoding.draw(
+            context.card.name, lambda: self._render(prompt, answer, data, overlay_format)
+        )
+        now = monotonic()
+        outcome = total_outcome(prompt, answer)
+        timings_s = {
+            "decode": prompt.encoded.decode_s if prompt.encoded else 0.0,
             "queue": outcome.timings.queue_s,
             "compute": outcome.timings.compute_s,
-            "render": done - began,
-            "total": done - call.arrived,
+            "render": now - render_started,
+            "total": now - context.arrived,
         }
-        met = self.route.met(call, outcome, done - call.arrived)
-        cache = "miss" if view.look else "hit"
-        return ServedRequest(call.id, call.card, [outcome], call.pinned, met, timings, cache), drawn
+        met = context.deadline_met(now - context.arrived)
+        self.meters[context.card.name].answered(outcome, now - context.arrived, met)
+        cache = "miss" if prompt.encoded else "hit"
+        served = ServedRequest(context.id, context.card, [outcome], context.pinned, met, timings_s, cache)
+        return served, rendered
 
-    async def _view(
-        self, call: RequestContext[Any], data: bytes, clicks: Sequence[Click], announced: bool
-    ) -> PromptView:
-        """From what is kept, or from who looks at the same picture now, where that will do; else anew."""
-        looks: list[PromptPass] = []
+    async def _prompt_window(
+        self, context: RequestContext[Any], data: bytes, clicks: Sequence[Click]
+    ) -> PromptWindow:
+        """The window's features: cached, from a request that computes them now, or computed here."""
+        computed: list[EncodedWindow] = []
 
-        async def look() -> CachedImage:
-            looks.append(await self._look(call, data, clicks, announced))
-            return looks[-1].kept
+        async def compute() -> CachedImage:
+            computed.append(await self._run_encoder(context, data, clicks))
+            return computed[-1].image
 
-        sights, floor = self.route.sights, call.objective.min_quality
-        if sights is None or call.anew:
-            kept = await look()
+        feature_cache, min_quality = self.services.feature_cache, context.objective.min_quality
+        if feature_cache is None or context.bypass_cache:
+            image = await compute()
         else:
-            async with deadline_timeout(call.objective.deadline):
-                key = await feature_key(self.route, call.card, call, data)
-            kept, _ = await sights.of(
-                key, lambda kept: _view_of(kept, clicks, floor) is not None, call.objective.deadline, look
+            async with deadline_timeout(context.objective.deadline):
+                key = await feature_key(
+                    self.services.decoding, context.card, context.plan, context.objective.tenant, data
+                )
+            image, _ = await feature_cache.get_or_compute(
+                key,
+                lambda image: cached_window(image, clicks, min_quality) is not None,
+                context.objective.deadline,
+                compute,
             )
-        if looks:
-            number = looks[-1].number
-            return PromptView(kept.size, tiles(*kept.size)[number], kept.windows[number], looks[-1])
-        found = _view_of(kept, clicks, floor)
-        if found is None:
-            raise FoveateError("what was seen of this picture does not answer for it")
-        return found
+        if computed:
+            number = computed[-1].number
+            return PromptWindow(image.size, tiles(*image.size)[number], image.windows[number], computed[-1])
+        prompt = cached_window(image, clicks, min_quality)
+        if prompt is None:
+            raise FoveateError("the cached features of this picture do not cover the clicked window")
+        return prompt
 
-    async def _look(
-        self, call: RequestContext[Any], data: bytes, clicks: Sequence[Click], announced: bool
-    ) -> PromptPass:
-        """Decode the window that answers, and run it."""
-        async with deadline_timeout(call.objective.deadline):
-            cut, decode_s = await self.decode(call, data, lambda found, size: window_of(clicks, found, size))
-        outcome = await self.route.submit(call, cut.pixels[0], expected=not announced, features=True)
-        number = window_of(clicks, tiles(*cut.size), cut.size)
-        return PromptPass(
-            CachedImage(cut.size, {number: window_features_of(outcome, call.card)}), number, decode_s, outcome
-        )
+    async def _run_encoder(
+        self, context: RequestContext[Any], data: bytes, clicks: Sequence[Click]
+    ) -> EncodedWindow:
+        """Decode the window of the clicks and run the segmentation model on it."""
+        async with deadline_timeout(context.objective.deadline):
+            image, decode_s = await self.decode(
+                context, data, lambda windows, size: window_of(clicks, windows, size)
+            )
+        outcome = await self.admission.submit(context, image.pixels[0], features=True)
+        number = window_of(clicks, tiles(*image.size), image.size)
+        windows = {number: window_features_of(outcome, context.card)}
+        return EncodedWindow(CachedImage(image.size, windows), number, decode_s, outcome)
 
-    async def _outlined(
-        self, call: RequestContext[Any], view: PromptView, clicks: Sequence[Click], announced: bool
+    async def _run_decoder(
+        self, context: RequestContext[Any], prompt: PromptWindow, clicks: Sequence[Click]
     ) -> Outcome:
-        """One run of the light decoder, at the size at which the picture was seen."""
-        card, side = self.route.cluster.cards()[call.card.click_model], view.seen.plan.image_size
-        medium = Clicked(view.seen.features, within_box(clicks, view.window.box))
+        """Run the point-prompt model, at the image size of the features."""
+        card = self.services.cluster.cards()[context.card.click_model]
+        side = prompt.features.plan.image_size
+        media = Clicked(prompt.features.features, within_box(clicks, prompt.window.box))
         request = Request(
-            call.id, card.name, medium, medium.nbytes, task="clicks", objective=self.route.promised(call),
+            context.id, card.name, media, media.nbytes, task="clicks",
+            objective=self.admission.engine_objective(context),
             plan=None if side == card.full.image_size else replace(card.full, image_size=side),
-            expected=announced,
         )  # fmt: skip
-        return await self.route.cluster.submit(request)
+        return await self.admission.reserve(context).submit(request)
 
-    def _drawn(self, view: PromptView, clicked: Outcome, data: bytes, kind: str | None) -> RenderedMask:
-        """On a thread of the pool: whatever looks at every pixel of the picture."""
-        mask, found = Image.new("L", view.size), list[ClassArea]()
-        if clicked.result.maps is not None:
-            mask, found = object_in(view, clicked.result.maps)
-        over = None
-        if kind is not None:
-            over = overlay(decode_whole(data, self.route.settings.max_pixels), mask, kind)
-        return RenderedMask(view.size, png(mask), over, found)
+    def _render(
+        self, prompt: PromptWindow, answer: Outcome, data: bytes, overlay_format: str | None
+    ) -> RenderedMask:
+        """The mask at the image's size. Runs on a pool thread: it touches every pixel."""
+        mask, areas = Image.new("L", prompt.size), list[ClassArea]()
+        if answer.result.maps is not None:
+            mask, areas = object_mask(prompt, answer.result.maps)
+        blended = None
+        if overlay_format is not None:
+            whole = decode_whole(data, self.services.settings.max_pixels)
+            blended = overlay(whole, mask, overlay_format)
+        return RenderedMask(prompt.size, png(mask), blended, areas)
 
 
-def _view_of(kept: CachedImage | None, clicks: Sequence[Click], min_quality: float) -> PromptView | None:
-    """The window that answers, where it has been seen and well enough."""
-    if kept is None:
+def cached_window(
+    image: CachedImage | None, clicks: Sequence[Click], min_quality: float
+) -> PromptWindow | None:
+    """The window that answers the clicks, if its features are cached at this quality or above."""
+    if image is None:
         return None
-    every = tiles(*kept.size)
-    number = window_of(clicks, every, kept.size)
-    seen = kept.windows.get(number)
-    if seen is None or seen.quality < min_quality:
+    windows = tiles(*image.size)
+    number = window_of(clicks, windows, image.size)
+    features = image.windows.get(number)
+    if features is None or features.quality < min_quality:
         return None
-    return PromptView(kept.size, every[number], seen)
+    return PromptWindow(image.size, windows[number], features)
 
 
-async def feature_key(route: TaskRoute[Any], card: ModelCard, call: RequestContext[Any], data: bytes) -> str:
-    """The key of what a model has seen of a picture. That a picture has been seen before is nobody else's
-    business."""
-    asked = str(call.plan), call.objective.tenant
-    told = repr((FOVEATE, card.name, card.weights, str(card.full), card.input, *asked))
-    return await route.decoding.digest(told, data)
-
-
-def object_in(view: PromptView, maps: ClassMaps) -> tuple[Image.Image, list[ClassArea]]:
-    """The mask of the whole picture, 1 where the object is, and its area, where there is any."""
-    left, top, right, bottom = view.window.box
-    mask = Image.new("L", view.size)
+def object_mask(prompt: PromptWindow, maps: ClassMaps) -> tuple[Image.Image, list[ClassArea]]:
+    """The mask of the whole image, 1 on the object, and the object's area; no area for an empty mask."""
+    left, top, right, bottom = prompt.window.box
+    mask = Image.new("L", prompt.size)
     if maps.classes == (0, 1):
         mask.paste(above(maps.scores[1] - maps.scores[0], (right - left, bottom - top)), (left, top))
     elif maps.classes == (1,):
-        mask.paste(1, view.window.box)
+        mask.paste(1, prompt.window.box)
     box = mask.getbbox()
     if box is None:
         return mask, []
-    there = _named(view.seen.maps)[_named(maps) == 1]
-    best = int(np.bincount(there).argmax()) if there.size else 0
+    classes = best_classes(prompt.features.maps)[best_classes(maps) == 1]
+    best = int(np.bincount(classes).argmax()) if classes.size else 0
     return mask, [ClassArea(1, best - 1 if best else None, mask.histogram()[1], box)]
 
 
-def _named(maps: ClassMaps) -> NDArray[np.uint8]:
-    """The best class of each place (h, w)."""
+def best_classes(maps: ClassMaps) -> NDArray[np.uint8]:
+    """The best class of each place of the maps: (h, w)."""
     best: NDArray[np.uint8] = np.array(maps.classes, np.uint8)[maps.scores.argmax(0)]
     return best
 
 
-def _whole(view: PromptView, clicked: Outcome) -> Outcome:
-    """What this request took, and how well the picture was seen that it is answered from."""
-    seen, gflops, times = view.seen, clicked.result.gflops, clicked.timings
-    if view.look is not None:
-        first = view.look.outcome
-        gflops += first.result.gflops
-        times = Timings(times.queue_s + first.timings.queue_s, times.compute_s + first.timings.compute_s)
-    result = Result(clicked.result.scores, seen.tokens, seen.exit_layer, gflops)
-    return Outcome(result, seen.plan, times, clicked.batch_size, seen.reason)
+def total_outcome(prompt: PromptWindow, answer: Outcome) -> Outcome:
+    """The cost of this request, encoder and decoder together, under the plan of the features."""
+    features, gflops, timings = prompt.features, answer.result.gflops, answer.timings
+    if prompt.encoded is not None:
+        encoder = prompt.encoded.outcome
+        gflops += encoder.result.gflops
+        timings = Timings(
+            timings.queue_s + encoder.timings.queue_s, timings.compute_s + encoder.timings.compute_s
+        )
+    result = Result(answer.result.scores, features.tokens, features.exit_layer, gflops)
+    return Outcome(result, features.plan, timings, answer.batch_size, features.reason)

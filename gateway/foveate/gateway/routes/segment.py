@@ -1,4 +1,4 @@
-"""POST /segment: one picture in, what each of its pixels shows out."""
+"""POST /segment: an image or a video in, the class of each pixel out; with points, one object's mask."""
 
 import asyncio
 import re
@@ -10,22 +10,25 @@ from typing import Any
 
 from starlette.requests import Request as HttpRequest
 
+from foveate.cluster import Slot
 from foveate.core.errors import BadRequest, UnsupportedMedia
 from foveate.core.model import ModelCard, Task
 from foveate.core.outcome import Outcome
 from foveate.gateway.body import data_of, json_fields
-from foveate.gateway.caching.features import CachedImage, window_features_of
+from foveate.gateway.caching.features import CachedImage, feature_key, window_features_of
 from foveate.gateway.limits import deadline_timeout
 from foveate.gateway.media.image import Size
 from foveate.gateway.media.image_tiles import Choice, TiledImage, decode_tiles, decode_whole
 from foveate.gateway.media.masks import RenderedMask, areas, assembled, overlay, png
 from foveate.gateway.media.tiling import tiles
 from foveate.gateway.media.video import upright_frames
+from foveate.gateway.routes.admission import Admission
 from foveate.gateway.routes.base import TaskRoute
-from foveate.gateway.routes.classify import read_flag
 from foveate.gateway.routes.context import RequestContext
-from foveate.gateway.routes.point_prompts import PointPromptHandler, feature_key
+from foveate.gateway.routes.point_prompts import PointPromptHandler
 from foveate.gateway.routes.points import Click, points_of, read_points
+from foveate.gateway.routes.query import read_flag
+from foveate.gateway.routes.services import RouteServices
 from foveate.gateway.routes.video_input import VideoInput
 from foveate.gateway.schemas.image import segmentation
 from foveate.gateway.schemas.response import CacheableResponse, ServedRequest
@@ -36,208 +39,232 @@ from foveate.gateway.spool import Medium
 
 @dataclass(frozen=True, slots=True)
 class SegmentOptions:
-    """What a segmentation may ask for."""
+    """Options of a segmentation."""
 
     overlay: bool
+    """The answer has the image with the mask blended over it."""
     picture: bool
-    """The mask or the overlay itself, as image/png, and no JSON around it."""
+    """The response is the mask, or the overlay, as image/png instead of JSON."""
     points: tuple[Click, ...] = ()
-    """On one object, which alone is wanted then."""
+    """Clicks of the query: the answer is the mask of one object."""
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentedImage:
+    """The model's answer for every window of an image."""
+
+    size: Size
+    """Of the upright image."""
+    outcomes: Sequence[Outcome]
+    """One for each window."""
+    decode_s: float
+    cache: str
+    """`hit` if all windows came from the feature cache, else empty."""
+
+
+class SegmentAdmission(Admission):
+    """Reserves with the point-prompt model for requests with points, and leaves time to render masks."""
+
+    def render_s(self, card: ModelCard) -> float:
+        """Predicted seconds from the model's answer to the rendered mask."""
+        return self.decoding.drawing_s(card)
+
+    def _reserve(self, context: RequestContext[SegmentOptions]) -> Slot:
+        if context.options.points and context.card.click_model:
+            # The features of the image are usually cached, so that only the point-prompt model runs.
+            return self.cluster.reserve(context.card.click_model, self.engine_objective(context), None, 0.0)
+        return super()._reserve(context)
 
 
 class SegmentRoute(TaskRoute[SegmentOptions]):
-    """The route."""
+    """The route of task `segment`."""
 
     task: Task = "segment"
 
-    def __init__(self, *parts: Any) -> None:
-        super().__init__(*parts)
-        self.clicker, self.watching = PointPromptHandler(self, self._decode), VideoInput(self)
+    def __init__(self, services: RouteServices) -> None:
+        super().__init__(services, SegmentAdmission(services.cluster, services.decoding, self.task))
+        self.video_input = VideoInput(self.decoding, self.settings, self.meters)
+        self.point_prompts = PointPromptHandler(services, self.admission, self.meters, self._decode)
 
     def options(self, http: HttpRequest, headers: Mapping[str, str], card: ModelCard) -> SegmentOptions:
-        wants = [part.partition(";")[0].strip() for part in headers.get("accept", "").lower().split(",")]
-        # Whoever names a picture type gets a picture; */* and nothing at all mean JSON.
-        picture = any(re.fullmatch(r"image/(png|\*)", kind) for kind in wants)
+        """Read `overlay`, `points` and the Accept header. Raises BadRequest."""
+        accept = [part.partition(";")[0].strip() for part in headers.get("accept", "").lower().split(",")]
+        # Only an image type asks for an image: */* and no header at all mean JSON.
+        picture = any(re.fullmatch(r"image/(png|\*)", kind) for kind in accept)
         points = read_points(http.query_params.get("points"))
         if points:
-            self.clicker.check(card)
+            self.point_prompts.check(card)
         return SegmentOptions(read_flag("overlay", http.query_params.get("overlay")), picture, points)
 
-    def announce(self, call: RequestContext[SegmentOptions]) -> None:
-        """Of most clicks all but the answer to the click is there already."""
-        if call.options.points and call.card.click_model:
-            self.cluster.expect(call.card.click_model, self.promised(call), None, 0.0)
-        else:
-            super().announce(call)
-
-    def drawing_s(self, card: ModelCard) -> float:
-        return self.decoding.drawing_s(card)
-
     async def work(
-        self, call: RequestContext[SegmentOptions], data: Medium, encoded: bool
+        self, context: RequestContext[SegmentOptions], data: Medium, encoded: bool
     ) -> CacheableResponse:
-        """Answer in full or for what is clicked, and render."""
-        async with deadline_timeout(call.objective.deadline):
-            data, points = await self._opened(call, data, encoded)
-        call = self.for_medium(call, await self.watching.is_film(data))
-        if call.card.frames or isinstance(data, Path):
-            self.tell(call)
-            return await self._watched(call, data, points)
+        """Segment the whole image, or the clicked object, and render the mask."""
+        async with deadline_timeout(context.objective.deadline):
+            data, points = await self._media_and_points(context, data, encoded)
+        context = self.for_medium(context, await self.video_input.is_video(data))
+        if context.card.frames or isinstance(data, Path):
+            self.admission.reserve(context)
+            return await self._segment_video(context, data, points)
         if points:
-            self.tell(call)
-            kind = ("PNG" if call.options.picture else "JPEG") if call.options.overlay else None
-            announced = bool(call.options.points)
-            served, drawn = await self.clicker.answer(call, data, points, kind, announced)
+            self.admission.reserve(context)
+            overlay_format = None
+            if context.options.overlay:
+                overlay_format = "PNG" if context.options.picture else "JPEG"
+            served, rendered = await self.point_prompts.answer(context, data, points, overlay_format)
         else:
-            served, drawn = await self._answered(call, data)
-        if call.options.picture:
-            return served.answered(drawn.overlay or drawn.mask)
-        return segmentation(served, drawn)
+            served, rendered = await self._segment_image(context, data)
+        if context.options.picture:
+            return served.answered(rendered.overlay or rendered.mask)
+        return segmentation(served, rendered)
 
-    async def _opened(
-        self, call: RequestContext[SegmentOptions], data: Medium, encoded: bool
+    async def _media_and_points(
+        self, context: RequestContext[SegmentOptions], data: Medium, encoded: bool
     ) -> tuple[Medium, tuple[Click, ...]]:
-        """The picture itself, and the points wherever they were given."""
-        points = call.options.points
+        """The media, and the points of the query or of the JSON body. Raises BadRequest."""
+        points = context.options.points
         if not encoded or isinstance(data, Path):
             return data, points
         body: bytes = data
-        data, told = await self.decoding.also(lambda: with_points(body))
-        if told and points:
-            raise BadRequest("points come in the query or in the body, not in both")
-        if told:
-            self.clicker.check(call.card)
-        return data, told or points
+        data, body_points = await self.decoding.also(lambda: media_and_points(body))
+        if body_points and points:
+            raise BadRequest("send points in the query or in the body, not in both")
+        if body_points:
+            self.point_prompts.check(context.card)
+        return data, body_points or points
 
-    async def _watched(
-        self, call: RequestContext[SegmentOptions], data: Medium, points: Sequence[Click]
+    async def _segment_video(
+        self, context: RequestContext[SegmentOptions], data: Medium, points: Sequence[Click]
     ) -> CacheableResponse:
-        """As `work`, of a clip."""
         if points:
             raise BadRequest("points are for pictures; cut the frame out and send it")
-        clip, decode_s = await self.watching.decode(call, data, window_boxes)
-        outcomes = await gather_or_cancel(
-            *(self.submit(call, pixels, expected=not number) for number, pixels in enumerate(clip.pixels))
-        )
-        if call.options.picture:
+        clip, decode_s = await self.video_input.decode(context, data, window_boxes)
+        outcomes = await gather_or_cancel(*(self.admission.submit(context, pixels) for pixels in clip.pixels))
+        options = context.options
+        if options.picture:
             check_animated(clip)
-        began, asked, limits = monotonic(), call.options, self.watching.limits()
-        kind = "PNG" if asked.picture else "JPEG"
+        render_started, limits = monotonic(), self.video_input.limits()
+        overlay_format = "PNG" if options.picture else "JPEG"
 
-        def draw() -> tuple[list[TimedMask], bytes]:
-            pictures = upright_frames(data, call.card.frames, limits) if asked.overlay else None
-            found = reel(clip, outcomes, pictures, kind)
-            return found, animated(found, clip.duration_s) if asked.picture else b""
+        def render() -> tuple[list[TimedMask], bytes]:
+            frames = upright_frames(data, context.card.frames, limits) if options.overlay else None
+            masks = reel(clip, outcomes, frames, overlay_format)
+            return masks, animated(masks, clip.duration_s) if options.picture else b""
 
-        found, picture = await self.decoding.draw(call.card.name, draw)
-        served = self._served(call, outcomes, decode_s, began)
-        if asked.picture:
+        masks, picture = await self.decoding.draw(context.card.name, render)
+        served = self._served(context, outcomes, decode_s, render_started)
+        if options.picture:
             return served.answered(picture)
-        return outlined_clip(served, clip, found)
+        return outlined_clip(served, clip, masks)
 
-    async def _answered(
-        self, call: RequestContext[SegmentOptions], data: bytes
+    async def _segment_image(
+        self, context: RequestContext[SegmentOptions], data: bytes
     ) -> tuple[ServedRequest, RenderedMask]:
-        """What is seen in all windows, put together."""
-        size, outcomes, decode_s, cache = await self._seen(call, data)
-        began = monotonic()
-        drawn = await self.decoding.draw(call.card.name, lambda: self._drawn(call, data, size, outcomes))
-        return self._served(call, outcomes, decode_s, began, cache), drawn
+        image = await self._outcomes(context, data)
+        render_started = monotonic()
+        rendered = await self.decoding.draw(
+            context.card.name, lambda: self._render(context, data, image.size, image.outcomes)
+        )
+        served = self._served(context, image.outcomes, image.decode_s, render_started, image.cache)
+        return served, rendered
 
-    async def _seen(
-        self, call: RequestContext[SegmentOptions], data: bytes
-    ) -> tuple[Size, list[Outcome], float, str]:
-        """The picture's size, what is in each of its windows, the seconds it took to make these, and whether
-        it was there already: clicks may have seen to it before, and may come after."""
-        looks: list[tuple[Size, list[Outcome], float]] = []
+    async def _outcomes(self, context: RequestContext[SegmentOptions], data: bytes) -> SegmentedImage:
+        """The outcome of every window: from the feature cache, or computed.
 
-        async def look(features: bool = True) -> CachedImage:
-            self.tell(call)
-            async with deadline_timeout(call.objective.deadline):
-                cut, decode_s = await self._decode(call, data)
+        Requests for the same image share one computation, point prompts included.
+        """
+        computed: list[SegmentedImage] = []
+
+        async def compute(features: bool = True) -> CachedImage:
+            self.admission.reserve(context)
+            async with deadline_timeout(context.objective.deadline):
+                image, decode_s = await self._decode(context, data)
             outcomes = await gather_or_cancel(
-                *(
-                    self.submit(call, pixels, expected=not number, features=features)
-                    for number, pixels in enumerate(cut.pixels)
-                )
+                *(self.admission.submit(context, pixels, features=features) for pixels in image.pixels)
             )
-            looks.append((cut.size, outcomes, decode_s))
-            keeps = features and all(outcome.result.features is not None for outcome in outcomes)
-            seen = [window_features_of(outcome, call.card) for outcome in outcomes] if keeps else []
-            return CachedImage(cut.size, dict(enumerate(seen)))
+            computed.append(SegmentedImage(image.size, outcomes, decode_s, ""))
+            complete = features and all(outcome.result.features is not None for outcome in outcomes)
+            windows = [window_features_of(outcome, context.card) for outcome in outcomes] if complete else []
+            return CachedImage(image.size, dict(enumerate(windows)))
 
-        def whole(kept: CachedImage) -> bool:
-            found = [kept.windows.get(number) for number in range(len(tiles(*kept.size)))]
-            return all(seen and seen.quality >= call.objective.min_quality for seen in found)
+        def good(image: CachedImage) -> bool:
+            windows = [image.windows.get(number) for number in range(len(tiles(*image.size)))]
+            return all(window and window.quality >= context.objective.min_quality for window in windows)
 
-        if self.sights is None or call.anew or not (call.card.click_model and call.card.weights):
-            await look(False)
-            return *looks[0], ""
-        key = await feature_key(self, call.card, call, data)
-        kept, _ = await self.sights.of(key, whole, call.objective.deadline, look)
-        if looks:
-            return *looks[-1], ""
-        return kept.size, [kept.windows[number].outcome() for number in sorted(kept.windows)], 0.0, "hit"
+        feature_cache, card = self.services.feature_cache, context.card
+        if feature_cache is None or context.bypass_cache or not (card.click_model and card.weights):
+            await compute(False)
+            return computed[0]
+        key = await feature_key(self.decoding, card, context.plan, context.objective.tenant, data)
+        cached, _ = await feature_cache.get_or_compute(key, good, context.objective.deadline, compute)
+        if computed:
+            return computed[-1]
+        outcomes = [cached.windows[number].outcome() for number in sorted(cached.windows)]
+        return SegmentedImage(cached.size, outcomes, 0.0, "hit")
 
     def _served(
         self,
-        call: RequestContext[SegmentOptions],
+        context: RequestContext[SegmentOptions],
         outcomes: Sequence[Outcome],
         decode_s: float,
-        began: float,
+        render_started: float,
         cache: str = "",
     ) -> ServedRequest:
-        """The answer is there: it is counted. `began`: when drawing it did."""
-        done = monotonic()
+        """Count the answer and collect what its response says besides the mask."""
+        now = monotonic()
         slowest = max(outcomes, key=lambda outcome: outcome.timings.queue_s + outcome.timings.compute_s)
-        timings = {
+        timings_s = {
             "decode": decode_s,
             "queue": slowest.timings.queue_s,
             "compute": slowest.timings.compute_s,
-            "render": done - began,
-            "total": done - call.arrived,
+            "render": now - render_started,
+            "total": now - context.arrived,
         }
-        met = self.met(call, slowest, done - call.arrived)
-        return ServedRequest(call.id, call.card, outcomes, call.pinned, met, timings, cache)
+        met = self.count_answer(context, slowest, now - context.arrived)
+        return ServedRequest(context.id, context.card, outcomes, context.pinned, met, timings_s, cache)
 
     async def _decode(
-        self, call: RequestContext[SegmentOptions], data: bytes, choose: Choice | None = None
+        self, context: RequestContext[SegmentOptions], data: bytes, choose: Choice | None = None
     ) -> tuple[TiledImage, float]:
-        """The picture in windows, and the seconds it took to make them."""
-        card, spec = call.card, call.card.input
+        """The windows of the image, and the seconds that decoding took. Raises UnsupportedMedia."""
+        card, spec = context.card, context.card.input
         if spec is None:
             raise UnsupportedMedia(f"{card.name} takes no pictures")
-        side = max(card.full.image_size, call.plan.image_size if call.plan else 0)
-        most = self.settings.max_pixels
-        cut, seconds = await self.decoding.read(
-            card.name, data, lambda: decode_tiles(data, spec, side, most, choose)
+        side = max(card.full.image_size, context.plan.image_size if context.plan else 0)
+        max_pixels = self.settings.max_pixels
+        image, seconds = await self.decoding.read(
+            card.name, data, lambda: decode_tiles(data, spec, side, max_pixels, choose)
         )
         self.meters[card.name].decode.observe(seconds)
-        return cut, seconds
+        return image, seconds
 
-    def _drawn(
-        self, call: RequestContext[SegmentOptions], data: bytes, size: Size, outcomes: Sequence[Outcome]
+    def _render(
+        self,
+        context: RequestContext[SegmentOptions],
+        data: bytes,
+        size: Size,
+        outcomes: Sequence[Outcome],
     ) -> RenderedMask:
-        """On a thread of the pool: whatever looks at every pixel of the picture."""
+        """The mask at the image's size. Runs on a pool thread: it touches every pixel."""
         maps = [outcome.result.maps for outcome in outcomes]
-        mask = assembled(size, tiles(*size), [found for found in maps if found is not None])
-        over = None
-        if call.options.overlay:
+        mask = assembled(size, tiles(*size), [window_maps for window_maps in maps if window_maps is not None])
+        blended = None
+        if context.options.overlay:
             whole = decode_whole(data, self.settings.max_pixels)
-            over = overlay(whole, mask, "PNG" if call.options.picture else "JPEG")
-        return RenderedMask(size, png(mask), over, areas(mask))
+            blended = overlay(whole, mask, "PNG" if context.options.picture else "JPEG")
+        return RenderedMask(size, png(mask), blended, areas(mask))
 
 
-def with_points(body: bytes) -> tuple[bytes, tuple[Click, ...]]:
-    """The picture in a JSON body, and the points beside it."""
+def media_and_points(body: bytes) -> tuple[bytes, tuple[Click, ...]]:
+    """The media in a JSON body, and its `points`. Raises BadRequest."""
     fields = json_fields(body)
     points = points_of(fields["points"]) if "points" in fields else ()
     return data_of(fields), points
 
 
 async def gather_or_cancel(*work: Coroutine[Any, Any, Outcome]) -> list[Outcome]:
-    """All of them, or the first failure, which ends the others."""
-    tasks = [asyncio.ensure_future(one) for one in work]
+    """All outcomes; at the first failure, cancel the others and raise it."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in work]
     try:
         return await asyncio.gather(*tasks)
     finally:

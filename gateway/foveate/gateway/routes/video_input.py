@@ -1,4 +1,4 @@
-"""Clips on the tasks' routes: decoded like pictures off the event loop, in a pool of their own."""
+"""Video on the task routes: recognised by its bytes, decoded off the event loop in a pool of its own."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,67 +8,74 @@ from typing import Any
 from foveate.core.errors import BrokenMedia, DeadlineExceeded, UnsupportedMedia
 from foveate.core.model import InputSpec
 from foveate.core.plan import picked
+from foveate.core.settings import Settings
+from foveate.gateway.decoding import Decoding
 from foveate.gateway.limits import deadline_timeout
 from foveate.gateway.media.frame_transform import Box
 from foveate.gateway.media.image import Size, view_of
 from foveate.gateway.media.video import Clip, decode_clip
 from foveate.gateway.media.video_container import is_clip
 from foveate.gateway.media.video_demuxer import ClipLimits
-from foveate.gateway.routes.base import TaskRoute
 from foveate.gateway.routes.context import RequestContext
+from foveate.gateway.routes.services import Meters
 from foveate.gateway.spool import Medium
 
 Boxes = Callable[[Size], Sequence[Box]]
+"""The parts of a frame of this size that the model gets."""
 
 
 class VideoInput:
-    """What a route does with clips."""
+    """Decodes the frames of a video that a model needs."""
 
-    def __init__(self, route: TaskRoute[Any]) -> None:
-        self.route = route
+    def __init__(self, decoding: Decoding, settings: Settings, meters: Meters) -> None:
+        self.decoding, self.settings, self.meters = decoding, settings, meters
 
-    async def is_film(self, data: Medium) -> bool:
-        """Whether it is a clip of any kind, read here or not. Raises BrokenMedia for a file that is none:
-        only what is sent as a clip lies in a file."""
+    async def is_video(self, data: Medium) -> bool:
+        """Whether the bytes are a video, of a supported format or not.
+
+        Raises BrokenMedia for a file that is no video: only bodies that were sent as video are spooled.
+        """
         if isinstance(data, bytes):
             return is_clip(data)
-        if not is_clip(await self.route.decoding.also(lambda: head_of(data))):
+        if not is_clip(await self.decoding.also(lambda: head_of(data))):
             raise BrokenMedia("the bytes are not a clip in a known format")
         return True
 
-    async def decode(self, call: RequestContext[Any], data: Medium, boxes: Boxes) -> tuple[Clip, float]:
-        """The frames that the model of the call may look at, and the seconds it took to read them."""
-        card, spec = call.card, call.card.input
+    async def decode(self, context: RequestContext[Any], data: Medium, boxes: Boxes) -> tuple[Clip, float]:
+        """The frames that the model may use, and the seconds that decoding took. Raises FoveateError."""
+        card, spec = context.card, context.card.input
         if spec is None:
             raise UnsupportedMedia(f"{card.name} takes no clips")
-        side, plan = card.full.image_size, call.plan
-        only = picked(card.frames, plan.frames) if plan is not None and plan.frames else None
+        side, plan = card.full.image_size, context.plan
+        frames = picked(card.frames, plan.frames) if plan is not None and plan.frames else None
 
         def work() -> Clip:
-            limits = self.limits(call.objective.deadline)
-            return decode_clip(data, card.frames, side, boxes, spec.interpolation, limits, only)
+            limits = self.limits(context.objective.deadline)
+            return decode_clip(data, card.frames, side, boxes, spec.interpolation, limits, frames)
 
-        async with deadline_timeout(call.objective.deadline):
-            clip, seconds = await self.route.decoding.watch(card.name, work)
-        self.route.meters[card.name].decode.observe(seconds)
+        async with deadline_timeout(context.objective.deadline):
+            clip, seconds = await self.decoding.watch(card.name, work)
+        self.meters[card.name].decode.observe(seconds)
         return clip, seconds
 
     def limits(self, deadline: float | None = None) -> ClipLimits:
-        """What is refused. Called where decoding begins: a thread cannot be stopped, but gives up by itself
-        when the deadline passes. Raises DeadlineExceeded."""
-        settings = self.route.settings
-        left = settings.clip_decode_s if deadline is None else deadline - monotonic()
-        if left <= 0:
-            raise DeadlineExceeded("the deadline passed before the clip was read")
-        return ClipLimits(settings.max_clip_s, settings.max_video_pixels, min(settings.clip_decode_s, left))
+        """The limits of one decode. Raises DeadlineExceeded.
+
+        Called on the decode thread, which cannot be stopped from outside: it stops itself at the deadline.
+        """
+        settings = self.settings
+        left_s = settings.clip_decode_s if deadline is None else deadline - monotonic()
+        if left_s <= 0:
+            raise DeadlineExceeded("the deadline passed before the clip was decoded")
+        return ClipLimits(settings.max_clip_s, settings.max_video_pixels, min(settings.clip_decode_s, left_s))
 
 
-def middle(spec: InputSpec, side: int) -> Boxes:
-    """The part of a frame that a model sees of pictures too."""
+def center_crop(spec: InputSpec, side: int) -> Boxes:
+    """The crop of a frame that the model gets, the same as of an image."""
     return lambda size: [view_of(size, spec, side)]
 
 
 def head_of(path: Path) -> bytes:
-    """How a file begins."""
+    """The first 4,096 bytes of a file."""
     with path.open("rb") as file:
         return file.read(4096)

@@ -26,7 +26,6 @@ from foveate.core.model import ModelCard
 from foveate.core.settings import Settings
 from foveate.engine.runner import Runner
 from foveate.scheduling.fifo import Fifo
-from foveate.scheduling.objectives import Terms
 from foveate.scheduling.slo_policy import SloPolicy
 
 log = logging.getLogger(__name__)
@@ -50,7 +49,7 @@ class ModelDeployment:
         # Off the event loop: loading takes long, and Serve asks meanwhile how it goes.
         cluster = await asyncio.to_thread(
             LocalCluster, [make], self.metrics, settings.queue_items, settings.queue_bytes, policy,
-            Terms(settings.default_deadline_s),
+            settings.default_deadline_s,
         )  # fmt: skip
         await cluster.start()
         self.worker = Worker(cluster, name_of_replica())

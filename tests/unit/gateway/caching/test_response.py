@@ -18,7 +18,7 @@ from foveate.core.metrics import Metrics
 from foveate.core.outcome import Result
 from foveate.core.plan import Plan
 from foveate.core.settings import Settings
-from foveate.gateway.app import cache_of, create_app
+from foveate.gateway.app import create_app, open_response_store
 from tests.support.fake_runner import FakeRunner
 
 pytestmark = pytest.mark.anyio
@@ -155,7 +155,7 @@ async def test_what_could_not_be_explained_is_not_what_others_get_for_long() -> 
 @pytest.mark.parametrize("address", ["redis://:secret@localhost:abc/0", "redis://localhost:99999/0"])
 def test_an_address_that_is_none_is_said_without_its_password(address: str) -> None:
     with pytest.raises(SetupError, match="address") as said:
-        cache_of(Settings(cache=address), Metrics())
+        open_response_store(Settings(cache=address), Metrics())
     assert "secret" not in said.value.detail
     with pytest.raises(ValueError, match="redis://HOST"):
         Settings(cache="memcached://localhost")

@@ -29,7 +29,7 @@ from foveate.gateway.caching.features import CachedImage, WindowFeatures, cached
 from foveate.gateway.decoding import digest_of
 from foveate.gateway.media.image_tiles import decode_whole
 from foveate.gateway.media.tiling import Tile, tiles
-from foveate.gateway.routes.point_prompts import PromptView, object_in
+from foveate.gateway.routes.point_prompts import PromptWindow, object_mask
 from foveate.gateway.routes.points import Click, points_of, read_points, window_of, within_box
 from foveate.gateway.schemas.image import Problem, Segmentation
 from foveate.models.runners.image import TorchRunner
@@ -420,7 +420,7 @@ def test_what_is_kept_comes_back_from_a_cache_as_it_was() -> None:
             (other.features.coarse, window.features.coarse),
             (other.features.fine, window.features.fine),
             (other.maps.scores, window.maps.scores),
-            (other.named, window.named),
+            (other.class_scores, window.class_scores),
         ):
             assert one.dtype == two.dtype and (one == two).all()
 
@@ -506,19 +506,19 @@ async def test_a_mask_after_a_click_and_a_click_after_a_mask_look_once() -> None
 def test_an_object_is_named_by_what_most_of_it_shows() -> None:
     classes = np.zeros((8, 8), np.uint8)
     classes[:, :3], classes[:, 3] = 3, 1
-    view = PromptView((80, 80), Tile((0, 0, 80, 80), (0, 0, 80, 80)), seen(8, classes))
+    view = PromptWindow((80, 80), Tile((0, 0, 80, 80), (0, 0, 80, 80)), seen(8, classes))
 
     def found(columns: slice) -> int | None:
         logits = np.full((8, 8), -4, np.float16)
         logits[:, columns] = 4
-        _, (area,) = object_in(view, ClassMaps((0, 1), np.stack([np.zeros_like(logits), logits])))
+        _, (area,) = object_mask(view, ClassMaps((0, 1), np.stack([np.zeros_like(logits), logits])))
         assert area.value == 1
         return area.shows
 
     assert (found(slice(0, 4)), found(slice(3, 4)), found(slice(2, 8))) == (2, 0, None)
     tied = np.full((8, 8), 0.0, np.float16)
-    assert object_in(view, ClassMaps((0, 1), np.stack([tied, tied])))[1] == []
-    nothing, none = object_in(view, ClassMaps((0,), np.zeros((1, 8, 8), np.float16)))
+    assert object_mask(view, ClassMaps((0, 1), np.stack([tied, tied])))[1] == []
+    nothing, none = object_mask(view, ClassMaps((0,), np.zeros((1, 8, 8), np.float16)))
     assert nothing.getbbox() is None
     assert not none
 

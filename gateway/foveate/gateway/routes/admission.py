@@ -1,0 +1,66 @@
+"""Reservation and submission: how the requests of a route reach the cluster."""
+
+from dataclasses import replace
+from time import monotonic
+from typing import Any
+
+from foveate.cluster import Cluster, Slot
+from foveate.core.model import ModelCard, Task
+from foveate.core.outcome import Outcome
+from foveate.core.request import Objective, Request
+from foveate.gateway.decoding import Decoding
+from foveate.gateway.routes.context import RequestContext
+
+
+class Admission:
+    """Reserves a slot for a request before its media are decoded, and submits the media through it."""
+
+    def __init__(self, cluster: Cluster, decoding: Decoding, task: Task) -> None:
+        self.cluster, self.decoding, self.task = cluster, decoding, task
+
+    def reserve(self, context: RequestContext[Any]) -> Slot:
+        """The request's one reservation, made at the first call.
+
+        Raises TooLate, DeadlineExceeded, BadPlan.
+        """
+        if context.log.slot is None:
+            context.log.slot = self._reserve(context)
+        return context.log.slot
+
+    def move(self, context: RequestContext[Any]) -> None:
+        """Reserve again, after the context got another model. Raises as `reserve`."""
+        if context.log.slot is not None:
+            context.log.slot = self._reserve(context)
+
+    async def submit(
+        self, context: RequestContext[Any], media: Any, *, explain: bool = False, features: bool = False
+    ) -> Outcome:
+        """Run decoded media on the request's model. Raises FoveateError."""
+        size_bytes = getattr(media, "nbytes", None)
+        request = Request(
+            context.id, context.card.name, media, len(media) if size_bytes is None else size_bytes,
+            task=self.task, objective=self.engine_objective(context), plan=context.plan,
+            explain=explain, features=features,
+        )  # fmt: skip
+        return await self.reserve(context).submit(request)
+
+    def engine_objective(self, context: RequestContext[Any]) -> Objective:
+        """The objective of the engine: the request's, with time left to render the answer.
+
+        Rendering gets at most half of the time that is left.
+        """
+        objective = context.objective
+        if objective.deadline is None:
+            return objective
+        half_s = max(0.0, objective.deadline - monotonic()) / 2
+        return replace(objective, deadline=objective.deadline - min(half_s, self.render_s(context.card)))
+
+    def render_s(self, card: ModelCard) -> float:
+        """Predicted seconds from the model's answer to the response."""
+        return 0.0
+
+    def _reserve(self, context: RequestContext[Any]) -> Slot:
+        ready_in_s = self.decoding.wait_s(context.card)
+        return self.cluster.reserve(
+            context.card.name, self.engine_objective(context), context.plan, ready_in_s
+        )
