@@ -100,13 +100,8 @@ def decoder(card: ModelCard, max_pixels: int) -> DecodeMedia:
 
     def decode(data: bytes) -> Pixels:
         limits = ClipLimits()
-<<<<<<< HEAD
-        video = decode_clip(data, card.frames, side, middle(spec, side), spec.interpolation, limits)
+        video = decode_clip(data, card.frames, side, center_crop(spec, side), spec.interpolation, limits)
         pixels: Pixels = video.pixels[0]
-=======
-        clip = decode_clip(data, card.frames, side, center_crop(spec, side), spec.interpolation, limits)
-        pixels: Pixels = clip.pixels[0]
->>>>>>> main
         return pixels
 
     return decode
