@@ -13,6 +13,7 @@ FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 RENDER_SIZE = 109
 """The only size of the bitmaps in the font."""
 
+
 @cache
 def sprite(label: str) -> np.ndarray:
     """The emoji of a class, cropped to its visible pixels: (H, W, 4) float32 premultiplied RGBA in 0..1.

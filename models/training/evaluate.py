@@ -1,4 +1,4 @@
-"""Measure the shipped models on the held-out scenes: `make bench-models`."""
+"""Measure the shipped classifiers on the held-out scenes: `make bench-models`."""
 
 import json
 import os
@@ -17,14 +17,14 @@ PLANS = ("full", "evit:0.9", "evit:0.7", "evit:0.5", "evit:0.3")
 
 
 def heldout_top1(checkpoint: Checkpoint, plan: str) -> float:
-    """Share of the held-out scenes named rightly, in float32."""
+    """Top-1 on the held-out scenes, 0 to 1, in float32."""
     scenes = heldout()
     runner = TorchRunner(copy_of(checkpoint), "fp32")
     return float((top1(runner, scenes, plan) == scenes.targets).mean())
 
 
 def measure(name: str) -> tuple[dict[str, float], str]:
-    """Figures of one shipped model, and its table."""
+    """The figures of one shipped model, and its table."""
     checkpoint = hub.load(name)
     ladder = {rung.plan.steps: rung for rung in TorchRunner(copy_of(checkpoint), "fp32").card.ladder}
     figures: dict[str, float] = {}
@@ -42,7 +42,7 @@ def measure(name: str) -> tuple[dict[str, float], str]:
 
 
 def main() -> None:
-    """The main model's figures have plain keys; the others' carry their name."""
+    """Write the page. The keys of vit-t's figures have no prefix; those of other models have their name."""
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     figures: dict[str, float] = {}
     parts = []

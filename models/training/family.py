@@ -1,11 +1,10 @@
-"""The models this project trains and ships."""
+"""The cards of the classifiers that this project trains and ships."""
 
 from foveate.core.model import InputSpec
 from foveate.models.layers.config import ViTConfig
 from foveate.models.zoo import Card
-from training.emoji import LABELS
-
-MEAN = STD = 0.5
+from training.images import MEAN, STD
+from training.labels import LABELS
 
 
 def _card(name: str, geometry: ViTConfig, shape: str) -> Card:
