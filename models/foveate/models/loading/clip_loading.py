@@ -28,7 +28,7 @@ class VideoModelLoader:
     """Loads the models whose input is a video."""
 
     def accepts(self, name: str) -> bool:
-        """Whether the card of the model says that it classifies videos, or the name ends in `-clips`."""
+        """Whether the model is a video classifier, or a shipped dense model with `-clip` in its name."""
         if name in zoo.names():
             return zoo.card(name).clip is not None
         if name.endswith(WEIGHTS_SUFFIX):

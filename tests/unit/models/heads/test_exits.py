@@ -1,4 +1,4 @@
-"""Exit heads against their paper's order of operations, under reduction, and calibrated."""
+"""Exit heads against their paper's order of operations, and under reduction."""
 
 from dataclasses import replace
 from typing import cast
@@ -14,12 +14,7 @@ from foveate.models.heads import ExitSpec
 from foveate.models.heads.exits import ExitHead, GlobalHead, LocalHead, build
 from foveate.models.layers.config import ViTConfig, block_macs
 from foveate.models.layers.tokens import Assignment, Tokens
-from foveate.models.profiling.calibration import (
-    calibrate,
-    exit_logits,
-    expected_calibration_error,
-    fit_temperature,
-)
+from foveate.models.profiling.calibration import exit_logits
 from foveate.models.vit.vit import ElasticViT, ResolvedPlan, TrunkOutput
 
 G = ViTConfig(image_size=96, width=24, depth=6, heads=3, classes=7)
@@ -221,61 +216,3 @@ def test_answers_are_what_depth_caps_give(geometry: ViTConfig) -> None:
         assert list(found) == [2, 3, 5, 6]
         for depth, logits in found.items():
             assert torch.equal(logits, run(model, images, None, reducer, depth).logits)
-
-
-def test_expected_calibration_error_of_known_cases() -> None:
-    sure = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
-    assert expected_calibration_error(sure, torch.tensor([0, 0, 0, 0])) == 0
-    assert expected_calibration_error(sure, torch.tensor([1, 1, 0, 0])) == pytest.approx(0.5)
-    # Two bins: 0.6 is right half of the time, 0.9 always. (2 * 0.1 + 2 * 0.1) / 4.
-    mixed = torch.tensor([[0.6, 0.4], [0.6, 0.4], [0.1, 0.9], [0.1, 0.9]])
-    assert expected_calibration_error(mixed, torch.tensor([0, 1, 1, 1])) == pytest.approx(0.1, abs=1e-6)
-    # In one bin, too much here makes up for too little there.
-    assert expected_calibration_error(mixed, torch.tensor([0, 1, 1, 1]), bins=1) == pytest.approx(0, abs=1e-6)
-    even = torch.full((10, 4), 0.25)
-    assert expected_calibration_error(even, torch.zeros(10, dtype=torch.int64)) == pytest.approx(0.75)
-
-
-def test_the_fitted_temperature_is_the_one_that_was_put_in() -> None:
-    generator = torch.Generator().manual_seed(0)
-    honest = 2 * torch.randn(20_000, 6, generator=generator)
-    labels = torch.multinomial(honest.softmax(1), 1, generator=generator).squeeze(1)
-    for temperature in (0.4, 1.0, 3.0):
-        logits = honest * temperature
-        found = fit_temperature(logits, labels)
-        assert found == pytest.approx(temperature, rel=0.03)
-        best = F.cross_entropy(logits / found, labels)
-        assert all(best < F.cross_entropy(logits / (found * off), labels) for off in (0.9, 1.1))
-        assert expected_calibration_error((logits / found).softmax(1), labels) < 0.02
-
-
-@pytest.mark.parametrize("right", [True, False])
-def test_a_head_that_is_always_right_or_wrong_gets_a_temperature_within_bounds(right: bool) -> None:
-    logits = torch.eye(4).repeat(5, 1)
-    labels = logits.argmax(1) if right else (logits.argmax(1) + 1) % 4
-    assert fit_temperature(logits, labels) == pytest.approx(0.05 if right else 20, rel=1e-6)
-
-
-def test_calibrating_sets_each_heads_temperature_and_twice_changes_nothing() -> None:
-    model, images = elastic(), pictures(64)
-    labels = torch.randint(7, (64,), generator=torch.Generator().manual_seed(4))
-    said = exit_logits(model, images, reduction.create("none", model))
-    first = calibrate(model, said, labels)
-    assert list(first) == [2, 3, 5]
-    again = exit_logits(model, images, reduction.create("none", model))
-    for after, head in model.exit_heads.items():
-        found = first[int(after)]
-        assert float(cast("ExitHead", head).temperature) == pytest.approx(found.temperature)
-        assert torch.allclose(again[int(after)], said[int(after)] / found.temperature, atol=1e-5)
-        assert found.ece_before == pytest.approx(
-            expected_calibration_error(said[int(after)].softmax(1), labels)
-        )
-        assert found.ece_after == pytest.approx(
-            expected_calibration_error(again[int(after)].softmax(1), labels), abs=1e-3
-        )
-    assert torch.equal(again[6], said[6])
-    second = calibrate(model, again, labels)
-    temperatures = {after: found.temperature for after, found in first.items()}
-    assert {after: found.temperature for after, found in second.items()} == pytest.approx(
-        temperatures, rel=1e-3
-    )

@@ -1,4 +1,4 @@
-"""Teaching a ladder to choose by content: from which rungs, on which pictures, and what it is worth."""
+"""Learning to choose a rung by content: the rungs, the halves of the images, the quality and the cost."""
 
 import json
 from collections.abc import Sequence
@@ -34,58 +34,58 @@ from foveate.models.profiling.profile import measure
 from foveate.models.profiling.profile_state import ProfilingJob, partial_path
 from foveate.models.runners.image import TorchRunner
 from foveate.models.weights.checkpoint import save
-from tests.support import measuring, scouted
-from tests.support.measuring import plan, quiet, tiny, unprofiled, written
-from tests.support.scouted import EVERY, SCOUT, Seen, album, is_hard
+from tests.support import scouted
+from tests.support.measuring import noise_images, plan, quiet, tiny, unprofiled, written
+from tests.support.scouted import EVERY, SCOUT, RecordingDataset, images, is_hard
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CONTENT = {f"content:{certainty}" for certainty in CERTAINTIES}
 
 
-def measured(runner: TorchRunner, pictures: Seen, *texts: str) -> Profile:
-    """What `profile` would know before it learns, without any clock."""
+def measured(runner: TorchRunner, pictures: RecordingDataset, *texts: str) -> Profile:
+    """The profile before the choice by content is learned, without latencies."""
     own = runner.full
     every = list(range(len(pictures)))
     targets = pictures.dataset.targets
-    of_full = top1_classes(run_plan(runner, pictures, every, own))
-    wanted = of_full if targets is None else np.array(targets)
-    found = []
+    full_classes = top1_classes(run_plan(runner, pictures, every, own))
+    correct = full_classes if targets is None else np.array(targets)
+    measurements = []
     for text in (*texts, "full"):
         results = run_plan(runner, pictures, every, Plan.parse(text, own))
-        right = float((top1_classes(results) == wanted).mean())
-        quality = min(1.0, right / float((of_full == wanted).mean()))
+        right = float((top1_classes(results) == correct).mean())
+        quality = min(1.0, right / float((full_classes == correct).mean()))
         gflops = float(np.mean([result.gflops for result in results if isinstance(result, Result)]))
-        found.append(Measurement(text, quality, right, gflops, 5, {}))
-    return replace(written(*choose(found)), weights="abc")
+        measurements.append(Measurement(text, quality, right, gflops, 5, {}))
+    return replace(written(*choose(measurements)), weights="abc")
 
 
-def told(profile: Profile) -> dict[str, Measurement]:
+def by_plan(profile: Profile) -> dict[str, Measurement]:
     return {m.plan: m for m in profile.measurements}
 
 
-def clock(_: TorchRunner, chosen: Plan, pixels: Sequence[Any], size: int) -> float:
+def fixed_seconds(_: TorchRunner, chosen: Plan, pixels: Sequence[Any], size: int) -> float:
     return size * (
         1.0 if (chosen.variant, chosen.content) == ("tiny", None) else 0.1
-    )  # the scout's hook asks full
+    )  # the scout's hook runs full, so its real time means nothing
 
 
-def taught_by(
-    runner: TorchRunner, pictures: Seen, before: Profile, sizes: Sequence[int], rounds: int
+def learn_all(
+    runner: TorchRunner, pictures: RecordingDataset, before: Profile, sizes: Sequence[int], rounds: int
 ) -> Profile:
-    """The profile after all of the steps."""
+    """The profile after all steps of learning."""
     steps = list(learning_steps(runner, pictures, before, sizes, rounds, LearnedContent(), quiet))
     return with_content(before, steps[-1] if steps else LearnedContent())
 
 
-def taught(pictures: Seen, rounds: int = 1) -> tuple[TorchRunner, Profile, Profile]:
+def learned_profile(pictures: RecordingDataset, rounds: int = 1) -> tuple[TorchRunner, Profile, Profile]:
     """A runner, and its profile before and after."""
     runner = scouted.runner()
     before = measured(runner, pictures, SCOUT)
-    return runner, before, taught_by(runner, pictures, before, (1, 4), rounds)
+    return runner, before, learn_all(runner, pictures, before, (1, 4), rounds)
 
 
-# From which rungs.
+# The rungs to choose between.
 
 
 def rung(text: str, quality: float, gflops: float, seconds: float | None = None) -> Measurement:
@@ -114,20 +114,20 @@ def rung(text: str, quality: float, gflops: float, seconds: float | None = None)
 def test_each_scout_is_offered_with_the_cheapest_reliable_rung_and_full(
     others: list[tuple[str, float, float]], wanted: list[tuple[str, ...]]
 ) -> None:
-    def offered(*rungs: Measurement) -> list[tuple[str, ...]]:
-        return [tuple(m.plan for m in found) for found in choices(written(*rungs))]
+    def offered(*ladder: Measurement) -> list[tuple[str, ...]]:
+        return [tuple(m.plan for m in rungs) for rungs in choices(written(*ladder))]
 
     assert offered(*(rung(*other) for other in others), rung("full", 1.0, 1.0)) == wanted
     timed = [rung(text, quality, 5.0, cost) for text, quality, cost in others]
     assert offered(*timed, rung("full", 1.0, 1.0, 1.0)) == wanted
 
 
-def test_plans_that_are_no_rungs_are_not_offered() -> None:
+def test_only_rungs_are_offered() -> None:
     assert choices(written(plan("a", 0.9, 0.5), rung("full", 1.0, 1.0))) == []
 
 
-def test_the_scout_that_costs_least_in_the_end_is_taken() -> None:
-    runner, pictures = scouted.runner(), album()
+def test_the_scout_with_the_lowest_total_cost_is_chosen() -> None:
+    runner, pictures = scouted.runner(), images()
     dear, cheap = rung(SCOUT, 0.9, 0.8), rung(SCOUT, 0.9, 0.1)
     for order in ([dear, cheap], [cheap, dear]):
         offered = [(scout, rung("full", 1.0, 1.0)) for scout in order]
@@ -140,104 +140,108 @@ def test_the_scout_that_costs_least_in_the_end_is_taken() -> None:
     assert best.rungs[0] == SCOUT
 
 
-# On which pictures.
+# The halves of the images.
 
 
-def test_what_is_learnt_from_is_not_measured_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    pictures, learnt = album(61), list[int]()
+def test_no_image_is_used_for_both_learning_and_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures, learned = images(61), list[int]()
 
-    def watched(runner: TorchRunner, seen: Seen, indices: Sequence[int], *rest: Any) -> ContentRungs | None:
-        seen.seen.clear()
-        found = learn(runner, seen, indices, *rest)
-        learnt.extend(seen.seen)
-        seen.seen.clear()
-        return found
+    def recorded(
+        runner: TorchRunner, dataset: RecordingDataset, indices: Sequence[int], *rest: Any
+    ) -> ContentRungs | None:
+        dataset.requested.clear()
+        content = learn(runner, dataset, indices, *rest)
+        learned.extend(dataset.requested)
+        dataset.requested.clear()
+        return content
 
-    monkeypatch.setattr(content_profile, "learn", watched)
-    taught(pictures, rounds=3)
-    first, second = set(learnt), set(pictures.seen)
+    monkeypatch.setattr(content_profile, "learn", recorded)
+    learned_profile(pictures, rounds=3)
+    first, second = set(learned), set(pictures.requested)
     assert not first & second
     assert first | second == set(range(61))
     assert abs(len(first) - len(second)) == 1
-    assert first != set(range(len(first))), "the halves are drawn, for a folder is sorted by class"
+    assert first != set(range(len(first))), "the halves are random, because a folder is sorted by class"
 
 
-def test_the_seed_draws_the_halves() -> None:
-    runner, pictures = scouted.runner(), album(60)
+def test_the_seed_decides_the_halves() -> None:
+    runner, pictures = scouted.runner(), images(60)
     before = measured(runner, pictures, SCOUT)
-    once, again = (taught_by(runner, pictures, before, (1,), 1) for _ in range(2))
+    once, again = (learn_all(runner, pictures, before, (1,), 1) for _ in range(2))
     assert once == again
-    other = taught_by(runner, pictures, replace(before, seed=1), (1,), 1)
+    other = learn_all(runner, pictures, replace(before, seed=1), (1,), 1)
     assert other.content != once.content
 
 
-# What it is worth.
+# The quality and the cost.
 
 
 @pytest.mark.parametrize("labelled", [False, True])
-def test_by_content_far_more_is_kept_than_by_drawing_lots_at_the_same_cost(labelled: bool) -> None:
-    pictures, runner = album(), scouted.runner()
+def test_content_beats_a_random_choice_of_the_same_cost(labelled: bool) -> None:
+    pictures, runner = images(), scouted.runner()
     if labelled:
         names = top1_classes(run_plan(runner, pictures, range(len(pictures)), runner.full))
-        pictures = album(targets=names.tolist())
-    runner, _, after = taught(pictures)
+        pictures = images(targets=names.tolist())
+    runner, _, after = learned_profile(pictures)
     assert after.content is not None
     assert after.content.rungs == (SCOUT, "full")
-    scout, full, found = told(after)[SCOUT], after.full, told(after)["content:0.9"]
+    scout, full, chosen = by_plan(after)[SCOUT], after.full, by_plan(after)["content:0.9"]
     assert scout.quality == pytest.approx(1 - 1 / EVERY, abs=0.01)
     assert scout.gflops < 0.3 * full.gflops
-    assert found.quality == 1
-    assert found.accuracy == (1 if labelled else None)
-    assert found.gflops < 0.6 * full.gflops
-    share = (found.gflops - scout.gflops) / (full.gflops - scout.gflops)
-    by_lot = (1 - share) * scout.quality + share
-    assert found.quality > by_lot + 0.08
-    # What is measured is what is served.
+    assert chosen.quality == 1
+    assert chosen.accuracy == (1 if labelled else None)
+    assert chosen.gflops < 0.6 * full.gflops
+    share = (chosen.gflops - scout.gflops) / (full.gflops - scout.gflops)
+    by_chance = (1 - share) * scout.quality + share
+    assert chosen.quality > by_chance + 0.08
+    # A served request gets the rungs that were measured.
     results = run_plan(runner, pictures, range(len(pictures)), Plan.parse("content:0.9", runner.full))
     rungs = [result.chosen for result in results if isinstance(result, Result)]
     scouts = Plan.parse(SCOUT, runner.full)
     assert rungs == [runner.full if is_hard(n) else scouts for n in range(len(pictures))]
 
 
-def test_each_certainty_is_measured_and_the_best_become_rungs() -> None:
-    _, before, after = taught(album())
+def test_every_certainty_is_measured_and_the_best_become_rungs() -> None:
+    _, before, after = learned_profile(images())
     assert {m.plan for m in after.measurements} == {SCOUT, "full"} | CONTENT
-    assert told(after)[SCOUT] == told(before)[SCOUT]
+    assert by_plan(after)[SCOUT] == by_plan(before)[SCOUT]
     rungs = [m.plan for m in after.ladder]
     assert rungs[0] == SCOUT
     assert rungs[-1] == "full"
     assert CONTENT & set(rungs)
     assert after.measurements == choose(after.measurements)
-    qualities = [told(after)[f"content:{c}"].quality for c in CERTAINTIES]
+    qualities = [by_plan(after)[f"content:{c}"].quality for c in CERTAINTIES]
     assert qualities == sorted(qualities)
     assert Profile.read(after.text(), "x") == after
 
 
-def test_its_latency_is_fulls_times_what_it_took_beside_full(monkeypatch: pytest.MonkeyPatch) -> None:
-    def clock(_: TorchRunner, chosen: Plan, pixels: Sequence[Any], size: int) -> float:
-        looks.append((chosen, size, len(pixels)))
-        drift = 1 + (len(looks) - 1) // 10  # each round is slower, for all alike
+def test_its_latency_is_its_share_of_full_in_each_round(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def drifting_seconds(_: TorchRunner, chosen: Plan, pixels: Sequence[Any], size: int) -> float:
+        calls.append((chosen, size, len(pixels)))
+        drift = 1 + (len(calls) - 1) // 10  # each round is slower, for all plans alike
         return drift * size * (0.001 if chosen.content is None else 0.0004)
 
-    looks: list[tuple[Plan, int, int]] = []
-    monkeypatch.setattr(content_profile, "mean_batch_seconds", clock)
-    runner, pictures = scouted.runner(), album()
+    calls: list[tuple[Plan, int, int]] = []
+    monkeypatch.setattr(content_profile, "mean_batch_seconds", drifting_seconds)
+    runner, pictures = scouted.runner(), images()
     before = measured(runner, pictures, SCOUT)
     timed = [replace(m, latency_s={1: 0.5, 4: 1.5}) for m in before.measurements]
     timed = [m if m.plan == "full" else replace(m, latency_s={1: 0.1, 4: 0.3}) for m in timed]
-    after = taught_by(runner, pictures, replace(before, measurements=choose(timed)), (1, 4), 4)
-    assert len(looks) == 4 * 2 * (1 + len(CERTAINTIES))
-    assert {count for _, _, count in looks} == {8}
+    after = learn_all(runner, pictures, replace(before, measurements=choose(timed)), (1, 4), 4)
+    assert len(calls) == 4 * 2 * (1 + len(CERTAINTIES))
+    assert {count for _, _, count in calls} == {8}
     for text in CONTENT:
-        found = told(after)[text].latency_s
-        assert set(found) == {1, 4}
-        assert found[1] == pytest.approx(0.4 * 0.5)
-        assert found[4] == pytest.approx(0.4 * 1.5)
+        latency = by_plan(after)[text].latency_s
+        assert set(latency) == {1, 4}
+        assert latency[1] == pytest.approx(0.4 * 0.5)
+        assert latency[4] == pytest.approx(0.4 * 1.5)
 
 
-def test_where_full_is_wrong_any_rung_suffices() -> None:
-    """The labels of the pictures that the scout is wrong about are such that full is wrong too."""
-    runner, pictures = scouted.runner(), album()
+def test_any_rung_suffices_for_an_image_that_full_gets_wrong() -> None:
+    """With these labels, full is wrong on the images on which the scout is wrong."""
+    runner, pictures = scouted.runner(), images()
     names = top1_classes(run_plan(runner, pictures, range(len(pictures)), runner.full))
     targets = [(int(name) + 2) % 5 if is_hard(n) else int(name) for n, name in enumerate(names)]
     every = list(range(len(pictures)))
@@ -246,23 +250,23 @@ def test_where_full_is_wrong_any_rung_suffices() -> None:
         for text in (SCOUT, "full")
     }
     assert not (answers[SCOUT] == answers["full"]).all()
-    assert suffices(answers, album(targets=targets), every)[SCOUT].all()
+    assert suffices(answers, images(targets=targets), every)[SCOUT].all()
     assert not suffices(answers, pictures, every)[SCOUT].all()
 
 
-def test_whom_full_gives_no_answer_counts_neither_as_kept_nor_as_lost() -> None:
+def test_an_image_that_full_fails_on_counts_as_sufficient() -> None:
     answers = {"full": np.array([-1, -1, 3, 3]), "a": np.array([-1, 2, 3, -1])}
-    assert suffices(answers, album(4), range(4))["a"].tolist() == [True, True, True, False]
-    labelled = album(4, [1, 2, 3, 4])
+    assert suffices(answers, images(4), range(4))["a"].tolist() == [True, True, True, False]
+    labelled = images(4, [1, 2, 3, 4])
     assert suffices(answers, labelled, range(4))["a"].tolist() == [True, True, True, True]
 
 
 @pytest.mark.parametrize("labelled", [False, True])
-def test_two_failures_are_no_agreement(labelled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every third picture is one that nobody answers; of the others the scout gets one in four wrong."""
-    runner, pictures = scouted.runner(), album(90)
+def test_two_failures_do_not_agree(labelled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every plan fails on every third image; of the others, the scout gets one in four wrong."""
+    runner, pictures = scouted.runner(), images(90)
     names = top1_classes(run_plan(runner, pictures, range(90), runner.full)).tolist()
-    pictures = album(90, names if labelled else None)
+    pictures = images(90, names if labelled else None)
     runner.content = ContentRungs((SCOUT, "full"), ((0.0, 0.0, 0.0),), (99.0,))  # always the scout
     run = runner.run
 
@@ -277,84 +281,84 @@ def test_two_failures_are_no_agreement(labelled: bool, monkeypatch: pytest.Monke
         assert m.accuracy == (pytest.approx(np.mean(right) * 2 / 3) if labelled else None)
 
 
-# Where there is nothing to learn.
+# Nothing to learn.
 
 
-def test_a_ladder_with_nothing_to_choose_between_stays() -> None:
-    runner, pictures = scouted.runner(), album(30)
+def test_a_ladder_without_a_scout_is_unchanged() -> None:
+    runner, pictures = scouted.runner(), images(30)
     before = measured(runner, pictures)
-    assert taught_by(runner, pictures, before, (1,), 1) is before
+    assert learn_all(runner, pictures, before, (1,), 1) is before
     assert runner.content is None
 
 
-def test_a_scout_that_fails_teaches_nothing() -> None:
-    runner, pictures = scouted.runner(), album(30)
+def test_a_scout_that_fails_on_an_image_is_not_used() -> None:
+    runner, pictures = scouted.runner(), images(30)
     before = measured(runner, pictures, SCOUT)
     pictures._cached = [scouted.WHITE] * 30
     assert (
         learn(runner, pictures, range(30), [(rung(SCOUT, 0.9, 0.1), rung("full", 1.0, 1.0))], quiet) is None
     )
-    assert taught_by(runner, pictures, before, (1,), 1) is before
+    assert learn_all(runner, pictures, before, (1,), 1) is before
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_a_handful_of_pictures_does_no_harm(count: int) -> None:
-    runner, pictures = scouted.runner(), album(count)
+def test_a_few_images_are_enough_to_run(count: int) -> None:
+    runner, pictures = scouted.runner(), images(count)
     before = written(rung(SCOUT, 0.9, 0.1), rung("full", 1.0, 1.0))
-    after = taught_by(runner, pictures, before, (1, 4), 1)
+    after = learn_all(runner, pictures, before, (1, 4), 1)
     assert (after.content is None) == (count == 1)
 
 
-def test_where_full_is_wrong_on_the_half_that_measures_nothing_is_told() -> None:
+def test_nothing_is_measured_if_full_is_always_wrong_on_the_second_half() -> None:
     runner = scouted.runner()
-    names = top1_classes(run_plan(runner, album(12), range(12), runner.full))
+    names = top1_classes(run_plan(runner, images(12), range(12), runner.full))
     every = np.random.default_rng(0).permutation(12)
     targets = np.where(np.isin(np.arange(12), every[:6]), names, (names + 2) % 5).tolist()
     before = written(rung(SCOUT, 0.9, 0.1), rung("full", 1.0, 1.0))
-    assert taught_by(runner, album(12, targets), before, (1, 4), 1) is before
+    assert learn_all(runner, images(12, targets), before, (1, 4), 1) is before
 
 
-def test_progress_rises_to_its_total() -> None:
+def test_progress_reaches_its_total() -> None:
     steps: list[tuple[int, int]] = []
     runner = scouted.runner()
     offered = [(rung(SCOUT, 0.9, 0.1), rung("evit:0.6", 0.99, 0.5), rung("full", 1.0, 1.0))]
-    learn(runner, album(12), range(12), offered, lambda *step: steps.append(step))
+    learn(runner, images(12), range(12), offered, lambda *step: steps.append(step))
     assert steps == [(1, 3), (2, 3), (3, 3)]
 
 
-# Interrupted.
+# Interruptions.
 
 
-class Stopped(Exception):
-    """Stands for Ctrl-C."""
+class Interrupted(Exception):
+    """Raised by the test to interrupt a run."""
 
 
 @pytest.mark.parametrize("after", range(7))
-def test_an_interrupted_run_goes_on_behind_what_is_known(
+def test_an_interrupted_run_resumes_after_the_last_finished_step(
     after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Told seven times: two plans have run_plan, the certainties are next, then three rounds, the end."""
-    monkeypatch.setattr(profiling, "mean_batch_seconds", clock)
-    monkeypatch.setattr(content_profile, "mean_batch_seconds", clock)
+    """There are seven reports: two plans, the certainties, three rounds, the end."""
+    monkeypatch.setattr(profiling, "mean_batch_seconds", fixed_seconds)
+    monkeypatch.setattr(content_profile, "mean_batch_seconds", fixed_seconds)
     job = ProfilingJob((scouted.runner().full, Plan.parse(SCOUT, scouted.runner().full)), (1, 4), 3)
-    whole = measure(unprofiled(scouted.runner()), album(60), job, tmp_path / "whole.json", quiet)
+    whole = measure(unprofiled(scouted.runner()), images(60), job, tmp_path / "whole.json", quiet)
     assert {m.plan for m in whole.measurements} >= CONTENT
-    target, told = tmp_path / "p.json", list[tuple[int, int]]()
+    target, reports = tmp_path / "p.json", list[tuple[int, int]]()
 
-    def watch(stage: str, _: str, done: int, total: int) -> None:
+    def report(stage: str, _: str, done: int, total: int) -> None:
         if stage == "content":
-            told.append((done, total))
-            if len(told) > after:
-                raise Stopped
+            reports.append((done, total))
+            if len(reports) > after:
+                raise Interrupted
 
-    with pytest.raises(Stopped):
-        measure(unprofiled(scouted.runner()), album(60), job, target, watch)
+    with pytest.raises(Interrupted):
+        measure(unprofiled(scouted.runner()), images(60), job, target, report)
     after = 99
     before = json.loads(partial_path(target).read_text())["learnt"]
-    stopped_at = told[-1][0]
-    assert (before["content"] is None) == (stopped_at < 2 or len(told) == 2)
+    stopped_at = reports[-1][0]
+    assert (before["content"] is None) == (stopped_at < 2 or len(reports) == 2)
     assert len(before["rounds"]) == max(0, stopped_at - 3)
-    told.clear()
+    reports.clear()
     learns = 0
 
     def counted(*arguments: Any) -> ContentRungs | None:
@@ -363,31 +367,31 @@ def test_an_interrupted_run_goes_on_behind_what_is_known(
         return learn(*arguments)
 
     monkeypatch.setattr(content_profile, "learn", counted)
-    assert measure(unprofiled(scouted.runner()), album(60), job, target, watch) == whole
+    assert measure(unprofiled(scouted.runner()), images(60), job, target, report) == whole
     assert learns == (before["content"] is None)
-    assert told[-1] == (6, 6)
-    assert [done for done, _ in told] == sorted(done for done, _ in told)
-    assert len(told) == 7 - (0 if learns else stopped_at)
+    assert reports[-1] == (6, 6)
+    assert [done for done, _ in reports] == sorted(done for done, _ in reports)
+    assert len(reports) == 7 - (0 if learns else stopped_at)
     assert not partial_path(target).exists()
 
 
-# From measuring to serving.
+# From profiling to serving.
 
 
-def test_what_profile_learns_is_what_a_loaded_model_chooses_by(
+def test_a_loaded_model_chooses_by_the_content_of_its_profile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A random model and a sibling of the same weights, beside each other as files."""
+    """A random model and a sibling of the same weights, as files in one folder."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     file = tmp_path / "tiny.safetensors"
     save(file, tiny())
     save(tmp_path / "tinier.safetensors", replace(tiny(), name="tinier"))
-    found = ImageModelLoader().load_unprofiled(
+    loaded = ImageModelLoader().load_unprofiled(
         str(file), LoadOptions("fp32", "cpu", 1), siblings=(str(tmp_path / "tinier.safetensors"),)
     )
-    plans = tuple(Plan.parse(text, found.runner.full) for text in ("full", "tinier@64/evit:0.6", "evit:0.6"))
-    profile = measure(found, measuring.album(), ProfilingJob(plans, (1,), 1), profile_path(str(file)), quiet)
+    plans = tuple(Plan.parse(text, loaded.runner.full) for text in ("full", "tinier@64/evit:0.6", "evit:0.6"))
+    profile = measure(loaded, noise_images(), ProfilingJob(plans, (1,), 1), profile_path(str(file)), quiet)
     rungs = ("tinier@64/evit:0.6", "full")
     content = ContentRungs(rungs, ((1.0, 0.0, 0.0),), (0.0,))
     profile = replace(
@@ -401,7 +405,7 @@ def test_what_profile_learns_is_what_a_loaded_model_chooses_by(
     assert set(runner.models) == {"tiny", "tinier"}
     chosen = Plan.parse("content:0.9", runner.full)
     runner.check(chosen)
-    media = measuring.album().at(range(6))
+    media = noise_images().at(range(6))
     for result in runner.run(runner.stack(media, chosen), chosen):
         assert isinstance(result, Result)
         assert result.chosen in [Plan.parse(text, runner.full) for text in rungs]
@@ -412,20 +416,20 @@ def test_what_profile_learns_is_what_a_loaded_model_chooses_by(
         ImageModelLoader().load(str(file), LoadOptions("fp32", "cpu", 1))
 
 
-def test_measuring_learns_by_content_and_writes_it_down(
+def test_measuring_writes_the_choice_by_content_into_the_profile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in (profiling, content_profile):
-        monkeypatch.setattr(module, "mean_batch_seconds", clock)
+        monkeypatch.setattr(module, "mean_batch_seconds", fixed_seconds)
     runner, stages = scouted.runner(), list[str]()
-    pictures, target = album(60), tmp_path / "p.json"
+    pictures, target = images(60), tmp_path / "p.json"
     job = ProfilingJob((runner.full, Plan.parse(SCOUT, runner.full)), (1, 4), 1)
-    found = measure(unprofiled(runner, scout="123"), pictures, job, target, lambda s, *_: stages.append(s))
-    assert Profile.read(target.read_text(), "x") == found
+    measured = measure(unprofiled(runner, scout="123"), pictures, job, target, lambda s, *_: stages.append(s))
+    assert Profile.read(target.read_text(), "x") == measured
     assert list(dict.fromkeys(stages)) == ["quality", "latency", "content"]
-    assert found.siblings == {"scout": "123"}
-    assert found.content is not None
-    assert found.content.rungs == (SCOUT, "full")
-    assert {m.plan for m in found.measurements} == {SCOUT, "full"} | CONTENT
-    for m in found.measurements:
+    assert measured.siblings == {"scout": "123"}
+    assert measured.content is not None
+    assert measured.content.rungs == (SCOUT, "full")
+    assert {m.plan for m in measured.measurements} == {SCOUT, "full"} | CONTENT
+    for m in measured.measurements:
         assert set(m.latency_s) == {1, 4}

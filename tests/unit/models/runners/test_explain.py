@@ -1,16 +1,13 @@
 """What an explanation tells, against walks by hand and for every reducer; and the picture of it."""
 
-import itertools
 import math
 import pkgutil
 from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from foveate.core.outcome import Explanation, ReductionStage
@@ -20,7 +17,6 @@ from foveate.models.layers.blocks import Block
 from foveate.models.layers.config import ReductionPoint, ViTConfig
 from foveate.models.layers.reducer import Attention, Needs, Reducer
 from foveate.models.layers.tokens import Assignment, Tokens
-from foveate.models.profiling import explain_picture
 from foveate.models.runners.explain import explain, groups
 from foveate.models.vit.vit import ElasticViT, ResolvedPlan
 from tests.support.dense_heads import dense_head
@@ -233,58 +229,3 @@ def test_groups_are_named_by_their_first_patch_with_and_without_a_class_token() 
         merged = replace(tokens, source=torch.where(source < 0, -1, source + prefix))
         assert groups(tokens).tolist() == [[0, 1, 2, 3, 4]] * 2
         assert groups(merged).tolist() == [[0, 1, -1, 0, 1], [-1, -1, 2, 3, 2]]
-
-
-FOUR = ReductionStage(3, 4, (0, 1, 0, -1))
-"""Of 2 x 2 patches, the left two are one token, the last is dropped."""
-
-
-def noise(side: int) -> NDArray[np.uint8]:
-    return np.random.default_rng(2).integers(60, 256, (side, side, 3), dtype=np.uint8)
-
-
-def test_a_stage_is_painted_by_what_became_of_each_patch() -> None:
-    picture = noise(20)
-    painted = explain_picture.paint(picture, FOUR, (2, 2), {0: (1, 2, 3)})
-    assert np.array_equal(painted[:10, 10:], picture[:10, 10:]), "kept: as it was"
-    assert painted[10:, 10:].max() < 60, "dropped: dark"
-    mean = picture[:, :10].mean((0, 1)).astype(np.uint8)
-    assert np.array_equal(np.unique(painted[1:-1, 1:9].reshape(-1, 3), axis=0), [mean]), "merged: one colour"
-    border = np.concatenate([painted[:, 0], painted[:, 9], painted[0, :10], painted[-1, :10]])
-    assert np.array_equal(np.unique(border, axis=0), [[1, 2, 3]])
-    assert np.array_equal(picture, noise(20)), "the picture itself is left alone"
-
-
-@pytest.mark.parametrize(("stages", "across", "down"), [(0, 2, 1), (1, 2, 1), (3, 4, 1), (12, 5, 3)])
-def test_a_page_has_a_panel_a_stage_and_the_input(stages: int, across: int, down: int) -> None:
-    explanation = Explanation((2, 2), (FOUR,) * stages, 12)
-    page = np.asarray(explain_picture.draw(noise(32), explanation, "vit-t@32/evit:0.5", "99% fox"))
-    one = explain_picture.PANEL + explain_picture.SPACE
-    assert page.shape[1] == across * one + explain_picture.SPACE
-    lines = explain_picture.LINE * (2 * down + 2)
-    assert page.shape[0] == down * one + lines + explain_picture.SPACE
-    text = [page[at : at + explain_picture.LINE, 14:294] for at in (14, 34)]
-    assert all(line.min() < 200 for line in text), "titles are written"
-
-
-def test_a_name_that_is_too_long_is_cut_where_its_panel_ends() -> None:
-    explanation = Explanation((2, 2), (FOUR,), 12)
-    short, long = (
-        np.asarray(explain_picture.draw(noise(32), explanation, "plan", "9% " + "name " * n)) for n in (1, 99)
-    )
-    assert short.shape == long.shape
-    assert not np.array_equal(short, long)
-    margin = explain_picture.SPACE
-    assert long[:, -margin:].min() == 255
-    assert long[:, :margin].min() == 255
-
-
-def test_groups_are_outlined_in_colours_that_stay_and_differ() -> None:
-    stages = [
-        ReductionStage(1, 4, (0, 0, 2, 3)),
-        ReductionStage(2, 3, (0, 0, 2, 2)),
-        ReductionStage(3, 2, (0, 0, 0, 0)),
-    ]
-    colours = explain_picture.outline_colours(stages)
-    assert set(colours) == {0, 2}
-    assert all(one != other for one, other in itertools.combinations(colours.values(), 2))
