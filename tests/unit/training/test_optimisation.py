@@ -36,12 +36,11 @@ def test_matrices_are_small_and_biases_zero() -> None:
 
 def test_convolutions_keep_the_scale_of_their_input() -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 32, 3), nn.Linear(4, 4))
-    linear = model[1].weight.detach().clone()
-    initialise_convolutions(model)
-    assert isinstance(model[0], nn.Conv2d)
-    assert float(model[0].weight.detach().std()) == pytest.approx(27**-0.5, rel=0.15)
-    assert torch.equal(model[1].weight, linear)
+    convolution, linear = nn.Conv2d(3, 32, 3), nn.Linear(4, 4)
+    before = linear.weight.detach().clone()
+    initialise_convolutions(nn.Sequential(convolution, linear))
+    assert float(convolution.weight.detach().std()) == pytest.approx(27**-0.5, rel=0.15)
+    assert torch.equal(linear.weight, before)
 
 
 def test_muon_gets_the_matrices_of_the_blocks_and_adamw_the_rest() -> None:

@@ -48,8 +48,8 @@ def pictures(batches: int = 8) -> list[SearchBatch]:
 
 
 def logits(model: ElasticViT, images: Tensor, reducer: Reducer) -> Tensor:
-    schedule: Tensor = model(images, ResolvedPlan(reducer, G.depth)).logits
-    return schedule
+    result: Tensor = model(images, ResolvedPlan(reducer, G.depth)).logits
+    return result
 
 
 def divergence(model: ElasticViT, schedule: Schedule, batches: list[SearchBatch]) -> float:
@@ -58,8 +58,8 @@ def divergence(model: ElasticViT, schedule: Schedule, batches: list[SearchBatch]
     total = 0.0
     for images, _ in batches:
         full = logits(model, images, none).log_softmax(-1)
-        schedule = logits(model, images, reducer).log_softmax(-1)
-        total += float((full.exp() * (full - schedule)).sum(-1).mean())
+        reduced = logits(model, images, reducer).log_softmax(-1)
+        total += float((full.exp() * (full - reduced)).sum(-1).mean())
     return total
 
 
