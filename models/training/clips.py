@@ -104,16 +104,17 @@ def steps_of(model: ElasticViT, reducer: str, depth: int) -> ResolvedPlan:
 
 def loss_of(model: ElasticViT, batch: VideoBatch, rng: random.Random, spec: ClipSpec) -> Tensor:
     """The cross-entropy of the predictions after each frame; the last one has the largest weight."""
-    look = random_plan(rng, model, spec)
-    watcher = VideoExecutor(model, frame_loader(batch.clips), spec.frames)
+    plan = random_plan(rng, model, spec)
+    executor = VideoExecutor(model, frame_loader(batch.clips), spec.frames)
     clips = len(batch.clips)
-    if look.glance is not None:
-        return prediction_loss(torch.stack([w.logits for w in watcher(clips, look)]), batch.motions)
-    frames = picked(spec.frames, look.frames)
+    if plan.glance is not None:
+        results = executor(clips, plan)
+        return prediction_loss(torch.stack([result.logits for result in results]), batch.motions)
+    frames = picked(spec.frames, plan.frames)
     if rng.random() < 0.3:
         frames = [frame for stage in stages(frames) for frame in stage]
-    seen = watcher.further(watcher.unseen(clips), frames, look)
-    return prediction_loss(watcher.said(seen)[0], batch.motions)
+    state = executor.further(executor.unseen(clips), frames, plan)
+    return prediction_loss(executor.said(state)[0], batch.motions)
 
 
 def prediction_loss(logits: Tensor, motions: Tensor) -> Tensor:

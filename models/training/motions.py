@@ -18,7 +18,7 @@ MARGIN = 0.04
 
 @dataclass(frozen=True, slots=True)
 class Pose:
-    """The position and look of an object at a time. Lengths are shares of the video's side."""
+    """The position and appearance of an object at a time. Lengths are shares of the video's side."""
 
     x: float = 0.0
     y: float = 0.0

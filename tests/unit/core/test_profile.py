@@ -38,18 +38,18 @@ def rungs(measurements: Sequence[Measurement]) -> list[str]:
         ([("a", 1.0, 0.5), ("b", 1.0, 0.4), ("c", 0.99, 0.45)], ["b", "full"]),
     ],
 )
-def test_rungs_are_what_no_other_plan_beats(
+def test_rungs_are_the_plans_that_no_other_plan_dominates(
     others: list[tuple[str, float, float]], ladder: list[str]
 ) -> None:
     by_gflops = [*(plan(*other) for other in others), FULL]
     assert rungs(choose(by_gflops)) == ladder
     assert rungs(choose(by_gflops[::-1])) == ladder
-    # The same costs, in seconds; GFLOPs would say the opposite.
+    # The same costs in seconds. The GFLOPs have the opposite order.
     by_seconds = [plan(name, quality, 9 - cost, cost) for name, quality, cost in others]
     assert rungs(choose([*by_seconds, plan("full", 1.0, 1.0, 1.0)])) == ladder
 
 
-def test_once_full_is_timed_what_is_not_timed_is_no_rung() -> None:
+def test_a_plan_without_latency_is_no_rung_once_full_is_timed() -> None:
     assert rungs(choose([plan("a", 0.9, 0.5), plan("full", 1.0, 1.0, 1.0)])) == ["full"]
 
 
@@ -58,22 +58,24 @@ measured = st.lists(st.tuples(st.integers(0, 8).map(lambda n: n / 8), costs), ma
 
 
 @given(measured)
-def test_a_ladder_rises_and_nothing_cheaper_is_better(found: list[tuple[float, float]]) -> None:
-    plans = [plan(f"p{i}", *values) for i, values in enumerate(found)]
+def test_a_ladder_rises_in_cost_and_quality(candidates: list[tuple[float, float]]) -> None:
+    plans = [plan(f"p{i}", *values) for i, values in enumerate(candidates)]
     chosen = written(*choose([*plans, FULL]))
     *below, full = chosen.ladder
     assert full.plan == "full"
-    for one, other in pairwise(below):
-        assert one.gflops < other.gflops
-        assert one.quality < other.quality
+    for cheaper, dearer in pairwise(below):
+        assert cheaper.gflops < dearer.gflops
+        assert cheaper.quality < dearer.quality
     for left_out in (m for m in chosen.measurements if not m.rung and 1.02 * m.gflops < 1):
-        # Two within 2% may both give way to a third that beats one and is as cheap as the other.
+        # Two plans within 2% may both lose to a third that beats one and costs the same as the other.
         assert any(m.quality >= left_out.quality and m.gflops <= 1.02 * left_out.gflops for m in below)
 
 
 @given(measured)
-def test_only_what_is_matched_for_much_less_is_not_timed(found: list[tuple[float, float]]) -> None:
-    plans = [*(plan(f"p{i}", *values) for i, values in enumerate(found)), FULL]
+def test_only_a_plan_that_a_much_cheaper_one_matches_is_not_timed(
+    candidates: list[tuple[float, float]],
+) -> None:
+    plans = [*(plan(f"p{i}", *values) for i, values in enumerate(candidates)), FULL]
     timed = worth_timing(plans)
     assert FULL in timed
     assert {m.plan for m in choose(plans) if m.rung} <= {m.plan for m in timed}
@@ -81,15 +83,21 @@ def test_only_what_is_matched_for_much_less_is_not_timed(found: list[tuple[float
         assert any(o.quality >= m.quality and 1.25 * o.gflops < m.gflops for o in plans)
 
 
-def test_a_plan_is_not_timed_either_where_one_as_good_takes_much_less() -> None:
-    found = [plan("a", 0.9, 0.5), plan("b", 0.9, 0.62), plan("c", 0.9, 0.63), plan("d", 0.95, 0.63), FULL]
-    assert [m.plan for m in worth_timing(found)] == ["a", "b", "d", "full"]
+def test_a_plan_is_not_timed_if_an_equally_good_one_costs_a_quarter_less() -> None:
+    candidates = [
+        plan("a", 0.9, 0.5),
+        plan("b", 0.9, 0.62),
+        plan("c", 0.9, 0.63),
+        plan("d", 0.95, 0.63),
+        FULL,
+    ]
+    assert [m.plan for m in worth_timing(candidates)] == ["a", "b", "d", "full"]
 
 
-def test_a_profile_reads_back_what_it_wrote() -> None:
-    found = written(*choose([plan("evit:0.5", 0.9, 0.5, 0.5), plan("full", 1.0, 1.0, 1.0)]))
-    assert Profile.read(found.text(), "x") == found
-    assert found.ladder[0].latency_s == {1: 99.0, 8: 4.0}
+def test_a_profile_is_read_as_it_was_written() -> None:
+    profile = written(*choose([plan("evit:0.5", 0.9, 0.5, 0.5), plan("full", 1.0, 1.0, 1.0)]))
+    assert Profile.read(profile.text(), "x") == profile
+    assert profile.ladder[0].latency_s == {1: 99.0, 8: 4.0}
 
 
 @pytest.mark.parametrize(
@@ -109,9 +117,7 @@ def test_a_profile_reads_back_what_it_wrote() -> None:
         ("{", "", "it: Invalid JSON"),
     ],
 )
-def test_a_file_that_says_something_else_is_refused_in_one_sentence(
-    old: str, new: str, sentence: str
-) -> None:
+def test_an_invalid_file_is_refused_in_one_sentence(old: str, new: str, sentence: str) -> None:
     text = written(plan("evit:0.5", 0.9, 0.5, 0.5), plan("full", 1.0, 1.0, 1.0)).text()
     assert old in text
     with pytest.raises(SetupError, match=rf"^here\.json is not a readable profile: .*{sentence}") as refused:
@@ -120,7 +126,7 @@ def test_a_file_that_says_something_else_is_refused_in_one_sentence(
 
 
 def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Where everything lies in parsed JSON, containers too."""
+    """The paths of all values in parsed JSON, containers included."""
     yield path
     pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, inner in pairs:
@@ -130,7 +136,7 @@ def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 @pytest.mark.parametrize(
     "edit", [None, -1, 0, 2**70, 1e-300, 0.5, True, "", "x/y", "full", [], [[]], {}, {"1": 1}]
 )
-def test_whatever_a_hand_puts_anywhere_is_read_or_refused_in_one_sentence(edit: Any) -> None:
+def test_any_value_anywhere_is_read_or_refused_in_one_sentence(edit: Any) -> None:
     content = ContentRungs(("tiny@32", "full"), ((1.5, 2.5, 3.5),), (-0.125,))
     whole = written(*choose([plan("tiny@32", 0.9, 0.5, 0.5), plan("full", 1.0, 1.0, 1.0)]))
     whole = replace(whole, content=content, siblings={"a": "b"}, schedules={"0.7": ((3, 2), (2, 1))})
@@ -141,8 +147,8 @@ def test_whatever_a_hand_puts_anywhere_is_read_or_refused_in_one_sentence(edit: 
             holder = holder[key]
         holder[inside[-1]] = edit
         try:
-            found = Profile.read(json.dumps(edited[0]), "here.json")
-            assert found.latency_on(replace(HERE, threads=9)).ladder[-1].plan == "full"
+            profile = Profile.read(json.dumps(edited[0]), "here.json")
+            assert profile.latency_on(replace(HERE, threads=9)).ladder[-1].plan == "full"
         except SetupError as error:
             refused += 1
             assert "\n" not in error.detail
@@ -151,27 +157,27 @@ def test_whatever_a_hand_puts_anywhere_is_read_or_refused_in_one_sentence(edit: 
 
 
 @pytest.mark.parametrize("change", [{"device": "other chip"}, {"threads": 1}, {"precision": "bf16"}])
-def test_latencies_from_elsewhere_are_refused_and_qualities_kept(change: dict[str, Any]) -> None:
-    found = written(*choose([plan("a", 0.9, 0.5, 0.5), plan("full", 1.0, 1.0, 1.0)]))
+def test_latencies_of_another_setting_are_dropped_and_qualities_kept(change: dict[str, Any]) -> None:
+    profile = written(*choose([plan("a", 0.9, 0.5, 0.5), plan("full", 1.0, 1.0, 1.0)]))
     elsewhere = replace(HERE, **change)
-    differs = found.setting.differs_from(elsewhere)
+    differs = profile.setting.differs_from(elsewhere)
     assert differs is not None
     for value in (*change.values(), getattr(HERE, next(iter(change)))):
         assert str(value) in differs
-    there = found.latency_on(elsewhere)
+    there = profile.latency_on(elsewhere)
     assert [(m.plan, m.quality, m.latency_s) for m in there.ladder] == [("a", 0.9, {}), ("full", 1.0, {})]
 
 
-def test_other_versions_are_no_reason_to_refuse_latencies() -> None:
-    found = written(plan("full", 1.0, 1.0, 1.0))
+def test_other_versions_do_not_drop_latencies() -> None:
+    profile = written(plan("full", 1.0, 1.0, 1.0))
     later = replace(HERE, torch="3.0", python="3.14", foveate="9", date="2030-01-01")
-    assert found.latency_on(later) is found
-    assert found.setting.differs_from(later) is None
+    assert profile.latency_on(later) is profile
+    assert profile.setting.differs_from(later) is None
 
 
-def test_without_latencies_the_rungs_that_gflops_contradict_go() -> None:
-    """Those measured elsewhere stay rungs; plans that were none do not come back for their GFLOPs."""
+def test_without_latencies_rungs_that_gflops_contradict_are_dropped() -> None:
+    """Other rungs stay, and plans that were no rungs do not become rungs by their GFLOPs."""
     timed = [plan("a", 0.8, 0.7, 0.3), plan("b", 0.9, 0.5, 0.5), plan("c", 0.85, 0.4, 0.6)]
-    found = written(*choose([*timed, plan("full", 1.0, 1.0, 1.0)]))
-    assert [m.plan for m in found.ladder] == ["a", "b", "full"]
-    assert [m.plan for m in found.latency_on(replace(HERE, threads=9)).ladder] == ["b", "full"]
+    profile = written(*choose([*timed, plan("full", 1.0, 1.0, 1.0)]))
+    assert [m.plan for m in profile.ladder] == ["a", "b", "full"]
+    assert [m.plan for m in profile.latency_on(replace(HERE, threads=9)).ladder] == ["b", "full"]

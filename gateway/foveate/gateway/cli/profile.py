@@ -84,9 +84,9 @@ def profile(
     sample = _dataset(options, card).sample(options.limit, options.seed)
     decode = decoder(card, max_pixels)
     with _progress(progress_console) as report:
-        images = DecodedDataset(sample, decode, partial(report, "reading", "reading pictures"))
+        images = DecodedDataset(sample, decode, partial(report, "reading", "reading images"))
         if images.unreadable:
-            progress_console.print(f"{images.unreadable} file(s) cannot be read as pictures and are left out")
+            progress_console.print(f"{images.unreadable} file(s) cannot be read as images and are left out")
         return measure(model, images, job, options.target, report)
 
 
@@ -178,8 +178,8 @@ def _dataset(options: ProfileOptions, card: ModelCard) -> Dataset:
     scenes = heldout()
     if scenes.labels != card.labels:
         raise SetupError(
-            f"the shipped pictures do not show the classes of {card.name}: pass --data DIR, "
-            "a folder with a folder of pictures for each class, or with pictures alone"
+            f"the shipped images do not show the classes of {card.name}: pass --data DIR, "
+            "a folder with a folder of images for each class, or with images alone"
         )
     return dataset.shipped_scenes(scenes)
 

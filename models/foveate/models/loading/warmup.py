@@ -112,7 +112,7 @@ def slow_outliers(
 def _steady_seconds(runner: Loaded, batch: Any, plan: Plan) -> float:
     """Seconds of a batch after a first run: the lower of two, because one may be interrupted."""
     if any(isinstance(result, Exception) for result in runner.run(batch, plan)):
-        raise SetupError(f"{runner.card.name} gives no finite answer, not even to a blank picture")
+        raise SetupError(f"{runner.card.name} gives no finite answer, not even to a blank image")
     seconds = []
     for _ in range(2):
         started = time.perf_counter()

@@ -105,7 +105,7 @@ def class_folders(path: Path, labels: Sequence[str]) -> Dataset:
     except OSError as error:
         raise SetupError(f"cannot read {error.filename or path}: {error.strerror}") from None
     if not files:
-        raise SetupError(f"there is no picture in {path}")
+        raise SetupError(f"there is no image in {path}")
     targets = [
         target for child, files in classes.items() for target in [_class_of(child, labels)] * len(files)
     ]
@@ -124,7 +124,7 @@ def mask_folders(path: Path) -> Dataset:
     masks = {file.stem: file for file in _files(path / "masks")}
     missing = next((file for file in items if file.stem not in masks), None)
     if not items or missing is not None:
-        problem = f"no mask for {missing.name}" if missing else "no picture"
+        problem = f"no mask for {missing.name}" if missing else "no image"
         raise SetupError(f"there is {problem} in {path}: it takes images/NAME.jpg with masks/NAME.png")
     return Dataset(path.resolve().name, tuple(items), None, tuple(masks[file.stem] for file in items))
 
@@ -147,7 +147,7 @@ def _class_of(folder: Path, labels: Sequence[str]) -> int:
         return matches[0]
     raise SetupError(
         f"{folder} stands for {'more than one class' if matches else 'no class'} of the model: name class "
-        "folders by label or by class index; without labels, put all pictures into one folder"
+        "folders by label or by class index; without labels, put all images into one folder"
     )
 
 
@@ -172,7 +172,7 @@ class DecodedDataset:
             else:
                 cached.append(pixels)
         if not readable:
-            raise SetupError(f"none of the {len(dataset)} file(s) in {dataset.name} is a readable picture")
+            raise SetupError(f"none of the {len(dataset)} file(s) in {dataset.name} is a readable image")
         report(len(dataset), len(dataset))
         self.dataset = dataset.subset(readable)
         """The readable items."""

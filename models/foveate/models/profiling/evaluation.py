@@ -56,7 +56,7 @@ class Top1(Evaluator):
         full_accuracy = _share_equal(self.full, self.targets)
         if not full_accuracy:
             raise SetupError(
-                "full names every picture wrongly, so there is no accuracy to compare with: check the labels"
+                "full gives every image a wrong class, so no plan can be compared with it: check the labels"
             )
         return min(1.0, accuracy / full_accuracy), accuracy
 
@@ -120,7 +120,7 @@ class MeanIoU(Evaluator):
         self.full = accuracy if self.full is None else self.full
         if not self.full:
             raise SetupError(
-                "full outlines nothing rightly, so there is no accuracy to compare with: check the masks"
+                "no mask of full overlaps the true one, so no plan can be compared with it: check the masks"
             )
         return min(1.0, accuracy / self.full), accuracy
 

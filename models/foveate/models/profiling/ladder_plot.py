@@ -24,9 +24,9 @@ def draw(profile: Profile, stem: Path) -> tuple[Path, Path]:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    panels: list[tuple[str, PlanCost]] = [("GFLOPs a picture", lambda m: m.gflops)]
+    panels: list[tuple[str, PlanCost]] = [("GFLOPs per image", lambda m: m.gflops)]
     if profile.full.latency_s:
-        label = f"milliseconds a picture, in batches of {max(profile.full.latency_s)}"
+        label = f"milliseconds per image, in batches of {max(profile.full.latency_s)}"
         panels.insert(0, (label, lambda m: m.seconds and 1e3 * m.seconds))
     png, svg = (stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg"))
     with rc_context({"svg.hashsalt": "foveate"}):
@@ -48,7 +48,7 @@ def _title(profile: Profile) -> str:
     setting, data = profile.setting, profile.data
     kind = "labelled" if data.labelled else "unlabelled"
     return (
-        f"{profile.model} on {data.pictures} {kind} pictures\n{setting.device}, {setting.threads} thread(s), "
+        f"{profile.model} on {data.pictures} {kind} images\n{setting.device}, {setting.threads} thread(s), "
         f"{setting.precision}, torch {setting.torch}, {setting.date}"
     )
 

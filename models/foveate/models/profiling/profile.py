@@ -197,7 +197,7 @@ def _with_quality(
 ) -> ProfilingState:
     """The state with one more plan's quality. The first plan is full, to which the others are compared."""
     if not succeeded:
-        raise SetupError(f"{plan} gives no finite answer to any picture")
+        raise SetupError(f"{plan} gives no finite answer to any image")
     quality, accuracy = evaluator.result()
     measurement = Measurement(
         plan=plan,

@@ -28,7 +28,7 @@ def decode(data: bytes) -> Pixels:
     """A grey image whose brightness is its number. Raises BrokenMedia for data without a number."""
     digits = data.partition(b".")[0]
     if not digits.isdigit():
-        raise BrokenMedia("no picture")
+        raise BrokenMedia("no number")
     return np.full((SIDE, SIDE, 3), int(digits), np.uint8)
 
 
@@ -68,7 +68,7 @@ def test_a_flat_folder_is_unlabelled(tmp_path: Path) -> None:
         (["4/1.jpg"], "4 stands for no class"),
         (["-1/1.jpg"], "-1 stands for no class"),
         (["Crane/1.jpg"], "Crane stands for more than one class"),
-        ([".hidden/1.jpg"], "there is no picture"),
+        ([".hidden/1.jpg"], "there is no image"),
     ],
 )
 def test_a_folder_that_cannot_be_used_is_refused_in_one_sentence(
@@ -150,5 +150,5 @@ def test_decoding_reports_its_progress() -> None:
 def test_a_dataset_without_a_readable_image_is_refused(tmp_path: Path) -> None:
     loaded = dataset.class_folders(put(tmp_path, "a.txt", "gone.jpg"), LABELS)
     (tmp_path / "gone.jpg").unlink()
-    with pytest.raises(SetupError, match=r"none of the 2 file\(s\) in .* is a readable picture"):
+    with pytest.raises(SetupError, match=r"none of the 2 file\(s\) in .* is a readable image"):
         DecodedDataset(loaded, decode, lambda *_: None)

@@ -43,7 +43,7 @@ def test_without_labels_quality_is_agreement_with_full() -> None:
 def test_a_full_plan_that_is_always_wrong_is_refused() -> None:
     evaluator = Top1((0, 0))
     evaluator.update(results_of(1, 2))
-    with pytest.raises(SetupError, match="wrongly"):
+    with pytest.raises(SetupError, match="a wrong class"):
         evaluator.result()
 
 

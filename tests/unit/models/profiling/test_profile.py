@@ -159,7 +159,7 @@ def test_a_folder_as_target_fails_before_anything_is_measured(tmp_path: Path) ->
 def test_labels_with_which_full_is_always_wrong_are_refused(tmp_path: Path) -> None:
     runner = TorchRunner(tiny())
     wrong = [(index + 1) % 5 for index in predicted_classes(runner, "full")]
-    with pytest.raises(SetupError, match="full names every picture wrongly"):
+    with pytest.raises(SetupError, match="full gives every image a wrong class"):
         measured_profile(runner, tmp_path / "p.json", targets=wrong)
 
 
