@@ -21,7 +21,7 @@ ARGUMENTS = {
 
 def gflops(model: ElasticViT, spec: str, image_size: int) -> float:
     """What a picture costs at most under this reducer."""
-    steps = ResolvedPlan(create(spec, model), model.geometry.depth)
+    steps = ResolvedPlan(create(spec, model), model.config.depth)
     return flops(model, image_size, steps, steps.depth)
 
 

@@ -89,7 +89,7 @@ class Timed(Reducer):
 
     def __init__(self, reducer: Reducer) -> None:
         self.reducer = reducer
-        self.place, self.proportional = reducer.place, reducer.proportional
+        self.point, self.proportional = reducer.point, reducer.proportional
         self.adaptive = reducer.adaptive
         self.deciding = self.moving = 0.0
 

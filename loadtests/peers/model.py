@@ -25,11 +25,11 @@ def widen(checkpoint: Checkpoint, name: str, times: int = TIMES) -> Checkpoint:
 
     Raises SetupError for a network that cannot be widened like this (norms inside attention).
     """
-    old = checkpoint.geometry
+    old = checkpoint.config
     card = replace(
         checkpoint,
         name=name,
-        geometry=replace(old, width=times * old.width, heads=times * old.heads),
+        config=replace(old, width=times * old.width, heads=times * old.heads),
         exits=(),
         gates=(),
         description=f"{checkpoint.name} with each channel and head {times} times, to measure speed with",

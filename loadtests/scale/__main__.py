@@ -22,7 +22,7 @@ from loadtests.scale import on_ray
 from loadtests.scale.fleet import Day, Scaler, by_ratio, day, full_quality
 from loadtests.simulate.machine import Disturbance, ladder
 from loadtests.simulate.run import World
-from loadtests.simulate.workload import Kind, Workload
+from loadtests.simulate.workload import RequestClass, Workload
 
 log = logging.getLogger(__name__)
 
@@ -51,9 +51,9 @@ def scalers() -> Mapping[str, Scaler]:
 def days(seconds: float, peak: float, slower: float, seed: int) -> dict[str, Day]:
     """peak: of the day without bursts, in replicas that serve at full without a pause."""
     rungs = ladder(Profile.read(PROFILE.read_text(), "vit-t"))
-    world = World(rungs, disturbance=Disturbance(slower=slower))
+    world = World(rungs, disturbance=Disturbance(slowdown=slower))
     at = schedule(f"day:{peak:g}", world.full_rate, seconds, seed)
-    workload = Workload.draw(at, [Kind(SLO_S)], seed)
+    workload = Workload.draw(at, [RequestClass(SLO_S)], seed)
     found = {}
     for name, scaler in scalers().items():
         log.info("a day under %s", name)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from foveate.autoscaler.policy import DemandSample, ScalingConfig, desired_replicas
 from foveate.scheduling.policy import PolicyFactory
 from loadtests.simulate.machine import Machine
-from loadtests.simulate.record import Record
+from loadtests.simulate.record import SimulationRecord
 from loadtests.simulate.replica import Replica
 from loadtests.simulate.run import World
 from loadtests.simulate.workload import Workload
@@ -49,7 +49,7 @@ class Moment:
 class Day:
     """What a run came to."""
 
-    record: Record
+    record: SimulationRecord
     moments: Sequence[Moment]
     replica_s: float
     """Seconds that replicas were there, those that were starting among them: what is paid for."""
@@ -85,7 +85,7 @@ def by_ratio(
 class Fleet:
     """Replicas, some of which are starting, some of which are leaving."""
 
-    def __init__(self, world: World, policy: PolicyFactory, record: Record, seed: int) -> None:
+    def __init__(self, world: World, policy: PolicyFactory, record: SimulationRecord, seed: int) -> None:
         self.world, self.policy, self.record, self.seed = world, policy, record, seed
         self.serving: list[int] = []
         self.starting: list[float] = []
@@ -96,7 +96,7 @@ class Fleet:
 
     def add(self) -> None:
         world, number = self.world, len(self.every)
-        machine = Machine(world.costs, world.disturbance, self.seed * 1_000_003 + number)
+        machine = Machine(world.batch_table, world.disturbance, self.seed * 1_000_003 + number)
         self.every.append(
             Replica(world.rungs, self.policy, machine, self.record, world.max_batch, world.max_items)
         )
@@ -141,14 +141,14 @@ def day(
     seed: int,
 ) -> Day:
     """Serve a workload with replicas that the scaler asks for, every so many seconds."""
-    record = Record(workload)
+    record = SimulationRecord(workload)
     fleet = Fleet(world, policy, record, seed)
     for _ in range(max(1, rules.min_replicas)):
         fleet.add()
     each_s = 1 / World(world.rungs, world.max_batch, disturbance=world.disturbance).full_rate
     ends: list[tuple[float, int]] = []
     shown, moments, came = list[Gauge](), list[Moment](), list[float]()
-    kinds, look = workload.kind.tolist(), interval_s
+    kinds, look = workload.class_index.tolist(), interval_s
     busy_before = 0.0
 
     def started(index: int, now: float, end: float | None) -> None:
@@ -181,7 +181,7 @@ def day(
         came.append(at)
         index = fleet.choose(at)
         replica = fleet.every[index]
-        started(index, at, replica.arrive(replica.job(number, at, workload.kinds[kinds[number]]), at))
+        started(index, at, replica.arrive(replica.request(number, at, workload.classes[kinds[number]]), at))
     until(math.inf)
     for replica in fleet.every:
         replica.close()

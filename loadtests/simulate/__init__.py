@@ -1,1 +1,1 @@
-"""The engine's policy on a virtual clock: what it would do on machines and loads that are not at hand."""
+"""A simulator of the engine on a virtual clock, for scheduling policies, devices and loads of any kind."""

@@ -1,4 +1,4 @@
-"""Policies compared on one simulated load: `python -m loadtests.simulate --shape step:4 --load 2`."""
+"""Compare policies on a simulated load: `python -m loadtests.simulate --shape step:4 --load 2`."""
 
 import argparse
 import itertools
@@ -14,12 +14,12 @@ from loadtests.arrivals import SHAPES, schedule
 from loadtests.simulate.baselines import policies
 from loadtests.simulate.machine import Disturbance, ladder
 from loadtests.simulate.oracle import upper_bound
-from loadtests.simulate.record import End, Record
+from loadtests.simulate.record import End, SimulationRecord
 from loadtests.simulate.run import World, simulate
-from loadtests.simulate.workload import Kind, Workload
+from loadtests.simulate.workload import RequestClass, Workload
 
 ZOO = Path(__file__).parents[2] / "models/foveate/models/zoo"
-HEAD = (
+HEADER = (
     "policy",
     "attainment",
     "quality",
@@ -33,51 +33,65 @@ HEAD = (
 
 
 def main() -> None:
+    """Run the command line."""
     try:
-        print(run(_arguments(sys.argv[1:])))
+        print(run(parse_arguments(sys.argv[1:])))
     except SetupError as error:
         sys.exit(error.detail)
 
 
-def _arguments(given: Sequence[str]) -> argparse.Namespace:
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options of the command line. Exits with a message if one is invalid."""
     parser = argparse.ArgumentParser(prog="python -m loadtests.simulate", description=__doc__)
-    parser.add_argument("--model", default="vit-t", help="a model of the zoo, or the path of a profile")
+    parser.add_argument("--model", default="vit-t", help="a model of the zoo, or the path of a profile file")
     parser.add_argument("--shape", default="poisson", help=SHAPES)
-    parser.add_argument("--load", type=float, default=2.0, help="the rate over what full alone can serve")
-    parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--slo-ms", type=float, nargs="+", default=[200.0], help="several: an even mix")
-    parser.add_argument("--min-quality", type=float, nargs="+", default=[0.0], help="several: an even mix")
+    parser.add_argument(
+        "--load", type=float, default=2.0, help="arrival rate, relative to the capacity at full"
+    )
+    parser.add_argument("--seconds", type=float, default=60.0, help="simulated time")
+    parser.add_argument("--slo-ms", type=float, nargs="+", default=[200.0], help="deadlines, drawn evenly")
+    parser.add_argument(
+        "--min-quality", type=float, nargs="+", default=[0.0], help="minimum qualities, drawn evenly"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--replicas", type=int, default=1)
     parser.add_argument("--max-batch", type=int, default=32)
     parser.add_argument("--queue-items", type=int, default=256)
-    parser.add_argument("--slower", type=float, default=1.0, help="than the profile, that many times")
-    parser.add_argument("--noise", type=float, default=0.05, help="of a batch's seconds, relative")
+    parser.add_argument("--slower", type=float, default=1.0, help="factor on the latencies of the profile")
+    parser.add_argument(
+        "--noise", type=float, default=0.05, help="relative standard deviation of a batch's time"
+    )
     parser.add_argument("--policy", nargs="+", choices=policies(1.0), default=list(policies(1.0)))
     parser.add_argument("--json", action="store_true")
-    return parser.parse_args(given)
+    return parser.parse_args(arguments)
 
 
 def run(args: argparse.Namespace) -> str:
-    """The table, or with --json all figures. Raises SetupError."""
+    """Simulate all policies. Returns a table, or with --json all figures. Raises SetupError."""
     disturbance = Disturbance(args.slower, args.noise)
     world = World(read_rungs(args.model), args.max_batch, args.queue_items, args.replicas, disturbance)
     at = schedule(args.shape, args.load * world.full_rate, args.seconds, args.seed)
-    asked = itertools.product(args.slo_ms, args.min_quality)
-    workload = Workload.draw(at, [Kind(ms / 1e3, quality) for ms, quality in asked], args.seed)
+    objectives = itertools.product(args.slo_ms, args.min_quality)
+    classes = [RequestClass(ms / 1e3, quality) for ms, quality in objectives]
+    workload = Workload.draw(at, classes, args.seed)
     if not len(workload):
-        raise SetupError("no request comes in this time; ask for more seconds, or for more load")
-    best = upper_bound(world, workload)
-    makers = policies(min(args.slo_ms) / 1e3)
-    records = {name: simulate(world, makers[name], workload, args.seed) for name in args.policy}
-    results = {name: figures(record, best) for name, record in records.items()}
+        raise SetupError(
+            f"no request arrives in {args.seconds:g} s at load {args.load:g}; raise --seconds or --load"
+        )
+    bound = upper_bound(world, workload)
+    factories = policies(min(args.slo_ms) / 1e3)
+    records = {name: simulate(world, factories[name], workload, args.seed) for name in args.policy}
+    results = {name: figures(record, bound) for name, record in records.items()}
     if args.json:
-        return json.dumps({"requests": len(workload), "oracle_utility": best, "policies": results}, indent=1)
+        return json.dumps({"requests": len(workload), "oracle_utility": bound, "policies": results}, indent=1)
     return _table(results, len(workload))
 
 
 def read_rungs(model: str) -> tuple[Rung, ...]:
-    """What a policy may choose from, by a model's name or its profile's path. Raises SetupError."""
+    """The rungs that a policy may choose. model: a name in the zoo or the path of a profile file.
+
+    Raises SetupError if the profile cannot be read or has no latencies.
+    """
     path = Path(model) if model.endswith(".json") else ZOO / f"{model}.profile.json"
     try:
         text = path.read_text()
@@ -86,16 +100,16 @@ def read_rungs(model: str) -> tuple[Rung, ...]:
     return ladder(Profile.read(text, str(path)))
 
 
-def figures(record: Record, best: float) -> dict[str, float]:
-    """What is shown of a record; `best` is the oracle's utility."""
+def figures(record: SimulationRecord, bound: float) -> dict[str, float]:
+    """The results of one policy. bound: the oracle's utility."""
     return {
         "attainment": record.attainment,
         "quality": record.mean_quality,
         "utility": record.utility,
-        "oracle_ratio": record.utility / best,
+        "oracle_ratio": record.utility / bound,
         "refused": record.share(End.REFUSED),
         "missed": record.share(End.MISSED),
-        "poor": record.share(End.POOR),
+        "poor": record.share(End.LOW_QUALITY),
         "batch": record.mean_batch,
         "decision_us": record.decision_us,
         "requests_per_wall_second": len(record.workload) / record.wall_s,
@@ -103,7 +117,7 @@ def figures(record: Record, best: float) -> dict[str, float]:
 
 
 def _table(results: Mapping[str, Mapping[str, float]], requests: int) -> str:
-    rows: list[tuple[str, ...]] = [HEAD]
+    rows: list[tuple[str, ...]] = [HEADER]
     for name, row in results.items():
         shares = [f"{row[key]:.2%}" for key in ("oracle_ratio", "refused", "missed")]
         rows.append(
@@ -117,10 +131,12 @@ def _table(results: Mapping[str, Mapping[str, float]], requests: int) -> str:
                 f"{row['decision_us']:.1f}",
             )
         )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(HEAD))]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(HEADER))]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     slowest = min(row["requests_per_wall_second"] for row in results.values())
-    return "\n".join([*lines, f"{requests} requests; the slowest at {slowest:.0f} a second of wall time"])
+    return "\n".join(
+        [*lines, f"{requests} requests; the slowest policy simulates {slowest:.0f} of them per second"]
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What batches cost on a simulated device: its profile, scaled, with noise."""
+"""A simulated device: batches take the seconds of the profile, scaled and with noise."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -12,20 +12,25 @@ from foveate.scheduling.policy import pareto_rungs
 
 
 def ladder(profile: Profile) -> tuple[Rung, ...]:
-    """The rungs of a profile that an engine chooses from. Raises SetupError where one was never timed."""
+    """The rungs of a profile that an engine chooses from. Raises SetupError if one has no latencies."""
     full = Plan(profile.model, 224)
     rungs = [
         Rung(Plan.parse(m.plan, full), m.gflops, m.tokens, m.quality, m.latency_s) for m in profile.ladder
     ]
     untimed = next((rung for rung in rungs if not rung.latency_s), None)
     if untimed is not None:
-        raise SetupError(f"the profile of {profile.model} has no latencies for {untimed.plan}")
+        raise SetupError(
+            f"the profile of {profile.model} has no latencies for {untimed.plan}; profile the model again"
+        )
     return pareto_rungs(ModelCard(profile.model, "", full, (), 0, None, tuple(rungs)))
 
 
 def seconds_by_size(latency_s: Mapping[int, float], max_batch: int) -> list[float]:
-    """Seconds of a batch, by its size from 0 to max_batch: straight lines between measured sizes, and on
-    from the last two; below the first and where there is but one, in proportion."""
+    """Seconds of a batch for each size from 0 to max_batch.
+
+    Linear between the measured sizes and beyond the last two; proportional below the first size, and
+    everywhere if only one size was measured.
+    """
     points = [(0, 0.0), *sorted(latency_s.items())]
     table = [0.0]
     for size in range(1, max_batch + 1):
@@ -39,44 +44,46 @@ def seconds_by_size(latency_s: Mapping[int, float], max_batch: int) -> list[floa
 class Disturbance:
     """How a device differs from its profile."""
 
-    slower: float = 1.0
-    """Everything takes this many times as long as the profile says."""
+    slowdown: float = 1.0
+    """Factor on all times of the profile."""
     noise: float = 0.05
-    """Standard deviation of the logarithm of a batch's seconds; their mean stays."""
-    hiccups: float = 0.001
-    """Share of batches that something else holds up."""
-    hiccup: float = 3.0
-    """How many times as long such a batch takes."""
-    between_s: float = 0.0
-    """Seconds between two forwards in which the device stands still."""
+    """Standard deviation of the logarithm of a batch's seconds; the mean is unchanged."""
+    stall_rate: float = 0.001
+    """Share of batches that stall."""
+    stall_factor: float = 3.0
+    """Factor on the seconds of a batch that stalls."""
+    gap_s: float = 0.0
+    """Idle seconds of the device between two forwards."""
 
 
-CALM = Disturbance(noise=0.0, hiccups=0.0)
-Costs = Mapping[Plan, Sequence[float]]
+NO_DISTURBANCE = Disturbance(noise=0.0, stall_rate=0.0)
+BatchTable = Mapping[Plan, Sequence[float]]
+"""Seconds of a batch by plan and size; index 0 is the size 0."""
 
 
-def costs(rungs: Sequence[Rung], max_batch: int) -> Costs:
-    """For each plan, seconds of a batch by its size."""
+def batch_table(rungs: Sequence[Rung], max_batch: int) -> BatchTable:
+    """For each plan, the seconds of a batch by its size from 0 to max_batch."""
     return {rung.plan: seconds_by_size(rung.latency_s or {}, max_batch) for rung in rungs}
 
 
 class Machine:
-    """One device."""
+    """One simulated device."""
 
-    def __init__(self, costs: Costs, disturbance: Disturbance, seed: int) -> None:
-        self._costs, self._by = costs, disturbance
-        self._random = random.Random(seed)  # noqa: S311 - dice, not secrets
+    def __init__(self, table: BatchTable, disturbance: Disturbance, seed: int) -> None:
+        self._table, self._disturbance = table, disturbance
+        self._random = random.Random(seed)  # noqa: S311 - not used for security
 
     @property
-    def between_s(self) -> float:
-        """Seconds until the next forward can begin."""
-        return self._by.between_s
+    def gap_s(self) -> float:
+        """Seconds between the end of a forward and the start of the next one."""
+        return self._disturbance.gap_s
 
     def run(self, plan: Plan, size: int) -> float:
-        """Seconds this batch takes."""
-        by, seconds = self._by, self._costs[plan][size] * self._by.slower
-        if by.noise:
-            seconds *= self._random.lognormvariate(-(by.noise**2) / 2, by.noise)
-        if by.hiccups and self._random.random() < by.hiccups:
-            seconds *= by.hiccup
+        """Seconds that this batch takes; draws the noise."""
+        disturbance = self._disturbance
+        seconds = self._table[plan][size] * disturbance.slowdown
+        if disturbance.noise:
+            seconds *= self._random.lognormvariate(-(disturbance.noise**2) / 2, disturbance.noise)
+        if disturbance.stall_rate and self._random.random() < disturbance.stall_rate:
+            seconds *= disturbance.stall_factor
         return seconds

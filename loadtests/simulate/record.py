@@ -1,83 +1,87 @@
-"""What became of every request of a simulation, and what the policy cost."""
+"""The outcome of every request of a simulation, and the cost of the policy."""
 
 from enum import IntEnum
 
 import numpy as np
 
-from loadtests.simulate.workload import Job, Workload
+from loadtests.simulate.workload import SimulatedRequest, Workload
 
 
 class End(IntEnum):
     """How a request ended."""
 
     NONE = 0
-    KEPT = 1
-    """Answered in time, as good as was asked or better."""
-    POOR = 2
-    """Answered in time, at a plan below what was asked."""
+    """It has not ended yet."""
+    MET = 1
+    """Answered before its deadline, with at least its minimum quality."""
+    LOW_QUALITY = 2
+    """Answered before its deadline, on a plan below its minimum quality."""
     REFUSED = 3
     MISSED = 4
-    """Its deadline passed after it had been let in."""
+    """Its deadline passed after admission."""
 
 
-class Record:
-    """Arrays over requests, and totals; written by replicas."""
+class SimulationRecord:
+    """Arrays over the N requests, and totals. Replicas write to it."""
 
     def __init__(self, workload: Workload) -> None:
         n = len(workload)
         self.workload = workload
         self.end = np.zeros(n, np.int8)
+        """(N,) values of `End`."""
         self.quality = np.zeros(n)
-        """Of the plan, for those answered in time."""
+        """(N,) quality of the plan, for requests that were answered in time."""
         self.latency_s = np.full(n, np.nan)
-        """For those that ran, in time or not."""
+        """(N,) for requests that ran, in time or not."""
         self.batches = self.ran = 0
-        """Forwards, and requests in them."""
+        """Number of forwards, and of requests in them."""
         self.decisions = 0
         self.deciding_s = 0.0
-        """Wall time the policy took for all of its answers."""
+        """Wall time of all decisions of the policy."""
         self.wall_s = 0.0
-        """Wall time of the whole simulation."""
+        """Wall time of the simulation."""
 
-    def ended(self, job: Job, end: End) -> None:
-        """A request has its outcome. Raises ValueError if it had one."""
-        if self.end[job.number]:
-            raise ValueError(f"request {job.number} ends twice")
-        self.end[job.number] = end
+    def set_end(self, request: SimulatedRequest, end: End) -> None:
+        """Set the outcome of a request. Raises ValueError if it has one already."""
+        if self.end[request.number]:
+            raise ValueError(f"request {request.number} ends twice")
+        self.end[request.number] = end
 
-    def answered(self, job: Job, now: float, quality: float) -> None:
-        """A request was in a batch that ran until now."""
-        self.latency_s[job.number] = now - job.at
-        if now > job.deadline:
-            return self.ended(job, End.MISSED)
-        self.quality[job.number] = quality
-        asked = self.workload.kinds[self.workload.kind[job.number]].min_quality
-        return self.ended(job, End.KEPT if quality >= min(asked, 1.0) else End.POOR)
+    def set_answered(self, request: SimulatedRequest, now: float, quality: float) -> None:
+        """Set the outcome of a request whose batch ends now. Raises ValueError if it has one already."""
+        self.latency_s[request.number] = now - request.at
+        if now > request.deadline:
+            return self.set_end(request, End.MISSED)
+        self.quality[request.number] = quality
+        min_quality = self.workload.classes[self.workload.class_index[request.number]].min_quality
+        return self.set_end(request, End.MET if quality >= min(min_quality, 1.0) else End.LOW_QUALITY)
 
     def share(self, end: End) -> float:
-        """Of all requests, those that ended so."""
+        """Share of all requests that ended like this."""
         return float((self.end == end).mean())
 
     @property
     def attainment(self) -> float:
-        return self.share(End.KEPT)
+        """Share of all requests whose deadline and minimum quality were met."""
+        return self.share(End.MET)
 
     @property
     def utility(self) -> float:
-        """Sum of the qualities of those whose promise was kept."""
-        return float(self.quality[self.end == End.KEPT].sum())
+        """Sum of the qualities of the requests whose deadline and minimum quality were met."""
+        return float(self.quality[self.end == End.MET].sum())
 
     @property
     def mean_quality(self) -> float:
-        """Of those answered in time."""
-        in_time = (self.end == End.KEPT) | (self.end == End.POOR)
+        """Mean quality of the requests that were answered in time."""
+        in_time = (self.end == End.MET) | (self.end == End.LOW_QUALITY)
         return float(self.quality[in_time].mean()) if in_time.any() else float("nan")
 
     @property
     def mean_batch(self) -> float:
+        """Mean number of requests in a batch."""
         return self.ran / self.batches if self.batches else float("nan")
 
     @property
     def decision_us(self) -> float:
-        """Mean microseconds of the policy's answers."""
+        """Mean microseconds of wall time of a decision."""
         return 1e6 * self.deciding_s / self.decisions if self.decisions else float("nan")

@@ -1,4 +1,4 @@
-"""The event loop of a simulation: arrivals to replicas, in the order of the virtual clock."""
+"""The event loop of a simulation: assigns arrivals to replicas in the order of the virtual clock."""
 
 import heapq
 import random
@@ -8,41 +8,45 @@ from time import perf_counter
 
 from foveate.core.model import Rung
 from foveate.scheduling.policy import PolicyFactory
-from loadtests.simulate.machine import Costs, Disturbance, Machine, costs
-from loadtests.simulate.record import Record
+from loadtests.simulate.machine import BatchTable, Disturbance, Machine, batch_table
+from loadtests.simulate.record import SimulationRecord
 from loadtests.simulate.replica import Replica
 from loadtests.simulate.workload import Workload
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What a simulation runs on."""
+    """The simulated system: one model on a number of equal replicas."""
 
     rungs: tuple[Rung, ...]
-    """Those a policy may choose from, cheapest first, the last is full; all with latencies."""
+    """The rungs that a policy may choose, cheapest first, the last is full; all with latencies."""
     max_batch: int = 32
     max_items: int = 256
-    """Requests that wait at one replica at most."""
+    """Largest number of waiting requests of a replica."""
     replicas: int = 1
     disturbance: Disturbance = field(default_factory=Disturbance)
 
     @property
-    def costs(self) -> Costs:
-        return costs(self.rungs, self.max_batch)
+    def batch_table(self) -> BatchTable:
+        """Seconds of a batch by plan and size, without disturbance."""
+        return batch_table(self.rungs, self.max_batch)
 
     @property
     def full_rate(self) -> float:
-        """Requests a second that full compute can serve at its best batch, all replicas together."""
-        table = self.costs[self.rungs[-1].plan]
+        """Requests per second that all replicas together can serve at full, in the best batch size."""
+        table = self.batch_table[self.rungs[-1].plan]
         best = min(table[n] / n for n in range(1, self.max_batch + 1))
-        return self.replicas / (best * self.disturbance.slower)
+        return self.replicas / (best * self.disturbance.slowdown)
 
 
-def simulate(world: World, policy: PolicyFactory, workload: Workload, seed: int) -> Record:
-    """Serve a workload. Each request goes to the one of two replicas, drawn at random, that is predicted
-    to have it wait less (Mitzenmacher 2001, the power of two choices). Same arguments, same record."""
-    started, record, table = perf_counter(), Record(workload), world.costs
-    fleet = [
+def simulate(world: World, policy: PolicyFactory, workload: Workload, seed: int) -> SimulationRecord:
+    """Serve a workload. The same arguments give the same record.
+
+    Two replicas are drawn at random for each request, and the request goes to the one with the shorter
+    predicted wait (the power of two choices, Mitzenmacher 2001).
+    """
+    started, record, table = perf_counter(), SimulationRecord(workload), world.batch_table
+    replicas = [
         Replica(
             world.rungs,
             policy,
@@ -53,32 +57,34 @@ def simulate(world: World, policy: PolicyFactory, workload: Workload, seed: int)
         )
         for i in range(world.replicas)
     ]
-    draw = random.Random(seed).randrange  # noqa: S311 - dice, not secrets
+    draw = random.Random(seed).randrange  # noqa: S311 - not used for security
     ends: list[tuple[float, int]] = []
-    kinds = workload.kind.tolist()
+    class_index = workload.class_index.tolist()
     for number, at in enumerate(workload.at.tolist()):
         while ends and ends[0][0] <= at:
-            _finish(fleet, ends)
-        index = _shorter_wait(fleet, draw(len(fleet)), draw(len(fleet)), at) if len(fleet) > 1 else 0
-        replica = fleet[index]
-        end = replica.arrive(replica.job(number, at, workload.kinds[kinds[number]]), at)
+            _finish_next(replicas, ends)
+        count = len(replicas)
+        index = _shorter_wait(replicas, draw(count), draw(count), at) if count > 1 else 0
+        replica = replicas[index]
+        end = replica.arrive(replica.request(number, at, workload.classes[class_index[number]]), at)
         if end is not None:
             heapq.heappush(ends, (end, index))
     while ends:
-        _finish(fleet, ends)
-    for replica in fleet:
+        _finish_next(replicas, ends)
+    for replica in replicas:
         replica.close()
     record.wall_s = perf_counter() - started
     return record
 
 
-def _finish(fleet: Sequence[Replica], ends: list[tuple[float, int]]) -> None:
-    """The batch that ends next, ends."""
+def _finish_next(replicas: Sequence[Replica], ends: list[tuple[float, int]]) -> None:
+    """Finish the batch that ends next, and start the next batch of its replica."""
     now, index = heapq.heappop(ends)
-    end = fleet[index].finish(now)
+    end = replicas[index].finish(now)
     if end is not None:
         heapq.heappush(ends, (end, index))
 
 
-def _shorter_wait(fleet: Sequence[Replica], one: int, other: int, now: float) -> int:
-    return one if fleet[one].predicted_wait(now) <= fleet[other].predicted_wait(now) else other
+def _shorter_wait(replicas: Sequence[Replica], a: int, b: int, now: float) -> int:
+    """The index of the replica with the shorter predicted wait."""
+    return a if replicas[a].predicted_wait(now) <= replicas[b].predicted_wait(now) else b

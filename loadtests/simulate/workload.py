@@ -1,4 +1,4 @@
-"""What is asked in a simulation: when, how soon, and how good at least."""
+"""The requests of a simulation: arrival times, deadlines and minimum qualities."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from foveate.core.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """A class of requests that ask for the same."""
+class RequestClass:
+    """Requests with the same objective."""
 
     slo_s: float
     """Seconds from arrival to deadline; may be infinite."""
@@ -19,47 +19,48 @@ class Kind:
     priority: int = 0
     tenant: str = ""
     share: float = 1.0
-    """Of all requests; shares are scaled so that they add up to 1."""
+    """Share of all requests; shares are scaled so that they add up to 1."""
 
 
 @dataclass(slots=True, eq=False)
-class Job:
-    """A request as a policy sees it, and where it is."""
+class SimulatedRequest:
+    """One request, in the form that a policy sees."""
 
     number: int
-    """Its place in the order of arrival."""
+    """Position in the order of arrival."""
     at: float
-    """When it came; like all times here, seconds of the virtual clock."""
+    """Arrival; like all times here, seconds of the virtual clock."""
     virtual_deadline: float
     deadline: float
     min_rung: int
     tenant: str
     pinned: Plan | None = None
-    waits: bool = False
-    """It is in a queue."""
+    queued: bool = False
+    """True while the request waits in the queue of a replica."""
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """All requests of a simulation."""
+    """All N requests of a simulation."""
 
     at: NDArray[np.float64]
-    """Arrivals, sorted."""
-    kinds: Sequence[Kind]
-    kind: NDArray[np.intp]
-    """For each request, the index of its kind."""
+    """(N,) arrival times, sorted."""
+    classes: Sequence[RequestClass]
+    class_index: NDArray[np.intp]
+    """(N,) index into `classes` of each request."""
 
     @classmethod
-    def draw(cls, at: NDArray[np.float64], kinds: Sequence[Kind], seed: int) -> "Workload":
-        """Give every arrival a kind, by the shares."""
-        shares = np.array([kind.share for kind in kinds])
+    def draw(cls, at: NDArray[np.float64], classes: Sequence[RequestClass], seed: int) -> "Workload":
+        """Assign a class to every arrival at random, according to the shares."""
+        shares = np.array([each.share for each in classes])
         random = np.random.default_rng([seed, 1])
-        return cls(at, tuple(kinds), random.choice(len(kinds), len(at), p=shares / shares.sum()))
+        return cls(at, tuple(classes), random.choice(len(classes), len(at), p=shares / shares.sum()))
 
     def __len__(self) -> int:
         return len(self.at)
 
     @property
     def deadline(self) -> NDArray[np.float64]:
-        slo_s: NDArray[np.float64] = np.array([kind.slo_s for kind in self.kinds])[self.kind]
+        """(N,) seconds of the virtual clock."""
+        slo_s: NDArray[np.float64] = np.array([each.slo_s for each in self.classes])[self.class_index]
         return self.at + slo_s

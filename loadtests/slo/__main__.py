@@ -204,7 +204,7 @@ def gaps(bench: Bench, rungs: Sequence[Rung], static: Shown, ours: Shown) -> Fig
         figures |= {
             f"sim_real_{name}_real": real,
             f"sim_real_{name}_simulated": found,
-            f"sim_real_{name}_slower": costs.disturbance.slower,
+            f"sim_real_{name}_slower": costs.disturbance.slowdown,
             f"sim_real_{name}_gap_points": 100 * abs(real - found),
         }
     gap = max(value for name, value in figures.items() if name.endswith("gap_points"))

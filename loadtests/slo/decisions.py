@@ -9,7 +9,7 @@ from foveate.core.model import Rung
 from foveate.estimation.arrivals import ArrivalStats
 from foveate.estimation.latency import LatencyModel
 from foveate.scheduling.slo_policy import SloPolicy
-from loadtests.simulate.workload import Job
+from loadtests.simulate.workload import SimulatedRequest
 
 WAITING, ROUNDS = 1000, 300
 MAX_BATCH = 32
@@ -22,7 +22,7 @@ def cost_ms(rungs: Sequence[Rung], seed: int = 0) -> dict[str, float]:
     latency = LatencyModel(rungs)
     policy = SloPolicy(rungs, latency, MAX_BATCH)
     plan = rungs[0].plan
-    least_s = WAITING * latency.line(plan).each
+    least_s = WAITING * latency.item_s(plan)
     jobs = sorted((_job(draw, number, least_s, len(rungs)) for number in range(WAITING)), key=_due)
     newcomer = _job(draw, WAITING, least_s, len(rungs))
     flow = ArrivalStats(WAITING / least_s, least_s)
@@ -42,10 +42,10 @@ def cost_ms(rungs: Sequence[Rung], seed: int = 0) -> dict[str, float]:
     }
 
 
-def _due(job: Job) -> float:
+def _due(job: SimulatedRequest) -> float:
     return job.virtual_deadline
 
 
-def _job(draw: random.Random, number: int, least_s: float, rungs: int) -> Job:
+def _job(draw: random.Random, number: int, least_s: float, rungs: int) -> SimulatedRequest:
     deadline = least_s * draw.uniform(0.5, 3)
-    return Job(number, 0.0, deadline, deadline, draw.randrange(rungs), draw.choice("abc"))
+    return SimulatedRequest(number, 0.0, deadline, deadline, draw.randrange(rungs), draw.choice("abc"))

@@ -84,7 +84,7 @@ def count(seed: int = 0) -> dict[str, float]:
 
 
 async def _overload(runner: Watched, compute: DeviceExecutor, seed: int) -> int:
-    engine = Engine(runner, Metrics(), compute=compute)
+    engine = Engine(runner, Metrics(), device=compute)
     engine.start()
     draw = random.Random(seed)  # noqa: S311 - dice, not secrets
     picture = np.random.default_rng(seed).integers(0, 255, (224, 224, 3), np.uint8)

@@ -17,7 +17,7 @@ from loadtests.simulate.machine import Disturbance
 from loadtests.simulate.oracle import upper_bound
 from loadtests.simulate.record import End
 from loadtests.simulate.run import World, simulate
-from loadtests.simulate.workload import Kind, Workload
+from loadtests.simulate.workload import RequestClass, Workload
 
 SHAPES = ("constant", "poisson", "gamma:2", "gamma:4", "step:2", "step:4", "ramp:4", "onoff:4")
 LOADS = (0.5, 1.0, 2.0, 4.0, 8.0)
@@ -44,7 +44,7 @@ def oracle_ratios(
         ratios = []
         for load in LOADS:
             at = schedule(shape, load * world.full_rate, seconds, seed)
-            workload = Workload.draw(at, [Kind(slo_s)], seed)
+            workload = Workload.draw(at, [RequestClass(slo_s)], seed)
             record = simulate(world, policy, workload, seed)
             ratios.append(record.utility / upper_bound(world, workload))
         found[shape] = min(ratios)
@@ -72,7 +72,9 @@ class Forward:
 
 def forwards(run: Run, world: World) -> list[Forward]:
     """In the order in which they ended, with what the profile says of each."""
-    named = {rung.plan.relative_to(world.rungs[-1].plan): world.costs[rung.plan] for rung in world.rungs}
+    named = {
+        rung.plan.relative_to(world.rungs[-1].plan): world.batch_table[rung.plan] for rung in world.rungs
+    }
     shared: dict[tuple[str, float], list[float]] = defaultdict(list)
     for record in run.records:
         if "compute" in record.timings_ms:
@@ -95,7 +97,7 @@ def costs(run: Run, world: World) -> Costs:
     middles = (np.arange(QUANTILES) + 0.5) / QUANTILES
     gaps = [max(0.0, b.ended - b.took_s - a.ended) for a, b in itertools.pairwise(ran)]
     return Costs(
-        Disturbance(slower(ran), unevenness(ran), 0.0, between_s=statistics.median(gaps or [0.0])),
+        Disturbance(slower(ran), unevenness(ran), 0.0, gap_s=statistics.median(gaps or [0.0])),
         tuple(np.quantile(outside, middles).tolist()),
     )
 
@@ -127,10 +129,10 @@ def attained(
     the simulated server has been through before, as the real one has."""
     earlier, at = (np.array([record.at for record in one.records]) for one in (learnt, run))
     both = np.concatenate([earlier, at + learnt.span_s + PAUSE_S])
-    kinds = [Kind(max(LEAST_S, slo_s - outside_s), min_quality) for outside_s in costs.outside_s]
+    kinds = [RequestClass(max(LEAST_S, slo_s - outside_s), min_quality) for outside_s in costs.outside_s]
     disturbed = replace(world, disturbance=costs.disturbance)
     found = [
-        simulate(disturbed, policy, Workload.draw(both, kinds, seed), seed).end[len(earlier) :] == End.KEPT
+        simulate(disturbed, policy, Workload.draw(both, kinds, seed), seed).end[len(earlier) :] == End.MET
         for seed in range(DRAWS)
     ]
     return float(np.mean(found))

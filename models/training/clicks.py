@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from foveate.models import reduction
-from foveate.models.heads.clicks import ClickHead, ClickSpec
 from foveate.models.heads.dense import DenseHead, DenseSpec
+from foveate.models.heads.point_prompts import PointPromptHead, PointPromptSpec
 from foveate.models.runners.dense import dense_of
 from foveate.models.vit.vit import ElasticViT, ResolvedPlan
 from foveate.models.weights import hub
@@ -194,7 +194,7 @@ def mask_loss(logits: Tensor, masks: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def evaluate(
-    trunk: ElasticViT, head: ClickHead, scenes: int = 104, reducer: str = "none", size: int = 224
+    trunk: ElasticViT, head: PointPromptHead, scenes: int = 104, reducer: str = "none", size: int = 224
 ) -> dict[str, float]:
     """Mean IoU after 1, 2, 3 and 5 clicks, and NoC@85.
 
@@ -237,7 +237,7 @@ def train(trunk: ElasticViT, run: TrainingRun, batch_size: int) -> None:
     cv2.setNumThreads(1)  # its threads would not survive the fork of the worker process
     torch.manual_seed(run.seed)
     trunk.eval().requires_grad_(False)
-    head = ClickHead(dense_of(trunk).spec, trunk.geometry.patch_size, ClickSpec())
+    head = PointPromptHead(dense_of(trunk).spec, trunk.config.patch_size, PointPromptSpec())
     head.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     initialise(head)
     initialise_convolutions(head)

@@ -89,7 +89,7 @@ def random_plan(rng: random.Random, model: ElasticViT, spec: ClipSpec) -> VideoP
     if kind < 0.2:
         close = rng.choice([c for c in (2, 3, 4, 6, 8) if c < frames])
         share = rng.choice([1.0, 0.7, 0.5, 0.3])
-        return VideoPlan(frames, size, steps_of(model, "none", model.geometry.depth), glance=(close, share))
+        return VideoPlan(frames, size, steps_of(model, "none", model.config.depth), glance=(close, share))
     if kind < 0.4:
         depth = rng.choice(DEPTHS)
         share = rng.choice([0.6, 0.4, 0.25])
@@ -164,7 +164,7 @@ def train(name: str, run: TrainingRun, batch_size: int) -> None:
     torch.manual_seed(run.seed)
     model = hub.load(name).model.eval().requires_grad_(False)
     spec = ClipSpec(len(NAMES))
-    head = model.clip = ClipHead(model.geometry, spec)
+    head = model.clip = ClipHead(model.config, spec)
     initialise(head)
     drawn = [video_frames("train", 2**42 + number, spec) for number in range(208)]
     clips = torch.from_numpy(np.stack([clip for clip, _ in drawn]))

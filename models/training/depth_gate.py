@@ -69,7 +69,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.manual_seed(0)
     model = hub.load(args.model).model.eval().requires_grad_(False)
-    head = DenseHead(model.geometry, DenseSpec(len(LABELS) + 1, gate=HIDDEN))
+    head = DenseHead(model.config, DenseSpec(len(LABELS) + 1, gate=HIDDEN))
     run = args.runs / f"{args.model}-seg"
     trained = torch.load(run / "dense.pt", weights_only=True)["head"]
     head.load_state_dict(trained | {f"gate.{k}": v for k, v in gate_of(head).state_dict().items()})

@@ -71,7 +71,7 @@ def begin(name: str, run: Path) -> ElasticViT:
     state = torch.load(run / "checkpoint.pt", weights_only=True)["model"]
     model = attach(FAMILY[name], state, str(run)).model.requires_grad_(False)
     for spec in EXITS[name]:
-        head = build(model.geometry, spec)
+        head = build(model.config, spec)
         head.final_norm.load_state_dict(model.norm.state_dict())
         head.head.load_state_dict(model.head.state_dict())
         model.exit_heads[str(spec.after)] = head.eval()

@@ -7,10 +7,10 @@ from training.images import MEAN, STD
 from training.labels import LABELS
 
 
-def _card(name: str, geometry: ViTConfig, shape: str) -> Card:
+def _card(name: str, config: ViTConfig, shape: str) -> Card:
     return Card(
         name=name,
-        geometry=geometry,
+        config=config,
         labels=LABELS,
         input=InputSpec(crop_pct=1.0, crop_mode="center", interpolation="bicubic"),
         mean=(MEAN,) * 3,

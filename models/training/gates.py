@@ -112,10 +112,10 @@ def train_step(
 def train(name: str, run: Path, steps: int, batch_size: int, lr: float, seed: int) -> None:
     """Train or resume. The run's folder gets gates.pt and gates.jsonl, a line every 50 steps."""
     torch.manual_seed(seed)
-    model = ElasticViT(FAMILY[name].geometry).eval().requires_grad_(False)
+    model = ElasticViT(FAMILY[name].config).eval().requires_grad_(False)
     trunk = torch.load(run / "checkpoint.pt", weights_only=True)["model"]
     model.load_state_dict(trunk)
-    gates = nn.ModuleDict({str(after): Gate(model.geometry.width) for after in STAGES[name]})
+    gates = nn.ModuleDict({str(after): Gate(model.config.width) for after in STAGES[name]})
     optim = torch.optim.AdamW(gates.parameters(), lr=lr, weight_decay=0.01)
     step, path = 0, run / "gates.pt"
     if path.exists():

@@ -75,7 +75,7 @@ def budgets(
 ) -> Tensor:
     """From random weights, for every budget: first random subsets of the patches, later random keep rates."""
     tokens = model.embed(normalise(batch.images))
-    labels = batch.patch_labels(model.geometry.image_size // model.geometry.patch_size)
+    labels = batch.patch_labels(model.config.image_size // model.config.patch_size)
     reducer = create("none", model)
     if rng.random() < min(0.9, max(0.0, (0.8 - progress) / 0.25)):
         tokens, labels = keep_some(tokens, labels, rng.choice(INPUT_PATCHES))

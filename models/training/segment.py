@@ -102,7 +102,7 @@ def loss_of(trunk: ElasticViT, batch: MaskBatch, rng: random.Random) -> Tensor:
     if size != images.shape[-1]:
         images = resized(images, size)
         classes = F.interpolate(classes.unsqueeze(1), size=(size, size), mode="nearest-exact").squeeze(1)
-    depth = trunk.geometry.depth
+    depth = trunk.config.depth
     reducer = reduction.create(rng.choice(REDUCERS), trunk)
     outputs = block_outputs(trunk, images, ResolvedPlan(reducer, depth))
     side = size // trunk.geometry.patch_size
@@ -174,7 +174,7 @@ def train(name: str, run: TrainingRun, batch_size: int) -> None:
     """Train or resume. The run's folder gets the head and a log."""
     torch.manual_seed(run.seed)
     trunk = hub.load(name).model.eval().requires_grad_(False)
-    head = trunk.dense = DenseHead(trunk.geometry, DenseSpec(len(LABELS) + 1))
+    head = trunk.dense = DenseHead(trunk.config, DenseSpec(len(LABELS) + 1))
     initialise(head)
     initialise_convolutions(head)
     stream: Iterator[MaskBatch] | None = None

@@ -45,7 +45,7 @@ def toml(card: Card) -> str:
     ]
     names = ",\n".join(f"    {json.dumps(label)}" for label in card.labels)
     lines += [f"labels = [\n{names},\n]", f"gates = {list(card.gates)}", "", "[geometry]"]
-    lines += [f"{key} = {json.dumps(value)}" for key, value in asdict(card.geometry).items()]
+    lines += [f"{key} = {json.dumps(value)}" for key, value in asdict(card.config).items()]
     lines += ["", "[input]"] + [f"{key} = {json.dumps(value)}" for key, value in asdict(card.input).items()]
     lines += [f"mean = {list(card.mean)}", f"std = {list(card.std)}"]
     for spec in card.exits:

@@ -20,7 +20,7 @@ def main() -> None:
     args = parser.parse_args()
     name = f"{args.trunk}-seg"
     shipped = hub.load(name)
-    head = ClickHead(dense_of(shipped.model).spec, shipped.geometry.patch_size, ClickSpec())
+    head = PointPromptHead(dense_of(shipped.model).spec, shipped.config.patch_size, PointPromptSpec())
     head.load_state_dict(torch.load(args.runs / name / "clicks.pt", weights_only=True)["head"])
     save_clicks(ZOO / f"{name}.{CLICKS}", head, weights_digest(shipped))
 

@@ -1,10 +1,10 @@
-"""What every exit rule promises, and what the trunk does with its decisions."""
+"""The contract of every exit rule, and the trunk's handling of its decisions."""
 
 import copy
 import math
 import pickle
 import pkgutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -12,28 +12,23 @@ from types import ModuleType
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from foveate.core.errors import BadPlan
 from foveate.core.plan import Plan
 from foveate.models import exits, reduction
-from foveate.models.heads.gates import Gate
-from foveate.models.layers.config import ViTConfig
-from foveate.models.layers.tokens import Tokens
 from foveate.models.vit.vit import ElasticViT, ResolvedPlan, TrunkOutput
-from tests.support.dense_heads import dense_head
+from tests.support.exit_models import CONFIG, HEADS, confident, numbered, one_class, unconfident
 
-G = ViTConfig(image_size=64, width=24, depth=8, heads=2, classes=5)
-HEADS = (2, 3, 4, 5, 7)
 ROWS = 16
 MODULES = [module.name for module in pkgutil.iter_modules(exits.__path__)]
 FIRST = {"patience:1": 3, "patience:2": 4, "patience:4": 7}
-"""The first head after which a rule can let a sample go, where that is not the first of all."""
+"""The first head after which a rule can let a sample leave, for rules where that is not the first head."""
 
 
 def examples(folder: ModuleType, name: str) -> tuple[str | None, ...]:
-    found: tuple[str | None, ...] = import_module(f"{folder.__name__}.{name}").EXAMPLES
-    return found
+    result: tuple[str | None, ...] = import_module(f"{folder.__name__}.{name}").EXAMPLES
+    return result
 
 
 def rules() -> list[str]:
@@ -41,11 +36,11 @@ def rules() -> list[str]:
     return [f"{name}:{argument}" for name in MODULES for argument in examples(exits, name)]
 
 
-def others() -> list[str]:
+def reducers() -> list[str]:
     """Every reducer with its second example argument."""
     names = [module.name for module in pkgutil.iter_modules(reduction.__path__)]
-    found = {name: examples(reduction, name) for name in names}
-    return [f"{name}:{arguments[1]}" for name, arguments in found.items() if len(arguments) > 1]
+    result = {name: examples(reduction, name) for name in names}
+    return [f"{name}:{arguments[1]}" for name, arguments in result.items() if len(arguments) > 1]
 
 
 RULES = rules()
@@ -54,72 +49,19 @@ every_reducer = pytest.mark.parametrize("reducer", ["none", "evit:0.5"])
 every_pair = pytest.mark.parametrize(
     ("rule", "reducer"),
     [(rule, reducer) for rule in RULES for reducer in ("none", "evit:0.5")]
-    + [(f"{name}:{examples(exits, name)[-1]}", reducer) for name in MODULES for reducer in others()],
+    + [(f"{name}:{examples(exits, name)[-1]}", reducer) for name in MODULES for reducer in reducers()],
 )
-
-
-class ExitHead(nn.Module):
-    """Random logits from one patch, which pictures differ in more than in their class token.
-
-    The larger the gain, the surer the head. Its bias is what it says to every picture.
-    """
-
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        super().__init__()
-        self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
-
-    def forward(self, tokens: Tokens) -> Tensor:
-        return tokens.grid()[:, 0] @ self.weight + self.bias
 
 
 pytestmark = pytest.mark.usefixtures("inference_on_one_thread")
 
 
-def tiny(gain: float, bias: Callable[[int], Tensor], seed: int = 0) -> ElasticViT:
-    """A random trunk with random exit heads, much like each other; `bias` is that of the n-th head."""
-    model, generator = ElasticViT(G).eval(), torch.Generator().manual_seed(7)
-    for after in ("2", "5"):
-        model.gates[after] = Gate(G.width)
-    for name, parameter in model.named_parameters():
-        noise = torch.randn(parameter.shape, generator=generator)
-        sign = parameter.ndim == 1 and name.endswith("weight")
-        parameter.copy_(1 + 0.1 * noise if sign else 0.2 * noise)
-    generator.manual_seed(seed)
-    shared, *own = torch.randn(1 + len(HEADS), G.width, G.classes, generator=generator)
-    for number, weight in enumerate(own):
-        model.exit_heads[str(HEADS[number])] = ExitHead(gain * (shared + 0.5 * weight), bias(number))
-    model.dense = dense_head(G)
-    return model
-
-
-def even(number: int) -> Tensor:
-    return torch.zeros(G.classes)
-
-
-def always_the_third(number: int) -> Tensor:
-    return 200 * one_class(2)
-
-
-def unsure() -> ElasticViT:
-    """No head is sure of anything, and no two in a row say the same."""
-    return tiny(0, lambda number: 0.01 * one_class(number))
-
-
-def sure() -> ElasticViT:
-    """Every head is sure of the same class."""
-    return tiny(0, always_the_third)
-
-
-def one_class(index: int) -> Tensor:
-    return torch.eye(G.classes)[index % G.classes]
-
-
-def pictures(batch: int = ROWS) -> Tensor:
+def random_images(batch: int = ROWS) -> Tensor:
     return torch.randn(batch, 3, 64, 64, generator=torch.Generator().manual_seed(3))
 
 
 def run(
-    model: ElasticViT, images: Tensor, rule: str | None, reducer: str = "none", depth: int = G.depth
+    model: ElasticViT, images: Tensor, rule: str | None, reducer: str = "none", depth: int = CONFIG.depth
 ) -> TrunkOutput:
     chosen = None if rule is None else exits.create(rule)
     out: TrunkOutput = model(images, ResolvedPlan(reduction.create(reducer, model), depth, chosen))
@@ -127,49 +69,47 @@ def run(
 
 
 def first(rule: str) -> int:
-    """Blocks before the first head at which this rule can let a sample go."""
+    """Number of blocks before the first head at which this rule can let a sample leave."""
     return FIRST.get(rule, HEADS[0])
 
 
 @cache
-def mixing(rule: str, reducer: str) -> int:
-    """Which of the models this rule lets some rows leave early and some not."""
-    ways_out = 1 + sum(after >= first(rule) for after in HEADS)
+def mixing_number(rule: str, reducer: str) -> int:
+    """The number of a model in which some rows leave early under this rule and some do not."""
+    exits_possible = 1 + sum(after >= first(rule) for after in HEADS)
     for number in range(100):
-        out = run(numbered(number), pictures(), rule, reducer)
-        left = set(out.exit_layer.tolist())
-        if len(left) >= min(3, ways_out) and {first(rule), G.depth} <= left:
+        out = run(numbered(number), random_images(), rule, reducer)
+        layers = set(out.exit_layer.tolist())
+        if len(layers) >= min(3, exits_possible) and {first(rule), CONFIG.depth} <= layers:
             return number
-    pytest.fail(f"under no head does {rule} tell rows apart")
-
-
-def numbered(number: int) -> ElasticViT:
-    """The higher the number, the surer the heads."""
-    return tiny(0.02 * 1.08**number, even, seed=number)
+    pytest.fail(f"no model makes rows leave at different heads under {rule}")
 
 
 def mixed(rule: str, reducer: str = "none") -> tuple[ElasticViT, TrunkOutput]:
-    """A model of which this rule lets some rows go early and some not, and its answers."""
-    model = numbered(mixing(rule, reducer))
-    return model, run(model, pictures(), rule, reducer)
+    """A model in which some rows leave early under this rule and some do not, and its output."""
+    model = numbered(mixing_number(rule, reducer))
+    return model, run(model, random_images(), rule, reducer)
 
 
 def table() -> list[Tensor]:
-    """What five heads say of 12 rows: of the first ever another class and hardly so, of the last the same
-    and surely so, of the others something in between."""
+    """Logits of five heads for 12 rows.
+
+    The first row gets a different class from each head with low confidence, the last row the same class with
+    high confidence, and the others lie in between.
+    """
     generator = torch.Generator().manual_seed(5)
     shared, *own = torch.randn(6, 10, 5, generator=generator) * torch.arange(1, 11)[:, None]
     return [
-        torch.stack([0.01 * one_class(number), *(shared + 0.7 * one), 200 * one_class(2)])
-        for number, one in enumerate(own)
+        torch.stack([0.01 * one_class(number), *(shared + 0.7 * weight), 200 * one_class(2)])
+        for number, weight in enumerate(own)
     ]
 
 
-def told(answers: list[Tensor], rows: Tensor | slice) -> list[Tensor]:
-    return [answer[rows] for answer in answers]
+def rows_of(logits: list[Tensor], rows: Tensor | slice) -> list[Tensor]:
+    return [head[rows] for head in logits]
 
 
-def test_every_file_is_tested() -> None:
+def test_every_module_is_tested() -> None:
     assert {"confidence", "entropy", "patience"} <= set(MODULES)
     assert {rule.partition(":")[0] for rule in RULES} == set(MODULES)
     assert set(MODULES) <= set(exits.catalogue())
@@ -187,7 +127,7 @@ def test_a_plan_can_name_every_rule(rule: str) -> None:
 
 
 @every_rule
-def test_a_decision_is_one_bool_a_row_and_each_row_by_itself(rule: str) -> None:
+def test_a_decision_is_one_bool_per_row_independent_of_other_rows(rule: str) -> None:
     decide, whole = exits.create(rule), table()
     for heads in range(1, len(HEADS) + 1):
         answers = whole[:heads]
@@ -196,15 +136,15 @@ def test_a_decision_is_one_bool_a_row_and_each_row_by_itself(rule: str) -> None:
         assert together.dtype == torch.bool
         assert together.shape == (len(answers[0]),)
         assert all(map(torch.equal, answers, before))
-        alone = [decide(told(answers, slice(row, row + 1))) for row in range(len(together))]
+        alone = [decide(rows_of(answers, slice(row, row + 1))) for row in range(len(together))]
         assert torch.equal(together, torch.cat(alone))
-        backwards = torch.arange(len(together)).flip(0)
-        assert torch.equal(together.flip(0), decide(told(answers, backwards)))
+        reversed_rows = torch.arange(len(together)).flip(0)
+        assert torch.equal(together.flip(0), decide(rows_of(answers, reversed_rows)))
         assert torch.equal(together, decide(answers))
 
 
 @every_rule
-def test_who_is_sure_leaves_and_who_is_not_stays(rule: str) -> None:
+def test_confident_rows_leave_and_unconfident_rows_stay(rule: str) -> None:
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         answers = [answer.to(dtype) for answer in table()]
         decisions = [exits.create(rule)(answers[: heads + 1]) for heads in range(len(HEADS))]
@@ -213,7 +153,7 @@ def test_who_is_sure_leaves_and_who_is_not_stays(rule: str) -> None:
 
 
 @every_rule
-def test_scores_that_are_not_finite_or_not_there_never_break_a_rule(rule: str) -> None:
+def test_scores_that_are_nan_or_empty_never_break_a_rule(rule: str) -> None:
     decide = exits.create(rule)
     for heads in range(1, len(HEADS) + 1):
         assert not decide([torch.full((1, 5), torch.nan)] * heads).any()
@@ -233,30 +173,30 @@ def test_a_rule_keeps_no_state(rule: str) -> None:
 
 @every_reducer
 @every_rule
-def test_a_threshold_never_reached_is_the_full_output(rule: str, reducer: str) -> None:
-    model = unsure()
-    found, full = run(model, pictures(), rule, reducer), run(model, pictures(), None, reducer)
-    assert torch.equal(found.logits, full.logits)
-    assert torch.equal(found.tokens, full.tokens)
-    assert found.exit_layer.tolist() == [G.depth] * ROWS
+def test_a_threshold_that_is_never_reached_gives_the_full_output(rule: str, reducer: str) -> None:
+    model = unconfident()
+    result, full = run(model, random_images(), rule, reducer), run(model, random_images(), None, reducer)
+    assert torch.equal(result.logits, full.logits)
+    assert torch.equal(result.tokens, full.tokens)
+    assert result.exit_layer.tolist() == [CONFIG.depth] * ROWS
 
 
 @every_reducer
 @every_rule
-def test_when_all_are_sure_all_leave_at_the_first_head_the_rule_allows(rule: str, reducer: str) -> None:
-    model = sure()
+def test_all_confident_rows_leave_at_the_first_head_that_the_rule_allows(rule: str, reducer: str) -> None:
+    model = confident()
     blocks_run = []
     for index, block in enumerate(model.blocks):
         block.register_forward_hook(lambda *_, index=index: blocks_run.append(index))
-    out = run(model, pictures(), rule, reducer)
+    out = run(model, random_images(), rule, reducer)
     assert out.exit_layer.tolist() == [first(rule)] * ROWS
     assert blocks_run == list(range(first(rule)))
 
 
 @every_pair
-def test_who_leaves_early_gets_the_answer_it_gets_alone(rule: str, reducer: str) -> None:
+def test_a_row_that_leaves_early_gets_the_same_answer_alone(rule: str, reducer: str) -> None:
     model, out = mixed(rule, reducer)
-    for row, image in enumerate(pictures()):
+    for row, image in enumerate(random_images()):
         alone = run(model, image.unsqueeze(0), rule, reducer)
         assert (alone.logits[0] - out.logits[row]).abs().max() < 1e-4 * out.logits.abs().max()
         assert alone.exit_layer[0] == out.exit_layer[row]
@@ -264,22 +204,22 @@ def test_who_leaves_early_gets_the_answer_it_gets_alone(rule: str, reducer: str)
 
 
 @every_rule
-def test_results_come_in_the_order_of_the_batch(rule: str) -> None:
+def test_results_are_in_the_order_of_the_batch(rule: str) -> None:
     model, out = mixed(rule)
     order = torch.randperm(ROWS, generator=torch.Generator().manual_seed(1))
-    shuffled = run(model, pictures()[order], rule)
+    shuffled = run(model, random_images()[order], rule)
     assert (shuffled.logits - out.logits[order]).abs().max() < 1e-5
     assert torch.equal(shuffled.exit_layer, out.exit_layer[order])
 
 
 @every_pair
-def test_the_layer_is_the_first_at_which_the_rule_agrees_and_the_answer_its_heads(
+def test_a_row_leaves_at_the_first_head_at_which_the_rule_says_so_with_its_logits(
     rule: str, reducer: str
 ) -> None:
-    """The same again without compaction: every head answers for every row."""
+    """Compare with a run without compaction, in which every head sees every row."""
     model, out = mixed(rule, reducer)
     decide, reduce = exits.create(rule), reduction.create(reducer, model)
-    tokens, answers = model.embed(pictures()), list[Tensor]()
+    tokens, answers = model.embed(random_images()), list[Tensor]()
     waiting = torch.ones(ROWS, dtype=torch.bool)
     for index, block in enumerate(model.blocks):
         tokens = block(tokens, reduce, index)
@@ -290,38 +230,38 @@ def test_the_layer_is_the_first_at_which_the_rule_agrees_and_the_answer_its_head
             assert torch.allclose(out.logits[leaves], answers[-1][leaves], atol=1e-5, rtol=1e-4)
             assert torch.equal(out.tokens[leaves], tokens.present[leaves])
             waiting &= ~leaves
-    assert torch.equal(out.exit_layer == G.depth, waiting)
+    assert torch.equal(out.exit_layer == CONFIG.depth, waiting)
     assert torch.allclose(out.logits[waiting], model.classify(tokens)[waiting], atol=1e-5)
 
 
 @every_rule
-def test_the_batch_is_compacted_behind_an_exit(rule: str) -> None:
+def test_the_batch_is_compacted_after_an_exit(rule: str) -> None:
     model, out = mixed(rule)
-    rows_seen = []
+    rows_run = []
     for block in model.blocks:
-        block.register_forward_hook(lambda _, inputs, __: rows_seen.append(len(inputs[0].x)))
-    run(model, pictures(), rule)
-    assert rows_seen == [int((out.exit_layer > index).sum()) for index in range(G.depth)]
+        block.register_forward_hook(lambda _, inputs, __: rows_run.append(len(inputs[0].x)))
+    run(model, random_images(), rule)
+    assert rows_run == [int((out.exit_layer > index).sum()) for index in range(CONFIG.depth)]
 
 
 @every_rule
-def test_a_rule_sees_every_answer_of_those_that_are_left_and_of_nobody_else(rule: str) -> None:
+def test_a_rule_gets_all_logits_of_the_remaining_rows_only(rule: str) -> None:
     model, out = mixed(rule)
-    decide, seen = exits.create(rule), list[list[int]]()
+    decide, lengths = exits.create(rule), list[list[int]]()
 
-    def watched(answers: Sequence[Tensor]) -> Tensor:
-        seen.append([len(answer) for answer in answers])
-        return decide(answers)
+    def recorded(logits: Sequence[Tensor], /) -> Tensor:
+        lengths.append([len(head) for head in logits])
+        return decide(logits)
 
-    model(pictures(), ResolvedPlan(reduction.create("none", model), G.depth, watched))
-    left = [int((out.exit_layer >= after).sum()) for after in HEADS]
-    assert seen == [[rows] * (number + 1) for number, rows in enumerate(left)]
+    model(random_images(), ResolvedPlan(reduction.create("none", model), CONFIG.depth, recorded))
+    remaining = [int((out.exit_layer >= after).sum()) for after in HEADS]
+    assert lengths == [[rows] * (number + 1) for number, rows in enumerate(remaining)]
 
 
 @every_rule
-def test_a_change_in_another_row_changes_nothing_here(rule: str) -> None:
+def test_a_change_in_another_row_changes_nothing_in_this_row(rule: str) -> None:
     model, out = mixed(rule)
-    images = pictures()
+    images = random_images()
     images[3] = 0
     changed = run(model, images, rule)
     others = torch.arange(ROWS) != 3
@@ -331,35 +271,35 @@ def test_a_change_in_another_row_changes_nothing_here(rule: str) -> None:
 
 @every_reducer
 @pytest.mark.parametrize("depth", [1, 4, 6, 7])
-def test_a_depth_cap_ends_everybody_there(depth: int, reducer: str) -> None:
-    """In the head of that block where there is one, else in the final classifier."""
-    model = unsure()
-    tokens = model.embed(pictures())
+def test_a_depth_cap_ends_all_rows_at_its_block(depth: int, reducer: str) -> None:
+    """They end in the head of that block if there is one, else in the final classifier."""
+    model = unconfident()
+    tokens = model.embed(random_images())
     for index in range(depth):
         tokens = model.blocks[index](tokens, reduction.create(reducer, model), index)
     ends_in = model.exit_heads[str(depth)] if depth in HEADS else model.classify
     for rule in (None, *RULES):
-        out = run(model, pictures(), rule, reducer, depth)
+        out = run(model, random_images(), rule, reducer, depth)
         assert torch.equal(out.logits, ends_in(tokens))
         assert out.exit_layer.tolist() == [depth] * ROWS
 
 
-def test_without_a_rule_no_head_is_asked_that_the_depth_does_not_end_in() -> None:
-    model, asked = sure(), list[int]()
+def test_without_a_rule_only_the_head_at_the_depth_cap_runs() -> None:
+    model, heads_run = confident(), list[int]()
     for after in HEADS:
-        model.exit_heads[str(after)].register_forward_hook(lambda *_, after=after: asked.append(after))
-    run(model, pictures(2), None)
-    run(model, pictures(2), None, depth=6)
-    assert asked == []
-    run(model, pictures(2), None, depth=4)
-    assert asked == [4]
+        model.exit_heads[str(after)].register_forward_hook(lambda *_, after=after: heads_run.append(after))
+    run(model, random_images(2), None)
+    run(model, random_images(2), None, depth=6)
+    assert heads_run == []
+    run(model, random_images(2), None, depth=4)
+    assert heads_run == [4]
 
 
 @pytest.mark.parametrize("depth", [5, 6])
 @every_rule
 def test_exits_before_a_depth_cap_still_hold(rule: str, depth: int) -> None:
     model, out = mixed(rule)
-    capped = run(model, pictures(), rule, depth=depth)
+    capped = run(model, random_images(), rule, depth=depth)
     early = out.exit_layer < depth
     assert early.any() or first(rule) > depth
     assert torch.equal(capped.exit_layer[early], out.exit_layer[early])
@@ -367,26 +307,26 @@ def test_exits_before_a_depth_cap_still_hold(rule: str, depth: int) -> None:
     assert torch.all(capped.exit_layer[~early] == depth)
 
 
-def test_what_confidence_entropy_and_patience_mean() -> None:
-    chances = torch.tensor([[0.7, 0.1, 0.1, 0.1], [0.4, 0.4, 0.1, 0.1]])
-    share = -(chances * chances.log()).sum(1) / math.log(4)
-    assert exits.create("0.69")([chances.log()]).tolist() == [True, False]
-    assert exits.create("0.71")([chances.log()]).tolist() == [False, False]
+def test_the_definitions_of_confidence_entropy_and_patience() -> None:
+    probabilities = torch.tensor([[0.7, 0.1, 0.1, 0.1], [0.4, 0.4, 0.1, 0.1]])
+    share = -(probabilities * probabilities.log()).sum(1) / math.log(4)
+    assert exits.create("0.69")([probabilities.log()]).tolist() == [True, False]
+    assert exits.create("0.71")([probabilities.log()]).tolist() == [False, False]
     between, above = float(share.mean()), float(share[1]) + 0.001
-    assert exits.create(f"entropy:{between}")([chances.log()]).tolist() == [True, False]
-    assert exits.create(f"entropy:{above}")([chances.log()]).tolist() == [True, True]
-    said = [[2, 2, 2, 0], [2, 1, 2, 0], [2, 1, 1, 1], [2, 1, 1, 0]]
-    answers = [torch.eye(5)[row] for row in said]
-    found = [[exits.create(f"patience:{n}")(answers[:k]).tolist() for k in (1, 2, 3, 4)] for n in (1, 2, 3)]
+    assert exits.create(f"entropy:{between}")([probabilities.log()]).tolist() == [True, False]
+    assert exits.create(f"entropy:{above}")([probabilities.log()]).tolist() == [True, True]
+    predicted = [[2, 2, 2, 0], [2, 1, 2, 0], [2, 1, 1, 1], [2, 1, 1, 0]]
+    answers = [torch.eye(5)[row] for row in predicted]
+    result = [[exits.create(f"patience:{n}")(answers[:k]).tolist() for k in (1, 2, 3, 4)] for n in (1, 2, 3)]
     none = [False] * 4
-    assert found[0] == [
+    assert result[0] == [
         none,
         [True, False, True, True],
         [True, True, False, False],
         [True, True, True, False],
     ]
-    assert found[1] == [none, none, [True, False, False, False], [True, True, False, False]]
-    assert found[2] == [none, none, none, [True, False, False, False]]
+    assert result[1] == [none, none, [True, False, False, False], [True, True, False, False]]
+    assert result[2] == [none, none, none, [True, False, False, False]]
 
 
 @pytest.mark.parametrize("argument", ["0", "-1", "2e9", ":", "", "x" * 150, "warp:1", "confidence:x"])
@@ -399,12 +339,12 @@ def test_a_bad_argument_is_refused_in_one_sentence(argument: str) -> None:
 
 @pytest.mark.parametrize("argument", ["nonsense", "nan", "-1", "2.5", "inf", "x" * 100])
 @pytest.mark.parametrize("name", MODULES)
-def test_every_rule_refuses_what_it_cannot_read(name: str, argument: str) -> None:
+def test_every_rule_refuses_an_argument_that_is_no_valid_number(name: str, argument: str) -> None:
     with pytest.raises(BadPlan):
         exits.create(f"{name}:{argument}")
 
 
-def test_a_third_partys_rule_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_third_party_rule_is_available(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = "def build(argument):\n    return lambda answers: answers[-1][:, 0] > float(argument)\n"
     (tmp_path / "first_class.py").write_text(source)
     installed = tmp_path / "first_class-1.0.dist-info"

@@ -1,4 +1,4 @@
-"""What every token reducer promises; a file put into the folder is tested by being there."""
+"""The contract of every token reducer. Each module in the package is tested without further registration."""
 
 import copy
 import itertools
@@ -7,14 +7,12 @@ import pkgutil
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from foveate.core.errors import BadPlan
@@ -22,18 +20,18 @@ from foveate.models import reduction
 from foveate.models.heads.dense import DenseSpec
 from foveate.models.heads.gates import Gate
 from foveate.models.layers.config import ViTConfig, gmacs
-from foveate.models.layers.reducer import Attention, Needs, Reducer, UntrainedContext
-from foveate.models.layers.tokens import Assignment, Tokens
+from foveate.models.layers.reducer import UntrainedContext
 from foveate.models.vit.vit import ElasticViT, ResolvedPlan, TrunkOutput
+from tests.support.checked_reducer import CheckedReducer, assert_consistent
 
-GEOMETRIES = {
+CONFIGS = {
     "plain": ViTConfig(image_size=96, width=24, depth=6, heads=2, classes=7),
     "two prefix": ViTConfig(image_size=96, width=24, depth=6, heads=2, classes=7, distilled=True),
     "registers": ViTConfig(
         image_size=96, width=24, depth=6, heads=2, classes=7, registers=3, embed_prefix=False
     ),
 }
-PLAIN = GEOMETRIES["plain"]
+PLAIN = CONFIGS["plain"]
 MODULES = [module.name for module in pkgutil.iter_modules(reduction.__path__)]
 
 
@@ -42,26 +40,26 @@ def spec(name: str, argument: str | None) -> str:
 
 
 def examples(name: str) -> tuple[str | None, ...]:
-    found: tuple[str | None, ...] = import_module(f"{reduction.__name__}.{name}").EXAMPLES
-    return found
+    arguments: tuple[str | None, ...] = import_module(f"{reduction.__name__}.{name}").EXAMPLES
+    return arguments
 
 
 SPECS = [spec(name, argument) for name in MODULES for argument in examples(name)]
 IDENTITIES = [spec(name, examples(name)[0]) for name in MODULES]
 
 every_spec = pytest.mark.parametrize("text", SPECS)
-every_geometry = pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES.keys())
+every_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
 
 
 pytestmark = pytest.mark.usefixtures("inference_on_one_thread")
 
 
-def tiny(geometry: ViTConfig) -> ElasticViT:
-    """Weights far enough from zero that attention tells tokens apart."""
+def tiny(config: ViTConfig) -> ElasticViT:
+    """A model with weights far enough from zero that attention differs between tokens."""
     dense = DenseSpec(classes=2, width=8, fine=8)
-    model, generator = ElasticViT(geometry, dense=dense).eval(), torch.Generator().manual_seed(7)
+    model, generator = ElasticViT(config, dense=dense).eval(), torch.Generator().manual_seed(7)
     for after in ("2", "4"):
-        model.gates[after] = Gate(geometry.width)
+        model.gates[after] = Gate(config.width)
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
         gain = parameter.ndim == 1 and name.endswith("weight")
@@ -69,187 +67,96 @@ def tiny(geometry: ViTConfig) -> ElasticViT:
     return model
 
 
-def pictures(batch: int, side: int = 96, seed: int = 3) -> Tensor:
+def random_images(batch: int, side: int = 96, seed: int = 3) -> Tensor:
     return torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(seed))
 
 
 def run(model: ElasticViT, images: Tensor, text: str) -> TrunkOutput:
-    g = model.geometry
-    out: TrunkOutput = model(images, ResolvedPlan(reduction.create(text, model), g.depth))
+    config = model.config
+    out: TrunkOutput = model(images, ResolvedPlan(reduction.create(text, model), config.depth))
     return out
 
 
-def state(tokens: Tokens, attention: Attention) -> list[Tensor]:
-    found = [tokens.x, tokens.counts, tokens.source]
-    seen = [getattr(attention, field.name) for field in fields(Attention)]
-    return [*found, *(tensor for tensor in seen if tensor is not None)]
-
-
-class Watched(Reducer):
-    """A reducer, called twice where it is called once, with every promise about a decision checked."""
-
-    def __init__(self, reducer: Reducer) -> None:
-        self.reducer = reducer
-        self.place, self.proportional = reducer.place, reducer.proportional
-        self.adaptive = reducer.adaptive
-        self.calls: list[int] = []
-        self.plain_sums = True
-
-    def needs(self, block: int) -> Needs | None:
-        return self.reducer.needs(block)
-
-    def after(self, tokens: int, prefix: int, depth: int) -> tuple[int, ...]:
-        return self.reducer.after(tokens, prefix, depth)
-
-    def __call__(self, tokens: Tokens, attention: Attention, block: int) -> Assignment:
-        before = [tensor.clone() for tensor in state(tokens, attention)]
-        first, second = (self.reducer(tokens, attention, block) for _ in range(2))
-        for was, now in zip(before, state(tokens, attention), strict=True):
-            assert torch.equal(was, now), "a reducer never writes to what it is given"
-        for field in fields(Assignment):
-            one, other = getattr(first, field.name), getattr(second, field.name)
-            same = torch.equal(one, other) if isinstance(one, Tensor) else one == other
-            assert same, "called twice, a reducer decides the same"
-        assert_sound(first, tokens)
-        assert self.adaptive or decided_by_shape(first, tokens)
-        self.calls.append(block)
-        self.plain_sums &= first.counts is None
-        return first
-
-
-def decided_by_shape(decided: Assignment, tokens: Tokens) -> bool:
-    """Nothing is padding where every picture keeps as many tokens as the next."""
-    return bool((tokens.apply(decided).counts > 0).all())
-
-
-def assert_sound(decided: Assignment, tokens: Tokens) -> None:
-    """Indices are in range and name no token twice; prefix tokens come first and in order."""
-    batch, length = tokens.counts.shape
-    absorbed = decided.kept[:, :0] if decided.absorbed is None else decided.absorbed
-    assert decided.kept.shape[0] == absorbed.shape[0] == batch
-    named = torch.cat([decided.kept, absorbed], dim=1)
-    assert named.dtype == torch.int64
-    assert named.min() >= 0
-    assert named.max() < length
-    prefix = torch.arange(tokens.prefix).expand(batch, -1)
-    assert torch.equal(decided.kept[:, : tokens.prefix], prefix)
-    counts = tokens.apply(decided).counts
-    assert counts.isfinite().all()
-    assert torch.all(counts >= 0)
-    padding = counts[:, : decided.kept.shape[1]] == 0
-    assert torch.all(decided.kept[padding] < tokens.prefix)
-    # Every token is named at most once; padding, and only padding, names a prefix token again.
-    for row, pad in zip(named, F.pad(padding, (0, absorbed.shape[1])), strict=True):
-        assert len(set(row[~pad].tolist())) == int((~pad).sum())
-    if decided.into is not None:
-        assert decided.into.shape == absorbed.shape
-        assert torch.all((decided.into >= tokens.prefix) & (decided.into < decided.kept.shape[1]))
-    if decided.share is not None:
-        made = 1 if decided.parts is None else decided.parts.shape[2]
-        receivers = made if decided.into is None else decided.kept.shape[1]
-        assert decided.share.shape == (batch, receivers, absorbed.shape[1])
-        assert decided.share.isfinite().all()
-    if decided.parts is not None:
-        assert decided.parts.shape[:2] == absorbed.shape
-        assert torch.allclose(decided.parts.sum(2), torch.ones(absorbed.shape))
-    if decided.own is not None:
-        assert decided.own.shape == decided.kept.shape
-        assert torch.all(decided.own[:, : tokens.prefix] == 1), "prefix tokens stay as they are"
-
-
-def assert_accounted(tokens: Tokens, patches: int, plain_sums: bool) -> None:
-    """Every patch points at a token or at nothing, and every token counts those that point at it."""
-    assert tokens.x.shape[:2] == tokens.counts.shape
-    assert tokens.source.shape == (len(tokens.x), patches)
-    assert tokens.x.isfinite().all()
-    assert torch.all(tokens.counts[:, : tokens.prefix] == 1)
-    for counts, source in zip(tokens.counts, tokens.source, strict=True):
-        present = source[source >= 0]
-        assert torch.all(counts[present] > 0)
-        assert torch.all((present >= tokens.prefix) & (present < len(tokens)))
-        assert torch.all(source >= -1)
-        pointed_at = torch.bincount(present, minlength=len(tokens))
-        if plain_sums:
-            assert torch.equal(pointed_at[tokens.prefix :].float(), counts[tokens.prefix :])
-
-
-def walk(model: ElasticViT, images: Tensor, text: str) -> list[int]:
-    """Blocks one by one, with everything checked after each; the token counts that were seen."""
+def checked_counts(model: ElasticViT, images: Tensor, text: str) -> list[int]:
+    """Token counts after each block, with all checks of the contract after each block."""
     reducer = reduction.create(text, model)
-    watched, seen = Watched(reducer), []
+    checked, counts = CheckedReducer(reducer), list[int]()
     tokens = model.embed(images)
     patches = len(tokens) - tokens.prefix
     for index, block in enumerate(model.blocks):
-        tokens = block(tokens, watched, index)
-        assert_accounted(tokens, patches, watched.plain_sums)
-        seen.append(len(tokens))
-    assert watched.calls == [b for b in range(len(seen)) if reducer.needs(b) is not None]
-    return seen
+        tokens = block(tokens, checked, index)
+        assert_consistent(tokens, patches, checked.plain_sums)
+        counts.append(len(tokens))
+    assert checked.calls == [b for b in range(len(counts)) if reducer.needs(b) is not None]
+    return counts
 
 
-def test_every_file_says_what_to_test_it_with() -> None:
+def test_every_module_has_examples() -> None:
     assert {"none", "evit"} <= set(MODULES)
     for name in MODULES:
         assert examples(name), f"{name}.EXAMPLES is empty"
         assert name in reduction.catalogue()
 
 
-@every_geometry
+@every_config
 @pytest.mark.parametrize("text", IDENTITIES)
-def test_the_first_example_is_the_identity(text: str, geometry: ViTConfig) -> None:
-    model, images = tiny(geometry), pictures(2)
-    found, full = run(model, images, text), run(model, images, "none")
-    assert (found.logits - full.logits).abs().max() <= 1e-6
-    assert torch.equal(found.tokens, full.tokens)
+def test_the_first_example_is_the_identity(text: str, config: ViTConfig) -> None:
+    model, images = tiny(config), random_images(2)
+    out, full = run(model, images, text), run(model, images, "none")
+    assert (out.logits - full.logits).abs().max() <= 1e-6
+    assert torch.equal(out.tokens, full.tokens)
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if len(examples(name)) > 1])
-def test_the_other_examples_are_not(name: str) -> None:
-    model, images = tiny(PLAIN), pictures(2)
+def test_the_other_examples_reduce(name: str) -> None:
+    model, images = tiny(PLAIN), random_images(2)
     full = run(model, images, "none")
     for argument in examples(name)[1:]:
-        found = run(model, images, spec(name, argument))
-        assert torch.all(found.tokens < full.tokens)
-        assert (found.logits - full.logits).abs().max() > 1e-4
+        out = run(model, images, spec(name, argument))
+        assert torch.all(out.tokens < full.tokens)
+        assert (out.logits - full.logits).abs().max() > 1e-4
 
 
-@every_geometry
+@every_config
 @every_spec
 @pytest.mark.parametrize(("batch", "side"), [(3, 96), (1, 96), (2, 80), (1, 48), (5, 16)])
-def test_what_after_foretells_is_what_happens(text: str, geometry: ViTConfig, batch: int, side: int) -> None:
-    model = tiny(geometry)
-    start = geometry.patches(side) + geometry.prefix
+def test_after_predicts_the_token_counts(text: str, config: ViTConfig, batch: int, side: int) -> None:
+    model = tiny(config)
+    start = config.patches(side) + config.prefix
     reducer = reduction.create(text, model)
-    foretold = reducer.after(start, geometry.prefix, geometry.depth)
-    seen, out = walk(model, pictures(batch, side), text), run(model, pictures(batch, side), text)
+    predicted = reducer.after(start, config.prefix, config.depth)
+    counts, out = (
+        checked_counts(model, random_images(batch, side), text),
+        run(model, random_images(batch, side), text),
+    )
     if reducer.adaptive:
-        assert all(found <= most for found, most in zip(seen, foretold, strict=True))
+        assert all(count <= bound for count, bound in zip(counts, predicted, strict=True))
         assert out.after is not None
-        assert out.after.max(0).values.tolist() == seen
+        assert out.after.max(0).values.tolist() == counts
         assert torch.equal(out.after[:, -1], out.tokens)
     else:
-        assert tuple(seen) == foretold
-        assert out.tokens.tolist() == [foretold[-1]] * batch
+        assert tuple(counts) == predicted
+        assert out.tokens.tolist() == [predicted[-1]] * batch
         assert out.after is None
 
 
-@every_geometry
+@every_config
 @every_spec
-def test_tokens_and_cost_only_fall(text: str, geometry: ViTConfig) -> None:
+def test_tokens_and_cost_never_rise(text: str, config: ViTConfig) -> None:
     for side in (96, 80, 48, 16):
-        start = geometry.patches(side) + geometry.prefix
-        reducer = reduction.create(text, tiny(geometry))
-        after = reducer.after(start, geometry.prefix, geometry.depth)
-        assert len(after) == geometry.depth
+        start = config.patches(side) + config.prefix
+        reducer = reduction.create(text, tiny(config))
+        after = reducer.after(start, config.prefix, config.depth)
+        assert len(after) == config.depth
         assert all(now <= before for before, now in itertools.pairwise((start, *after)))
-        assert after[-1] > geometry.prefix
-        costs = [gmacs(geometry, side, after[:depth], reducer.place) for depth in range(geometry.depth + 1)]
+        assert after[-1] > config.prefix
+        costs = [gmacs(config, side, after[:depth], reducer.point) for depth in range(config.depth + 1)]
         assert all(less < more for less, more in itertools.pairwise(costs))
-        assert costs[-1] <= gmacs(geometry, side, (start,) * geometry.depth)
+        assert costs[-1] <= gmacs(config, side, (start,) * config.depth)
 
 
 @every_spec
-def test_after_at_a_lower_depth_is_the_beginning_of_after(text: str) -> None:
+def test_after_at_a_lower_depth_is_a_prefix_of_after(text: str) -> None:
     reducer = reduction.create(text, tiny(PLAIN))
     whole = reducer.after(37, 1, PLAIN.depth)
     assert [reducer.after(37, 1, depth) for depth in range(PLAIN.depth)] == [
@@ -257,10 +164,10 @@ def test_after_at_a_lower_depth_is_the_beginning_of_after(text: str) -> None:
     ]
 
 
-@every_geometry
+@every_config
 @every_spec
-def test_a_row_alone_is_the_row_in_a_batch(text: str, geometry: ViTConfig) -> None:
-    model, images = tiny(geometry), pictures(4)
+def test_a_row_gives_the_same_alone_and_in_a_batch(text: str, config: ViTConfig) -> None:
+    model, images = tiny(config), random_images(4)
     together = run(model, images, text).logits
     alone = torch.cat([run(model, image.unsqueeze(0), text).logits for image in images])
     assert (together - alone).abs().max() < 1e-5
@@ -268,12 +175,12 @@ def test_a_row_alone_is_the_row_in_a_batch(text: str, geometry: ViTConfig) -> No
 
 
 @every_spec
-def test_another_rows_picture_changes_nothing_here(text: str) -> None:
-    model, images = tiny(PLAIN), pictures(3)
+def test_another_rows_image_changes_nothing_in_this_row(text: str) -> None:
+    model, images = tiny(PLAIN), random_images(3)
     before = run(model, images, text)
-    # Rows padded to the fullest of them are summed over its width: choices stay, the last bit may not.
+    # Padded rows are summed over the width of the fullest row. Decisions stay the same, the last bit may not.
     rounding = 1e-5 if reduction.create(text, model).adaptive else 0
-    for other in (torch.zeros_like(images[1]), 50 * images[1], pictures(1, seed=9)[0]):
+    for other in (torch.zeros_like(images[1]), 50 * images[1], random_images(1, seed=9)[0]):
         changed = images.clone()
         changed[1] = other
         after = run(model, changed, text)
@@ -283,64 +190,64 @@ def test_another_rows_picture_changes_nothing_here(text: str) -> None:
             assert torch.equal(after.after[[0, 2]], before.after[[0, 2]])
 
 
-@every_geometry
+@every_config
 @every_spec
 @pytest.mark.parametrize("colour", [0.0, 1.0, -1.0])
-def test_ties_are_no_trouble(text: str, geometry: ViTConfig, colour: float) -> None:
-    model = tiny(geometry)
-    model.pos_embed.zero_()  # so that every patch of the picture is the very same token
+def test_ties_give_finite_and_equal_rows(text: str, config: ViTConfig, colour: float) -> None:
+    model = tiny(config)
+    model.pos_embed.zero_()  # all patches of the image become the same token
     images = torch.full((2, 3, 96, 96), colour)
-    walk(model, images, text)
+    checked_counts(model, images, text)
     logits = run(model, images, text).logits
     assert logits.isfinite().all()
     assert (logits[0] - logits[1]).abs().max() < 1e-6
 
 
-@every_geometry
+@every_config
 @every_spec
-def test_bfloat16_runs(text: str, geometry: ViTConfig) -> None:
-    model, images = tiny(geometry), pictures(2)
+def test_bfloat16_runs(text: str, config: ViTConfig) -> None:
+    model, images = tiny(config), random_images(2)
     expected = run(model, images, text)
     model, images = model.bfloat16(), images.bfloat16()
-    walk(model, images, text)
-    found = run(model, images, text)
-    assert found.logits.dtype == torch.bfloat16
-    assert found.logits.isfinite().all()
+    checked_counts(model, images, text)
+    out = run(model, images, text)
+    assert out.logits.dtype == torch.bfloat16
+    assert out.logits.isfinite().all()
     if not reduction.create(text, model).adaptive:
-        assert torch.equal(found.tokens, expected.tokens)
+        assert torch.equal(out.tokens, expected.tokens)
 
 
 @every_spec
 def test_a_reducer_keeps_no_state(text: str) -> None:
-    model, images = tiny(PLAIN), pictures(2)
+    model, images = tiny(PLAIN), random_images(2)
     reducer = reduction.create(text, model)
     twin, before = copy.deepcopy(reducer), pickle.dumps(reducer)
-    steps = ResolvedPlan(reducer, PLAIN.depth)
-    first = model(images, steps).logits
-    model(pictures(3, side=80), steps)
-    assert torch.equal(model(images, steps).logits, first)
+    resolved = ResolvedPlan(reducer, PLAIN.depth)
+    first = model(images, resolved).logits
+    model(random_images(3, side=80), resolved)
+    assert torch.equal(model(images, resolved).logits, first)
     assert torch.equal(model(images, ResolvedPlan(twin, PLAIN.depth)).logits, first)
     assert pickle.dumps(reducer) == before
 
 
-def test_two_threads_under_different_plans_do_not_meet() -> None:
+def test_two_threads_with_different_plans_do_not_interfere() -> None:
     model, repeats = tiny(PLAIN), 5
-    jobs = [(text, pictures(2, seed=i)) for i, text in enumerate(SPECS)]
-    steps = {text: ResolvedPlan(reduction.create(text, model), PLAIN.depth) for text in SPECS}
-    serial = [model(images, steps[text]).logits for text, images in jobs]
+    jobs = [(text, random_images(2, seed=i)) for i, text in enumerate(SPECS)]
+    resolved = {text: ResolvedPlan(reduction.create(text, model), PLAIN.depth) for text in SPECS}
+    serial = [model(images, resolved[text]).logits for text, images in jobs]
     together = threading.Barrier(2, timeout=20)
 
     def work(order: int) -> list[tuple[int, Tensor]]:
-        """Both threads go through all plans, one forwards and one backwards."""
+        """Both threads run all plans, one in forward and one in backward order."""
         together.wait()
         with torch.inference_mode():
             numbers = list(range(len(jobs)))[::order] * repeats
-            return [(n, model(jobs[n][1], steps[jobs[n][0]]).logits) for n in numbers]
+            return [(n, model(jobs[n][1], resolved[jobs[n][0]]).logits) for n in numbers]
 
     with ThreadPoolExecutor(2) as pool:
-        for found in pool.map(work, (1, -1)):
-            assert len(found) == repeats * len(jobs)
-            assert all((logits - serial[n]).abs().max() < 1e-6 for n, logits in found)
+        for results in pool.map(work, (1, -1)):
+            assert len(results) == repeats * len(jobs)
+            assert all((logits - serial[n]).abs().max() < 1e-6 for n, logits in results)
 
 
 @pytest.mark.parametrize("argument", ["nonsense", "-1", "nan", "inf", "0.5:x", "x" * 150])
@@ -361,10 +268,10 @@ def test_a_model_without_class_token_is_served_or_refused(name: str) -> None:
         except BadPlan as refused:
             assert "class token" in refused.detail
         else:
-            walk(tiny(bare), pictures(2), spec(name, argument))
+            checked_counts(tiny(bare), random_images(2), spec(name, argument))
 
 
-def test_an_unknown_name_is_refused_and_the_known_ones_are_told() -> None:
+def test_an_unknown_name_is_refused_with_the_known_names() -> None:
     with pytest.raises(BadPlan, match="evit"):
         reduction.create("warp:9", UntrainedContext(PLAIN))
 
@@ -375,7 +282,7 @@ import torch
 from foveate.models.layers.reducer import Needs, Reducer
 from foveate.models.layers.tokens import Assignment
 
-class Half(Reducer):
+class EveryOther(Reducer):
     def needs(self, block):
         return Needs.NOTHING if block == 0 else None
     def after(self, tokens, prefix, depth):
@@ -385,14 +292,14 @@ class Half(Reducer):
         kept = torch.cat([torch.arange(prefix), torch.arange(prefix, len(tokens), 2)])
         return Assignment(kept.expand(rows, -1))
 
-def build(argument, host):
-    return Half()
+def build(argument, context):
+    return EveryOther()
 '''
 
 
 @pytest.fixture
 def third_party(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A distribution that registers its reducer as half, and as none, which may not take ours' place."""
+    """A distribution that registers a reducer as `half` and as `none`, which must not replace ours."""
     (tmp_path / "half_of_it.py").write_text(THIRD_PARTY)
     installed = tmp_path / "half_of_it-1.0.dist-info"
     installed.mkdir()
@@ -406,12 +313,12 @@ def third_party(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
 
 
 @pytest.mark.usefixtures("third_party")
-def test_a_third_partys_reducer_is_found_and_does_not_displace_ours() -> None:
-    model, images = tiny(PLAIN), pictures(2)
-    assert walk(model, images, "half") == [1 + 18] * PLAIN.depth
+def test_a_third_party_reducer_is_available_and_does_not_replace_ours() -> None:
+    model, images = tiny(PLAIN), random_images(2)
+    assert checked_counts(model, images, "half") == [1 + 18] * PLAIN.depth
     assert run(model, images, "none").tokens.tolist() == [37, 37]
 
 
-def test_a_reducer_that_is_not_installed_is_not_found() -> None:
-    found: dict[str, Any] = dict(reduction.catalogue())
-    assert "half" not in found
+def test_a_reducer_that_is_not_installed_is_not_in_the_catalogue() -> None:
+    catalogue: dict[str, Any] = dict(reduction.catalogue())
+    assert "half" not in catalogue

@@ -31,7 +31,7 @@ from foveate.models.weights.checkpoint import Checkpoint
 from tests.support.fake_runner import HALF, FakeRunner
 
 T = TypeVar("T")
-GEOMETRY = ViTConfig(image_size=64, width=24, depth=6, heads=2, classes=5)
+CONFIG = ViTConfig(image_size=64, width=24, depth=6, heads=2, classes=5)
 WHITE = np.full((64, 64, 3), 255, np.uint8)
 """The picture that makes the torch model below answer NaN."""
 WHITE_CLIP = np.full((8, *WHITE.shape), 255, np.uint8)
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @torch.no_grad()
 def tiny() -> Checkpoint:
     """A random model that no picture leaves indifferent, and that a white one drives to NaN."""
-    model, generator = ElasticViT(GEOMETRY).eval(), torch.Generator().manual_seed(7)
+    model, generator = ElasticViT(CONFIG).eval(), torch.Generator().manual_seed(7)
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
         gain = parameter.ndim == 1 and name.endswith("weight")
@@ -54,7 +54,7 @@ def tiny() -> Checkpoint:
         return output.masked_fill(white[:, None, None], torch.nan)
 
     model.patch_embed.register_forward_hook(spoil)
-    return Checkpoint("tiny", GEOMETRY, model=model)
+    return Checkpoint("tiny", CONFIG, model=model)
 
 
 def torch_picture(seed: int) -> NDArray[np.uint8]:
@@ -181,7 +181,7 @@ def test_the_ladder_foretells_tokens_and_cost_of_the_torch_runner() -> None:
     for rung in runner.card.ladder:
         result = alone(runner, torch_picture(1), rung.plan)
         assert (result.tokens, result.gflops) == (rung.tokens, rung.gflops)
-        assert result.exit_layer == GEOMETRY.depth
+        assert result.exit_layer == CONFIG.depth
         assert abs(float(result.scores.sum()) - 1) < 1e-5
 
 

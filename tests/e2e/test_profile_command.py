@@ -54,7 +54,7 @@ def weights(tmp_path: Path) -> Path:
             gain = parameter.ndim == 1 and name.endswith("weight")
             parameter.copy_(1 + 0.1 * noise if gain else 0.2 * noise)
     path = tmp_path / "mine.safetensors"
-    save(path, Checkpoint("mine", geometry, LABELS, model=model))
+    save(path, Checkpoint("mine", config, LABELS, model=model))
     return path
 
 

@@ -73,7 +73,7 @@ def test_the_examples_are_named_rightly_at_the_price_the_ladder_tells(
     assert compute["tokens_full"] == full["tokens"]
     for field in ("tokens", "gflops"):
         assert (compute[field] == full[field]) == (rung == "full")
-    assert compute["exit_layer"] == zoo.card("vit-t").geometry.depth
+    assert compute["exit_layer"] == zoo.card("vit-t").config.depth
     scores = [prediction["score"] for prediction in answer["predictions"]]
     assert scores == sorted(scores, reverse=True)
     assert answer["predictions"][0]["label"] == picture.stem

@@ -1,4 +1,4 @@
-"""Small models of clips with random weights."""
+"""Small models that classify video clips, with random weights."""
 
 import torch
 
@@ -13,7 +13,7 @@ SPEC = ClipSpec(3, frames=8, image_size=64, width=16, depth=2, heads=2, reads=4,
 
 
 def clip_checkpoint(seed: int = 0) -> Checkpoint:
-    """Weights large enough that pictures differ in what is said of them."""
+    """A model with weights large enough that different clips get different scores."""
     torch.manual_seed(seed)
     model = ElasticViT(SMALL, clip=SPEC).eval()
     for name, parameter in model.named_parameters():

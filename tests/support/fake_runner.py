@@ -1,4 +1,4 @@
-"""A runner without a model: it can be held, made to fail, and asked what it saw."""
+"""A runner without a model. Tests can block its forwards, make them fail, and read what it ran."""
 
 import threading
 from collections.abc import Sequence
@@ -17,16 +17,20 @@ RUNGS = (Rung(HALF, 0.5, 5, 0.9, {1: 1e-4, 8: 2e-4}), Rung(FULL, 1.0, 10, 1.0, {
 
 
 class FakeRunner:
-    """Answers class 0 for everything, except media "poison", which fails."""
+    """Returns class 0 for every item. A batch with the media "poison" fails."""
 
     def __init__(self, name: str = "fake", max_batch: int = 4, spec: InputSpec | None = None) -> None:
         self.card = ModelCard(name, "a fake", FULL, ("yes", "no"), 0, spec, RUNGS)
         self.max_batch = max_batch
         self.batches: list[list[Any]] = []
+        """The media of every forward."""
         self.plans: list[Plan] = []
+        """The plan of every forward."""
         self.gate = threading.Event()
+        """Forwards wait until it is set."""
         self.gate.set()
         self.entered = threading.Semaphore(0)
+        """Released at the start of every forward."""
 
     def check(self, plan: Plan) -> None:
         if plan not in (FULL, HALF):

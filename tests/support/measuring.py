@@ -18,7 +18,7 @@ from foveate.models.vit.vit import ElasticViT
 from foveate.models.weights.checkpoint import Checkpoint
 
 HERE = Setting("a chip", 2, "fp32", "2.13", "3.11", "0.1", "2026-01-01")
-GEOMETRY = ViTConfig(image_size=64, width=24, depth=4, heads=2, classes=5)
+CONFIG = ViTConfig(image_size=64, width=24, depth=4, heads=2, classes=5)
 PLANS = ("full", "evit:0.6", "evit:0.2", "tiny@32")
 IMAGES = 24
 
@@ -47,7 +47,7 @@ def tiny(seed: int = 0, geometry: ViTConfig = GEOMETRY, name: str = "tiny") -> C
         noise = torch.randn(parameter.shape, generator=generator)
         gain = parameter.ndim == 1 and key.endswith("weight")
         parameter.copy_(1 + 0.1 * noise if gain else 0.2 * noise)
-    return Checkpoint(name, geometry, model=model)
+    return Checkpoint(name, config, model=model)
 
 
 def noise_dataset(targets: Sequence[int] | None = None) -> Dataset:

@@ -1,6 +1,6 @@
-"""What tests of reducers share: tiny random models, and a ViT written out one picture and head at a time.
+"""Shared by tests of reducers: small random models, and a reference ViT for one image and one head at a time.
 
-The reference of a test is its paper's first half of a block: attention and the reduction that goes with it.
+Each test adds the reference of its paper: the first half of a block, attention and reduction.
 """
 
 import math
@@ -29,12 +29,12 @@ MERGED = {
     "registers": replace(REGISTERS, image_size=80, qk_norm=True),
     "no prefix": replace(PLAIN, image_size=80, class_token=False, pool="avg", fc_norm=True),
 }
-"""For reducers that pair tokens by their positions and need no class token."""
+"""Configurations for reducers that pair tokens by their positions and need no class token."""
 
 
-def build(g: ViTConfig, sharpness: float = 0.3) -> ElasticViT:
-    """Queries and keys are large enough that attention tells the tokens apart, by `sharpness`."""
-    model, generator = ElasticViT(g).eval(), torch.Generator().manual_seed(7)
+def build(config: ViTConfig, sharpness: float = 0.3) -> ElasticViT:
+    """A random model. The larger `sharpness`, the less uniform its attention."""
+    model, generator = ElasticViT(config).eval(), torch.Generator().manual_seed(7)
     for name, p in model.named_parameters():
         noise = torch.randn(p.shape, generator=generator)
         gain = p.ndim == 1 and not name.endswith("bias")
@@ -43,25 +43,30 @@ def build(g: ViTConfig, sharpness: float = 0.3) -> ElasticViT:
     return model
 
 
-def pictures(g: ViTConfig, batch: int = 3) -> Tensor:
-    return torch.randn(batch, 3, g.image_size, g.image_size, generator=torch.Generator().manual_seed(3))
+def random_images(config: ViTConfig, batch: int = 3) -> Tensor:
+    return torch.randn(
+        batch, 3, config.image_size, config.image_size, generator=torch.Generator().manual_seed(3)
+    )
 
 
 def run(model: ElasticViT, images: Tensor, spec: str) -> TrunkOutput:
-    out: TrunkOutput = model(images, ResolvedPlan(reduction.create(spec, model), model.geometry.depth))
+    out: TrunkOutput = model(images, ResolvedPlan(reduction.create(spec, model), model.config.depth))
     return out
 
 
-def cost(g: ViTConfig, spec: str) -> float:
-    """GFLOPs foretold for a picture of the model's own size."""
-    reducer, start = reduction.create(spec, UntrainedContext(g)), g.patches(g.image_size) + g.prefix
-    return gmacs(g, g.image_size, reducer.after(start, g.prefix, g.depth), reducer.place)
+def cost(config: ViTConfig, spec: str) -> float:
+    """Predicted GFLOPs of an image of the model's own size."""
+    reducer, start = (
+        reduction.create(spec, UntrainedContext(config)),
+        config.patches(config.image_size) + config.prefix,
+    )
+    return gmacs(config, config.image_size, reducer.after(start, config.prefix, config.depth), reducer.point)
 
 
-def counted_cost(g: ViTConfig, spec: str) -> float:
-    """GFLOPs of the products that really run, the reducer's own among them."""
+def counted_cost(config: ViTConfig, spec: str) -> float:
+    """Counted GFLOPs of the matrix products that run, including the reducer's own."""
     with FlopCounterMode(display=False) as counter:
-        run(ElasticViT(g).eval(), torch.zeros(1, 3, g.image_size, g.image_size), spec)
+        run(ElasticViT(config).eval(), torch.zeros(1, 3, config.image_size, config.image_size), spec)
     # The counter counts a multiplication and its addition as two.
     flops: int = counter.get_total_flops()
     return flops / 2e9
@@ -69,17 +74,17 @@ def counted_cost(g: ViTConfig, spec: str) -> float:
 
 @dataclass(frozen=True)
 class Token:
-    """One token of one picture."""
+    """One token of one image."""
 
     x: Tensor
     size: float = 1.0
-    """How many times others attend to it (ToMe, equation 1)."""
+    """Its weight in proportional attention (ToMe, equation 1)."""
     members: frozenset[int] = frozenset()
-    """Positions in the input that it stands for."""
+    """Positions of the input tokens that it represents."""
 
 
 @dataclass(frozen=True)
-class Seen:
+class BlockAttention:
     """One block's attention, after its softmax."""
 
     weights: Tensor
@@ -91,14 +96,14 @@ class Seen:
 
 
 FirstHalf = Callable[[Block, list[Token], int], list[Token]]
-"""What a block, whose number counts from 0, makes of the tokens before its MLP."""
+"""Maps a block, its tokens, and its number, counted from 0, to the tokens before its MLP."""
 
 
 def features(tokens: Sequence[Token]) -> Tensor:
     return torch.stack([token.x for token in tokens])
 
 
-def attention(block: Block, tokens: Sequence[Token]) -> Seen:
+def block_attention(block: Block, tokens: Sequence[Token]) -> BlockAttention:
     attn, x = block.attn, block.norm1(features(tokens))
     sizes = torch.tensor([token.size for token in tokens])
     width = x.shape[1] // attn.heads
@@ -110,55 +115,55 @@ def attention(block: Block, tokens: Sequence[Token]) -> Seen:
         values.append(v[:, part])
         scores = torch.exp(attn.q_norm(q[:, part]) @ keys[h].T / math.sqrt(width)) * sizes
         weights.append(scores / scores.sum(dim=1, keepdim=True))
-    return Seen(torch.stack(weights), torch.stack(keys), torch.stack(values))
+    return BlockAttention(torch.stack(weights), torch.stack(keys), torch.stack(values))
 
 
-def moved(tokens: Sequence[Token], update: Tensor) -> list[Token]:
+def add_update(tokens: Sequence[Token], update: Tensor) -> list[Token]:
     return [replace(token, x=token.x + row) for token, row in zip(tokens, update, strict=True)]
 
 
-def attended(block: Block, tokens: Sequence[Token], seen: Seen) -> list[Token]:
-    heads = [weights @ values for weights, values in zip(seen.weights, seen.values, strict=True)]
-    return moved(tokens, block.ls1(block.attn.proj(torch.cat(heads, dim=1))))
+def add_attention(block: Block, tokens: Sequence[Token], attention: BlockAttention) -> list[Token]:
+    heads = [weights @ values for weights, values in zip(attention.weights, attention.values, strict=True)]
+    return add_update(tokens, block.ls1(block.attn.proj(torch.cat(heads, dim=1))))
 
 
-def walk(model: ElasticViT, image: Tensor, first_half: FirstHalf) -> list[list[Token]]:
-    """The tokens of one picture (3, S, S) after each block."""
-    embedded, walked = model.embed(image.unsqueeze(0)).x[0], []
+def tokens_per_block(model: ElasticViT, image: Tensor, first_half: FirstHalf) -> list[list[Token]]:
+    """The tokens of one image (3, S, S) after each block."""
+    embedded, per_block = model.embed(image.unsqueeze(0)).x[0], []
     tokens = [Token(x, members=frozenset({i})) for i, x in enumerate(embedded)]
     for index, block in enumerate(model.blocks):
         assert isinstance(block, Block)
         tokens = first_half(block, tokens, index)
-        tokens = moved(tokens, block.ls2(block.mlp(block.norm2(features(tokens)))))
-        walked.append(tokens)
-    return walked
+        tokens = add_update(tokens, block.ls2(block.mlp(block.norm2(features(tokens)))))
+        per_block.append(tokens)
+    return per_block
 
 
 def classify(model: ElasticViT, tokens: Sequence[Token]) -> Tensor:
     """Logits (C,) of the tokens after the last block."""
-    g, x = model.geometry, model.norm(features(tokens))
+    config, x = model.config, model.norm(features(tokens))
     pooled = x[0]
-    if g.pool == "avg":
-        sizes = [token.size for token in tokens[g.prefix :]]
-        each = [size * row for size, row in zip(sizes, x[g.prefix :], strict=True)]
+    if config.pool == "avg":
+        sizes = [token.size for token in tokens[config.prefix :]]
+        each = [size * row for size, row in zip(sizes, x[config.prefix :], strict=True)]
         pooled = torch.stack(each).sum(0) / sum(sizes)
     logits: Tensor = model.head(model.fc_norm(pooled))
-    return (logits + model.head_dist(x[1])) / 2 if g.distilled else logits
+    return (logits + model.head_dist(x[1])) / 2 if config.distilled else logits
 
 
 def assert_same_logits(model: ElasticViT, images: Tensor, spec: str, expected: Sequence[Tensor]) -> None:
     logits = torch.stack(list(expected))
     gap = (run(model, images, spec).logits - logits).abs().max()
-    assert gap < 1e-4, f"{spec} is off by {gap}"
-    # Worth comparing only where reduction changes the answer.
+    assert gap < 1e-4, f"{spec} differs by {gap}"
+    # The comparison is only meaningful where the reduction changes the logits.
     assert (run(model, images, "none").logits - logits).abs().max() > 1e-2, f"{spec} changes nothing"
 
 
 def assert_same_tokens(tokens: Tokens, row: int, expected: Sequence[Token]) -> None:
-    """Features, counts and source map of one picture, token by token in the same order; then padding."""
-    found, padding = tokens.x[row, : len(expected)], len(tokens) - len(expected)
-    gap = (found - features(expected)).abs().max()
-    assert gap < 1e-4, f"features are off by {gap}"
+    """Compare features, counts and source map of one image, token by token in order, then padding."""
+    result, padding = tokens.x[row, : len(expected)], len(tokens) - len(expected)
+    gap = (result - features(expected)).abs().max()
+    assert gap < 1e-4, f"features differ by {gap}"
     sizes = [token.size for token in expected]
     assert tokens.counts[row].tolist() == sizes + [0.0] * padding, f"counts should be {sizes}"
     slots = {member: slot for slot, token in enumerate(expected) for member in token.members}
@@ -167,13 +172,13 @@ def assert_same_tokens(tokens: Tokens, row: int, expected: Sequence[Token]) -> N
     assert tokens.source[row].tolist() == source, f"the source map should be {source}"
 
 
-def assert_same_walk(
+def assert_same_tokens_per_block(
     model: ElasticViT, images: Tensor, spec: str, expected: Sequence[Sequence[Sequence[Token]]]
 ) -> None:
-    """Every picture's tokens after every block, one batch against pictures that walked alone."""
+    """Compare each image's tokens after every block: one batch against images that run alone."""
     reducer, tokens = reduction.create(spec, model), model.embed(images)
     for index, block in enumerate(model.blocks):
         tokens = block(tokens, reducer, index)
-        assert len(tokens) == max(len(walked[index]) for walked in expected)
-        for row, walked in enumerate(expected):
-            assert_same_tokens(tokens, row, walked[index])
+        assert len(tokens) == max(len(per_block[index]) for per_block in expected)
+        for row, per_block in enumerate(expected):
+            assert_same_tokens(tokens, row, per_block[index])

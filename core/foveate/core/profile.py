@@ -17,6 +17,7 @@ SLACK = 0.25
 """A plan that another matches in quality for this much less GFLOPs is not worth a clock's time."""
 
 Schedule = tuple[tuple[int, int], ...]
+"""For each block, the tokens kept by pruning and then by merging, prefix included (DiffRate)."""
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]

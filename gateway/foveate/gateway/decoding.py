@@ -52,17 +52,17 @@ class Decoding:
 
     def wait_s(self, card: ModelCard) -> float:
         """Seconds until a medium for this model is read that comes now."""
-        return self.host.work("clips" if card.frames else "pictures", card.name).wait_s
+        return self.host.timer("clips" if card.frames else "pictures", card.name).wait_s
 
     def drawing_s(self, card: ModelCard) -> float:
         """Seconds until an answer of this model is drawn that is ready now."""
-        return self.host.work("masks", f"{card.name} drawn").wait_s
+        return self.host.timer("masks", f"{card.name} drawn").wait_s
 
     async def _do(self, pool: str, name: str, work: Callable[[], T]) -> tuple[T, float]:
-        loop, kind = asyncio.get_running_loop(), self.host.work(pool, name)
+        loop, kind = asyncio.get_running_loop(), self.host.timer(pool, name)
         with kind:
             found, seconds, used_s = await loop.run_in_executor(self._pools[pool], timed, work)
-        kind.done(seconds, used_s)
+        kind.record(seconds, used_s)
         return found, seconds
 
     async def digest(self, told: str, data: Medium) -> str:

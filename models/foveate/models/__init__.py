@@ -1,1 +1,1 @@
-"""Elastic vision transformers. Torch lives here and only here; nothing of HTTP, queues or Redis."""
+"""Elastic vision transformers. Only this package imports torch. It knows nothing of HTTP, queues or Redis."""

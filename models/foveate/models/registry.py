@@ -1,4 +1,4 @@
-"""Find what a folder holds and what third parties registered: one file a method, its name the file's."""
+"""Discovery of pluggable methods: one module per method in a package, plus entry points of third parties."""
 
 import pkgutil
 from collections.abc import Callable
@@ -9,14 +9,16 @@ from types import ModuleType
 from typing import Any
 
 
-def loaders(package: ModuleType, group: str) -> dict[str, Callable[[], Any]]:
-    """How to get each method's `build` by name: the package's modules, then the group's entry points.
+def discover(package: ModuleType, group: str) -> dict[str, Callable[[], Any]]:
+    """Map each method's name to a function that imports the method and returns its `build`.
 
-    Nothing is loaded until it is asked for, so one broken plug-in breaks only the plans that name it.
+    The names are those of the package's modules and of the entry points in `group`. A module wins over an
+    entry point of the same name. Nothing is imported before the returned function is called, so a broken
+    plug-in breaks only the plans that name it.
     """
     names = [module.name for module in pkgutil.iter_modules(package.__path__)]
-    found = {name: partial(_build_of, f"{package.__name__}.{name}") for name in names}
-    return {entry.name: entry.load for entry in entry_points(group=group)} | found
+    builtin = {name: partial(_build_of, f"{package.__name__}.{name}") for name in names}
+    return {entry.name: entry.load for entry in entry_points(group=group)} | builtin
 
 
 def _build_of(module: str) -> Any:

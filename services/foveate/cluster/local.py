@@ -59,7 +59,7 @@ class LocalCluster:
         for runner in self._runners:
             engine = Engine(
                 runner, self._metrics, self._queue_items, self._queue_bytes, self._compute,
-                policy=self._policy, default_deadline_s=self._default_deadline_s, host=self.host,
+                policy=self._policy, default_deadline_s=self._default_deadline_s, host_load=self.host,
             )  # fmt: skip
             engine.start()
             self._engines[runner.card.name] = engine
@@ -76,11 +76,11 @@ class LocalCluster:
 
     def refused(self, model: str, allowed_s: float) -> None:
         """A gateway has sent somebody away by what `ahead_s` had told it."""
-        self._engines[model].refused(allowed_s)
+        self._engines[model].count_refused(allowed_s)
 
     def ahead_s(self) -> dict[str, float]:
         """By model, seconds until whatever waits has run, each at the least that it accepts."""
-        return {name: engine.ahead_s for name, engine in self._engines.items()}
+        return {name: engine.queue_wait_s for name, engine in self._engines.items()}
 
     @property
     def failed(self) -> bool:

@@ -1,1 +1,1 @@
-"""Admit, take, run, settle: the queue and the loop between requests and a model."""
+"""The engine of one model: admission, queue, batching loop and execution."""

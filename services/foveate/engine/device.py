@@ -1,4 +1,4 @@
-"""The one thread of a device that runs forwards; engines of several models take turns on it."""
+"""The thread of a device that runs forwards. Engines of several models take turns on it."""
 
 import asyncio
 import time
@@ -13,99 +13,104 @@ T = TypeVar("T")
 
 
 class DeviceTenant(Protocol):
-    """A model's engine, as those that share its device see it."""
+    """One model on a shared device, as the device and the other models see it."""
 
     @property
     def virtual_deadline(self) -> float:
-        """When the first turn of those who wait comes; infinite where nobody does. Clock seconds."""
+        """The earliest virtual deadline of the waiting requests; clock seconds, infinite if none waits."""
         ...
 
     @property
     def demand(self) -> DeviceDemand:
-        """What those who wait and those who come take of the device."""
+        """The device time that the waiting and the expected requests need."""
         ...
 
 
 class DeviceExecutor:
-    """A thread, and the turn to use it: whose request is due first goes first, whatever model it is for.
+    """One thread, and a lock on it that is granted to the tenant with the earliest virtual deadline.
 
-    Whoever has the turn may decide late what to run.
+    A tenant decides what to run only after it has got the lock.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
-        self._sharers: list[DeviceTenant] = []
-        self._waiting: dict[DeviceTenant, asyncio.Future[None]] = {}
-        self._taken, self._ends_at = False, 0.0
+        self._tenants: list[DeviceTenant] = []
+        self._waiters: dict[DeviceTenant, asyncio.Future[None]] = {}
+        self._locked, self._free_at = False, 0.0
         self._thread = ThreadPoolExecutor(1, "compute")
 
-    def join(self, sharer: DeviceTenant) -> None:
-        self._sharers.append(sharer)
+    def add_tenant(self, tenant: DeviceTenant) -> None:
+        """Include the demand of a model in what the others see."""
+        self._tenants.append(tenant)
 
-    def leave(self, sharer: DeviceTenant) -> None:
-        if sharer in self._sharers:
-            self._sharers.remove(sharer)
+    def remove_tenant(self, tenant: DeviceTenant) -> None:
+        """Undo `add_tenant`; does nothing if the tenant was not added."""
+        if tenant in self._tenants:
+            self._tenants.remove(tenant)
 
     @property
     def free_at(self) -> float:
-        """When what runs is predicted to be done; clock seconds."""
-        return max(self._ends_at, self.clock())
+        """When the running batch is predicted to be done; clock seconds, at least now."""
+        return max(self._free_at, self.clock())
 
-    def runs_for(self, predicted_s: float) -> None:
-        """Said by who has the turn: about so long it is taken from now on."""
-        self._ends_at = self.clock() + predicted_s
+    def set_busy(self, predicted_s: float) -> None:
+        """Announce a forward of this many seconds. Called by the tenant that holds the lock."""
+        self._free_at = self.clock() + predicted_s
 
-    def wanted(self, but: DeviceTenant) -> bool:
-        """Whether another one waits for its turn."""
-        return any(sharer is not but for sharer in self._waiting)
+    def contended(self, tenant: DeviceTenant) -> bool:
+        """Whether a tenant other than this one waits for the lock."""
+        return any(waiter is not tenant for waiter in self._waiters)
 
-    def others(self, but: DeviceTenant) -> DeviceDemand:
-        """What all the others want."""
-        if len(self._sharers) < 2:
+    def demand_besides(self, tenant: DeviceTenant) -> DeviceDemand:
+        """The demand of all tenants but this one."""
+        if len(self._tenants) < 2:
             return NO_DEMAND
-        return combined_demand([sharer.demand for sharer in self._sharers if sharer is not but])
+        return combined_demand([other.demand for other in self._tenants if other is not tenant])
 
     @asynccontextmanager
-    async def turn(self, sharer: DeviceTenant) -> AsyncIterator[None]:
-        """The device, once it is free and nobody else is due earlier."""
-        if self._taken:
-            await self._wait(sharer)
-        self._taken = True
+    async def turn(self, tenant: DeviceTenant) -> AsyncIterator[None]:
+        """Hold the lock. It is granted once the device is free and no waiter has an earlier deadline."""
+        if self._locked:
+            await self._wait(tenant)
+        self._locked = True
         try:
             yield
         finally:
-            self._ends_at = self.clock()
-            if len(self._sharers) > 1:
-                # Not before the one that leaves can ask again: it may be due first once more.
-                asyncio.get_running_loop().call_soon(self._pass_on)
+            self._free_at = self.clock()
+            if len(self._tenants) > 1:
+                # In the next iteration of the event loop: this tenant may ask again, and have the earliest
+                # deadline once more.
+                asyncio.get_running_loop().call_soon(self._grant_next)
             else:
-                self._pass_on()
+                self._grant_next()
 
-    async def _wait(self, sharer: DeviceTenant) -> None:
-        granted = self._waiting[sharer] = asyncio.get_running_loop().create_future()
+    async def _wait(self, tenant: DeviceTenant) -> None:
+        granted = self._waiters[tenant] = asyncio.get_running_loop().create_future()
         try:
             await granted
         except asyncio.CancelledError:
-            if granted.done() and not granted.cancelled():  # it was this one's turn, and is nobody's now
-                self._pass_on()
+            if granted.done() and not granted.cancelled():  # it was granted to this tenant: pass it on
+                self._grant_next()
             raise
         finally:
-            self._waiting.pop(sharer, None)
+            self._waiters.pop(tenant, None)
 
-    def _pass_on(self) -> None:
-        waiting = [sharer for sharer, granted in self._waiting.items() if not granted.done()]
-        if waiting:
-            self._waiting[min(waiting, key=lambda sharer: sharer.virtual_deadline)].set_result(None)
+    def _grant_next(self) -> None:
+        """Grant the lock to the waiter with the earliest virtual deadline, or release it."""
+        waiters = [tenant for tenant, granted in self._waiters.items() if not granted.done()]
+        if waiters:
+            self._waiters[min(waiters, key=lambda tenant: tenant.virtual_deadline)].set_result(None)
         else:
-            self._taken = False
+            self._locked = False
 
     def call(self, work: Callable[[], T]) -> T:
-        """Run something on the thread and block until it is done: for start-up."""
+        """Run a function on the thread and block until it is done. For start-up only."""
         return self._thread.submit(work).result()
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Run something on the thread without blocking the event loop."""
+        """Run a function on the thread without blocking the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     def close(self) -> None:
+        """End the thread after the function that it runs now."""
         self._thread.shutdown(wait=False, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""From a bound batch to an outcome for each of its requests."""
+"""Runs a scheduled batch and gives each of its requests an outcome."""
 
 import asyncio
 import logging
@@ -11,7 +11,7 @@ from foveate.core.errors import FoveateError, RunFailed
 from foveate.core.metrics import Metrics
 from foveate.core.outcome import Explanation, Outcome, Result, Timings
 from foveate.core.plan import Plan
-from foveate.engine.batch import Batch, forward
+from foveate.engine.batch import ScheduledBatch, run_batch
 from foveate.engine.device import DeviceExecutor
 from foveate.engine.queue import QueueEntry
 from foveate.engine.runner import HasExplanations, Runner
@@ -22,66 +22,67 @@ log = logging.getLogger(__name__)
 
 
 class BatchExecutor:
-    """Runs batches of one model on the device, and gives every entry its answer or its failure."""
+    """Runs the batches of one model on the device, and sets the outcome or the failure of every entry."""
 
     def __init__(
         self,
         runner: Runner,
         latency: ThreadSelector,
-        compute: DeviceExecutor,
+        device: DeviceExecutor,
         metrics: Metrics,
         clock: Callable[[], float],
     ) -> None:
-        self.runner, self.latency, self.compute, self.clock = runner, latency, compute, clock
-        self._stage = ThreadPoolExecutor(1, "stage")
-        # Looking labels up costs more than counting.
+        """latency: observes every batch; clock: the clock of the deadlines, in seconds."""
+        self.runner, self.latency, self.device, self.clock = runner, latency, device, clock
+        self._stage_thread = ThreadPoolExecutor(1, "stage")
+        # The labels are resolved once: that costs more than counting.
         name = runner.card.name
         self._queue_wait = metrics.queue_wait.labels(name)
         self._stack_time = metrics.stage.labels(name, "stack")
         self._compute_time = metrics.stage.labels(name, "compute")
         self._batch_size, self._padding = metrics.batch_size.labels(name), metrics.padding.labels(name)
-        self._prediction = metrics.prediction.labels(name)
+        self._prediction_ratio = metrics.prediction.labels(name)
         self._running_gauge = metrics.running.labels(name)
 
-    async def stage(self, batch: Batch) -> None:
-        """Stack the next batch while one runs. A failure here is met again, and settled, in `run`."""
+    async def stage(self, batch: ScheduledBatch) -> None:
+        """Stack a batch while another one runs. If that fails, `run` stacks again and handles the failure."""
         started = self.clock()
         media = [entry.request.media for entry in batch.decision.entries]
         work = asyncio.get_running_loop().run_in_executor(
-            self._stage, self.runner.stack, media, batch.decision.plan
+            self._stage_thread, self.runner.stack, media, batch.decision.plan
         )
         try:
             batch.stacked = await work
         except Exception:
-            log.debug("staging ahead failed", exc_info=True)
+            log.debug("stacking a prefetched batch failed", exc_info=True)
         self._stack_time.observe(self.clock() - started)
 
-    async def run(self, batch: Batch) -> None:
-        """Run those who still wait. Whatever happens ends these requests, and nothing else."""
+    async def run(self, batch: ScheduledBatch) -> None:
+        """Run the entries that are alive. A failure ends these requests and does not stop the engine."""
         try:
             await self._forward(batch)
         except Exception:
             log.exception("a batch of %d failed", len(batch.decision.entries))
             for entry in batch.decision.entries:
-                if entry.alive:
-                    entry.future.set_exception(RunFailed("the model failed on this request"))
+                entry.fail(RunFailed("the model failed on this request"))
 
-    async def _forward(self, batch: Batch) -> None:
+    async def _forward(self, batch: ScheduledBatch) -> None:
+        """Run the forward, observe its latency, set the outcomes, and explain where asked."""
         started = self.clock()
         self._running_gauge.set(len(batch.decision.entries))
         try:
-            entries, results = await self.compute.run(partial(forward, self.runner, batch, self.clock))
+            entries, results = await self.device.run(partial(run_batch, self.runner, batch, self.clock))
         finally:
             self._running_gauge.set(0)
         if not entries:
             return
         if not any(isinstance(result, Exception) for result in results):
-            taken = self.clock() - started
-            ratio = self.latency.observe(batch.decision.plan, len(entries), taken, batch.threads)
-            self._prediction.observe(ratio)
-        curious = self._settle(entries, results, batch.decision, started)
-        if curious:
-            await self._explain(curious, batch.decision.plan)
+            seconds = self.clock() - started
+            ratio = self.latency.observe(batch.decision.plan, len(entries), seconds, batch.threads)
+            self._prediction_ratio.observe(ratio)
+        to_explain = self._settle(entries, results, batch.decision, started)
+        if to_explain:
+            await self._explain(to_explain, batch.decision.plan)
 
     def _settle(
         self,
@@ -90,18 +91,18 @@ class BatchExecutor:
         decision: BatchDecision[QueueEntry],
         started: float,
     ) -> Sequence[tuple[QueueEntry, Outcome]]:
-        """Hand every entry that still waits its answer or its failure.
+        """Set the outcome or the failure of every entry that is alive.
 
-        Returns the answers of those who asked for an explanation too, and get both together.
+        Returns the entries that asked for an explanation with their outcomes, which are not set yet.
         """
         batch_s, plan = self.clock() - started, decision.plan
         self._compute_time.observe(batch_s)
         self._batch_size.observe(len(entries))
         self._padding.observe(padding_ratio(results))
-        curious = []
+        to_explain = []
         for entry, result in zip(entries, results, strict=True):
-            waited = started - entry.admitted_at
-            self._queue_wait.observe(waited)
+            wait_s = started - entry.admitted_at
+            self._queue_wait.observe(wait_s)
             if not entry.alive:
                 continue
             if isinstance(result, FoveateError):
@@ -112,42 +113,51 @@ class BatchExecutor:
                 entry.future.set_exception(failure)
             else:
                 if result.features is not None and not entry.request.features:
-                    result = replace(result, features=None)  # a third of a megabyte that nobody wants
+                    result = replace(result, features=None)  # a third of a megabyte that was not asked for
                 reason = "pinned" if entry.pinned else decision.reason
-                outcome = Outcome(result, plan, Timings(waited, batch_s), len(entries), reason)
+                outcome = Outcome(result, plan, Timings(wait_s, batch_s), len(entries), reason)
                 if entry.request.explain:
-                    curious.append((entry, outcome))
+                    to_explain.append((entry, outcome))
                 else:
                     entry.future.set_result(outcome)
-        return curious
+        return to_explain
 
-    async def _explain(self, curious: Sequence[tuple[QueueEntry, Outcome]], plan: Plan) -> None:
-        """One more forward for those who asked, once the others of their batch have been answered."""
-        explanations: Sequence[Explanation | None] = [None] * len(curious)
+    async def _explain(self, to_explain: Sequence[tuple[QueueEntry, Outcome]], plan: Plan) -> None:
+        """Run one more forward for explanations, and set the outcomes of these entries.
+
+        The other entries of the batch have their outcomes already. Without an explanation, because it failed
+        or the runner makes none, an outcome is still valid.
+        """
+        explanations: Sequence[Explanation | None] = [None] * len(to_explain)
         if isinstance(self.runner, HasExplanations):
-            media = [entry.request.media for entry, _ in curious]
+            media = [entry.request.media for entry, _ in to_explain]
             try:
-                found = await self.compute.run(partial(self.runner.explain, media, plan))
-                if len(found) != len(curious):
-                    raise RunFailed(f"the model explained {len(found)} of {len(curious)} answers")
-                explanations = found
-            except Exception:  # the answer is there, and does not fail with its explanation
-                log.warning("explaining %d answers failed", len(curious), exc_info=True)
-        for (entry, outcome), explanation in zip(curious, explanations, strict=True):
+                returned = await self.device.run(partial(self.runner.explain, media, plan))
+                if len(returned) != len(to_explain):
+                    raise RunFailed(
+                        f"the model returned {len(returned)} explanations for {len(to_explain)} requests"
+                    )
+                explanations = returned
+            except Exception:
+                log.warning("explaining %d results failed", len(to_explain), exc_info=True)
+        for (entry, outcome), explanation in zip(to_explain, explanations, strict=True):
             if entry.alive:
                 result = replace(outcome.result, explanation=explanation)
                 entry.future.set_result(replace(outcome, result=result))
 
     def close(self) -> None:
-        self._stage.shutdown(wait=False, cancel_futures=True)
+        """End the stacking thread after the batch that it stacks now."""
+        self._stage_thread.shutdown(wait=False, cancel_futures=True)
 
 
 def padding_ratio(results: Sequence[Result | Exception]) -> float:
-    """Share of the tokens of a batch, as its pictures left the trunk together, that are there because another
-    picture has more."""
-    left: dict[int, list[int]] = {}
+    """Share of the final tokens of a batch that are padding.
+
+    Items that exit after the same block are padded to the longest of them; failed items do not count.
+    """
+    tokens_by_exit: dict[int, list[int]] = {}
     for result in results:
         if isinstance(result, Result):
-            left.setdefault(result.exit_layer, []).append(result.tokens)
-    room = sum(max(tokens) * len(tokens) for tokens in left.values())
-    return 1 - sum(map(sum, left.values())) / room if room else 0.0
+            tokens_by_exit.setdefault(result.exit_layer, []).append(result.tokens)
+    padded = sum(max(tokens) * len(tokens) for tokens in tokens_by_exit.values())
+    return 1 - sum(map(sum, tokens_by_exit.values())) / padded if padded else 0.0

@@ -1,4 +1,4 @@
-"""The waiting requests: bounded in items and in bytes, in the order of their turns, quick to leave."""
+"""The waiting requests: bounded in items and bytes, ordered by virtual deadline."""
 
 import asyncio
 import math
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import overload
 
-from foveate.core.errors import Overloaded
+from foveate.core.errors import FoveateError, Overloaded
 from foveate.core.outcome import Outcome
 from foveate.core.plan import Plan
 from foveate.core.request import Request
@@ -18,18 +18,21 @@ _VIRTUAL_DEADLINE = attrgetter("virtual_deadline")
 
 @dataclass(slots=True, eq=False)
 class QueueEntry:
-    """One admitted request and all of its state. It is over once its future is done."""
+    """One admitted request and all of its state. The request is over once its future is done."""
 
     request: Request
     virtual_deadline: float
-    """When its turn comes; clock seconds."""
+    """The time that orders the queue; clock seconds."""
     min_rung: int
-    """Index of the cheapest rung it may get."""
+    """Index of the cheapest rung that meets the request's minimum quality."""
     future: asyncio.Future[Outcome]
     admitted_at: float
+    """Clock seconds."""
     expiry: asyncio.TimerHandle | None = field(default=None)
-    # A policy reads these of everybody who waits at every decision.
+    """Ends the request at its deadline."""
+    # Copied from the request: a policy reads these of every queued request at every decision.
     deadline: float = field(init=False)
+    """Clock seconds; infinite for a request without a deadline."""
     pinned: Plan | None = field(init=False)
     tenant: str = field(init=False)
 
@@ -40,18 +43,25 @@ class QueueEntry:
 
     @property
     def alive(self) -> bool:
-        """Somebody still waits for the answer."""
+        """True until the request has an outcome, has failed or was cancelled."""
         return not self.future.done()
+
+    def fail(self, error: FoveateError) -> None:
+        """End the request with this error, unless it is over already."""
+        if not self.future.done():
+            self.future.set_exception(error)
 
 
 class WaitingQueue(Sequence[QueueEntry]):
-    """Entries by their turns, those with the same in order of arrival. A full queue refuses."""
+    """Entries by virtual deadline; entries with the same one in order of arrival."""
 
     def __init__(self, max_items: int, max_bytes: int) -> None:
+        """max_bytes: of decoded media. A queue with one entry may exceed it."""
         self.max_items, self.max_bytes = max_items, max_bytes
         self.bytes = 0
+        """Bytes of decoded media that the entries hold."""
         self._entries: list[QueueEntry] = []
-        self._held: set[QueueEntry] = set()
+        self._members: set[QueueEntry] = set()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -60,7 +70,7 @@ class WaitingQueue(Sequence[QueueEntry]):
         return iter(self._entries)
 
     def __contains__(self, entry: object) -> bool:
-        return entry in self._held
+        return entry in self._members
 
     @overload
     def __getitem__(self, index: int) -> QueueEntry: ...
@@ -69,23 +79,36 @@ class WaitingQueue(Sequence[QueueEntry]):
     def __getitem__(self, index: int | slice) -> QueueEntry | list[QueueEntry]:
         return self._entries[index]
 
-    def check_room(self, size_bytes: int, wait_s: Callable[[], float]) -> None:
-        """Raises Overloaded when one more request of this size would not fit; `wait_s` says for how long."""
+    def check_capacity(self, size_bytes: int, wait_s: Callable[[], float]) -> None:
+        """Raises Overloaded if one more request of this size does not fit.
+
+        wait_s: called only then; returns the seconds after which the client should retry.
+        """
         if len(self) >= self.max_items:
-            raise Overloaded(f"{self.max_items} requests are waiting already", wait_s())
+            raise Overloaded(
+                f"the queue is full: {self.max_items} requests are waiting; retry later", wait_s()
+            )
         if self._entries and self.bytes + size_bytes > self.max_bytes:
-            raise Overloaded(f"waiting requests hold {self.bytes} bytes already", wait_s())
+            raise Overloaded(
+                f"the queue is full: it holds {self.bytes} bytes of media; retry later", wait_s()
+            )
 
     def push(self, entry: QueueEntry) -> None:
+        """Insert an entry at its place in the order. Does not check the capacity."""
         insort(self._entries, entry, key=_VIRTUAL_DEADLINE)
-        self._held.add(entry)
+        self._members.add(entry)
         self.bytes += entry.request.size_bytes
 
     def remove(self, entry: QueueEntry) -> None:
-        """Take an entry out, if it is there."""
-        if entry not in self._held:
+        """Remove an entry; does nothing if the entry is not in the queue."""
+        if entry not in self._members:
             return
-        self._held.remove(entry)
+        self._members.remove(entry)
         at = bisect_left(self._entries, entry.virtual_deadline, key=_VIRTUAL_DEADLINE)
         del self._entries[self._entries.index(entry, at)]
         self.bytes -= entry.request.size_bytes
+
+    def refuse(self, entry: QueueEntry, error: FoveateError) -> None:
+        """End a request with this error, and remove its entry if it is in the queue."""
+        entry.fail(error)
+        self.remove(entry)

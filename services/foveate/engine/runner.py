@@ -1,4 +1,4 @@
-"""What the engine asks of a model. Anything with these members can be served; torch is not needed."""
+"""The protocol between the engine and a model. Any object with these members can be served, without torch."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -9,57 +9,59 @@ from foveate.core.plan import Plan
 
 
 class Runner(Protocol):
-    """Runs batches. `stack` and `run` are called from threads, `run` never twice at once."""
+    """Runs batches. `stack` and `run` are called from threads, and `run` never twice at the same time."""
 
     @property
-    def card(self) -> ModelCard: ...
+    def card(self) -> ModelCard:
+        """The name, labels, input and ladder of the model."""
+        ...
 
     @property
     def max_batch(self) -> int:
-        """Items in one batch at most."""
+        """Largest number of items in a batch."""
         ...
 
     def check(self, plan: Plan) -> None:
-        """Raises BadPlan when this model cannot run the plan."""
+        """Raises BadPlan if this model cannot run the plan."""
         ...
 
     def stack(self, media: Sequence[Any], plan: Plan) -> Any:
-        """Put decoded media together as one input. May run while another batch runs."""
+        """Combine decoded media into the input of `run`. May be called while another batch runs."""
         ...
 
     def run(self, batch: Any, plan: Plan) -> Sequence[Result | Exception]:
-        """One result an item, in order; an exception in an item's place fails that item alone."""
+        """One result for each item, in order. An exception in the place of a result fails that item alone."""
         ...
 
 
 @runtime_checkable
 class HasThreads(Protocol):
-    """What a runner on a CPU may be besides: one that can leave cores to others."""
+    """Optional: a runner on a CPU that can run on a different number of threads from batch to batch."""
 
     @property
     def times(self) -> Mapping[int, Mapping[Plan, Mapping[int, float]]]:
-        """Seconds of a batch by threads, plan and size, measured on this machine at the start."""
+        """Seconds of a batch by threads, plan and batch size, measured on this machine at start-up."""
         ...
 
     def use(self, threads: int) -> None:
-        """Run what comes next on so many threads, one of those that were measured. Called where `run` is."""
+        """Run the next batch on this many threads, a key of `times`. Called on the thread of `run`."""
         ...
 
 
 @runtime_checkable
 class HasSubmodels(Protocol):
-    """What a runner may be besides: one that brings others, which work on what it makes."""
+    """Optional: a runner with other models that work on its outputs."""
 
     @property
     def submodels(self) -> Sequence[Runner]:
-        """To be served beside it, each under its own name."""
+        """The runners to serve together with this one, each under its own name."""
         ...
 
 
 @runtime_checkable
 class HasExplanations(Protocol):
-    """What a runner may be besides: one that can tell what it looked at. Called where `run` is called."""
+    """Optional: a runner that can explain its results. Called on the thread that calls `run`."""
 
     def explain(self, media: Sequence[Any], plan: Plan) -> Sequence[Explanation]:
-        """One account an item, in order."""
+        """One explanation for each item, in order."""
         ...

@@ -1,1 +1,1 @@
-"""Estimates that the engine learns online: batch latency, arrivals, CPU load."""
+"""Online estimates: batch latency, arrival rate, and the CPU load of this host."""

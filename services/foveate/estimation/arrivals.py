@@ -1,14 +1,15 @@
-"""How requests have been coming of late: the rate, and the time they allow."""
+"""Estimates the arrival rate of requests and the time that they allow."""
 
 import math
 from dataclasses import dataclass
 
 MEMORY_S = 0.2
-"""Arrivals this long ago count for 1/e of one that comes now."""
-BRIEF = 0.05
-"""The same in a burst, as a share of the time that is allowed: it has to show while there is time left."""
-LEAST_SEEN = 0.1
-"""Counting that has just begun is taken to have seen this share of a memory."""
+"""Time constant of the steady estimate: an arrival of this age counts 1/e of a new one."""
+BURST_MEMORY_SHARE = 0.05
+"""Time constant of the burst estimate, as a share of the mean time allowed. A burst has to be visible while
+there is still time to react to it."""
+MIN_OBSERVED_SHARE = 0.1
+"""A meter that has just started is assumed to have observed this share of its memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,34 +27,38 @@ class ArrivalStats:
 class ArrivalMeter:
     """Exponentially weighted counts of arrivals.
 
-    The faster of two memories counts, for a burst must not be met with what the calm before it allowed.
+    The rate is the higher of a steady and a burst estimate: during a burst, the calm before it must not hide
+    the load.
     """
 
-    def __init__(self, lone_s: float = 0.0) -> None:
-        """lone_s: seconds a lone request takes; a burst cannot show in less."""
-        self.lone_s, self.last = lone_s, -math.inf
+    def __init__(self, request_s: float = 0.0) -> None:
+        """request_s: seconds that a single request takes; the burst memory is at least this long."""
+        self.request_s = request_s
+        self.last_at = -math.inf
+        """Time of the last arrival; clock seconds."""
         self._count = self._allowed = self._burst = 0.0
-        self._first, self._brief_s = math.inf, 0.01
+        self._first_at, self._burst_memory_s = math.inf, 0.01
 
-    def arrived(self, now: float, allowed_s: float) -> None:
-        """A request came that allows so many seconds for its answer."""
-        fade = self._fade(now, MEMORY_S)
-        self._first = min(self._first, now)
-        self._count = fade * self._count + 1
-        self._allowed = fade * self._allowed + allowed_s
-        self._brief_s = max(self.lone_s, BRIEF * self._allowed / self._count)
-        self._burst = self._fade(now, self._brief_s) * self._burst + 1
-        self.last = now
+    def record(self, now: float, allowed_s: float) -> None:
+        """Count a request that arrives now and allows this many seconds for its answer."""
+        decay = self._decay(now, MEMORY_S)
+        self._first_at = min(self._first_at, now)
+        self._count = decay * self._count + 1
+        self._allowed = decay * self._allowed + allowed_s
+        self._burst_memory_s = max(self.request_s, BURST_MEMORY_SHARE * self._allowed / self._count)
+        self._burst = self._decay(now, self._burst_memory_s) * self._burst + 1
+        self.last_at = now
 
     def read(self, now: float) -> ArrivalStats:
-        """The flow as of now."""
+        """The estimates at this time, without `preparing`."""
         if not self._count:
             return ArrivalStats()
-        # One alone is no flow: those are expected who come as the others did, and not the last one again.
-        seen = max(LEAST_SEEN, 1 - math.exp((self._first - now) / MEMORY_S))
-        steady = self._fade(now, MEMORY_S) * (self._count - 1) / (MEMORY_S * seen)
-        burst = self._fade(now, self._brief_s) * (self._burst - 1) / self._brief_s
+        # The last arrival is not counted: a single request is no evidence that another one follows.
+        observed = max(MIN_OBSERVED_SHARE, 1 - math.exp((self._first_at - now) / MEMORY_S))
+        steady = self._decay(now, MEMORY_S) * (self._count - 1) / (MEMORY_S * observed)
+        burst = self._decay(now, self._burst_memory_s) * (self._burst - 1) / self._burst_memory_s
         return ArrivalStats(max(steady, burst), self._allowed / self._count)
 
-    def _fade(self, now: float, memory_s: float) -> float:
-        return math.exp((self.last - now) / memory_s)
+    def _decay(self, now: float, memory_s: float) -> float:
+        """The weight that the last arrival has now."""
+        return math.exp((self.last_at - now) / memory_s)

@@ -1,48 +1,55 @@
-"""What the cores of this machine do besides forwards: requests are read and answers drawn on them too."""
+"""Measures the CPU work of this process besides forwards: the event loop, decoding and encoding."""
 
 import math
 import time
 from dataclasses import dataclass
 
 MEMORY_S = 0.2
-"""Work done so long ago counts for 1/e of what is done now."""
-LOOK_S = 0.25
-"""How often the event loop's own use of a core is looked at."""
-GAIN = 0.05
-"""How fast the seconds of a piece of work follow the last one."""
+"""Time constant of the recent load: CPU time spent this long ago counts 1/e of CPU time spent now."""
+LOOP_SAMPLE_S = 0.25
+"""Interval at which the CPU use of the event loop's thread is sampled."""
+TASK_GAIN = 0.05
+"""Gain of the moving mean of a task's duration."""
 
-DOUBT = 3.0
-"""By how much the wait behind others is overestimated. If all were let in who could just so be in time, the
-line would stay as long as their deadlines, and every slip would be at the cost of everybody in it."""
+WAIT_SAFETY_FACTOR = 3.0
+"""Factor on the predicted wait in a thread pool. If every request were admitted that could just meet its
+deadline, the pool's queue would stay as long as the deadlines, and every delay would make all queued requests
+late."""
 
 
 @dataclass(frozen=True, slots=True)
 class CpuLoad:
-    """What else wants the cores that a forward would run on."""
+    """The load on the cores that a forward would share."""
 
-    steady: float = 0.0
+    event_loop: float = 0.0
     """Cores that the event loop keeps busy."""
-    making: float = 0.0
-    """Cores that have been busy with reading media and drawing answers."""
-    pending_s: float = 0.0
-    """Processor seconds that what has come already will take."""
-    lanes: int = 1
-    """Threads that do this."""
+    recent: float = 0.0
+    """Cores that decoding and encoding have kept busy recently."""
+    pending_cpu_s: float = 0.0
+    """CPU seconds that the pending decoding and encoding tasks will take."""
+    threads: int = 1
+    """Threads that decode and encode."""
 
     def cores(self, span_s: float) -> float:
-        """Mean number of cores in use over so many seconds from now."""
-        return self.steady + min(self.lanes, max(self.making, self.pending_s / span_s))
+        """Mean number of busy cores over the next `span_s` seconds."""
+        return self.event_loop + min(self.threads, max(self.recent, self.pending_cpu_s / span_s))
 
 
 class TaskTimer:
-    """What is done on the threads of one pool for one purpose: pictures read for a model, clips for another.
+    """Durations and pending count of one kind of task on one thread pool, for example decoding for one model.
 
-    Entered for each piece as long as it is done or waits for it.
+    A context manager: enter it for each task while the task waits or runs.
     """
 
-    def __init__(self, host: "HostLoadMonitor", pool: str) -> None:
-        self.host, self.pool = host, pool
-        self.pending, self.each_s, self.used_s, self._done = 0, 0.0, 0.0, 0
+    def __init__(self, monitor: "HostLoadMonitor", pool: str) -> None:
+        self.monitor, self.pool = monitor, pool
+        self.pending = 0
+        """Tasks that wait or run."""
+        self.mean_s = 0.0
+        """Moving mean of a task's seconds, without its wait."""
+        self.mean_cpu_s = 0.0
+        """Moving mean of a task's CPU seconds."""
+        self._count = 0
 
     def __enter__(self) -> None:
         self.pending += 1
@@ -50,73 +57,76 @@ class TaskTimer:
     def __exit__(self, *_: object) -> None:
         self.pending -= 1
 
-    def done(self, seconds: float, used_s: float) -> None:
-        """A piece took so many seconds, its wait left out, and processor seconds."""
-        self._done += 1
-        gain = max(GAIN, 1 / self._done)
-        self.each_s += gain * (seconds - self.each_s)
-        self.used_s += gain * (used_s - self.used_s)
-        self.host.spent(used_s)
+    def record(self, seconds: float, cpu_s: float) -> None:
+        """A task has taken this many seconds, without its wait, and this many CPU seconds."""
+        self._count += 1
+        gain = max(TASK_GAIN, 1 / self._count)
+        self.mean_s += gain * (seconds - self.mean_s)
+        self.mean_cpu_s += gain * (cpu_s - self.mean_cpu_s)
+        self.monitor.record_cpu(cpu_s)
 
     @property
     def wait_s(self) -> float:
-        """Seconds until a piece that comes now is done, with much to spare where others are before it."""
-        return DOUBT * self.host.ahead_s(self.pool) + self.each_s
+        """Seconds until a task that is submitted now is done; the wait in the pool is overestimated."""
+        return WAIT_SAFETY_FACTOR * self.monitor.pool_wait_s(self.pool) + self.mean_s
 
 
 class HostLoadMonitor:
-    """Counts what is being read and drawn, and what that takes. For the event loop's thread alone."""
+    """Counts the decoding and encoding tasks of this process and their cost. Used on the event loop only."""
 
-    def __init__(self, lanes: int = 1) -> None:
-        self.lanes = lanes
-        self._works: dict[tuple[str, str], TaskTimer] = {}
-        self._busy, self._last = 0.0, -math.inf
-        self._looked, self._loop_used, self._loop = -math.inf, 0.0, 0.0
+    def __init__(self, threads: int = 1) -> None:
+        """threads: size of each thread pool."""
+        self.threads = threads
+        self._timers: dict[tuple[str, str], TaskTimer] = {}
+        self._busy_s, self._last_at = 0.0, -math.inf
+        self._sampled_at, self._loop_cpu_s, self._loop_share = -math.inf, 0.0, 0.0
 
-    def work(self, pool: str, name: str) -> TaskTimer:
-        """What is done on the threads of that pool for the purpose of this name."""
+    def timer(self, pool: str, name: str) -> TaskTimer:
+        """The timer of the tasks with this name, for example a model's, on this pool."""
         key = pool, name
-        if key not in self._works:
-            self._works[key] = TaskTimer(self, pool)
-        return self._works[key]
+        if key not in self._timers:
+            self._timers[key] = TaskTimer(self, pool)
+        return self._timers[key]
 
     @property
     def pending(self) -> int:
-        """Pieces that are not done, whatever for."""
-        return sum(work.pending for work in self._works.values())
+        """Tasks that wait or run, of all kinds."""
+        return sum(timer.pending for timer in self._timers.values())
 
-    def coming(self, name: str) -> int:
-        """Those for the purpose of this name, on whichever pool."""
-        return sum(work.pending for (_, of), work in self._works.items() if of == name)
+    def pending_for(self, name: str) -> int:
+        """Tasks with this name that wait or run, on all pools."""
+        return sum(timer.pending for (_, task), timer in self._timers.items() if task == name)
 
-    def ahead_s(self, pool: str) -> float:
-        """Seconds until the threads of a pool are done with what they have."""
-        waits = (work.pending * work.each_s for work in self._works.values() if work.pool == pool)
-        return sum(waits) / self.lanes
+    def pool_wait_s(self, pool: str) -> float:
+        """Seconds until the threads of a pool have done their pending tasks."""
+        waits = (timer.pending * timer.mean_s for timer in self._timers.values() if timer.pool == pool)
+        return sum(waits) / self.threads
 
-    def spent(self, used_s: float) -> None:
+    def record_cpu(self, cpu_s: float) -> None:
+        """Add CPU seconds that a task has just spent."""
         now = time.monotonic()
-        self._busy, self._last = self._busy * self._fade(now) + used_s, now
+        self._busy_s, self._last_at = self._busy_s * self._decay(now) + cpu_s, now
 
     def decay(self) -> None:
-        """What is known of the seconds of each may be out of date."""
-        for work in self._works.values():
-            work.each_s /= 2
+        """Halve the task durations: they may be out of date."""
+        for timer in self._timers.values():
+            timer.mean_s /= 2
 
     @property
-    def crowd(self) -> CpuLoad:
-        """As of now."""
+    def load(self) -> CpuLoad:
+        """The CPU load now."""
         now = time.monotonic()
-        making = self._busy * self._fade(now) / MEMORY_S
-        pending_s = sum(work.pending * work.used_s for work in self._works.values())
-        return CpuLoad(self._loop_share(now), making, pending_s, self.lanes)
+        recent = self._busy_s * self._decay(now) / MEMORY_S
+        pending_cpu_s = sum(timer.pending * timer.mean_cpu_s for timer in self._timers.values())
+        return CpuLoad(self._sample_loop(now), recent, pending_cpu_s, self.threads)
 
-    def _fade(self, now: float) -> float:
-        return math.exp((self._last - now) / MEMORY_S)
+    def _decay(self, now: float) -> float:
+        return math.exp((self._last_at - now) / MEMORY_S)
 
-    def _loop_share(self, now: float) -> float:
-        if now - self._looked >= LOOK_S:
-            used = time.thread_time()
-            self._loop = (used - self._loop_used) / (now - self._looked)
-            self._looked, self._loop_used = now, used
-        return self._loop
+    def _sample_loop(self, now: float) -> float:
+        """Share of a core that the calling thread, the event loop's, uses; sampled again when due."""
+        if now - self._sampled_at >= LOOP_SAMPLE_S:
+            cpu_s = time.thread_time()
+            self._loop_share = (cpu_s - self._loop_cpu_s) / (now - self._sampled_at)
+            self._sampled_at, self._loop_cpu_s = now, cpu_s
+        return self._loop_share

@@ -1,4 +1,4 @@
-"""How long a batch will take: seeded from the profile, refitted as batches run."""
+"""Predicts the seconds of a batch: seeded from the profile, refitted after every batch."""
 
 import math
 import statistics
@@ -11,60 +11,61 @@ from foveate.core.model import Rung
 from foveate.core.plan import Plan
 
 PlanTimes = Mapping[Plan, Mapping[int, float]]
-"""Seconds of a batch by plan and size."""
+"""Seconds of a batch by plan and batch size."""
 
-RECENT = 5
-"""Batches whose median says how much slower than its profile the machine is now: two outliers among them
-say nothing, and three batches after a change it is known in full."""
-GAIN = 0.1
-"""How far a batch moves what is known of its plan at its size."""
-STEP = 0.2
-"""A batch counts as off by this much at most (natural logarithm): one that stalled teaches little."""
-LEAK = 0.01
-"""How far it goes back to where it began with every batch: else it and `machine` could drift apart without
-end, their product staying right."""
-TRUSTED = 20.0
-"""The most that batches of one size count for, beside 1 for a point of the profile."""
-GUESSED = 0.1
-"""What a point counts for where a plan was never measured, and full's times stand in."""
-SEEN_ONCE = 0.5
-"""What it counts for after one batch, which may have been held up: the better of two is believed."""
-ERROR_GAIN, LEAST_MARGIN, MOST_MARGIN = 0.05, 0.05, 0.5
-"""How fast the mean error follows the last one, and the margins it can lead to."""
-BATCHED = 0.05
-"""The fixed cost of a batch is well spread once it is this share of the rest."""
-UNMEASURED = {1: 0.02, 32: 0.16}
-"""Stands in for full where it was never measured: batches are then taken to be worth making."""
-KNOWN = 256
-"""Plans besides the ladder's whose times are kept; those that ran longest ago are forgotten first."""
+RATIO_WINDOW = 5
+"""Batches in the running median of the slowdown: two outliers among them change nothing, and three batches
+after a change the new slowdown is known."""
+POINT_GAIN = 0.1
+"""Gain with which a batch moves the point of its plan and size."""
+MAX_LOG_STEP = 0.2
+"""Largest deviation of a batch that counts (natural logarithm): a stalled batch says little."""
+SEED_PULL = 0.01
+"""Share by which every batch moves its point back to its seed. Without it, the points and the slowdown could
+drift apart without bound while their product stays right."""
+MAX_WEIGHT = 20.0
+"""Largest weight of a point that batches have refined; a point of the profile has weight 1."""
+GUESS_WEIGHT = 0.1
+"""Weight of a point of a plan that was never measured and is assumed to cost as much as full."""
+FIRST_RUN_WEIGHT = 0.5
+"""Weight of a guessed point after one batch. The batch may have stalled: the faster of two counts."""
+ERROR_GAIN, MIN_MARGIN, MAX_MARGIN = 0.05, 0.05, 0.5
+"""Gain of the mean error, and the bounds of the safety margin that follows from it."""
+AMORTIZED_SHARE = 0.05
+"""A batch is large enough once its fixed cost per item is this share of the cost of one more item."""
+DEFAULT_LATENCY_S = {1: 0.02, 32: 0.16}
+"""Stands in for the latency of full where it was never measured: batching is then assumed to pay."""
+MAX_EXTRA_PLANS = 256
+"""Plans besides the ladder's whose times are kept; the least recently run one is dropped first."""
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """Seconds of a batch: fixed + each * size."""
+class LatencyLine:
+    """Seconds of a batch as a function of its size: fixed_s + item_s * size."""
 
-    fixed: float
-    each: float
+    fixed_s: float
+    item_s: float
 
     def at(self, size: int) -> float:
-        return self.fixed + self.each * size
+        """Seconds of a batch of this size."""
+        return self.fixed_s + self.item_s * size
 
 
 @dataclass(slots=True)
-class _Point:
-    """What batches of one size take, and how much that counts for."""
+class _TimedSize:
+    """The seconds of batches of one size, and the weight of this point in the fit."""
 
     seconds: float
     weight: float
-    start: float
-    """The seconds it began with."""
+    seed_s: float
+    """The first value of `seconds`."""
 
 
-def fitted(points: Mapping[int, _Point]) -> Line:
-    """The best line through the points of those that never fall and start at no less than 0.
+def fit_line(points: Mapping[int, _TimedSize]) -> LatencyLine:
+    """The best line through the points, by batch size, with a slope and an intercept of at least 0.
 
-    Points weigh by the inverse of their square too, so that the error of a lone picture counts for as
-    much as that of a large batch.
+    Points are weighted by the inverse of their square too, so that the relative error of a single item
+    counts as much as that of a large batch.
     """
     w = n = nn = y = ny = 0.0
     for size, point in points.items():
@@ -75,163 +76,172 @@ def fitted(points: Mapping[int, _Point]) -> Line:
         y += weight * point.seconds
         ny += weight * size * point.seconds
     spread = w * nn - n**2
-    each = (w * ny - n * y) / spread if spread > 1e-9 * w * nn else -1.0
-    fixed = (y - each * n) / w
-    if fixed < 0 or len(points) == 1:
-        return Line(0.0, ny / nn)
-    return Line(fixed, each) if each >= 0 else Line(y / w, 0.0)
+    item_s = (w * ny - n * y) / spread if spread > 1e-9 * w * nn else -1.0
+    fixed_s = (y - item_s * n) / w
+    if fixed_s < 0 or len(points) == 1:
+        return LatencyLine(0.0, ny / nn)
+    return LatencyLine(fixed_s, item_s) if item_s >= 0 else LatencyLine(y / w, 0.0)
 
 
-def _as_now(rung: Rung, ladder: Sequence[Rung], times: PlanTimes) -> Mapping[int, float] | None:
-    """What batches of a rung take now: measured, or its profile's times with those of the nearest rung
-    that was measured, in proportion."""
+def _current_latency(rung: Rung, ladder: Sequence[Rung], times: PlanTimes) -> Mapping[int, float] | None:
+    """Seconds of a batch of a rung on this machine, by size.
+
+    Either as measured now, or the profile's times scaled like those of the measured rung that is nearest in
+    cost.
+    """
     if times.get(rung.plan) or not rung.latency_s:
         return times.get(rung.plan)
-    known = [other for other in ladder if times.get(other.plan) and other.latency_s]
-    if not known:
+    measured = [other for other in ladder if times.get(other.plan) and other.latency_s]
+    if not measured:
         return rung.latency_s
-    near = min(known, key=lambda other: apart(other.gflops, rung.gflops))
-    now, then = times[near.plan], near.latency_s or {}
-    slower = [now[size] / then[size] for size in now.keys() & then.keys()]
-    return {size: seconds * statistics.median(slower or [1.0]) for size, seconds in rung.latency_s.items()}
+    nearest = min(measured, key=lambda other: log_ratio(other.gflops, rung.gflops))
+    now, profiled = times[nearest.plan], nearest.latency_s or {}
+    slowdowns = [now[size] / profiled[size] for size in now.keys() & profiled.keys()]
+    return {size: seconds * statistics.median(slowdowns or [1.0]) for size, seconds in rung.latency_s.items()}
 
 
-def apart(one: float, other: float) -> float:
-    """How far two costs are from each other, as a ratio's logarithm; some models cost nothing."""
-    return abs(math.log(max(one, 1e-9) / max(other, 1e-9)))
+def log_ratio(a: float, b: float) -> float:
+    """Distance of two costs: the absolute logarithm of their ratio. Defined for a cost of 0 too."""
+    return abs(math.log(max(a, 1e-9) / max(b, 1e-9)))
 
 
 class Predictor(Protocol):
-    """What a policy asks."""
+    """The part of a latency model that a policy uses."""
 
     @property
     def version(self) -> int:
-        """Another one whenever a prediction may have changed."""
+        """Changes whenever a prediction may have changed."""
         ...
 
     @property
     def safety_factor(self) -> float:
-        """By what a prediction has to be multiplied so that a batch seldom takes longer."""
+        """Factor by which a prediction is multiplied so that a batch seldom takes longer."""
         ...
 
     def predict(self, plan: Plan, size: int) -> float:
-        """Seconds a batch of this size takes under a plan."""
+        """Seconds of a batch of this size under a plan."""
         ...
 
-    def efficient_batch_size(self, plan: Plan, most: int) -> int:
-        """The size, at most `most`, beyond which a larger batch hardly makes a picture cheaper."""
+    def efficient_batch_size(self, plan: Plan, max_batch: int) -> int:
+        """The size, at most `max_batch`, beyond which a larger batch hardly makes an item cheaper."""
         ...
 
 
 class LatencyModel:
-    """latency(plan, size) = machine * (fixed + each * size).
+    """latency(plan, size) = slowdown * (fixed_s + item_s * size).
 
-    `machine`, common to all plans, follows a machine that slows down within a few batches; each plan's
-    line moves slowly, by what its own batches took beyond that.
+    `slowdown` is common to all plans and follows the machine within a few batches. The line of each plan
+    moves slowly, by the deviation of the plan's own batches beyond the slowdown.
     """
 
     def __init__(self, ladder: Sequence[Rung], times: PlanTimes | None = None) -> None:
-        """times: seconds by plan and batch size as measured just now; they count before the ladder's."""
-        self._lines: OrderedDict[Plan, Line] = OrderedDict()
-        self._points: dict[Plan, dict[int, _Point]] = {}
-        self._recent: deque[float] = deque([1.0] * (RECENT // 2), RECENT)
+        """times: batch seconds measured on this machine; they take precedence over the ladder's."""
+        self._lines: OrderedDict[Plan, LatencyLine] = OrderedDict()
+        self._points: dict[Plan, dict[int, _TimedSize]] = {}
+        self._ratios: deque[float] = deque([1.0] * (RATIO_WINDOW // 2), RATIO_WINDOW)
         self.slowdown = 1.0
         self.version = 0
-        self._error = 0.0
+        self._mean_error = 0.0
         full, self._ladder = ladder[-1], frozenset(rung.plan for rung in ladder)
         self._full_gflops = full.gflops
-        self._measured = dict((times or {}).get(full.plan) or full.latency_s or UNMEASURED)
+        self._full_latency_s = dict((times or {}).get(full.plan) or full.latency_s or DEFAULT_LATENCY_S)
         for rung in ladder:
-            self._seed(replace(rung, latency_s=_as_now(rung, ladder, times or {})))
+            self._seed(replace(rung, latency_s=_current_latency(rung, ladder, times or {})))
 
     def _seed(self, rung: Rung) -> None:
         if rung.latency_s:
-            self._keep(rung.plan, {size: _Point(s, 1.0, s) for size, s in rung.latency_s.items()})
+            self._store(rung.plan, {size: _TimedSize(s, 1.0, s) for size, s in rung.latency_s.items()})
         else:
             self._guess(rung.plan, rung.gflops / self._full_gflops if self._full_gflops else 1.0)
 
-    def _guess(self, plan: Plan, cheaper: float = 1.0) -> None:
-        self._keep(
-            plan, {size: _Point(cheaper * s, GUESSED, cheaper * s) for size, s in self._measured.items()}
-        )
+    def _guess(self, plan: Plan, cost_ratio: float = 1.0) -> None:
+        """Seed a plan that was never measured with this multiple of the times of full."""
+        times = {size: cost_ratio * seconds for size, seconds in self._full_latency_s.items()}
+        self._store(plan, {size: _TimedSize(s, GUESS_WEIGHT, s) for size, s in times.items()})
 
-    def _keep(self, plan: Plan, points: dict[int, _Point]) -> None:
-        self._points[plan], self._lines[plan] = points, fitted(points)
+    def _store(self, plan: Plan, points: dict[int, _TimedSize]) -> None:
+        self._points[plan], self._lines[plan] = points, fit_line(points)
         self._lines.move_to_end(plan)
-        if len(self._lines) > len(self._ladder) + KNOWN:
-            gone = next(plan for plan in self._lines if plan not in self._ladder)
-            del self._points[gone], self._lines[gone]
+        if len(self._lines) > len(self._ladder) + MAX_EXTRA_PLANS:
+            oldest = next(plan for plan in self._lines if plan not in self._ladder)
+            del self._points[oldest], self._lines[oldest]
 
-    def _line(self, plan: Plan) -> Line:
-        """A plan that nobody measured is taken to be as dear as full, until it has run."""
+    def _line(self, plan: Plan) -> LatencyLine:
+        """The line without the slowdown. An unmeasured plan costs as much as full until it runs."""
         if plan not in self._lines:
             self._guess(plan)
         return self._lines[plan]
 
-    def line(self, plan: Plan) -> Line:
-        """What a batch takes now, by its size."""
-        line = self._line(plan)
-        return Line(self.slowdown * line.fixed, self.slowdown * line.each)
+    def item_s(self, plan: Plan) -> float:
+        """Seconds by which one more item lengthens a batch."""
+        return self.slowdown * self._line(plan).item_s
 
     def predict(self, plan: Plan, size: int) -> float:
-        """Seconds a batch of this size takes under a plan."""
+        """Seconds of a batch of this size under a plan."""
         return self.slowdown * self._line(plan).at(size)
 
     @property
     def safety_factor(self) -> float:
-        """By what a prediction has to be multiplied so that a batch seldom takes longer."""
-        return 1.0 + min(MOST_MARGIN, max(LEAST_MARGIN, 2 * self._error))
+        """Factor by which a prediction is multiplied so that a batch seldom takes longer."""
+        return 1.0 + min(MAX_MARGIN, max(MIN_MARGIN, 2 * self._mean_error))
 
-    def efficient_batch_size(self, plan: Plan, most: int) -> int:
-        """The size, at most `most`, beyond which a larger batch hardly makes a picture cheaper."""
+    def efficient_batch_size(self, plan: Plan, max_batch: int) -> int:
+        """The size, at most `max_batch`, beyond which a larger batch hardly makes an item cheaper."""
         line = self._line(plan)
-        if line.fixed <= BATCHED * line.each:
+        amortized_s = AMORTIZED_SHARE * line.item_s
+        if line.fixed_s <= amortized_s:
             return 1
-        return min(most, math.ceil(line.fixed / (BATCHED * line.each))) if line.each else most
+        return min(max_batch, math.ceil(line.fixed_s / amortized_s)) if line.item_s else max_batch
 
     def observe(self, plan: Plan, size: int, seconds: float) -> float:
-        """A batch has run. Gives what it took over what was predicted."""
-        base = self._line(plan).at(size)
-        ratio = seconds / (self.slowdown * base)
-        self._error += ERROR_GAIN * (min(abs(math.log(ratio)), MOST_MARGIN) - self._error)
+        """Learn from a batch that has run. Returns its seconds over the predicted seconds."""
+        base_s = self._line(plan).at(size)
+        ratio = seconds / (self.slowdown * base_s)
+        self._mean_error += ERROR_GAIN * (min(abs(math.log(ratio)), MAX_MARGIN) - self._mean_error)
         points = self._points[plan]
         guessed = any(point.weight < 1 for point in points.values())
         if guessed and (size not in points or points[size].weight < 1):
-            self._first(points, size, seconds / self.slowdown, base)
-        else:  # the others' first batches tell nothing of the machine
-            self._recent.append(seconds / base)
-            self.slowdown = statistics.median(self._recent)
-            self._learn(points, size, seconds / self.slowdown, base)
-        self._keep(plan, points)
+            self._observe_guessed(points, size, seconds / self.slowdown, base_s)
+        else:  # the first batches of a guessed plan carry no information about the machine
+            self._ratios.append(seconds / base_s)
+            self.slowdown = statistics.median(self._ratios)
+            self._refine(points, size, seconds / self.slowdown, base_s)
+        self._store(plan, points)
         self.version += 1
         return ratio
 
     @staticmethod
-    def _first(points: dict[int, _Point], size: int, seconds: float, guess: float) -> None:
-        """The first two batches of a size that was guessed. One may have been held up: the better of two is
-        believed, and of one that it was quicker; had the first large batch been held up and were it believed,
-        there would not be a second one."""
-        known = len(points) > sum(point.weight == GUESSED for point in points.values())
-        once = points.get(size)
-        if once is not None and once.weight == SEEN_ONCE:
-            points[size] = _Point(min(seconds, once.start), 1.0, min(seconds, once.start))
+    def _observe_guessed(points: dict[int, _TimedSize], size: int, seconds: float, guess_s: float) -> None:
+        """Learn from one of the first two batches of a size whose latency was guessed.
+
+        Either may have stalled, so the faster of the two counts. Once another size of the plan has run, the
+        first batch can only lower the guess: if the first large batch stalled and its time were believed,
+        no second large batch would ever be made.
+        """
+        any_known = len(points) > sum(point.weight == GUESS_WEIGHT for point in points.values())
+        first_run = points.get(size)
+        if first_run is not None and first_run.weight == FIRST_RUN_WEIGHT:
+            best_s = min(seconds, first_run.seed_s)
+            points[size] = _TimedSize(best_s, 1.0, best_s)
             return
-        believed = min(seconds, guess) if known else seconds
-        for point in points.values():  # the other guesses were off as much, as far as one can tell
-            if point.weight == GUESSED:
-                point.seconds = point.start = point.seconds * believed / guess
-        points[size] = _Point(believed, SEEN_ONCE, seconds)
+        believed_s = min(seconds, guess_s) if any_known else seconds
+        for point in points.values():  # assume that the other guesses were wrong by the same factor
+            if point.weight == GUESS_WEIGHT:
+                point.seconds = point.seed_s = point.seconds * believed_s / guess_s
+        points[size] = _TimedSize(believed_s, FIRST_RUN_WEIGHT, seconds)
 
     def decay(self) -> None:
-        """What is known of the machine may be out of date: it may be as fast as when it was measured."""
-        self._recent.append(1.0)
-        self.slowdown = statistics.median(self._recent)
+        """Move the slowdown back towards 1: what is known about the machine may be out of date."""
+        self._ratios.append(1.0)
+        self.slowdown = statistics.median(self._ratios)
         self.version += 1
 
     @staticmethod
-    def _learn(points: dict[int, _Point], size: int, seconds: float, predicted: float) -> None:
-        point = points.setdefault(size, _Point(predicted, 1.0, predicted))
-        off = math.log(seconds / point.seconds)
-        back = math.log(point.start / point.seconds)
-        point.seconds *= math.exp(GAIN * max(-STEP, min(STEP, off)) + LEAK * back)
-        point.weight = min(TRUSTED, point.weight + 1)
+    def _refine(points: dict[int, _TimedSize], size: int, seconds: float, predicted_s: float) -> None:
+        """Move the point of this size towards the seconds of a batch."""
+        point = points.setdefault(size, _TimedSize(predicted_s, 1.0, predicted_s))
+        error = math.log(seconds / point.seconds)
+        to_seed = math.log(point.seed_s / point.seconds)
+        step = max(-MAX_LOG_STEP, min(MAX_LOG_STEP, error))
+        point.seconds *= math.exp(POINT_GAIN * step + SEED_PULL * to_seed)
+        point.weight = min(MAX_WEIGHT, point.weight + 1)

@@ -1,4 +1,4 @@
-"""How many threads a forward had best use beside what else the cores do, and how long it takes then."""
+"""Chooses the number of threads of a forward, given the other CPU load of the machine."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,100 +7,108 @@ from dataclasses import dataclass
 from foveate.core.model import Rung
 from foveate.core.plan import Plan
 from foveate.estimation.host_load import CpuLoad
-from foveate.estimation.latency import KNOWN, LatencyModel, Line, PlanTimes, apart
+from foveate.estimation.latency import MAX_EXTRA_PLANS, LatencyModel, PlanTimes, log_ratio
 
-CROWDED = 3.0
-"""How many times as long a forward takes for each core that others want of those it runs on: its threads
-wait for one another at every step, and the one that is held up holds up all."""
+CONTENTION_FACTOR = 3.0
+"""Factor on the time of a forward for each of its cores that other work wants. The threads of a forward wait
+for one another at every step, so that one delayed thread delays all of them."""
 
 
 class ThreadSelector:
-    """A latency model for each number of threads that forwards may use; for each plan the one answers
-    that is quickest beside what else there is to do."""
+    """One latency model for each number of threads. A `Predictor`.
+
+    For each plan, the number of threads is used that is fastest beside the current CPU load, and predictions
+    come from the model of that number.
+    """
 
     def __init__(self, ladder: Sequence[Rung], times: Mapping[int, PlanTimes]) -> None:
-        """times: by number of threads, as measured while nothing else was done; empty: forwards always
-        use the same."""
-        self._models = {threads: LatencyModel(ladder, found) for threads, found in times.items()}
+        """times: batch seconds by number of threads, measured on an idle machine; empty if the number of
+        threads is fixed."""
+        self._models = {threads: LatencyModel(ladder, measured) for threads, measured in times.items()}
         if not self._models:
             self._models = {1: LatencyModel(ladder)}
-        self._most = max(self._models)
-        self._ladder, self._times, self._alone = ladder, times, dict[Plan, _Alone]()
-        self._crowd, self._choice, self.version = CpuLoad(), dict[Plan, int](), 0
-        self.set_cpu_load(self._crowd)
+        self._max_threads = max(self._models)
+        self._ladder, self._times, self._idle_times = ladder, times, dict[Plan, _IdleTimes]()
+        self._load, self._choice, self.version = CpuLoad(), dict[Plan, int](), 0
+        self.set_cpu_load(self._load)
 
-    def set_cpu_load(self, crowd: CpuLoad) -> None:
-        """Forwards will run beside this."""
-        self._crowd = crowd
-        choice = {rung.plan: self._chosen(rung.plan) for rung in self._ladder}
+    def set_cpu_load(self, load: CpuLoad) -> None:
+        """Choose the numbers of threads for forwards that share the cores with this load."""
+        self._load = load
+        choice = {rung.plan: self._fastest(rung.plan) for rung in self._ladder}
         self.version += choice != self._choice
         self._choice = choice
 
     def threads(self, plan: Plan) -> int:
-        """How many a forward under this plan had best use now."""
-        return self._choice.get(plan) or self._chosen(plan)
+        """The number of threads for a forward under this plan."""
+        return self._choice.get(plan) or self._fastest(plan)
 
-    def _chosen(self, plan: Plan) -> int:
+    def _fastest(self, plan: Plan) -> int:
         if len(self._models) == 1:
-            return self._most
-        if plan not in self._alone:
-            self._alone[plan] = self._quiet(plan)
-        alone = self._alone[plan]
-        others = self._crowd.cores(alone.span_s)
+            return self._max_threads
+        if plan not in self._idle_times:
+            self._idle_times[plan] = self._find_idle_times(plan)
+        idle = self._idle_times[plan]
+        busy_cores = self._load.cores(idle.span_s)
 
         def seconds(threads: int) -> float:
-            wanted = max(0.0, others - (self._most - threads))
-            return alone.seconds[threads] * math.exp(math.log(CROWDED) * wanted)
+            contended = max(0.0, busy_cores - (self._max_threads - threads))
+            return idle.seconds[threads] * math.exp(math.log(CONTENTION_FACTOR) * contended)
 
         return min(self._models, key=seconds)
 
-    def _quiet(self, plan: Plan) -> "_Alone":
-        """Of this plan, or of the one that was timed and is nearest in cost."""
-        if len(self._alone) > KNOWN:
-            self._alone.clear()
-        every = self._times[self._most]
-        timed = [rung for rung in self._ladder if every.get(rung.plan)]
+    def _find_idle_times(self, plan: Plan) -> "_IdleTimes":
+        """The times of this plan, or of the measured plan that is nearest in cost."""
+        if len(self._idle_times) > MAX_EXTRA_PLANS:
+            self._idle_times.clear()
+        baseline = self._times[self._max_threads]
+        measured = [rung for rung in self._ladder if baseline.get(rung.plan)]
         cost = next((rung.gflops for rung in self._ladder if rung.plan == plan), self._ladder[-1].gflops)
-        near = min(timed, key=lambda rung: apart(rung.gflops, cost)).plan
-        sizes = set.intersection(*(set(found[near]) for found in self._times.values()))
+        nearest = min(measured, key=lambda rung: log_ratio(rung.gflops, cost)).plan
+        sizes = set.intersection(*(set(times[nearest]) for times in self._times.values()))
         seconds = {
-            threads: sum(found[near][size] / every[near][size] for size in sizes)
-            for threads, found in self._times.items()
+            threads: sum(times[nearest][size] / baseline[nearest][size] for size in sizes)
+            for threads, times in self._times.items()
         }
-        return _Alone(every[near][max(sizes)], seconds)
+        return _IdleTimes(baseline[nearest][max(sizes)], seconds)
 
     def _model(self, plan: Plan) -> LatencyModel:
         return self._models[self.threads(plan)]
 
     @property
     def safety_factor(self) -> float:
+        """The largest safety factor of the models in use."""
         return max(self._models[threads].safety_factor for threads in set(self._choice.values()))
 
-    def line(self, plan: Plan) -> Line:
-        return self._model(plan).line(plan)
+    def item_s(self, plan: Plan) -> float:
+        """Seconds by which one more item lengthens a batch."""
+        return self._model(plan).item_s(plan)
 
     def predict(self, plan: Plan, size: int) -> float:
+        """Seconds of a batch of this size under a plan."""
         return self._model(plan).predict(plan, size)
 
-    def efficient_batch_size(self, plan: Plan, most: int) -> int:
-        return self._model(plan).efficient_batch_size(plan, most)
+    def efficient_batch_size(self, plan: Plan, max_batch: int) -> int:
+        """The size, at most `max_batch`, beyond which a larger batch hardly makes an item cheaper."""
+        return self._model(plan).efficient_batch_size(plan, max_batch)
 
     def decay(self) -> None:
+        """Move all slowdowns back towards 1: what is known about the machine may be out of date."""
         self.version += 1
         for model in self._models.values():
             model.decay()
 
     def observe(self, plan: Plan, size: int, seconds: float, threads: int) -> float:
-        """A batch has run on so many threads. Gives what it took over what was predicted."""
+        """Learn from a batch that ran on this many threads. Returns its seconds over the predicted."""
         self.version += 1
         return self._models[threads].observe(plan, size, seconds)
 
 
 @dataclass(frozen=True, slots=True)
-class _Alone:
-    """What batches of a plan take on a machine that does nothing else."""
+class _IdleTimes:
+    """Batch times of a plan on an idle machine."""
 
     span_s: float
-    """Seconds of a large batch on all threads."""
+    """Seconds of a large batch on the maximum number of threads."""
     seconds: Mapping[int, float]
-    """By threads, on a scale of their own."""
+    """By number of threads: the sum over batch sizes of the time relative to `max_threads`."""

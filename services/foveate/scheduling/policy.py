@@ -1,4 +1,4 @@
-"""What a scheduling policy is asked and answers. Pure: waiting requests and a clock in, decisions out."""
+"""The interface of a scheduling policy: queued requests and a clock in, decisions out."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -43,36 +43,44 @@ def pareto_rungs(card: ModelCard) -> tuple[Rung, ...]:
     return (*rungs, card.ladder[-1])
 
 
+def min_rung(rungs: Sequence[Rung], min_quality: float) -> int:
+    """Index of the cheapest rung with at least this quality; the last rung, full, if no other has it."""
+    qualities = (rung.quality or 0.0 for rung in rungs[:-1])
+    return next((i for i, quality in enumerate(qualities) if quality >= min_quality), len(rungs) - 1)
+
+
 class QueuedRequest(Protocol):
-    """What a policy knows of a request."""
+    """The part of a request that a policy sees."""
 
     @property
     def virtual_deadline(self) -> float:
-        """When its turn comes: requests are served in this order. Clock seconds."""
+        """The time that orders the queue: requests are served in this order. Clock seconds."""
         ...
 
     @property
     def deadline(self) -> float:
-        """When an answer is worth nothing any more; infinite for some. Clock seconds."""
+        """Clock seconds; infinite for a request without a deadline."""
         ...
 
     @property
     def min_rung(self) -> int:
-        """Index of the cheapest rung it may get."""
+        """Index of the cheapest rung that meets the request's minimum quality."""
         ...
 
     @property
     def pinned(self) -> Plan | None:
-        """The one plan that it may get, if it named one."""
+        """The plan that the client chose, if it chose one."""
         ...
 
     @property
-    def tenant(self) -> str: ...
+    def tenant(self) -> str:
+        """The tenant that the request belongs to."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A request that is not there yet."""
+    """A request that asks for admission and is not queued yet. Fields as in `QueuedRequest`."""
 
     virtual_deadline: float
     deadline: float
@@ -81,71 +89,73 @@ class Candidate:
     tenant: str
 
 
-W = TypeVar("W", bound=QueuedRequest)
+QueuedT = TypeVar("QueuedT", bound=QueuedRequest)
 
 
 @dataclass(frozen=True, slots=True)
-class BatchDecision(Generic[W]):
+class BatchDecision(Generic[QueuedT]):
     """One batch: these requests, under this plan."""
 
-    entries: tuple[W, ...]
+    entries: tuple[QueuedT, ...]
     plan: Plan
     full: bool
-    """No more could join it."""
+    """No further request could join the batch."""
     reason: Reason = "full"
-    refused: tuple[W, ...] = field(default=())
-    """Requests that can no longer be answered in time, whatever is spent on them."""
+    refused: tuple[QueuedT, ...] = field(default=())
+    """Queued requests that cannot meet their deadlines on any plan that they accept."""
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal(Generic[W]):
+class Refusal(Generic[QueuedT]):
     """One request has to be refused so that the others meet their deadlines."""
 
-    entry: W
+    entry: QueuedT
     """The refused request: the candidate, or a queued request in its place."""
     wait_s: float
     """Seconds that the queue takes when every request runs on the cheapest plan that it accepts."""
-    takes_s: float
+    service_s: float
     """Seconds that the candidate takes on the cheapest plan that it accepts."""
 
     def error(self, now: float) -> TooLate:
         """The failure of the refused request, with the predicted wait as Retry-After."""
         return TooLate(
             f"the deadline is in {self.entry.deadline - now:.3f} s, but the queue takes {self.wait_s:.3f} s "
-            f"and the answer {self.takes_s:.3f} s on the cheapest plan that the request accepts; "
+            f"and the answer {self.service_s:.3f} s on the cheapest plan that the request accepts; "
             "allow more time or retry later",
             self.wait_s,
         )
 
 
 class Policy(Protocol):
-    """Decides who is let in, and what runs next."""
+    """Decides which requests are admitted, and which batch runs next. Times are clock seconds."""
 
     def admit(
         self,
-        entry: W,
-        waiting: Sequence[W],
+        candidate: QueuedT,
+        waiting: Sequence[QueuedT],
         now: float,
         free_at: float,
         ready_at: float = 0.0,
-        others: DeviceDemand = NO_DEMAND,
-    ) -> Refusal[W] | None:
-        """Whether a newcomer can be served in time; `waiting` is in order, `free_at` when the device is
-        free of what runs now, `ready_at` when the newcomer can be run at the earliest, `others` what else
-        waits for the device."""
+        other_demand: DeviceDemand = NO_DEMAND,
+    ) -> Refusal[QueuedT] | None:
+        """Refuse the candidate, or a queued request in its place; None admits it and refuses no request.
+
+        waiting: the queue in order; free_at: when the device has finished the running batch; ready_at: when
+        the candidate can run at the earliest; other_demand: what other models need of the same device.
+        """
         ...
 
     def choose(
         self,
-        waiting: Sequence[W],
+        waiting: Sequence[QueuedT],
         now: float,
         free_at: float,
         arrivals: ArrivalStats,
-        others: DeviceDemand = NO_DEMAND,
-    ) -> BatchDecision[W] | None:
-        """The next batch, to start at `free_at` or now, both in clock seconds; None if no request waits.
+        other_demand: DeviceDemand = NO_DEMAND,
+    ) -> BatchDecision[QueuedT] | None:
+        """The next batch, to start at `free_at` or now, whichever is later; None if no request waits.
 
-        arrivals: recent requests to this model; others: what other models need of the same device.
+        arrivals: recent requests to this model; the other parameters are those of `admit`.
         """
         ...
 

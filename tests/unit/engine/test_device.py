@@ -1,6 +1,7 @@
-"""Turns on the device, and what the models that take them know of one another."""
+"""The lock of the device, and the demand of the other models."""
 
 import asyncio
+import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,89 +14,98 @@ pytestmark = pytest.mark.anyio
 
 
 @dataclass(eq=False)
-class Model:
+class StubTenant:
+    """A tenant with a fixed deadline and demand."""
+
     virtual_deadline: float
     demand: DeviceDemand = NO_DEMAND
 
 
-async def take(compute: DeviceExecutor, model: Model, order: list[Model]) -> None:
-    async with compute.turn(model):
-        order.append(model)
+async def run_turn(device: DeviceExecutor, tenant: StubTenant, order: list[StubTenant]) -> None:
+    async with device.turn(tenant):
+        order.append(tenant)
         await asyncio.sleep(0)
 
 
-async def test_who_is_due_first_goes_first_whoever_came_first() -> None:
-    compute, order = DeviceExecutor(), list[Model]()
-    holder, late, early = Model(9.0), Model(2.0), Model(1.0)
-    async with compute.turn(holder):
-        waiting = [asyncio.create_task(take(compute, model, order)) for model in (late, early)]
+async def test_the_earliest_deadline_goes_first_whatever_the_order_of_arrival() -> None:
+    device, order = DeviceExecutor(), list[StubTenant]()
+    holder, late, early = StubTenant(9.0), StubTenant(2.0), StubTenant(1.0)
+    async with device.turn(holder):
+        waiting = [asyncio.create_task(run_turn(device, tenant, order)) for tenant in (late, early)]
         await asyncio.sleep(0.01)
-        assert compute.wanted(holder) and compute.wanted(early)
-        early.virtual_deadline, late.virtual_deadline = 3.0, 2.5  # it may change while they wait
+        assert device.contended(holder) and device.contended(early)
+        early.virtual_deadline, late.virtual_deadline = 3.0, 2.5  # deadlines may change while tenants wait
     await asyncio.gather(*waiting)
     assert order == [late, early]
-    assert not compute.wanted(holder)
-    compute.close()
+    assert not device.contended(holder)
+    device.close()
 
 
-async def test_who_is_due_first_again_goes_again() -> None:
-    compute, order = DeviceExecutor(), list[Model]()
-    urgent, calm = Model(5.0), Model(60.0)
-    for model in (urgent, calm):
-        compute.join(model)
+async def test_a_tenant_may_have_the_earliest_deadline_again() -> None:
+    device, order = DeviceExecutor(), list[StubTenant]()
+    urgent, calm = StubTenant(5.0), StubTenant(60.0)
+    for tenant in (urgent, calm):
+        device.add_tenant(tenant)
 
-    async def serve(model: Model, times: int) -> None:
+    async def serve(tenant: StubTenant, times: int) -> None:
         for _ in range(times):
-            await take(compute, model, order)
+            await run_turn(device, tenant, order)
 
-    async with compute.turn(calm):
+    async with device.turn(calm):
         both = asyncio.gather(serve(calm, 4), serve(urgent, 4))
         await asyncio.sleep(0.01)
     await both
     assert order == 4 * [urgent] + 4 * [calm]
-    compute.close()
+    device.close()
 
 
-async def test_who_leaves_while_waiting_or_as_its_turn_comes_holds_up_nobody() -> None:
-    compute, order = DeviceExecutor(), list[Model]()
-    holder, gone, chosen, last = Model(0.0), Model(1.0), Model(2.0), Model(3.0)
-    async with compute.turn(holder):
-        tasks = [asyncio.create_task(take(compute, model, order)) for model in (gone, chosen, last)]
+async def test_a_waiter_that_is_cancelled_does_not_block_the_others() -> None:
+    device, order = DeviceExecutor(), list[StubTenant]()
+    holder, cancelled, chosen, last = StubTenant(0.0), StubTenant(1.0), StubTenant(2.0), StubTenant(3.0)
+    async with device.turn(holder):
+        tasks = [asyncio.create_task(run_turn(device, tenant, order)) for tenant in (cancelled, chosen, last)]
         await asyncio.sleep(0.01)
         tasks[0].cancel()
         await asyncio.sleep(0.01)
-    tasks[1].cancel()  # it has been given the turn, and has not begun
+    tasks[1].cancel()  # the lock has been granted to it, and it has not begun
     await asyncio.wait_for(tasks[2], 5)
     assert order == [last]
-    async with compute.turn(holder):  # and it is free again
+    async with device.turn(holder):  # the lock is free again
         pass
-    compute.close()
+    device.close()
 
 
-async def test_what_the_others_want_comes_in_the_order_of_turns() -> None:
-    compute = DeviceExecutor()
-    one = DeviceDemand(
-        np.array([1.0, 4.0]), np.array([1.0, 4.0]), np.array([0.1, 0.2]), np.zeros(2), 0.5, 0.1, 2.0
-    )
-    two = DeviceDemand(np.array([2.0]), np.array([2.5]), np.array([0.3]), np.array([0.25]), 0.25, 0.25, 0.5)
-    first, second, third = Model(1.0, one), Model(2.0, two), Model(9.0)
-    for model in (first, second, third):
-        compute.join(model)
-    others = compute.others(third)
-    assert others.virtual_deadline.tolist() == [1.0, 2.0, 4.0]
-    assert others.waiting_s(1.0).tolist() == [0.1, 0.3, 0.2]
-    assert others.waiting_s(0.5).tolist() == [0.05, 0.25, 0.1], "no less than they accept"
-    assert (others.share(1.0), others.share(0.2), others.allowed_s) == (0.75, 0.35, 0.5)
-    assert others.since(1.5).deadline.tolist() == [-0.5, 1.0, 2.5]
-    assert compute.others(second).virtual_deadline.tolist() == [1.0, 4.0]
-    compute.leave(first)
-    assert not compute.others(second).any
-    compute.close()
+async def test_the_demand_of_the_other_tenants_is_combined() -> None:
+    device = DeviceExecutor()
+    demand = DeviceDemand(np.array([2.0]), np.array([2.5]), np.array([0.3]), np.array([0.25]), allowed_s=0.5)
+    first, second = StubTenant(1.0), StubTenant(2.0, demand)
+    device.add_tenant(first)
+    assert device.demand_besides(first) is NO_DEMAND, "a single tenant shares the device with no other"
+    device.add_tenant(second)
+    assert device.demand_besides(first).deadline.tolist() == [2.5]
+    assert device.demand_besides(second) is NO_DEMAND
+    device.remove_tenant(second)
+    device.remove_tenant(second)
+    assert device.demand_besides(first) is NO_DEMAND
+    device.close()
 
 
-async def test_one_alone_has_no_others() -> None:
-    compute = DeviceExecutor()
-    model = Model(1.0, DeviceDemand(full_share=1.0, allowed_s=1.0))
-    compute.join(model)
-    assert compute.others(model) is NO_DEMAND
-    compute.close()
+async def test_the_device_is_free_when_the_running_batch_is_predicted_to_end() -> None:
+    now = 10.0
+    device, tenant = DeviceExecutor(lambda: now), StubTenant(1.0)
+    assert device.free_at == 10.0
+    async with device.turn(tenant):
+        device.set_busy(2.0)
+        assert device.free_at == 12.0
+        now = 13.0
+        assert device.free_at == 13.0
+        now = 10.5
+    assert device.free_at == 10.5, "the batch ended earlier than predicted"
+    device.close()
+
+
+async def test_functions_run_on_one_thread() -> None:
+    device = DeviceExecutor()
+    idents = [device.call(threading.get_ident)] + [await device.run(threading.get_ident) for _ in range(3)]
+    assert len(set(idents)) == 1 and idents[0] != threading.get_ident()
+    device.close()

@@ -295,7 +295,7 @@ async def test_what_cannot_be_in_time_is_refused_before_it_is_decoded_and_with_i
     classes = {"hasty": SloClass(deadline_ms=900)}
     async with gateway(Settings(slo_classes=classes, default_slo_classes={"/classify": "hasty"})) as here:
         engine = here.cluster._engines["fake"]
-        engine._compute._ends_at = engine.clock() + 3.5
+        engine._device._free_at = engine.clock() + 3.5
         refused = await here.classify(b"no picture at all")
         assert_problem(refused, 429, "the deadline is in 0.")
         assert refused.headers["retry-after"] == "4"

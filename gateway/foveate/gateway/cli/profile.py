@@ -192,7 +192,7 @@ def _plans(options: ProfileOptions, runner: Loaded) -> tuple[Plan, ...]:
     if not isinstance(runner, TorchRunner):
         return video_candidates(runner.full, runner.card.frames, runner.card.task, runner.check)
     siblings = [
-        Plan(name, model.geometry.image_size, runner.full.precision)
+        Plan(name, model.config.image_size, runner.full.precision)
         for name, model in runner.models.items()
         if name != runner.full.variant
     ]

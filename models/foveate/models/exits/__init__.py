@@ -1,4 +1,4 @@
-"""Exit rules, one a file; a sample leaves when its own rule says so, whatever its batch does."""
+"""Exit rules. Each module is one rule. It decides for each sample, independent of the rest of the batch."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -8,31 +8,36 @@ from typing import Protocol
 from torch import Tensor
 
 from foveate.core.errors import BadPlan
-from foveate.models.registry import loaders
+from foveate.models.registry import discover
 
 
 class ExitRule(Protocol):
-    """Decides, from the answers of the exit heads so far, which samples are done."""
+    """Decides from the logits of the exit heads so far which samples leave."""
 
-    def __call__(self, answers: Sequence[Tensor]) -> Tensor:
-        """Logits (B, C) of each head that these samples have passed, the newest last -> (B,) bool.
+    def __call__(self, logits: Sequence[Tensor], /) -> Tensor:
+        """True for the samples that leave: (B,) bool.
 
-        Each row by itself; a rule keeps nothing between calls.
+        logits: (B, C) of each exit head that these samples have passed, the latest last. The rule decides
+        each row independently and keeps no state between calls.
         """
         ...
 
 
-Builder = Callable[[str | None], ExitRule]
+ExitRuleBuilder = Callable[[str | None], ExitRule]
+"""A module's `build`. It takes the rule's argument, or None."""
 
 
 @cache
-def catalogue() -> dict[str, Callable[[], Builder]]:
-    """Every exit rule by name: the files of this folder, then entry points `foveate.exits`."""
-    return loaders(sys.modules[__name__], "foveate.exits")
+def catalogue() -> dict[str, Callable[[], ExitRuleBuilder]]:
+    """Every exit rule by name: the modules of this package, then the entry points `foveate.exits`."""
+    return discover(sys.modules[__name__], "foveate.exits")
 
 
 def create(spec: str) -> ExitRule:
-    """The rule behind a plan's ``exit:``: ``0.9`` is confidence, others come as ``name:argument``."""
+    """The rule that a plan's ``exit:`` names: ``0.9`` is confidence, other rules are ``name:argument``.
+
+    Raises BadPlan for an unknown name, or an argument that the rule does not support.
+    """
     name, _, argument = spec.partition(":") if spec[:1].isalpha() else ("confidence", "", spec)
     if name not in catalogue():
         raise BadPlan(f"there is no exit rule {name!r}; there are {', '.join(sorted(catalogue()))}")

@@ -9,24 +9,27 @@ from torch import Tensor
 from foveate.core.errors import BadPlan
 
 EXAMPLES: tuple[str | None, ...] = ("1.0", "0.9", "0.6")
-"""Arguments the contract tests use; the first all but never lets a sample leave."""
+"""Arguments the contract tests use; with the first, hardly any sample ever leaves."""
 
 
 @dataclass(frozen=True, slots=True)
 class Confidence:
-    """A sample leaves when its top softmax probability is at least `threshold`.
+    """A sample leaves when its largest softmax probability is at least `threshold`.
 
-    LGViT's code asks for more than the threshold and looks at the surest of a batch, which is why it only
-    takes pictures one by one; here each row is asked by itself.
+    LGViT's code requires more than the threshold and checks the most confident sample of a batch, so it only
+    works for batches of one image. Here each row is checked independently.
     """
 
     threshold: float
+    """A probability above 0 and at most 1."""
 
-    def __call__(self, answers: Sequence[Tensor]) -> Tensor:
-        return answers[-1].float().softmax(dim=-1).amax(dim=-1) >= self.threshold
+    def __call__(self, logits: Sequence[Tensor]) -> Tensor:
+        """True for the samples that leave: (B,) bool."""
+        return logits[-1].float().softmax(dim=-1).amax(dim=-1) >= self.threshold
 
 
 def build(argument: str | None) -> Confidence:
+    """`exit:0.9` or `exit:confidence:0.9`. Raises BadPlan for a number outside (0, 1]."""
     try:
         threshold = float(argument or "")
     except ValueError:

@@ -10,12 +10,12 @@ from torch import Tensor
 from foveate.core.errors import BadPlan
 
 EXAMPLES: tuple[str | None, ...] = ("0", "0.2", "0.6")
-"""Arguments the contract tests use; the first all but never lets a sample leave."""
+"""Arguments the contract tests use; with the first, hardly any sample ever leaves."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entropy:
-    """A sample leaves when its entropy is at most `threshold` of the most there can be, log C.
+    """A sample leaves when its entropy is at most `threshold` times the maximum, log C, for C classes.
 
     "BranchyNet: Fast Inference via Early Exiting from Deep Neural Networks" (ICPR 2016), section III,
     divided by log C so that a threshold means the same for any number of classes. (LGViT's code does not
@@ -23,15 +23,18 @@ class Entropy:
     """
 
     threshold: float
+    """A share of the maximum entropy, at least 0 and below 1."""
 
-    def __call__(self, answers: Sequence[Tensor]) -> Tensor:
-        chances = answers[-1].float().softmax(dim=-1)
-        most = math.log(chances.shape[-1])
-        entropy: Tensor = torch.special.entr(chances).sum(dim=-1)
-        return entropy <= self.threshold * most
+    def __call__(self, logits: Sequence[Tensor]) -> Tensor:
+        """True for the samples that leave: (B,) bool."""
+        probabilities = logits[-1].float().softmax(dim=-1)
+        maximum = math.log(probabilities.shape[-1])
+        entropy: Tensor = torch.special.entr(probabilities).sum(dim=-1)
+        return entropy <= self.threshold * maximum
 
 
 def build(argument: str | None) -> Entropy:
+    """`exit:entropy:0.2`. Raises BadPlan for a number outside [0, 1)."""
     try:
         threshold = float(argument or "")
     except ValueError:

@@ -1,4 +1,4 @@
-"""What sits on the trunk: heads that answer, and gates that look ahead."""
+"""Modules on top of the trunk: heads that compute answers, and gates that score tokens."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,10 +6,11 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class ExitSpec:
-    """An exit head: where it sits and which of LGViT's two kinds it is (`exits.py` beside this file)."""
+    """An exit head: its position and its kind, one of LGViT's two (`heads/exits.py`)."""
 
     after: int
-    """Blocks before it."""
+    """Number of blocks before the head."""
     kind: Literal["local", "global"]
     size: int
-    """Side of a local head's convolution, odd; side of the squares of patches a global head averages."""
+    """For a local head, the odd side of its convolution. For a global head, the side of the squares of
+    patches it averages."""

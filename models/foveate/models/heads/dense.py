@@ -1,4 +1,7 @@
-"""A head that names every pixel: what the patches say, drawn along the picture's own edges."""
+"""A head that classifies every pixel from patch features, sharpened along the image's own edges.
+
+Attribute names of modules are parameter names in checkpoints, so they must not change.
+"""
 
 from dataclasses import dataclass
 
@@ -9,7 +12,7 @@ from torch import Tensor, nn
 from foveate.models.layers.config import ViTConfig
 
 STRIDE = 4
-"""Pixels of the picture a score stands for, in each direction."""
+"""Side of the square of pixels that one score covers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,33 +20,35 @@ class DenseSpec:
     """The shape of a dense head."""
 
     classes: int
-    """The background among them, as class 0."""
+    """Number of classes. Class 0 is the background."""
     width: int = 96
-    """Features of a patch as the head reads it."""
+    """Features of a patch in the head."""
     fine: int = 48
     """Features of a square of STRIDE x STRIDE pixels."""
     gate: int = 0
-    """Features of the gate that tells how deep a picture has to go; 0: there is none."""
+    """Hidden features of the gate that predicts the useful depth of an image; 0: no gate."""
 
 
 class DenseHead(nn.Module):
-    """Reads patches after any block, so that a patch may leave the trunk when it likes.
+    """Reads patches after any block, so a patch may leave the trunk at any block.
 
-    What is read of each patch, its canvas, is in one space whatever the block ("Dynamic Token Pruning in
-    Plain Vision Transformers for Semantic Segmentation", section 3.2, has a head for each stage instead).
-    A patch's canvas already names its class; the decoder then shares it out among the patch's pixels.
+    Each block has its own reader, and all readers map to the same feature space ("Dynamic Token Pruning in
+    Plain Vision Transformers for Semantic Segmentation", section 3.2, has a head for each stage instead). The
+    class of a patch can be predicted from its features alone. The decoder then distributes the features over
+    the patch's pixels.
     """
 
-    def __init__(self, g: ViTConfig, spec: DenseSpec) -> None:
+    def __init__(self, config: ViTConfig, spec: DenseSpec) -> None:
         super().__init__()
-        width, fine = spec.width, spec.fine
-        self.spec, self.patch_size = spec, g.patch_size
+        width, fine, patch_size = spec.width, spec.fine, config.patch_size
+        self.spec, self.patch_size = spec, patch_size
         self.readers = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(g.width, eps=g.eps), nn.Linear(g.width, width)) for _ in range(g.depth)
+            nn.Sequential(nn.LayerNorm(config.width, eps=config.eps), nn.Linear(config.width, width))
+            for _ in range(config.depth)
         )
         self.namer = nn.Linear(width, spec.classes)
         self.context = nn.Sequential(Residual(width), Residual(width))
-        self.spread = nn.Linear(width, fine * (g.patch_size // STRIDE) ** 2)
+        self.spread = nn.Linear(width, fine * (patch_size // STRIDE) ** 2)
         self.detail = nn.Sequential(
             nn.Conv2d(3, fine // 2, 3, stride=2, padding=1),
             nn.GELU(),
@@ -51,44 +56,47 @@ class DenseHead(nn.Module):
         )
         self.refine = nn.Sequential(Residual(fine), Residual(fine))
         self.classes = nn.Conv2d(fine, spec.classes, 1)
-        self.gate = DepthGate(width, spec.gate, g.depth) if spec.gate else None
+        self.gate = DepthGate(width, spec.gate, config.depth) if spec.gate else None
 
     def read(self, grid: Tensor, block: int) -> Tensor:
-        """Patches (B, P, D) as they left that block, counted from 1, to their canvas (B, P, W)."""
+        """Map patches (B, P, D) after `block` blocks to patch features (B, P, W)."""
         out: Tensor = self.readers[max(block, 1) - 1](grid)
         return out
 
-    def name(self, canvas: Tensor) -> Tensor:
-        """What each patch shows for the most part: (B, P, W) to scores (B, P, C)."""
-        scores: Tensor = self.namer(F.gelu(canvas))
+    def classify_patches(self, features: Tensor) -> Tensor:
+        """Class scores of each patch: patch features (B, P, W) to (B, P, C)."""
+        scores: Tensor = self.namer(F.gelu(features))
         return scores
 
-    def decode(self, canvas: Tensor, detail: Tensor) -> Tensor:
-        """The scores of each class at each square of pixels: (B, C, S / 4, S / 4).
+    def decode(self, features: Tensor, detail: Tensor) -> Tensor:
+        """Class scores of each square of pixels: (B, C, S / 4, S / 4).
 
-        canvas: (B, P, W); detail: (B, F, S / 4, S / 4), the head's `detail` of the picture.
+        features: patch features (B, P, W). detail: (B, F, S / 4, S / 4), the head's `detail` of the image.
         """
-        return self.scores(*self.to_maps(canvas, detail))
+        return self.scores(*self.to_maps(features, detail))
 
-    def to_maps(self, canvas: Tensor, detail: Tensor) -> tuple[Tensor, Tensor]:
-        """What there is to be told of each patch (B, W, side, side), and of each square of pixels
-        (B, F, S / 4, S / 4), whatever is then asked of it."""
-        side, up = round(canvas.shape[1] ** 0.5), self.patch_size // STRIDE
-        canvas = canvas.transpose(1, 2).view(len(canvas), -1, side, side)
-        coarse = self.context(F.gelu(canvas))
+    def to_maps(self, features: Tensor, detail: Tensor) -> tuple[Tensor, Tensor]:
+        """Feature maps from which classes or point prompts are answered.
+
+        Takes patch features (B, P, W) and the image's detail (B, F, S / 4, S / 4). Returns coarse features of
+        the patches (B, W, side, side) and fine features of the squares of pixels (B, F, S / 4, S / 4).
+        """
+        side, up = round(features.shape[1] ** 0.5), self.patch_size // STRIDE
+        features = features.transpose(1, 2).view(len(features), -1, side, side)
+        coarse = self.context(F.gelu(features))
         fine = self.spread(coarse.flatten(2).transpose(1, 2)).transpose(1, 2)
-        fine = F.pixel_shuffle(fine.view(len(canvas), -1, side, side), up) + detail
-        return coarse, fine.contiguous(memory_format=torch.channels_last)  # a CPU is a third faster on these
+        fine = F.pixel_shuffle(fine.view(len(features), -1, side, side), up) + detail
+        return coarse, fine.contiguous(memory_format=torch.channels_last)  # a third faster on a CPU
 
     def scores(self, coarse: Tensor, fine: Tensor) -> Tensor:
-        """What is laid out, named: (B, C, S / 4, S / 4)."""
+        """Class scores (B, C, S / 4, S / 4) of the maps that `to_maps` returns."""
         up = self.patch_size // STRIDE
-        named = self.namer(coarse.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        patch_scores = self.namer(coarse.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         scores: Tensor = self.classes(F.gelu(self.refine(fine)))
-        return scores + F.interpolate(named, scale_factor=up, mode="bilinear", align_corners=False)
+        return scores + F.interpolate(patch_scores, scale_factor=up, mode="bilinear", align_corners=False)
 
     def macs(self, side: int) -> float:
-        """Multiply-adds for a grid of side x side patches, one reader among them."""
+        """Multiply-adds for a grid of side x side patches, with one reader."""
         s, patches = self.spec, side * side
         pixels = patches * (self.patch_size // STRIDE) ** 2
         read = patches * (self.readers[0][1].in_features * s.width + s.width * s.classes)  # type: ignore[index]
@@ -99,19 +107,20 @@ class DenseHead(nn.Module):
 
 
 class DepthGate(nn.Module):
-    """Tells from a picture's first blocks what each depth would be worth to it.
+    """Predicts the quality at each depth from an image's features after the first blocks.
 
-    "Efficient Transformer Encoders for Mask2Former-style Models" (ECO-M2F), section 3.3: the gate there names
-    the best depth at one price of a layer; this one foretells the quality at each, so that a price can be
-    named with every plan.
+    "Efficient Transformer Encoders for Mask2Former-style Models" (ECO-M2F), section 3.3: the gate there
+    predicts the best depth for one fixed cost of a layer. This one predicts the quality at each depth, so
+    that each plan can set its own cost.
     """
 
     def __init__(self, width: int, hidden: int, depth: int) -> None:
+        """width: features of a patch. hidden: features of the gate. depth: blocks of the trunk."""
         super().__init__()
         self.after = max(1, depth // 4)
-        """Blocks before it."""
+        """Number of blocks before the gate."""
         self.depths = tuple(dict.fromkeys(max(self.after, depth * part // 6) for part in (2, 3, 4, 5, 6)))
-        """Blocks after which a picture may be read, the last among them."""
+        """Depths at which an image may leave the trunk, ascending. The last is the full depth."""
         self.layers = nn.Sequential(
             nn.LayerNorm(2 * width),
             nn.Linear(2 * width, hidden),
@@ -119,30 +128,35 @@ class DepthGate(nn.Module):
             nn.Linear(hidden, len(self.depths)),
         )
 
-    def forward(self, canvas: Tensor) -> Tensor:
-        """The canvas (B, P, W) after those blocks to the quality, about 0 to 1, at each depth: (B, N)."""
-        out: Tensor = self.layers(torch.cat([canvas.mean(1), canvas.amax(1)], 1))
+    def forward(self, features: Tensor) -> Tensor:
+        """The quality at each depth, about 0 to 1: patch features (B, P, W) of the first blocks to (B, N)."""
+        out: Tensor = self.layers(torch.cat([features.mean(1), features.amax(1)], 1))
         return out
 
-    def choose(self, canvas: Tensor, price: float, most: int) -> Tensor:
-        """The depth (B,) int64 worth most to each picture, if all blocks together cost `price` of quality."""
-        depths = [depth for depth in self.depths if depth <= most] or [most]
+    def choose(self, features: Tensor, full_cost: float, max_depth: int) -> Tensor:
+        """The best depth (B,) int64 for each image, at most `max_depth`.
+
+        The best depth has the largest predicted quality minus cost. full_cost: the cost of all blocks
+        together, in units of quality; the cost of a depth is proportional to its number of blocks.
+        """
+        depths = [depth for depth in self.depths if depth <= max_depth] or [max_depth]
         if len(depths) == 1:
-            return torch.full((len(canvas),), depths[0], device=canvas.device)
-        worth = self(canvas)[:, : len(depths)].float()
-        at = torch.tensor(depths, device=canvas.device)
-        return at[(worth - price * at / self.depths[-1]).argmax(1)]
+            return torch.full((len(features),), depths[0], device=features.device)
+        quality = self(features)[:, : len(depths)].float()
+        at = torch.tensor(depths, device=features.device)
+        return at[(quality - full_cost * at / self.depths[-1]).argmax(1)]
 
 
 class Residual(nn.Module):
-    """Every position sees its neighbours, channel by channel; then channels are mixed."""
+    """A residual block: a depth-wise 3 x 3 convolution, GELU, and a 1 x 1 convolution."""
 
     def __init__(self, width: int, reach: int = 1) -> None:
-        """reach: how far away the neighbours are."""
+        """width: number of channels. reach: the dilation of the 3 x 3 convolution."""
         super().__init__()
         self.around = nn.Conv2d(width, width, 3, padding=reach, dilation=reach, groups=width)
         self.mix = nn.Conv2d(width, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps (B, C, h, w) to maps of the same shape."""
         out: Tensor = x + self.mix(F.gelu(self.around(x)))
         return out

@@ -1,1 +1,1 @@
-"""The parts of a vision transformer: configuration, token state, blocks, and the reducer protocol."""
+"""Parts of a vision transformer: configuration, token state, blocks, and the reducer protocol."""

@@ -1,4 +1,4 @@
-"""The shape of a vision transformer, and what a plan costs on it."""
+"""The configuration of a vision transformer, and the multiply-adds of its parts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,48 +6,62 @@ from enum import Enum
 from typing import Literal
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
+"""Activation of the MLP. `quick_gelu` is that of OpenAI's CLIP weights."""
 
 
 class ReductionPoint(Enum):
-    """Where in its block a token reducer acts."""
+    """The point in a block at which a token reducer acts."""
 
     MIDDLE = "middle"
-    """Between attention and MLP, seeing this block's attention (EViT, ToMe)."""
+    """Between attention and MLP. The reducer sees this block's attention (EViT, ToMe)."""
     BEFORE = "before"
-    """Before the block, seeing features only (IA-RED)."""
+    """Before the block. The reducer sees features only (IA-RED)."""
     AHEAD = "ahead"
-    """Before the block, seeing its attention, which is fused with the tokens and then used for them
-    (MCTF's one-step-ahead attention)."""
+    """Before the block. The reducer sees the block's attention, which is fused together with the tokens and
+    then used for the fused tokens (MCTF's one-step-ahead attention)."""
 
 
 @dataclass(frozen=True, slots=True)
 class ViTConfig:
-    """Everything that fixes the parameters of a plain ViT; field names follow timm's arguments."""
+    """All settings that fix the parameters of a plain ViT. Field names follow timm's arguments."""
 
     image_size: int = 224
+    """Side of the square input, in pixels."""
     patch_size: int = 16
+    """Side of a patch, in pixels."""
     width: int = 192
+    """Features of a token."""
     depth: int = 12
+    """Number of blocks."""
     heads: int = 3
+    """Attention heads of each block."""
     mlp_ratio: float = 4.0
+    """Width of the MLP's hidden layer, as a multiple of `width`."""
     classes: int = 1000
-    """0: no classifier; the answer is the pooled feature."""
+    """Number of classes. With 0 the model has no classifier and returns pooled features."""
     class_token: bool = True
     distilled: bool = False
-    """A second prefix token with its own head, averaged with the first's (DeiT, section 4)."""
+    """A second prefix token with its own head. Its logits are averaged with the first's (DeiT, section 4)."""
     registers: int = 0
+    """Number of register tokens."""
     embed_prefix: bool = True
     """Position embeddings cover the prefix tokens too (timm: not no_embed_class)."""
     pre_norm: bool = False
     """A norm before the first block, as in CLIP."""
     layer_scale: bool = False
+    """A learned gain for each channel of every residual branch (CaiT)."""
     qkv_bias: bool = True
     qk_norm: bool = False
+    """Norms on queries and keys."""
     patch_bias: bool = True
     final_norm: bool = True
+    """A norm after the last block."""
     pool: Literal["token", "avg"] = "token"
+    """Input of the classifier: the first prefix token, or the mean over patches."""
     fc_norm: bool = False
+    """A norm between pooling and the classifier."""
     eps: float = 1e-6
+    """Epsilon of every norm."""
     activation: Activation = "gelu"
 
     @property
@@ -61,58 +75,58 @@ class ViTConfig:
         return int(self.width * self.mlp_ratio)
 
     def patches(self, image_size: int) -> int:
-        """Patch tokens of a square input with this side, in pixels."""
+        """Number of patch tokens of a square input with this side, in pixels."""
         return (image_size // self.patch_size) ** 2
 
 
 def gmacs(
-    geometry: ViTConfig,
+    config: ViTConfig,
     image_size: int,
     after: Sequence[float],
-    place: ReductionPoint = ReductionPoint.MIDDLE,
+    point: ReductionPoint = ReductionPoint.MIDDLE,
     heads: int = 0,
 ) -> float:
-    """Billions of multiply-adds of one forward, which this field prints as GFLOPs.
+    """Billions of multiply-adds of one forward pass. Papers on vision transformers call them GFLOPs.
 
-    `after` gives the tokens that leave the reducer of each block that runs, prefix included. Counted
-    are the linear maps and the two attention products, as in DeiT's 4.6 GFLOPs for ViT-S; norms,
-    softmax, activations and a reducer's own work are not.
+    `after` holds, for each block that runs, the tokens that leave the reducer, prefix included. The count
+    covers the linear maps and the two attention products, as in DeiT's 4.6 GFLOPs for ViT-S. It leaves out
+    norms, softmax, activations and a reducer's own work.
     """
-    tokens = geometry.patches(image_size) + geometry.prefix
-    total = embedding_macs(geometry, image_size) + block_macs(geometry, tokens, after, place, heads)
-    return (total + classifier_macs(geometry)) / 1e9
+    tokens = config.patches(image_size) + config.prefix
+    total = embedding_macs(config, image_size) + block_macs(config, tokens, after, point, heads)
+    return (total + classifier_macs(config)) / 1e9
 
 
-def embedding_macs(geometry: ViTConfig, image_size: int) -> float:
-    """Multiply-adds of cutting a picture into tokens."""
-    return geometry.patches(image_size) * 3 * geometry.patch_size**2 * geometry.width
+def embedding_macs(config: ViTConfig, image_size: int) -> float:
+    """Multiply-adds of embedding an image's patches."""
+    return config.patches(image_size) * 3 * config.patch_size**2 * config.width
 
 
-def classifier_macs(geometry: ViTConfig) -> float:
+def classifier_macs(config: ViTConfig) -> float:
     """Multiply-adds of the final classifier."""
-    return geometry.width * geometry.classes * (2 if geometry.distilled else 1)
+    return config.width * config.classes * (2 if config.distilled else 1)
 
 
 def block_macs(
-    geometry: ViTConfig,
+    config: ViTConfig,
     tokens: float,
     after: Sequence[float],
-    place: ReductionPoint = ReductionPoint.MIDDLE,
+    point: ReductionPoint = ReductionPoint.MIDDLE,
     heads: int = 0,
 ) -> float:
-    """Multiply-adds of blocks that `tokens` tokens enter and that leave `after` each of them.
+    """Multiply-adds of consecutive blocks. `tokens` enter the first one; `after` leave each of them.
 
-    `place` says which part of a block the reduced tokens are for: in the middle, its attention still
-    sees those of the block before. `heads` counts those that are used of each block's; 0: all.
+    `point` decides which part of a block works on the reduced tokens. At MIDDLE a block's attention still
+    works on the tokens of the block before. `heads` is the number of heads that each token uses; 0: all.
     """
-    width, hidden = geometry.width, geometry.hidden
-    used = (heads or geometry.heads) / geometry.heads
+    width, hidden = config.width, config.hidden
+    used_share = (heads or config.heads) / config.heads
     total: float = 0
     for remaining in after:
-        attended = remaining if place is ReductionPoint.BEFORE else tokens
-        valued = tokens if place is ReductionPoint.MIDDLE else remaining
-        total += used * 2 * (attended * width**2 + attended**2 * width)
-        total += used * 2 * valued * width**2
+        attending = remaining if point is ReductionPoint.BEFORE else tokens
+        valued = tokens if point is ReductionPoint.MIDDLE else remaining
+        total += used_share * 2 * (attending * width**2 + attending**2 * width)
+        total += used_share * 2 * valued * width**2
         total += 2 * remaining * width * hidden
         tokens = remaining
     return total

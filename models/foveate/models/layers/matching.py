@@ -1,4 +1,4 @@
-"""Bipartite soft matching, and the assignment that pools what it paired: common to ToMe and MCTF.
+"""Bipartite soft matching of tokens, and the assignment that merges matched tokens. ToMe and MCTF share it.
 
 "Token Merging: Your ViT But Faster" (ICLR 2023), section 3 and appendix D.
 """
@@ -10,30 +10,34 @@ from foveate.models.layers.tokens import Assignment
 
 
 def positions(like: Tensor) -> Tensor:
-    """0, 1, ... N - 1 for each sample: (B, N) int64, where `like` is (B, N, ...)."""
+    """Positions 0 to N - 1 for each sample: (B, N) int64, where `like` is (B, N, ...)."""
     return torch.arange(like.shape[1], device=like.device).expand(len(like), -1)
 
 
-def halves(x: Tensor, prefix: int) -> tuple[Tensor, Tensor]:
-    """What (B, N, ...) holds for the patch tokens at even and at odd positions of the whole sequence."""
+def split_by_parity(x: Tensor, prefix: int) -> tuple[Tensor, Tensor]:
+    """Rows of x (B, N, ...) for patch tokens at even and at odd positions.
+
+    Positions count from the first prefix token. Prefix tokens are in neither part.
+    """
     return x[:, prefix + prefix % 2 :: 2], x[:, prefix | 1 :: 2]
 
 
-def by_strength(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Each row's best edge, the strongest edges first.
+def best_edges(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """The best edge of each row, strongest first.
 
-    scores: (B, R, C). Gives the rows in that order and the column that each is drawn to, both (B, R)
-    int64. Between equals, the earlier row comes first.
+    scores: (B, R, C). Returns the rows in that order and each row's best column, both (B, R) int64. Among
+    equal scores, the earlier row comes first.
     """
     best, column = scores.max(dim=2)
     order = best.argsort(dim=1, descending=True, stable=True)
     return order, column.gather(1, order)
 
 
-def pooled(kept: Tensor, absorbed: Tensor, into: Tensor, weight: Tensor) -> Assignment:
-    """Each of the K tokens becomes the mean of itself and what it absorbs, weighted by `weight`.
+def merge(kept: Tensor, absorbed: Tensor, into: Tensor, weight: Tensor) -> Assignment:
+    """An assignment that turns each kept token into the mean of itself and the tokens it absorbs.
 
-    kept: (B, K), absorbed and into: (B, M), as in an Assignment; weight: (B, N), above 0.
+    kept: (B, K); absorbed and into: (B, M), as in an Assignment. weight: (B, N), each above 0, weights the
+    mean.
     """
     own, given = weight.gather(1, kept), weight.gather(1, absorbed)
     total = own.scatter_add(1, into, given)

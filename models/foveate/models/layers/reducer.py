@@ -1,4 +1,4 @@
-"""The reducer protocol: what a token reducer may see, what it decides, and what it may know of its model."""
+"""The reducer protocol: the reducer's inputs, its decision, and the model context it is built with."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,12 +7,13 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
+from foveate.core.profile import Schedule as Schedule
 from foveate.models.layers.config import ReductionPoint, ViTConfig
 from foveate.models.layers.tokens import Assignment, Tokens
 
 
 class Needs(Flag):
-    """What a reducer has to see of a block's attention; the trunk computes no more than that."""
+    """Attention information that a reducer needs from a block. The trunk computes no more than that."""
 
     NOTHING = 0
     CLASS_ROW = auto()
@@ -23,12 +24,12 @@ class Needs(Flag):
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """Attention information of one block, after its softmax."""
+    """Attention information of one block, after its softmax. Fields that were not needed are None."""
 
     class_row: Tensor | None = None
     """(B, N) float32: the class token's attention to every token, averaged over heads."""
     full: Tensor | None = None
-    """(B, H, N, N): row by row what each token attends to."""
+    """(B, H, N, N): attention weights, one row for each query token."""
     keys: Tensor | None = None
     """(B, H, N, d)."""
     values: Tensor | None = None
@@ -36,85 +37,90 @@ class Attention:
 
 
 class Reducer(Protocol):
-    """Decides which tokens go on; the trunk applies the decision.
+    """Decides which tokens stay. The trunk applies the decision.
 
-    Called at each block where `needs` says it has work. Pure: no state is kept between calls, and no
-    row of a batch may influence another. A reducer subclasses this for the usual answers below.
+    The trunk calls a reducer at each block for which `needs` is not None. A reducer is pure: it keeps no
+    state between calls, and no row of a batch influences another. Reducers subclass this protocol to inherit
+    its defaults.
     """
 
-    place: ReductionPoint = ReductionPoint.MIDDLE
-    """Where in a block it acts; AHEAD always sees the full attention."""
+    point: ReductionPoint = ReductionPoint.MIDDLE
+    """The point in a block at which it acts. At AHEAD it always gets the full attention."""
     proportional: bool = False
-    """Attention is weighted by what each token stands for (ToMe, equation 1)."""
+    """Attention is weighted by the number of input tokens that each token represents (ToMe, equation 1)."""
     adaptive: bool = False
-    """The count differs from picture to picture; `after` is then the most there can be."""
+    """The token count differs between images. `after` is then an upper bound."""
 
     def needs(self, block: int) -> Needs | None:
-        """What it must see at this block (counted from 0); None: it does nothing there."""
+        """The attention information it needs at this block (counted from 0). None: it does nothing there."""
         ...
 
     def after(self, tokens: int, prefix: int, depth: int) -> tuple[int, ...]:
-        """Tokens left after each block, prefix included, for an input of `tokens` of them."""
+        """Tokens after each of `depth` blocks, prefix included, for an input of `tokens` tokens."""
         counts = []
         for block in range(depth):
             if self.needs(block) is not None:
-                tokens = self.left(tokens, prefix)
+                tokens = self.remaining(tokens, prefix)
             counts.append(tokens)
         return tuple(counts)
 
-    def left(self, tokens: int, prefix: int) -> int:
-        """Tokens that a block leaves of `tokens` where it has work. Who tells `after` need not tell this."""
+    def remaining(self, tokens: int, prefix: int) -> int:
+        """Tokens after one block that reduces `tokens` tokens, prefix included.
+
+        A reducer that overrides `after` does not need to override this.
+        """
         return tokens
 
     def __call__(self, tokens: Tokens, attention: Attention, block: int) -> Assignment:
-        """The assignment for this block. tokens.x: (B, N, D), in the MIDDLE the features that attention
-        has updated, else those that enter the block."""
+        """The assignment for this block.
+
+        tokens.x: (B, N, D). At MIDDLE these are the features after the attention update, at the other points
+        the features that enter the block.
+        """
         ...
-
-
-Schedule = tuple[tuple[int, int], ...]
-"""For each block, the tokens kept by pruning and then by merging, prefix included (DiffRate)."""
 
 
 class PatchClassifier(Protocol):
-    """A head that names patches between blocks (DToP)."""
+    """A head that classifies patches between blocks (DToP)."""
 
     def read(self, grid: Tensor, block: int) -> Tensor:
-        """Patches (B, P, D) as that block, counted from 1, left them, to the head's space (B, P, W)."""
+        """Map patches (B, P, D) after `block` blocks to patch features (B, P, W) of the head."""
         ...
 
-    def name(self, canvas: Tensor) -> Tensor:
-        """Class scores of each patch: (B, P, W) to (B, P, C)."""
+    def classify_patches(self, features: Tensor) -> Tensor:
+        """Class scores of each patch: patch features (B, P, W) to (B, P, C)."""
         ...
 
 
 class ReducerContext(Protocol):
-    """What a reducer may know of the model it is built for."""
+    """The parts of a model that a reducer may use when it is built."""
 
     @property
-    def geometry(self) -> ViTConfig: ...
+    def config(self) -> ViTConfig:
+        """The model's configuration."""
+        ...
 
     @property
     def gates(self) -> nn.ModuleDict:
-        """Trained gates by the number of blocks before them, as text (IA-RED); empty without any."""
+        """Trained gates (IA-RED). The key is the number of blocks before the gate, as text."""
         ...
 
     @property
     def schedules(self) -> Mapping[str, Schedule]:
-        """Schedules found for this model by name, which is a GFLOPs target as in ``2.9`` (DiffRate)."""
+        """Schedules searched for this model (DiffRate). The key is a share or GFLOPs, as in ``2.9``."""
         ...
 
     @property
     def dense(self) -> PatchClassifier | None:
-        """The head that names patches (DToP); None where the model names whole pictures."""
+        """The head that classifies patches (DToP). None for a model without a dense head."""
         ...
 
 
 @dataclass(frozen=True)
 class UntrainedContext:
-    """A model of which nothing is known but its shape: enough for what needs no training."""
+    """The context of a model of which only the configuration is known. It suffices for untrained reducers."""
 
-    geometry: ViTConfig
+    config: ViTConfig
     gates: nn.ModuleDict = field(default_factory=nn.ModuleDict)
     schedules: Mapping[str, Schedule] = field(default_factory=dict)
     dense: PatchClassifier | None = None

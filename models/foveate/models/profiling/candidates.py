@@ -135,7 +135,7 @@ def _own_size(model: ElasticViT) -> Iterator[str]:
             for step in ("", "evit:0.7/", "evit:0.5/"):
                 yield f"{step}exit:{threshold}"
     if model.dense is not None:
-        yield from _dense(model.geometry)
+        yield from _dense(model.config)
         if model.dense.gate is not None:
             yield from (f"exit:eco:{price}" for price in DEPTH_PRICES)
             yield from (f"evit:0.7/exit:eco:{price}" for price in DEPTH_PRICES[1:3])

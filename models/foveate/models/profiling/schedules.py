@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from foveate.models.layers.reducer import Reducer, Schedule
-from foveate.models.reduction.diffrate import fitted, follow
+from foveate.models.reduction.diffrate import fit_schedule, from_schedule
 from foveate.models.reduction.none import Identity
 from foveate.models.vit.vit import ElasticViT, ResolvedPlan, TrunkOutput
 
@@ -95,7 +95,7 @@ def _schedule(model: ElasticViT, shape: Tensor, target: float) -> Schedule:
     """The schedule of a shape (2, depth): log speed of removal, and logit of the share that is pruned."""
     speed, pruned = shape[0].exp(), shape[1].sigmoid()
     rates = torch.stack([speed * pruned, speed * (1 - pruned)], dim=1)
-    return fitted(model.geometry, rates.flatten().tolist(), target)
+    return fit_schedule(model.config, rates.flatten().tolist(), target)
 
 
 def _improved(

@@ -1,4 +1,4 @@
-"""Token reducers, one method a file; the file's name is the name a plan uses."""
+"""Token reducers. Each module is one method, and its file name is the method's name in a plan."""
 
 import sys
 from collections.abc import Callable
@@ -6,20 +6,24 @@ from functools import cache
 
 from foveate.core.errors import BadPlan
 from foveate.models.layers.reducer import Reducer, ReducerContext
-from foveate.models.registry import loaders
+from foveate.models.registry import discover
 
-Builder = Callable[[str | None, ReducerContext], Reducer]
+ReducerBuilder = Callable[[str | None, ReducerContext], Reducer]
+"""A module's `build`. It takes the argument of the plan's step, or None, and the model's context."""
 
 
 @cache
-def catalogue() -> dict[str, Callable[[], Builder]]:
-    """Every reducer by name: the files of this folder, then entry points `foveate.reducers`."""
-    return loaders(sys.modules[__name__], "foveate.reducers")
+def catalogue() -> dict[str, Callable[[], ReducerBuilder]]:
+    """Every reducer by name: the modules of this package, then the entry points `foveate.reducers`."""
+    return discover(sys.modules[__name__], "foveate.reducers")
 
 
-def create(spec: str, host: ReducerContext) -> Reducer:
-    """The reducer a plan names, as in ``evit:0.7``. Raises BadPlan for a name or argument it lacks."""
+def create(spec: str, context: ReducerContext) -> Reducer:
+    """The reducer that a plan names, as in ``evit:0.7``.
+
+    Raises BadPlan for an unknown name, or an argument that the reducer or the model does not support.
+    """
     name, _, argument = spec.partition(":")
     if name not in catalogue():
         raise BadPlan(f"there is no token reducer {name!r}; there are {', '.join(sorted(catalogue()))}")
-    return catalogue()[name]()(argument or None, host)
+    return catalogue()[name]()(argument or None, context)

@@ -1,8 +1,8 @@
-"""DiffRate: at every block the least important tokens are pruned, and the next least merged.
+"""DiffRate: at every block, prune the least important tokens and merge the next least important ones.
 
 "DiffRate: Differentiable Compression Rate for Efficient Vision Transformers" (ICCV 2023), section 3.2.
-How many tokens each block keeps comes from a schedule that was searched for the model; `schedules`
-does that search.
+A schedule that was searched for the model says how many tokens each block keeps. The module
+`foveate.models.profiling.schedules` does that search.
 """
 
 import math
@@ -24,7 +24,7 @@ EXAMPLES: tuple[str | None, ...] = ("1", "0.7", "0.4")
 """Arguments the contract tests use; the first is the identity."""
 
 _PATCHES = 196
-"""Patch tokens of the models that the published schedules are for; these count a class token besides."""
+"""Patch tokens of the models with published schedules. The schedules count a class token too."""
 
 _PUBLISHED: Mapping[int, Mapping[str, tuple[Sequence[int], Sequence[int]]]] = {
     384: {
@@ -72,99 +72,105 @@ _PUBLISHED: Mapping[int, Mapping[str, tuple[Sequence[int], Sequence[int]]]] = {
         ),
     },
 }
-"""By width, for 12 blocks, and by GFLOPs: tokens kept by pruning and by merging. They were found for
-DeiT-S and DeiT-B: github.com/OpenGVLab/DiffRate, compression_rate.json."""
+"""Tokens kept by pruning and by merging at each of 12 blocks, by width and by GFLOPs. The authors searched
+them for DeiT-S and DeiT-B: github.com/OpenGVLab/DiffRate, compression_rate.json."""
 
 
 @dataclass(frozen=True, slots=True)
 class DiffRate(Reducer):
-    """Keeps after each block what its schedule says."""
+    """Keeps as many tokens at each block as its schedule says."""
 
     kept: tuple[tuple[int, int], ...]
-    """For each block, the patch tokens left by pruning and then by merging: the prefix not counted, and
-    never more than before."""
+    """For each block, the patch tokens kept by pruning and then by merging, without the prefix. The numbers
+    never rise."""
     patches: int
-    """Patch tokens of the input that this is for; with another, the counts are scaled."""
+    """Patch tokens of the input for which `kept` holds. With other inputs the counts are scaled."""
     proportional = True
 
     def needs(self, block: int) -> Needs | None:
+        """The class token's attention, at blocks that keep fewer tokens than enter."""
         entering = self.kept[block - 1][1] if block else self.patches
         return Needs.CLASS_ROW if self.kept[block][1] < entering else None
 
     def after(self, tokens: int, prefix: int, depth: int) -> tuple[int, ...]:
+        """Tokens after each block, prefix included."""
         return tuple(prefix + self._scaled(merged, tokens - prefix) for _, merged in self.kept[:depth])
 
     def _scaled(self, count: int, patches: int) -> int:
+        """A count of the schedule, scaled to an input of `patches` patches and rounded up."""
         return -(-count * patches // self.patches)
 
     def __call__(self, tokens: Tokens, attention: Attention, block: int) -> Assignment:
+        """Prune and merge by the class token's attention."""
         if attention.class_row is None:
             raise ValueError("diffrate needs the class token's attention")
         prune, merge = (self._scaled(count, tokens.source.shape[1]) for count in self.kept[block])
-        return decide(tokens, attention.class_row[:, tokens.prefix :], prune, merge)
+        return prune_and_merge(tokens, attention.class_row[:, tokens.prefix :], prune, merge)
 
 
-def decide(tokens: Tokens, importance: Tensor, prune: int, merge: int) -> Assignment:
+def prune_and_merge(tokens: Tokens, importance: Tensor, prune: int, merge: int) -> Assignment:
     """Drop all but the `prune` most important patch tokens, and merge these down to `merge`.
 
-    importance: (B, P) of the patch tokens. A merged token goes into the one of those that stay whose
-    features are most like its own, which takes the plain mean of all that it consists of. What it
-    counts for is multiplied by the likeness, as in the authors' code. A likeness below 0 is taken as 0:
-    that code may be left with the logarithm of a negative count.
+    importance: (B, P) of the patch tokens. A merged token goes into the remaining token with the most similar
+    features, which becomes the plain mean of its parts. The count of a merged token is multiplied by the
+    similarity, as in the authors' code. A similarity below 0 is taken as 0, because it could make a count
+    negative, and the attention takes its logarithm.
     """
     prefix = tokens.prefix
     order = importance.argsort(dim=1, descending=True, stable=True)[:, :prune] + prefix
-    always = torch.arange(prefix, device=order.device).expand(len(order), -1)
-    kept, merged = torch.cat([always, order[:, :merge]], dim=1), order[:, merge:]
+    prefix_positions = torch.arange(prefix, device=order.device).expand(len(order), -1)
+    kept, merged = torch.cat([prefix_positions, order[:, :merge]], dim=1), order[:, merge:]
     if not merged.shape[1]:
         return Assignment(kept)
     unit = F.normalize(tokens.x.float(), dim=-1)
-    theirs, ours = (gather_tokens(unit, index) for index in (merged, kept[:, prefix:]))
-    likeness, nearest = torch.matmul(theirs, ours.transpose(1, 2)).max(dim=-1)
+    merged_unit, kept_unit = (gather_tokens(unit, index) for index in (merged, kept[:, prefix:]))
+    similarity, nearest = torch.matmul(merged_unit, kept_unit.transpose(1, 2)).max(dim=-1)
     into = nearest + prefix
     share = torch.zeros(*kept.shape, merged.shape[1], device=into.device).scatter(1, into.unsqueeze(1), 1.0)
     parts = 1 + share.sum(-1)
-    sizes = tokens.counts.gather(1, merged) * likeness.clamp(min=0)
+    sizes = tokens.counts.gather(1, merged) * similarity.clamp(min=0)
     counts = tokens.counts.gather(1, kept).scatter_add(1, into, sizes)
     return Assignment(kept, merged, share / parts.unsqueeze(-1), into, 1 / parts, counts)
 
 
-def uniform(geometry: ViTConfig, share: float) -> Schedule:
-    """The schedule that keeps the same fraction of the patches at every block, half of what goes pruned
-    and half merged, for at most `share` of the full model's multiply-adds. Raises BadPlan as `fitted`.
+def uniform_schedule(config: ViTConfig, share: float) -> Schedule:
+    """The schedule that keeps the same fraction of the patches at every block, for a share of full compute.
+
+    Half of the tokens that go at a block are pruned and half are merged. share: the upper bound on the
+    multiply-adds, relative to the full model. Raises BadPlan as `fit_schedule` does.
     """
-    return fitted(geometry, [1.0] * (2 * geometry.depth), share * full_gmacs(geometry))
+    return fit_schedule(config, [1.0] * (2 * config.depth), share * full_gmacs(config))
 
 
-def full_gmacs(geometry: ViTConfig) -> float:
-    """What the model costs at its own image size with all of its tokens."""
-    tokens = geometry.patches(geometry.image_size) + geometry.prefix
-    return gmacs(geometry, geometry.image_size, [tokens] * geometry.depth)
+def full_gmacs(config: ViTConfig) -> float:
+    """Billions of multiply-adds of the model at its own image size with all of its tokens."""
+    tokens = config.patches(config.image_size) + config.prefix
+    return gmacs(config, config.image_size, [tokens] * config.depth)
 
 
-def fitted(geometry: ViTConfig, rates: Sequence[float], target: float) -> Schedule:
-    """The dearest schedule that costs at most `target` GFLOPs at the model's own image size.
+def fit_schedule(config: ViTConfig, rates: Sequence[float], target: float) -> Schedule:
+    """The most expensive schedule that costs at most `target` GFLOPs at the model's own image size.
 
-    `rates`, each above 0, say how fast tokens go at each step, the steps being every block's pruning and
-    then its merging: of the patches a step takes the fraction 1 - exp(-speed * rate), with one speed for
-    all. Raises BadPlan where even one patch from the first block on costs more.
+    `rates`, each above 0, are the relative speeds at which tokens go at each step. The steps are every
+    block's pruning and then its merging. A step takes the fraction 1 - exp(-speed * rate) of the patches,
+    with one speed for all steps. Raises BadPlan if even one patch from the first block on costs more.
     """
-    patches, distances = geometry.patches(geometry.image_size), list(accumulate(rates))
+    patches, distances = config.patches(config.image_size), list(accumulate(rates))
 
     def at(speed: float) -> Schedule:
         kept = [patches * math.exp(-speed * distance) for distance in distances]
-        counts = [geometry.prefix + max(math.ceil(count), 1) for count in kept]
+        counts = [config.prefix + max(math.ceil(count), 1) for count in kept]
         return tuple(zip(counts[::2], counts[1::2], strict=True))
 
     def affordable(schedule: Schedule) -> bool:
-        return gmacs(geometry, geometry.image_size, [merged for _, merged in schedule]) <= target
+        return gmacs(config, config.image_size, [merged for _, merged in schedule]) <= target
 
     slow, fast = 0.0, 1e6
     if affordable(at(slow)):
         return at(slow)
     if not affordable(at(fast)):
-        least = gmacs(geometry, geometry.image_size, [geometry.prefix + 1] * geometry.depth)
-        share = math.ceil(1000 * least / full_gmacs(geometry)) / 1000
+        minimum = gmacs(config, config.image_size, [config.prefix + 1] * config.depth)
+        share = math.ceil(1000 * minimum / full_gmacs(config)) / 1000
         raise BadPlan(f"diffrate cannot bring this model below {share:g} of its full compute")
     for _ in range(80):
         middle = (slow + fast) / 2
@@ -172,53 +178,53 @@ def fitted(geometry: ViTConfig, rates: Sequence[float], target: float) -> Schedu
     return at(fast)
 
 
-def build(argument: str | None, host: ReducerContext) -> DiffRate:
+def build(argument: str | None, context: ReducerContext) -> DiffRate:
     """`diffrate:2.9`, a schedule by its name.
 
-    Up to 1 the name is a share of the full model's compute: `diffrate:1` is the identity, and where no
-    schedule was searched for a share, every block keeps the same fraction of its tokens. Above 1 it is
-    a number of GFLOPs, for which a schedule must have been searched: by this model's profile, or by the
-    authors, whose schedules for DeiT-S and DeiT-B serve every model of that shape.
+    Up to 1 the name is a share of the full model's compute. `diffrate:1` is the identity. If no schedule was
+    searched for a share, every block keeps the same fraction of its tokens. Above 1 the name is a number of
+    GFLOPs, for which a schedule must exist: from this model's profile, or from the authors, whose schedules
+    for DeiT-S and DeiT-B serve every model of that shape.
 
-    Raises BadPlan for a model without a class token, a name that is no such number, or a schedule that
-    is not there or does not fit.
+    Raises BadPlan for a model without a class token, an argument that is not such a number, or a schedule
+    that does not exist or does not fit the model.
     """
-    geometry = host.geometry
-    if not geometry.class_token:
+    config = context.config
+    if not config.class_token:
         raise BadPlan("diffrate ranks tokens by the class token's attention, and this model has none")
     value = float(argument) if argument and re.fullmatch(r"[0-9]*\.?[0-9]+", argument) else math.nan
     if not 0 < value < math.inf:
         raise BadPlan(
             f"diffrate takes a share of compute, or GFLOPs, as in diffrate:0.7; got {argument or ''!r}"
         )
-    found = {**_published(geometry), **host.schedules}
+    schedules = {**_published(config), **context.schedules}
     name = f"{value:g}"
-    if name not in found and value > 1:
-        known = f"it has {', '.join(found)}" if found else "it has none"
+    if name not in schedules and value > 1:
+        known = f"it has {', '.join(schedules)}" if schedules else "it has none"
         raise BadPlan(
             f"this model has no DiffRate schedule for {name} GFLOPs; {known}; `foveate profile` finds one"
         )
-    schedule = found[name] if name in found else uniform(geometry, value)
-    if len(schedule) != geometry.depth:
-        raise BadPlan(f"DiffRate schedule {name} has {len(schedule)} blocks, this model {geometry.depth}")
-    return follow(schedule, geometry)
+    schedule = schedules[name] if name in schedules else uniform_schedule(config, value)
+    if len(schedule) != config.depth:
+        raise BadPlan(f"DiffRate schedule {name} has {len(schedule)} blocks, this model {config.depth}")
+    return from_schedule(schedule, config)
 
 
-def follow(schedule: Schedule, geometry: ViTConfig) -> DiffRate:
-    """The reducer that keeps what a schedule for this geometry's image size says."""
-    patches = geometry.patches(geometry.image_size)
-    steps = (max(count - geometry.prefix, 1) for counts in schedule for count in counts)
-    # Found schedules may ask for more tokens than are left: those of the step before, then.
-    falling = list(accumulate(steps, min, initial=patches))[1:]
+def from_schedule(schedule: Schedule, config: ViTConfig) -> DiffRate:
+    """The reducer for a schedule at this configuration's image size."""
+    patches = config.patches(config.image_size)
+    counts = (max(count - config.prefix, 1) for pair in schedule for count in pair)
+    # A searched schedule may ask for more tokens than remain. Then the previous count holds.
+    falling = list(accumulate(counts, min, initial=patches))[1:]
     return DiffRate(tuple(zip(falling[::2], falling[1::2], strict=True)), patches)
 
 
-def _published(geometry: ViTConfig) -> Mapping[str, Schedule]:
-    """The authors' schedules for a model of this shape, counting its own prefix."""
-    if geometry.depth != 12 or geometry.patches(geometry.image_size) != _PATCHES:
+def _published(config: ViTConfig) -> Mapping[str, Schedule]:
+    """The authors' schedules for a model of this shape, adjusted to its number of prefix tokens."""
+    if config.depth != 12 or config.patches(config.image_size) != _PATCHES:
         return {}
-    extra = geometry.prefix - 1
+    extra = config.prefix - 1
     return {
         name: tuple((prune + extra, merge + extra) for prune, merge in zip(*counts, strict=True))
-        for name, counts in _PUBLISHED.get(geometry.width, {}).items()
+        for name, counts in _PUBLISHED.get(config.width, {}).items()
     }

@@ -1,4 +1,4 @@
-"""EViT: keep the tokens the class token attends to, fuse the rest into one.
+"""EViT: keep the tokens that the class token attends to most, and fuse the other patch tokens into one.
 
 "Not All Patches are What You Need: Expediting Vision Transformers via Token Reorganizations"
 (ICLR 2022), sections 3.2 and 3.3, equation 3.
@@ -20,47 +20,52 @@ EXAMPLES: tuple[str | None, ...] = ("1.0", "0.7", "0.3")
 
 @dataclass(frozen=True, slots=True)
 class Evit(Reducer):
-    """After the attention of the chosen blocks, ceil(keep * N) of the N patch tokens go on."""
+    """After the attention of the chosen blocks, ceil(keep * N) of the N patch tokens stay."""
 
     keep: float
+    """Share of the patch tokens that stay at each chosen block, above 0 and at most 1."""
     blocks: tuple[int, ...]
     """Blocks that reduce, counted from 0."""
 
     def needs(self, block: int) -> Needs | None:
+        """The class token's attention, at the chosen blocks."""
         return Needs.CLASS_ROW if self.keep < 1 and block in self.blocks else None
 
     def _kept(self, tokens: int, prefix: int) -> int:
+        """Patch tokens that stay."""
         return math.ceil(self.keep * (tokens - prefix))
 
-    def left(self, tokens: int, prefix: int) -> int:
+    def remaining(self, tokens: int, prefix: int) -> int:
+        """Tokens after one chosen block, prefix and fused token included."""
         kept = prefix + self._kept(tokens, prefix)
         return tokens if kept == tokens else kept + 1
 
     def __call__(self, tokens: Tokens, attention: Attention, block: int) -> Assignment:
+        """Keep the tokens with the highest attention, and fuse the others."""
         if attention.class_row is None:
             raise ValueError("evit needs the class token's attention")
         prefix, batch = tokens.prefix, tokens.x.shape[0]
         scores = attention.class_row[:, prefix:]
-        # A sort gives both halves, the attentive and the rest, in one pass.
+        # One sort gives both parts, the attentive tokens and the others.
         order = scores.argsort(dim=1, descending=True, stable=True)
         count = self._kept(len(tokens), prefix)
-        always = torch.arange(prefix, device=order.device).expand(batch, -1)
-        kept = torch.cat([always, order[:, :count] + prefix], dim=1)
+        prefix_positions = torch.arange(prefix, device=order.device).expand(batch, -1)
+        kept = torch.cat([prefix_positions, order[:, :count] + prefix], dim=1)
         rest = order[:, count:]
         # Equation 3: the attention values themselves are the weights; they are not renormalised.
         return Assignment(kept, rest + prefix, scores.gather(1, rest).unsqueeze(1))
 
 
-def build(argument: str | None, host: ReducerContext) -> Evit:
-    """`evit:0.7`. The blocks are the 4th, 7th and 10th of 12, and in proportion at other depths.
+def build(argument: str | None, context: ReducerContext) -> Evit:
+    """`evit:0.7`. It reduces at blocks 4, 7 and 10 of 12, counted from 1, and in proportion at other depths.
 
-    Raises BadPlan for a model without a class token, or a keep rate that is none.
+    Raises BadPlan for a model without a class token, or an argument that is not a keep rate.
     """
-    geometry = host.geometry
-    if not geometry.class_token:
+    config = context.config
+    if not config.class_token:
         raise BadPlan("evit ranks tokens by the class token's attention, and this model has none")
     keep = float(argument) if argument and re.fullmatch(r"[0-9]*\.?[0-9]+", argument) else math.nan
     if not 0 < keep <= 1:
         raise BadPlan(f"evit takes a keep rate above 0 and at most 1, as in evit:0.7; got {argument or ''!r}")
-    depth = geometry.depth
+    depth = config.depth
     return Evit(keep, tuple(sorted({depth // 4, depth * 6 // 12, depth * 9 // 12})))

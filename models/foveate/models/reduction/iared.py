@@ -1,8 +1,9 @@
-"""IA-RED^2: trained gates drop the patches that the answer does not need, stage by stage.
+"""IA-RED^2: trained gates drop patches that the answer does not need, stage by stage.
 
 "IA-RED^2: Interpretability-Aware Redundancy Reduction for Vision Transformers" (NeurIPS 2021),
-sections 3.2 and 3.3. The paper drops what scores under a half, so that every picture keeps another
-number; here each stage keeps the best-scored share, so that batches stay rectangular.
+sections 3.2 and 3.3. The paper drops patches with a score under one half, so the number of patches differs
+between images. Here each stage keeps a fixed share, the patches with the best scores, so batches stay
+rectangular.
 """
 
 import math
@@ -24,44 +25,49 @@ EXAMPLES: tuple[str | None, ...] = ("1.0", "0.7", "0.3")
 
 @dataclass(frozen=True, slots=True)
 class IaRed(Reducer):
-    """Before each block that has a gate, the ceil(keep * N) best-scored of the N patch tokens go on."""
+    """Before each block with a gate, the ceil(keep * N) of N patch tokens with the best scores stay."""
 
     keep: float
+    """Share of the patch tokens that stay at each gate, above 0 and at most 1."""
     gates: Mapping[int, nn.Module]
-    """By the block they stand before, counted from 0."""
-    place = ReductionPoint.BEFORE
+    """Gates by the block after them, counted from 0."""
+    point = ReductionPoint.BEFORE
 
     def needs(self, block: int) -> Needs | None:
+        """No attention, at blocks that have a gate."""
         return Needs.NOTHING if self.keep < 1 and block in self.gates else None
 
-    def left(self, tokens: int, prefix: int) -> int:
+    def remaining(self, tokens: int, prefix: int) -> int:
+        """Tokens after one gate, prefix included."""
         return prefix + self._kept(tokens - prefix)
 
     def _kept(self, patches: int) -> int:
+        """Patch tokens that stay."""
         return math.ceil(self.keep * patches)
 
     def __call__(self, tokens: Tokens, attention: Attention, block: int) -> Assignment:
+        """Keep the patch tokens to which the block's gate gives the best scores."""
         prefix = tokens.prefix
         scores = self.gates[block](tokens.x, prefix)
         best = scores.argsort(dim=1, descending=True, stable=True)[:, : self._kept(scores.shape[1])]
-        always = torch.arange(prefix, device=best.device).expand(len(best), -1)
-        # In the order of the picture: what attends to what does not depend on it, and it reads better.
-        return Assignment(torch.cat([always, best.sort(dim=1).values + prefix], dim=1))
+        prefix_positions = torch.arange(prefix, device=best.device).expand(len(best), -1)
+        # Tokens stay in image order. Attention does not depend on the order; explanations are easier to read.
+        return Assignment(torch.cat([prefix_positions, best.sort(dim=1).values + prefix], dim=1))
 
 
-def build(argument: str | None, host: ReducerContext) -> IaRed:
+def build(argument: str | None, context: ReducerContext) -> IaRed:
     """`iared:0.7`: each stage keeps 70% of the patches that reach it.
 
-    Raises BadPlan for a model without trained gates, or a keep rate that is none.
+    Raises BadPlan for a model without a class token or trained gates, or an argument that is not a keep rate.
     """
     keep = float(argument) if argument and re.fullmatch(r"[0-9]*\.?[0-9]+", argument) else math.nan
     if not 0 < keep <= 1:
         raise BadPlan(
             f"iared takes a keep rate above 0 and at most 1, as in iared:0.7; got {argument or ''!r}"
         )
-    if not host.geometry.class_token:
-        raise BadPlan("iared's gates ask what the class token needs, and this model has none")
-    if not len(host.gates):
+    if not context.config.class_token:
+        raise BadPlan("iared's gates compare patches with the class token, and this model has none")
+    if not len(context.gates):
         raise BadPlan("iared needs trained gates, and this model has none")
-    gates = {int(after): gate for after, gate in host.gates.items()}
+    gates = {int(after): gate for after, gate in context.gates.items()}
     return IaRed(keep, gates)

@@ -9,19 +9,23 @@ EXAMPLES: tuple[str | None, ...] = (None,)
 
 
 class Identity(Reducer):
-    """The identity, and what full compute means."""
+    """Keeps all tokens. This is full compute."""
 
     def needs(self, block: int) -> Needs | None:
+        """None at every block."""
         return None
 
     def after(self, tokens: int, prefix: int, depth: int) -> tuple[int, ...]:
+        """All tokens, after every block."""
         return (tokens,) * depth
 
     def __call__(self, tokens: Tokens, attention: Attention, block: int) -> Assignment:
-        raise NotImplementedError("the identity has nothing to decide; `needs` says so")
+        """Raises NotImplementedError, because `needs` never asks for a call."""
+        raise NotImplementedError("the identity decides nothing, and its `needs` is None at every block")
 
 
-def build(argument: str | None, host: ReducerContext) -> Identity:
+def build(argument: str | None, context: ReducerContext) -> Identity:
+    """`none`. Raises BadPlan for any argument."""
     if argument is not None:
         raise BadPlan(f"the reducer none takes no argument, got {argument!r}")
     return Identity()

@@ -35,22 +35,22 @@ def trunk_macs(model: ElasticViT, look: VideoPlan, spent: FrameCost) -> float:
 
 def entering(model: ElasticViT, look: VideoPlan, part: bool) -> int:
     """Tokens of a frame that enter the trunk, of one of which only a part does or of others."""
-    patches = model.geometry.patches(look.size)
+    patches = model.config.patches(look.size)
     if part:
         patches = share_of(patches, look.glance[1] if look.glance else look.reuse)
-    return patches + model.geometry.prefix
+    return patches + model.config.prefix
 
 
 def after_of(model: ElasticViT, look: VideoPlan, part: bool) -> tuple[int, ...]:
     """Tokens of a frame after each block."""
-    return look.steps.reducer.after(entering(model, look, part), model.geometry.prefix, look.steps.depth)
+    return look.steps.reducer.after(entering(model, look, part), model.config.prefix, look.steps.depth)
 
 
 def frame_macs(model: ElasticViT, look: VideoPlan, part: bool) -> float:
     """Multiply-adds of one frame's way through the trunk and a reader."""
-    g, tokens = model.geometry, entering(model, look, part)
-    after, place = after_of(model, look, part), look.steps.reducer.place
-    blocks = block_macs(g, tokens, after, place)
+    g, tokens = model.config, entering(model, look, part)
+    after, point = after_of(model, look, part), look.steps.reducer.point
+    blocks = block_macs(g, tokens, after, point)
     reads = clip_of(model).spec.reads if model.clip else 0
     return embedding_macs(g, look.size) + blocks + g.patches(look.size) * g.width * reads
 

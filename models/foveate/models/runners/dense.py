@@ -59,7 +59,7 @@ def read(model: ElasticViT, head: Reader, tokens: Tokens, steps: ResolvedPlan) -
     read as it was when it left; what is returned for patches that never entered means nothing."""
     way = _further(model, head, TrunkState(tokens), steps, 0, steps.depth)
     after = torch.stack(way.counts, 1) if steps.reducer.adaptive else None
-    whole = steps.depth == model.geometry.depth and model.geometry.classes
+    whole = steps.depth == model.config.depth and model.config.classes
     logits = model.classify(way.tokens) if whole else None
     return PatchFeatures(_patches(head, way, steps.depth), way.tokens.present, after, logits=logits)
 

@@ -28,7 +28,7 @@ def describe(
     rests_on: whatever else its answers rest on.
     """
     model = checkpoint.model
-    classes = model.geometry.classes
+    classes = model.config.classes
     if model.clip is not None:
         classes = model.clip.spec.classes
     elif model.dense is not None:
@@ -45,7 +45,7 @@ def describe(
         source=checkpoint.source,
         task=checkpoint.task,
         frames=frames,
-        trunk=fingerprint(model.patch_embed, model.blocks[-1], model.norm, model.head, repr(model.geometry)),
+        trunk=fingerprint(model.patch_embed, model.blocks[-1], model.norm, model.head, repr(model.config)),
         weights=fingerprint(
             model, repr((checkpoint.mean, checkpoint.std, sorted(model.schedules.items()))), *rests_on
         ),
@@ -54,7 +54,7 @@ def describe(
 
 def _rung(model: ElasticViT, plan: Plan, quality: float | None) -> Rung:
     """What a plan costs on this trunk when no sample leaves early."""
-    g = model.geometry
+    g = model.config
     concrete = resolve(model, plan)
     after = concrete.reducer.after(g.patches(plan.image_size) + g.prefix, g.prefix, concrete.depth)
     return Rung(plan, flops(model, plan.image_size, concrete, concrete.depth), after[-1], quality)
@@ -70,6 +70,6 @@ def profiled(profile: Profile, full: Plan) -> tuple[Rung, ...]:
 
 def standard(model: ElasticViT, full: Plan) -> tuple[Rung, ...]:
     """A few plans that any model with a class token can run; what they keep, nobody has measured."""
-    texts = STANDARD_RUNGS if model.geometry.class_token else ()
+    texts = STANDARD_RUNGS if model.config.class_token else ()
     rungs = [_rung(model, Plan.parse(text, full), None) for text in texts]
     return (*sorted(rungs, key=lambda r: r.gflops), _rung(model, full, 1.0))

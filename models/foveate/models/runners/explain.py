@@ -11,7 +11,7 @@ from foveate.models.vit.vit import ElasticViT, ResolvedPlan
 @torch.inference_mode()
 def explain(model: ElasticViT, images: Tensor, steps: ResolvedPlan) -> list[Explanation]:
     """Run images (B, 3, S, S), normalised, and keep account of the tokens behind every block."""
-    side = images.shape[-1] // model.geometry.patch_size
+    side = images.shape[-1] // model.config.patch_size
     start = model.embed(images)
     last = [(len(start), tuple(range(side * side)))] * len(images)
     stages: list[list[ReductionStage]] = [[] for _ in images]

@@ -132,7 +132,7 @@ class VideoExecutor:
 
     def further(self, seen: Seen, stage: list[int], look: VideoPlan) -> Seen:
         """The same clips after more of their frames."""
-        rows, memory, patch = seen.rows, seen.memory, self.model.geometry.patch_size
+        rows, memory, patch = seen.rows, seen.memory, self.model.config.patch_size
         pictures = self._pictures(rows, self._same(stage, len(rows)), look.size)
 
         def within(images: Tensor, kept: Tensor | None) -> Tensor:
@@ -193,7 +193,7 @@ class VideoExecutor:
         pictures = self._pictures(seen.rows, frames, look.size).flatten(0, 1)
         if share >= 1:
             return by_clip(self.head.pooled(self._canvas(pictures, look.steps, None)), clips)
-        side = look.size // self.model.geometry.patch_size
+        side = look.size // self.model.config.patch_size
         rough = round(glanced.shape[2] ** 0.5)
         moved = (glanced - glanced.mean(1, keepdim=True)).float().norm(dim=-1, keepdim=True)
 

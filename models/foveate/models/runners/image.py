@@ -53,7 +53,7 @@ class TorchRunner(Base):
             for spec, joint in family.stitches.items()
             if {spec.starts, spec.answers} <= set(self.models)
         }
-        self.full = Plan(checkpoint.name, checkpoint.geometry.image_size, precision)
+        self.full = Plan(checkpoint.name, checkpoint.config.image_size, precision)
         self.steps = lru_cache(maxsize=256)(self._resolve)
         self._gflops = lru_cache(maxsize=1024)(self._cost)
         ladder = profiled(profile, self.full) if profile else standard(checkpoint.model, self.full)
@@ -169,7 +169,7 @@ class TorchRunner(Base):
         else:
             out = model(images, concrete)
         logits = out.logits.float()
-        scores = (logits.softmax(-1) if model.geometry.classes else logits).cpu().numpy()
+        scores = (logits.softmax(-1) if model.config.classes else logits).cpu().numpy()
         rows = zip(scores, out.tokens.tolist(), out.exit_layer.tolist(), _paths(out), strict=True)
         return [_result(row, tokens, layer, self._gflops(plan, path)) for row, tokens, layer, path in rows]
 
@@ -215,13 +215,13 @@ class TorchRunner(Base):
     def _explain(self, batch: Tensor, plan: Plan) -> Sequence[Explanation]:
         model, images = self.models[plan.variant], self.sized(batch, plan.image_size)
         if plan.stitch is not None:  # nothing is reduced on the way
-            side = plan.image_size // model.geometry.patch_size
-            return [Explanation((side, side), (), model.geometry.depth)] * len(batch)
+            side = plan.image_size // model.config.patch_size
+            return [Explanation((side, side), (), model.config.depth)] * len(batch)
         return explain(model, images, self.steps(plan))
 
     def _cost(self, plan: Plan, path: "Path") -> float:
         if plan.stitch is not None:
-            return self.stitches[plan.variant, plan.stitch].price(plan.image_size)
+            return self.stitches[plan.variant, plan.stitch].flops(plan.image_size)
         return flops(self.models[plan.variant], plan.image_size, self.steps(plan), *path)
 
 

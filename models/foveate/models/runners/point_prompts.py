@@ -17,8 +17,8 @@ from foveate.core.errors import BadPlan, RunFailed, SetupError
 from foveate.core.model import ModelCard, Rung
 from foveate.core.outcome import Result
 from foveate.core.plan import Plan, Precision
-from foveate.models.heads.clicks import PADDING, ClickHead, ClickSpec
 from foveate.models.heads.dense import STRIDE
+from foveate.models.heads.point_prompts import PADDING, PointPromptHead, PointPromptSpec
 from foveate.models.runners.base import DTYPES, MAX_BATCH
 from foveate.models.runners.dense import class_maps
 from foveate.models.weights.checkpoint import Checkpoint
@@ -46,7 +46,7 @@ class ClickRunner:
     points given, so that retries and replicas agree."""
 
     def __init__(
-        self, model: Checkpoint, head: ClickHead, precision: Precision, device: str, max_batch: int
+        self, model: Checkpoint, head: PointPromptHead, precision: Precision, device: str, max_batch: int
     ) -> None:
         self.device = torch.device(device)
         if self.device.type == "cpu":
@@ -55,7 +55,7 @@ class ClickRunner:
         self.head = head.to(self.device, self.dtype).eval()
         head.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.max_batch = max_batch or MAX_BATCH.get(self.device.type, 16)
-        self.full = Plan(f"{model.name}-clicks", model.geometry.image_size, precision)
+        self.full = Plan(f"{model.name}-clicks", model.config.image_size, precision)
         self.times: Mapping[int, Mapping[Plan, Mapping[int, float]]] = {}
         """Seconds of a batch by threads, plan and size, as measured at the start."""
         rung = Rung(self.full, self._gflops(self.full), self._tokens(self.full), 1.0)
@@ -143,14 +143,14 @@ def features_of(coarse: Tensor, fine: Tensor) -> list[Features]:
     return [Features(*(np.array(t, order="C") for t in row)) for row in zip(*rows, strict=True)]
 
 
-def save_clicks(path: Path, head: ClickHead, weights: str) -> None:
+def save_clicks(path: Path, head: PointPromptHead, weights: str) -> None:
     """Write the head as float16. weights: the digest of the model whose features it reads."""
     state = {name: value.half().contiguous() for name, value in head.state_dict().items()}
     save_file(state, path, {"clicks": json.dumps(asdict(head.spec)), "weights": weights})
     path.chmod(0o644)
 
 
-def read_clicks(path: Path, model: Checkpoint, weights: str) -> ClickHead | None:
+def read_clicks(path: Path, model: Checkpoint, weights: str) -> PointPromptHead | None:
     """The head in float32; None, and a warning, where it reads the features of other weights than these.
 
     Raises SetupError for a file that is none.
@@ -160,10 +160,10 @@ def read_clicks(path: Path, model: Checkpoint, weights: str) -> ClickHead | None
     try:
         with safe_open(path, framework="pt") as file:
             told = file.metadata() or {}
-            spec = ClickSpec(**json.loads(told["clicks"]))
+            spec = PointPromptSpec(**json.loads(told["clicks"]))
             state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 -- not a mapping
         with torch.device("meta"):
-            head = ClickHead(model.dense, model.geometry.patch_size, spec)
+            head = PointPromptHead(model.dense, model.config.patch_size, spec)
         head.load_state_dict(state, assign=True)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise SetupError(f"{path.name} is not a readable click head: {error}") from error

@@ -114,7 +114,7 @@ class ClipRunner(Base):
 
     def _cost(self, plan: Plan, spent: FrameCost) -> float:
         """Billions of multiply-adds."""
-        look, g, head = self.look(plan), self.model.geometry, clip_of(self.model)
+        look, g, head = self.look(plan), self.model.config, clip_of(self.model)
         total = trunk_macs(self.model, look, spent) + sum(head.macs(frames) for frames in spent.runs)
         rough = g.patches(head.spec.glance_size) + g.prefix
         glance = embedding_macs(g, head.spec.glance_size) + (rough - g.prefix) * g.width * head.spec.reads

@@ -53,7 +53,7 @@ class ClipSegmenter(Base):
     ) -> None:
         super().__init__(precision, device, max_batch, checkpoint.mean, checkpoint.std, frames)
         self.model = checkpoint.model.to(self.device, self.dtype).eval()
-        self.full = Plan(checkpoint.name, checkpoint.geometry.image_size, precision)
+        self.full = Plan(checkpoint.name, checkpoint.config.image_size, precision)
         self.look = lru_cache(maxsize=256)(self._resolve)
         ladder = profiled(profile, self.full) if profile else self._standard()
         self.card = describe(checkpoint, self.full, ladder, frames)
@@ -101,7 +101,7 @@ class ClipSegmenter(Base):
 
         if look.reuse >= 1 or frames.shape[1] == 1:
             return read(frames.flatten(0, 1), None)
-        patch = self.model.geometry.patch_size
+        patch = self.model.config.patch_size
         memory = first_look(read, frames[:, 0], patch)
         found = [memory.canvas.unsqueeze(1)]
         for some in torch.split(frames[:, 1:], GUIDED, 1):
@@ -115,7 +115,7 @@ class ClipSegmenter(Base):
 
         As in "ToC3D" (ECCV 2024) what was found before tells which tokens deserve the compute.
         """
-        named = dense_of(self.model).name(canvas).float().softmax(-1)
+        named = dense_of(self.model).classify_patches(canvas).float().softmax(-1)
         side = round(canvas.shape[1] ** 0.5)
         shown = (1 - named[..., 0]).view(-1, 1, side, side)
         near = F.max_pool2d(shown, 3, stride=1, padding=1)
@@ -130,6 +130,6 @@ class ClipSegmenter(Base):
         """What a plan costs: GFLOPs, and tokens of all frames together."""
         look = self.look(plan)
         spent = spent_at_most(look)
-        head = look.frames * dense_of(self.model).macs(look.size // self.model.geometry.patch_size)
+        head = look.frames * dense_of(self.model).macs(look.size // self.model.config.patch_size)
         macs = trunk_macs(self.model, look, spent) + head
         return Rung(plan, macs / 1e9, tokens_of(self.model, look, spent), quality)

@@ -1,1 +1,1 @@
-"""The elastic vision transformer, plan resolution, its cost in FLOPs, and stitching of siblings."""
+"""The elastic vision transformer, the resolution of plans for it, its cost, and stitches of two models."""

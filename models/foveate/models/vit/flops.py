@@ -1,4 +1,4 @@
-"""What one picture's way through a trunk costs."""
+"""Multiply-adds of one image under a resolved plan."""
 
 from collections.abc import Sequence
 
@@ -9,30 +9,31 @@ from foveate.models.vit.vit import ElasticViT, ResolvedPlan
 
 
 def flops(
-    model: ElasticViT, image_size: int, steps: ResolvedPlan, depth: int, after: Sequence[int] = ()
+    model: ElasticViT, image_size: int, resolved: ResolvedPlan, depth: int, after: Sequence[int] = ()
 ) -> float:
-    """Billions of multiply-adds of a picture that leaves after `depth` blocks.
+    """Billions of multiply-adds of an image that leaves after `depth` blocks.
 
-    `after` holds the tokens that were left after each block, where the reducer's count differs from
-    picture to picture.
+    image_size: in pixels. after: the tokens after each block, for a reducer whose count differs between
+    images.
     """
-    g = model.geometry
-    tokens = g.patches(image_size) + g.prefix
-    counts = after or steps.reducer.after(tokens, g.prefix, depth)
-    total = embedding_macs(g, image_size)
-    total += block_macs(g, tokens, counts[:depth], steps.reducer.place, steps.heads)
+    config = model.config
+    tokens = config.patches(image_size) + config.prefix
+    counts = after or resolved.reducer.after(tokens, config.prefix, depth)
+    total = embedding_macs(config, image_size)
+    total += block_macs(config, tokens, counts[:depth], resolved.reducer.point, resolved.heads)
+    side = image_size // config.patch_size
     if model.dense is not None:
-        return (total + model.dense.macs(image_size // g.patch_size)) / 1e9
-    asked = [
-        head for head in map(int, model.exit_heads) if head == depth or (steps.exit_rule and head < depth)
+        return (total + model.dense.macs(side)) / 1e9
+    used_heads = [
+        head for head in map(int, model.exit_heads) if head == depth or (resolved.exit_rule and head < depth)
     ]
-    total += sum(exit_macs(model.exit_heads[str(head)], image_size // g.patch_size) for head in asked)
-    if depth not in asked:
-        total += classifier_macs(g)
+    total += sum(exit_macs(model.exit_heads[str(head)], side) for head in used_heads)
+    if depth not in used_heads:
+        total += classifier_macs(config)
     return total / 1e9
 
 
 def exit_macs(head: nn.Module, side: int) -> float:
-    """Multiply-adds of an exit head at a grid of side x side patches; of one that tells none, nothing."""
+    """Multiply-adds of an exit head on a grid of side x side patches; 0 for a head without `macs`."""
     macs = getattr(head, "macs", None)
     return float(macs(side)) if callable(macs) else 0.0

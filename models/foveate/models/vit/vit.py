@@ -1,4 +1,4 @@
-"""The elastic trunk: a plain ViT whose parameters carry timm's names, run under a plan.
+"""The elastic trunk: a plain ViT with timm's parameter names that runs under a plan.
 
 "An Image is Worth 16x16 Words" (ICLR 2021); distillation token from DeiT, registers from "Vision
 Transformers Need Registers", layer scale from CaiT, norm before the blocks from CLIP.
@@ -25,174 +25,205 @@ from foveate.models.layers.tokens import Tokens
 
 @dataclass(frozen=True, slots=True)
 class ResolvedPlan:
-    """A plan made concrete for one trunk: what happens at each block."""
+    """A plan resolved for one trunk: the work of each block."""
 
     reducer: Reducer
     depth: int
+    """Number of blocks that run."""
     exit_rule: ExitRule | None = None
+    """None: samples leave only at the end."""
     heads: int = 0
-    """Heads each token uses of every block's; 0: all."""
+    """Heads that each token uses in every block; 0: all."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrunkOutput:
-    """What one forward gives, rows in the order of the input."""
+    """The result of one forward pass, rows in the order of the input."""
 
     logits: Tensor
-    """(B, C) class scores, or (B, D) pooled features where the model has no classifier."""
+    """(B, C) class scores, or (B, D) pooled features for a model without a classifier."""
     exit_layer: Tensor
-    """(B,) int64: blocks each sample went through."""
+    """(B,) int64: number of blocks that each sample went through."""
     tokens: Tensor
-    """(B,) int64: tokens each sample still had when it left, prefix included."""
+    """(B,) int64: number of tokens of each sample when it left, prefix included."""
     after: Tensor | None = None
-    """(B, depth) int64, from a reducer whose count differs from picture to picture: tokens each sample
-    had after each block, 0 past its exit."""
+    """(B, depth) int64, for a reducer whose count differs between images: tokens of each sample after each
+    block, 0 after its exit."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExitedSamples:
-    """The samples that leave together, after the same block."""
+    """The samples that leave after the same block."""
 
     rows: Tensor
+    """(B',) int64: their positions in the batch."""
     logits: Tensor
+    """(B', C)."""
     layer: int
+    """Number of blocks that they went through."""
     tokens: Tensor
+    """(B',) int64: their tokens, padding left out."""
     after: Tensor | None = None
+    """(B', layer) int64: their tokens after each block, for an adaptive reducer."""
 
 
 Recorder = Callable[[Tensor, int, Tokens], None]
-"""Told after each block: which rows of the batch (B',) went through it, blocks so far, their tokens."""
+"""A callback after each block. It gets the batch rows (B',) that ran the block, the number of blocks so far,
+and the rows' tokens."""
 
 
 class ElasticViT(nn.Module):
-    """A vision transformer that runs under a plan. At full its output is timm's to float error."""
+    """A vision transformer that runs under a plan. At full compute its output is timm's to float error."""
 
     def __init__(
         self,
-        geometry: ViTConfig,
+        config: ViTConfig,
         exits: Sequence[ExitSpec] = (),
         gates: Sequence[int] = (),
         dense: DenseSpec | None = None,
         clip: ClipSpec | None = None,
     ) -> None:
+        """exits: the exit heads. gates: for each token gate, the number of blocks before it."""
         super().__init__()
-        g = self.geometry = geometry
-        self.patch_embed = PatchEmbed(g)
-        if g.class_token:
-            self.cls_token = nn.Parameter(torch.zeros(1, 1, g.width))
-        if g.distilled:
-            self.dist_token = nn.Parameter(torch.zeros(1, 1, g.width))
-        if g.registers:
-            self.reg_token = nn.Parameter(torch.zeros(1, g.registers, g.width))
-        positions = g.patches(g.image_size) + (g.prefix if g.embed_prefix else 0)
-        self.pos_embed = nn.Parameter(torch.zeros(1, positions, g.width))
-        self.norm_pre = nn.LayerNorm(g.width, eps=g.eps) if g.pre_norm else nn.Identity()
-        self.blocks = nn.ModuleList(Block(g) for _ in range(g.depth))
-        self.norm = nn.LayerNorm(g.width, eps=g.eps) if g.final_norm else nn.Identity()
-        self.fc_norm = nn.LayerNorm(g.width, eps=g.eps) if g.fc_norm else nn.Identity()
-        self.head = nn.Linear(g.width, g.classes) if g.classes else nn.Identity()
-        if g.distilled:
-            self.head_dist = nn.Linear(g.width, g.classes) if g.classes else nn.Identity()
-        self.exit_heads = nn.ModuleDict({str(spec.after): build_exit(g, spec) for spec in exits})
-        """Heads by the number of blocks before them, as text; each maps Tokens to logits (B, C)."""
-        self.gates = nn.ModuleDict({str(after): Gate(g.width) for after in gates})
-        """Token gates by the number of blocks before them, as text; each maps (B, N, D) to scores (B, N)."""
+        self.config = config
+        self.patch_embed = PatchEmbed(config)
+        if config.class_token:
+            self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
+        if config.distilled:
+            self.dist_token = nn.Parameter(torch.zeros(1, 1, config.width))
+        if config.registers:
+            self.reg_token = nn.Parameter(torch.zeros(1, config.registers, config.width))
+        positions = config.patches(config.image_size) + (config.prefix if config.embed_prefix else 0)
+        self.pos_embed = nn.Parameter(torch.zeros(1, positions, config.width))
+        self.norm_pre = _norm(config, config.pre_norm)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.norm = _norm(config, config.final_norm)
+        self.fc_norm = _norm(config, config.fc_norm)
+        self.head = _classifier(config)
+        if config.distilled:
+            self.head_dist = _classifier(config)
+        self.exit_heads = nn.ModuleDict({str(spec.after): build_exit(config, spec) for spec in exits})
+        """Exit heads. The key is the number of blocks before the head, as text. Each maps Tokens to logits
+        (B, C)."""
+        self.gates = nn.ModuleDict({str(after): Gate(config.width) for after in gates})
+        """Token gates. The key is the number of blocks before the gate, as text. Each maps (B, N, D) to
+        scores (B, N - prefix)."""
         self.schedules: Mapping[str, Schedule] = {}
-        self.dense = DenseHead(g, dense) if dense else None
-        """Names pixels; None in a model that names whole pictures alone."""
-        self.clip = ClipHead(g, clip) if clip else None
-        """Names what happens in clips; None in a model that names pictures."""
+        """DiffRate schedules that were searched for this model, by name."""
+        self.dense = DenseHead(config, dense) if dense else None
+        """Classifies pixels; None for a model without a dense head."""
+        self.clip = ClipHead(config, clip) if clip else None
+        """Classifies video clips; None for a model of images."""
 
     def embed(self, images: Tensor) -> Tokens:
-        """Normalised images (B, 3, S, S) to tokens; positions are interpolated at other sizes."""
-        g = self.geometry
+        """Normalised images (B, 3, S, S) to tokens. At other sizes, position embeddings are interpolated."""
+        config = self.config
         patches = self.patch_embed(images)
-        names = (
-            ["cls_token"] * g.class_token + ["dist_token"] * g.distilled + ["reg_token"] * bool(g.registers)
-        )
-        prefix = [getattr(self, name).expand(len(images), -1, -1) for name in names]
-        positions = self.positions(images.shape[-1] // g.patch_size)
-        if g.embed_prefix:
+        prefix_tokens = {
+            "cls_token": config.class_token,
+            "dist_token": config.distilled,
+            "reg_token": config.registers,
+        }
+        prefix = [
+            getattr(self, name).expand(len(images), -1, -1) for name, used in prefix_tokens.items() if used
+        ]
+        positions = self.positions(images.shape[-1] // config.patch_size)
+        if config.embed_prefix:
             x = torch.cat([*prefix, patches], dim=1) + positions
         else:
             x = torch.cat([*prefix, patches + positions], dim=1)
-        return Tokens.start(self.norm_pre(x), g.prefix)
+        return Tokens.start(self.norm_pre(x), config.prefix)
 
     def positions(self, side: int) -> Tensor:
         """Position embeddings for a grid of side x side patches: (1, N, D)."""
-        g = self.geometry
-        own = g.image_size // g.patch_size
-        if side == own:
+        config = self.config
+        own_side = config.image_size // config.patch_size
+        if side == own_side:
             return self.pos_embed
-        prefix = g.prefix if g.embed_prefix else 0
+        prefix = config.prefix if config.embed_prefix else 0
         head, grid = self.pos_embed[:, :prefix], self.pos_embed[:, prefix:]
-        grid = grid.float().reshape(1, own, own, -1).permute(0, 3, 1, 2)
+        grid = grid.float().reshape(1, own_side, own_side, -1).permute(0, 3, 1, 2)
         grid = F.interpolate(grid, size=(side, side), mode="bicubic", antialias=True)
         grid = grid.permute(0, 2, 3, 1).reshape(1, side * side, -1)
         return torch.cat([head, grid.to(head.dtype)], dim=1)
 
-    def forward(self, images: Tensor, steps: ResolvedPlan) -> TrunkOutput:
-        """Run normalised images (B, 3, S, S) under the steps of a plan."""
-        return self.encode(self.embed(images), steps)
+    def forward(self, images: Tensor, resolved: ResolvedPlan) -> TrunkOutput:
+        """Run normalised images (B, 3, S, S) under a resolved plan."""
+        return self.encode(self.embed(images), resolved)
 
     def encode(
-        self, tokens: Tokens, steps: ResolvedPlan, record: Recorder | None = None, start: int = 0
+        self, tokens: Tokens, resolved: ResolvedPlan, record: Recorder | None = None, start: int = 0
     ) -> TrunkOutput:
-        """Blocks from `start` on, reducer and exits. A sample leaves when its own exit says so.
+        """Run the blocks from `start` on, with reducer and exits. A sample leaves when its own exit says so.
 
-        A depth cap ends in the exit head of its block where there is one, else in the final classifier.
+        A depth cap ends in the exit head of its block if there is one, else in the final classifier.
         """
         rows = torch.arange(tokens.x.shape[0], device=tokens.x.device)
-        left: list[ExitedSamples] = []
-        answers: list[Tensor] = []
+        exited: list[ExitedSamples] = []
+        logits: list[Tensor] = []
         after: list[Tensor] = []
-        for index in range(start, steps.depth):
-            tokens = self.blocks[index](tokens, steps.reducer, index, steps.heads)
+        for index in range(start, resolved.depth):
+            tokens = self.blocks[index](tokens, resolved.reducer, index, resolved.heads)
             if record is not None:
                 record(rows, index + 1, tokens)
-            if steps.reducer.adaptive:
+            if resolved.reducer.adaptive:
                 after.append(tokens.present)
-            name, last = str(index + 1), index + 1 == steps.depth
-            if name not in self.exit_heads or not (last or steps.exit_rule):
+            name, last = str(index + 1), index + 1 == resolved.depth
+            if name not in self.exit_heads or not (last or resolved.exit_rule):
                 continue
-            answers.append(self.exit_heads[name](tokens))
-            leaves = steps.exit_rule(answers) if steps.exit_rule and not last else rows >= 0
-            gone, stay = leaves.nonzero().squeeze(1), (~leaves).nonzero().squeeze(1)
-            history = [counts[gone] for counts in after]
-            left.append(_left(tokens.rows(gone), rows[gone], answers[-1][gone], index + 1, history))
-            rows, tokens = rows[stay], tokens.rows(stay)
-            answers, after = [a[stay] for a in answers], [counts[stay] for counts in after]
+            logits.append(self.exit_heads[name](tokens))
+            leaves = resolved.exit_rule(logits) if resolved.exit_rule and not last else rows >= 0
+            leaving, staying = leaves.nonzero().squeeze(1), (~leaves).nonzero().squeeze(1)
+            counts = [count[leaving] for count in after]
+            exited.append(
+                _exited(tokens.rows(leaving), rows[leaving], logits[-1][leaving], index + 1, counts)
+            )
+            rows, tokens = rows[staying], tokens.rows(staying)
+            logits, after = [each[staying] for each in logits], [count[staying] for count in after]
             if not len(rows):
-                return _in_order(left)
-        return _in_order([*left, _left(tokens, rows, self.classify(tokens), steps.depth, after)])
+                return _in_batch_order(exited)
+        return _in_batch_order([*exited, _exited(tokens, rows, self.classify(tokens), resolved.depth, after)])
 
     def classify(self, tokens: Tokens) -> Tensor:
-        """Tokens after the last block to logits (B, C), or to pooled features without a head."""
-        g = self.geometry
+        """Tokens after the last block to logits (B, C), or to pooled features (B, D) without a classifier."""
+        config = self.config
         x = self.norm(tokens.x)
-        if g.pool == "avg":
-            # Weighted by what each token stands for: the mean over patches, whatever was merged.
-            weight = tokens.counts[:, g.prefix :, None]
-            pooled = ((x[:, g.prefix :] * weight).sum(1) / weight.sum(1)).to(x.dtype)
+        if config.pool == "avg":
+            # Weighted by the number of patches that each token represents, so merging keeps the mean.
+            weight = tokens.counts[:, config.prefix :, None]
+            pooled = ((x[:, config.prefix :] * weight).sum(1) / weight.sum(1)).to(x.dtype)
         else:
             pooled = x[:, 0]
         logits: Tensor = self.head(self.fc_norm(pooled))
-        if g.distilled:
+        if config.distilled:
             logits = (logits + self.head_dist(x[:, 1])) / 2
         return logits
 
 
-def _left(tokens: Tokens, rows: Tensor, logits: Tensor, layer: int, after: Sequence[Tensor]) -> ExitedSamples:
+def _norm(config: ViTConfig, used: bool) -> nn.Module:
+    """A norm of the trunk's width, or the identity."""
+    return nn.LayerNorm(config.width, eps=config.eps) if used else nn.Identity()
+
+
+def _classifier(config: ViTConfig) -> nn.Module:
+    """A linear classifier, or the identity for a model without classes."""
+    return nn.Linear(config.width, config.classes) if config.classes else nn.Identity()
+
+
+def _exited(
+    tokens: Tokens, rows: Tensor, logits: Tensor, layer: int, after: Sequence[Tensor]
+) -> ExitedSamples:
+    """The record of samples that leave after `layer` blocks. after: their token counts after each block."""
     return ExitedSamples(rows, logits, layer, tokens.present, torch.stack(list(after), 1) if after else None)
 
 
-def _in_order(left: Sequence[ExitedSamples]) -> TrunkOutput:
-    """Put the groups that left after different blocks back into the order of the batch."""
-    order = torch.cat([group.rows for group in left]).argsort()
-    logits = torch.cat([group.logits for group in left])
-    layers = torch.cat([torch.full_like(group.rows, group.layer) for group in left])
-    tokens = torch.cat([group.tokens for group in left])
-    histories = [group.after for group in left if group.after is not None]
+def _in_batch_order(exited: Sequence[ExitedSamples]) -> TrunkOutput:
+    """Join groups that left after different blocks, in the order of the batch."""
+    order = torch.cat([group.rows for group in exited]).argsort()
+    logits = torch.cat([group.logits for group in exited])
+    layers = torch.cat([torch.full_like(group.rows, group.layer) for group in exited])
+    tokens = torch.cat([group.tokens for group in exited])
+    histories = [group.after for group in exited if group.after is not None]
     after = None
     if histories:
         depth = max(history.shape[1] for history in histories)

@@ -33,7 +33,7 @@ def attach(card: Card, state: Mapping[str, Tensor], where: str) -> Checkpoint:
     Raises SetupError, one sentence that starts with `where`, unless every parameter fits.
     """
     with torch.device("meta"):
-        model = ElasticViT(card.geometry, card.exits, card.gates, card.dense, card.clip)
+        model = ElasticViT(card.config, card.exits, card.gates, card.dense, card.clip)
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in state.items()}
     wrong = sorted(n for n in expected | found if expected.get(n) != found.get(n))
@@ -115,16 +115,16 @@ def save(path: Path, checkpoint: Checkpoint, half: bool = False) -> None:
 
 def resize(checkpoint: Checkpoint, image_size: int) -> Checkpoint:
     """The same model for another image size, position embeddings interpolated once and for all."""
-    side, rest = divmod(image_size, checkpoint.geometry.patch_size)
+    side, rest = divmod(image_size, checkpoint.config.patch_size)
     if rest or side < 1:
-        patch = checkpoint.geometry.patch_size
+        patch = checkpoint.config.patch_size
         raise SetupError(
             f"{checkpoint.name} takes image sizes that are multiples of {patch}, not {image_size}"
         )
     with torch.no_grad():
         state = checkpoint.model.state_dict() | {"pos_embed": checkpoint.model.positions(side)}
-    geometry = replace(checkpoint.geometry, image_size=image_size)
-    return attach(replace(checkpoint, geometry=geometry), state, checkpoint.name)
+    config = replace(checkpoint.config, image_size=image_size)
+    return attach(replace(checkpoint, config=config), state, checkpoint.name)
 
 
 def variant(text: str) -> str:

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from foveate.core.errors import SetupError
-from foveate.models.heads.clicks import ClickHead
+from foveate.models.heads.point_prompts import PointPromptHead
 from foveate.models.vit.stitch import StitchSpec
 from foveate.models.weights.checkpoint import Checkpoint
 
@@ -29,7 +29,7 @@ class Family:
     siblings: tuple[Checkpoint, ...] = ()
     stitches: Mapping[StitchSpec, nn.Linear] = field(default_factory=dict)
     """Trained maps between members; a stitch of one that is not here is left out."""
-    clicks: ClickHead | None = None
+    clicks: PointPromptHead | None = None
     """Answers clicks on what the full model has seen."""
 
     def __post_init__(self) -> None:
@@ -39,7 +39,7 @@ class Family:
             for what in ("labels", "input", "mean", "std"):
                 if getattr(sibling, what) != getattr(self.own, what):
                     raise SetupError(f"{sibling.name} cannot answer for {self.own.name}: their {what} differ")
-            if sibling.geometry.classes != self.own.geometry.classes:
+            if sibling.config.classes != self.own.config.classes:
                 raise SetupError(f"{sibling.name} has other classes than {self.own.name}")
 
     @property

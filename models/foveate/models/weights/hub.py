@@ -39,7 +39,7 @@ def load(spec: str, image_size: int | None = None, folder: Traversable | None = 
     shipped zoo. Raises SetupError with one sentence when the model cannot be had.
     """
     checkpoint = _find(spec, folder or zoo.shipped())
-    if image_size in (None, checkpoint.geometry.image_size):
+    if image_size in (None, checkpoint.config.image_size):
         return checkpoint
     return resize(checkpoint, image_size)
 
@@ -72,10 +72,10 @@ def _random(name: str) -> Checkpoint:
     """Weights that mean nothing and are the same every time, for measuring speed."""
     card = Card(name, _WELL_KNOWN[name]) if name in _WELL_KNOWN else timm_models.card(name)
     with torch.device("meta"):
-        shapes = ElasticViT(card.geometry)
+        shapes = ElasticViT(card.config)
     generator = torch.Generator().manual_seed(0)
     state = {n: _initial(n, p.shape, generator) for n, p in shapes.named_parameters()}
-    described = Card(name=card.name, geometry=card.geometry, labels=card.labels, description="random weights")
+    described = Card(name=card.name, config=card.config, labels=card.labels, description="random weights")
     return attach(described, state, name)
 
 

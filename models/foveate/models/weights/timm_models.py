@@ -50,7 +50,7 @@ def card(name: str) -> Card:
     timm = _timm(name)
     _check_known(timm, name, ())
     module = _create(timm, name, pretrained=False)
-    return _card(module, geometry(module, name), name)
+    return _card(module, vit_config(module, name), name)
 
 
 def convert(module: nn.Module, name: str) -> Checkpoint:
@@ -67,10 +67,10 @@ def convert(module: nn.Module, name: str) -> Checkpoint:
 
 
 def _trunk(module: nn.Module, name: str) -> Checkpoint:
-    return attach(_card(module, geometry(module, name), name), module.state_dict(), name)
+    return attach(_card(module, vit_config(module, name), name), module.state_dict(), name)
 
 
-def geometry(module: Any, name: str) -> ViTConfig:
+def vit_config(module: Any, name: str) -> ViTConfig:
     """Read off a timm module what fixes its computation. Raises SetupError for what the trunk lacks."""
     if type(module).__name__ not in _MODELS:
         raise SetupError(
@@ -136,7 +136,7 @@ def _activation(act: nn.Module) -> Activation:
 @torch.inference_mode()
 def _disagreement(model: ElasticViT, module: nn.Module) -> float:
     """Largest difference on one random image, relative to the largest output where that is above one."""
-    side, depth = model.geometry.image_size, model.geometry.depth
+    side, depth = model.config.image_size, model.config.depth
     image = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
     ours = model(image, ResolvedPlan(reduction.create("none", model), depth)).logits
     theirs = module.eval()(image)
@@ -154,7 +154,7 @@ def _card(module: Any, shape: ViTConfig, name: str) -> Card:
     origin = config.get("hf_hub_id")
     return Card(
         name=variant(name.partition("@")[0].rpartition("/")[2]),
-        geometry=shape,
+        config=shape,
         labels=_labels(config, shape.classes),
         input=InputSpec(data["crop_pct"], data["crop_mode"], data["interpolation"]),
         mean=tuple(data["mean"]),

@@ -29,7 +29,7 @@ class Card:
     """Everything about a model that is not a weight. A card that contradicts itself raises SetupError."""
 
     name: str
-    geometry: ViTConfig
+    config: ViTConfig
     labels: tuple[str, ...] = ()
     """Class names in the order of the logits; empty where nobody named them."""
     input: InputSpec = InputSpec()  # noqa: RUF009 -- frozen, so one instance serves every card
@@ -51,7 +51,7 @@ class Card:
     """A shipped model whose weights this one has, its own file holding the head alone."""
 
     def __post_init__(self) -> None:
-        g = self.geometry
+        g = self.config
         if min(g.width, g.depth, g.heads, g.patch_size, g.image_size) < 1 or g.width % g.heads:
             raise SetupError(f"{self.name}: a width of {g.width} does not divide into {g.heads} heads")
         if g.image_size % g.patch_size:
@@ -80,11 +80,11 @@ class Card:
             raise SetupError(f"{self.name}: gates come after blocks 1 to {g.depth - 1}, in order, once each")
 
     def _check_exits(self) -> None:
-        blocks = [0, *(spec.after for spec in self.exits), self.geometry.depth]
+        blocks = [0, *(spec.after for spec in self.exits), self.config.depth]
         if self.exits and any(later <= earlier for earlier, later in pairwise(blocks)):
-            last = self.geometry.depth - 1
+            last = self.config.depth - 1
             raise SetupError(f"{self.name}: exits come after blocks 1 to {last}, in that order and once each")
-        if self.exits and not self.geometry.classes:
+        if self.exits and not self.config.classes:
             raise SetupError(f"{self.name}: exits name classes, and this model has none")
         for spec in self.exits:
             if not 1 <= spec.size <= MAX_EXIT_SIZE or (spec.kind == "local" and spec.size % 2 == 0):
@@ -95,13 +95,13 @@ class Card:
     def _check_dense(self, dense: DenseSpec) -> None:
         if min(dense.classes, dense.width, dense.fine) < 1 or dense.fine % 2 or dense.classes > 256:
             raise SetupError(f"{self.name}: a dense head has 1 to 256 classes and an even number of features")
-        if self.geometry.patch_size % STRIDE:
+        if self.config.patch_size % STRIDE:
             raise SetupError(f"{self.name}: a dense head cuts patches into squares of {STRIDE} pixels")
         if self.labels and len(self.labels) != dense.classes - 1:
             raise SetupError(f"{self.name}: {len(self.labels)} labels and the background are not its classes")
 
     def _check_clip(self, clip: ClipSpec) -> None:
-        g = self.geometry
+        g = self.config
         if min(asdict(clip).values()) < 1 or clip.width % clip.heads or clip.frames > MAX_FRAMES:
             raise SetupError(f"{self.name}: a clip head looks at 1 to {MAX_FRAMES} frames")
         if max(clip.glance_size, clip.image_size) > g.image_size or clip.glance_depth > g.depth:
@@ -127,7 +127,7 @@ class Card:
     def _read(cls, name: str, table: Mapping[str, Any], where: str) -> "Card":
         rest = dict(table)
         declared = rest.pop("name", name)
-        geometry = _record(ViTConfig, rest.pop("geometry", None), f"{where}: [geometry]")
+        config = _record(ViTConfig, rest.pop("geometry", None), f"{where}: [geometry]")
         pixels = dict(rest.pop("input", {}))
         mean, std = (_rgb(pixels.pop(key, _CENTRED), f"{where}: {key}") for key in ("mean", "std"))
         spec = _record(InputSpec, pixels, f"{where}: [input]")
@@ -145,14 +145,15 @@ class Card:
         if rest:
             raise SetupError(f"{where} has no use for {', '.join(sorted(rest))}")
         return cls(
-            str(declared), geometry, labels, spec, mean, std,
+            str(declared), config, labels, spec, mean, std,
             exits=exits, gates=gates, dense=dense, clip=clip, trunk=trunk, **words,
         )  # fmt: skip
 
     def table(self) -> dict[str, Any]:
         """What `read` reads back."""
-        flat = {f.name: getattr(self, f.name) for f in fields(Card)}
-        flat["geometry"] = asdict(self.geometry)
+        # Checkpoints and TOML files call the config "geometry"; the order of keys stays as it was.
+        flat = {f.name.replace("config", "geometry"): getattr(self, f.name) for f in fields(Card)}
+        flat["geometry"] = asdict(self.config)
         flat["input"] = asdict(self.input) | {"mean": flat.pop("mean"), "std": flat.pop("std")}
         flat["exits"] = [asdict(spec) for spec in self.exits]
         flat["dense"] = self.dense and asdict(self.dense)

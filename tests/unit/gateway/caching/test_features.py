@@ -19,9 +19,9 @@ from foveate.gateway.caching.features import CachedImage, cached_image_of
 from foveate.models.runners.image import TorchRunner
 from foveate.models.vit.vit import ElasticViT
 from foveate.models.weights.checkpoint import Checkpoint
-from tests.support.click_heads import clickable
 from tests.support.dense_heads import SMALL, dense_checkpoint
 from tests.support.media_samples import encode, scene
+from tests.support.point_prompt_heads import with_point_prompts
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("one_thread")]
 PNG = {"content-type": "image/png"}
@@ -49,7 +49,7 @@ class Served:
     """Both models behind one gateway."""
 
     def __init__(self, settings: Settings) -> None:
-        self.classifier, self.segmenter = Counted(classifier()), Counted(clickable())
+        self.classifier, self.segmenter = Counted(classifier()), Counted(with_point_prompts())
         metrics = Metrics()
         cluster = LocalCluster([lambda: self.classifier, lambda: self.segmenter], metrics)
         self.metrics, self.app = metrics, create_app(cluster, settings, metrics)

@@ -33,9 +33,9 @@ from foveate.gateway.routes.point_prompts import PromptWindow, object_mask
 from foveate.gateway.routes.points import Click, points_of, read_points, window_of, within_box
 from foveate.gateway.schemas.image import Problem, Segmentation
 from foveate.models.runners.image import TorchRunner
-from tests.support.click_heads import clickable
 from tests.support.dense_heads import dense_checkpoint
 from tests.support.media_samples import encode, exif, scene
+from tests.support.point_prompt_heads import with_point_prompts
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("one_thread")]
 PNG = {"content-type": "image/png"}
@@ -46,7 +46,7 @@ class Counted(TorchRunner):
     """The real model, counting its pictures; it can be held, and made to fail."""
 
     def __init__(self, clicks: bool = True) -> None:
-        super().__init__(clickable() if clicks else dense_checkpoint())
+        super().__init__(with_point_prompts() if clicks else dense_checkpoint())
         self.pictures, self.fails = 0, 0
         self.entered, self.gate = threading.Semaphore(0), threading.Event()
         self.gate.set()

@@ -42,31 +42,31 @@ SHAPES = {
 }
 
 
-def tiny(geometry: ViTConfig) -> Checkpoint:
+def tiny(config: ViTConfig) -> Checkpoint:
     """Random weights large enough for every part to matter."""
     torch.manual_seed(0)
-    state = {n: 0.5 * torch.randn(p.shape) for n, p in ElasticViT(geometry).named_parameters()}
-    labels = tuple(f"label {i}" for i in range(geometry.classes))
-    return attach(Card("tiny", geometry, labels), state, "tiny")
+    state = {n: 0.5 * torch.randn(p.shape) for n, p in ElasticViT(config).named_parameters()}
+    labels = tuple(f"label {i}" for i in range(config.classes))
+    return attach(Card("tiny", config, labels), state, "tiny")
 
 
 def logits(checkpoint: Checkpoint, images: torch.Tensor) -> torch.Tensor:
     model = checkpoint.model
-    plan = Plan(checkpoint.name, checkpoint.geometry.image_size)
+    plan = Plan(checkpoint.name, checkpoint.config.image_size)
     with torch.inference_mode():
         return model(images, resolve(model, plan)).logits  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("geometry", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("times", [2, 3])
-def test_widening_keeps_the_function(geometry: ViTConfig, times: int) -> None:
-    narrow = tiny(geometry)
+def test_widening_keeps_the_function(config: ViTConfig, times: int) -> None:
+    narrow = tiny(config)
     wide = widen(narrow, "wide", times)
-    assert (wide.geometry.width, wide.geometry.heads) == (times * 12, times * 2)
+    assert (wide.config.width, wide.config.heads) == (times * 12, times * 2)
     images = torch.randn(3, 3, 32, 32)
     expected, found = logits(narrow, images), logits(wide, images)
     assert expected.std() > 0.1
-    if not geometry.classes:  # its features are channels, and these are copied
+    if not config.classes:  # its features are channels, and these are copied
         expected = expected.repeat(1, times)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
@@ -81,7 +81,7 @@ def test_the_saved_model_is_a_vit_s_that_answers_as_vit_t(tmp_path: Path) -> Non
     written = path.stat().st_mtime_ns
     assert saved(tmp_path) == path and path.stat().st_mtime_ns == written, "it is made once"
     narrow, wide = hub.load("vit-t"), hub.load(str(path))
-    g = wide.geometry
+    g = wide.config
     assert (g.width, g.heads, g.depth, g.patch_size) == (384, 6, 12, 16)
     assert (wide.labels, wide.mean, wide.std, wide.input) == (
         narrow.labels, narrow.mean, narrow.std, narrow.input,

@@ -9,10 +9,10 @@ from foveate.core.plan import Plan
 from foveate.scheduling.slo_policy import SloPolicy
 from loadtests.arrivals import schedule
 from loadtests.scale.fleet import Day, Gauge, Scaler, by_ratio, day, full_quality
-from loadtests.simulate.machine import CALM
+from loadtests.simulate.machine import NO_DISTURBANCE
 from loadtests.simulate.record import End
 from loadtests.simulate.run import World
-from loadtests.simulate.workload import Kind, Workload
+from loadtests.simulate.workload import RequestClass, Workload
 
 FULL = Plan("tiny", 32)
 RUNGS = tuple(
@@ -20,14 +20,14 @@ RUNGS = tuple(
     for plan, cost, quality in ((Plan("tiny", 32, reducer="evit:0.3"), 0.25, 0.9), (FULL, 1.0, 1.0))
 )
 """Ten a second at full, forty at least."""
-WORLD = World(RUNGS, max_batch=8, disturbance=CALM)
+WORLD = World(RUNGS, max_batch=8, disturbance=NO_DISTURBANCE)
 RULES = ScalingConfig(min_replicas=1, max_replicas=8, replica_startup_s=10, downscale_delay_s=40)
 
 
 def played(
     scaler: Scaler, rate: float, seconds: float = 120, shape: str = "poisson", rules: ScalingConfig = RULES
 ) -> Day:
-    workload = Workload.draw(schedule(shape, rate, seconds, 0), [Kind(1.0)], 0)
+    workload = Workload.draw(schedule(shape, rate, seconds, 0), [RequestClass(1.0)], 0)
     return day(WORLD, SloPolicy, workload, scaler, rules, 5.0, 0)
 
 

@@ -18,7 +18,7 @@ from loadtests.load.records import Kind, Record
 from loadtests.load.result import Cost, Run
 from loadtests.peers.measure import Setup
 from loadtests.simulate.__main__ import read_rungs
-from loadtests.simulate.machine import CALM
+from loadtests.simulate.machine import NO_DISTURBANCE
 from loadtests.simulate.run import World
 from loadtests.slo import decisions, late, simulated
 from loadtests.slo.live import recovery
@@ -27,7 +27,7 @@ from loadtests.slo.page import TEXT, page
 FULL = Plan("tiny", 32)
 LIGHT = Plan("tiny", 32, reducer="evit:0.5")
 RUNGS = (Rung(LIGHT, 0.25, 5, 0.8, {1: 0.01, 8: 0.02}), Rung(FULL, 1.0, 10, 1.0, {1: 0.1, 8: 0.8}))
-WORLD = World(RUNGS, max_batch=8, disturbance=CALM)
+WORLD = World(RUNGS, max_batch=8, disturbance=NO_DISTURBANCE)
 
 
 def record(at: float, kind: Kind = "in time", rung: str = "full", **timings_ms: float) -> Record:
@@ -77,14 +77,14 @@ def test_costs_are_what_forwards_took_beyond_the_profile_and_what_lay_outside() 
     together = [record(n / 100, queue=20.0, compute=1200.0) for n in range(8)]
     alone = [record(1.0, rung="evit:0.5", queue=120.0, compute=15.0)]
     found = simulated.costs(run([*together, *alone], 3.0), WORLD)
-    assert found.disturbance.slower == pytest.approx((1.2 + 0.015) / (0.8 + 0.01))
+    assert found.disturbance.slowdown == pytest.approx((1.2 + 0.015) / (0.8 + 0.01))
     assert simulated.costs(run(alone, 3.0), WORLD).outside_s == pytest.approx([0.015] * 20)
 
 
 def test_what_passes_between_forwards_lies_from_one_end_to_the_next_start() -> None:
     """Forwards of 80 ms every 100."""
     ran = [record(n / 10, queue=1.0, compute=80.0 + n / 1000) for n in range(5)]
-    assert simulated.costs(run(ran, 1.0), WORLD).disturbance.between_s == pytest.approx(0.02, abs=1e-4)
+    assert simulated.costs(run(ran, 1.0), WORLD).disturbance.gap_s == pytest.approx(0.02, abs=1e-4)
 
 
 def test_a_machine_is_uneven_over_spans_of_time_and_not_from_forward_to_forward() -> None:

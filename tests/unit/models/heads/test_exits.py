@@ -17,24 +17,24 @@ from foveate.models.layers.tokens import Assignment, Tokens
 from foveate.models.profiling.calibration import exit_logits
 from foveate.models.vit.vit import ElasticViT, ResolvedPlan, TrunkOutput
 
-G = ViTConfig(image_size=96, width=24, depth=6, heads=3, classes=7)
+CONFIG = ViTConfig(image_size=96, width=24, depth=6, heads=3, classes=7)
 SPECS = (ExitSpec(2, "local", 3), ExitSpec(3, "local", 5), ExitSpec(5, "global", 2))
 KINDS = (ExitSpec(1, "local", 1), ExitSpec(1, "local", 3), ExitSpec(1, "global", 1), ExitSpec(1, "global", 2))
-GEOMETRIES = {
-    "class token": G,
-    "two prefix": replace(G, distilled=True),
-    "registers": replace(G, registers=3, embed_prefix=False),
-    "averaged": replace(G, pool="avg"),
-    "patches alone": replace(G, class_token=False, pool="avg"),
+CONFIGS = {
+    "class token": CONFIG,
+    "two prefix": replace(CONFIG, distilled=True),
+    "registers": replace(CONFIG, registers=3, embed_prefix=False),
+    "averaged": replace(CONFIG, pool="avg"),
+    "patches alone": replace(CONFIG, class_token=False, pool="avg"),
 }
 
 every_kind = pytest.mark.parametrize("spec", KINDS, ids=str)
-every_geometry = pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES.keys())
+every_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
 pytestmark = pytest.mark.usefixtures("inference_on_one_thread")
 
 
-def shaken(module: torch.nn.Module, seed: int = 7) -> None:
-    """Weights far enough from zero that everything in a module matters to its answer."""
+def randomise(module: torch.nn.Module, seed: int = 7) -> None:
+    """Set weights so far from zero that every part of the module changes its output."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in module.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
@@ -42,33 +42,33 @@ def shaken(module: torch.nn.Module, seed: int = 7) -> None:
         parameter.copy_(1 + 0.1 * noise if gain else 0.2 * noise)
 
 
-def head_of(geometry: ViTConfig, spec: ExitSpec) -> ExitHead:
-    head = build(geometry, spec).eval()
-    shaken(head)
+def head_of(config: ViTConfig, spec: ExitSpec) -> ExitHead:
+    head = build(config, spec).eval()
+    randomise(head)
     return head
 
 
-def tokens_of(geometry: ViTConfig, side: int, batch: int = 3, seed: int = 3) -> Tokens:
+def tokens_of(config: ViTConfig, side: int, batch: int = 3, seed: int = 3) -> Tokens:
     generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(batch, geometry.prefix + side**2, geometry.width, generator=generator)
-    return Tokens.start(x, geometry.prefix)
+    x = torch.randn(batch, config.prefix + side**2, config.width, generator=generator)
+    return Tokens.start(x, config.prefix)
 
 
-def elastic(geometry: ViTConfig = G, specs: tuple[ExitSpec, ...] = SPECS) -> ElasticViT:
-    model = ElasticViT(geometry, specs).eval()
-    shaken(model)
+def model_with_heads(config: ViTConfig = CONFIG, specs: tuple[ExitSpec, ...] = SPECS) -> ElasticViT:
+    model = ElasticViT(config, specs).eval()
+    randomise(model)
     return model
 
 
-def pictures(batch: int, side: int = 96) -> Tensor:
+def random_images(batch: int, side: int = 96) -> Tensor:
     return torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(3))
 
 
 def run(
     model: ElasticViT, images: Tensor, rule: str | None, reducer: str = "none", depth: int = 6
 ) -> TrunkOutput:
-    steps = ResolvedPlan(reduction.create(reducer, model), depth, exits.create(rule) if rule else None)
-    out: TrunkOutput = model(images, steps)
+    resolved = ResolvedPlan(reduction.create(reducer, model), depth, exits.create(rule) if rule else None)
+    out: TrunkOutput = model(images, resolved)
     return out
 
 
@@ -76,38 +76,38 @@ def pointwise(layer: torch.nn.Linear, grid: Tensor) -> Tensor:
     return F.conv2d(grid, layer.weight[:, :, None, None], layer.bias)
 
 
-def local_map(head: LocalHead, x: Tensor, here: Tensor) -> Tensor:
-    """The local head's map of features as the paper has it: patches (B, P, D) to (B, P, D)."""
+def local_map(head: LocalHead, x: Tensor, present: Tensor) -> Tensor:
+    """The local head's feature map in the paper's order of operations: patches (B, P, D) to (B, P, D)."""
     side = int(x.shape[1] ** 0.5)
     grid = head.norm(x).transpose(1, 2).reshape(len(x), -1, side, side)
-    hidden = F.gelu(pointwise(head.expand, grid)) * here.view(-1, 1, side, side)
+    hidden = F.gelu(pointwise(head.expand, grid)) * present.view(-1, 1, side, side)
     kernel = head.depthwise.weight
     mixed = F.conv2d(hidden, kernel, head.depthwise.bias, padding=kernel.shape[-1] // 2, groups=len(kernel))
     return pointwise(head.project, F.gelu(mixed)).flatten(2).transpose(1, 2) + x
 
 
-def global_map(head: GlobalHead, x: Tensor, here: Tensor) -> Tensor:
-    """One picture's map from the global head: those of its patches (P, D) that are here, to (M, D)."""
+def global_map(head: GlobalHead, x: Tensor, present: Tensor) -> Tensor:
+    """The global head's feature map of one image: the present ones of its patches (P, D) to (M, D)."""
     side, width = int(len(x) ** 0.5), x.shape[1]
-    grid, seen = head.norm(x).view(side, side, width), here.view(side, side)
+    grid, filled = head.norm(x).view(side, side, width), present.view(side, side)
     starts = range(0, side, head.window)
     squares = [(slice(r, r + head.window), slice(c, c + head.window)) for r in starts for c in starts]
-    cells = torch.stack([grid[square][seen[square]].mean(0) for square in squares if seen[square].any()])
+    cells = torch.stack([grid[square][filled[square]].mean(0) for square in squares if filled[square].any()])
     parts = [head.queries_keys(cells)[:, : head.narrow], head.queries_keys(cells)[:, head.narrow :]]
     q, k, v = (y.reshape(len(cells), head.heads, -1).transpose(0, 1) for y in (*parts, head.values(cells)))
     out: Tensor = head.project(F.scaled_dot_product_attention(q, k, v).transpose(0, 1).flatten(1))
     return out
 
 
-def by_the_paper(head: ExitHead, x: Tensor, class_token: Tensor | None, here: Tensor) -> Tensor:
-    """Logits (B, C) from patches (B, P, D), of which those count that are `here` (B, P)."""
+def reference_logits(head: ExitHead, x: Tensor, class_token: Tensor | None, present: Tensor) -> Tensor:
+    """Logits (B, C) of the patches (B, P, D) that are present (B, P)."""
     rows = range(len(x))
     if isinstance(head, LocalHead):
-        pooled = [local_map(head, x, here)[row][here[row]].mean(0) for row in rows]
+        pooled = [local_map(head, x, present)[row][present[row]].mean(0) for row in rows]
     else:
-        pooled = [global_map(cast("GlobalHead", head), x[row], here[row]).mean(0) for row in rows]
-    gathered = torch.stack(pooled) + (0 if class_token is None else class_token)
-    logits: Tensor = head.head(head.final_norm(gathered))
+        pooled = [global_map(cast("GlobalHead", head), x[row], present[row]).mean(0) for row in rows]
+    features = torch.stack(pooled) + (0 if class_token is None else class_token)
+    logits: Tensor = head.head(head.final_norm(features))
     return logits
 
 
@@ -115,32 +115,34 @@ def class_token_of(head: ExitHead, tokens: Tokens) -> Tensor | None:
     return tokens.x[:, 0] if head.with_class_token else None
 
 
-@every_geometry
+@every_config
 @every_kind
 @pytest.mark.parametrize("side", [6, 5, 1])
-def test_a_head_computes_what_the_paper_says(spec: ExitSpec, geometry: ViTConfig, side: int) -> None:
-    head, tokens = head_of(geometry, spec), tokens_of(geometry, side)
-    patches, here = tokens.x[:, geometry.prefix :], torch.ones(3, side**2, dtype=torch.bool)
-    expected = by_the_paper(head, patches, class_token_of(head, tokens), here)
+def test_logits_are_the_papers(spec: ExitSpec, config: ViTConfig, side: int) -> None:
+    head, tokens = head_of(config, spec), tokens_of(config, side)
+    patches, present = tokens.x[:, config.prefix :], torch.ones(3, side**2, dtype=torch.bool)
+    expected = reference_logits(head, patches, class_token_of(head, tokens), present)
     assert torch.allclose(head(tokens), expected, atol=1e-5)
     assert (expected[0] - expected[1]).abs().max() > 1e-2
 
 
 @every_kind
-def test_dropped_patches_are_holes_in_the_grid_and_order_does_not_matter(spec: ExitSpec) -> None:
-    head, tokens = head_of(G, spec), tokens_of(G, 6)
+def test_dropped_patches_are_zeros_in_the_grid_and_token_order_does_not_matter(
+    spec: ExitSpec,
+) -> None:
+    head, tokens = head_of(CONFIG, spec), tokens_of(CONFIG, 6)
     generator = torch.Generator().manual_seed(1)
     kept = torch.stack([torch.randperm(36, generator=generator)[:11] + 1 for _ in range(3)])
     reduced = tokens.apply(Assignment(torch.cat([torch.zeros(3, 1, dtype=torch.int64), kept], dim=1)))
-    here = torch.zeros(3, 37, dtype=torch.bool).scatter(1, kept, torch.tensor(True).expand(3, 11))[:, 1:]
-    expected = by_the_paper(head, tokens.x[:, 1:], tokens.x[:, 0], here)
+    present = torch.zeros(3, 37, dtype=torch.bool).scatter(1, kept, torch.tensor(True).expand(3, 11))[:, 1:]
+    expected = reference_logits(head, tokens.x[:, 1:], tokens.x[:, 0], present)
     assert torch.allclose(head(reduced), expected, atol=1e-5)
     assert (expected - head(tokens)).abs().max() > 1e-2
 
 
 @every_kind
-def test_a_token_that_stands_for_several_patches_stands_on_each_of_them(spec: ExitSpec) -> None:
-    head, tokens = head_of(G, spec), tokens_of(G, 6)
+def test_a_token_that_represents_several_patches_is_at_each_of_their_positions(spec: ExitSpec) -> None:
+    head, tokens = head_of(CONFIG, spec), tokens_of(CONFIG, 6)
     kept, absorbed = torch.arange(30).expand(3, -1), torch.arange(30, 37).expand(3, -1)
     fused = tokens.apply(Assignment(kept, absorbed, torch.full((3, 1, 7), 1 / 7)))
     spread = torch.cat([tokens.x[:, :30], tokens.x[:, 30:].mean(1, keepdim=True).expand(-1, 7, -1)], dim=1)
@@ -148,46 +150,46 @@ def test_a_token_that_stands_for_several_patches_stands_on_each_of_them(spec: Ex
     assert torch.allclose(head(fused), head(tokens.with_features(spread)), atol=1e-5)
 
 
-@every_geometry
+@every_config
 @every_kind
-def test_a_picture_without_patches_left_still_gets_an_answer(spec: ExitSpec, geometry: ViTConfig) -> None:
-    tokens = tokens_of(geometry, 4)
-    gone = replace(tokens, source=torch.full_like(tokens.source, -1))
-    assert head_of(geometry, spec)(gone).isfinite().all()
+def test_an_image_without_remaining_patches_gets_finite_logits(spec: ExitSpec, config: ViTConfig) -> None:
+    tokens = tokens_of(config, 4)
+    dropped = replace(tokens, source=torch.full_like(tokens.source, -1))
+    assert head_of(config, spec)(dropped).isfinite().all()
 
 
 @every_kind
-def test_a_row_alone_is_the_row_in_a_batch(spec: ExitSpec) -> None:
-    head, tokens = head_of(G, spec), tokens_of(G, 6, batch=5)
+def test_a_row_gives_the_same_alone_and_in_a_batch(spec: ExitSpec) -> None:
+    head, tokens = head_of(CONFIG, spec), tokens_of(CONFIG, 6, batch=5)
     alone = torch.cat([head(tokens.rows(torch.tensor([row]))) for row in range(5)])
     assert (head(tokens) - alone).abs().max() < 1e-5
 
 
 @every_kind
-def test_half_precision_says_nearly_the_same(spec: ExitSpec) -> None:
-    head, tokens = head_of(G, spec), tokens_of(G, 6)
+def test_half_precision_gives_nearly_the_same_logits(spec: ExitSpec) -> None:
+    head, tokens = head_of(CONFIG, spec), tokens_of(CONFIG, 6)
     expected = head(tokens)
-    found = head.bfloat16()(tokens.with_features(tokens.x.bfloat16()))
-    assert found.dtype == torch.bfloat16
-    assert (found.float() - expected).abs().max() < 0.1 * expected.abs().max()
+    logits = head.bfloat16()(tokens.with_features(tokens.x.bfloat16()))
+    assert logits.dtype == torch.bfloat16
+    assert (logits.float() - expected).abs().max() < 0.1 * expected.abs().max()
 
 
 @pytest.mark.parametrize("side", [14, 10, 7])
 @every_kind
-def test_cost_is_what_runs_and_far_below_a_blocks(spec: ExitSpec, side: int) -> None:
-    geometry = ViTConfig(classes=104)
-    head, tokens = head_of(geometry, spec), tokens_of(geometry, side, batch=1)
+def test_the_cost_is_that_of_the_operations_and_far_below_that_of_a_block(spec: ExitSpec, side: int) -> None:
+    config = ViTConfig(classes=104)
+    head, tokens = head_of(config, spec), tokens_of(config, side, batch=1)
     with FlopCounterMode(display=False) as counter:
         head(tokens)
-    # The means over patches are matrix products as well, and too small to be part of the price.
+    # The means over patches are matrix products too, but too small to be part of the cost.
     assert counter.get_total_flops() / 2 == pytest.approx(head.macs(side), rel=0.06)
     count = len(tokens)
-    if spec != ExitSpec(1, "global", 1):  # without averaging, this one attends like a block
-        assert head.macs(side) < 0.1 * block_macs(geometry, count, (count,))
+    if spec != ExitSpec(1, "global", 1):  # without averaging, its attention costs as much as a block's
+        assert head.macs(side) < 0.1 * block_macs(config, count, (count,))
 
 
 def test_temperature_divides_the_logits_and_is_stored() -> None:
-    head, tokens = head_of(G, SPECS[0]), tokens_of(G, 6)
+    head, tokens = head_of(CONFIG, SPECS[0]), tokens_of(CONFIG, 6)
     before = head(tokens)
     head.temperature.fill_(2.5)
     assert torch.allclose(head(tokens), before / 2.5)
@@ -196,9 +198,9 @@ def test_temperature_divides_the_logits_and_is_stored() -> None:
 
 @pytest.mark.parametrize("reducer", ["none", "evit:0.5", "evit:0.1"])
 @pytest.mark.parametrize("side", [96, 80, 48, 16])
-def test_real_heads_serve_any_size_and_reduction_row_by_row(side: int, reducer: str) -> None:
-    model = elastic()
-    images = pictures(6, side)
+def test_real_heads_serve_any_size_and_reduction_and_rows_are_independent(side: int, reducer: str) -> None:
+    model = model_with_heads()
+    images = random_images(6, side)
     for rule in ("0.5", "entropy:0.5", "patience:1"):
         out = run(model, images, rule, reducer)
         assert out.logits.isfinite().all()

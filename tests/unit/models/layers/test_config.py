@@ -1,4 +1,4 @@
-"""What a plan costs, against published figures and against a count of the real trunk's operations."""
+"""Multiply-adds against published figures and against a count of the trunk's operations."""
 
 import pytest
 import torch
@@ -19,14 +19,14 @@ REGISTERS = ViTConfig(width=384, heads=6, patch_size=14, registers=4, embed_pref
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def cost(g: ViTConfig, spec: str = "none", image_size: int = 224) -> float:
-    tokens = g.patches(image_size) + g.prefix
-    reducer = reduction.create(spec, UntrainedContext(g))
-    return gmacs(g, image_size, reducer.after(tokens, g.prefix, g.depth), reducer.place)
+def cost(config: ViTConfig, spec: str = "none", image_size: int = 224) -> float:
+    tokens = config.patches(image_size) + config.prefix
+    reducer = reduction.create(spec, UntrainedContext(config))
+    return gmacs(config, image_size, reducer.after(tokens, config.prefix, config.depth), reducer.point)
 
 
 @pytest.mark.parametrize(
-    ("geometry", "spec", "published"),
+    ("config", "spec", "published"),
     [
         (TINY, "none", 1.26),
         (SMALL, "none", 4.6),
@@ -39,19 +39,19 @@ def cost(g: ViTConfig, spec: str = "none", image_size: int = 224) -> float:
         (SMALL, "evit:0.5", 2.3),
     ],
 )
-def test_published_figures(geometry: ViTConfig, spec: str, published: float) -> None:
-    assert cost(geometry, spec) == pytest.approx(published, rel=0.02)
+def test_published_figures(config: ViTConfig, spec: str, published: float) -> None:
+    assert cost(config, spec) == pytest.approx(published, rel=0.02)
 
 
 @pytest.mark.parametrize("spec", ["none", "evit:0.7", "evit:0.5", "evit:0.3"])
-@pytest.mark.parametrize("geometry", [TINY, SMALL, DISTILLED, REGISTERS])
-def test_a_count_of_the_real_operations(geometry: ViTConfig, spec: str) -> None:
-    model = ElasticViT(geometry).eval()
-    steps = ResolvedPlan(reduction.create(spec, UntrainedContext(geometry)), geometry.depth)
+@pytest.mark.parametrize("config", [TINY, SMALL, DISTILLED, REGISTERS])
+def test_costs_match_a_count_of_the_operations(config: ViTConfig, spec: str) -> None:
+    model = ElasticViT(config).eval()
+    resolved = ResolvedPlan(reduction.create(spec, UntrainedContext(config)), config.depth)
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        model(torch.zeros(1, 3, 224, 224), steps)
+        model(torch.zeros(1, 3, 224, 224), resolved)
     # The counter counts a multiplication and its addition as two.
-    assert cost(geometry, spec) == pytest.approx(counter.get_total_flops() / 2e9, rel=0.02)
+    assert cost(config, spec) == pytest.approx(counter.get_total_flops() / 2e9, rel=0.02)
 
 
 def test_a_depth_cap_and_a_smaller_image_cost_less() -> None:

@@ -73,7 +73,7 @@ def pair(user_folders: Path) -> Path:
 
 
 def lighter(seed: int = 1) -> Checkpoint:
-    return tiny(seed, replace(GEOMETRY, width=8, depth=2, heads=1), "tinier")
+    return tiny(seed, replace(CONFIG, width=8, depth=2, heads=1), "tinier")
 
 
 def with_sibling(pair: Path) -> Profile:

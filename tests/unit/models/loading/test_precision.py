@@ -15,7 +15,7 @@ from foveate.models.vit.vit import ElasticViT
 from foveate.models.weights.checkpoint import Checkpoint
 from foveate.models.zoo.heldout import HeldOut
 
-GEOMETRY = ViTConfig(image_size=32, width=24, depth=2, heads=2, classes=10)
+CONFIG = ViTConfig(image_size=32, width=24, depth=2, heads=2, classes=10)
 SCENES = 64
 
 
@@ -30,7 +30,7 @@ def tiny(seed: int = 0) -> Checkpoint:
         noise = torch.randn(parameter.shape, generator=generator)
         gain = parameter.ndim == 1 and name.endswith("weight")
         parameter.copy_(1 + 0.1 * noise if gain else 0.2 * noise)
-    return Checkpoint("tiny", GEOMETRY, model=model)
+    return Checkpoint("tiny", CONFIG, model=model)
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from foveate.models.layers.config import ViTConfig
 from foveate.models.profiling.candidates import candidates, parse_plans
 from foveate.models.runners.image import TorchRunner
 from foveate.models.vit.vit import ElasticViT
-from tests.support.measuring import GEOMETRY, quiet, tiny
+from tests.support.measuring import CONFIG, quiet, tiny
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

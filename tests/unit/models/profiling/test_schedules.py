@@ -54,7 +54,7 @@ def logits(model: ElasticViT, images: Tensor, reducer: Reducer) -> Tensor:
 
 def divergence(model: ElasticViT, schedule: Schedule, batches: list[SearchBatch]) -> float:
     """Kullback-Leibler divergence of the reduced answers from full's, summed over batches."""
-    none, reducer = reduction.create("none", model), follow(schedule, G)
+    none, reducer = reduction.create("none", model), from_schedule(schedule, G)
     total = 0.0
     for images, _ in batches:
         full = logits(model, images, none).log_softmax(-1)
@@ -111,7 +111,7 @@ def test_the_seed_makes_the_search_repeatable() -> None:
     assert again == learned()[0]
     assert torch.equal(torch.get_rng_state(), state)
     other = search(model, pictures(), 0.7 * FULL, steps=30, seed=5)
-    assert divergence(model, other, pictures()) < divergence(model, uniform(G, 0.7), pictures())
+    assert divergence(model, other, pictures()) < divergence(model, uniform_schedule(G, 0.7), pictures())
 
 
 def test_the_search_does_not_change_the_model() -> None:

@@ -23,7 +23,7 @@ from foveate.models.profiling.searching import (
     set_uniform_schedules,
     use_schedules,
 )
-from foveate.models.reduction.diffrate import full_gmacs, uniform
+from foveate.models.reduction.diffrate import full_gmacs, uniform_schedule
 from foveate.models.runners.image import TorchRunner
 from tests.support.measuring import (
     GEOMETRY,
@@ -60,7 +60,7 @@ def test_a_plan_uses_the_uniform_schedule_until_another_is_set() -> None:
     runner = TorchRunner(tiny())
     set_uniform_schedules(runner, (0.7, 0.5))
     model, half = runner.models["tiny"], Plan.parse("diffrate:0.5", runner.full)
-    assert model.schedules == {"0.7": uniform(GEOMETRY, 0.7), "0.5": uniform(GEOMETRY, 0.5)}
+    assert model.schedules == {"0.7": uniform_schedule(CONFIG, 0.7), "0.5": uniform_schedule(CONFIG, 0.5)}
     before = runner.steps(half)
     use_schedules(runner, {"0.5": uniform(GEOMETRY, 0.6)})
     assert runner.steps(half) != before

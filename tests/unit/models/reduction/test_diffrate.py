@@ -14,7 +14,7 @@ from foveate.models.layers.blocks import Block
 from foveate.models.layers.config import ViTConfig, gmacs
 from foveate.models.layers.reducer import Needs, Schedule, UntrainedContext
 from foveate.models.layers.tokens import Tokens
-from foveate.models.reduction.diffrate import decide, fitted, full_gmacs, uniform
+from foveate.models.reduction.diffrate import fit_schedule, full_gmacs, prune_and_merge, uniform_schedule
 from foveate.models.vit.vit import ElasticViT
 from tests.support import references
 from tests.support.references import (
@@ -22,44 +22,44 @@ from tests.support.references import (
     REGISTERS,
     TWO_PREFIX,
     Token,
+    add_attention,
     assert_same_logits,
-    attended,
-    attention,
+    block_attention,
     classify,
-    pictures,
+    random_images,
     run,
-    walk,
+    tokens_per_block,
 )
 
-GEOMETRIES = {"plain": PLAIN, "two prefix": TWO_PREFIX, "registers": REGISTERS}
+CONFIGS = {"plain": PLAIN, "two prefix": TWO_PREFIX, "registers": REGISTERS}
 SMALL, BASE = ViTConfig(width=384, heads=6), ViTConfig(width=768, heads=12)
-FOUND: Schedule = ((37, 34), (33, 30), (22, 22), (22, 9), (9, 8), (3, 2))
+SEARCHED: Schedule = ((37, 34), (33, 30), (22, 22), (22, 9), (9, 8), (3, 2))
 """Blocks that only prune, only merge, and do both."""
-every_geometry = pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES.keys())
+every_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
 
 pytestmark = pytest.mark.usefixtures("inference_on_one_thread")
 
 
-def build(g: ViTConfig) -> ElasticViT:
-    model, extra = references.build(g), g.prefix - 1
-    model.schedules = {"2.5": tuple((prune + extra, merge + extra) for prune, merge in FOUND)}
+def build(config: ViTConfig) -> ElasticViT:
+    model, extra = references.build(config), config.prefix - 1
+    model.schedules = {"2.5": tuple((prune + extra, merge + extra) for prune, merge in SEARCHED)}
     return model
 
 
 def reference_compression(
     tokens: list[Token], row: list[float], prefix: int, prune: int, merge: int
 ) -> list[Token]:
-    """First `prune`, then `merge` tokens are left, prefix included."""
+    """First `prune`, then `merge` tokens remain, prefix included."""
     order = sorted(range(prefix, len(tokens)), key=lambda i: -row[i])
     order = order[: prune - prefix]
     kept, merged = order[: merge - prefix], order[merge - prefix :]
     members = {i: [tokens[i].x] for i in kept}
     sizes = {i: tokens[i].size for i in kept}
     for i in merged:
-        likeness = {j: float(F.cosine_similarity(tokens[i].x, tokens[j].x, dim=0)) for j in kept}
-        best = max(kept, key=lambda j: likeness[j])
+        similarity = {j: float(F.cosine_similarity(tokens[i].x, tokens[j].x, dim=0)) for j in kept}
+        best = max(kept, key=lambda j: similarity[j])
         members[best].append(tokens[i].x)
-        sizes[best] += max(likeness[best], 0.0) * tokens[i].size
+        sizes[best] += max(similarity[best], 0.0) * tokens[i].size
     return tokens[:prefix] + [Token(torch.stack(members[i]).mean(0), sizes[i]) for i in kept]
 
 
@@ -68,85 +68,85 @@ def reference(model: ElasticViT, image: Tensor, schedule: Schedule) -> Tensor:
 
     def first_half(block: Block, tokens: list[Token], index: int) -> list[Token]:
         prune, merge = schedule[index]
-        seen = attention(block, tokens)
-        tokens = attended(block, tokens, seen)
+        attention = block_attention(block, tokens)
+        tokens = add_attention(block, tokens, attention)
         if merge >= len(tokens):
             return tokens
-        row: list[float] = seen.weights[:, 0].mean(0).tolist()
-        return reference_compression(tokens, row, model.geometry.prefix, prune, merge)
+        row: list[float] = attention.weights[:, 0].mean(0).tolist()
+        return reference_compression(tokens, row, model.config.prefix, prune, merge)
 
     assert len(schedule) == len(model.blocks)
-    return classify(model, walk(model, image, first_half)[-1])
+    return classify(model, tokens_per_block(model, image, first_half)[-1])
 
 
-@every_geometry
+@every_config
 @pytest.mark.parametrize("name", ["2.5", "0.8", "0.4"])
-def test_logits_are_the_papers(geometry: ViTConfig, name: str) -> None:
-    model, images = build(geometry), pictures(geometry)
-    schedule = model.schedules[name] if name in model.schedules else uniform(geometry, float(name))
+def test_logits_are_the_papers(config: ViTConfig, name: str) -> None:
+    model, images = build(config), random_images(config)
+    schedule = model.schedules[name] if name in model.schedules else uniform_schedule(config, float(name))
     expected = [reference(model, image, schedule) for image in images]
     assert run(model, images, f"diffrate:{name}").tokens.tolist() == [schedule[-1][1]] * 3
     assert_same_logits(model, images, f"diffrate:{name}", expected)
 
 
-@pytest.mark.parametrize("geometry", [PLAIN, TWO_PREFIX, REGISTERS, SMALL])
-def test_a_share_of_one_is_the_identity(geometry: ViTConfig) -> None:
-    reducer = reduction.create("diffrate:1", UntrainedContext(geometry))
-    assert [reducer.needs(block) for block in range(geometry.depth)] == [None] * geometry.depth
-    start = geometry.patches(geometry.image_size) + geometry.prefix
-    assert reducer.after(start, geometry.prefix, geometry.depth) == (start,) * geometry.depth
+@pytest.mark.parametrize("config", [PLAIN, TWO_PREFIX, REGISTERS, SMALL])
+def test_a_share_of_one_is_the_identity(config: ViTConfig) -> None:
+    reducer = reduction.create("diffrate:1", UntrainedContext(config))
+    assert [reducer.needs(block) for block in range(config.depth)] == [None] * config.depth
+    start = config.patches(config.image_size) + config.prefix
+    assert reducer.after(start, config.prefix, config.depth) == (start,) * config.depth
 
 
-def test_the_identity_is_one_to_the_bit() -> None:
-    model, images = build(PLAIN), pictures(PLAIN, 2)
+def test_a_share_of_one_gives_exactly_the_same_logits() -> None:
+    model, images = build(PLAIN), random_images(PLAIN, 2)
     assert torch.equal(run(model, images, "diffrate:1").logits, run(model, images, "none").logits)
 
 
-def test_merging_takes_plain_means_and_sizes_by_likeness() -> None:
-    # Tokens 1 and 2 stay; 3 and 4 are like 1, 5 is like neither, and 6 is pruned.
+def test_merging_takes_plain_means_and_weights_counts_by_similarity() -> None:
+    # Tokens 1 and 2 stay; 3 and 4 are similar to 1, 5 is similar to neither, and 6 is pruned.
     x = torch.tensor([[9.0, 9], [1, 0], [0, 1], [2, 0], [3, 3], [-1, -1], [7, 7]]).unsqueeze(0)
     tokens = Tokens.start(x, prefix=1)
     importance = torch.tensor([[0.6, 0.5, 0.4, 0.3, 0.2, 0.1]])
-    tokens = tokens.apply(decide(tokens, importance, prune=5, merge=2))
+    tokens = tokens.apply(prune_and_merge(tokens, importance, prune=5, merge=2))
     half = math.sqrt(0.5)
     assert tokens.source.tolist() == [[1, 2, 1, 1, 1, -1]]
     assert tokens.x[0].tolist() == [[9, 9], [pytest.approx(5 / 4), pytest.approx(0.5)], [0, 1]]
     assert tokens.counts[0].tolist() == [1, pytest.approx(1 + 1 + half), 1]
-    # What was merged counts for its size from now on.
-    again = tokens.apply(decide(tokens, torch.tensor([[0.1, 0.2]]), prune=2, merge=1))
-    likeness = float(F.cosine_similarity(tokens.x[0, 1], tokens.x[0, 2], dim=0))
-    assert again.counts[0].tolist() == [1, pytest.approx(1 + likeness * (2 + half))]
+    # A merged token has its count from now on.
+    again = tokens.apply(prune_and_merge(tokens, torch.tensor([[0.1, 0.2]]), prune=2, merge=1))
+    similarity = float(F.cosine_similarity(tokens.x[0, 1], tokens.x[0, 2], dim=0))
+    assert again.counts[0].tolist() == [1, pytest.approx(1 + similarity * (2 + half))]
     assert again.origin.tolist() == [[0, 2]]
 
 
-def test_attention_is_seen_only_where_the_schedule_falls() -> None:
-    found: Schedule = ((37, 37), (30, 30), (30, 30), (37, 35), (20, 12), (12, 12))
-    host = UntrainedContext(PLAIN, schedules={"0.5": found})
-    reducer = reduction.create("diffrate:0.5", host)
+def test_attention_is_needed_only_where_the_schedule_falls() -> None:
+    schedule: Schedule = ((37, 37), (30, 30), (30, 30), (37, 35), (20, 12), (12, 12))
+    context = UntrainedContext(PLAIN, schedules={"0.5": schedule})
+    reducer = reduction.create("diffrate:0.5", context)
     needs = [reducer.needs(block) for block in range(6)]
     assert needs == [None, Needs.CLASS_ROW, None, None, Needs.CLASS_ROW, None]
     assert reducer.after(37, 1, 6) == (37, 30, 30, 30, 12, 12)
 
 
 @pytest.mark.parametrize(
-    ("geometry", "name", "published"),
+    ("config", "name", "published"),
     [
         *((SMALL, name, float(name)) for name in ("2.3", "2.5", "2.7", "2.9", "3.1")),
         *((BASE, name, float(name)) for name in ("8.7", "10.0", "10.4", "11.5", "12.5")),
-        # What the authors' evaluation prints.
+        # The authors' evaluation prints these.
         (SMALL, "2.9", 2.905),
         (BASE, "11.5", 11.517),
     ],
 )
-def test_published_schedules_cost_what_they_are_named_for(
-    geometry: ViTConfig, name: str, published: float
+def test_published_schedules_cost_what_their_name_says(
+    config: ViTConfig, name: str, published: float
 ) -> None:
-    after = reduction.create(f"diffrate:{name}", UntrainedContext(geometry)).after(197, 1, 12)
-    assert gmacs(geometry, 224, after) == pytest.approx(published, rel=0.02)
+    after = reduction.create(f"diffrate:{name}", UntrainedContext(config)).after(197, 1, 12)
+    assert gmacs(config, 224, after) == pytest.approx(published, rel=0.02)
     assert after[-1] == 3
 
 
-def test_published_schedules_serve_models_of_that_shape_alone() -> None:
+def test_published_schedules_serve_only_models_of_that_shape() -> None:
     distilled = ViTConfig(width=384, heads=6, distilled=True)
     assert reduction.create("diffrate:2.9", UntrainedContext(distilled)).after(198, 2, 12)[-1] == 4
     for other in (
@@ -158,13 +158,13 @@ def test_published_schedules_serve_models_of_that_shape_alone() -> None:
             reduction.create("diffrate:2.9", UntrainedContext(other))
 
 
-def test_a_schedule_found_for_the_model_comes_first() -> None:
+def test_a_schedule_searched_for_the_model_comes_first() -> None:
     own: Schedule = ((190, 180),) * 12
-    host = UntrainedContext(SMALL, schedules={"2.9": own, "0.5": own})
+    context = UntrainedContext(SMALL, schedules={"2.9": own, "0.5": own})
     for name in ("2.9", "2.90", "0.5", ".5"):
-        assert reduction.create(f"diffrate:{name}", host).after(197, 1, 12) == (180,) * 12
+        assert reduction.create(f"diffrate:{name}", context).after(197, 1, 12) == (180,) * 12
     with pytest.raises(BadPlan, match=r"it has 2\.3, 2\.5, 2\.7, 2\.9, 3\.1, 0\.5; `foveate profile`"):
-        reduction.create("diffrate:3.3", host)
+        reduction.create("diffrate:3.3", context)
 
 
 def test_another_image_size_scales_the_counts() -> None:
@@ -178,41 +178,46 @@ def test_another_image_size_scales_the_counts() -> None:
 
 
 @pytest.mark.parametrize("share", [0.1, 0.35, 0.5, 0.85, 0.99])
-@pytest.mark.parametrize("geometry", [SMALL, BASE, ViTConfig(width=192, heads=3, distilled=True)])
-def test_a_share_costs_that_share(geometry: ViTConfig, share: float) -> None:
-    schedule, full = uniform(geometry, share), full_gmacs(geometry)
-    cost = gmacs(geometry, 224, [merged for _, merged in schedule])
+@pytest.mark.parametrize("config", [SMALL, BASE, ViTConfig(width=192, heads=3, distilled=True)])
+def test_a_share_costs_that_share(config: ViTConfig, share: float) -> None:
+    schedule, full = uniform_schedule(config, share), full_gmacs(config)
+    cost = gmacs(config, 224, [merged for _, merged in schedule])
     assert 0.985 * share * full < cost <= share * full
-    kept = [geometry.patches(224), *(count - geometry.prefix for counts in schedule for count in counts)]
+    kept = [config.patches(224), *(count - config.prefix for counts in schedule for count in counts)]
     fractions = [now / before for before, now in pairwise(kept) if now > 20]
     assert max(fractions) - min(fractions) < 0.06
 
 
-def test_rates_say_where_tokens_go() -> None:
+def test_rates_set_the_blocks_at_which_tokens_go() -> None:
     target = 0.5 * full_gmacs(SMALL)
-    early, late = fitted(SMALL, [3.0] * 8 + [1.0] * 16, target), fitted(SMALL, [1.0] * 16 + [3.0] * 8, target)
-    assert early[3][1] < uniform(SMALL, 0.5)[3][1] < late[3][1]
-    assert early[-1][1] > uniform(SMALL, 0.5)[-1][1] > late[-1][1]
-    assert all(prune == before for (_, before), (prune, _) in pairwise(fitted(SMALL, [1e-9, 1] * 12, target)))
+    early, late = (
+        fit_schedule(SMALL, [3.0] * 8 + [1.0] * 16, target),
+        fit_schedule(SMALL, [1.0] * 16 + [3.0] * 8, target),
+    )
+    assert early[3][1] < uniform_schedule(SMALL, 0.5)[3][1] < late[3][1]
+    assert early[-1][1] > uniform_schedule(SMALL, 0.5)[-1][1] > late[-1][1]
+    assert all(
+        prune == before for (_, before), (prune, _) in pairwise(fit_schedule(SMALL, [1e-9, 1] * 12, target))
+    )
 
 
 def test_a_share_below_one_patch_throughout_is_refused() -> None:
     with pytest.raises(BadPlan, match=r"below 0\.\d+ of its full compute"):
         reduction.create("diffrate:0.01", UntrainedContext(SMALL))
-    assert uniform(SMALL, 0.055)[-1] == (2, 2)
+    assert uniform_schedule(SMALL, 0.055)[-1] == (2, 2)
 
 
 def test_a_schedule_for_other_blocks_is_refused() -> None:
     with pytest.raises(BadPlan, match="has 6 blocks, this model 12"):
-        reduction.create("diffrate:2.9", UntrainedContext(SMALL, schedules={"2.9": FOUND}))
+        reduction.create("diffrate:2.9", UntrainedContext(SMALL, schedules={"2.9": SEARCHED}))
 
 
 @pytest.mark.parametrize("argument", ["", ":", ":0", ":-1", ":nan", ":half", ":" + "9" * 400])
-def test_names_that_are_no_number(argument: str) -> None:
+def test_a_name_that_is_no_number_is_refused(argument: str) -> None:
     with pytest.raises(BadPlan, match="share of compute"):
         reduction.create(f"diffrate{argument}", UntrainedContext(PLAIN))
 
 
-def test_a_model_without_class_token_has_nothing_to_rank_by() -> None:
+def test_a_model_without_class_token_is_refused() -> None:
     with pytest.raises(BadPlan, match="class token"):
         reduction.create("diffrate:0.5", UntrainedContext(ViTConfig(class_token=False, pool="avg")))

@@ -17,21 +17,21 @@ from foveate.models.vit.vit import ElasticViT
 from tests.support import references
 from tests.support.references import (
     Token,
+    add_attention,
     assert_same_logits,
-    attended,
-    attention,
+    block_attention,
     build,
     classify,
-    pictures,
+    random_images,
     run,
-    walk,
+    tokens_per_block,
 )
 
 PLAIN = replace(references.PLAIN, depth=12)
 TWO_PREFIX = replace(references.TWO_PREFIX, depth=12)
 REGISTERS = replace(references.REGISTERS, depth=12, qk_norm=True)
 LONG = ViTConfig(image_size=368, depth=4, width=32, heads=2, classes=10)
-"""23 x 23 patches: past the length where attention turns to the fused kernel."""
+"""23 x 23 patches: longer than the sequences for which attention uses the explicit kernel."""
 
 
 pytestmark = pytest.mark.usefixtures("inference_on_one_thread")
@@ -51,19 +51,19 @@ def reference(model: ElasticViT, image: Tensor, keep: float, blocks: tuple[int, 
     """Logits of one image (3, S, S). `blocks` counts from 1, as the paper does."""
 
     def first_half(block: Block, tokens: list[Token], index: int) -> list[Token]:
-        seen = attention(block, tokens)
-        tokens = attended(block, tokens, seen)
+        attention = block_attention(block, tokens)
+        tokens = add_attention(block, tokens, attention)
         if index + 1 not in blocks:
             return tokens
-        return reference_fusion(tokens, seen.weights[:, 0].mean(0), model.geometry.prefix, keep)
+        return reference_fusion(tokens, attention.weights[:, 0].mean(0), model.config.prefix, keep)
 
-    return classify(model, walk(model, image, first_half)[-1])
+    return classify(model, tokens_per_block(model, image, first_half)[-1])
 
 
 @pytest.mark.parametrize("keep", [0.3, 0.5, 0.7, 0.9])
-@pytest.mark.parametrize("geometry", [PLAIN, TWO_PREFIX, REGISTERS], ids=["plain", "two prefix", "registers"])
-def test_logits_are_the_papers(geometry: ViTConfig, keep: float) -> None:
-    model, images = build(geometry), pictures(geometry)
+@pytest.mark.parametrize("config", [PLAIN, TWO_PREFIX, REGISTERS], ids=["plain", "two prefix", "registers"])
+def test_logits_are_the_papers(config: ViTConfig, keep: float) -> None:
+    model, images = build(config), random_images(config)
     expected = [reference(model, image, keep, (4, 7, 10)) for image in images]
     assert_same_logits(model, images, f"evit:{keep}", expected)
 
@@ -71,64 +71,64 @@ def test_logits_are_the_papers(geometry: ViTConfig, keep: float) -> None:
 def test_the_fused_kernel_ranks_tokens_as_the_explicit_one_does() -> None:
     assert LONG.patches(LONG.image_size) + 1 > EXPLICIT_LENGTH
     model = build(LONG)
-    image = pictures(LONG, 1)
+    image = random_images(LONG, 1)
     expected = reference(model, image[0], 0.5, (2, 3, 4))
     assert (run(model, image, "evit:0.5").logits[0] - expected).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("geometry", [PLAIN, TWO_PREFIX, REGISTERS, LONG])
-def test_keeping_everything_is_the_identity_to_the_bit(geometry: ViTConfig) -> None:
-    model, images = build(geometry), pictures(geometry, 2)
+@pytest.mark.parametrize("config", [PLAIN, TWO_PREFIX, REGISTERS, LONG])
+def test_keeping_all_tokens_is_exactly_the_identity(config: ViTConfig) -> None:
+    model, images = build(config), random_images(config, 2)
     assert torch.equal(run(model, images, "evit:1.0").logits, run(model, images, "none").logits)
 
 
-def test_a_rate_that_rounds_up_to_everything_fuses_nothing() -> None:
-    model, images = build(PLAIN), pictures(PLAIN, 2)
-    found, full = run(model, images, "evit:0.9999"), run(model, images, "none")
-    assert torch.equal(found.tokens, full.tokens)
+def test_a_rate_that_rounds_up_to_all_tokens_fuses_none() -> None:
+    model, images = build(PLAIN), random_images(PLAIN, 2)
+    result, full = run(model, images, "evit:0.9999"), run(model, images, "none")
+    assert torch.equal(result.tokens, full.tokens)
     # Sorting has moved the tokens, so sums round differently.
-    assert (found.logits - full.logits).abs().max() < 1e-5
+    assert (result.logits - full.logits).abs().max() < 1e-5
 
 
 def test_rows_of_a_batch_do_not_influence_each_other() -> None:
-    model, images = build(TWO_PREFIX), pictures(TWO_PREFIX, 4)
+    model, images = build(TWO_PREFIX), random_images(TWO_PREFIX, 4)
     together = run(model, images, "evit:0.5").logits
     alone = torch.cat([run(model, image.unsqueeze(0), "evit:0.5").logits for image in images])
     assert (together - alone).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("keep", [0.2, 0.5, 0.75])
-@pytest.mark.parametrize("geometry", [PLAIN, TWO_PREFIX, REGISTERS])
-def test_source_map_and_counts_account_for_every_patch(geometry: ViTConfig, keep: float) -> None:
-    model = build(geometry)
-    reducer = reduction.create(f"evit:{keep}", UntrainedContext(geometry))
-    tokens: Tokens = model.embed(pictures(geometry))
-    start, after = len(tokens), reducer.after(len(tokens), geometry.prefix, geometry.depth)
+@pytest.mark.parametrize("config", [PLAIN, TWO_PREFIX, REGISTERS])
+def test_source_map_and_counts_account_for_every_patch(config: ViTConfig, keep: float) -> None:
+    model = build(config)
+    reducer = reduction.create(f"evit:{keep}", UntrainedContext(config))
+    tokens: Tokens = model.embed(random_images(config))
+    start, after = len(tokens), reducer.after(len(tokens), config.prefix, config.depth)
     for index, block in enumerate(model.blocks):
         tokens = block(tokens, reducer, index)
         assert len(tokens) == after[index]
         assert torch.equal(tokens.counts.sum(1), torch.full((3,), float(start)))
-        assert torch.all(tokens.counts[:, : geometry.prefix] == 1)
-        assert tokens.source.min() >= geometry.prefix
+        assert torch.all(tokens.counts[:, : config.prefix] == 1)
+        assert tokens.source.min() >= config.prefix
         for counts, source in zip(tokens.counts, tokens.source, strict=True):
-            pointed_at = torch.bincount(source, minlength=len(tokens))[geometry.prefix :]
-            assert torch.equal(pointed_at.float(), counts[geometry.prefix :])
+            pointed_at = torch.bincount(source, minlength=len(tokens))[config.prefix :]
+            assert torch.equal(pointed_at.float(), counts[config.prefix :])
     assert after[-1] < start
 
 
-def test_kept_tokens_are_the_attended_ones() -> None:
-    g = PLAIN
-    reducer = reduction.create("evit:0.5", UntrainedContext(g))
+def test_kept_tokens_are_those_with_the_most_attention() -> None:
+    config = PLAIN
+    reducer = reduction.create("evit:0.5", UntrainedContext(config))
     row = torch.rand(2, 37, generator=torch.Generator().manual_seed(5))
-    tokens = Tokens.start(torch.zeros(2, 37, g.width), prefix=1)
-    decided = reducer(tokens, Attention(class_row=row), block=3)
-    assert decided.absorbed is not None
-    assert decided.share is not None
-    assert decided.kept.shape == (2, 1 + 18)
-    assert torch.all(decided.kept[:, 0] == 0)
-    kept, rest = row.gather(1, decided.kept[:, 1:]), row.gather(1, decided.absorbed)
+    tokens = Tokens.start(torch.zeros(2, 37, config.width), prefix=1)
+    assignment = reducer(tokens, Attention(class_row=row), block=3)
+    assert assignment.absorbed is not None
+    assert assignment.share is not None
+    assert assignment.kept.shape == (2, 1 + 18)
+    assert torch.all(assignment.kept[:, 0] == 0)
+    kept, rest = row.gather(1, assignment.kept[:, 1:]), row.gather(1, assignment.absorbed)
     assert torch.all(kept.amin(1) >= rest.amax(1))
-    assert torch.equal(decided.share, rest.unsqueeze(1))
+    assert torch.equal(assignment.share, rest.unsqueeze(1))
 
 
 def test_blocks_that_reduce() -> None:
@@ -142,11 +142,11 @@ def test_blocks_that_reduce() -> None:
 
 
 @pytest.mark.parametrize("argument", ["", ":", ":0", ":1.1", ":-1", ":nan", ":half"])
-def test_keep_rates_that_mean_nothing(argument: str) -> None:
+def test_an_argument_that_is_no_keep_rate_is_refused(argument: str) -> None:
     with pytest.raises(BadPlan, match="keep rate"):
         reduction.create(f"evit{argument}", UntrainedContext(PLAIN))
 
 
-def test_a_model_without_class_token_has_nothing_to_rank_by() -> None:
+def test_a_model_without_class_token_is_refused() -> None:
     with pytest.raises(BadPlan, match="class token"):
         reduction.create("evit:0.5", UntrainedContext(ViTConfig(class_token=False, pool="avg")))

@@ -18,16 +18,16 @@ from tests.support.references import (
     MERGED,
     PLAIN,
     Token,
+    add_attention,
     assert_same_logits,
-    assert_same_walk,
-    attended,
-    attention,
+    assert_same_tokens_per_block,
+    block_attention,
     build,
     classify,
     cost,
     counted_cost,
-    pictures,
-    walk,
+    random_images,
+    tokens_per_block,
 )
 
 pytestmark = pytest.mark.usefixtures("inference_on_one_thread")
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("inference_on_one_thread")
 
 @dataclass(frozen=True)
 class Fused(Token):
-    """What a token is made of in this block."""
+    """A token, and the tokens of this block from which it was fused."""
 
     parts: tuple[int, ...] = ()
     """Positions among the tokens that enter this block."""
@@ -61,17 +61,17 @@ def attraction(tokens: list[Token], received: list[float]) -> list[list[float]]:
     return [[of(i, j) for j in range(len(tokens))] for i in range(len(tokens))]
 
 
-def fuse(one: Fused, other: Fused) -> Fused:
-    weight = one.weight + other.weight
-    x = (one.weight * one.x + other.weight * other.x) / weight
-    members, parts = one.members | other.members, one.parts + other.parts
+def fuse(first: Fused, second: Fused) -> Fused:
+    weight = first.weight + second.weight
+    x = (first.weight * first.x + second.weight * second.x) / weight
+    members, parts = first.members | second.members, first.parts + second.parts
     return Fused(x, len(members), members, parts, weight)
 
 
-def matches(pull: list[list[float]], sources: list[int], targets: list[int]) -> list[tuple[int, int]]:
+def matches(attractions: list[list[float]], sources: list[int], targets: list[int]) -> list[tuple[int, int]]:
     """Each source with its best target, the strongest first."""
-    best = {i: max(targets, key=lambda j: pull[i][j]) for i in sources}
-    return sorted(best.items(), key=lambda edge: -pull[edge[0]][edge[1]])
+    best = {i: max(targets, key=lambda j: attractions[i][j]) for i in sources}
+    return sorted(best.items(), key=lambda edge: -attractions[edge[0]][edge[1]])
 
 
 def reference_fusion(tokens: list[Token], weights: Tensor, prefix: int, r: int) -> list[Fused]:
@@ -80,21 +80,21 @@ def reference_fusion(tokens: list[Token], weights: Tensor, prefix: int, r: int) 
     if r <= 0:
         return [unfused(i, t) for i, t in enumerate(tokens)]
     received: list[float] = weights.mean(dim=(0, 1)).tolist()
-    pull = attraction(tokens, received)
+    attractions = attraction(tokens, received)
     now = {i: unfused(i, t, received[i] * len(t.members)) for i, t in enumerate(tokens)}
     evens = [i for i in now if i >= prefix and i % 2 == 0]
     odds = [i for i in now if i >= prefix and i % 2 == 1]
-    for i, j in matches(pull, evens, odds)[: r // 2]:
+    for i, j in matches(attractions, evens, odds)[: r // 2]:
         now[j] = fuse(now[j], now.pop(i))
         evens.remove(i)
-    edges = matches(pull, odds, evens)
+    edges = matches(attractions, odds, evens)
     for j, i in edges[: r - r // 2]:
         now[i] = fuse(now[i], now.pop(j))
     return [now[i] for i in [*range(prefix), *evens, *(j for j, _ in edges if j in now)]]
 
 
 def reference_ahead(weights: Tensor, fused: list[Fused], before: list[Token]) -> Tensor:
-    """Section 3.3: queries are mixed as the features were, keys add up."""
+    """Section 3.3: attention rows are mixed as the features were, and columns are summed."""
     received = weights.mean(dim=(0, 1))
     queries = []
     for token in fused:
@@ -107,33 +107,33 @@ def reference_ahead(weights: Tensor, fused: list[Fused], before: list[Token]) ->
 
 def reference(model: ElasticViT, image: Tensor, r: int) -> list[list[Token]]:
     def first_half(block: Block, tokens: list[Token], index: int) -> list[Token]:
-        weights = attention(block, tokens).weights
-        fused = reference_fusion(tokens, weights, model.geometry.prefix, r if index else 0)
+        weights = block_attention(block, tokens).weights
+        fused = reference_fusion(tokens, weights, model.config.prefix, r if index else 0)
         ahead = reference_ahead(weights, fused, tokens)
-        return attended(block, fused, replace(attention(block, fused), weights=ahead))
+        return add_attention(block, fused, replace(block_attention(block, fused), weights=ahead))
 
-    return walk(model, image, first_half)
+    return tokens_per_block(model, image, first_half)
 
 
 @pytest.mark.parametrize("r", [1, 3, 8, 100])
-@pytest.mark.parametrize("geometry", MERGED.values(), ids=MERGED)
-def test_every_block_gives_what_the_paper_says(geometry: ViTConfig, r: int) -> None:
-    model, images = build(geometry), pictures(geometry)
+@pytest.mark.parametrize("config", MERGED.values(), ids=MERGED)
+def test_tokens_after_every_block_are_the_papers(config: ViTConfig, r: int) -> None:
+    model, images = build(config), random_images(config)
     expected = [reference(model, image, r) for image in images]
-    assert_same_walk(model, images, f"mctf:{r}", expected)
-    assert_same_logits(model, images, f"mctf:{r}", [classify(model, walked[-1]) for walked in expected])
+    assert_same_tokens_per_block(model, images, f"mctf:{r}", expected)
+    assert_same_logits(model, images, f"mctf:{r}", [classify(model, per_block[-1]) for per_block in expected])
 
 
 def test_the_first_block_never_fuses() -> None:
     for depth in (6, 12):
         reducer = reduction.create("mctf:16", UntrainedContext(ViTConfig(depth=depth)))
-        assert reducer.place is ReductionPoint.AHEAD
+        assert reducer.point is ReductionPoint.AHEAD
         assert [reducer.needs(block) for block in range(depth)] == [None] + [Needs.FULL] * (depth - 1)
-        nothing = reduction.create("mctf:0", UntrainedContext(ViTConfig(depth=depth)))
-        assert [nothing.needs(block) for block in range(depth)] == [None] * depth
+        identity = reduction.create("mctf:0", UntrainedContext(ViTConfig(depth=depth)))
+        assert [identity.needs(block) for block in range(depth)] == [None] * depth
 
 
-def test_half_of_the_patches_fuse_at_most_and_ten_tokens_stay() -> None:
+def test_at_most_half_of_the_patches_fuse_and_ten_tokens_stay() -> None:
     sixteen = reduction.create("mctf:16", UntrainedContext(ViTConfig()))
     assert sixteen.after(197, 1, 12) == (197, 181, 165, 149, 133, 117, 101, 85, 69, 53, 37, 21)
     assert sixteen.after(37, 1, 6) == (37, 21, 11, 10, 10, 10)
@@ -146,75 +146,75 @@ def decide(r: int, x: Tensor, weights: Tensor) -> Assignment:
     return reducer(Tokens.start(x, prefix=1), Attention(full=weights), 1)
 
 
-def test_what_was_absorbed_moves_on_with_who_absorbed_it() -> None:
-    # Of 13 tokens, 2 is most like 3 and 3 most like 4: 2 goes into 3, and both into 4.
+def test_absorbed_tokens_move_on_with_the_token_that_absorbed_them() -> None:
+    # Of 13 tokens, 2 is most similar to 3, and 3 to 4: 2 goes into 3, and both go into 4.
     x = 4 * torch.eye(13).unsqueeze(0)
     x[0, 2, 3] = x[0, 3, 2] = 3.0
     x[0, 4, 3] = x[0, 3, 4] = 2.5
     weights = torch.zeros(1, 1, 13, 13)
     weights[..., :] = torch.arange(1.0, 14) / 91
-    decided = decide(2, x, weights)
-    assert decided.absorbed is not None
-    assert decided.into is not None
-    assert decided.own is not None
-    assert decided.share is not None
-    assert decided.absorbed.tolist() == [[2, 3]]
-    assert decided.kept[0, :6].tolist() == [0, 4, 6, 8, 10, 12]
-    assert decided.into.tolist() == [[1, 1]]
-    # By the attention they receive, which is 3, 4 and 5 parts.
-    assert decided.share[0, 1].tolist() == pytest.approx([3 / 12, 4 / 12])
-    assert float(decided.own[0, 1]) == pytest.approx(5 / 12)
-    assert decided.share[0, [0, *range(2, 11)]].count_nonzero() == 0
+    assignment = decide(2, x, weights)
+    assert assignment.absorbed is not None
+    assert assignment.into is not None
+    assert assignment.own is not None
+    assert assignment.share is not None
+    assert assignment.absorbed.tolist() == [[2, 3]]
+    assert assignment.kept[0, :6].tolist() == [0, 4, 6, 8, 10, 12]
+    assert assignment.into.tolist() == [[1, 1]]
+    # The weights are the attention they receive: 3, 4 and 5 parts.
+    assert assignment.share[0, 1].tolist() == pytest.approx([3 / 12, 4 / 12])
+    assert float(assignment.own[0, 1]) == pytest.approx(5 / 12)
+    assert assignment.share[0, [0, *range(2, 11)]].count_nonzero() == 0
 
 
-def test_the_informative_and_the_large_are_spared() -> None:
+def test_informative_and_large_tokens_are_fused_last() -> None:
     tokens = Tokens.start(torch.ones(1, 13, 4), prefix=1)
-    even, watched, counts = torch.ones(13), torch.ones(13), torch.ones(1, 13)
-    watched[2], counts[0, [2, 4]] = 2, 2
+    even, uneven, counts = torch.ones(13), torch.ones(13), torch.ones(1, 13)
+    uneven[2], counts[0, [2, 4]] = 2, 2
 
     def first(tokens: Tokens, received: Tensor) -> int:
         weights = (received / received.sum()).expand(1, 1, 13, 13)
-        decided = reduction.create("mctf:2", UntrainedContext(PLAIN))(tokens, Attention(full=weights), 1)
-        assert decided.absorbed is not None
-        return int(decided.absorbed[0, 0])
+        assignment = reduction.create("mctf:2", UntrainedContext(PLAIN))(tokens, Attention(full=weights), 1)
+        assert assignment.absorbed is not None
+        return int(assignment.absorbed[0, 0])
 
     assert first(tokens, even) == 2
-    assert first(tokens, watched) == 4
+    assert first(tokens, uneven) == 4
     assert first(replace(tokens, counts=counts), even) == 6
 
 
-def test_a_token_that_nobody_attends_to_breaks_nothing() -> None:
+def test_a_token_that_receives_no_attention_gives_finite_results() -> None:
     x = torch.randn(1, 13, 4, generator=torch.Generator().manual_seed(2))
     weights = torch.zeros(1, 2, 13, 13)
     weights[..., 0] = 1
-    decided = decide(3, x, weights)
-    fused = decided.mix(x)
+    assignment = decide(3, x, weights)
+    fused = assignment.mix(x)
     assert fused.isfinite().all()
-    assert decided.own is not None
-    assert decided.share is not None
-    assert torch.allclose(decided.own + decided.share.sum(2), torch.ones(1, 10))
+    assert assignment.own is not None
+    assert assignment.share is not None
+    assert torch.allclose(assignment.own + assignment.share.sum(2), torch.ones(1, 10))
 
 
 @pytest.mark.parametrize(("width", "published"), [(384, 2.60), (192, 0.71)])
 def test_published_costs_of_deit(width: int, published: float) -> None:
-    g = ViTConfig(width=width, heads=width // 64)
-    assert cost(g, "mctf:16") == pytest.approx(published, rel=0.03)
-    assert 1 - cost(g, "mctf:16") / cost(g, "mctf:0") == pytest.approx(0.44, abs=0.01)
+    config = ViTConfig(width=width, heads=width // 64)
+    assert cost(config, "mctf:16") == pytest.approx(published, rel=0.03)
+    assert 1 - cost(config, "mctf:16") / cost(config, "mctf:0") == pytest.approx(0.44, abs=0.01)
 
 
 def test_a_count_of_the_real_operations() -> None:
-    g = ViTConfig(width=384, heads=6)
+    config = ViTConfig(width=384, heads=6)
     # Matching and fusing are counted as well.
-    assert cost(g, "mctf:16") == pytest.approx(counted_cost(g, "mctf:16"), rel=0.03)
+    assert cost(config, "mctf:16") == pytest.approx(counted_cost(config, "mctf:16"), rel=0.03)
 
 
 @pytest.mark.parametrize("argument", ["", ":", ":-1", ":0.35", ":1e1", ":three", ":\u0663", ":12345", ":8:8"])
-def test_only_a_whole_number_can_fuse(argument: str) -> None:
+def test_an_argument_that_is_no_whole_number_is_refused(argument: str) -> None:
     with pytest.raises(BadPlan, match="mctf takes how many"):
         reduction.create(f"mctf{argument}", UntrainedContext(PLAIN))
 
 
-def test_without_attention_there_is_nothing_to_go_by() -> None:
+def test_missing_attention_raises() -> None:
     tokens = Tokens.start(torch.zeros(1, 13, 4), prefix=1)
     with pytest.raises(ValueError, match="attention"):
         reduction.create("mctf:1", UntrainedContext(PLAIN))(tokens, Attention(), 1)

@@ -17,59 +17,61 @@ from tests.support.references import (
     MERGED,
     PLAIN,
     Token,
+    add_attention,
     assert_same_logits,
-    assert_same_walk,
-    attended,
-    attention,
+    assert_same_tokens_per_block,
+    block_attention,
     build,
     classify,
     cost,
     counted_cost,
-    pictures,
-    walk,
+    random_images,
+    tokens_per_block,
 )
 
 pytestmark = pytest.mark.usefixtures("inference_on_one_thread")
 
 
 def reference_merge(tokens: list[Token], keys: Tensor, prefix: int, r: int) -> list[Token]:
-    """Section 3.2 and appendix D: what is left, in the paper's order."""
+    """Section 3.2 and appendix D: the remaining tokens, in the paper's order."""
     a = [i for i in range(len(tokens)) if i % 2 == 0 and i >= prefix]
     b = [i for i in range(len(tokens)) if i % 2 == 1 and i >= prefix]
     edges = []
     for i in a:
-        likeness = [float(keys[i] @ keys[j] / (keys[i].norm() * keys[j].norm())) for j in b]
+        similarity = [float(keys[i] @ keys[j] / (keys[i].norm() * keys[j].norm())) for j in b]
         if b:
-            edges.append((max(likeness), i, b[likeness.index(max(likeness))]))
+            edges.append((max(similarity), i, b[similarity.index(max(similarity))]))
     strongest = sorted(edges, reverse=True)[: min(r, (len(tokens) - prefix) // 2)]
-    goes = {i: j for _, i, j in strongest}
-    left = [tokens[i] for i in a if i not in goes]
+    target = {i: j for _, i, j in strongest}
+    remaining = [tokens[i] for i in a if i not in target]
     for j in b:
-        group = [tokens[j], *(tokens[i] for i in goes if goes[i] == j)]
+        group = [tokens[j], *(tokens[i] for i in target if target[i] == j)]
         total = torch.stack([len(t.members) * t.x for t in group]).sum(0)
         members = frozenset().union(*(t.members for t in group))
-        left.append(Token(total / len(members), len(members), members))
-    return tokens[:prefix] + left
+        remaining.append(Token(total / len(members), len(members), members))
+    return tokens[:prefix] + remaining
 
 
 def reference(model: ElasticViT, image: Tensor, r: int) -> list[list[Token]]:
     def first_half(block: Block, tokens: list[Token], index: int) -> list[Token]:
-        seen = attention(block, tokens)
-        return reference_merge(attended(block, tokens, seen), seen.keys.mean(0), model.geometry.prefix, r)
+        attention = block_attention(block, tokens)
+        return reference_merge(
+            add_attention(block, tokens, attention), attention.keys.mean(0), model.config.prefix, r
+        )
 
-    return walk(model, image, first_half)
+    return tokens_per_block(model, image, first_half)
 
 
 @pytest.mark.parametrize("r", [1, 3, 8, 100])
-@pytest.mark.parametrize("geometry", MERGED.values(), ids=MERGED)
-def test_every_block_gives_what_the_paper_says(geometry: ViTConfig, r: int) -> None:
-    model, images = build(geometry), pictures(geometry)
+@pytest.mark.parametrize("config", MERGED.values(), ids=MERGED)
+def test_tokens_after_every_block_are_the_papers(config: ViTConfig, r: int) -> None:
+    model, images = build(config), random_images(config)
     expected = [reference(model, image, r) for image in images]
-    assert_same_walk(model, images, f"tome:{r}", expected)
-    assert_same_logits(model, images, f"tome:{r}", [classify(model, walked[-1]) for walked in expected])
+    assert_same_tokens_per_block(model, images, f"tome:{r}", expected)
+    assert_same_logits(model, images, f"tome:{r}", [classify(model, per_block[-1]) for per_block in expected])
 
 
-def test_merging_nothing_needs_nothing() -> None:
+def test_merging_no_tokens_needs_no_attention() -> None:
     reducer = reduction.create("tome:0", UntrainedContext(PLAIN))
     assert [reducer.needs(block) for block in range(6)] == [None] * 6
     assert reducer.after(37, 1, 6) == (37,) * 6
@@ -84,20 +86,22 @@ def test_at_most_half_of_the_patches_merge_in_a_block() -> None:
     assert few.after(197, 1, 12) == (181, 165, 149, 133, 117, 101, 85, 69, 53, 37, 21, 11)
 
 
-def test_the_most_alike_merge_by_size_and_ties_go_to_the_first() -> None:
-    # Positions 2 and 6 are just like 5, and 4 is half like 1; the class token is like 5 as well.
+def test_the_most_similar_tokens_merge_weighted_by_count_and_ties_go_to_the_first() -> None:
+    # Keys 2 and 6 equal key 5, and key 4 is half similar to key 1. The class token's key equals key 5 too.
     keys = torch.zeros(1, 1, 7, 4)
     for position, axes in enumerate([[0], [1], [0], [2], [1, 3], [0], [0]]):
         keys[0, 0, position, axes] = 1.0
     x = torch.arange(7.0).view(1, 7, 1)
     tokens = replace(Tokens.start(x, prefix=1), counts=torch.tensor([[1.0, 1, 2, 1, 1, 3, 5]]))
-    one = reduction.create("tome:1", UntrainedContext(PLAIN))(tokens, Attention(keys=keys), 0)
-    assert one.kept.tolist() == [[0, 4, 6, 1, 3, 5]]
-    assert one.absorbed is not None
-    assert one.absorbed.tolist() == [[2]]
-    two = tokens.apply(reduction.create("tome:2", UntrainedContext(PLAIN))(tokens, Attention(keys=keys), 0))
-    assert two.counts.tolist() == [[1, 1, 1, 1, 10]]
-    assert two.x[0, :, 0].tolist() == pytest.approx([0, 4, 1, 3, (2 * 2 + 3 * 5 + 5 * 6) / 10])
+    one_merged = reduction.create("tome:1", UntrainedContext(PLAIN))(tokens, Attention(keys=keys), 0)
+    assert one_merged.kept.tolist() == [[0, 4, 6, 1, 3, 5]]
+    assert one_merged.absorbed is not None
+    assert one_merged.absorbed.tolist() == [[2]]
+    two_merged = tokens.apply(
+        reduction.create("tome:2", UntrainedContext(PLAIN))(tokens, Attention(keys=keys), 0)
+    )
+    assert two_merged.counts.tolist() == [[1, 1, 1, 1, 10]]
+    assert two_merged.x[0, :, 0].tolist() == pytest.approx([0, 4, 1, 3, (2 * 2 + 3 * 5 + 5 * 6) / 10])
 
 
 def test_keys_are_compared_in_float32() -> None:
@@ -105,16 +109,16 @@ def test_keys_are_compared_in_float32() -> None:
     tokens = Tokens.start(torch.randn(4, 197, 8, generator=generator), prefix=1)
     keys = (1 + 0.1 * torch.randn(4, 3, 197, 16, generator=generator)).bfloat16()
     reducer = reduction.create("tome:40", UntrainedContext(PLAIN))
-    found = reducer(tokens, Attention(keys=keys), 0)
-    assert torch.equal(found.kept, reducer(tokens, Attention(keys=keys.float()), 0).kept)
+    result = reducer(tokens, Attention(keys=keys), 0)
+    assert torch.equal(result.kept, reducer(tokens, Attention(keys=keys.float()), 0).kept)
 
 
 @pytest.mark.parametrize(
     ("width", "r", "published"), [(384, 8, 3.4), (384, 13, 2.7), (384, 16, 2.3), (192, 8, 0.92)]
 )
 def test_published_costs_of_deit(width: int, r: int, published: float) -> None:
-    g = ViTConfig(width=width, heads=width // 64)
-    assert cost(g, f"tome:{r}") == pytest.approx(published, rel=0.03)
+    config = ViTConfig(width=width, heads=width // 64)
+    assert cost(config, f"tome:{r}") == pytest.approx(published, rel=0.03)
 
 
 @pytest.mark.parametrize(
@@ -123,23 +127,23 @@ def test_published_costs_of_deit(width: int, r: int, published: float) -> None:
 def test_published_costs_of_larger_models(
     r: int, depth: int, width: int, patch: int, published: float
 ) -> None:
-    g = ViTConfig(width=width, depth=depth, heads=16, patch_size=patch)
-    assert cost(g, f"tome:{r}") == pytest.approx(published, rel=0.01)
+    config = ViTConfig(width=width, depth=depth, heads=16, patch_size=patch)
+    assert cost(config, f"tome:{r}") == pytest.approx(published, rel=0.01)
 
 
 def test_a_count_of_the_real_operations() -> None:
-    g = ViTConfig(width=384, heads=6)
+    config = ViTConfig(width=384, heads=6)
     # Matching is counted as well.
-    assert cost(g, "tome:13") == pytest.approx(counted_cost(g, "tome:13"), rel=0.03)
+    assert cost(config, "tome:13") == pytest.approx(counted_cost(config, "tome:13"), rel=0.03)
 
 
 @pytest.mark.parametrize("argument", ["", ":", ":-1", ":0.5", ":1e1", ":three", ":\u0663", ":12345", ":8:8"])
-def test_only_a_whole_number_can_merge(argument: str) -> None:
+def test_an_argument_that_is_no_whole_number_is_refused(argument: str) -> None:
     with pytest.raises(BadPlan, match="tome takes how many"):
         reduction.create(f"tome{argument}", UntrainedContext(PLAIN))
 
 
-def test_without_keys_there_is_nothing_to_compare() -> None:
+def test_missing_keys_raise() -> None:
     tokens = Tokens.start(torch.zeros(1, 5, 4), prefix=1)
     with pytest.raises(ValueError, match="keys"):
         reduction.create("tome:1", UntrainedContext(PLAIN))(tokens, Attention(), 0)

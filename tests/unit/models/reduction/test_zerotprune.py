@@ -23,17 +23,17 @@ from tests.support.references import (
     REGISTERS,
     TWO_PREFIX,
     Token,
+    add_attention,
     assert_same_logits,
-    attended,
-    attention,
+    block_attention,
     classify,
     cost,
-    pictures,
+    random_images,
     run,
-    walk,
+    tokens_per_block,
 )
 
-GEOMETRIES = {
+CONFIGS = {
     "plain": PLAIN,
     "two prefix": TWO_PREFIX,
     "registers": replace(REGISTERS, qk_norm=True),
@@ -43,7 +43,7 @@ LAYERS = {
     "0.7": {0: (34, 34, 0), 1: (32, 29, 30), 2: (27, 22, 5), 4: (20, 14, 5), 5: (12, 12, 0)},
     "0.4": {0: (32, 32, 0), 1: (28, 23, 30), 2: (19, 12, 5), 4: (8, 4, 5), 5: (2, 2, 0)},
 }
-"""By argument: what each block that prunes leaves of 36 patches, after S and after I, and I's votes."""
+"""By argument, for each block that prunes: the rest of 36 patches after S and after I, and the votes of I."""
 
 
 pytestmark = pytest.mark.usefixtures("inference_on_one_thread")
@@ -51,9 +51,9 @@ pytestmark = pytest.mark.usefixtures("inference_on_one_thread")
 Matrix = list[list[float]]
 
 
-def build(g: ViTConfig) -> ElasticViT:
-    """Some heads of such a model are peaked and some are not, so that the filter has work."""
-    return references.build(g, sharpness=0.4)
+def build(config: ViTConfig) -> ElasticViT:
+    """Some heads of this model are peaked and some are not, so the head filter has an effect."""
+    return references.build(config, sharpness=0.4)
 
 
 def page_rank(matrix: Matrix, start: list[float], votes: int) -> list[float]:
@@ -64,20 +64,20 @@ def page_rank(matrix: Matrix, start: list[float], votes: int) -> list[float]:
 
 
 def importance(matrices: list[Matrix], start: list[float], votes: int, prefix: int) -> list[float]:
-    """Heads' ranks, joined; a head is left out where its scores, 1 on average, vary too little or much."""
+    """Ranks joined over heads. A head is ignored if its scores, 1 on average, vary too little or too much."""
     ranks = [page_rank(matrix, start, votes)[prefix:] for matrix in matrices]
     variances = [pvariance([score / fmean(rank) for score in rank]) for rank in ranks]
-    trusted = [r for r, v in zip(ranks, variances, strict=True) if 0.01 <= v <= 10] or ranks
-    return [math.sqrt(fmean(s * s for s in scores)) for scores in zip(*trusted, strict=True)]
+    informative = [r for r, v in zip(ranks, variances, strict=True) if 0.01 <= v <= 10] or ranks
+    return [math.sqrt(fmean(s * s for s in scores)) for scores in zip(*informative, strict=True)]
 
 
 def s_stage(keys: Tensor, ranks: list[float], count: int) -> list[int]:
-    """Which patch tokens are left once those of the less important half are dropped that repeat another."""
+    """The patch tokens that remain after the most redundant ones of the less important half are dropped."""
     order = sorted(range(len(ranks)), key=lambda i: -ranks[i])
     half = len(order) - len(order) // 2
     unit = keys / keys.norm(dim=1, keepdim=True)
-    likeness = {i: max(float(unit[i] @ unit[j]) for j in order[:half]) for i in order[half:]}
-    spared = sorted(order[half:], key=lambda i: -likeness[i])[len(order) - count :]
+    similarity = {i: max(float(unit[i] @ unit[j]) for j in order[:half]) for i in order[half:]}
+    spared = sorted(order[half:], key=lambda i: -similarity[i])[len(order) - count :]
     return sorted(order[:half] + spared)
 
 
@@ -104,33 +104,33 @@ def prune(matrices: Tensor, keys: Tensor, prefix: int, cls: bool, layer: tuple[i
 
 def reference(model: ElasticViT, image: Tensor, layers: dict[int, tuple[int, int, int]]) -> Tensor:
     """Logits of one image (3, S, S)."""
-    g = model.geometry
+    config = model.config
 
     def first_half(block: Block, tokens: list[Token], index: int) -> list[Token]:
-        seen = attention(block, tokens)
-        tokens = attended(block, tokens, seen)
+        attention = block_attention(block, tokens)
+        tokens = add_attention(block, tokens, attention)
         if index not in layers:
             return tokens
-        keys = torch.cat(list(seen.keys), dim=1)
-        kept = prune(seen.weights, keys, g.prefix, g.class_token, layers[index])
+        keys = torch.cat(list(attention.keys), dim=1)
+        kept = prune(attention.weights, keys, config.prefix, config.class_token, layers[index])
         return [tokens[i] for i in kept]
 
-    return classify(model, walk(model, image, first_half)[-1])
+    return classify(model, tokens_per_block(model, image, first_half)[-1])
 
 
 @pytest.mark.parametrize("keep", LAYERS)
-@pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES)
-def test_logits_are_the_papers(geometry: ViTConfig, keep: str) -> None:
-    model, images = build(geometry), pictures(geometry)
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_logits_are_the_papers(config: ViTConfig, keep: str) -> None:
+    model, images = build(config), random_images(config)
     expected = [reference(model, image, LAYERS[keep]) for image in images]
     assert_same_logits(model, images, f"zerotprune:{keep}", expected)
 
 
 @pytest.mark.parametrize("keep", LAYERS)
-def test_what_is_dropped_is_gone_and_the_rest_counts_once(keep: str) -> None:
+def test_dropped_tokens_leave_no_trace_and_the_others_count_once(keep: str) -> None:
     model = build(PLAIN)
     reducer = reduction.create(f"zerotprune:{keep}", model)
-    tokens: Tokens = model.embed(pictures(PLAIN))
+    tokens: Tokens = model.embed(random_images(PLAIN))
     left = 36
     for index, block in enumerate(model.blocks):
         tokens = block(tokens, reducer, index)
@@ -140,18 +140,18 @@ def test_what_is_dropped_is_gone_and_the_rest_counts_once(keep: str) -> None:
         assert torch.all((tokens.source >= 0).sum(1) == left)
 
 
-@pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES)
-def test_keeping_everything_is_the_identity_to_the_bit(geometry: ViTConfig) -> None:
-    model, images = build(geometry), pictures(geometry, 2)
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_keeping_all_tokens_is_exactly_the_identity(config: ViTConfig) -> None:
+    model, images = build(config), random_images(config, 2)
     assert torch.equal(run(model, images, "zerotprune:1").logits, run(model, images, "none").logits)
 
 
 HARD = ViTConfig(image_size=32, patch_size=8, width=8, depth=12, heads=1, classes=2)
-"""16 patches. The 9th block of 12 is where the I-stage drops most."""
+"""16 patches. The I-stage drops most at the 9th block of 12."""
 
 
 def decide(keep: str, heads: list[Tensor], keys: Tensor | None = None) -> Assignment:
-    """What the 9th block of 12 does with these heads' attention, each (17, 17), and keys (17, d)."""
+    """The assignment of the 9th block of 12 for these heads' attention, each (17, 17), and keys (17, d)."""
     reducer = reduction.create(f"zerotprune:{keep}", UntrainedContext(HARD))
     if keys is None:
         keys = torch.eye(17)
@@ -160,30 +160,30 @@ def decide(keep: str, heads: list[Tensor], keys: Tensor | None = None) -> Assign
     return reducer(tokens, attention, block=8)
 
 
-def towards(favourites: list[int], weight: float) -> Tensor:
-    """Attention (17, 17) of which these tokens get `weight` times as much as others from every token."""
+def towards(favoured: list[int], weight: float) -> Tensor:
+    """Attention (17, 17) in which every token gives these tokens `weight` times as much as the others."""
     row = torch.ones(17)
-    row[favourites] = weight
+    row[favoured] = weight
     return (row / row.sum()).expand(17, 17).clone()
 
 
-def test_heads_whose_scores_are_level_or_extreme_have_no_say() -> None:
+def test_heads_with_level_or_extreme_scores_are_ignored() -> None:
     informative, level = towards([3, 5, 6, 9, 11, 14], 2), towards([8], 1.05)
     edge = towards([16], 1000)
     alone = decide("0.3", [informative])
     together = decide("0.3", [level, informative, edge])
     assert torch.equal(together.kept, alone.kept)
     assert set(alone.kept[0].tolist()) <= {0, 3, 5, 6, 9, 11, 14}
-    # Where no head is left, all have a say, and the one that shouts is heard.
+    # If all heads would be ignored, all are used, and the extreme one decides.
     assert 16 in decide("0.3", [level, edge]).kept[0].tolist()
 
 
-def test_a_head_that_looks_at_a_few_tokens_has_a_say() -> None:
+def test_a_head_that_attends_to_a_few_tokens_is_used() -> None:
     broad, narrow = towards([9, 10, 11, 12, 13, 14], 2), towards([3, 5, 6], 20)
     assert {3, 5, 6} <= set(decide("0.3", [broad, narrow]).kept[0].tolist())
 
 
-def test_of_two_tokens_that_are_alike_the_less_important_goes() -> None:
+def test_of_two_similar_tokens_the_less_important_is_dropped() -> None:
     attention = towards([1, 2, 3, 4, 5, 6, 7, 8], 2)
     attention[:, 9] *= 1.5  # the most important of the less important half
     keys = torch.eye(17)
@@ -193,7 +193,7 @@ def test_of_two_tokens_that_are_alike_the_less_important_goes() -> None:
     assert 9 not in kept
 
 
-def test_a_token_that_attends_to_nothing_but_what_was_dropped_has_no_vote() -> None:
+def test_a_token_that_attends_only_to_dropped_tokens_has_no_vote() -> None:
     attention, keys = towards([9, 10, 11, 12, 13, 14, 15, 16], 2), torch.eye(17)
     attention[:, 1] = 0
     attention[12], keys[1] = F.one_hot(torch.tensor(1), 17), keys[10]
@@ -228,6 +228,6 @@ def test_smaller_arguments_cost_less() -> None:
 
 
 @pytest.mark.parametrize("argument", ["", ":", ":0", ":1.1", ":-1", ":nan", ":half"])
-def test_keep_rates_that_mean_nothing(argument: str) -> None:
+def test_an_argument_that_is_no_keep_rate_is_refused(argument: str) -> None:
     with pytest.raises(BadPlan, match="keep rate"):
         reduction.create(f"zerotprune{argument}", UntrainedContext(PLAIN))

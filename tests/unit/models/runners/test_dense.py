@@ -5,7 +5,6 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from foveate.core.errors import BadPlan
@@ -13,10 +12,8 @@ from foveate.core.plan import Plan
 from foveate.models import reduction
 from foveate.models.heads.dense import STRIDE, DenseSpec
 from foveate.models.layers.config import ViTConfig
-from foveate.models.layers.reducer import UntrainedContext
-from foveate.models.layers.tokens import Assignment, Tokens
-from foveate.models.reduction.dtop import CONTEXT, stays
-from foveate.models.reduction.expedit import clustered
+from foveate.models.layers.tokens import Tokens
+from foveate.models.reduction.expedit import cluster
 from foveate.models.runners.dense import class_maps, dense_of, encode, segment, shown
 from foveate.models.runners.image import TorchRunner
 from foveate.models.vit.vit import ElasticViT, ResolvedPlan
@@ -30,8 +27,8 @@ LABELS = ("ant", "bee", "cat", "dog")
 pytestmark = pytest.mark.usefixtures("inference_on_one_thread")
 
 
-def model(geometry: ViTConfig = G) -> ElasticViT:
-    found, generator = ElasticViT(geometry, dense=SPEC).eval(), torch.Generator().manual_seed(7)
+def model(config: ViTConfig = G) -> ElasticViT:
+    found, generator = ElasticViT(config, dense=SPEC).eval(), torch.Generator().manual_seed(7)
     for name, parameter in found.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
         gain = parameter.ndim == 1 and name.endswith("weight")
@@ -103,74 +100,10 @@ def test_clustered_patches_are_mixed_from_clusters() -> None:
     stages = blocks(host, images, "expedit:0.5@3")
     before, last = stages[2], stages[-1]
     assert len(last) == 1 + 9
-    _, parts = clustered(before.x[:, 1:], 3)
+    _, parts = cluster(before.x[:, 1:], 3)
     assert torch.allclose(last.grid(), parts @ last.x[:, 1:], atol=1e-5)
     wanted = dense_of(host).read(parts @ last.x[:, 1:], G.depth)
     assert torch.allclose(encode(host, images, steps(host, "expedit:0.5@3")).patches, wanted, atol=1e-4)
-
-
-def slow_clusters(x: Tensor, rows: int, rounds: int, reach: int, tau: float) -> tuple[Tensor, Tensor]:
-    """Section 3.2 of the Expedit paper patch by patch: x (P, D) to centres (J, D) and shares (J, P)."""
-    side = math.isqrt(len(x))
-    grid = x.T.reshape(1, -1, side, side)
-    centres = F.adaptive_avg_pool2d(grid, rows).flatten(2)[0].T.clone()
-    share = torch.zeros(rows * rows, len(x))
-    for _ in range(rounds):
-        share.zero_()
-        for patch in range(len(x)):
-            row, column = patch // side * rows // side, patch % side * rows // side
-            near = [
-                j for j in range(rows * rows)
-                if abs(j // rows - row) <= reach and abs(j % rows - column) <= reach
-            ]  # fmt: skip
-            weights = [math.exp(-tau * float(((x[patch] - centres[j]) ** 2).sum())) for j in near]
-            for j, weight in zip(near, weights, strict=True):
-                share[j, patch] = weight / sum(weights)
-        centres = share @ x / share.sum(1, keepdim=True)
-    return centres, share
-
-
-@pytest.mark.parametrize(("rows", "reach", "tau"), [(3, 1, 0.05), (4, 2, 0.01), (2, 1, 0.2)])
-def test_expedit_clusters_as_the_paper_says(rows: int, reach: int, tau: float) -> None:
-    x = torch.randn(2, 36, 24, generator=torch.Generator().manual_seed(5))
-    share, parts = clustered(x, rows, iterations=3, reach=reach, sharpness=tau, nearest=3)
-    for row in range(2):
-        centres, wanted = slow_clusters(x[row], rows, 3, reach, tau)
-        assert torch.allclose(share[row], wanted, atol=1e-4)
-        for patch in range(36):  # equation 4: the k nearest clusters, wherever they are
-            apart = ((x[row, patch] - centres) ** 2).sum(1)
-            nearest = apart.argsort()[:3]
-            weights = torch.exp(-tau * apart[nearest])
-            mixed = torch.zeros(rows * rows).scatter(0, nearest, weights / weights.sum())
-            assert torch.allclose(parts[row, patch], mixed, atol=1e-4)
-
-
-def test_dtop_keeps_who_is_not_sure_and_the_surest_few_of_each_class() -> None:
-    generator = torch.Generator().manual_seed(2)
-    scores = (4 * torch.randn(3, 60, 4, generator=generator)).softmax(2)
-    present = torch.rand(3, 60, generator=generator) < 0.9
-    found = stays(scores, present, 0.9)
-    for row in range(3):
-        best, classes = scores[row].max(1)
-        for patch in range(60):
-            rivals = [
-                p for p in range(60)
-                if present[row, p] and classes[p] == classes[patch] and best[p] > best[patch]
-            ]  # fmt: skip
-            wanted = bool(present[row, patch]) and (float(best[patch]) <= 0.9 or len(rivals) < CONTEXT)
-            assert bool(found[row, patch]) == wanted
-    assert 0 < int(found.sum()) < int(present.sum())
-
-
-def test_dtop_by_share_sends_on_as_many_of_every_picture_and_those_least_sure() -> None:
-    host, read_after = model(), 2
-    tokens = blocks(host, pictures(4), "dtop:0.3@3")
-    before, after = tokens[read_after], tokens[-1]
-    assert {len(found) for found in tokens[read_after + 1 :]} == {1 + math.ceil(0.3 * 36)}
-    head = dense_of(host)
-    sure = head.name(head.read(before.grid(), read_after)).softmax(2).amax(2)
-    for row, kept in zip(sure, shown(after), strict=True):
-        assert row[kept].max() <= row[~kept].min()
 
 
 def test_what_leaves_by_share_is_read_as_it_left() -> None:
@@ -186,34 +119,6 @@ def test_all_of_the_patches_are_the_identity() -> None:
     host = model()
     whole, all_of_them = (encode(host, pictures(2), steps(host, text)) for text in ("none", "dtop:1@3"))
     assert torch.equal(whole.patches, all_of_them.patches)
-
-
-@pytest.mark.parametrize(
-    "text", ["dtop:0@3", "dtop:0.3@0", "dtop:0.3@7", "dtop:1.1@3", "dtop:@3", "dtop:0.3@"]
-)
-def test_dtop_refuses_what_is_no_share_or_no_block(text: str) -> None:
-    with pytest.raises(BadPlan, match="dtop takes"):
-        reduction.create(text, model())
-
-
-def test_dtop_needs_a_dense_head() -> None:
-    with pytest.raises(BadPlan, match="dense head"):
-        reduction.create("dtop:0.9", UntrainedContext(G))
-
-
-def test_what_was_mixed_can_be_reduced_again() -> None:
-    tokens = Tokens.start(torch.randn(1, 5, 4, generator=torch.Generator().manual_seed(1)), 1)
-    parts = torch.tensor([[[0.75, 0.25], [0.5, 0.5], [0.25, 0.75], [0.0, 1.0]]])
-    made = Assignment(
-        torch.tensor([[0]]), torch.tensor([[1, 2, 3, 4]]), torch.full((1, 2, 4), 0.25), parts=parts
-    )
-    mixed = tokens.apply(made)
-    assert mixed.source.tolist() == [[1, 1, 2, 2]]
-    assert torch.allclose(mixed.grid(), parts @ mixed.x[:, 1:])
-    assert torch.equal(mixed.rows(torch.tensor([0])).grid(), mixed.grid())
-    dropped = mixed.apply(Assignment(torch.tensor([[0, 2]])))
-    assert dropped.source.tolist() == [[-1, -1, 1, 1]]
-    assert torch.allclose(dropped.grid(), parts[:, :, 1:] @ mixed.x[:, 2:])
 
 
 def checkpoint() -> Checkpoint:

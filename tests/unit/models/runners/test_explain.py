@@ -121,7 +121,7 @@ def assert_sound(explanation: Explanation) -> None:
 class Positive(Reducer):
     """Before the first block, drops the patches whose first feature is below zero; pads the rows."""
 
-    place, adaptive = ReductionPoint.BEFORE, True
+    point, adaptive = ReductionPoint.BEFORE, True
 
     def needs(self, block: int) -> Needs | None:
         return Needs.NOTHING if block == 0 else None
@@ -153,7 +153,7 @@ def test_padding_and_reducers_that_act_before_their_block_come_out_right() -> No
 class LastIntoFirst(Reducer):
     """Ahead of the third and of the fourth block, merges the last patch token into the first."""
 
-    place = ReductionPoint.AHEAD
+    point = ReductionPoint.AHEAD
 
     def needs(self, block: int) -> Needs | None:
         return Needs.FULL if block in (2, 3) else None

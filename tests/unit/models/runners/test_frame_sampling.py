@@ -9,7 +9,6 @@ import torch
 from foveate.core.errors import BadPlan, RunFailed
 from foveate.core.outcome import Result
 from foveate.core.plan import Plan, picked
-from foveate.models.heads.clip import WAVES, waves
 from foveate.models.layers.config import block_macs, embedding_macs
 from foveate.models.runners.frame_sampling import VideoExecutor, patch_features_of, stages
 from foveate.models.runners.video_classifier import ClipRunner
@@ -94,13 +93,6 @@ def test_a_plan_sees_its_own_frames_alone(runner: ClipRunner, clips: list[np.nda
 def test_time_tells_frames_apart(runner: ClipRunner, clips: list[np.ndarray]) -> None:
     forwards, backwards = run(runner, [clips[0], clips[0][::-1].copy()], "full")
     assert np.abs(forwards.scores - backwards.scores).max() > 1e-3
-
-
-def test_waves_are_distinct() -> None:
-    at = (torch.arange(64) + 0.5) / 64
-    found = waves(at[None])[0]
-    assert found.shape == (64, 2 * WAVES)
-    assert torch.cdist(found, found).fill_diagonal_(9).min() > 0.1
 
 
 def test_leaving_early_gives_what_those_frames_give(runner: ClipRunner, clips: list[np.ndarray]) -> None:

@@ -1,14 +1,11 @@
 """The click head and its runner: what an answer rests on, what it costs, and how it comes to be served."""
 
 import logging
-import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
 from foveate.cluster.local import LocalCluster
 from foveate.core.clicks import MAX_POINTS, Clicked, Features, Point
@@ -25,117 +22,22 @@ from foveate.models.runners.dense import dense_of, encode
 from foveate.models.runners.image import TorchRunner
 from foveate.models.runners.point_prompts import CLICKS, ClickRunner, features_of, read_clicks, save_clicks
 from foveate.models.weights.checkpoint import save
-from tests.support.click_heads import click_head, clickable
 from tests.support.dense_heads import SMALL, SPEC, dense_checkpoint
 from tests.support.measuring import tiny
+from tests.support.point_prompt_heads import (
+    POINT_ROWS,
+    feature_maps,
+    point_prompt_head,
+    points,
+    with_point_prompts,
+)
 
 pytestmark = pytest.mark.usefixtures("inference_on_one_thread")
 CENTRE = (Point(0.5, 0.5),)
 
 
-def laid(batch: int, side: int = 64, seed: int = 1) -> tuple[Tensor, Tensor]:
-    rng = torch.Generator().manual_seed(seed)
-    coarse = torch.randn(batch, SPEC.width, side // 16, side // 16, generator=rng)
-    return coarse, torch.randn(batch, SPEC.fine, side // STRIDE, side // STRIDE, generator=rng)
-
-
-def points(*rows: list[tuple[float, float, float]]) -> Tensor:
-    """Rows of x, y, label, padded to the longest; where padding lies is meant not to matter."""
-    most = max(map(len, rows))
-    return torch.tensor([row + [(0.9, 0.1, PADDING)] * (most - len(row)) for row in rows])
-
-
-ROWS = (
-    [(0.2, 0.3, 1.0)],
-    [(0.2, 0.3, 1.0), (0.8, 0.7, 0.0)],
-    [(0.6, 0.1, 1.0), (0.2, 0.9, 1.0), (0.5, 0.5, 0.0), (0.0, 1.0, 0.0)],
-)
-
-
-@pytest.mark.parametrize("side", [16, 64, 96])
-def test_an_answer_covers_the_picture(side: int) -> None:
-    found = click_head()(*laid(2, side), points(*ROWS[:2]))
-    assert found.shape == (2, 1, side // STRIDE, side // STRIDE)
-    assert found.isfinite().all()
-
-
-def test_rows_and_padding_do_not_matter_to_one_another() -> None:
-    head, (coarse, fine) = click_head(), laid(3)
-    together = head(coarse, fine, points(*ROWS))
-    for row, given in enumerate(ROWS):
-        alone = head(coarse[row : row + 1], fine[row : row + 1], points(given))
-        assert torch.allclose(together[row], alone[0], atol=1e-4)
-    assert not torch.allclose(together[0], together[1], atol=0.1)
-
-
-def test_an_answer_rests_on_where_all_clicks_are_and_of_which_sign_and_not_on_their_order() -> None:
-    head, features = click_head(), laid(1)
-    rows = [*ROWS[2]]
-    found = head(*features, points(rows))
-    assert torch.allclose(found, head(*features, points(rows[::-1])), atol=1e-5)
-    for other in (rows[:-1], [(0.1, 0.1, 1.0), *rows[1:]], [*rows[:2], (0.5, 0.5, 1.0), rows[3]]):
-        assert (found - head(*features, points(other))).abs().max() > 0.02
-
-
-def test_click_maps_are_discs_and_what_is_near_them() -> None:
-    maps = click_maps(points(*ROWS), 8)
-    assert maps.shape == (3, 4, 8, 8)
-    for row, given in enumerate(ROWS):
-        for channel, sign in ((0, 1.0), (1, 0.0)):
-            for y in range(8):
-                for x in range(8):
-                    apart = min(
-                        (math.dist((x + 0.5, y + 0.5), (8 * px, 8 * py)) for px, py, s in given if s == sign),
-                        default=math.inf,
-                    )
-                    disc, near = maps[row, channel, y, x], maps[row, channel + 2, y, x]
-                    assert float(disc) == pytest.approx(min(1, max(0, DISC + 0.5 - apart)), abs=1e-5)
-                    assert float(near) == pytest.approx(math.exp(-apart / NEAR), abs=1e-5)
-
-
-def test_cells_are_as_like_a_click_as_the_cosine_of_their_features() -> None:
-    head = click_head()
-    keys = torch.randn(3, 8, 8, 8, generator=torch.Generator().manual_seed(4))
-    found = head._alike(keys, points(*ROWS))
-    for row, given in enumerate(ROWS):
-        for look in range(2):
-            part = keys[row, 4 * look : 4 * look + 4]
-            for sign in (1.0, 0.0):
-                likes = [
-                    F.cosine_similarity(
-                        part, part[:, min(7, int(8 * y)), min(7, int(8 * x)), None, None], dim=0
-                    )
-                    for x, y, s in given
-                    if s == sign
-                ]
-                wanted = torch.stack(likes).amax(0) if likes else torch.full((8, 8), -1.0)
-                assert torch.allclose(found[row, look + 2 * int(sign == 0)], wanted, atol=1e-4)
-
-
-def test_the_price_is_that_of_its_convolutions_and_one_comparison() -> None:
-    head = ClickHead(SPEC, 16, ClickSpec())
-    counted = 0
-
-    def count(layer: nn.Module, _: object, output: Tensor) -> None:
-        nonlocal counted
-        assert isinstance(layer, nn.Conv2d)
-        counted += output.numel() * layer.in_channels // layer.groups * math.prod(layer.kernel_size)
-
-    for layer in head.modules():
-        if isinstance(layer, nn.Conv2d):
-            layer.register_forward_hook(count)
-    head(*laid(1, 96), points([(0.5, 0.5, 1.0)]))
-    cells = (96 // STEP) ** 2
-    assert head.macs(6) == counted + cells * ClickSpec().width
-
-
-def test_patches_must_be_made_of_cells() -> None:
-    with pytest.raises(ValueError, match="cells of 8"):
-        ClickHead(SPEC, 12, ClickSpec())
-
-
 def runner() -> TorchRunner:
-    return TorchRunner(clickable())
+    return TorchRunner(with_point_prompts())
 
 
 def companion(of: TorchRunner | None = None) -> ClickRunner:
@@ -177,13 +79,13 @@ def test_a_model_without_one_keeps_nothing() -> None:
 
 
 def test_a_click_is_answered_from_features_as_the_head_answers_it() -> None:
-    here, (coarse, fine) = companion(), laid(3)
+    here, (coarse, fine) = companion(), feature_maps(3)
     kept = features_of(coarse, fine)
     media = [
         Clicked(features, tuple(Point(x, y, sign == 1) for x, y, sign in row))
-        for features, row in zip(kept, ROWS, strict=True)
+        for features, row in zip(kept, POINT_ROWS, strict=True)
     ]
-    wanted = click_head()(coarse.half().float(), fine.half().float(), points(*ROWS))[:, 0]
+    wanted = point_prompt_head()(coarse.half().float(), fine.half().float(), points(*POINT_ROWS))[:, 0]
     results = here.run(here.stack(media, here.full), here.full)
     for result, logits in zip(results, wanted, strict=True):
         assert isinstance(result, Result)
@@ -209,7 +111,7 @@ def test_features_of_every_size_are_answered_under_a_plan_of_that_size() -> None
     here = companion()
     plan = here.card.plan("tiny-seg-clicks@32")
     here.check(plan)
-    (features,) = features_of(*laid(1, 32))
+    (features,) = features_of(*feature_maps(1, 32))
     (result,) = here.run(here.stack([Clicked(features, CENTRE)], plan), plan)
     assert isinstance(result, Result)
     assert result.gflops < here.card.ladder[-1].gflops
@@ -220,7 +122,7 @@ def test_features_of_every_size_are_answered_under_a_plan_of_that_size() -> None
 
 def test_what_cannot_be_stacked_fails_with_a_sentence() -> None:
     here = companion()
-    (small,), (fits,) = features_of(*laid(1, 32)), features_of(*laid(1))
+    (small,), (fits,) = features_of(*feature_maps(1, 32)), features_of(*feature_maps(1))
     for medium in (Clicked(small, CENTRE), Clicked(fits, ()), Clicked(fits, CENTRE * (MAX_POINTS + 1))):
         with pytest.raises(RunFailed):
             here.stack([medium], here.full)
@@ -228,7 +130,7 @@ def test_what_cannot_be_stacked_fails_with_a_sentence() -> None:
 
 def test_features_that_are_not_finite_fail_alone() -> None:
     here = companion()
-    (fits,) = features_of(*laid(1))
+    (fits,) = features_of(*feature_maps(1))
     broken = Features(fits.coarse, np.full_like(fits.fine, np.inf))
     media = [Clicked(fits, CENTRE), Clicked(broken, CENTRE), Clicked(fits, CENTRE)]
     good, bad, fine = here.run(here.stack(media, here.full), here.full)
@@ -239,7 +141,7 @@ def test_features_that_are_not_finite_fail_alone() -> None:
 
 
 def test_a_head_is_read_as_it_was_saved(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path, model, head = tmp_path / CLICKS, dense_checkpoint(), click_head()
+    path, model, head = tmp_path / CLICKS, dense_checkpoint(), point_prompt_head()
     save_clicks(path, head, "these")
     found = read_clicks(path, model, "these")
     assert found is not None
@@ -256,7 +158,7 @@ def test_a_head_is_read_as_it_was_saved(tmp_path: Path, caplog: pytest.LogCaptur
 
 
 def test_a_head_of_another_shape_is_no_head_of_this_model(tmp_path: Path) -> None:
-    other = ClickHead(SPEC.__class__(5, width=10, fine=8), SMALL.patch_size, click_head().spec)
+    other = PointPromptHead(SPEC.__class__(5, width=10, fine=8), SMALL.patch_size, point_prompt_head().spec)
     save_clicks(tmp_path / CLICKS, other, "these")
     with pytest.raises(SetupError, match="not a readable click head"):
         read_clicks(tmp_path / CLICKS, dense_checkpoint(), "these")

@@ -127,7 +127,7 @@ def test_what_was_found_before_draws_the_looks(
     segmenter: ClipSegmenter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two patches change alike; the one that showed an object is looked at."""
-    side, patch = segmenter.full.image_size, segmenter.model.geometry.patch_size
+    side, patch = segmenter.full.image_size, segmenter.model.config.patch_size
     clip = np.full((4, side, side, 3), 90, np.uint8)
     for number in range(4):
         clip[number, :patch, :patch] += 20 * number
@@ -143,7 +143,7 @@ def test_what_was_found_before_draws_the_looks(
         return patch_features_of(*given)
 
     monkeypatch.setattr("foveate.models.runners.video_segmenter.patch_features_of", noted)
-    monkeypatch.setattr(dense_of(segmenter.model), "name", lambda _: objects)
+    monkeypatch.setattr(dense_of(segmenter.model), "classify_patches", lambda _: objects)
     answer(segmenter, clip, "reuse:0.05")
     assert entered[:2] == [{15}, {15}]
 

@@ -1,4 +1,4 @@
-"""At the full plan the trunk's output is timm's, for every family of vision transformer it claims."""
+"""At full compute the trunk's output is timm's, for every supported family of vision transformers."""
 
 from dataclasses import replace
 from typing import Any
@@ -68,7 +68,7 @@ REFUSED_ARGUMENTS: dict[str, dict[str, Any]] = {
 
 
 def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
-    """Every parameter far from the zeros and ones that would hide its omission."""
+    """Set every parameter far from 0 and 1, where a missing use of it would not show."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in module.parameters():
         noise = torch.randn(parameter.shape, generator=generator)
@@ -88,19 +88,19 @@ def images(side: int, seed: int = 1) -> Tensor:
     return torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(seed))
 
 
-def full(checkpoint: Checkpoint, pictures: Tensor) -> Tensor:
+def full(checkpoint: Checkpoint, batch: Tensor) -> Tensor:
     model = checkpoint.model
-    out: TrunkOutput = model(pictures, ResolvedPlan(reduction.create("none", model), model.geometry.depth))
+    out: TrunkOutput = model(batch, ResolvedPlan(reduction.create("none", model), model.config.depth))
     return out.logits
 
 
 def difference(checkpoint: Checkpoint, module: nn.Module) -> float:
-    pictures = images(checkpoint.geometry.image_size)
-    expected = module(pictures)
-    # The outputs must be worth comparing: neither vanishing nor the same for both pictures.
+    batch = images(checkpoint.config.image_size)
+    expected = module(batch)
+    # The comparison is only meaningful if outputs are not near zero and differ between images.
     assert expected.std() > 0.1
     assert (expected[0] - expected[1]).abs().max() > 0.01
-    return float((full(checkpoint, pictures) - expected).abs().max())
+    return float((full(checkpoint, batch) - expected).abs().max())
 
 
 pytestmark = pytest.mark.usefixtures("inference_on_one_thread")
@@ -112,17 +112,17 @@ def test_output_is_timms(name: str) -> None:
     assert difference(timm_models.convert(module, name), module) < TOLERANCE
 
 
-@pytest.mark.parametrize("what", VARIATIONS)
-def test_output_is_timms_for(what: str) -> None:
-    module = create("vit_tiny_patch16_224", depth=3, **VARIATIONS[what])
+@pytest.mark.parametrize("variation", VARIATIONS)
+def test_output_of_a_variation_is_timms(variation: str) -> None:
+    module = create("vit_tiny_patch16_224", depth=3, **VARIATIONS[variation])
     assert difference(timm_models.convert(module, "vit_tiny_patch16_224"), module) < TOLERANCE
 
 
-def test_dinov2_at_its_own_size_takes_the_fused_kernel() -> None:
+def test_dinov2_at_its_own_size_uses_the_fused_kernel() -> None:
     name = "vit_small_patch14_reg4_dinov2"
     module = create(name, depth=3)
     checkpoint = timm_models.convert(module, name)
-    assert checkpoint.geometry.image_size == 518
+    assert checkpoint.config.image_size == 518
     assert difference(checkpoint, module) < TOLERANCE
 
 
@@ -135,7 +135,7 @@ def test_dinov2_at_its_own_size_takes_the_fused_kernel() -> None:
         ("deit_tiny_distilled_patch16_224", 288),
     ],
 )
-def test_another_image_size_is_timms_own_resampling(name: str, size: int) -> None:
+def test_another_image_size_is_timms_resampling(name: str, size: int) -> None:
     native = create(name, depth=3)
     other = timm.create_model(name, img_size=size, depth=3).eval()
     filtered = timm.models.vision_transformer.checkpoint_filter_fn(native.state_dict(), other)
@@ -147,15 +147,15 @@ def test_another_image_size_is_timms_own_resampling(name: str, size: int) -> Non
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_the_trunk_lacks_is_refused(name: str) -> None:
+def test_unsupported_models_are_refused(name: str) -> None:
     with torch.device("meta"):
         module = timm.create_model(name)
     with pytest.raises(SetupError, match=REFUSED[name]):
-        timm_models.geometry(module, name)
+        timm_models.vit_config(module, name)
 
 
 @pytest.mark.parametrize("why", REFUSED_ARGUMENTS)
-def test_arguments_the_trunk_lacks_are_refused(why: str) -> None:
+def test_unsupported_arguments_are_refused(why: str) -> None:
     module = timm.create_model("vit_tiny_patch16_224", depth=2, **REFUSED_ARGUMENTS[why])
     with pytest.raises(SetupError, match=why):
         timm_models.convert(module, "vit_tiny_patch16_224")
@@ -168,7 +168,7 @@ def test_norms_with_different_epsilons_are_refused() -> None:
         timm_models.convert(module, "vit_tiny_patch16_224")
 
 
-def test_a_difference_nothing_else_shows_is_refused() -> None:
+def test_a_difference_only_in_the_output_is_refused() -> None:
     module = create("vit_tiny_patch16_224", depth=2)
     module.get_submodule("blocks.1.attn").register_forward_hook(lambda _module, _inputs, output: output * 1.1)
     with pytest.raises(SetupError, match="differs from timm's"):
@@ -176,10 +176,10 @@ def test_a_difference_nothing_else_shows_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", [n for n in MODELS if "quickgelu" not in n])
-def test_inferred_geometry_is_the_one_timm_states(name: str) -> None:
+def test_the_config_from_weights_is_the_one_from_timm(name: str) -> None:
     with torch.device("meta"):
         module = timm.create_model(name, **MODELS[name])
-    stated = timm_models.geometry(module, name)
+    stated = timm_models.vit_config(module, name)
     assert config_from_weights(module.state_dict(), name) == replace(
         stated, mlp_ratio=float(stated.mlp_ratio)
     )

@@ -53,21 +53,19 @@ std = [1, 0.2, 0.1]
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def weights(geometry: ViTConfig, seed: int = 0, exits: tuple[ExitSpec, ...] = ()) -> dict[str, Tensor]:
+def weights(config: ViTConfig, seed: int = 0, exits: tuple[ExitSpec, ...] = ()) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    state = ElasticViT(geometry, exits).state_dict()
+    state = ElasticViT(config, exits).state_dict()
     return {name: torch.randn(value.shape, generator=generator) * 0.05 for name, value in state.items()}
 
 
-def example(geometry: ViTConfig = SMALL) -> Checkpoint:
-    card = Card(
-        "vit-x", geometry, LABELS, InputSpec(0.9), (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "Animals.", "MIT"
-    )
-    return attach(card, weights(geometry), "example")
+def example(config: ViTConfig = SMALL) -> Checkpoint:
+    card = Card("vit-x", config, LABELS, InputSpec(0.9), (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "Animals.", "MIT")
+    return attach(card, weights(config), "example")
 
 
 def answer(checkpoint: Checkpoint) -> Tensor:
-    g = checkpoint.model.geometry
+    g = checkpoint.model.config
     image = torch.randn(1, 3, g.image_size, g.image_size, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         out: TrunkOutput = checkpoint.model(
@@ -89,7 +87,7 @@ def test_a_shipped_model_comes_with_its_card(folder: Path) -> None:
     assert (found.name, found.labels, found.licence) == ("vit-x", LABELS, "Apache-2.0")
     assert found.input == InputSpec(0.9, "squash", "bilinear")
     assert (found.mean, found.std) == ((0.5, 0.4, 0.3), (1.0, 0.2, 0.1))
-    assert found.geometry == found.model.geometry == SMALL
+    assert found.config == found.model.config == SMALL
     assert not found.model.training
     assert {p.dtype for p in found.model.parameters()} == {torch.float32}
 
@@ -166,10 +164,10 @@ def test_half_precision_is_for_the_file_alone(tmp_path: Path) -> None:
     ],
 )
 def test_geometry_is_inferred_where_the_file_does_not_say(tmp_path: Path, changes: dict[str, Any]) -> None:
-    geometry = ViTConfig(**(asdict(SMALL) | changes))
-    save_file(weights(geometry), tmp_path / "a b.safetensors")
+    config = ViTConfig(**(asdict(SMALL) | changes))
+    save_file(weights(config), tmp_path / "a b.safetensors")
     found = hub.load(str(tmp_path / "a b.safetensors"))
-    assert found.geometry == geometry
+    assert found.config == config
     assert "inferred" in found.description
     # Whatever the file is called, its name makes plans.
     assert Plan(found.name, 64).variant == "a-b"
@@ -191,8 +189,8 @@ DEEPER = CARD.replace("depth = 2", "depth = 4")
 
 
 def with_exits() -> Checkpoint:
-    geometry = replace(SMALL, depth=4)
-    card, state = Card("vit-x", geometry, LABELS, exits=EXITS), weights(geometry, exits=EXITS)
+    config = replace(SMALL, depth=4)
+    card, state = Card("vit-x", config, LABELS, exits=EXITS), weights(config, exits=EXITS)
     return attach(card, state | {"exit_heads.1.temperature": torch.tensor(1.5)}, "example")
 
 
@@ -215,7 +213,7 @@ def test_a_card_declares_exits_and_the_file_holds_their_heads(tmp_path: Path) ->
     assert list(found.model.exit_heads) == ["1", "3"]
     assert found.model.get_buffer("exit_heads.1.temperature") == 1.5
     assert torch.equal(early(found), early(saved))
-    assert {*weights(found.geometry)} < {*found.model.state_dict()}
+    assert {*weights(found.config)} < {*found.model.state_dict()}
 
 
 @pytest.mark.parametrize("half", [False, True])
@@ -247,9 +245,7 @@ def test_heads_that_the_card_does_not_declare_are_refused(
     tmp_path: Path, exits: tuple[ExitSpec, ...]
 ) -> None:
     saved = with_exits()
-    table = json.dumps(
-        Card("vit-x", saved.geometry, exits=tuple(sorted(exits, key=lambda e: e.after))).table()
-    )
+    table = json.dumps(Card("vit-x", saved.config, exits=tuple(sorted(exits, key=lambda e: e.after))).table())
     save_file(saved.model.state_dict(), tmp_path / "a.safetensors", {"foveate": table})
     with pytest.raises(SetupError, match=r"a\.safetensors does not fit the trunk: exit_heads\."):
         read(tmp_path / "a.safetensors")
@@ -338,7 +334,7 @@ def test_metadata_that_is_no_card(tmp_path: Path, text: str, sentence: str) -> N
 
 def test_another_image_size(folder: Path) -> None:
     found = hub.load("vit-x", image_size=96, folder=folder)
-    assert found.geometry.image_size == found.model.geometry.image_size == 96
+    assert found.config.image_size == found.model.config.image_size == 96
     assert found.model.pos_embed.shape == (1, 37, 128)
     assert answer(found).shape == (1, 3)
     with pytest.raises(SetupError, match="takes image sizes that are multiples of 16, not 100"):
@@ -469,7 +465,7 @@ def test_a_repository_of_somebody_else(hub_cache: Path) -> None:
     found = hub.load("hf-hub:zoo/animals")
     assert (found.name, found.labels) == ("animals", LABELS)
     assert found.mean == (0.1, 0.2, 0.3)
-    assert found.geometry == replace(SMALL, width=192, heads=3)
+    assert found.config == replace(SMALL, width=192, heads=3)
 
 
 def test_a_repository_of_pickles_is_left_alone(hub_cache: Path) -> None:
@@ -491,7 +487,7 @@ def test_a_download_that_does_not_fit(hub_cache: Path) -> None:
 def test_random_weights_in_any_shape_timm_knows() -> None:
     import_timm()
     found = hub.load("random:vit_wee_patch16_reg1_gap_256")
-    assert found.geometry.pool == "avg"
+    assert found.config.pool == "avg"
     assert answer(found).shape == (1, 1000)
 
 

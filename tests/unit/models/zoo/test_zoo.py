@@ -18,7 +18,7 @@ from foveate.models.weights import hub
 from foveate.models.weights.checkpoint import Checkpoint, attach, read, resize, save
 from foveate.models.zoo import Card
 
-GEOMETRY = ViTConfig(image_size=64, width=24, depth=6, heads=2, classes=3)
+CONFIG = ViTConfig(image_size=64, width=24, depth=6, heads=2, classes=3)
 EXITS = (ExitSpec(2, "local", 3), ExitSpec(4, "global", 2))
 GATES = (1, 3, 5)
 CARD = """
@@ -38,25 +38,25 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def gated(exits: tuple[ExitSpec, ...] = EXITS) -> Checkpoint:
     generator = torch.Generator().manual_seed(2)
-    shapes = ElasticViT(GEOMETRY, exits, GATES).state_dict()
+    shapes = ElasticViT(CONFIG, exits, GATES).state_dict()
     state = {n: 0.3 * torch.randn(v.shape, generator=generator) for n, v in shapes.items()}
-    return attach(Card("gated", GEOMETRY, exits=exits, gates=GATES), state, "here")
+    return attach(Card("gated", CONFIG, exits=exits, gates=GATES), state, "here")
 
 
 def test_a_table_says_the_gates_and_is_read_back() -> None:
-    card = Card("m", GEOMETRY, exits=EXITS, gates=GATES)
+    card = Card("m", CONFIG, exits=EXITS, gates=GATES)
     table: dict[str, Any] = card.table()
     assert tuple(table["gates"]) == GATES
     assert Card.read("m", table, "m.toml") == card
-    assert Card.read("m", Card("m", GEOMETRY).table(), "m.toml").gates == ()
+    assert Card.read("m", Card("m", CONFIG).table(), "m.toml").gates == ()
 
 
 @pytest.mark.parametrize("gates", [(0, 2), (2, 2), (3, 1), (1, 6), (7,), (-1, 2), (0,)])
 def test_gates_that_cannot_be_are_refused_in_a_sentence(gates: tuple[int, ...]) -> None:
     with pytest.raises(SetupError, match=r"m: gates come after blocks 1 to 5, in order, once each$"):
-        Card("m", GEOMETRY, gates=gates)
+        Card("m", CONFIG, gates=gates)
     with pytest.raises(SetupError, match="gates come after"):
-        Card.read("m", Card("m", GEOMETRY).table() | {"gates": list(gates)}, "m.toml")
+        Card.read("m", Card("m", CONFIG).table() | {"gates": list(gates)}, "m.toml")
 
 
 @pytest.mark.parametrize("half", [False, True])
@@ -84,7 +84,7 @@ def test_a_shipped_card_declares_gates_and_the_file_holds_them(tmp_path: Path) -
 @pytest.mark.parametrize("gates", [(), (1, 3), (1, 3, 4), (1, 2, 3, 5)])
 def test_gates_that_the_card_does_not_declare_are_refused(gates: tuple[int, ...]) -> None:
     saved = gated()
-    card = Card("gated", GEOMETRY, exits=EXITS, gates=gates)
+    card = Card("gated", CONFIG, exits=EXITS, gates=gates)
     with pytest.raises(SetupError, match=r"here does not fit the trunk: gates\."):
         attach(card, saved.model.state_dict(), "here")
 
@@ -98,6 +98,6 @@ def test_gates_come_along_to_another_image_size() -> None:
 
 
 def test_without_gates_there_is_no_iared() -> None:
-    bare = attach(Card("bare", GEOMETRY), ElasticViT(GEOMETRY).state_dict(), "here")
+    bare = attach(Card("bare", CONFIG), ElasticViT(CONFIG).state_dict(), "here")
     with pytest.raises(BadPlan):
         TorchRunner(bare).check(Plan("bare", 64, reducer="iared:0.5"))
