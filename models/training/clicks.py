@@ -105,7 +105,7 @@ def dense_features(
 ) -> tuple[Tensor, Tensor]:
     """The coarse and fine feature maps of images (B, H, W, 3) uint8, rounded as in the feature cache."""
     images = resized(normalise(images), size)
-    head, depth = dense_of(trunk), trunk.geometry.depth
+    head, depth = dense_of(trunk), trunk.config.depth
     with torch.autocast("cpu", torch.bfloat16):
         outputs = block_outputs(trunk, images, ResolvedPlan(reduction.create(reducer, trunk), depth))
         coarse, fine = head.to_maps(patch_features(head, outputs, depth), head.detail(images))
@@ -150,13 +150,13 @@ def add_clicks(points: Tensor, predicted: Tensor, masks: Tensor, pick: PickPixel
     return torch.cat([points, torch.tensor(clicks, dtype=torch.float32)[:, None]], 1)
 
 
-def logits_of(head: ClickHead, features: tuple[Tensor, Tensor], points: Tensor, side: int) -> Tensor:
+def logits_of(head: PointPromptHead, features: tuple[Tensor, Tensor], points: Tensor, side: int) -> Tensor:
     """The logits of each target's mask: (T, side, side)."""
     small = head(*features, points)
     return F.interpolate(small, size=(side, side), mode="bilinear", align_corners=False).squeeze(1)
 
 
-def loss_of(trunk: ElasticViT, head: ClickHead, batch: ClickBatch, rng: random.Random) -> Tensor:
+def loss_of(trunk: ElasticViT, head: PointPromptHead, batch: ClickBatch, rng: random.Random) -> Tensor:
     """The loss after the first click, and after a random number of further clicks."""
     coarse, fine = dense_features(trunk, batch.images, rng.choice(REDUCERS), rng.choice(SIZES))
     features, side = (coarse[batch.scene], fine[batch.scene]), batch.masks.shape[-1]
@@ -226,7 +226,7 @@ def segmenter(trunk: str, run: Path) -> Checkpoint:
     if not (run / "dense.pt").exists():
         return hub.load(f"{trunk}-seg")
     checkpoint = hub.load(trunk)
-    head = DenseHead(checkpoint.geometry, DenseSpec(len(LABELS) + 1))
+    head = DenseHead(checkpoint.config, DenseSpec(len(LABELS) + 1))
     head.load_state_dict(torch.load(run / "dense.pt", weights_only=True)["head"])
     checkpoint.model.dense = head
     return checkpoint

@@ -144,7 +144,7 @@ def accuracy(model: ElasticViT, spec: ClipSpec, plan: VideoPlan, clips: Tensor, 
 
 def logged_plans(model: ElasticViT, spec: ClipSpec) -> dict[str, VideoPlan]:
     """The plans whose accuracy the log shows."""
-    full = VideoPlan(spec.frames, spec.image_size, steps_of(model, "none", model.geometry.depth))
+    full = VideoPlan(spec.frames, spec.image_size, steps_of(model, "none", model.config.depth))
     rule = exits.create("0.9")
     return {
         "full": full,

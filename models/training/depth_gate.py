@@ -33,7 +33,7 @@ def mask_qualities(model: ElasticViT, batch: MaskBatch) -> tuple[Tensor, Tensor]
     gate = gate_of(head)
     with torch.autocast("cpu", torch.bfloat16):
         images = normalise(batch.images)
-        outputs = block_outputs(model, images, ResolvedPlan(Identity(), model.geometry.depth))
+        outputs = block_outputs(model, images, ResolvedPlan(Identity(), model.config.depth))
         detail = head.detail(images)
         features = [patch_features(head, outputs, depth) for depth in (gate.after, *gate.depths)]
         scores = [head.decode(by_depth, detail).float() for by_depth in features[1:]]

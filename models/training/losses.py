@@ -90,7 +90,7 @@ def plain(
 ) -> Tensor:
     """From random weights, every patch through every block: the baseline of budget-aware training."""
     tokens = model.embed(normalise(batch.images))
-    labels = batch.patch_labels(model.geometry.image_size // model.geometry.patch_size)
+    labels = batch.patch_labels(model.config.image_size // model.config.patch_size)
     return classification_loss(
         model, token_head, run_blocks(model, tokens, create("none", model)), batch, labels
     )[1]
@@ -105,11 +105,11 @@ def sizes(
     consistency loss. Each size draws its own keep rate.
     """
     total, teacher = torch.zeros(()), None
-    for side in (model.geometry.image_size, rng.choice(SMALL_SIZES)):
+    for side in (model.config.image_size, rng.choice(SMALL_SIZES)):
         images = resized(normalise(batch.images), side)
         reducer = create(f"evit:{rng.choice(TUNED_KEEP_RATES)}", model)
         out = run_blocks(model, model.embed(images), reducer)
-        labels = batch.patch_labels(side // model.geometry.patch_size)
+        labels = batch.patch_labels(side // model.config.patch_size)
         logits, loss = classification_loss(model, token_head, out, batch, labels)
         total = total + loss
         if teacher is not None:

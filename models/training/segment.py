@@ -105,7 +105,7 @@ def loss_of(trunk: ElasticViT, batch: MaskBatch, rng: random.Random) -> Tensor:
     depth = trunk.config.depth
     reducer = reduction.create(rng.choice(REDUCERS), trunk)
     outputs = block_outputs(trunk, images, ResolvedPlan(reducer, depth))
-    side = size // trunk.geometry.patch_size
+    side = size // trunk.config.patch_size
     targets = patch_classes(classes, side)
     late = rng.choice([depth, depth, rng.randint(MIN_DEPTH, depth)])
     features = patch_features(head, outputs, late)
@@ -132,7 +132,7 @@ def class_weights(head: DenseHead) -> Tensor:
 
 def patch_loss(head: DenseHead, features: Tensor, targets: Tensor) -> Tensor:
     """The cross-entropy of patch classes: features (B, P, W), targets (B, P)."""
-    logits = head.name(features).float().flatten(0, 1)
+    logits = head.classify_patches(features).float().flatten(0, 1)
     return F.cross_entropy(logits, targets.flatten(), class_weights(head))
 
 
@@ -156,7 +156,7 @@ def patch_features(head: DenseHead, outputs: list[Tokens], depth: int) -> Tensor
 @torch.inference_mode()
 def mean_iou(model: ElasticViT, reducer: str, scenes: int = 208, size: int = 224, depth: int = 0) -> float:
     """Mean IoU over the classes, on training-split scenes that no run reaches. depth 0: all blocks."""
-    steps = ResolvedPlan(reduction.create(reducer, model), depth or model.geometry.depth)
+    steps = ResolvedPlan(reduction.create(reducer, model), depth or model.config.depth)
     drawn = [scene_with_classes("train", 2**42 + number) for number in range(scenes)]
     evaluator = MeanIoU([classes for _, classes in drawn], dense_of(model).spec.classes)
     for first in range(0, scenes, 52):
@@ -186,7 +186,7 @@ def train(name: str, run: TrainingRun, batch_size: int) -> None:
         return loss_of(trunk, next(stream), rng)
 
     def checks() -> dict[str, float]:
-        shallow = 2 * trunk.geometry.depth // 3
+        shallow = 2 * trunk.config.depth // 3
         return {
             "miou": mean_iou(trunk, "none"),
             "miou_depth_8": mean_iou(trunk, "none", depth=shallow),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from foveate.models.heads.clicks import ClickHead, ClickSpec
+from foveate.models.heads.point_prompts import PointPromptHead, PointPromptSpec
 from foveate.models.loading.profile_store import weights_digest
 from foveate.models.runners.dense import dense_of
 from foveate.models.runners.point_prompts import CLICKS, save_clicks

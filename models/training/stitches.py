@@ -65,7 +65,7 @@ def stitch_loss(
         full = models[spec.answers]
         logits = Stitch(spec, models[spec.starts], joint, full)(images).logits.float()
         with torch.no_grad():
-            target = full(images, ResolvedPlan(create("none", full), full.geometry.depth)).logits.float()
+            target = full(images, ResolvedPlan(create("none", full), full.config.depth)).logits.float()
         loss = F.cross_entropy(logits, batch.labels)
         loss = loss + F.kl_div(logits.log_softmax(1), target.softmax(1), reduction="batchmean")
     return loss, logits

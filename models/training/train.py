@@ -83,8 +83,8 @@ class TrunkState:
 def begin(run: TrunkRun) -> TrunkState:
     """New weights, those of the run to start from, or the last checkpoint of this run."""
     torch.manual_seed(run.seed)
-    model = ElasticViT(FAMILY[run.model].geometry)
-    token_head = nn.Linear(model.geometry.width, BACKGROUND + 1)
+    model = ElasticViT(FAMILY[run.model].config)
+    token_head = nn.Linear(model.config.width, BACKGROUND + 1)
     initialise(model)
     state = TrunkState(model, token_head, optimisers([model, token_head], run.lr))
     checkpoint = run.folder / "checkpoint.pt"

@@ -46,8 +46,8 @@ def accept_interrupts() -> None:
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
     """A random model of three classes that answers different images differently."""
-    geometry = ViTConfig(image_size=64, width=24, depth=4, heads=2, classes=len(LABELS))
-    model, generator = ElasticViT(geometry).eval(), torch.Generator().manual_seed(0)
+    config = ViTConfig(image_size=64, width=24, depth=4, heads=2, classes=len(LABELS))
+    model, generator = ElasticViT(config).eval(), torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)

@@ -40,9 +40,9 @@ FULL = plan("full", 1.0, 1.0)
 
 
 @torch.no_grad()
-def tiny(seed: int = 0, geometry: ViTConfig = GEOMETRY, name: str = "tiny") -> Checkpoint:
+def tiny(seed: int = 0, config: ViTConfig = CONFIG, name: str = "tiny") -> Checkpoint:
     """A random model that answers different images differently."""
-    model, generator = ElasticViT(geometry).eval(), torch.Generator().manual_seed(seed)
+    model, generator = ElasticViT(config).eval(), torch.Generator().manual_seed(seed)
     for key, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
         gain = parameter.ndim == 1 and key.endswith("weight")

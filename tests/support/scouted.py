@@ -30,7 +30,7 @@ WHITE = np.full((64, 64, 3), 255, np.uint8)
 
 def runner(max_batch: int = 16) -> TorchRunner:
     """The family's runner. A hook replaces the scout's logits, which depend on full's answer."""
-    own, scout = tiny(), tiny(seed=1, geometry=SMALL, name="scout")
+    own, scout = tiny(), tiny(seed=1, config=SMALL, name="scout")
 
     def replace_logits(_: nn.Module, arguments: tuple[Tensor, ResolvedPlan], out: TrunkOutput) -> TrunkOutput:
         images = arguments[0]

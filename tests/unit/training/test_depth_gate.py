@@ -28,12 +28,12 @@ def test_a_head_without_a_gate_is_refused() -> None:
 def test_each_scene_has_a_quality_for_each_depth() -> None:
     torch.manual_seed(0)
     model = dense_checkpoint().model
-    model.dense = DenseHead(model.geometry, DenseSpec(3, gate=8)).eval()
-    side = model.geometry.image_size
+    model.dense = DenseHead(model.config, DenseSpec(3, gate=8)).eval()
+    side = model.config.image_size
     classes = torch.zeros(2, side, side, dtype=torch.uint8)
     classes[:, : side // 2] = 1
     images = torch.randint(0, 256, (2, side, side, 3), dtype=torch.uint8)
     features, quality = mask_qualities(model, MaskBatch(images, classes))
-    assert features.shape[:2] == (2, (side // model.geometry.patch_size) ** 2)
+    assert features.shape[:2] == (2, (side // model.config.patch_size) ** 2)
     assert quality.shape == (2, len(gate_of(model.dense).depths))
     assert ((quality >= 0) & (quality <= 1)).all()

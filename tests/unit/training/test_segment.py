@@ -23,8 +23,8 @@ def test_a_patch_has_the_class_of_most_of_its_pixels() -> None:
 
 def test_a_dropped_patch_has_the_features_of_the_block_before() -> None:
     model = dense_checkpoint().model
-    head, depth = dense_of(model), model.geometry.depth
-    images = torch.randn(2, 3, model.geometry.image_size, model.geometry.image_size)
+    head, depth = dense_of(model), model.config.depth
+    images = torch.randn(2, 3, model.config.image_size, model.config.image_size)
     outputs = block_outputs(model, images, ResolvedPlan(reduction.create("evit:0.5", model), depth))
     assert len(outputs) == depth + 1
     first_drop = next(n for n in range(1, depth + 1) if outputs[n].x.shape[1] < outputs[n - 1].x.shape[1])

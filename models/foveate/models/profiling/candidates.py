@@ -41,10 +41,10 @@ def candidates(
     """
     texts = ["full", *_own_size(model)]
     dense_sizes = DENSE_SIZES if model.dense is not None else ()
-    for side in _sizes(model.geometry, full.image_size, (*dense_sizes, *SMALLER_SIZES)):
+    for side in _sizes(model.config, full.image_size, (*dense_sizes, *SMALLER_SIZES)):
         texts += [f"{full.variant}@{side}{step}" for step in _smaller_size(model, side)]
     for sibling in siblings:
-        for side in (sibling.image_size, *_sizes(model.geometry, sibling.image_size)):
+        for side in (sibling.image_size, *_sizes(model.config, sibling.image_size)):
             sized = f"{sibling.variant}@{side}"
             texts += [sized, *(f"{sized}/evit:{keep}" for keep in SIBLING_KEEP_RATES)]
     return _parsed(texts, full, check)
@@ -127,7 +127,7 @@ def _own_size(model: ElasticViT) -> Iterator[str]:
     """Plans at the model's own image size."""
     for keep in KEEP_RATES:
         yield f"evit:{keep}"
-    yield from _tome(model.geometry, model.geometry.image_size, MERGED_SHARES)
+    yield from _tome(model.config, model.config.image_size, MERGED_SHARES)
     for name in model.schedules:
         yield f"diffrate:{name}"
     if len(model.exit_heads):
@@ -166,12 +166,12 @@ def _smaller_size(model: ElasticViT, side: int) -> Iterator[str]:
     yield ""
     for keep in SMALLER_KEEP_RATES:
         yield f"/evit:{keep}"
-    for step in _tome(model.geometry, side, MERGED_SHARES[1:2]):
+    for step in _tome(model.config, side, MERGED_SHARES[1:2]):
         yield f"/{step}"
     if len(model.exit_heads):
         yield f"/exit:{EXIT_THRESHOLDS[1]}"
     if model.dense is not None:
-        yield from (f"/{step}" for step in _dtop_by_share(model.geometry))
+        yield from (f"/{step}" for step in _dtop_by_share(model.config))
 
 
 def _tome(config: ViTConfig, side: int, shares: Sequence[float]) -> Iterator[str]:

@@ -62,11 +62,11 @@ def search(
     """
     generator = torch.Generator().manual_seed(seed)
     targets = [(images, _target(model, images, classes)) for images, classes in batches]
-    shape, size = torch.zeros(2, model.geometry.depth), 1.0
+    shape, size = torch.zeros(2, model.config.depth), 1.0
     best = _schedule(model, shape, target_gflops)
     distances = [_distances(model, batch, best) for batch in targets]
     for step in range(1, steps + 1):
-        changed_shape = shape + size * _change(model.geometry.depth, generator)
+        changed_shape = shape + size * _change(model.config.depth, generator)
         schedule = _schedule(model, changed_shape, target_gflops)
         improved = _improved(model, targets, schedule, distances)
         if improved is None:
@@ -125,7 +125,7 @@ def _distances(model: ElasticViT, batch: tuple[Tensor, Tensor], schedule: Schedu
     schedules apart.
     """
     images, target = batch
-    probabilities = _probabilities(model, images, follow(schedule, model.geometry))
+    probabilities = _probabilities(model, images, from_schedule(schedule, model.config))
     distance: Tensor = torch.linalg.vector_norm(probabilities.sqrt() - target.sqrt(), dim=-1)
     return distance / math.sqrt(2)
 
@@ -134,11 +134,11 @@ def _target(model: ElasticViT, images: Tensor, classes: Tensor | None) -> Tensor
     """Target probabilities (B, C): the classes if they are known, else the answers of full."""
     if classes is None:
         return _probabilities(model, images, Identity())
-    return F.one_hot(classes, model.geometry.classes).float()
+    return F.one_hot(classes, model.config.classes).float()
 
 
 @torch.inference_mode()
 def _probabilities(model: ElasticViT, images: Tensor, reducer: Reducer) -> Tensor:
-    out: TrunkOutput = model(images, ResolvedPlan(reducer, model.geometry.depth))
+    out: TrunkOutput = model(images, ResolvedPlan(reducer, model.config.depth))
     logits: Tensor = out.logits.float()
     return logits.softmax(-1)

@@ -10,7 +10,7 @@ from foveate.core.plan import Plan
 from foveate.models.layers.reducer import Schedule
 from foveate.models.profiling.dataset import DecodedDataset
 from foveate.models.profiling.schedules import SearchBatch, SearchProgress, search
-from foveate.models.reduction.diffrate import full_gmacs, uniform
+from foveate.models.reduction.diffrate import full_gmacs, uniform_schedule
 from foveate.models.runners.image import TorchRunner
 
 SEARCH_IMAGES = 256
@@ -25,8 +25,8 @@ def set_uniform_schedules(runner: TorchRunner, shares: Sequence[float]) -> None:
     Each schedule keeps the same fraction of the tokens at every block; it makes the plans valid until a
     search replaces it. Raises BadPlan for a share out of reach, and for a model without a class token.
     """
-    geometry = runner.models[runner.full.variant].geometry
-    use_schedules(runner, {f"{share:g}": uniform(geometry, share) for share in shares})
+    config = runner.models[runner.full.variant].config
+    use_schedules(runner, {f"{share:g}": uniform_schedule(config, share) for share in shares})
     for share in shares:
         runner.check(Plan.parse(f"diffrate:{share:g}", runner.full))
 
@@ -55,7 +55,7 @@ def find_schedule(
     def report_step(progress: SearchProgress) -> None:
         report(progress.step)
 
-    return search(model, batches, share * full_gmacs(model.geometry), STEPS, seed, report_step)
+    return search(model, batches, share * full_gmacs(model.config), STEPS, seed, report_step)
 
 
 def search_batch(runner: TorchRunner, images: DecodedDataset, indices: Sequence[int]) -> SearchBatch:

@@ -1,4 +1,4 @@
-"""Exit heads against their paper's order of operations, and under reduction."""
+"""Exit heads against the order of operations of their paper, with and without reduction, and calibrated."""
 
 from dataclasses import replace
 from typing import cast
@@ -210,10 +210,10 @@ def test_real_heads_serve_any_size_and_reduction_and_rows_are_independent(side: 
             assert (alone.logits[0] - out.logits[row]).abs().max() < 1e-4
 
 
-@every_geometry
-def test_answers_are_what_depth_caps_give(geometry: ViTConfig) -> None:
-    model, images = elastic(geometry), pictures(3)
-    for reducer in ("none", "evit:0.5") if geometry.class_token else ("none",):
+@every_config
+def test_exit_logits_are_those_of_depth_caps(config: ViTConfig) -> None:
+    model, images = model_with_heads(config), random_images(3)
+    for reducer in ("none", "evit:0.5") if config.class_token else ("none",):
         found = exit_logits(model, images, reduction.create(reducer, model))
         assert list(found) == [2, 3, 5, 6]
         for depth, logits in found.items():

@@ -24,7 +24,7 @@ from foveate.models.runners.image import TorchRunner
 from foveate.models.vit.stitch import StitchSpec
 from foveate.models.weights.checkpoint import Checkpoint, save
 from foveate.models.weights.family import save_stitches
-from tests.support.measuring import FULL, GEOMETRY, noise_images, plan, profiling_job, quiet, tiny, written
+from tests.support.measuring import CONFIG, FULL, noise_images, plan, profiling_job, quiet, tiny, written
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -67,7 +67,7 @@ def pair(user_folders: Path) -> Path:
     save(user_folders / "tiny.safetensors", tiny())
     save(user_folders / "tinier.safetensors", lighter())
     torch.manual_seed(0)
-    joints = {StitchSpec("tiny", 2, "tinier", 1): nn.Linear(8, GEOMETRY.width)}
+    joints = {StitchSpec("tiny", 2, "tinier", 1): nn.Linear(8, CONFIG.width)}
     save_stitches(user_folders / "tiny.stitches.safetensors", joints)
     return user_folders / "tiny.safetensors"
 

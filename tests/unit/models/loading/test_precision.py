@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @torch.no_grad()
 def tiny(seed: int = 0) -> Checkpoint:
     """A random model that answers different images differently, with margins larger than rounding."""
-    model, generator = ElasticViT(GEOMETRY).eval(), torch.Generator().manual_seed(seed)
+    model, generator = ElasticViT(CONFIG).eval(), torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
         gain = parameter.ndim == 1 and name.endswith("weight")

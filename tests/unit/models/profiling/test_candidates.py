@@ -36,7 +36,7 @@ def test_a_model_has_twenty_to_forty_candidates() -> None:
 
 
 def test_plans_that_the_model_cannot_run_are_left_out() -> None:
-    runner = TorchRunner(tiny(geometry=replace(GEOMETRY, class_token=False, pool="avg")))
+    runner = TorchRunner(tiny(config=replace(CONFIG, class_token=False, pool="avg")))
     plans = candidates(runner.models["tiny"], runner.full, runner.check)
     assert plans[0] == runner.full
     assert not any(p.reducer.startswith("evit") for p in plans)
@@ -45,7 +45,7 @@ def test_plans_that_the_model_cannot_run_are_left_out() -> None:
 
 
 def test_schedules_and_siblings_are_candidates() -> None:
-    model = ElasticViT(GEOMETRY)
+    model = ElasticViT(CONFIG)
     model.schedules = {"0.6": ((9, 9),) * 4}
     plans = candidates(model, Plan("tiny", 64), quiet, [Plan("tinier", 48)])
     assert Plan("tiny", 64, reducer="diffrate:0.6") in plans

@@ -20,7 +20,7 @@ from foveate.models.runners.image import TorchRunner
 from foveate.models.vit.stitch import StitchSpec
 from foveate.models.weights.family import Family
 from tests.support.measuring import (
-    GEOMETRY,
+    CONFIG,
     IMAGES,
     PLANS,
     InterruptAfter,
@@ -97,8 +97,8 @@ def test_the_state_of_another_job_is_not_used(
         case "siblings":
             siblings = {"tinier": "123"}
         case "stitches":
-            lighter = tiny(1, replace(GEOMETRY, width=8, depth=1, heads=1), "scout")
-            joint = {StitchSpec("tiny", 2, "scout", 1): torch.nn.Linear(8, GEOMETRY.width)}
+            lighter = tiny(1, replace(CONFIG, width=8, depth=1, heads=1), "scout")
+            joint = {StitchSpec("tiny", 2, "scout", 1): torch.nn.Linear(8, CONFIG.width)}
             runner = TorchRunner(Family(tiny(), (lighter,), joint))
         case "seed":
             changed = profiling_job(runner, seed=1)

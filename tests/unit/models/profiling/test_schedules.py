@@ -13,7 +13,7 @@ from foveate.models.layers.blocks import Block
 from foveate.models.layers.config import ViTConfig, gmacs
 from foveate.models.layers.reducer import Reducer, Schedule
 from foveate.models.profiling.schedules import SearchBatch, SearchProgress, search
-from foveate.models.reduction.diffrate import follow, full_gmacs, uniform
+from foveate.models.reduction.diffrate import from_schedule, full_gmacs, uniform_schedule
 from foveate.models.vit.vit import ElasticViT, ResolvedPlan
 
 G = ViTConfig(image_size=96, width=24, depth=6, heads=2, classes=7)
@@ -90,12 +90,12 @@ def test_the_target_is_met_and_token_counts_never_rise(share: float) -> None:
 
 def test_tokens_are_kept_until_the_last_block_that_reads_them() -> None:
     schedule, _ = learned()
-    uniform_schedule = uniform(G, 0.7)
+    even = uniform_schedule(G, 0.7)
     # Block READS attends to the tokens that the block before it kept. No later block attends to any.
-    assert schedule[READS - 1][1] > uniform_schedule[READS - 1][1] + 3
-    assert schedule[-1][1] < uniform_schedule[-1][1]
+    assert schedule[READS - 1][1] > even[READS - 1][1] + 3
+    assert schedule[-1][1] < even[-1][1]
     model, others = one_reader(), pictures(12)[8:]
-    assert divergence(model, schedule, others) < 0.5 * divergence(model, uniform_schedule, others)
+    assert divergence(model, schedule, others) < 0.5 * divergence(model, even, others)
 
 
 def test_the_distance_never_rises_during_the_search() -> None:
@@ -131,7 +131,7 @@ def test_known_classes_are_the_target() -> None:
     reports: list[SearchProgress] = []
     schedule = search(model, known, 0.7 * FULL, steps=12, report=reports.append)
     overlaps = [
-        logits(model, images, follow(schedule, G)).softmax(-1).gather(1, classes.unsqueeze(1)).sqrt()
+        logits(model, images, from_schedule(schedule, G)).softmax(-1).gather(1, classes.unsqueeze(1)).sqrt()
         for images, classes in known
         if classes is not None
     ]
@@ -139,11 +139,11 @@ def test_known_classes_are_the_target() -> None:
 
 
 def test_without_steps_or_improvement_the_schedule_stays_uniform() -> None:
-    assert search(build(), pictures(1), 0.6 * FULL, steps=0) == uniform(G, 0.6)
+    assert search(build(), pictures(1), 0.6 * FULL, steps=0) == uniform_schedule(G, 0.6)
     constant = build()
     assert isinstance(constant.head, nn.Linear)
     constant.head.weight.zero_()  # every schedule gives the same answers
-    assert search(constant, pictures(2), 0.6 * FULL, steps=10) == uniform(G, 0.6)
+    assert search(constant, pictures(2), 0.6 * FULL, steps=10) == uniform_schedule(G, 0.6)
 
 
 def test_a_target_out_of_reach_is_refused_and_one_above_full_keeps_all_tokens() -> None:

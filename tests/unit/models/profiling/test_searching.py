@@ -26,7 +26,7 @@ from foveate.models.profiling.searching import (
 from foveate.models.reduction.diffrate import full_gmacs, uniform_schedule
 from foveate.models.runners.image import TorchRunner
 from tests.support.measuring import (
-    GEOMETRY,
+    CONFIG,
     IMAGES,
     decode,
     noise_dataset,
@@ -62,7 +62,7 @@ def test_a_plan_uses_the_uniform_schedule_until_another_is_set() -> None:
     model, half = runner.models["tiny"], Plan.parse("diffrate:0.5", runner.full)
     assert model.schedules == {"0.7": uniform_schedule(CONFIG, 0.7), "0.5": uniform_schedule(CONFIG, 0.5)}
     before = runner.steps(half)
-    use_schedules(runner, {"0.5": uniform(GEOMETRY, 0.6)})
+    use_schedules(runner, {"0.5": uniform_schedule(CONFIG, 0.6)})
     assert runner.steps(half) != before
     assert runner.steps(half) == runner.steps(Plan.parse("diffrate:0.6", runner.full))
 
@@ -70,7 +70,7 @@ def test_a_plan_uses_the_uniform_schedule_until_another_is_set() -> None:
 def test_a_share_out_of_reach_is_refused_before_the_search() -> None:
     with pytest.raises(BadPlan, match=r"below .* of its full compute"):
         set_uniform_schedules(TorchRunner(tiny()), (0.01,))
-    without = TorchRunner(tiny(geometry=replace(GEOMETRY, class_token=False, pool="avg")))
+    without = TorchRunner(tiny(config=replace(CONFIG, class_token=False, pool="avg")))
     with pytest.raises(BadPlan, match="this model has none"):
         set_uniform_schedules(without, (0.7,))
 
@@ -92,7 +92,7 @@ def test_the_search_uses_the_half_from_which_content_is_learned(monkeypatch: pyt
     chosen = Plan.parse("diffrate:0.6", runner.full)
     (result, *_) = runner.run(runner.stack(at([0]), chosen), chosen)
     assert not isinstance(result, Exception)
-    assert result.gflops <= 0.6 * full_gmacs(GEOMETRY)
+    assert result.gflops <= 0.6 * full_gmacs(CONFIG)
     assert find_schedule(runner, pictures, 0.6, 3, quiet) == schedule
 
 
@@ -107,7 +107,7 @@ def test_a_batch_is_normalised_and_has_its_classes() -> None:
 
 def test_one_image_is_enough() -> None:
     one = DecodedDataset(noise_dataset().subset([0]), decode, quiet)
-    assert len(find_schedule(TorchRunner(tiny()), one, 0.6, 0, quiet)) == GEOMETRY.depth
+    assert len(find_schedule(TorchRunner(tiny()), one, 0.6, 0, quiet)) == CONFIG.depth
 
 
 # As a stage of measuring.

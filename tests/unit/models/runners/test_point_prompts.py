@@ -6,15 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from foveate.core.point_prompts import MAX_POINTS, Features, Point, PointPrompt
 
 from foveate.cluster.local import LocalCluster
-from foveate.core.clicks import MAX_POINTS, Clicked, Features, Point
 from foveate.core.errors import BadPlan, RunFailed, SetupError
 from foveate.core.metrics import Metrics
 from foveate.core.outcome import Result
 from foveate.core.request import Request
-from foveate.models.heads.clicks import DISC, NEAR, PADDING, STEP, ClickHead, ClickSpec, click_maps
-from foveate.models.heads.dense import STRIDE
+from foveate.models.heads.point_prompts import PointPromptHead
 from foveate.models.loading.load import ImageModelLoader
 from foveate.models.loading.loader import LoadOptions
 from foveate.models.loading.profile_store import weights_digest
@@ -82,7 +81,7 @@ def test_a_click_is_answered_from_features_as_the_head_answers_it() -> None:
     here, (coarse, fine) = companion(), feature_maps(3)
     kept = features_of(coarse, fine)
     media = [
-        Clicked(features, tuple(Point(x, y, sign == 1) for x, y, sign in row))
+        PointPrompt(features, tuple(Point(x, y, sign == 1) for x, y, sign in row))
         for features, row in zip(kept, POINT_ROWS, strict=True)
     ]
     wanted = point_prompt_head()(coarse.half().float(), fine.half().float(), points(*POINT_ROWS))[:, 0]
@@ -112,7 +111,7 @@ def test_features_of_every_size_are_answered_under_a_plan_of_that_size() -> None
     plan = here.card.plan("tiny-seg-clicks@32")
     here.check(plan)
     (features,) = features_of(*feature_maps(1, 32))
-    (result,) = here.run(here.stack([Clicked(features, CENTRE)], plan), plan)
+    (result,) = here.run(here.stack([PointPrompt(features, CENTRE)], plan), plan)
     assert isinstance(result, Result)
     assert result.gflops < here.card.ladder[-1].gflops
     for text in ("tiny-seg-clicks@40", "other@64", "evit:0.5", "depth:1", "full/bf16"):
@@ -123,7 +122,11 @@ def test_features_of_every_size_are_answered_under_a_plan_of_that_size() -> None
 def test_what_cannot_be_stacked_fails_with_a_sentence() -> None:
     here = companion()
     (small,), (fits,) = features_of(*feature_maps(1, 32)), features_of(*feature_maps(1))
-    for medium in (Clicked(small, CENTRE), Clicked(fits, ()), Clicked(fits, CENTRE * (MAX_POINTS + 1))):
+    for medium in (
+        PointPrompt(small, CENTRE),
+        PointPrompt(fits, ()),
+        PointPrompt(fits, CENTRE * (MAX_POINTS + 1)),
+    ):
         with pytest.raises(RunFailed):
             here.stack([medium], here.full)
 
@@ -132,7 +135,7 @@ def test_features_that_are_not_finite_fail_alone() -> None:
     here = companion()
     (fits,) = features_of(*feature_maps(1))
     broken = Features(fits.coarse, np.full_like(fits.fine, np.inf))
-    media = [Clicked(fits, CENTRE), Clicked(broken, CENTRE), Clicked(fits, CENTRE)]
+    media = [PointPrompt(fits, CENTRE), PointPrompt(broken, CENTRE), PointPrompt(fits, CENTRE)]
     good, bad, fine = here.run(here.stack(media, here.full), here.full)
     assert isinstance(bad, RunFailed)
     assert isinstance(good, Result)
@@ -170,7 +173,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     model = dense_checkpoint()
     save(tmp_path / "tiny-seg.safetensors", model)
-    save_clicks(tmp_path / f"tiny-seg.{CLICKS}", click_head(), weights_digest(model))
+    save_clicks(tmp_path / f"tiny-seg.{CLICKS}", point_prompt_head(), weights_digest(model))
     return tmp_path / "tiny-seg.safetensors"
 
 
@@ -183,7 +186,7 @@ def test_a_loaded_model_brings_its_companion_warm(file: Path) -> None:
 
 def test_a_head_for_other_weights_is_left_out(file: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
-    save_clicks(file.parent / f"tiny-seg.{CLICKS}", click_head(), "another")
+    save_clicks(file.parent / f"tiny-seg.{CLICKS}", point_prompt_head(), "another")
     found = ImageModelLoader().load(str(file), LoadOptions("fp32", "cpu", 1), warm_ladder=False)
     assert found.card.click_model == ""
     assert not any(isinstance(one, ClickRunner) for one in found.submodels)
@@ -205,7 +208,7 @@ async def test_both_are_served_and_features_reach_only_who_asked() -> None:
         asked = Request("2", "tiny-seg", pixels, pixels.nbytes, task="segment", features=True)
         features = (await cluster.submit(asked)).result.features
         assert features is not None
-        medium = Clicked(features, CENTRE)
+        medium = PointPrompt(features, CENTRE)
         clicked = Request("3", "tiny-seg-clicks", medium, medium.nbytes, task="clicks")
         outcome = await cluster.submit(clicked)
         assert outcome.result.maps is not None
