@@ -14,8 +14,9 @@ import av
 import numpy as np
 from av.video.stream import VideoStream
 
-from foveate.gateway.media.frame_transform import Box
-from foveate.gateway.media.image import Pixels, Size
+from foveate.gateway.media.frame_transform import FrameBox
+from foveate.gateway.media.image import Pixels
+from foveate.gateway.media.image_format import Size
 from foveate.gateway.media.video import decode_clip
 from foveate.gateway.media.video_demuxer import ClipLimits
 
@@ -55,7 +56,7 @@ def write_clip(path: Path) -> None:
         output.mux(video.encode(None))
 
 
-def whole(size: Size) -> list[Box]:
+def whole(size: Size) -> list[FrameBox]:
     """All of a frame."""
     return [(0, 0, *size)]
 

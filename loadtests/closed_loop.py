@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(slots=True)
-class Measurement:
+class LoopResult:
     """What one run of the client saw."""
 
     seconds: float = 0.0
@@ -34,7 +34,7 @@ def request_bytes(path: str, body: bytes) -> bytes:
 class _Connection(asyncio.Protocol):
     """Writes the request, reads one answer, and again until the time is up."""
 
-    def __init__(self, request: bytes, until: float, into: Measurement) -> None:
+    def __init__(self, request: bytes, until: float, into: LoopResult) -> None:
         self.request, self.until, self.into = request, until, into
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.buffer = bytearray()
@@ -78,9 +78,9 @@ class _Connection(asyncio.Protocol):
             self.done.set_result(None)
 
 
-async def drive(port: int, request: bytes, connections: int, seconds: float) -> Measurement:
+async def drive(port: int, request: bytes, connections: int, seconds: float) -> LoopResult:
     """Keep `connections` requests in flight against 127.0.0.1 for that long, then let the last ones end."""
-    loop, result = asyncio.get_running_loop(), Measurement()
+    loop, result = asyncio.get_running_loop(), LoopResult()
     started = time.perf_counter()
     protocols = []
     for _ in range(connections):

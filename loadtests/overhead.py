@@ -24,7 +24,7 @@ from foveate.gateway.media.image import decode_image
 from foveate.models.loading.load import ImageModelLoader
 from foveate.models.loading.loader import LoadOptions
 from foveate.models.runners.image import TorchRunner
-from loadtests.closed_loop import Measurement, drive, request_bytes
+from loadtests.closed_loop import LoopResult, drive, request_bytes
 from loadtests.report import UNCACHED, table, write
 
 MODEL = "random:vit_small_patch16_224"
@@ -57,9 +57,9 @@ def fast_precision() -> Precision:
     return "bf16" if "avx512_bf16" in flags or "amx_bf16" in flags else "fp32"
 
 
-def raw_loop(runner: TorchRunner, jpeg: bytes, concurrency: int, seconds: float) -> Measurement:
+def raw_loop(runner: TorchRunner, jpeg: bytes, concurrency: int, seconds: float) -> LoopResult:
     """Decode and forward with nothing around them, in batches as large as that concurrency allows."""
-    result, spec = Measurement(), runner.card.input
+    result, spec = LoopResult(), runner.card.input
     if spec is None:
         raise ValueError("the model takes no pictures")
     started = time.perf_counter()
@@ -102,7 +102,7 @@ def wait_ready(port: int, process: subprocess.Popen[bytes], limit_s: float = 120
     raise SystemExit("the server did not become ready")
 
 
-def load_server(port: int, path: str, jpeg: bytes, concurrency: int, seconds: float) -> Measurement:
+def load_server(port: int, path: str, jpeg: bytes, concurrency: int, seconds: float) -> LoopResult:
     result = asyncio.run(drive(port, request_bytes(path, jpeg), concurrency, seconds))
     if result.failures:
         raise SystemExit(f"{result.failures} requests failed at concurrency {concurrency}")

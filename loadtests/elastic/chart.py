@@ -18,7 +18,7 @@ CHUNK = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class ChartPoint:
     """One reducer on one network at one budget."""
 
     reducer: str
@@ -27,7 +27,7 @@ class Point:
     top1: float
 
 
-def points(checkpoint: Checkpoint) -> Iterator[Point]:
+def points(checkpoint: Checkpoint) -> Iterator[ChartPoint]:
     """Every reducer that the network can run, at every budget; GFLOPs are what pictures cost on average."""
     runner = TorchRunner(copy_of(checkpoint), "fp32")
     side, full = runner.full.image_size, runner.card.ladder[-1].gflops
@@ -39,7 +39,7 @@ def points(checkpoint: Checkpoint) -> Iterator[Point]:
             yield measured(runner, name, spec)
 
 
-def measured(runner: TorchRunner, reducer: str, spec: str) -> Point:
+def measured(runner: TorchRunner, reducer: str, spec: str) -> ChartPoint:
     """Top-1 and mean GFLOPs on the held-out scenes."""
     scenes, plan = heldout(), runner.card.plan(spec)
     pixels = list(scenes.pixels(plan.image_size))
@@ -50,10 +50,10 @@ def measured(runner: TorchRunner, reducer: str, spec: str) -> Point:
             if not isinstance(result, Exception):
                 right += int(result.scores.argmax() == target)
                 gflops += result.gflops
-    return Point(reducer, spec, gflops / len(pixels), right / len(pixels))
+    return ChartPoint(reducer, spec, gflops / len(pixels), right / len(pixels))
 
 
-def draw(panels: dict[str, list[Point]], path: Path) -> None:
+def draw(panels: dict[str, list[ChartPoint]], path: Path) -> None:
     """One panel a network: top-1 over GFLOPs, a line a reducer."""
     import matplotlib.pyplot as plt
 

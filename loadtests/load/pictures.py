@@ -10,7 +10,7 @@ from PIL import Image
 from foveate.core.errors import SetupError
 from foveate.models.zoo.heldout import heldout
 
-Size = Literal["scene", "640x480"]
+ImageSize = Literal["scene", "640x480"]
 WIDTH, HEIGHT, QUALITY = 640, 480, 90
 
 
@@ -26,7 +26,7 @@ class Catalogue:
         return len(self.jpegs)
 
 
-def catalogue(size: Size, count: int, seed: int) -> Catalogue:
+def catalogue(size: ImageSize, count: int, seed: int) -> Catalogue:
     """`count` held-out scenes, all of them where it is 0, in an order drawn from the seed. Raises
     SetupError where there are not so many."""
     scenes = heldout()

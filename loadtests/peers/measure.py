@@ -12,9 +12,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from foveate.core.plan import Precision
-from loadtests.closed_loop import Measurement, drive, request_bytes
+from loadtests.closed_loop import LoopResult, drive, request_bytes
 from loadtests.load.launch import launch
-from loadtests.load.pictures import Catalogue, Size
+from loadtests.load.pictures import Catalogue, ImageSize
 from loadtests.load.result import Run
 from loadtests.peers.job import MOST_IN_BATCH, Job
 from loadtests.peers.running import Server, ask, running
@@ -42,7 +42,7 @@ class Setup:
     weights: str
     precision: Precision
     pictures: Catalogue
-    size: Size
+    size: ImageSize
     seconds: float
     promises_ms: tuple[float, ...]
     loads: tuple[float, ...]
@@ -134,7 +134,7 @@ def closed_loops(url: str, jpeg: bytes, seconds: float) -> Figures:
 
 def closed_loop(
     url: str, jpeg: bytes, connections: int, seconds: float, grace_s: float = GRACE_S
-) -> Measurement:
+) -> LoopResult:
     """Each connection sends again as soon as it was answered. Raises RuntimeError where nobody is, and
     TimeoutError where somebody still waits after so many seconds more."""
     found = asyncio.run(_closed(url, jpeg, connections, seconds, grace_s))
@@ -143,7 +143,7 @@ def closed_loop(
     return found
 
 
-async def _closed(url: str, jpeg: bytes, connections: int, seconds: float, grace_s: float) -> Measurement:
+async def _closed(url: str, jpeg: bytes, connections: int, seconds: float, grace_s: float) -> LoopResult:
     parts = urlsplit(url)
     async with asyncio.timeout(seconds + grace_s):  # a server that swallows a request would hold it for ever
         return await drive(parts.port or 80, request_bytes(parts.path, jpeg), connections, seconds)

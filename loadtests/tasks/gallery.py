@@ -11,7 +11,7 @@ from foveate.core.model import InputSpec
 from foveate.core.outcome import ClassMaps, Result
 from foveate.core.plan import Plan
 from foveate.gateway.media.image_tiles import decode_tiles, decode_whole
-from foveate.gateway.media.masks import Mask, assembled, overlay
+from foveate.gateway.media.masks import ClassMask, assemble_mask, overlay
 from foveate.gateway.media.tiling import tiles
 from foveate.gateway.media.video import Clip, decode_clip, upright_frames
 from foveate.gateway.media.video_demuxer import ClipLimits
@@ -34,7 +34,7 @@ def along_ladder(runner: TorchRunner, jpegs: list[bytes], plans: list[Plan], pat
         for axis, plan in zip(row, plans, strict=True):
             results = runner.run(runner.stack(list(cut.pixels), plan), plan)
             found = [result for result in results if isinstance(result, Result)]
-            mask = assembled(cut.size, cut.tiles, [r.maps for r in found if r.maps])
+            mask = assemble_mask(cut.size, cut.tiles, [r.maps for r in found if r.maps])
             axis.imshow(blended(picture, mask))
             axis.set_axis_off()
             axis.set_title(
@@ -54,8 +54,8 @@ def over_clip(runner: ClipSegmenter, film: bytes, plans: list[Plan], path: Path)
         found = [result for result in results if isinstance(result, Result)]
         gflops = sum(result.gflops for result in found)
         for number, (axis, picture) in enumerate(zip(row, pictures, strict=True)):
-            seen: list[ClassMaps] = [result.last_seen(number) for result in found]
-            axis.imshow(blended(picture, assembled(clip.size, tiles(*clip.size), seen)))
+            seen: list[ClassMaps] = [result.maps_at(number) for result in found]
+            axis.imshow(blended(picture, assemble_mask(clip.size, tiles(*clip.size), seen)))
             axis.set_axis_off()
             axis.set_title(f"{clip.at_s[number]:.1f} s", fontsize=7)
         row[0].set_title(
@@ -87,6 +87,6 @@ def said_of(runner: ClipRunner, film: bytes, plan: Plan, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def blended(picture: Image.Image, mask: Mask) -> Image.Image:
+def blended(picture: Image.Image, mask: ClassMask) -> Image.Image:
     """As the server draws it."""
     return Image.open(io.BytesIO(overlay(picture, mask, "PNG")))

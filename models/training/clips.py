@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from foveate.core.plan import picked
+from foveate.core.plan import sampled_frames
 from foveate.models import exits, reduction
 from foveate.models.heads.clip import ClipHead, ClipSpec
 from foveate.models.runners.frame_sampling import See, VideoExecutor, VideoPlan, stages

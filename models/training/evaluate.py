@@ -26,7 +26,7 @@ def heldout_top1(checkpoint: Checkpoint, plan: str) -> float:
 def measure(name: str) -> tuple[dict[str, float], str]:
     """The figures of one shipped model, and its table."""
     checkpoint = hub.load(name)
-    ladder = {rung.plan.steps: rung for rung in TorchRunner(copy_of(checkpoint), "fp32").card.ladder}
+    ladder = {rung.plan.parts: rung for rung in TorchRunner(copy_of(checkpoint), "fp32").card.ladder}
     figures: dict[str, float] = {}
     rows = []
     for plan in PLANS:

@@ -50,8 +50,8 @@ def draw_kept_patches(checkpoint: Checkpoint, path: Path, scenes: tuple[int, ...
             if isinstance(result, Exception):
                 raise result
             best = int(result.scores.argmax())
-            axis.imshow(faded(pixels, np.array(explanation.fate) == "kept"))
-            axis.set_title(f"{plan.steps}: {result.gflops:.2f} GFLOPs", fontsize=9)
+            axis.imshow(faded(pixels, np.array(explanation.patch_states) == "kept"))
+            axis.set_title(f"{plan.parts}: {result.gflops:.2f} GFLOPs", fontsize=9)
             axis.set_xlabel(f"{runner.card.labels[best]}, {result.scores[best]:.0%}", fontsize=9)
             axis.set(xticks=[], yticks=[])
     figure.savefig(path, dpi=110)

@@ -8,7 +8,7 @@ import torch
 
 from foveate.core.outcome import Result
 from foveate.core.plan import Plan
-from foveate.core.profile import Data, Measurement, Profile, Setting
+from foveate.core.profile import Measurement, MeasurementEnvironment, Profile, ProfilingSet
 from foveate.models.layers.config import ViTConfig
 from foveate.models.loading.loader import UnprofiledModel
 from foveate.models.profiling.dataset import Dataset, DecodedDataset
@@ -17,7 +17,7 @@ from foveate.models.runners.image import TorchRunner
 from foveate.models.vit.vit import ElasticViT
 from foveate.models.weights.checkpoint import Checkpoint
 
-HERE = Setting("a chip", 2, "fp32", "2.13", "3.11", "0.1", "2026-01-01")
+HERE = MeasurementEnvironment("a chip", 2, "fp32", "2.13", "3.11", "0.1", "2026-01-01")
 CONFIG = ViTConfig(image_size=64, width=24, depth=4, heads=2, classes=5)
 PLANS = ("full", "evit:0.6", "evit:0.2", "tiny@32")
 IMAGES = 24

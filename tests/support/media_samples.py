@@ -1,4 +1,4 @@
-"""Pictures in every mode and format, and files made to hurt, for the tests of media decoding."""
+"""Images in every mode and format, and hostile files, for tests of image decoding."""
 
 import io
 import struct
@@ -11,12 +11,12 @@ from PIL import Image
 
 RED, GREEN, BLUE, WHITE = (220, 30, 30), (30, 170, 40), (40, 40, 210), (255, 255, 255)
 ORIENTATION = 0x0112
-# The corner of the stored picture that orientation 1..8 brings to the upper left: (row, column).
+# The corner of the stored image that orientation 1..8 moves to the upper left: (row, column).
 STORED_CORNER = {1: (0, 0), 2: (0, 1), 3: (1, 1), 4: (1, 0), 5: (0, 0), 6: (1, 0), 7: (1, 1), 8: (0, 1)}
 
 
 def scene(width: int, height: int, seed: int = 0) -> Image.Image:
-    """A picture with slow colours and a few hard edges, as photographs have."""
+    """An image with smooth colours and a few hard edges, like a photograph."""
     random = np.random.default_rng(seed)
     coarse = Image.fromarray(random.integers(0, 256, (8, 8, 3), dtype=np.uint8))
     pixels = np.array(coarse.resize((width, height), Image.Resampling.BICUBIC))
@@ -28,26 +28,26 @@ def scene(width: int, height: int, seed: int = 0) -> Image.Image:
 
 
 def encode(image: Image.Image, kind: str, **options: Any) -> bytes:
-    """The file Pillow writes."""
+    """The image as a file, written by Pillow."""
     file = io.BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()
 
 
 def flat(mode: str, colour: Any, size: tuple[int, int] = (48, 48)) -> Image.Image:
-    """One colour everywhere."""
+    """An image of one colour."""
     return Image.new(mode, size, colour)
 
 
 def exif(orientation: int) -> bytes:
-    """An EXIF block holding one orientation tag."""
+    """An EXIF block with an orientation tag."""
     block = Image.Exif()
     block[ORIENTATION] = orientation
     return block.tobytes()
 
 
 def red_corner(orientation: int, size: tuple[int, int] = (96, 64)) -> Image.Image:
-    """Blue, but for the quarter that an upright view must show at the upper left."""
+    """A blue image with one red quarter, which is the upper left one once the image is upright."""
     width, height = size
     row, column = STORED_CORNER[orientation]
     image = Image.new("RGB", size, BLUE)
@@ -58,7 +58,7 @@ def red_corner(orientation: int, size: tuple[int, int] = (96, 64)) -> Image.Imag
 
 
 def tiff(tags: dict[int, tuple[int, int]], strip: bytes) -> bytes:
-    """A little-endian TIFF of one strip or tile: tag -> (type, value); its place and length are filled in."""
+    """A little-endian TIFF of one strip or tile. tags: type and value of each tag."""
     padded = strip + b"\0" * (len(strip) % 2)
     entries = b"".join(
         struct.pack("<HHII", tag, kind, 1, value) for tag, (kind, value) in sorted(tags.items())
@@ -73,7 +73,7 @@ def tiff(tags: dict[int, tuple[int, int]], strip: bytes) -> bytes:
     )
 
 
-def tiff_with_vast_tile(side: int) -> bytes:
+def tiff_with_huge_tile(side: int) -> bytes:
     """A 10 x 10 TIFF whose single tile unpacks to side x side."""
     packed = zlib.compress(bytes(side * side))
     short, long = 3, 4
@@ -96,14 +96,14 @@ def png_chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def png(width: int, height: int, *extra: bytes) -> bytes:
-    """A grey PNG that claims these measures and holds one row; extra chunks go before the pixels."""
+    """A grey PNG that claims this size and contains one row. Extra chunks go before the pixels."""
     header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
     pixels = png_chunk(b"IDAT", zlib.compress(bytes(1 + min(width, 4096))))
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(extra) + pixels + png_chunk(b"IEND", b"")
 
 
 def patched_jpeg(width: int, height: int) -> bytes:
-    """A small JPEG whose header claims other measures."""
+    """A small JPEG whose header claims this size."""
     data = bytearray(encode(scene(64, 64), "JPEG"))
     at = data.index(b"\xff\xc0")
     data[at + 5 : at + 9] = struct.pack(">HH", height, width)
@@ -111,7 +111,7 @@ def patched_jpeg(width: int, height: int) -> bytes:
 
 
 def webp_canvas(width: int, height: int) -> bytes:
-    """An animated WebP whose canvas claims these measures."""
+    """An animated WebP whose canvas claims this size."""
     frames = [flat("RGB", BLUE, (16, 16))]
     data = bytearray(encode(flat("RGB", RED, (16, 16)), "WEBP", save_all=True, append_images=frames))
     data[24:30] = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
@@ -119,7 +119,7 @@ def webp_canvas(width: int, height: int) -> bytes:
 
 
 def gif_frame(width: int, height: int) -> bytes:
-    """A GIF of a small screen, whose first frame claims these measures."""
+    """A GIF of a small screen whose first frame claims this size."""
     data = bytearray(encode(flat("P", 1, (16, 16)), "GIF"))
     at = data.index(b",\0\0\0\0")
     data[at + 5 : at + 9] = struct.pack("<HH", width, height)

@@ -1,6 +1,6 @@
-"""Clips in every container and codec read here, and files made to hurt, for the tests of video decoding.
+"""Clips in every supported container and codec, and hostile files, for tests of video decoding.
 
-Each frame shows one bright square in one cell of a grid: the cell is the frame's number.
+Each frame has one bright cell in a grid. The index of the cell is the frame's number.
 """
 
 import io
@@ -16,9 +16,8 @@ import av
 import numpy as np
 from av.audio.stream import AudioStream
 from av.video.stream import VideoStream
-from numpy.typing import NDArray
 
-Pixels = NDArray[np.uint8]
+from foveate.gateway.media.image import Pixels
 
 COLUMNS, ROWS, CELL = 20, 12, 16
 SIZE = COLUMNS * CELL, ROWS * CELL
@@ -34,7 +33,7 @@ FRAGMENTED = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
 
 
 class Pipe:
-    """Where a live recorder writes: there is no going back to fill in a header."""
+    """The output of a live recorder. It cannot seek back to complete the header."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -46,7 +45,7 @@ class Pipe:
 
 
 def numbered(number: int, size: tuple[int, int] = SIZE) -> Pixels:
-    """(height, width, 3): the frame of this number; past the last cell they begin anew."""
+    """(height, width, 3): the frame of this number. After the last cell, numbers start again at the first."""
     pixels = np.full((size[1], size[0], 3), DARK, np.uint8)
     row, column = divmod(number % (COLUMNS * ROWS), COLUMNS)
     rows = np.array_split(np.arange(size[1]), ROWS)[row]
@@ -56,7 +55,7 @@ def numbered(number: int, size: tuple[int, int] = SIZE) -> Pixels:
 
 
 def number_of(pixels: Pixels) -> int:
-    """The number of the frame that these pixels show, whatever they were resized to."""
+    """The number of the frame that these pixels show, at any size."""
     rows = np.array_split(pixels.astype(float).mean(2), ROWS)
     return int(np.argmax([cell.mean() for row in rows for cell in np.array_split(row, COLUMNS, 1)]))
 
@@ -73,16 +72,19 @@ def clip(
     options: dict[str, str] | None = None,
     muxing: dict[str, str] | None = None,
     draw: Callable[[int], Pixels] = numbered,
-    turn: tuple[int, bool] | None = None,
+    rotation: tuple[int, bool] | None = None,
     ratio: Fraction | None = None,
     live: bool = False,
     matrix: int = 5,
     full: bool = False,
-    told: bool = False,
+    tagged: bool = False,
 ) -> bytes:
-    """Numbered frames; `turn`: degrees counter-clockwise, and whether mirrored after that; `matrix`: of the
-    colours, 1 for BT.709, 5 for BT.601, and `full` their range, which the file may be told."""
-    os.environ.setdefault("SVT_LOG", "0")  # or SVT-AV1 prints what it is
+    """A clip of numbered frames.
+
+    rotation: degrees counter-clockwise, and whether the frame is flipped after that. matrix: colour matrix, 1
+    for BT.709, 5 for BT.601. full: full colour range. tagged: write matrix and range to the file.
+    """
+    os.environ.setdefault("SVT_LOG", "0")  # otherwise SVT-AV1 prints its version
     path = Path(tempfile.mkdtemp(), "clip")
     with av.open(Pipe(path) if live else path, "w", container, options=muxing or {}) as output:
         video = output.add_stream(codec, rate=rate, options=QUIET.get(codec, {}) | (options or {}))
@@ -93,15 +95,15 @@ def clip(
         video.codec_context.thread_count = 1
         unit = Fraction(1, rate) if times_ms is None else Fraction(1, 1000)
         video.codec_context.time_base = unit
-        if turn:
-            video.set_display_rotation(turn[0], hflip=turn[1])
-        if told:
+        if rotation:
+            video.set_display_rotation(rotation[0], hflip=rotation[1])
+        if tagged:
             video.codec_context.colorspace, video.codec_context.color_range = matrix, 1 + full
         if ratio:
             video.codec_context.sample_aspect_ratio = ratio
         for number in range(count):
-            picture = draw(number) if draw is not numbered else numbered(number, size)
-            frame = av.VideoFrame.from_ndarray(picture).reformat(
+            pixels = draw(number) if draw is not numbered else numbered(number, size)
+            frame = av.VideoFrame.from_ndarray(pixels).reformat(
                 format=video.pix_fmt, dst_colorspace=matrix, dst_color_range=1 + (full or codec == "mjpeg")
             )
             frame.pts, frame.time_base = (times_ms[number] if times_ms else number), unit
@@ -113,7 +115,7 @@ def clip(
 
 
 def sound() -> bytes:
-    """An MP4 that holds no video."""
+    """An MP4 without video."""
     file = io.BytesIO()
     with av.open(file, "w", "mp4") as output:
         track = output.add_stream("aac", rate=16000)
@@ -127,7 +129,7 @@ def sound() -> bytes:
 
 
 def spliced(*clips: bytes) -> bytes:
-    """The coded frames of these WebM clips one after another, under the header of the first."""
+    """The coded frames of these WebM clips, one clip after another, under the header of the first."""
     file, at = io.BytesIO(), 0
     with av.open(file, "w", "webm") as output:
         into: VideoStream | None = None
@@ -143,18 +145,18 @@ def spliced(*clips: bytes) -> bytes:
 
 
 def patched(data: bytes, name: bytes, offset: int, value: bytes) -> bytes:
-    """With other bytes so far behind the first time that a name turns up."""
+    """The data with other bytes at an offset from the first occurrence of a name."""
     at = data.index(name) + offset
     return data[:at] + value + data[at + len(value) :]
 
 
 def box(name: bytes, inside: bytes) -> bytes:
-    """One of an MP4's boxes."""
+    """A box of an MP4."""
     return struct.pack(">I", 8 + len(inside)) + name + inside
 
 
-def in_free_space(name: bytes, inside: bytes) -> bytes:
-    """An MP4 whose header hides this box where none belongs."""
+def with_hidden_box(name: bytes, inside: bytes) -> bytes:
+    """An MP4 with this box hidden in its user data."""
     data = clip(count=3, muxing={"movflags": "faststart"})
     at = data.index(b"moov") - 4
     length = int.from_bytes(data[at : at + 4], "big")
@@ -163,14 +165,28 @@ def in_free_space(name: bytes, inside: bytes) -> bytes:
     return data[:at] + moov + data[at + length :]
 
 
-def many_samples(count: int) -> bytes:
-    """An MP4 of three frames whose tables count so many, of a byte each."""
+def claimed_samples(count: int) -> bytes:
+    """An MP4 of three frames whose tables claim `count` frames of one byte each."""
     data = patched(clip(count=3), b"stsz", 8, struct.pack(">II", 1, count))
     data = patched(data, b"stsc", 8, struct.pack(">IIII", 1, 1, count, 1))
     return patched(data, b"stts", 12, struct.pack(">I", count))
 
 
-def many_in_a_run(count: int) -> bytes:
-    """A fragmented MP4, of which one fragment counts so many frames that all are alike."""
+def claimed_run(count: int) -> bytes:
+    """A fragmented MP4, one fragment of which claims `count` equal frames."""
     data = clip(count=12, muxing=FRAGMENTED)
     return patched(data, b"trun", 5, b"\0\0\1" + struct.pack(">I", count))
+
+
+SAMPLES = {
+    "mp4": lambda: clip(count=30, gop=10),
+    "fragments": lambda: clip(count=30, muxing=FRAGMENTED),
+    "hevc": lambda: clip("libx265", count=30),
+    "mkv": lambda: clip(container="matroska", count=30),
+    "vp9": lambda: clip("libvpx-vp9", "webm", 30),
+    "vp8": lambda: clip("libvpx", "webm", 30, live=True),
+    "avi": lambda: clip("mpeg4", "avi", 30, options={"bf": "2"}),
+    "avi h264": lambda: clip(container="avi", count=30),
+    "mjpeg": lambda: clip("mjpeg", "avi", 12),
+    "mov": lambda: clip("mjpeg", "mov", 12),
+}

@@ -1,12 +1,15 @@
-"""The one exception tree. A failure is a type; the HTTP edge alone turns types into statuses."""
+"""The one exception tree. A failure is a type; only the HTTP edge turns types into status codes."""
 
 
 class FoveateError(Exception):
-    """Anything that ends a request without an answer. The message is one sentence a client may read."""
+    """Any error that ends a request without an answer. The message is one sentence that clients may read."""
 
     status = 500
+    """HTTP status code."""
     title = "Internal error"
+    """Title of the problem document."""
     outcome = "failed"
+    """Value of the label `outcome` in the metrics."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
@@ -14,7 +17,7 @@ class FoveateError(Exception):
 
 
 class BadRequest(FoveateError):
-    """The client sent something that cannot be served, ever."""
+    """The request is invalid: the same request can never be served."""
 
     status = 400
     title = "Bad request"
@@ -28,69 +31,71 @@ class BadPlan(BadRequest):
 
 
 class UnknownModel(BadRequest):
-    """A model name that is not served here."""
+    """The server has no model of this name."""
 
     status = 404
     title = "Unknown model"
 
 
 class BodyTooLarge(BadRequest):
-    """More bytes than the server reads."""
+    """The body has more bytes than the server reads."""
 
     status = 413
     title = "Body too large"
 
 
 class ImageTooLarge(BadRequest):
-    """More pixels than the server decodes: a very large picture or a decompression bomb."""
+    """The image has more pixels than the server decodes: it is very large, or a decompression bomb."""
 
     status = 413
     title = "Image too large"
 
 
 class ClipTooLarge(BadRequest):
-    """More of a clip than the server reads: seconds, pixels, pictures, or work to decode them."""
+    """The clip has more seconds, pixels or frames than the server decodes, or takes too long to decode."""
 
     status = 413
     title = "Clip too large"
 
 
 class BodyTooSlow(BadRequest):
-    """The body did not arrive in the time the server gives it."""
+    """The body did not arrive within the server's time limit."""
 
     status = 408
     title = "Body too slow"
 
 
 class UnsupportedMedia(BadRequest):
-    """A media type no decoder here reads."""
+    """The media type is not supported."""
 
     status = 415
     title = "Unsupported media type"
 
 
 class BrokenMedia(BadRequest):
-    """The bytes claim to be a picture, and do not decode."""
+    """The image or clip does not decode."""
 
     status = 422
     title = "Media cannot be decoded"
 
 
 class Unavailable(FoveateError):
-    """The server cannot take this now; the same request may succeed later."""
+    """The server cannot accept the request now; the same request may succeed later."""
 
     status = 503
     title = "Unavailable"
     outcome = "refused"
     reason = "unavailable"
+    """Value of the label `reason` in the metrics."""
 
     def __init__(self, detail: str, retry_after_s: float = 1.0) -> None:
+        """retry_after_s: seconds after which the client may retry."""
         super().__init__(detail)
         self.retry_after_s = retry_after_s
 
 
 class Overloaded(Unavailable):
-    """The bounded queue is full."""
+    """A bounded queue or another limit on requests is reached."""
 
     status = 429
     title = "Overloaded"
@@ -98,14 +103,14 @@ class Overloaded(Unavailable):
 
 
 class TooLate(Overloaded):
-    """Too much waits already for an answer by the deadline, however little is spent on it."""
+    """The predicted finish is after the deadline, even on the cheapest allowed plan."""
 
     title = "No time left"
     reason = "deadline"
 
 
 class Draining(Unavailable):
-    """The server is shutting down and finishes only what it has admitted."""
+    """The server is shutting down and finishes only the requests that it has admitted."""
 
     title = "Draining"
     reason = "draining"
@@ -120,7 +125,7 @@ class DeadlineExceeded(FoveateError):
 
 
 class ClientGone(FoveateError):
-    """The client left before its answer was ready. Logged, never sent."""
+    """The client closed its connection before its answer was ready. Logged, never sent."""
 
     status = 499
     title = "Client closed the request"
@@ -134,6 +139,6 @@ class RunFailed(FoveateError):
 
 
 class SetupError(FoveateError):
-    """The server or the command line was asked for something this installation cannot do."""
+    """This installation cannot do what the settings or the command line ask for."""
 
     title = "Cannot start"

@@ -1,84 +1,111 @@
-"""Every metric the system exports, defined once. Labels are few and their values are a closed set."""
+"""All metrics of the system, defined once. Labels are few and their values form a closed set."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _LATENCY_S = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0)
 _BATCH = (1, 2, 4, 8, 16, 32, 64, 128)
 _QUALITY = (0.5, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.96, 0.97, 0.98, 0.99, 0.995, 1.0)
-_OFF = (0.25, 0.5, 0.7, 0.8, 0.9, 0.95, 1.05, 1.1, 1.2, 1.5, 2.0, 4.0, 8.0)
+_ERROR_RATIO = (0.25, 0.5, 0.7, 0.8, 0.9, 0.95, 1.05, 1.1, 1.2, 1.5, 2.0, 4.0, 8.0)
 _BLOCKS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 16, 20, 24, 32, 40, 48)
 _RATIO = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
 class Metrics:
-    """The process's metrics, on a registry of their own so that two servers in one process do not mix."""
+    """The metrics of one server, on a registry of its own: two servers in one process do not share them."""
 
     def __init__(self) -> None:
-        registry = self.registry = CollectorRegistry()
+        self.registry = CollectorRegistry()
+        self._define_request_metrics(self.registry)
+        self._define_engine_metrics(self.registry)
+        self._define_cache_metrics(self.registry)
+
+    def _define_request_metrics(self, registry: CollectorRegistry) -> None:
+        """Metrics of single requests."""
         model, both = ("model",), ("model", "task")
         self.requests = Counter(
-            "foveate_requests", "Requests by how they ended.", (*both, "outcome"), registry=registry
+            "foveate_requests", "Requests by outcome.", (*both, "outcome"), registry=registry
         )
         self.duration = Histogram(
-            "foveate_request_duration_seconds", "Request read until answer ready, answered requests.",
+            "foveate_request_duration_seconds", "Seconds from a request's arrival to its answer.",
             both, buckets=_LATENCY_S, registry=registry,
         )  # fmt: skip
         self.refused = Counter(
-            "foveate_refused", "Requests refused at the door.", ("model", "reason"), registry=registry
+            "foveate_refused",
+            "Requests refused at admission, by reason.",
+            ("model", "reason"),
+            registry=registry,
         )
         self.slo = Counter(
             "foveate_slo",
-            "Requests with a deadline, by whether it was met; those whose client left are not counted.",
+            "Requests with a deadline, by whether it was met. Disconnected clients are not counted.",
             ("model", "met"),
             registry=registry,
         )
-        self.queue_wait = Histogram(
-            "foveate_queue_wait_seconds", "Admitted until the batch began to run.",
-            model, buckets=_LATENCY_S, registry=registry,
-        )  # fmt: skip
-        self.stage = Histogram(
-            "foveate_stage_seconds", "Time in one stage: decode a request, stack or compute a batch.",
-            ("model", "stage"), buckets=_LATENCY_S, registry=registry,
-        )  # fmt: skip
-        self.batch_size = Histogram(
-            "foveate_batch_size", "Requests in a batch.", model, buckets=_BATCH, registry=registry
-        )
-        self.kept_tokens = Histogram(
-            "foveate_kept_token_ratio", "Tokens left at the end over tokens at the start.",
-            model, buckets=_RATIO, registry=registry,
-        )  # fmt: skip
-        self.padding = Histogram(
-            "foveate_padding_ratio",
-            "Of the tokens a batch ended with, those that only made its pictures equally long.",
-            model, buckets=(0.0, *_RATIO), registry=registry,
-        )  # fmt: skip
-        self.exit_layer = Histogram(
-            "foveate_exit_layer", "Blocks that an answered request went through.",
-            model, buckets=_BLOCKS, registry=registry,
-        )  # fmt: skip
         self.rung = Counter(
             "foveate_rung",
-            "Answered requests by the plan they ran under.",
+            "Answered requests by the rung they ran under.",
             ("model", "rung"),
             registry=registry,
         )
         self.degraded = Counter(
             "foveate_degraded",
-            "Answered requests that got less than full, by what spoke against it.",
+            "Answered requests that ran below the full plan, by reason.",
             ("model", "reason"),
             registry=registry,
         )
         self.quality = Histogram(
-            "foveate_served_quality", "Measured quality of the plans that answers came from.",
+            "foveate_served_quality", "Measured quality of the plans of answered requests.",
             model, buckets=_QUALITY, registry=registry,
         )  # fmt: skip
-        self.prediction = Histogram(
-            "foveate_latency_prediction_ratio", "What a batch took over what was predicted.",
-            model, buckets=_OFF, registry=registry,
+        self.exit_layer = Histogram(
+            "foveate_exit_layer", "Blocks that were run for an answered request.",
+            model, buckets=_BLOCKS, registry=registry,
         )  # fmt: skip
+        self.kept_tokens = Histogram(
+            "foveate_kept_token_ratio", "Tokens left after the last block, as a share of full's.",
+            model, buckets=_RATIO, registry=registry,
+        )  # fmt: skip
+
+    def _define_engine_metrics(self, registry: CollectorRegistry) -> None:
+        """Metrics of queues and batches."""
+        model = ("model",)
+        self.queue_wait = Histogram(
+            "foveate_queue_wait_seconds", "Seconds from admission to the start of the batch.",
+            model, buckets=_LATENCY_S, registry=registry,
+        )  # fmt: skip
+        self.stage = Histogram(
+            "foveate_stage_seconds", "Seconds in one stage: decode, stack a batch, or compute a batch.",
+            ("model", "stage"), buckets=_LATENCY_S, registry=registry,
+        )  # fmt: skip
+        self.batch_size = Histogram(
+            "foveate_batch_size", "Requests in a batch.", model, buckets=_BATCH, registry=registry
+        )
+        self.padding = Histogram(
+            "foveate_padding_ratio",
+            "Share of padding in the tokens of a batch after its last block.",
+            model, buckets=(0.0, *_RATIO), registry=registry,
+        )  # fmt: skip
+        self.prediction = Histogram(
+            "foveate_latency_prediction_ratio", "Measured latency of a batch over its predicted latency.",
+            model, buckets=_ERROR_RATIO, registry=registry,
+        )  # fmt: skip
+        self.demand = Counter(
+            "foveate_full_quality_seconds",
+            "Device seconds that all requests, refused ones included, would take under the full plan. "
+            "Its rate is the number of replicas that full quality needs.",
+            model, registry=registry,
+        )  # fmt: skip
+        self.waiting = Gauge("foveate_waiting", "Requests that wait for a batch.", model, registry=registry)
+        self.waiting_bytes = Gauge(
+            "foveate_waiting_bytes", "Bytes of decoded media of waiting requests.", model, registry=registry
+        )
+        self.running = Gauge("foveate_running", "Requests in running batches.", model, registry=registry)
+
+    def _define_cache_metrics(self, registry: CollectorRegistry) -> None:
+        """Metrics of the response cache and the feature cache."""
         self.cache_requests = Counter(
             "foveate_cache_requests",
-            "Requests by whether what they ask for was there (hit), on its way (joined) or neither (miss).",
+            "Requests by result: cached (hit), run of an identical request shared (coalesced), or miss.",
             ("cache", "result"),
             registry=registry,
         )
@@ -95,16 +122,5 @@ class Metrics:
             registry=registry,
         )
         self.cache_used = Gauge(
-            "foveate_cache_bytes", "Held in this process's memory.", ("cache",), registry=registry
+            "foveate_cache_bytes", "Bytes in this process's cache.", ("cache",), registry=registry
         )
-        self.demand = Counter(
-            "foveate_full_quality_seconds",
-            "Seconds of the device that all requests would have taken at full, refused ones too: its rate is "
-            "the replicas that full quality needs.",
-            model, registry=registry,
-        )  # fmt: skip
-        self.waiting = Gauge("foveate_waiting", "Requests waiting for a batch.", model, registry=registry)
-        self.waiting_bytes = Gauge(
-            "foveate_waiting_bytes", "Decoded media held by waiting requests.", model, registry=registry
-        )
-        self.running = Gauge("foveate_running", "Requests in a batch that runs.", model, registry=registry)

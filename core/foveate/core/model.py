@@ -1,4 +1,4 @@
-"""What the rest of the system knows about a model without loading it."""
+"""Model cards: what the rest of the system knows about a model without loading it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,27 +14,28 @@ Interpolation = Literal["bilinear", "bicubic"]
 
 @dataclass(frozen=True, slots=True)
 class InputSpec:
-    """How a picture becomes the model's input: resize so that the crop covers `crop_pct` of it, crop."""
+    """How an image becomes the model's input: a resize, then a crop that covers `crop_pct` of each side."""
 
     crop_pct: float = 1.0
+    """Side of the crop over the side of the resized image, in 0..1."""
     crop_mode: CropMode = "center"
-    """center: the shorter side is resized, the middle is cut out; squash: both sides are resized."""
+    """center: keep the aspect ratio and crop the middle. squash: resize both sides to the same length."""
     interpolation: Interpolation = "bicubic"
 
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """One plan of a ladder, with what it costs and what it is known to be worth."""
+    """One plan of a ladder, with its measured cost and quality."""
 
     plan: Plan
     gflops: float
-    """Billions of multiply-adds."""
+    """Billions of multiply-adds for one image."""
     tokens: int
-    """Tokens left after the last block, prefix included."""
+    """Tokens left after the last block, prefix tokens included."""
     quality: float | None
-    """Accuracy kept relative to full, measured on the profiling set; None: never measured."""
+    """Accuracy relative to full, measured on the profiling set, in 0..1; None if never measured."""
     latency_s: Mapping[int, float] | None = None
-    """Seconds a batch takes by its size, measured on this device; None: never measured here."""
+    """Seconds of a batch by its size, measured on this device; None if never measured here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,40 +47,49 @@ class ModelCard:
     full: Plan
     """The plan that spends full compute."""
     labels: tuple[str, ...]
-    """Class names; empty where the model answers with features."""
+    """Class names; empty for a model that returns features."""
     parameters: int
+    """Number of parameters."""
     input: InputSpec | None
-    """None: the model takes the request's bytes as they came, undecoded."""
+    """None for a model that takes the request's bytes undecoded."""
     ladder: tuple[Rung, ...]
     """Cheapest first; the last is full."""
     licence: str = ""
     source: str = ""
+    """Where the weights come from."""
     task: Task = "classify"
-    """What it answers: a picture's classes, or each pixel's."""
+    """classify: classes of an image. segment: a class for each pixel. clicks: the object at points."""
     frames: int = 0
-    """Frames of a clip that full looks at; 0: it takes pictures."""
+    """Frames of a clip under the full plan; 0 for a model that takes images."""
     click_model: str = ""
-    """The model, served beside it, that answers clicks on what it has seen; empty: none does."""
+    """Name of the served model that answers point prompts from this model's features; empty for none."""
     weights: str = ""
-    """A digest of all that its answers rest on; empty: nobody knows whether they would be the same again."""
+    """Digest of everything that decides the answers; empty if unknown, and then answers are not cached."""
     trunk: str = ""
-    """A digest of the trunk and its classifier: models with the same one see the same in a picture."""
+    """Digest of the trunk and its classifier: models with the same digest compute the same features."""
     clip_model: str = ""
-    """The model, served beside it, that takes clips in its name; empty: none does."""
+    """Name of the served model that takes clips for this one; empty for none."""
 
     def plan(self, text: str) -> Plan:
-        """A plan by name: in full, or what sets it apart from full. Raises BadPlan for another model's."""
+        """Parse a plan, complete or relative to full. Raises BadPlan for a plan of another model."""
         plan = Plan.parse(text, self.full)
         if plan.variant not in self.variants:
-            raise BadPlan(f"{plan.variant} is not a variant of {self.name}")
+            raise BadPlan(
+                f"{plan.variant} is not a variant of {self.name}; it has {', '.join(sorted(self.variants))}"
+            )
         return plan
 
     @property
     def variants(self) -> frozenset[str]:
-        """Models that answer in this one's name, itself among them: those its ladder has plans of."""
+        """Names of the variants in the ladder: this model and its siblings."""
         return frozenset(rung.plan.variant for rung in self.ladder)
 
     def rung(self, plan: Plan) -> Rung | None:
-        """The ladder's entry for a plan, whatever its precision; None where it was never measured."""
+        """The ladder's entry for a plan of any precision; None if the plan was never measured."""
         name = plan.relative_to(self.full)
         return next((rung for rung in self.ladder if rung.plan.relative_to(self.full) == name), None)
+
+    def quality_of(self, plan: Plan) -> float | None:
+        """Measured quality of a plan, in 0..1; None if it was never measured."""
+        rung = self.rung(plan)
+        return None if rung is None else rung.quality

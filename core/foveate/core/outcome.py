@@ -1,4 +1,4 @@
-"""How a request ended: the answer, the plan it ran under, what it cost, and what was looked at."""
+"""The outcome of a request: the answer, the plan it ran under, its cost, and its explanation."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -7,120 +7,121 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from foveate.core.clicks import Features
 from foveate.core.plan import Plan
+from foveate.core.point_prompts import Features
 
-Fate = Literal["kept", "merged", "dropped"]
-"""What became of a patch: still a token of its own, part of a token with others, or looked at no more."""
+PatchState = Literal["kept", "merged", "dropped"]
+"""State of a patch: a token of its own, part of a token with other patches, or no longer used."""
 Reason = Literal["full", "pinned", "deadline", "load"]
-"""Why a plan was taken: nothing spoke against full; it was named; some deadline would have been missed at
-a better one; those who are expected would have been."""
+"""Why a plan was chosen. full: the full plan is possible. pinned: the request or the settings named the plan.
+deadline: a waiting request would miss its deadline under a better plan. load: expected requests would."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReductionStage:
-    """One picture's tokens after a block that changed them."""
+    """One image's tokens after a block that reduced them."""
 
     block: int
-    """The block in which they changed, counted from 1."""
+    """The block, counted from 1."""
     tokens: int
-    """Tokens that left it, prefix tokens included."""
-    into: tuple[int, ...]
-    """For each patch, row by row, the group of patches that share its token: the smallest patch number
-    in it, counted from 0, or -1 once the patch was dropped."""
+    """Tokens after the block, prefix tokens included."""
+    groups: tuple[int, ...]
+    """For each patch, row by row, the group of patches that share its token. A group is named by its smallest
+    patch number, counted from 0; -1 stands for a dropped patch."""
 
     @property
-    def fate(self) -> tuple[Fate, ...]:
-        """What had become of each patch by then."""
-        sizes = Counter(self.into)
+    def patch_states(self) -> tuple[PatchState, ...]:
+        """The state of each patch after the block."""
+        sizes = Counter(self.groups)
         return tuple(
-            "dropped" if group < 0 else "kept" if sizes[group] == 1 else "merged" for group in self.into
+            "dropped" if group < 0 else "kept" if sizes[group] == 1 else "merged" for group in self.groups
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Which patches of one picture were kept, merged or dropped on the way, and where it left."""
+    """Which patches of one image were kept, merged or dropped, and after which block the image exited."""
 
     grid: tuple[int, int]
     """Rows and columns of patches."""
     stages: tuple[ReductionStage, ...]
-    """One for each block in which the picture's tokens changed, up to its exit."""
+    """One for each block that reduced the image's tokens, up to its exit."""
     exit_layer: int
-    """Blocks the picture went through."""
+    """Blocks that were run on the image."""
 
     @property
-    def fate(self) -> tuple[Fate, ...]:
-        """What had become of each patch when the picture left."""
+    def patch_states(self) -> tuple[PatchState, ...]:
+        """The state of each patch at the exit."""
         if self.stages:
-            return self.stages[-1].fate
+            return self.stages[-1].patch_states
         rows, columns = self.grid
         return tuple("kept" for _ in range(rows * columns))
 
 
 @dataclass(frozen=True, slots=True)
 class ClassMaps:
-    """How well each class that a picture shows somewhere fits at each place in it."""
+    """Scores of the classes in an image at each position."""
 
     classes: tuple[int, ...]
-    """The classes, K of them, in order; 0 is the background and k the model's label k - 1."""
+    """The K classes in increasing order; 0 is the background and k the model's label k - 1."""
     scores: NDArray[np.float16]
-    """(K, h, w) unnormalised log-probabilities on an even grid over the whole picture."""
+    """(K, h, w) unnormalised log-probabilities on an even grid over the whole image."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What the model gives for one item."""
+    """A model's output for one item of a batch."""
 
     scores: NDArray[np.float32]
-    """(C,) class probabilities, or (D,) features where the model has no classifier; of a model that segments,
-    each class's share of the picture, the background's first."""
+    """(C,) class probabilities; (D,) features from a model without a classifier; (1 + C,) each class's share
+    of the image from a segmentation model, the background first."""
     tokens: int
-    """Tokens that were left at the end, prefix tokens included."""
+    """Tokens left after the last block, prefix tokens included."""
     exit_layer: int
-    """Blocks the item went through."""
+    """Blocks that were run on the item."""
     gflops: float
-    """Billions of multiply-adds it took."""
+    """Billions of multiply-adds."""
     chosen: Plan | None = None
-    """The rung that the item's content asked for, where the plan leaves the choice to it."""
+    """The rung that a content plan chose for this item; None under any other plan."""
     explanation: Explanation | None = None
-    """What was looked at, where the request asked for it and the model can tell."""
+    """None unless the request asked for an explanation and the model can give one."""
     maps: ClassMaps | None = None
-    """Where each class is, from a model that segments."""
-    named: NDArray[np.float32] | None = None
-    """(C,) class probabilities of the whole picture by the classifier on the same trunk, from a model that
-    segments and went through all of it."""
+    """Where each class is, from a segmentation model."""
+    image_scores: NDArray[np.float32] | None = None
+    """(C,) class probabilities of the whole image, from a segmentation model with a classifier on the same
+    trunk; None where the image exited early."""
     features: Features | None = None
-    """What clicks are answered from, where the request asked for it and a model beside this one answers."""
+    """Features for point prompts, if the request asked for them and a click model is served."""
     frames: tuple[int, ...] = ()
-    """Which frames of a clip were seen, in order."""
+    """Numbers of the frames of a clip that were used, in order."""
     over_time: NDArray[np.float32] | None = None
-    """(n, C): the scores after each of these frames, from a model that names clips."""
-    film: tuple[ClassMaps, ...] = ()
+    """(n, C) scores after each of these frames, from a model that classifies clips."""
+    frame_maps: tuple[ClassMaps, ...] = ()
     """Where each class is in each of these frames, from a model that segments clips."""
 
-    def last_seen(self, frame: int) -> ClassMaps:
-        """The maps of the last frame seen by then; before any was, of the first."""
-        before = sum(1 for seen in self.frames if seen <= frame)
-        return self.film[max(0, before - 1)]
+    def maps_at(self, frame: int) -> ClassMaps:
+        """The maps of the last used frame up to this one; of the first used frame before that."""
+        used = sum(1 for number in self.frames if number <= frame)
+        return self.frame_maps[max(0, used - 1)]
 
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Where the time went, in seconds."""
+    """Time in the engine, in seconds."""
 
     queue_s: float
-    """Admitted until its batch began to run."""
+    """From admission to the start of the batch."""
     compute_s: float
-    """The batch's run, stacking included where nothing ran meanwhile."""
+    """The run of the batch. Includes stacking, unless the batch before it ran meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The answer to one request, and what it took."""
+    """The answer to one request, and its cost."""
 
     result: Result
     plan: Plan
     timings: Timings
     batch_size: int
     reason: Reason = "full"
+    """Why the plan was chosen."""

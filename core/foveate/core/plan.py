@@ -1,4 +1,4 @@
-"""A plan: the frozen, parseable value that says how much compute a request gets."""
+"""A plan: the frozen, parseable value that decides how much compute a request gets."""
 
 import re
 from dataclasses import dataclass
@@ -10,9 +10,10 @@ Precision = Literal["fp32", "bf16", "fp16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 MAX_TEXT = 200
+"""Characters in the text form at most."""
 _HEAD = re.compile(r"(?P<variant>[A-Za-z0-9][A-Za-z0-9_.-]*)@(?P<size>[1-9][0-9]{1,3})")
 _NUMBER = re.compile(r"[0-9]*\.?[0-9]+")
-_STEP = re.compile(r"[a-z][a-z0-9_]*(:[A-Za-z0-9_.,@-]+)*")
+_PART = re.compile(r"[a-z][a-z0-9_]*(:[A-Za-z0-9_.,@-]+)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,46 +21,50 @@ class Plan:
     """One operating point of one model.
 
     The text form is ``variant@size[/part]*/precision``, for example
-    ``vit-t@224/evit:0.7/exit:0.9/bf16``. ``str(plan)`` is canonical and ``Plan.parse`` reads it back;
-    parts that spend full compute are left out of it.
+    ``vit-t@224/evit:0.7/exit:0.9/bf16``. ``str(plan)`` is canonical and ``Plan.parse`` reads it back. It
+    leaves out parts that spend full compute. Raises BadPlan for values that have no text form.
     """
 
     variant: str
+    """Name of the model, or of one of its siblings."""
     image_size: int
     """Side of the square input, in pixels."""
     precision: Precision = "fp32"
     reducer: str = "none"
-    """Name of a token reducer and its argument, as in ``evit:0.7``."""
+    """Name of a token reducer and its arguments, as in ``evit:0.7``."""
     depth: int | None = None
-    """Blocks after which every sample leaves; None runs them all."""
+    """Number of blocks that are run; None runs all."""
     exit: str | None = None
-    """Argument of the exit rule, as in ``0.9``; None never exits early."""
+    """Argument of the exit rule, as in ``0.9``; None disables early exits."""
     heads: int | None = None
-    """Attention heads that each token uses of every block's; None: all."""
+    """Attention heads that each token uses in every block; None uses all."""
     stitch: str | None = None
-    """Where the work passes between this variant and a sibling; None: nowhere."""
+    """Name of the stitch at which a sibling's blocks continue the forward; None for a single network."""
     content: str | None = None
-    """How sure it must be, in 0..1, that a cheaper rung suffices for a picture; None: all run alike."""
+    """Probability, in 0..1, with which a cheaper rung must suffice for an image to run under it; None runs
+    all images alike."""
     frames: int | None = None
-    """Frames of a clip that are looked at, evenly spread over it; None: all that were read."""
+    """Number of evenly spaced frames of a clip that are used; None uses all sampled frames."""
     glance: str | None = None
-    """How many of them are looked at closely, as in ``4``, and what share of their patches, as in ``4:0.5``,
-    after a cheap glance at them all; None: all, and all of them."""
+    """Number of frames that are run in full after a cheap first pass over all frames, as in ``4``, and the
+    share of their patches that is kept, as in ``4:0.5``. None runs all frames in full."""
     reuse: str | None = None
-    """Share of a frame's patches that are computed, as in ``0.4``: those that changed most. The others stay
-    as they were when they last were. None: all."""
+    """Share of a frame's patches that are computed, as in ``0.4``: those that changed most. The others keep
+    their last computed value. None computes all patches."""
 
     def __post_init__(self) -> None:
         if not _HEAD.fullmatch(f"{self.variant}@{self.image_size}"):
-            raise BadPlan(f"a plan starts with variant@size, not {self.variant}@{self.image_size}")
+            raise BadPlan(
+                f"a plan must start with variant@size, as in vit-t@224, not {self.variant}@{self.image_size}"
+            )
         if self.precision not in PRECISIONS:
             raise BadPlan(f"precision must be one of {', '.join(PRECISIONS)}, not {self.precision!r}")
-        if not _STEP.fullmatch(self.reducer) or self.reducer.partition(":")[0] in _KINDS:
-            raise BadPlan(f"{_short(self.reducer)!r} does not name a token reducer")
+        if not _PART.fullmatch(self.reducer) or self.reducer.partition(":")[0] in _KINDS:
+            raise BadPlan(f"{_short(self.reducer)!r} is not the name of a token reducer")
         for kind in _TEXTS:
             argument = getattr(self, kind)
-            if argument is not None and not _STEP.fullmatch(f"{kind}:{argument}"):
-                raise BadPlan(f"{kind} takes an argument, not {_short(argument)!r}")
+            if argument is not None and not _PART.fullmatch(f"{kind}:{argument}"):
+                raise BadPlan(f"{_short(argument)!r} is not a valid argument of {kind}")
         for kind in _NUMBERS:
             number = getattr(self, kind)
             if number is not None and number < 1:
@@ -67,27 +72,27 @@ class Plan:
 
     @classmethod
     def parse(cls, text: str, base: "Plan | None" = None) -> "Plan":
-        """Read the text form back. Raises BadPlan with one sentence when it is not a plan.
+        """Parse the text form. Raises BadPlan for any other text.
 
-        With a `base`, the parts that say which model, size and precision may be left out and are the
-        base's: ``evit:0.5`` is a plan, and ``full`` is the base without any reduction.
+        With a `base`, the model, size and precision are optional and default to those of the base:
+        ``evit:0.5`` is a plan, and ``full`` is the base without any reduction.
         """
         if len(text) > MAX_TEXT:
-            raise BadPlan(f"a plan is at most {MAX_TEXT} characters long")
-        first, *steps = text.strip().split("/")
+            raise BadPlan(f"a plan has at most {MAX_TEXT} characters, not {len(text)}")
+        first, *parts = text.strip().split("/")
         match = _HEAD.fullmatch(first)
         if match is not None:
             variant, size = match["variant"], int(match["size"])
         elif base is not None and "@" not in first.partition(":")[0]:
             variant, size = base.variant, base.image_size
-            steps = steps if first == "full" else [first, *steps]
+            parts = parts if first == "full" else [first, *parts]
         else:
-            raise BadPlan(f"a plan starts with variant@size, as in vit-t@224; got {_short(first)!r}")
-        return cls(variant, size, **_parse_steps(steps, base.precision if base else "fp32"))
+            raise BadPlan(f"a plan must start with variant@size, as in vit-t@224, not {_short(first)!r}")
+        return cls(variant, size, **_parse_parts(parts, base.precision if base else "fp32"))
 
     @property
-    def steps(self) -> str:
-        """What the plan does to its variant, or ``full`` where it does nothing."""
+    def parts(self) -> str:
+        """All parts but variant, size and precision in the text form; ``full`` where there are none."""
         parts = [self.reducer] if self.reducer != "none" else []
         for kind in _KINDS:
             value = getattr(self, kind)
@@ -96,23 +101,23 @@ class Plan:
         return "/".join(parts) or "full"
 
     def relative_to(self, full: "Plan") -> str:
-        """What sets this plan apart from full, in a form short enough for a metric label."""
+        """The text form without all that equals the full plan, short enough for a metric label."""
         if (self.variant, self.image_size) == (full.variant, full.image_size):
-            return self.steps
-        return f"{self.variant}@{self.image_size}" + ("" if self.steps == "full" else f"/{self.steps}")
+            return self.parts
+        return f"{self.variant}@{self.image_size}" + ("" if self.parts == "full" else f"/{self.parts}")
 
     def __str__(self) -> str:
-        steps = [] if self.steps == "full" else [self.steps]
-        return "/".join([f"{self.variant}@{self.image_size}", *steps, self.precision])
+        parts = [] if self.parts == "full" else [self.parts]
+        return "/".join([f"{self.variant}@{self.image_size}", *parts, self.precision])
 
 
 _TEXTS = ("content", "stitch", "exit", "glance", "reuse")
 _NUMBERS = ("frames", "heads", "depth")
 _KINDS = ("content", "stitch", "frames", "glance", "reuse", "heads", "depth", "exit")
-"""Parts of a plan that go by their own name; any other part is a token reducer's."""
+"""Names of plan parts. A part with any other name is a token reducer."""
 
 
-class _Steps(TypedDict, total=False):
+class _Parts(TypedDict, total=False):
     precision: Precision
     reducer: str
     depth: int
@@ -125,21 +130,21 @@ class _Steps(TypedDict, total=False):
     reuse: str
 
 
-def _parse_steps(steps: list[str], precision: Precision) -> _Steps:
-    parsed: _Steps = {"precision": precision}
-    seen: set[str] = set()
-    for step in steps:
-        if not _STEP.fullmatch(step):
-            raise BadPlan(f"{_short(step)!r} is not a part of a plan")
-        name, _, argument = step.partition(":")
-        argument = ":".join(_canonical(part) for part in argument.split(":"))
-        kind = "precision" if step in PRECISIONS else name if name in _KINDS else "reducer"
-        if kind in seen:
-            raise BadPlan(f"a plan has at most one {kind}; {_short(step)!r} is a second one")
-        seen.add(kind)
+def _parse_parts(parts: list[str], precision: Precision) -> _Parts:
+    parsed: _Parts = {"precision": precision}
+    kinds: set[str] = set()
+    for part in parts:
+        if not _PART.fullmatch(part):
+            raise BadPlan(f"{_short(part)!r} is not a valid plan part")
+        name, _, argument = part.partition(":")
+        argument = ":".join(_canonical(number) for number in argument.split(":"))
+        kind = "precision" if part in PRECISIONS else name if name in _KINDS else "reducer"
+        if kind in kinds:
+            raise BadPlan(f"a plan has at most one {kind}; remove {_short(part)!r}")
+        kinds.add(kind)
         match kind:
             case "precision":
-                parsed["precision"] = next(p for p in PRECISIONS if p == step)
+                parsed["precision"] = next(p for p in PRECISIONS if p == part)
             case "depth" | "heads" | "frames":
                 parsed[kind] = _whole(kind, argument)
             case "exit" | "stitch" | "content" | "glance" | "reuse":
@@ -150,9 +155,9 @@ def _parse_steps(steps: list[str], precision: Precision) -> _Steps:
 
 
 def _canonical(argument: str) -> str:
-    """One spelling for one number, so that ``evit:.5`` and ``evit:0.50`` are the same plan.
+    """One spelling of each number, so that ``evit:.5`` and ``evit:0.50`` are the same plan.
 
-    Done on the text, for a float would round some numbers and spell others as in ``1e+06``.
+    Works on the text: a float would round some numbers and print others like ``1e+06``.
     """
     if not _NUMBER.fullmatch(argument):
         return argument
@@ -163,7 +168,7 @@ def _canonical(argument: str) -> str:
 
 def _whole(kind: str, argument: str) -> int:
     if not argument.isdecimal() or len(argument) > 4:
-        raise BadPlan(f"{kind} takes a whole number, not {_short(argument)!r}")
+        raise BadPlan(f"{kind} must be a whole number, not {_short(argument)!r}")
     return int(argument)
 
 
@@ -171,6 +176,6 @@ def _short(text: str) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
-def picked(total: int, count: int) -> list[int]:
-    """The frames that a plan of `count` looks at, of `total`: those in the middle of equal spans."""
+def sampled_frames(total: int, count: int) -> list[int]:
+    """Numbers of `count` evenly spaced frames out of `total`: those in the middle of equal parts."""
     return [(2 * i + 1) * total // (2 * count) for i in range(count)]

@@ -1,4 +1,4 @@
-"""A profile: what each plan of one model was measured to keep and to cost, and which plans are its rungs."""
+"""A profile: the measured quality and cost of each plan of one model, and which plans are its rungs."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,23 +11,23 @@ from foveate.core.content import ContentRungs
 from foveate.core.errors import BadPlan, SetupError
 from foveate.core.plan import Plan
 
-TIE = 0.02
-"""Costs no further apart than this are the same cost: clocks tell no more."""
-SLACK = 0.25
-"""A plan that another matches in quality for this much less GFLOPs is not worth a clock's time."""
+COST_TOLERANCE = 0.02
+"""Relative difference below which two costs count as equal: the noise of time measurements."""
+GFLOPS_MARGIN = 0.25
+"""A plan is not timed if another plan of at least its quality needs this much less GFLOPs."""
 
 Schedule = tuple[tuple[int, int], ...]
 """For each block, the tokens kept by pruning and then by merging, prefix included (DiffRate)."""
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
 
 @with_config(_STRICT)
 @dataclass(frozen=True, slots=True)
-class Setting:
-    """Where and when latencies were measured."""
+class MeasurementEnvironment:
+    """The machine and the software on which latencies were measured."""
 
     device: str
     """Name of the processor or the GPU."""
@@ -38,50 +38,52 @@ class Setting:
     python: str
     foveate: str
     date: str
-    """ISO 8601."""
+    """ISO 8601 date of the measurement."""
 
-    def differs_from(self, other: "Setting") -> str | None:
-        """What makes latencies of one setting worthless in the other, as a sentence; None: nothing.
+    def differs_from(self, other: "MeasurementEnvironment") -> str | None:
+        """Why latencies of this environment do not hold in the other, as a sentence; None if they do.
 
-        Versions that differ, or dates, are no reason.
+        Different versions and dates do not matter.
         """
-        places = [f"{s.device} with {s.threads} thread(s) in {s.precision}" for s in (self, other)]
-        return None if places[0] == places[1] else f"latencies were measured on {places[0]}, not {places[1]}"
+        names = [f"{s.device} with {s.threads} thread(s) in {s.precision}" for s in (self, other)]
+        return None if names[0] == names[1] else f"latencies were measured on {names[0]}, not {names[1]}"
 
 
 @with_config(_STRICT)
 @dataclass(frozen=True, slots=True)
-class Data:
-    """What quality was measured on."""
+class ProfilingSet:
+    """The data set on which quality was measured."""
 
     name: str
     pictures: Count
+    """Number of images or clips."""
     labelled: bool
-    """False: quality is agreement with full, for nobody knows what the pictures show."""
+    """Whether the images have labels. Without labels, quality is the agreement with the full plan."""
 
 
 @with_config(_STRICT)
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What one plan keeps and costs."""
+    """The measured quality and cost of one plan."""
 
     plan: str
     """Relative to the model's full plan, as in ``evit:0.5`` or ``vit-xs@112/evit:0.5``; full is ``full``."""
     quality: Share
-    """Accuracy over full's, at most 1; without labels, the share of pictures named as full names them."""
+    """Accuracy over that of full, at most 1; without labels, the share of answers equal to those of full."""
     accuracy: Share | None
-    """Top-1; None without labels."""
-    gflops: Positive
-    """Billions of multiply-adds a picture, the mean."""
+    """Top-1 accuracy, or mean IoU of a segmentation model; None without labels."""
+    gflops: PositiveFloat
+    """Billions of multiply-adds for an image, the mean."""
     tokens: Count
-    """Tokens left at the end, prefix included: the mean, rounded."""
-    latency_s: Mapping[Count, Positive]
-    """Seconds a batch by its size, the median; empty: not measured."""
+    """Tokens left after the last block, prefix tokens included: the mean, rounded."""
+    latency_s: Mapping[Count, PositiveFloat]
+    """Seconds of a batch by its size, the median; empty if not measured."""
     rung: bool = False
+    """Whether the plan is a rung of the ladder."""
 
     @property
     def seconds(self) -> float | None:
-        """Seconds a picture in the largest batch that was measured."""
+        """Seconds for one image in the largest batch that was measured; None if not measured."""
         return self.latency_s[max(self.latency_s)] / max(self.latency_s) if self.latency_s else None
 
 
@@ -92,33 +94,34 @@ class Profile:
 
     model: str
     weights: str
-    """SHA-256 digest of the weights that were measured."""
-    data: Data
+    """SHA-256 digest of the measured weights."""
+    data: ProfilingSet
     seed: int
-    setting: Setting
+    setting: MeasurementEnvironment
     measurements: tuple[Measurement, ...]
     siblings: Mapping[str, str] = field(default_factory=dict)
-    """Lighter models that answer in this one's name, with the digests of their weights."""
+    """Names of the siblings among the plans, with the SHA-256 digests of their weights."""
     content: ContentRungs | None = None
-    """What picks the rung for a picture by its content."""
+    """The fitted choice of a rung by an image's content; None if it was not fitted."""
     schedules: Mapping[str, Schedule] = field(default_factory=dict)
-    """DiffRate's schedules by their target: the tokens each block keeps by pruning and by merging."""
+    """DiffRate's searched schedules, by the target in the plan's text."""
 
     def __post_init__(self) -> None:
         plans = [m.plan for m in self.measurements]
         rungs = self.content.rungs if self.content else ()
         for plan in (*plans, *rungs):
             try:
-                parsed = Plan.parse(plan, Plan(self.model, 224))  # whatever full's size is
+                parsed = Plan.parse(plan, Plan(self.model, 224))  # any size will do
             except BadPlan as error:
                 raise ValueError(error.detail) from None
             if plan in rungs and parsed.content is not None:
-                raise ValueError(f"content chooses among plans that leave nothing to it, not {plan}")
+                raise ValueError(f"the rungs of a content plan must not be content plans themselves: {plan}")
         if "full" not in plans or len(set(plans)) < len(plans):
-            raise ValueError("the plans of a profile differ, and full is among them")
+            raise ValueError("the plans of a profile must be unique and include full")
 
     @property
     def full(self) -> Measurement:
+        """The measurement of the full plan."""
         return next(m for m in self.measurements if m.plan == "full")
 
     @property
@@ -128,10 +131,10 @@ class Profile:
         rungs = [m for m in self.measurements if m.rung and m is not self.full]
         return (*sorted(rungs, key=lambda m: _cost(m, timed)), self.full)
 
-    def latency_on(self, setting: Setting) -> "Profile":
-        """The profile as far as it holds in another setting: with its latencies, or without them.
+    def latency_on(self, setting: MeasurementEnvironment) -> "Profile":
+        """The profile for another environment: unchanged, or without latencies that do not hold there.
 
-        Without, those rungs stay that GFLOPs alone put in the same order.
+        Without latencies, the rungs are those of the old ones that remain rungs by GFLOPs.
         """
         if self.setting.differs_from(setting) is None:
             return self
@@ -140,53 +143,56 @@ class Profile:
 
     @classmethod
     def read(cls, text: str, where: str) -> "Profile":
-        """The text form back; `where` names the file in the sentence that a SetupError carries."""
+        """Parse a profile's JSON. Raises SetupError; `where` names the file in its message."""
         try:
             return TypeAdapter(cls).validate_json(text)
         except ValidationError as error:
             first = error.errors()[0]
             at = ".".join(str(part) for part in first["loc"])
-            raise SetupError(f"{where} is not a readable profile: {at or 'it'}: {first['msg']}") from None
+            raise SetupError(
+                f"{where} is not a valid profile: {at or 'document'}: {first['msg']}; measure it again"
+            ) from None
 
     def text(self) -> str:
-        """JSON, which `read` reads back."""
+        """The profile as JSON, which `read` parses."""
         return json.dumps(asdict(self), indent=1) + "\n"
 
 
-def choose(measurements: Sequence[Measurement]) -> tuple[Measurement, ...]:
-    """The same measurements with the rungs marked: full, and what no other plan beats.
+def mark_rungs(measurements: Sequence[Measurement]) -> tuple[Measurement, ...]:
+    """The same measurements with the rungs marked: full, and the Pareto-optimal plans below it.
 
-    Cost is seconds a picture in the largest batch that was measured, and GFLOPs where full was not
-    timed. A plan is beaten by one of better quality that costs at most TIE more, and by one as good that
-    is cheaper; and it is no rung unless it costs less than full by more than TIE.
+    Cost is seconds for an image in the largest measured batch, or GFLOPs if full was not timed. A plan is
+    dominated by a plan of better quality that costs at most COST_TOLERANCE more, and by a cheaper plan of the
+    same quality. A rung must cost less than full by more than COST_TOLERANCE.
     """
     return _marked(measurements, measurements)
 
 
 def worth_timing(measurements: Sequence[Measurement]) -> tuple[Measurement, ...]:
-    """Those that may become rungs once they are timed; full is always one.
+    """The measurements of plans that may become rungs once they are timed, full included.
 
-    The others are matched in quality by a plan for less GFLOPs, by more than SLACK.
+    Each other plan is matched in quality by a plan that needs less GFLOPs, by more than GFLOPS_MARGIN.
     """
 
-    def hopeless(m: Measurement) -> bool:
-        return any(o.quality >= m.quality and (1 + SLACK) * o.gflops < m.gflops for o in measurements)
+    def dominated(m: Measurement) -> bool:
+        return any(o.quality >= m.quality and (1 + GFLOPS_MARGIN) * o.gflops < m.gflops for o in measurements)
 
-    return tuple(m for m in measurements if m.plan == "full" or not hopeless(m))
+    return tuple(m for m in measurements if m.plan == "full" or not dominated(m))
 
 
 def _marked(measurements: Sequence[Measurement], among: Sequence[Measurement]) -> tuple[Measurement, ...]:
+    """The measurements with the rungs marked. Only plans in `among` can become rungs."""
     full = next(m for m in measurements if m.plan == "full")
     timed = bool(full.latency_s)
     costs = {m.plan: _cost(m, timed) for m in among}
-    below = [m for m in among if (1 + TIE) * costs[m.plan] < _cost(full, timed)]
+    below = [m for m in among if (1 + COST_TOLERANCE) * costs[m.plan] < _cost(full, timed)]
 
-    def beats(one: Measurement, other: Measurement) -> bool:
-        if one.quality == other.quality:
-            return (costs[one.plan], one.plan) < (costs[other.plan], other.plan)
-        return one.quality > other.quality and costs[one.plan] <= (1 + TIE) * costs[other.plan]
+    def dominates(a: Measurement, b: Measurement) -> bool:
+        if a.quality == b.quality:
+            return (costs[a.plan], a.plan) < (costs[b.plan], b.plan)
+        return a.quality > b.quality and costs[a.plan] <= (1 + COST_TOLERANCE) * costs[b.plan]
 
-    rungs = {m.plan for m in below if not any(beats(other, m) for other in below)} | {"full"}
+    rungs = {m.plan for m in below if not any(dominates(other, m) for other in below)} | {"full"}
     return tuple(replace(m, rung=m.plan in rungs) for m in measurements)
 
 

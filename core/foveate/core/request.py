@@ -1,4 +1,4 @@
-"""What one client asks, and how good and how fast the answer must be."""
+"""A request, and its objective: how good and how fast the answer must be."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,32 +9,34 @@ from foveate.core.plan import Plan
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """The promise a request asks for."""
+    """The requirements on an answer."""
 
     deadline: float | None = None
-    """Absolute, in seconds of the monotonic clock; None waits as long as it takes."""
+    """Absolute time in seconds of the monotonic clock; None for no deadline."""
     min_quality: float = 0.0
-    """Lowest acceptable plan quality, in 0..1."""
+    """Lowest acceptable quality of the plan, in 0..1."""
     priority: int = 0
-    """How many head starts its turn has over that of a request with priority 0."""
+    """Each step moves the request's virtual deadline forward by the policy's priority boost."""
     tenant: str = ""
-    """Whom it is for; no tenant's flood is at the others' cost."""
+    """Name of the tenant. Many requests of one tenant do not delay those of another."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One task on one medium. Media is decoded already: the engine never looks inside."""
+    """One task on one image, clip or prompt. The media are decoded already; the engine does not read them."""
 
     id: str
     model: str
+    """Name of the model."""
     media: Any
+    """Input of the model's runner."""
     size_bytes: int
-    """Memory the decoded media holds while it waits."""
+    """Memory that the decoded media hold while the request waits."""
     task: Task = "classify"
     objective: Objective = field(default_factory=Objective)
     plan: Plan | None = None
-    """Pinned by the client; None leaves the choice to the server."""
+    """The plan that the client or the settings pin; None leaves the choice to the policy."""
     explain: bool = False
-    """Asks for an account of what was looked at, which takes one more forward."""
+    """Whether to explain which patches were kept, which takes one more forward."""
     features: bool = False
-    """Asks for what clicks on the picture are answered from."""
+    """Whether to return the features from which point prompts are answered."""

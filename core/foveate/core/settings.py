@@ -1,4 +1,4 @@
-"""Settings, read once in the entry point from flags and FOVEATE_* variables, and passed down."""
+"""The server's settings. The entry point reads them once, from flags and FOVEATE_* variables."""
 
 import logging
 import os
@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 log = logging.getLogger(__name__)
 
 MIB = 2**20
+"""Bytes in a mebibyte."""
 PREFIX = "FOVEATE_"
 RENAMED = {
     "patience_s": "default_deadline_s",
@@ -25,126 +26,139 @@ RENAMED = {
 
 
 class SloClass(BaseModel):
-    """A promise that has a name."""
+    """A named objective, for requests that name it in x-slo-class."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     deadline_ms: float | None = Field(default=None, gt=0, le=3_600_000)
-    """Milliseconds from the arrival of a request to its answer at most; none: no deadline."""
+    """Milliseconds from the arrival of a request to its answer; none means no deadline."""
     min_quality: float = Field(default=0.0, ge=0, le=1)
-    """Share of full accuracy that an answer must keep."""
+    """Lowest acceptable share of full accuracy, 0 to 1."""
     priority: int = Field(default=0, ge=-9, le=9)
-    """Each step brings the virtual deadline of a request forward; a negative step moves it back."""
+    """Priority from -9 to 9. Each step moves the virtual deadline of a request forward by the same time."""
 
 
 class Settings(BaseSettings):
-    """Everything an operator may set. Each field is also an environment variable, as FOVEATE_PORT."""
+    """Everything that an operator may set. Each field is also an environment variable, as in FOVEATE_PORT."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
 
     host: str = "127.0.0.1"
-    """Address to listen on; 0.0.0.0 listens on all interfaces."""
+    """Address to listen on. 0.0.0.0 listens on all interfaces."""
     port: int = Field(default=8000, ge=0, le=65535)
-    """Port to listen on; 0: any free port."""
+    """TCP port to listen on. 0 takes any free port."""
     models: Annotated[tuple[str, ...], NoDecode] = ("vit-t", "vit-t-seg", "vit-t-clip")
-    """Names or paths, commas between them; the first of a task answers requests that name none."""
+    """Names or paths of the models, separated by commas. The first model of a task answers requests that name
+    none."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Number format of the forward; auto: measured once a machine, fp32 unless another one is faster and
-    keeps the answers."""
+    """Number format of the forward. auto measures once on each machine, and takes fp32 unless a faster format
+    gives the same answers."""
     plan: str = "auto"
-    """The plan of requests to the first model that pin none; auto: what the policy chooses."""
+    """Plan of requests to the first model that pin none, as in evit:0.5. auto leaves the choice to the
+    policy."""
     policy: Literal["slo", "fifo"] = "slo"
-    """slo: as good as time allows, and refused at once where it does not. fifo: what a plain batching
-    server does, first come, first served, at one plan."""
+    """Scheduling policy. slo serves each request at the best quality that meets the deadlines, and refuses
+    requests that cannot meet theirs. fifo serves requests in the order of arrival at one plan."""
     slo_classes: dict[str, SloClass] = Field(default_factory=dict)
-    """Promises by name, as JSON: {"interactive": {"deadline_ms": 200, "min_quality": 0.95}}."""
+    """Named objectives, as JSON: {"interactive": {"deadline_ms": 200, "min_quality": 0.95}}. Requests name
+    one in x-slo-class."""
     default_slo_classes: dict[str, str] = Field(default_factory=dict)
-    """The class of requests that name none, by route: {"/classify": "interactive"}."""
+    """SLO class of requests that name none, by route, as JSON: {"/classify": "interactive"}."""
     max_priority: int = Field(default=0, ge=0, le=9)
-    """Priorities that clients ask for are cut to this."""
+    """Highest priority that clients may ask for. Higher values are reduced to it."""
     tenant_header: str = ""
-    """The header that says whose a request is, as a trusted proxy sets it; empty: nobody is told apart."""
+    """Name of the header with the tenant of a request, set by a trusted proxy. Empty treats all requests as
+    one tenant."""
     default_deadline_s: float = Field(default=1.0, gt=0)
-    """What is waited for without a deadline is served as if it had one so far off."""
+    """Seconds after arrival at which a request without a deadline is scheduled, as if that were its
+    deadline."""
     device: str = "auto"
-    """Where models run: cpu, cuda, or auto, which takes a GPU where torch finds one."""
+    """Device for the models: cpu, cuda, or auto, which takes a GPU if torch has one."""
     threads: int = Field(default=0, ge=0)
-    """Threads of one forward; 0: as many as the machine has cores."""
+    """CPU threads of one forward. 0 takes one for each core."""
     decode_threads: int = Field(default=2, ge=1)
-    """Pictures decoded at once, besides one large one."""
+    """Threads that decode images. Large images use one more thread."""
     max_batch: int = Field(default=0, ge=0)
-    """Requests in a batch at most; 0: what suits the device."""
+    """Maximum number of requests in a batch. 0 chooses by the device."""
     queue_items: int = Field(default=1024, ge=1)
-    """Requests that wait for a batch at most, of each model."""
+    """Maximum number of requests that wait for a batch, for each model."""
     queue_bytes: int = Field(default=256 * MIB, ge=1)
-    """Decoded media of waiting requests at most, of each model."""
+    """Maximum bytes of decoded media of waiting requests, for each model."""
     in_flight_items: int = Field(default=2048, ge=1)
-    """Requests read, decoded, waiting or running at most, all models together."""
+    """Maximum number of requests that are read, decoded, waiting or running, for all models together."""
     in_flight_bytes: int = Field(default=512 * MIB, ge=1)
-    """Request bodies held at most."""
+    """Maximum bytes of all request bodies in memory together."""
     max_body_bytes: int = Field(default=20 * MIB, ge=1)
-    """Request body at most, clips excepted."""
+    """Maximum bytes of one request body that is not a clip."""
     body_timeout_s: float = Field(default=30.0, gt=0)
-    """Seconds a body may take to arrive where no deadline is shorter."""
+    """Seconds in which a request body must arrive. A shorter deadline of the request applies first."""
     max_pixels: int = Field(default=50_000_000, ge=1)
-    """Pixels of a picture at most. Decoding one takes up to 12 bytes a pixel, JPEG far less."""
+    """Maximum pixels of an image, width times height. Decoding takes up to 12 bytes a pixel, and far less for
+    a JPEG."""
     max_video_bytes: int = Field(default=512 * MIB, ge=1)
-    """Of a clip at most. What is over 4 MiB lies on disk while it is read."""
+    """Maximum bytes of one clip. Clips over 4 MiB are stored on disk while they are decoded."""
     video_body_timeout_s: float = Field(default=300.0, gt=0)
-    """Seconds a clip may take to arrive where no deadline is shorter."""
+    """Seconds in which a clip must arrive. A shorter deadline of the request applies first."""
     spool_bytes: int = Field(default=2048 * MIB, ge=1)
-    """Clips on disk at most, all requests together."""
+    """Maximum bytes of all clips on disk together."""
     max_clip_s: float = Field(default=3600.0, gt=0)
-    """Seconds a clip may last."""
+    """Maximum duration of a clip in seconds."""
     max_video_pixels: int = Field(default=4096 * 2304, ge=1)
-    """Pixels of a clip's pictures at most. A decoder may keep 16 of them, at 2 to 6 bytes a pixel."""
+    """Maximum pixels of a clip's frame, width times height. A decoder may keep 16 frames, at 2 to 6 bytes a
+    pixel."""
     clip_decode_s: float = Field(default=20.0, gt=0)
-    """Seconds that decoding one clip may take."""
+    """Maximum seconds for decoding one clip."""
     feature_bytes: int = Field(default=64 * MIB, ge=0)
-    """What is kept of pictures that were segmented or clicked on, about 400 kB a picture; 0 keeps nothing."""
+    """Bytes of memory for cached image features, which answer point prompts and repeated requests. An image
+    takes about 400 kB. 0 disables the feature cache."""
     cache: str = "memory"
-    """Where answers are kept: memory, of this process, or redis://HOST:PORT/DB, which processes share."""
+    """Where answers are cached: memory, in this process, or redis://HOST:PORT/DB, shared by all processes."""
     cache_bytes: int = Field(default=64 * MIB, ge=0)
-    """Of answers in memory, and sixteen times the largest that is kept anywhere. 0 keeps none."""
+    """Bytes of memory for cached answers. One answer may take at most a sixteenth of it, in any cache. 0
+    disables the response cache."""
     cache_ttl_s: float = Field(default=300.0, gt=0)
-    """Seconds an answer is kept."""
+    """Seconds for which an answer is cached."""
     cache_timeout_s: float = Field(default=0.05, gt=0)
-    """Seconds that a request waits for a shared cache at most."""
+    """Maximum seconds for which a request waits for a shared cache."""
     cluster: Literal["local", "ray"] = "local"
-    """Where models run: in this process, or in workers on Ray Serve."""
+    """Where models run: local, in this process, or ray, in workers on Ray Serve."""
     ray_address: str = ""
-    """Of a Ray cluster that runs already, as in auto or 10.0.0.1:6379; empty: one that is started with the
-    server and ends with it."""
+    """Address of a running Ray cluster, as in auto or 10.0.0.1:6379. Empty starts a Ray cluster with the
+    server and stops it with the server."""
     gateways: int = Field(default=1, ge=1)
-    """On Ray, processes that take requests, read media and draw answers."""
+    """On Ray: number of gateway processes, which receive requests, decode media and render answers."""
     gateway_cpus: float = Field(default=1.0, ge=0)
-    """On Ray, what each of them books of a node."""
+    """On Ray: CPUs that each gateway reserves on its node."""
     gateway_resources: dict[str, float] = Field(default_factory=dict)
-    """On Ray, what else a gateway's node must have, as JSON: {"gateway": 0.001}."""
+    """On Ray: custom resources that a gateway reserves on its node, as JSON: {"gateway": 0.001}."""
     replicas: int = Field(default=1, ge=1)
-    """On Ray, workers of each model; at least, where there may be more."""
+    """On Ray: number of workers for each model; the minimum if max_replicas is higher."""
     max_replicas: int = Field(default=1, ge=1)
-    """On Ray, as many as full quality may need of each model."""
+    """On Ray: maximum number of workers for each model. Above replicas, the number follows the full-quality
+    demand."""
     replica_cpus: float = Field(default=1.0, ge=0)
-    """On Ray, CPUs that each worker reserves on a node."""
+    """On Ray: CPUs that each worker reserves on its node."""
     replica_gpus: float = Field(default=0.0, ge=0)
-    """On Ray, what each worker books of a node; a share of a GPU where several share one."""
+    """On Ray: GPUs that each worker reserves on its node. A fraction shares a GPU between workers."""
     replica_resources: dict[str, float] = Field(default_factory=dict)
-    """On Ray, what else a worker's node must have, as JSON: {"accelerator_type:L4": 0.001}."""
+    """On Ray: custom resources that a worker reserves on its node, as JSON: {"accelerator_type:L4":
+    0.001}."""
     scale_utilisation: float = Field(default=0.75, gt=0, le=1)
-    """Share of a worker that answers at full may fill before there is another one."""
+    """On Ray: share of a worker's time, 0 to 1, that the full-quality demand may use before another worker is
+    added."""
     scale_replica_startup_s: float = Field(default=30.0, gt=0)
-    """Seconds until a new worker serves."""
+    """On Ray: seconds from the request for a new worker until it serves."""
     scale_downscale_delay_s: float = Field(default=300.0, gt=0)
-    """Seconds of less before workers are taken away."""
+    """On Ray: seconds for which the demand must stay lower before workers are removed."""
     scale_interval_s: float = Field(default=5.0, gt=0)
-    """Seconds between two looks at the demand."""
+    """On Ray: seconds between two scaling decisions."""
     drain_timeout_s: float = Field(default=30.0, ge=0)
-    """Seconds a SIGTERM waits for admitted requests."""
+    """Maximum seconds for which the server finishes admitted requests after SIGTERM."""
     traces: str = ""
-    """Where traces are sent: an OTLP collector, as http://127.0.0.1:4318/v1/traces; empty: none are made."""
+    """URL of an OTLP/HTTP collector for traces, as in http://127.0.0.1:4318/v1/traces. Empty disables
+    tracing."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """Least severe messages that are logged."""
+    """Lowest severity of log messages."""
 
     @classmethod
     def settings_customise_sources(
@@ -160,35 +174,35 @@ class Settings(BaseSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _renamed(cls, values: Any) -> Any:
+    def _accept_old_names(cls, values: Any) -> Any:
         """Accept old names of settings and of the SLO policy, with one warning each."""
         return renamed(values) if isinstance(values, Mapping) else values
 
     @field_validator("models", mode="before")
     @classmethod
-    def _split(cls, value: Any) -> Any:
-        """A variable holds one text; flags come as a tuple already."""
+    def _split_models(cls, value: Any) -> Any:
+        """An environment variable holds one text; flags are a tuple already."""
         return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
 
     @field_validator("cache")
     @classmethod
-    def _somewhere(cls, value: str) -> str:
+    def _check_cache(cls, value: str) -> str:
         if value != "memory" and not value.startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError("answers are kept in memory, or at redis://HOST:PORT/DB")
+            raise ValueError("must be memory or redis://HOST:PORT/DB")
         return value
 
     @field_validator("models")
     @classmethod
-    def _some(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_models(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not value or len(set(value)) < len(value):
-            raise ValueError("name at least one model, and each only once")
+            raise ValueError("must name at least one model, and each model once")
         return value
 
     @model_validator(mode="after")
-    def _named(self) -> Self:
+    def _check_default_classes(self) -> Self:
         unknown = sorted(set(self.default_slo_classes.values()) - set(self.slo_classes))
         if unknown:
-            raise ValueError(f"there is no SLO class {unknown[0]!r}")
+            raise ValueError(f"default_slo_classes names {unknown[0]!r}, which is not in slo_classes")
         return self
 
 
@@ -196,9 +210,11 @@ class _RenamedVariables(PydanticBaseSettingsSource):
     """Environment variables under the old names of settings."""
 
     def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
+        """Unused: all values come from `__call__`."""
         return None, field_name, False
 
     def __call__(self) -> dict[str, Any]:
+        """Values of the environment variables that exist, by old name."""
         names = {old: f"{PREFIX}{old.upper()}" for old in RENAMED}
         return {old: os.environ[name] for old, name in names.items() if name in os.environ}
 

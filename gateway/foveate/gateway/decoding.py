@@ -1,4 +1,4 @@
-"""Media are made ready on threads that give way to forwards."""
+"""Thread pools that decode media and render answers, at a lower priority than forwards."""
 
 import asyncio
 import hashlib
@@ -18,71 +18,78 @@ from foveate.gateway.spool import Medium
 T = TypeVar("T")
 
 NICE = 10
-"""Of decode threads: on a core that both want, a forward then gets nine times as much."""
-
-
+"""Niceness of decode threads: a forward gets nine times as much of a core that both want."""
 SMALL_BYTES = 2**17
-"""A tenth of a millisecond of hashing."""
+"""Media up to this size are hashed on the event loop, in about a tenth of a millisecond."""
 CHUNK_BYTES = 2**20
+"""Bytes of a file that are hashed at a time."""
 
 
 class Decoding:
-    """The pools that read media and draw answers, and one lane for what takes long. Off the event loop,
-    always."""
+    """The thread pools for decoding and rendering. Large images and clips have pools of their own, so that
+    they never delay small images. The event loop is never blocked."""
 
     def __init__(self, threads: int, host: HostLoadMonitor) -> None:
+        """threads: of each pool, except for the one thread for large images."""
         self.host = host
         self._pools = {
-            pool: ThreadPoolExecutor(1 if pool == "large" else threads, pool, initializer=give_way)
-            for pool in ("pictures", "large", "clips", "masks", "other")
+            pool: ThreadPoolExecutor(1 if pool == "large" else threads, pool, initializer=lower_priority)
+            for pool in ("images", "large", "clips", "masks", "other")
         }
 
-    async def read(self, name: str, data: bytes, work: Callable[[], T]) -> tuple[T, float]:
-        """What `work` makes of a picture for the model of that name, and the seconds it took, waiting left
-        out. A large one tells nothing of the others, and waits for none of them."""
-        return await self._do("large" if is_large(data) else "pictures", name, work)
+    async def decode_image(self, name: str, data: bytes, work: Callable[[], T]) -> tuple[T, float]:
+        """Run `work`, which decodes an image for the model of that name: its result and its seconds.
 
-    async def watch(self, name: str, work: Callable[[], T]) -> tuple[T, float]:
-        """As `read`, of a clip: these wait for one another, and no picture waits for them."""
-        return await self._do("clips", name, work)
+        The seconds exclude the wait for a thread. A large image has a pool of its own and does not count in
+        the estimate for other images.
+        """
+        return await self._run("large" if is_large(data) else "images", name, work)
 
-    async def draw(self, name: str, work: Callable[[], T]) -> T:
-        """The same of what a model answered: nothing that is read waits for it."""
-        return (await self._do("masks", f"{name} drawn", work))[0]
+    async def decode_video(self, name: str, work: Callable[[], T]) -> tuple[T, float]:
+        """As `decode_image`, for a clip."""
+        return await self._run("clips", name, work)
 
-    def wait_s(self, card: ModelCard) -> float:
-        """Seconds until a medium for this model is read that comes now."""
-        return self.host.timer("clips" if card.frames else "pictures", card.name).wait_s
+    async def render(self, name: str, work: Callable[[], T]) -> T:
+        """Run `work`, which renders an answer of the model of that name."""
+        return (await self._run("masks", f"{name} rendering", work))[0]
 
-    def drawing_s(self, card: ModelCard) -> float:
-        """Seconds until an answer of this model is drawn that is ready now."""
-        return self.host.timer("masks", f"{card.name} drawn").wait_s
+    def decode_wait_s(self, card: ModelCard) -> float:
+        """Seconds until a request for this model that arrives now is decoded."""
+        return self.host.timer("clips" if card.frames else "images", card.name).wait_s
 
-    async def _do(self, pool: str, name: str, work: Callable[[], T]) -> tuple[T, float]:
-        loop, kind = asyncio.get_running_loop(), self.host.timer(pool, name)
-        with kind:
-            found, seconds, used_s = await loop.run_in_executor(self._pools[pool], timed, work)
-        kind.record(seconds, used_s)
-        return found, seconds
+    def render_wait_s(self, card: ModelCard) -> float:
+        """Seconds until an answer of this model that is ready now is rendered."""
+        return self.host.timer("masks", f"{card.name} rendering").wait_s
 
-    async def digest(self, told: str, data: Medium) -> str:
-        """Of a medium, and of what else tells apart what must not be mixed. What is small is hashed in less
-        time than it takes to ask another thread."""
+    async def _run(self, pool: str, name: str, work: Callable[[], T]) -> tuple[T, float]:
+        loop, timer = asyncio.get_running_loop(), self.host.timer(pool, name)
+        with timer:
+            result, seconds, cpu_s = await loop.run_in_executor(self._pools[pool], timed, work)
+        timer.record(seconds, cpu_s)
+        return result, seconds
+
+    async def digest(self, context: str, data: Medium) -> str:
+        """A hash of the media and of `context`, which keeps different questions about them apart.
+
+        Small media are hashed at once: a change of threads would take longer.
+        """
         if isinstance(data, bytes) and len(data) <= SMALL_BYTES:
-            return digest_of(told, data)
-        return await self.also(lambda: digest_of(told, data))
+            return digest_of(context, data)
+        return await self.run(lambda: digest_of(context, data))
 
-    async def also(self, work: Callable[[], T]) -> T:
-        """Other work that does not belong on the event loop: unpacking what is sent."""
+    async def run(self, work: Callable[[], T]) -> T:
+        """Run other work that would block the event loop, such as parsing a large body."""
         return await asyncio.get_running_loop().run_in_executor(self._pools["other"], work)
 
     def close(self) -> None:
+        """Stop the pools without waiting for them."""
         for pool in self._pools.values():
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def digest_of(told: str, data: Medium) -> str:
-    digest = hashlib.blake2b(told.encode(), digest_size=24)
+def digest_of(context: str, data: Medium) -> str:
+    """BLAKE2b hash of the text and the media, in hexadecimal."""
+    digest = hashlib.blake2b(context.encode(), digest_size=24)
     if isinstance(data, bytes):
         digest.update(data)
     else:
@@ -93,15 +100,18 @@ def digest_of(told: str, data: Medium) -> str:
 
 
 def timed(work: Callable[[], T]) -> tuple[T, float, float]:
-    """What it gives, the seconds it took, and those of the processor's."""
-    started, used = monotonic(), thread_time()
-    found = work()
-    return found, monotonic() - started, thread_time() - used
+    """The result of `work`, its wall time and its processor time, in seconds."""
+    started, cpu_started = monotonic(), thread_time()
+    result = work()
+    return result, monotonic() - started, thread_time() - cpu_started
 
 
-def give_way() -> None:
-    """On a decode thread: let forwards go first where cores are short. The threads of a forward wait for one
-    another at every step, so that one that has to wait for a core holds up all of them, thirtyfold at
-    worst; a picture that is decoded later costs nobody else. Linux counts niceness by thread."""
+def lower_priority() -> None:
+    """Lower the priority of the calling decode thread, so that forwards run first where cores are short.
+
+    The threads of a forward wait for each other at every step: if one of them waits for a core, all of them
+    do, and the forward may take thirty times as long. A later decode delays only its own request. Linux
+    applies niceness to each thread.
+    """
     if sys.platform == "linux":
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)

@@ -1,4 +1,4 @@
-"""Limits on a request before the engine has it: admission, body bytes, spool bytes, time, disconnects."""
+"""Limits on a request before it reaches the engine: admission, body bytes, spool bytes, time, disconnects."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -11,109 +11,114 @@ from foveate.core.errors import BodyTooLarge, BodyTooSlow, ClientGone, DeadlineE
 
 
 class Permit:
-    """One request inside; it owns the body bytes it has sent."""
+    """The permit of one admitted request. It counts the request's body bytes."""
 
-    def __init__(self, door: "AdmissionLimiter") -> None:
-        self._door, self.bytes = door, 0
+    def __init__(self, limiter: "AdmissionLimiter") -> None:
+        self._limiter, self.bytes = limiter, 0
 
     def check(self, total: int) -> None:
-        """The body will be this long. Raises BodyTooLarge."""
-        if total > self._door.max_body:
-            raise BodyTooLarge(f"the body is over {self._door.max_body} bytes, the most this server reads")
+        """Raises BodyTooLarge for a body of this many bytes, if it is too long."""
+        if total > self._limiter.max_body:
+            raise BodyTooLarge(f"the body is over {self._limiter.max_body} bytes, the server's limit")
 
-    def hold(self, total: int) -> None:
-        """The body is at least this long by now. Raises BodyTooLarge, Overloaded."""
+    def reserve(self, total: int) -> None:
+        """Count a body that is this long so far. Raises BodyTooLarge, Overloaded."""
         self.check(total)
-        door = self._door
-        more = max(0, total - self.bytes)
-        if door.bytes + more > door.max_bytes:
-            raise Overloaded("the requests inside hold as many bytes as the server allows")
-        door.bytes += more
-        self.bytes += more
+        limiter = self._limiter
+        added = max(0, total - self.bytes)
+        if limiter.bytes + added > limiter.max_bytes:
+            raise Overloaded(
+                f"the bodies of all requests in flight are over {limiter.max_bytes} bytes; retry later"
+            )
+        limiter.bytes += added
+        self.bytes += added
 
 
 class AdmissionLimiter:
-    """Counts requests and body bytes inside. Only ever used on the event loop."""
+    """Counts requests in flight and their body bytes. For the event loop's thread only."""
 
     def __init__(self, max_items: int, max_bytes: int, max_body: int) -> None:
+        """max_items: requests; max_bytes: bytes of all bodies together; max_body: bytes of one body."""
         self.max_items, self.max_bytes, self.max_body = max_items, max_bytes, max_body
         self.items = self.bytes = 0
 
     @contextmanager
-    def enter(self) -> Iterator[Permit]:
-        """Raises Overloaded when the house is full."""
+    def admit(self) -> Iterator[Permit]:
+        """Count one request until the end of the context. Raises Overloaded at the limit."""
         if self.items >= self.max_items:
-            raise Overloaded(f"{self.items} requests are being served already")
+            raise Overloaded(f"{self.items} requests are in flight, the server's limit; retry later")
         self.items += 1
-        visit = Permit(self)
+        permit = Permit(self)
         try:
-            yield visit
+            yield permit
         finally:
             self.items -= 1
-            self.bytes -= visit.bytes
+            self.bytes -= permit.bytes
 
 
 class SpoolBudget:
-    """Counts the bytes of bodies on disk. Only ever used on the event loop."""
+    """Counts the bytes of bodies on disk. For the event loop's thread only."""
 
     def __init__(self, max_bytes: int, max_body: int) -> None:
+        """max_bytes: bytes of all bodies on disk together; max_body: bytes of one body."""
         self.max_bytes, self.max_body = max_bytes, max_body
         self.bytes = 0
 
     def check(self, total: int) -> None:
-        """A body will be this long. Raises BodyTooLarge."""
+        """Raises BodyTooLarge for a body of this many bytes, if it is too long."""
         if total > self.max_body:
-            raise BodyTooLarge(f"the clip is over {self.max_body} bytes, the most this server reads")
+            raise BodyTooLarge(f"the clip is over {self.max_body} bytes, the server's limit")
 
-    def hold(self, more: int) -> None:
-        """Raises Overloaded."""
-        if self.bytes + more > self.max_bytes:
-            raise Overloaded("the clips inside take as much disk as the server allows")
-        self.bytes += more
+    def reserve(self, added: int) -> None:
+        """Count bytes that will be written. Raises Overloaded."""
+        if self.bytes + added > self.max_bytes:
+            raise Overloaded(f"the clips on disk are over {self.max_bytes} bytes together; retry later")
+        self.bytes += added
 
 
 @asynccontextmanager
 async def deadline_timeout(deadline: float | None, timeout_s: float | None = None) -> AsyncIterator[None]:
-    """Bound what comes before admission; after it the engine does.
+    """Limit the time before admission. After admission, the engine enforces the deadline.
 
-    Raises DeadlineExceeded at the deadline, BodyTooSlow once `timeout_s` is over before it.
+    deadline: in seconds of the monotonic clock. Raises DeadlineExceeded at the deadline, and BodyTooSlow
+    after `timeout_s` seconds if the deadline is later.
     """
-    left = None if deadline is None else deadline - monotonic()
-    impatient = timeout_s is not None and (left is None or timeout_s < left)
+    left_s = None if deadline is None else deadline - monotonic()
+    timeout_first = timeout_s is not None and (left_s is None or timeout_s < left_s)
     try:
-        async with asyncio.timeout(timeout_s if impatient else left):
+        async with asyncio.timeout(timeout_s if timeout_first else left_s):
             yield
     except TimeoutError:
-        if impatient:
-            raise BodyTooSlow(f"the body did not arrive within {timeout_s:g} s") from None
-        raise DeadlineExceeded("the deadline passed before the picture was read") from None
+        if timeout_first:
+            raise BodyTooSlow(f"the body did not arrive within {timeout_s:g} s, the server's limit") from None
+        raise DeadlineExceeded("the deadline passed before the image was decoded") from None
 
 
 @contextmanager
 def cancel_on_disconnect(http: HttpRequest) -> Iterator[None]:
-    """Cancel what runs inside as soon as the client closes its connection. Raises ClientGone."""
+    """Cancel the code in the context as soon as the client closes its connection. Raises ClientGone."""
     current = asyncio.current_task()
     if current is None:
-        raise RuntimeError("there is no task to cancel outside of one")
-    watcher = asyncio.ensure_future(_disconnected(http))
+        raise RuntimeError("cancel_on_disconnect needs a running asyncio task")
+    listener = asyncio.ensure_future(_disconnected(http))
     inside = True
 
-    def leave(done: asyncio.Future[None]) -> None:
-        # Once outside, the answer is being sent: cancelling now would hit whatever comes next.
+    def cancel(done: asyncio.Future[None]) -> None:
+        # After the context the answer is being sent: a cancellation would hit unrelated code.
         if inside and not done.cancelled():
             current.cancel()
 
-    watcher.add_done_callback(leave)
+    listener.add_done_callback(cancel)
     try:
         yield
     except asyncio.CancelledError:
-        if not watcher.done() or watcher.cancelled():
+        if not listener.done() or listener.cancelled():
             raise
         current.uncancel()
-        raise ClientGone("the client left before its answer was ready") from None
+        raise ClientGone("the client closed the connection before its answer was ready") from None
     finally:
         inside = False
-        watcher.cancel()
+        listener.cancel()
 
 
 async def _disconnected(http: HttpRequest) -> None:

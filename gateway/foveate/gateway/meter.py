@@ -1,45 +1,48 @@
-"""What is counted of a model's answers."""
+"""Counts the answers of one model in the metrics."""
 
 from foveate.core.metrics import Metrics
 from foveate.core.model import ModelCard
 from foveate.core.outcome import Outcome
-from foveate.gateway.objective import quality_of
 
 
 class Meter:
-    """The metrics of one model's answers, label children resolved once."""
+    """The metrics of one model's answers, with their labels resolved once."""
 
     def __init__(self, metrics: Metrics, card: ModelCard) -> None:
         self.card, self._rung = card, metrics.rung
         self.decode = metrics.stage.labels(card.name, "decode")
+        """The histogram of decode seconds."""
         self._duration = metrics.duration.labels(card.name, card.task)
         self._quality, self._degraded = metrics.quality.labels(card.name), metrics.degraded
-        self._kept = metrics.kept_tokens.labels(card.name)
-        self._exit = metrics.exit_layer.labels(card.name)
-        self._met = metrics.slo.labels(card.name, "true")
-        self._missed = metrics.slo.labels(card.name, "false")
+        self._kept_tokens = metrics.kept_tokens.labels(card.name)
+        self._exit_layer = metrics.exit_layer.labels(card.name)
+        self._slo_met = metrics.slo.labels(card.name, "true")
+        self._slo_missed = metrics.slo.labels(card.name, "false")
 
-    def repeated(self, quality: float | None, total_s: float, met: bool | None) -> None:
-        """Count an answer that was there already: nothing ran for it. quality: None where nobody measured."""
+    def record_cached(self, quality: float | None, total_s: float, slo_met: bool | None) -> None:
+        """Count an answer from the cache, for which no model ran.
+
+        quality: None where it was never measured. slo_met: None without a deadline.
+        """
         self._duration.observe(total_s)
         if quality is not None:
             self._quality.observe(quality)
-        self._promised(met)
+        self._count_slo(slo_met)
 
-    def _promised(self, met: bool | None) -> None:
-        if met is not None:
-            (self._met if met else self._missed).inc()
-
-    def answered(self, outcome: Outcome, total_s: float, met: bool | None) -> None:
-        """Count one answer. Plans outside the ladder share one label, so that labels stay few."""
+    def record(self, outcome: Outcome, total_s: float, slo_met: bool | None) -> None:
+        """Count one computed answer. Plans outside the ladder share one label, so that labels stay few."""
         rung = outcome.plan.relative_to(self.card.full) if self.card.rung(outcome.plan) else "other"
         self._rung.labels(self.card.name, rung).inc()
         self._duration.observe(total_s)
-        self._kept.observe(outcome.result.tokens / self.card.ladder[-1].tokens)
-        self._exit.observe(outcome.result.exit_layer)
-        quality = quality_of(self.card, outcome.plan)
+        self._kept_tokens.observe(outcome.result.tokens / self.card.ladder[-1].tokens)
+        self._exit_layer.observe(outcome.result.exit_layer)
+        quality = self.card.quality_of(outcome.plan)
         if quality is not None:
             self._quality.observe(quality)
         if outcome.plan != self.card.full:
             self._degraded.labels(self.card.name, outcome.reason).inc()
-        self._promised(met)
+        self._count_slo(slo_met)
+
+    def _count_slo(self, slo_met: bool | None) -> None:
+        if slo_met is not None:
+            (self._slo_met if slo_met else self._slo_missed).inc()

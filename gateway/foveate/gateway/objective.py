@@ -1,4 +1,4 @@
-"""Request headers to an objective and a plan."""
+"""Read the objective and the plan of a request from its headers."""
 
 import math
 import re
@@ -11,85 +11,80 @@ from foveate.core.request import Objective
 from foveate.core.settings import Settings, SloClass
 
 MAX_DEADLINE_S = 3600.0
-NO_PROMISE = SloClass()
+NO_SLO_CLASS = SloClass()
 
 
 def read_objective(
     headers: Mapping[str, str], arrived: float, settings: Settings, route: str = "/classify"
 ) -> Objective:
-    """The promise asked for: what the headers say, over their SLO class, over the route's own.
+    """The objective of a request. Headers override the SLO class, which overrides the route's default class.
 
-    `arrived`: the monotonic time in seconds the deadline counts from.
+    arrived: monotonic time in seconds from which the deadline counts. Raises BadRequest.
     """
-    given = _slo_class(headers.get("x-slo-class"), settings, route)
-    limits = []
+    slo_class = _slo_class(headers.get("x-slo-class"), settings, route)
+    deadlines_s = []
     if (text := headers.get("x-slo-ms")) is not None:
-        limits.append(_number("x-slo-ms", text, MAX_DEADLINE_S * 1e3) / 1e3)
+        deadlines_s.append(_number("x-slo-ms", text, MAX_DEADLINE_S * 1e3) / 1e3)
     if (text := headers.get("x-request-timeout-seconds")) is not None:
-        limits.append(_number("x-request-timeout-seconds", text, MAX_DEADLINE_S))
-    if not limits and given.deadline_ms is not None:
-        limits.append(given.deadline_ms / 1e3)
-    floor, priority = given.min_quality, given.priority
+        deadlines_s.append(_number("x-request-timeout-seconds", text, MAX_DEADLINE_S))
+    if not deadlines_s and slo_class.deadline_ms is not None:
+        deadlines_s.append(slo_class.deadline_ms / 1e3)
+    min_quality, priority = slo_class.min_quality, slo_class.priority
     if (text := headers.get("x-min-quality")) is not None:
-        floor = _number("x-min-quality", text, 1.0, zero=True)
+        min_quality = _number("x-min-quality", text, 1.0, allow_zero=True)
     if (text := headers.get("x-priority")) is not None:
-        priority = min(_priority(text), max(settings.max_priority, given.priority))
+        priority = min(_priority(text), max(settings.max_priority, slo_class.priority))
     tenant = headers.get(settings.tenant_header.lower(), "") if settings.tenant_header else ""
-    return Objective(arrived + min(limits) if limits else None, floor, priority, tenant)
+    return Objective(arrived + min(deadlines_s) if deadlines_s else None, min_quality, priority, tenant)
 
 
 def _slo_class(name: str | None, settings: Settings, route: str) -> SloClass:
     name = name or settings.default_slo_classes.get(route)
     if name is None:
-        return NO_PROMISE
+        return NO_SLO_CLASS
     if name not in settings.slo_classes:
         known = ", ".join(sorted(settings.slo_classes)) or "none"
-        raise BadRequest(f"there is no SLO class {name[:60]!r}; there are {known}")
+        raise BadRequest(f"x-slo-class {name[:60]!r} is unknown; this server has: {known}")
     return settings.slo_classes[name]
 
 
 def _priority(text: str) -> int:
     if not re.fullmatch(r"[+-]?[0-9]", text):
-        raise BadRequest("x-priority must be a whole number from -9 to 9")
+        raise BadRequest(f"x-priority must be a whole number from -9 to 9, not {text[:20]!r}")
     return int(text)
 
 
-def _number(name: str, text: str, most: float, zero: bool = False) -> float:
-    """A finite number above 0 (or from 0) and at most `most`."""
+def _number(name: str, text: str, maximum: float, allow_zero: bool = False) -> float:
+    """A finite number above 0, or from 0, and at most `maximum`. Raises BadRequest."""
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not (0 <= value <= most if zero else 0 < value <= most):
-        raise BadRequest(f"{name} must be a number {'from 0' if zero else 'above 0'} to {most:g}")
+    if not (0 <= value <= maximum if allow_zero else 0 < value <= maximum):
+        minimum = "from 0" if allow_zero else "above 0"
+        raise BadRequest(f"{name} must be a number {minimum} to {maximum:g}, not {text[:20]!r}")
     return value
 
 
-def choose_plan(card: ModelCard, default: Plan | None, pinned: str | None, floor: float) -> Plan | None:
-    """The plan to run under; None leaves it to the policy. A pinned plan below the quality floor is a
-    contradiction, and refused.
+def choose_plan(card: ModelCard, default: Plan | None, pinned: str | None, min_quality: float) -> Plan | None:
+    """The plan to run under; None leaves the choice to the policy.
 
-    The server's own default gives way to full when it lies below the floor.
+    default: the server's plan for this model; the full plan replaces it where it is below `min_quality`.
+    pinned: text of the plan that the client chose. Raises BadPlan where it contradicts `min_quality`.
     """
     if pinned is None:
         if default is None:
             return None
-        return default if (quality_of(card, default) or 0.0) >= floor else card.full
+        return default if (card.quality_of(default) or 0.0) >= min_quality else card.full
     plan = card.plan(pinned)
-    quality = quality_of(card, plan)
-    if floor > 0 and quality is None:
-        raise BadPlan(f"the quality of {plan} was never measured, so x-min-quality cannot be promised")
-    if quality is not None and quality < floor:
-        raise BadPlan(f"{plan} has quality {quality:.3f}, below the x-min-quality asked for")
+    quality = card.quality_of(plan)
+    if min_quality > 0 and quality is None:
+        raise BadPlan(f"the quality of {plan} was never measured; remove x-min-quality or x-plan")
+    if quality is not None and quality < min_quality:
+        raise BadPlan(f"{plan} has quality {quality:.3f}, below x-min-quality {min_quality:g}")
     return plan
 
 
 def default_plan(card: ModelCard, settings: Settings) -> Plan | None:
-    """What runs where no plan is pinned; None leaves it to the policy."""
+    """The server's plan for requests that pin none; None leaves the choice to the policy."""
     return None if settings.plan == "auto" else card.plan(settings.plan)
-
-
-def quality_of(card: ModelCard, plan: Plan) -> float | None:
-    """Measured quality of a plan of this model; None where nobody measured it."""
-    rung = card.rung(plan)
-    return None if rung is None else rung.quality

@@ -1,4 +1,4 @@
-"""A trace of every request, where somebody collects them: one span, and one in it for each stage."""
+"""OpenTelemetry traces: one span for each request, with a child span for each stage."""
 
 from collections.abc import Mapping
 from time import monotonic, time_ns
@@ -14,12 +14,14 @@ from starlette.responses import Response
 from foveate.gateway.schemas.response import CacheableResponse
 
 STAGES = {"decode": "preprocess", "queue": "queue", "compute": "compute", "render": "postprocess"}
-"""By their names in Server-Timing, what spans are called."""
+"""Names of spans, by the stage's name in Server-Timing."""
 
 
 class Tracing:
-    """Spans are made when a request is over: by then all of its times are known, and a request that is on its
-    way costs nothing."""
+    """Creates the spans of a request once it has been answered.
+
+    All times are known by then, and a running request costs nothing.
+    """
 
     def __init__(self, processor: SpanProcessor) -> None:
         self._provider = TracerProvider(resource=Resource.create({"service.name": "foveate"}))
@@ -29,7 +31,7 @@ class Tracing:
 
     @classmethod
     def to(cls, endpoint: str) -> "Tracing":
-        """endpoint: of a collector that takes OTLP over HTTP, as in http://127.0.0.1:4318/v1/traces."""
+        """Send traces to a collector. endpoint: its OTLP/HTTP URL, as in http://127.0.0.1:4318/v1/traces."""
         return cls(BatchSpanProcessor(OTLPSpanExporter(endpoint)))
 
     def record(
@@ -41,7 +43,7 @@ class Tracing:
         headers: Mapping[str, str],
         response: Response,
     ) -> None:
-        """A request that has been answered, which came at that time of the monotonic clock."""
+        """Record an answered request. arrived: its arrival in seconds of the monotonic clock."""
         now = time_ns()
         span = self._tracer.start_span(
             f"POST {path}",
@@ -61,14 +63,14 @@ class Tracing:
         if isinstance(response, CacheableResponse):
             span.set_attribute("foveate.plan", str(response.entry.fields["plan"]))
             span.set_attribute("foveate.quality", response.entry.quality)
-            inside, ends = set_span_in_context(span), now
+            parent, stage_end = set_span_in_context(span), now
             for name, seconds in reversed(response.reply.timings_s.items()):
-                if name in STAGES:  # one after the other, the last one just over
-                    starts = ends - round(1e9 * seconds)
-                    self._tracer.start_span(STAGES[name], inside, start_time=starts).end(ends)
-                    ends = starts
+                if name in STAGES:  # stages follow each other, and the last one ends now
+                    stage_start = stage_end - round(1e9 * seconds)
+                    self._tracer.start_span(STAGES[name], parent, start_time=stage_start).end(stage_end)
+                    stage_end = stage_start
         span.end(now)
 
     def close(self) -> None:
-        """Send what has not been sent."""
+        """Send the remaining spans and stop."""
         self._provider.shutdown()

@@ -47,7 +47,7 @@ class ResponseEnvelope:
         if isinstance(self.ended, FoveateError):
             return 0
         result = self.ended.result
-        maps = [found for found in (result.maps, *result.film) if found is not None]
+        maps = [found for found in (result.maps, *result.frame_maps) if found is not None]
         features = result.features.nbytes if result.features is not None else 0
         return features + sum(found.scores.nbytes for found in maps)
 

@@ -21,7 +21,7 @@ plans = st.builds(
 
 
 @given(plans)
-def test_every_plan_parses_back(plan: Plan) -> None:
+def test_every_plan_survives_its_text_form(plan: Plan) -> None:
     assert Plan.parse(str(plan)) == plan
 
 
@@ -58,7 +58,7 @@ def test_the_text_form_is_canonical(text: str, canonical: str) -> None:
         ("depth:6/evit:0.5", "vit-t@224/evit:0.5/depth:6/bf16"),
     ],
 )
-def test_parts_left_out_are_the_bases(text: str, canonical: str) -> None:
+def test_missing_parts_default_to_those_of_the_base(text: str, canonical: str) -> None:
     assert str(Plan.parse(text, FULL)) == canonical
 
 
@@ -71,13 +71,13 @@ def test_parts_left_out_are_the_bases(text: str, canonical: str) -> None:
         "vit-t@224/EVIT", "vit-t@224/evit:0.5;rm", "vit-t@224/" + "a" * 999,
     ],
 )  # fmt: skip
-def test_what_is_no_plan_is_refused_in_one_short_sentence(text: str) -> None:
+def test_invalid_plans_are_refused_in_one_short_sentence(text: str) -> None:
     with pytest.raises(BadPlan) as refused:
         Plan.parse(text)
     assert len(refused.value.detail) < 200
     assert "\n" not in refused.value.detail
 
 
-def test_the_rung_names_what_a_plan_leaves_out() -> None:
-    assert FULL.steps == "full"
-    assert Plan.parse("evit:0.5/exit:0.9", FULL).steps == "evit:0.5/exit:0.9"
+def test_parts_leave_out_variant_size_and_precision() -> None:
+    assert FULL.parts == "full"
+    assert Plan.parse("evit:0.5/exit:0.9", FULL).parts == "evit:0.5/exit:0.9"

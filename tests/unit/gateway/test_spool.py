@@ -1,4 +1,4 @@
-"""Large bodies on disk: bounds, clean-up, and an event loop that is never held up."""
+"""Bodies on disk: limits, clean-up, and writes off the event loop."""
 
 import asyncio
 import errno
@@ -13,7 +13,7 @@ from starlette.types import Message
 from foveate.core.errors import BadRequest, BodyTooLarge, ClientGone, Overloaded, Unavailable
 from foveate.gateway import spool
 from foveate.gateway.limits import AdmissionLimiter, SpoolBudget
-from foveate.gateway.spool import KEEP, PIECE, spool_body
+from foveate.gateway.spool import MEMORY_BYTES, WRITE_BYTES, spool_body
 
 CHUNK = 2**16
 MIB = 2**20
@@ -23,28 +23,30 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where temporary files go, to see that none is left."""
+    """The folder of temporary files, to check that none is left."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return tmp_path
 
 
-def request(chunks: Iterable[bytes], leaves: bool = False, waits: asyncio.Event | None = None) -> Request:
-    """A request whose body arrives in these pieces, before its client leaves or goes quiet, where told."""
+def request(
+    chunks: Iterable[bytes], disconnects: bool = False, stalls: asyncio.Event | None = None
+) -> Request:
+    """A request whose body arrives in these chunks. Then its client may disconnect or stall."""
     rest = iter(chunks)
 
     async def receive() -> Message:
         chunk = next(rest, None)
         if chunk is not None:
             return {"type": "http.request", "body": chunk, "more_body": True}
-        if waits:
-            await waits.wait()
-        return {"type": "http.disconnect"} if leaves else {"type": "http.request", "more_body": False}
+        if stalls:
+            await stalls.wait()
+        return {"type": "http.disconnect"} if disconnects else {"type": "http.request", "more_body": False}
 
     return Request({"type": "http", "method": "POST", "headers": []}, receive)
 
 
-def pieces(size: int) -> list[bytes]:
-    """So many bytes, no two of the chunks alike."""
+def chunks_of(size: int) -> list[bytes]:
+    """Chunks of this many bytes in total, all different."""
     whole = b"".join(number.to_bytes(4, "big") for number in range(-(-size // 4)))[:size]
     return [whole[at : at + CHUNK] for at in range(0, size, CHUNK)]
 
@@ -53,98 +55,100 @@ def left_in(folder: Path) -> list[Path]:
     return list(folder.iterdir())
 
 
-def house(max_body: int = 20 * MIB, max_disk: int = 64 * MIB) -> tuple[AdmissionLimiter, SpoolBudget]:
+def limits(max_body: int = 20 * MIB, max_disk: int = 64 * MIB) -> tuple[AdmissionLimiter, SpoolBudget]:
     return AdmissionLimiter(8, 64 * MIB, 20 * MIB), SpoolBudget(max_disk, max_body)
 
 
-@pytest.mark.parametrize("size", [0, 1, CHUNK + 1, KEEP])
-async def test_a_small_body_stays_in_memory_and_counts_at_the_door(size: int, folder: Path) -> None:
-    door, disk = house()
-    with door.enter() as visit:
-        async with spool_body(request(pieces(size)), str(size), visit, disk) as body:
-            assert body == b"".join(pieces(size))
-            assert (door.bytes, disk.bytes) == (size, 0)
+@pytest.mark.parametrize("size", [0, 1, CHUNK + 1, MEMORY_BYTES])
+async def test_a_small_body_stays_in_memory_and_counts_in_the_limiter(size: int, folder: Path) -> None:
+    limiter, budget = limits()
+    with limiter.admit() as permit:
+        async with spool_body(request(chunks_of(size)), str(size), permit, budget) as body:
+            assert body == b"".join(chunks_of(size))
+            assert (limiter.bytes, budget.bytes) == (size, 0)
             assert not left_in(folder)
-    assert door.bytes == 0
+    assert limiter.bytes == 0
 
 
-@pytest.mark.parametrize("size", [KEEP + 1, KEEP + PIECE, 3 * KEEP + 12_345])
-async def test_a_large_body_lies_in_a_file_until_the_end(size: int, folder: Path) -> None:
-    door, disk = house()
-    with door.enter() as visit:
-        async with spool_body(request(pieces(size)), "0", visit, disk) as body:
+@pytest.mark.parametrize("size", [MEMORY_BYTES + 1, MEMORY_BYTES + WRITE_BYTES, 3 * MEMORY_BYTES + 12_345])
+async def test_a_large_body_is_in_a_file_until_the_end(size: int, folder: Path) -> None:
+    limiter, budget = limits()
+    with limiter.admit() as permit:
+        async with spool_body(request(chunks_of(size)), "0", permit, budget) as body:
             assert isinstance(body, Path)
-            assert body.read_bytes() == b"".join(pieces(size))
-            assert body.stat().st_mode & 0o077 == 0  # nobody else reads what clients send
-            assert disk.bytes == size
-            assert door.bytes <= KEEP
+            assert body.read_bytes() == b"".join(chunks_of(size))
+            assert body.stat().st_mode & 0o077 == 0  # other users cannot read it
+            assert budget.bytes == size
+            assert limiter.bytes <= MEMORY_BYTES
     assert not left_in(folder)
-    assert (door.bytes, disk.bytes) == (0, 0)
+    assert (limiter.bytes, budget.bytes) == (0, 0)
 
 
-async def test_what_is_announced_too_large_is_refused_unread() -> None:
-    door, disk = house(max_body=8 * MIB)
+async def test_a_body_announced_too_large_is_refused_unread() -> None:
+    limiter, budget = limits(max_body=8 * MIB)
 
     def never() -> Iterable[bytes]:
         raise AssertionError("the body was read")
         yield b""
 
-    with door.enter() as visit, pytest.raises(BodyTooLarge):
-        async with spool_body(request(never()), str(8 * MIB + 1), visit, disk):
+    with limiter.admit() as permit, pytest.raises(BodyTooLarge):
+        async with spool_body(request(never()), str(8 * MIB + 1), permit, budget):
             pass
 
 
-async def test_what_grows_too_large_is_refused_and_removed(folder: Path) -> None:
-    door, disk = house(max_body=8 * MIB)
-    with door.enter() as visit, pytest.raises(BodyTooLarge):
-        async with spool_body(request(pieces(8 * MIB + 1)), "0", visit, disk):
+async def test_a_body_that_grows_too_large_is_refused_and_removed(folder: Path) -> None:
+    limiter, budget = limits(max_body=8 * MIB)
+    with limiter.admit() as permit, pytest.raises(BodyTooLarge):
+        async with spool_body(request(chunks_of(8 * MIB + 1)), "0", permit, budget):
             pass
     assert not left_in(folder)
-    assert disk.bytes == 0
+    assert budget.bytes == 0
 
 
 @pytest.mark.parametrize("announced", ["-1", "1e3", "", "²", "9" * 20])
-async def test_a_length_is_a_number(announced: str) -> None:
-    door, disk = house()
-    with door.enter() as visit, pytest.raises(BadRequest):
-        async with spool_body(request([]), announced, visit, disk):
+async def test_an_invalid_content_length_is_refused(announced: str) -> None:
+    limiter, budget = limits()
+    with limiter.admit() as permit, pytest.raises(BadRequest):
+        async with spool_body(request([]), announced, permit, budget):
             pass
 
 
-async def test_all_bodies_share_one_bound(folder: Path) -> None:
-    door, disk = house(max_disk=12 * MIB)
-    with door.enter() as one, door.enter() as other:
-        async with spool_body(request(pieces(8 * MIB)), "0", one, disk):
+async def test_all_bodies_share_one_budget(folder: Path) -> None:
+    limiter, budget = limits(max_disk=12 * MIB)
+    with limiter.admit() as first, limiter.admit() as second:
+        async with spool_body(request(chunks_of(8 * MIB)), "0", first, budget):
             with pytest.raises(Overloaded):
-                async with spool_body(request(pieces(8 * MIB)), "0", other, disk):
+                async with spool_body(request(chunks_of(8 * MIB)), "0", second, budget):
                     pass
-            assert disk.bytes == 8 * MIB
+            assert budget.bytes == 8 * MIB
             assert len(left_in(folder)) == 1
-        async with spool_body(request(pieces(8 * MIB)), "0", other, disk) as body:
+        async with spool_body(request(chunks_of(8 * MIB)), "0", second, budget) as body:
             assert isinstance(body, Path)
 
 
-@pytest.mark.parametrize("size", [CHUNK, 2 * KEEP])
-async def test_a_client_that_leaves_leaves_nothing(size: int, folder: Path) -> None:
-    door, disk = house()
-    with door.enter() as visit, pytest.raises(ClientGone):
-        async with spool_body(request(pieces(size), leaves=True), "0", visit, disk):
+@pytest.mark.parametrize("size", [CHUNK, 2 * MEMORY_BYTES])
+async def test_no_file_is_left_after_a_disconnect(size: int, folder: Path) -> None:
+    limiter, budget = limits()
+    with limiter.admit() as permit, pytest.raises(ClientGone):
+        async with spool_body(request(chunks_of(size), disconnects=True), "0", permit, budget):
             pass
     assert not left_in(folder)
-    assert disk.bytes == 0
+    assert budget.bytes == 0
 
 
-async def test_a_deadline_that_passes_meanwhile_leaves_nothing(folder: Path) -> None:
-    door, disk = house()
-    with door.enter() as visit, pytest.raises(TimeoutError):
+async def test_no_file_is_left_after_a_timeout(folder: Path) -> None:
+    limiter, budget = limits()
+    with limiter.admit() as permit, pytest.raises(TimeoutError):
         async with asyncio.timeout(0.3):
-            async with spool_body(request(pieces(2 * KEEP), waits=asyncio.Event()), "0", visit, disk):
+            async with spool_body(
+                request(chunks_of(2 * MEMORY_BYTES), stalls=asyncio.Event()), "0", permit, budget
+            ):
                 pass
     assert not left_in(folder)
-    assert disk.bytes == 0
+    assert budget.bytes == 0
 
 
-async def test_a_write_that_comes_after_removal_does_not_bring_the_file_back(folder: Path) -> None:
+async def test_a_write_after_the_removal_does_not_create_the_file_again(folder: Path) -> None:
     path = spool.new_file()
     path.unlink()
     with pytest.raises(FileNotFoundError):
@@ -152,14 +156,14 @@ async def test_a_write_that_comes_after_removal_does_not_bring_the_file_back(fol
     assert not left_in(folder)
 
 
-async def test_a_full_disk_is_a_refusal(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+async def test_a_full_disk_is_reported_as_unavailable(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     def full(path: Path, chunks: Iterable[bytes]) -> None:
         raise OSError(errno.ENOSPC, "no space left on device")
 
     monkeypatch.setattr(spool, "append", full)
-    door, disk = house()
-    with door.enter() as visit, pytest.raises(Unavailable):
-        async with spool_body(request(pieces(2 * KEEP)), "0", visit, disk):
+    limiter, budget = limits()
+    with limiter.admit() as permit, pytest.raises(Unavailable):
+        async with spool_body(request(chunks_of(2 * MEMORY_BYTES)), "0", permit, budget):
             pass
     assert not left_in(folder)
-    assert disk.bytes == 0
+    assert budget.bytes == 0

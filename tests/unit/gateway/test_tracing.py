@@ -1,4 +1,4 @@
-"""A trace of every request, sent to whoever collects them."""
+"""Traces: one span for each request and stage, sent to a collector."""
 
 import threading
 from collections.abc import Iterator
@@ -19,12 +19,12 @@ TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
 
 class Collector:
-    """A real listener that keeps what it is sent."""
+    """An OTLP/HTTP collector that keeps the spans it gets."""
 
     def __init__(self) -> None:
         spans = self.spans = []  # type: ignore[var-annotated]
 
-        class Handler(BaseHTTPRequestHandler):
+        class SpanHandler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
                 for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
@@ -35,7 +35,7 @@ class Collector:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self.server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.server = HTTPServer(("127.0.0.1", 0), SpanHandler)
         self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
         self.thread.start()
 
@@ -46,14 +46,14 @@ class Collector:
 
 @pytest.fixture
 def collector() -> Iterator[Collector]:
-    found = Collector()
-    yield found
-    found.server.shutdown()
-    found.server.server_close()
-    found.thread.join()
+    running = Collector()
+    yield running
+    running.server.shutdown()
+    running.server.server_close()
+    running.thread.join()
 
 
-async def test_a_request_is_told_with_its_stages_under_its_callers_span(collector: Collector) -> None:
+async def test_a_request_and_its_stages_are_spans_of_the_callers_trace(collector: Collector) -> None:
     settings, metrics = Settings(traces=collector.url, cache_bytes=0), Metrics()
     app = create_app(LocalCluster([FakeRunner], metrics), settings, metrics)
     async with (
@@ -66,14 +66,14 @@ async def test_a_request_is_told_with_its_stages_under_its_callers_span(collecto
     answered, refused = (span for span in collector.spans if span.name == "POST /classify")
     assert {span.trace_id.hex() for span in collector.spans} == {TRACE}
     assert {answered.parent_span_id.hex(), refused.parent_span_id.hex()} == {PARENT}
-    told = {item.key: item.value for item in answered.attributes}
-    assert told["foveate.plan"].string_value == "fake@32/fp32"
-    assert told["foveate.outcome"].string_value == "ok"
-    assert told["http.response.status_code"].int_value == 200
-    inner = [span for span in collector.spans if span.parent_span_id == answered.span_id]
-    assert [span.name for span in sorted(inner, key=lambda span: span.end_time_unix_nano)] == [
+    attributes = {item.key: item.value for item in answered.attributes}
+    assert attributes["foveate.plan"].string_value == "fake@32/fp32"
+    assert attributes["foveate.outcome"].string_value == "ok"
+    assert attributes["http.response.status_code"].int_value == 200
+    stages = [span for span in collector.spans if span.parent_span_id == answered.span_id]
+    assert [span.name for span in sorted(stages, key=lambda span: span.end_time_unix_nano)] == [
         "preprocess", "queue", "compute",
     ]  # fmt: skip
-    for span in inner:
+    for span in stages:
         assert span.start_time_unix_nano <= span.end_time_unix_nano <= answered.end_time_unix_nano
-    assert len(collector.spans) == 5, "nothing is told of stages that a refusal did not come to"
+    assert len(collector.spans) == 5, "a refused request has no stages"

@@ -11,15 +11,14 @@ from numpy.typing import NDArray
 from foveate.cache import Cache
 from foveate.cache.entry import CacheEntry
 from foveate.cache.once import CacheResult, SingleFlight
-from foveate.core.clicks import Features
 from foveate.core.errors import BadPlan
 from foveate.core.metrics import Metrics
 from foveate.core.model import ModelCard
 from foveate.core.outcome import ClassMaps, Outcome, Reason, Result, Timings
 from foveate.core.plan import Plan
+from foveate.core.point_prompts import Features
 from foveate.gateway.caching.response import FOVEATE_VERSION
 from foveate.gateway.decoding import Decoding
-from foveate.gateway.objective import quality_of
 
 log = logging.getLogger(__name__)
 
@@ -122,8 +121,8 @@ def window_features_of(outcome: Outcome, card: ModelCard) -> WindowFeatures:
     if result.features is None or result.maps is None:
         raise BadPlan(f"{outcome.plan} keeps no features, so it cannot answer points; choose another plan")
     return WindowFeatures(
-        result.features, result.maps, outcome.plan, quality_of(card, outcome.plan) or 0.0, outcome.reason,
-        result.tokens, result.exit_layer, NO_SCORES if result.named is None else result.named,
+        result.features, result.maps, outcome.plan, card.quality_of(outcome.plan) or 0.0, outcome.reason,
+        result.tokens, result.exit_layer, NO_SCORES if result.image_scores is None else result.image_scores,
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from rich.table import Column, Table
 from foveate.core.errors import SetupError
 from foveate.core.model import InputSpec, ModelCard
 from foveate.core.plan import Plan
-from foveate.core.profile import SLACK, Profile
+from foveate.core.profile import GFLOPS_MARGIN, Profile
 from foveate.gateway.media.image import decode_image
 from foveate.gateway.media.video import decode_clip
 from foveate.gateway.media.video_demuxer import ClipLimits

@@ -1,4 +1,4 @@
-"""Untrusted bytes in, the model's input pixels out."""
+"""Decode untrusted image bytes to the pixels that a model takes as input."""
 
 import base64
 import binascii
@@ -16,129 +16,104 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.BmpImagePlugin import BmpImageFile
-from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
-from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import BITSPERSAMPLE, TILELENGTH, TILEWIDTH, TiffImageFile
-from PIL.WebPImagePlugin import WebPImageFile
 
 from foveate.core.errors import BadRequest, BrokenMedia, FoveateError, ImageTooLarge, UnsupportedMedia
 from foveate.core.model import InputSpec
+from foveate.gateway.media.image_format import READERS, Size, sniff, webp_size
 
 Pixels = NDArray[np.uint8]
-Size = tuple[int, int]
-"""Width and height, as Pillow orders them."""
+"""(H, W, 3) RGB pixels, or (H, W) grey ones."""
 
-# Opened by class, never by Image.open: nothing outside this table is tried, and its bomb check only warns.
-# AVIF is absent: libavif allocates what the AV1 stream says, whatever size the container's header claims.
-# So are TIFF's fax codecs below: libtiff prints a line to stderr for every damaged row.
-READERS: dict[str, type[ImageFile]] = {
-    "image/png": PngImageFile,
-    "image/webp": WebPImageFile,
-    "image/gif": GifImageFile,
-    "image/bmp": BmpImageFile,
-    "image/tiff": TiffImageFile,
-}
-SIGNATURES = {
-    "image/jpeg": rb"\xff\xd8\xff",
-    "image/png": rb"\x89PNG\r\n\x1a\n",
-    "image/gif": rb"GIF8[79]a",
-    "image/webp": rb"RIFF....WEBP",
-    "image/bmp": rb"BM",
-    "image/tiff": rb"II[*+]\0|MM\0[*+]",
-    "image/avif": rb"....ftyp(?:....){0,12}?avi[fs]",
-    "image/heic": rb"....ftyp(?:....){0,12}?(?:hei[cx]|mif1|msf1)",
-    "image/jxl": rb"\xff\x0a|\0\0\0\x0cJXL ",
-    "image/jp2": rb"\0\0\0\x0cjP  ",
-    "image/vnd.adobe.photoshop": rb"8BPS",
-    "image/x-icon": rb"\0\0\x01\0",
-    "image/svg+xml": rb"(?:\xef\xbb\xbf)?\s*<(?:svg|(?:\?xml|!).{0,1000}?<svg)",
-    "video/quicktime": rb"....ftypqt  ",
-    "video/mp4": rb"....ftyp",
-    "video/webm": rb"\x1a\x45\xdf\xa3.{0,60}webm",
-    "application/pdf": rb"%PDF-",
-    "application/postscript": rb"%!PS",
-}
+# TIFF's fax codecs are absent: libtiff prints a line to stderr for every damaged row.
 TIFF_CODECS = re.compile("raw|packbits|jpeg|tiff_(lzw|deflate|adobe_deflate)")
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-WIDE = 4
-"""Pictures of 16 and 32 bits go through float32: they may have this many times fewer pixels."""
+WIDE_SAMPLE_COST = 4
+"""Images with 16 or 32 bits a sample are converted through float32: the pixel limit is divided by this."""
 SHRINK_MARGIN = 2
-"""A JPEG is decoded to at least this many times what the resize needs. See docs/benchmarks/decode.md."""
+"""A JPEG is decoded to at least this many times the size of the resized image. See
+docs/benchmarks/decode.md."""
 
 
-class Pieces(BytesIO):
-    """A file that may be read in so many pieces only: a picture of millions of empty chunks, each of
-    them a Python object to the decoder, is made to be slow."""
+class ReadLimitedFile(BytesIO):
+    """A file in memory with a limit on the number of reads.
 
-    left = 200_000
+    An image of millions of empty chunks is made to be slow: the decoder creates a Python object for each.
+    """
+
+    reads_left = 200_000
 
     def read(self, size: int | None = -1, /) -> bytes:
-        self.left -= 1
-        if self.left < 0:
-            raise ValueError("the file is in too many pieces")
+        """Read up to `size` bytes. Raises ValueError after too many reads."""
+        self.reads_left -= 1
+        if self.reads_left < 0:
+            raise ValueError("the file has too many chunks")
         return super().read(size)
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """A decoded picture that still lies as its file stores it."""
+class StoredImage:
+    """A decoded image in the orientation in which its file stores it."""
 
     image: Image.Image
     """Mode L, RGB or RGBA."""
     size: Size
-    """What the header says; `image` is smaller by `shrink`."""
+    """Width and height in the file's header; `image` is smaller by the factor `shrink`."""
     shrink: int = 1
     orientation: int = 1
-    """EXIF's, 1 to 8."""
+    """EXIF's orientation, 1 to 8."""
 
     @property
-    def turned(self) -> bool:
-        """It lies on its side."""
+    def transposed(self) -> bool:
+        """Whether rows of the file are columns of the upright image."""
         return self.orientation >= 5
 
     @property
-    def upright(self) -> Size:
-        return self.size[::-1] if self.turned else self.size
+    def upright_size(self) -> Size:
+        """Width and height of the upright image."""
+        return self.size[::-1] if self.transposed else self.size
 
     @property
     def flips(self) -> tuple[bool, bool]:
-        """Whether it is mirrored left to right and upside down, once it has been turned."""
+        """Whether the image, after any transposition, is flipped left to right and top to bottom."""
         return self.orientation in (2, 3, 6, 7), self.orientation in (3, 4, 7, 8)
 
 
 def decode_image(data: bytes, spec: InputSpec, size: int, max_pixels: int) -> Pixels:
-    """The (size, size, 3) RGB pixels a model is fed, resized and cropped as timm and torchvision evaluate.
+    """The (size, size, 3) RGB pixels of a model's input, resized and cropped as timm and torchvision do it.
 
-    Transparency lies on white. Of several frames the first is taken. Colour profiles are not applied.
-    Safe to call from many threads. Raises UnsupportedMedia for a format that is not read, ImageTooLarge past
-    `max_pixels` (width x height, from the header), and BrokenMedia for anything else that does not decode.
+    Transparent areas become white. Of an animation, the first frame is taken. Colour profiles are not
+    applied. Safe to call from many threads. Raises UnsupportedMedia for a format that is not supported,
+    ImageTooLarge for more than `max_pixels` (width x height, from the header), and BrokenMedia for any other
+    data that does not decode.
     """
-    picture = decoded(data, lambda whole: _scaled(whole, spec, size), max_pixels)
-    return _fit(picture, spec, size)
+    image = decode_stored(data, lambda whole: _resized_size(whole, spec, size), max_pixels)
+    # Resize and crop in one pass, then turn the small result: cheaper than turning the whole image first.
+    return resize_box(image, crop_box(image.upright_size, spec, size, *image.flips), size, spec)
 
 
-def decoded(data: bytes, scaled: Callable[[Size], Size], max_pixels: int) -> Picture:
-    """`scaled`: what the whole picture would measure when resized, by its size."""
+def decode_stored(data: bytes, resized_size: Callable[[Size], Size], max_pixels: int) -> StoredImage:
+    """Decode an image without turning it. Raises the errors of `decode_image`.
+
+    resized_size: gives the size that the whole image would have after the resize, from its size in the
+    file. A JPEG is decoded at a fraction of its size where that is enough.
+    """
     kind = sniff(data)
     if kind is None:
-        raise BrokenMedia("the bytes are not a picture in a known format" if data else "the picture is empty")
+        raise BrokenMedia("the data is not an image in a known format" if data else "the image is empty")
     if kind != "image/jpeg" and kind not in READERS:
-        raise UnsupportedMedia(f"{kind} is not read here; send JPEG, PNG, WebP, GIF, BMP or TIFF")
+        raise UnsupportedMedia(f"{kind} is not supported; send JPEG, PNG, WebP, GIF, BMP or TIFF")
     with _decoder_boundary(kind):
-        jpeg = kind == "image/jpeg"
-        return _read_jpeg(data, scaled, max_pixels) if jpeg else _read(data, kind, max_pixels)
-
-
-def sniff(data: bytes) -> str | None:
-    """The media type the first bytes show, whether or not it is read here; None where they show none."""
-    return next((kind for kind, sign in SIGNATURES.items() if re.match(sign, data, re.DOTALL)), None)
+        if kind == "image/jpeg":
+            return _decode_jpeg(data, resized_size, max_pixels)
+        return _decode_with_pillow(data, kind, max_pixels)
 
 
 def decode_base64(text: str | bytes) -> bytes:
     """The bytes behind base64 in either alphabet, padded or not, or behind a `data:...;base64,` URL.
 
-    Raises BadRequest for anything else.
+    Raises BadRequest for any other text.
     """
     raw = text.encode("utf-8", "replace") if isinstance(text, str) else text
     raw = re.sub(rb"^\s*data:[^,]{0,256};base64,", b"", raw, count=1, flags=re.IGNORECASE)
@@ -152,53 +127,57 @@ def decode_base64(text: str | bytes) -> bytes:
 def silence_decoder_warnings() -> None:
     """Keep Pillow's warnings about damaged metadata out of the log. The entry point calls this once.
 
-    Their text holds numbers from the file and Python remembers every text shown, so hostile files would fill
-    the log and memory. Suppressing them around each call is not thread-safe.
+    The warnings contain numbers from the file and Python remembers every text it has shown, so hostile files
+    would fill the log and memory. Suppressing the warnings around each call is not thread-safe.
     """
     warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 @contextmanager
 def _decoder_boundary(kind: str) -> Iterator[None]:
-    # The one broad except outside the process boundaries: on hostile files decoders raise OSError,
-    # SyntaxError, ValueError, struct.error, zlib.error, MemoryError and more; it is always the file's fault.
+    # A broad except outside the process boundaries: on hostile files decoders raise OSError, SyntaxError,
+    # ValueError, struct.error, zlib.error, MemoryError and more. The cause is always the file.
     try:
         yield
     except FoveateError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageTooLarge("the picture has more pixels than are read here") from error
+        raise ImageTooLarge(
+            "the image has more pixels than the server decodes; send a smaller one"
+        ) from error
     except Exception as error:
         raise BrokenMedia(f"the {kind} data is truncated or damaged") from error
 
 
 def _check_pixels(size: Size, max_pixels: int) -> None:
-    # Never past Pillow's own threshold, where it starts to warn.
+    # Pillow warns above its own limit, so that limit applies too.
     limit = min(max_pixels, Image.MAX_IMAGE_PIXELS or max_pixels)
     if size[0] * size[1] > limit:
-        raise ImageTooLarge(f"the picture is {size[0]} x {size[1]} pixels; at most {limit} pixels are read")
+        raise ImageTooLarge(f"the image has {size[0]} x {size[1]} pixels; the server decodes at most {limit}")
 
 
-def _read_jpeg(data: bytes, scaled: Callable[[Size], Size], max_pixels: int) -> Picture:
+def _decode_jpeg(data: bytes, resized_size: Callable[[Size], Size], max_pixels: int) -> StoredImage:
     height, width, _, _ = simplejpeg.decode_jpeg_header(data)
     _check_pixels((width, height), max_pixels)
-    # Each progressive scan is a pass over every pixel and may take a few bytes. The allowance per byte is
-    # for chance: phones append whole videos, where the two bytes of the marker turn up once in 64 kB.
+    # Each progressive scan is a pass over every pixel and may take only a few bytes. The limit grows with
+    # the file because phones append whole videos, in which the marker's two bytes occur by chance once in
+    # 64 kB.
     if data.count(b"\xff\xda") > 100 + len(data) // 32768:
-        raise BrokenMedia("the JPEG has more scans than are read here")
-    wanted = scaled((width, height))
-    room = min(width / wanted[0], height / wanted[1]) / SHRINK_MARGIN
-    # Only powers of two: these are the inverse transforms with SIMD code.
-    shrink = next((n for n in (8, 4, 2) if n <= room), 1)
+        raise BrokenMedia("the JPEG has too many scans; save it again as a baseline JPEG")
+    target = resized_size((width, height))
+    factor = min(width / target[0], height / target[1]) / SHRINK_MARGIN
+    # Powers of two only: these inverse transforms have SIMD code.
+    shrink = next((n for n in (8, 4, 2) if n <= factor), 1)
     pixels = simplejpeg.decode_jpeg(
         data, "RGB", min_width=-(-width // shrink), min_height=-(-height // shrink), strict=True
     )
-    return Picture(Image.fromarray(pixels), (width, height), shrink, _orientation(_jpeg_exif(data)))
+    return StoredImage(Image.fromarray(pixels), (width, height), shrink, _orientation(_jpeg_exif(data)))
 
 
 def _jpeg_exif(data: bytes) -> bytes:
+    """The EXIF block of a JPEG; empty where it has none."""
     at = 2
-    for _ in range(64):  # cameras put it first; a file of nothing but segments costs no more
+    for _ in range(64):  # cameras write EXIF first; the bound keeps a file of many segments cheap
         marker, length = data[at : at + 2], int.from_bytes(data[at + 2 : at + 4], "big")
         if marker == b"\xff\xe1" and data[at + 4 : at + 10] == b"Exif\0\0":
             return data[at + 10 : at + 2 + length]
@@ -209,7 +188,7 @@ def _jpeg_exif(data: bytes) -> bytes:
 
 
 def _orientation(exif: bytes) -> int:
-    """EXIF's orientation tag; 1 where it is absent or damaged, for which no picture is refused."""
+    """EXIF's orientation tag; 1 where it is absent or damaged, since an image is still usable without it."""
     tiff = exif.removeprefix(b"Exif\0\0")
     order: Literal["little", "big"] = "little" if tiff[:2] == b"II" else "big"
     first = int.from_bytes(tiff[4:8], order) + 2
@@ -220,41 +199,33 @@ def _orientation(exif: bytes) -> int:
     return 1
 
 
-def _read(data: bytes, kind: str, max_pixels: int) -> Picture:
+def _decode_with_pillow(data: bytes, kind: str, max_pixels: int) -> StoredImage:
     if kind == "image/webp":
-        _check_pixels(webp_canvas(data), max_pixels)  # opening the file already allocates its canvas
-    image = READERS[kind](Pieces(data))
+        _check_pixels(webp_size(data), max_pixels)  # opening the file already allocates its canvas
+    image = READERS[kind](ReadLimitedFile(data))
     _check_pixels(image.size, max_pixels)
     _check_layout(image, max_pixels)
     image.load()
-    # Pillow turns a TIFF by itself while it loads it.
+    # Pillow turns a TIFF itself when it loads it.
     orientation = 1 if kind == "image/tiff" else _orientation(image.info.get("exif", b""))
-    return Picture(_plain(image), image.size, orientation=orientation)
-
-
-def webp_canvas(data: bytes) -> Size:
-    if data[12:16] == b"VP8X":
-        return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
-    if data[12:16] == b"VP8L":
-        bits = int.from_bytes(data[21:25], "little")
-        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    return int.from_bytes(data[26:28], "little") & 0x3FFF, int.from_bytes(data[28:30], "little") & 0x3FFF
+    return StoredImage(_simple_mode(image), image.size, orientation=orientation)
 
 
 def _check_layout(image: ImageFile, max_pixels: int) -> None:
-    """Refuse what a small header can hide: vast TIFF tiles, rare codecs, BMP runs decoded in Python."""
+    """Refuse what a small header can hide: huge TIFF tiles, rare codecs, BMP runs decoded in Python."""
     if isinstance(image, TiffImageFile):
         tile = image.tag_v2.get(TILEWIDTH, 0), image.tag_v2.get(TILELENGTH, 0)
         _check_pixels(tile, max_pixels)
         if image.mode == "LAB" or not TIFF_CODECS.fullmatch(image.info["compression"]):
-            raise UnsupportedMedia("this kind of TIFF is not read here; save it as RGB with LZW or Deflate")
+            raise UnsupportedMedia("this kind of TIFF is not supported; save it as RGB with LZW or Deflate")
     if image.mode[:1] in ("I", "F"):
-        _check_pixels(image.size, max_pixels // WIDE)
+        _check_pixels(image.size, max_pixels // WIDE_SAMPLE_COST)
     if isinstance(image, BmpImageFile) and image.info.get("compression") in (1, 2):
-        raise UnsupportedMedia("run-length encoded BMP is not read here; save it as PNG")
+        raise UnsupportedMedia("run-length encoded BMP is not supported; save it as PNG")
 
 
-def _plain(image: ImageFile) -> Image.Image:
+def _simple_mode(image: ImageFile) -> Image.Image:
+    """The image in mode L, RGB or RGBA."""
     if image.mode[:1] in ("I", "F"):
         return Image.fromarray(_eight_bits(image))
     if image.has_transparency_data:
@@ -265,18 +236,18 @@ def _plain(image: ImageFile) -> Image.Image:
 def _eight_bits(image: ImageFile) -> Pixels:
     """(height, width) grey of 8 bits from wider samples, scaled by the range that the format implies."""
     values = np.nan_to_num(np.asarray(image, dtype=np.float32), posinf=0, neginf=0)
-    full = top = float(values.max())
+    white = brightest = float(values.max())
     if image.mode.startswith("I;16"):
-        twelve = isinstance(image, TiffImageFile) and image.tag_v2.get(BITSPERSAMPLE) == (12,)
-        full = 4095 if twelve else 65535
-    elif top <= 65535:
-        # Files of 32 bits declare no range: the usual ones come before the picture's own brightest value.
-        full = 65535 if image.mode == "I" or top > 255 else 255 if top > 1 else 1
-    return (values * (255 / full) + 0.5).clip(0, 255).astype(np.uint8)
+        twelve_bits = isinstance(image, TiffImageFile) and image.tag_v2.get(BITSPERSAMPLE) == (12,)
+        white = 4095 if twelve_bits else 65535
+    elif brightest <= 65535:
+        # Files of 32 bits declare no range: assume the usual ranges before the image's own brightest value.
+        white = 65535 if image.mode == "I" or brightest > 255 else 255 if brightest > 1 else 1
+    return (values * (255 / white) + 0.5).clip(0, 255).astype(np.uint8)
 
 
-def _scaled(size: Size, spec: InputSpec, crop: int) -> Size:
-    """What the whole picture would measure when resized; no picture of that size is ever made."""
+def _resized_size(size: Size, spec: InputSpec, crop: int) -> Size:
+    """Width and height of the whole image after the resize. No image of that size is ever created."""
     side = max(crop, math.floor(crop / spec.crop_pct))
     if spec.crop_mode == "squash":
         return side, side
@@ -284,37 +255,35 @@ def _scaled(size: Size, spec: InputSpec, crop: int) -> Size:
     return (side, side * height // width) if width <= height else (side * width // height, side)
 
 
-def _fit(picture: Picture, spec: InputSpec, size: int) -> Pixels:
-    """Resize and crop in one pass, then turn what is left: cheaper than turning the whole picture first."""
-    return resized(picture, view_of(picture.upright, spec, size, *picture.flips), size, spec)
+def resize_box(image: StoredImage, box: tuple[float, ...], size: int, spec: InputSpec) -> Pixels:
+    """A box of the image as (size, size, 3) upright RGB pixels.
+
+    box: left, top, right, bottom in pixels of the transposed image, before any flip.
+    """
+    left, top, right, bottom = (box[1], box[0], box[3], box[2]) if image.transposed else box
+    shrink, (width, height) = image.shrink, image.image.size
+    stored_box = left / shrink, top / shrink, min(right / shrink, width), min(bottom / shrink, height)
+    pixels = np.asarray(on_white(image.image.resize((size, size), FILTERS[spec.interpolation], stored_box)))
+    pixels = pixels.transpose(1, 0, 2) if image.transposed else pixels
+    flip_x, flip_y = image.flips
+    return np.array(pixels[:: -1 if flip_y else 1, :: -1 if flip_x else 1], order="C")
 
 
-def resized(picture: Picture, box: tuple[float, ...], size: int, spec: InputSpec) -> Pixels:
-    """A box of the turned picture, in coordinates from before it was flipped, as (size, size, 3)."""
-    left, top, right, bottom = (box[1], box[0], box[3], box[2]) if picture.turned else box
-    shrink, (width, height) = picture.shrink, picture.image.size
-    inside = left / shrink, top / shrink, min(right / shrink, width), min(bottom / shrink, height)
-    pixels = np.asarray(on_white(picture.image.resize((size, size), FILTERS[spec.interpolation], inside)))
-    pixels = pixels.transpose(1, 0, 2) if picture.turned else pixels
-    mirrored, upended = picture.flips
-    return np.array(pixels[:: -1 if upended else 1, :: -1 if mirrored else 1], order="C")
-
-
-def view_of(
-    size: Size, spec: InputSpec, crop: int, mirrored: bool = False, upended: bool = False
+def crop_box(
+    size: Size, spec: InputSpec, crop: int, flip_x: bool = False, flip_y: bool = False
 ) -> tuple[float, float, float, float]:
-    """The part of an upright picture the model sees, in coordinates from before it was flipped."""
-    scaled = _scaled(size, spec, crop)
+    """The part of an upright image that the model sees: left, top, right, bottom, before any flip."""
     edges: list[tuple[float, float]] = []
-    for full, whole, flipped in zip(size, scaled, (mirrored, upended), strict=True):
-        start = round((whole - crop) / 2)
-        start = whole - crop - start if flipped else start
-        edges.append((start * full / whole, (start + crop) * full / whole))
+    for full, resized, flip in zip(size, _resized_size(size, spec, crop), (flip_x, flip_y), strict=True):
+        start = round((resized - crop) / 2)
+        start = resized - crop - start if flip else start
+        edges.append((start * full / resized, (start + crop) * full / resized))
     return edges[0][0], edges[1][0], edges[0][1], edges[1][1]
 
 
 def on_white(image: Image.Image) -> Image.Image:
-    # Under full transparency files keep whatever colours the editor left; people see the page behind it.
+    """The image in RGB, transparent areas white."""
+    # Fully transparent pixels keep arbitrary colours from the editor; viewers show the page behind them.
     if image.mode != "RGBA":
         return image.convert("RGB")
     page = Image.new("RGB", image.size, (255, 255, 255))

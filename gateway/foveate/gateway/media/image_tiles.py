@@ -1,4 +1,4 @@
-"""All of a picture, upright: in windows for models that name every pixel, or at its own size."""
+"""Decode all of an upright image: as tiles for models that label every pixel, or at its own size."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from PIL import Image
 
 from foveate.core.model import InputSpec
-from foveate.gateway.media.image import Pixels, Size, decoded, on_white, resized
+from foveate.gateway.media.image import Pixels, decode_stored, on_white, resize_box
+from foveate.gateway.media.image_format import Size
 from foveate.gateway.media.tiling import Tile, tiles
 
-TURNS = {
+TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -19,61 +20,61 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What brings a picture upright, by EXIF's orientation."""
+"""The operation that makes an image upright, by EXIF's orientation."""
 
 
 @dataclass(frozen=True, slots=True)
 class TiledImage:
-    """A picture as windows of one size, for models that look at all of it."""
+    """An image as tiles of one size, for models that process all of it."""
 
     size: Size
-    """Of the upright picture."""
+    """Width and height of the upright image."""
     tiles: tuple[Tile, ...]
     pixels: tuple[Pixels, ...]
-    """(S, S, 3) for each window."""
+    """(S, S, 3) for each tile."""
 
 
-Choice = Callable[[Sequence[Tile], Size], int]
-"""The number of the window that is wanted of a picture of this size."""
+TileSelector = Callable[[Sequence[Tile], Size], int]
+"""Gives the index of one tile, from all tiles and the size of the image."""
 
 
 def decode_tiles(
-    data: bytes, spec: InputSpec, side: int, max_pixels: int, choose: Choice | None = None
+    data: bytes, spec: InputSpec, side: int, max_pixels: int, select: TileSelector | None = None
 ) -> TiledImage:
-    """The whole upright picture as square pixels (side, side, 3), in as many windows as its size asks for; or
-    one of these alone, where one is chosen.
+    """The whole upright image as tiles of (side, side, 3) pixels, as many as its size requires.
 
-    The same pictures are read, and the same errors raised, as by `decode_image`.
+    select: chooses one tile, and only that tile is made; None makes all. Raises the errors of
+    `decode_image`.
     """
 
-    def scaled(whole: Size) -> Size:
-        """A window may be any of them, turned or not: the largest says how much detail is needed."""
+    def resized_size(whole: Size) -> Size:
+        """The first tile is the largest one, so it decides how much detail is needed."""
         first = tiles(*whole)[0]
         return (
             math.ceil(side * whole[0] / (first.box[2] - first.box[0])),
             math.ceil(side * whole[1] / (first.box[3] - first.box[1])),
         )
 
-    picture = decoded(data, scaled, max_pixels)
-    width, height = size = picture.upright
-    found = tiles(width, height)
-    if choose is not None:
-        found = (found[choose(found, size)],)
-    mirrored, upended = picture.flips
+    image = decode_stored(data, resized_size, max_pixels)
+    width, height = size = image.upright_size
+    selected = tiles(width, height)
+    if select is not None:
+        selected = (selected[select(selected, size)],)
+    flip_x, flip_y = image.flips
     pixels = []
-    for window in found:
-        left, top, right, bottom = window.box
-        if mirrored:
+    for tile in selected:
+        left, top, right, bottom = tile.box
+        if flip_x:
             left, right = width - right, width - left
-        if upended:
+        if flip_y:
             top, bottom = height - bottom, height - top
-        pixels.append(resized(picture, (left, top, right, bottom), side, spec))
-    return TiledImage(size, found, tuple(pixels))
+        pixels.append(resize_box(image, (left, top, right, bottom), side, spec))
+    return TiledImage(size, selected, tuple(pixels))
 
 
 def decode_whole(data: bytes, max_pixels: int) -> Image.Image:
-    """The upright picture in RGB, at its own size. Read and refused as by `decode_image`."""
-    picture = decoded(data, lambda whole: whole, max_pixels)
-    image = on_white(picture.image)
-    turn = TURNS.get(picture.orientation)
-    return image if turn is None else image.transpose(turn)
+    """The upright image in RGB at its own size. Raises the errors of `decode_image`."""
+    stored = decode_stored(data, lambda whole: whole, max_pixels)
+    image = on_white(stored.image)
+    transposition = TRANSPOSITIONS.get(stored.orientation)
+    return image if transposition is None else image.transpose(transposition)

@@ -1,37 +1,38 @@
-"""Where a model looks at a picture that it is to name every pixel of: all of it at once, or in tiles."""
+"""Split a large image into overlapping tiles for models that label every pixel."""
 
 import itertools
 import math
 from dataclasses import dataclass
 
 TILE = 1024
-"""Pixels along a side past which one window is not enough: objects would get too small in it."""
-MOST = 4
-"""Windows in a row or a column, however large the picture is."""
-LONGEST = 1.5
-"""How much longer than the other a side of a window may be, before the model sees things out of shape."""
+"""Longest side of a tile in pixels, about: objects in a larger tile would become too small for the model."""
+MAX_TILES_PER_SIDE = 4
+"""Tiles in a row or a column at most, however large the image is."""
+MAX_ASPECT_RATIO = 1.5
+"""Longer side of a tile over its shorter side at most: the model sees tiles stretched to squares."""
 OVERLAP = 1 / 8
-"""Of a window, what it shares with the next one."""
+"""Share of a tile that it has in common with the next one."""
 
 Box = tuple[int, int, int, int]
-"""left, top, right, bottom in pixels, right and bottom exclusive."""
+"""Left, top, right, bottom in pixels; right and bottom are exclusive."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """A part of a picture that the model sees as one."""
+    """A part of an image that the model processes as one input."""
 
     box: Box
     core: Box
-    """The part of it for which it answers: cores tile the picture, meeting in the middle of overlaps."""
+    """The part of `box` for which this tile's answer counts. The cores of all tiles cover the image without
+    overlap: they meet in the middle of the tiles' overlaps."""
 
 
 def tiles(width: int, height: int) -> tuple[Tile, ...]:
-    """Windows over a picture, row by row."""
-    columns, rows = (min(MOST, math.ceil(side / TILE)) for side in (width, height))
-    while width / columns > LONGEST * height / rows and columns < MOST:
+    """The tiles of an image of this size in pixels, row by row. A small image is one tile."""
+    columns, rows = (min(MAX_TILES_PER_SIDE, math.ceil(side / TILE)) for side in (width, height))
+    while width / columns > MAX_ASPECT_RATIO * height / rows and columns < MAX_TILES_PER_SIDE:
         columns += 1
-    while height / rows > LONGEST * width / columns and rows < MOST:
+    while height / rows > MAX_ASPECT_RATIO * width / columns and rows < MAX_TILES_PER_SIDE:
         rows += 1
     across, down = _spans(width, columns), _spans(height, rows)
     return tuple(
@@ -40,7 +41,7 @@ def tiles(width: int, height: int) -> tuple[Tile, ...]:
 
 
 def _spans(length: int, count: int) -> list[tuple[int, int, int, int]]:
-    """Start and end of each of so many windows along a side, and of its core."""
+    """Start and end of each of `count` tiles along a side, and start and end of its core."""
     size = length / (count - (count - 1) * OVERLAP)
     starts = [round(i * size * (1 - OVERLAP)) for i in range(count)]
     ends = [min(length, math.ceil(start + size)) for start in starts]

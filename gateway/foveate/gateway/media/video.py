@@ -1,4 +1,4 @@
-"""Untrusted video bytes in, a clip model's input pixels out."""
+"""Decode untrusted video bytes to the pixels that a video model takes as input."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,103 +10,114 @@ import numpy as np
 from PIL import Image
 
 from foveate.core.errors import BrokenMedia, FoveateError
+from foveate.gateway.media.bounded_file import BoundedFile
 from foveate.gateway.media.frame_seeker import FrameSeeker
-from foveate.gateway.media.frame_transform import Box, FrameConverter, FrameTransform
-from foveate.gateway.media.image import FILTERS, Pixels, Size
-from foveate.gateway.media.video_container import Source
+from foveate.gateway.media.frame_transform import ConvertedFrame, FrameBox, FrameConverter
+from foveate.gateway.media.image import FILTERS, Pixels
+from foveate.gateway.media.image_format import Size
 from foveate.gateway.media.video_demuxer import ClipLimits, VideoDemuxer
 
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """What a clip model is fed, and where it came from."""
+    """The input of a video model, and where its frames come from."""
 
     pixels: Pixels
-    """(W, T, S, S, 3): of each of W boxes, the T sampled frames in RGB."""
+    """(W, T, S, S, 3): the T sampled frames in RGB, for each of W boxes."""
     at_s: tuple[float, ...]
-    """When each sampled frame is shown, in seconds from the clip's start."""
+    """Presentation time of each sampled frame, in seconds from the start of the video."""
     duration_s: float
     size: Size
-    """Of an upright frame, in square pixels."""
+    """Width and height of an upright frame, in square pixels."""
     decoded: int
-    """Frames that were decoded to get these."""
+    """Number of frames that were decoded to get these."""
 
 
 def decode_clip(
     source: bytes | Path,
     frames: int,
     side: int,
-    boxes: Callable[[Size], Sequence[Box]],
+    boxes: Callable[[Size], Sequence[FrameBox]],
     interpolation: Literal["bilinear", "bicubic"],
     limits: ClipLimits,
     only: Collection[int] | None = None,
 ) -> Clip:
-    """Each frame is the one shown in the middle of an equal span of the clip; shorter clips repeat some. Of
-    each the boxes are cut out and resized to `side` x `side`. One frame at a time is held in full.
+    """Sample the frames shown in the middle of `frames` equal parts of the video.
 
-    only: the frames, counted from 0, that will be looked at; the others are left black, and not decoded for
-    their own sake. None: all.
+    A short video repeats frames. Each box of each frame is resized to `side` x `side`. One frame at a time is
+    held at its full size.
 
-    Safe to call from many threads. Raises UnsupportedMedia for what is not read here, ClipTooLarge past the
-    limits, and BrokenMedia for anything else that does not decode.
+    boxes: gives the boxes to cut out of each frame, from the frame's size.
+    only: numbers of the sampled frames that the model will use, counted from 0. The others stay black and are
+    not decoded for their own sake. None: all.
+
+    Safe to call from many threads. Raises UnsupportedMedia for a format that is not supported, ClipTooLarge
+    past the limits, and BrokenMedia for any other data that does not decode.
     """
-    with _opened(source, limits) as reel:
-        size, places = (0, 0), tuple[Box, ...]()
+    with _open_demuxer(source, limits) as demuxer:
+        size, cut_boxes = (0, 0), tuple[FrameBox, ...]()
         pixels = np.empty((0, frames, side, side, 3), np.uint8)
-        at_s = [(2 * number + 1) * reel.duration_s / (2 * frames) for number in range(frames)]
-        last: FrameTransform | None = None
-        before = 0
-        for number, view in _views(reel, frames, range(frames) if only is None else sorted(only)):
+        at_s = [(2 * number + 1) * demuxer.duration_s / (2 * frames) for number in range(frames)]
+        last: ConvertedFrame | None = None
+        last_number = 0
+        numbers = range(frames) if only is None else sorted(only)
+        for number, frame in _sample_frames(demuxer, frames, numbers):
             if last is None:
-                size, places = view.size, tuple(boxes(view.size))
-                pixels = np.zeros((len(places), frames, side, side, 3), np.uint8)
-            if view is last:
-                pixels[:, number] = pixels[:, before]
+                size, cut_boxes = frame.size, tuple(boxes(frame.size))
+                pixels = np.zeros((len(cut_boxes), frames, side, side, 3), np.uint8)
+            if frame is last:
+                pixels[:, number] = pixels[:, last_number]
             else:
-                for window, box in enumerate(places):
-                    pixels[window, number] = view.cut(box, size, side, FILTERS[interpolation])
-            at_s[number] = view.at_s
-            last, before = view, number
-        return Clip(pixels, tuple(at_s), reel.duration_s, size, reel.decoded)
+                for index, box in enumerate(cut_boxes):
+                    pixels[index, number] = frame.crop(box, size, side, FILTERS[interpolation])
+            at_s[number] = frame.at_s
+            last, last_number = frame, number
+        return Clip(pixels, tuple(at_s), demuxer.duration_s, size, demuxer.decoded)
 
 
 def upright_frames(source: bytes | Path, frames: int, limits: ClipLimits) -> Iterator[Image.Image]:
-    """The frames that `decode_clip` samples, one by one: RGB, upright, as large as they are shown.
+    """The frames that `decode_clip` samples, one by one: RGB, upright, at their own size.
 
-    Raises what it raises.
+    Raises the errors of `decode_clip`.
     """
-    with _opened(source, limits) as reel:
-        for _, view in _views(reel, frames, range(frames)):
-            yield view.upright()
+    with _open_demuxer(source, limits) as demuxer:
+        for _, frame in _sample_frames(demuxer, frames, range(frames)):
+            yield frame.upright()
 
 
-def _views(reel: VideoDemuxer, frames: int, only: Iterable[int]) -> Iterator[tuple[int, FrameTransform]]:
-    """What is shown in the middle of some of so many equal spans; the same view again where a frame lasts."""
-    with _boundary(reel.source):
-        film, viewer = FrameSeeker(reel), FrameConverter(reel)
-    for number in only:
-        with _boundary(reel.source):
-            at, frame = film.shown(reel.start + (2 * number + 1) * (reel.end - reel.start) // (2 * frames))
-            view = viewer.view(at, frame)
-        yield number, view
+def _sample_frames(
+    demuxer: VideoDemuxer, frames: int, numbers: Iterable[int]
+) -> Iterator[tuple[int, ConvertedFrame]]:
+    """Some of `frames` evenly spaced frames, with their numbers.
 
-
-@contextmanager
-def _opened(source: bytes | Path, limits: ClipLimits) -> Iterator[VideoDemuxer]:
-    with Source(source, limits.decode_s) as file:
-        with _boundary(file):
-            reel = VideoDemuxer(file, limits)
-        with reel:
-            yield reel
+    A frame that is shown for longer than one part is the same object again.
+    """
+    with _decoder_boundary(demuxer.file):
+        seeker, converter = FrameSeeker(demuxer), FrameConverter(demuxer)
+    length = demuxer.end - demuxer.start
+    for number in numbers:
+        with _decoder_boundary(demuxer.file):
+            at, frame = seeker.frame_at(demuxer.start + (2 * number + 1) * length // (2 * frames))
+            converted = converter.convert(at, frame)
+        yield number, converted
 
 
 @contextmanager
-def _boundary(source: Source) -> Iterator[None]:
-    # As in media.py: on hostile files libav's bindings raise nearly anything, and it is the file's fault.
+def _open_demuxer(source: bytes | Path, limits: ClipLimits) -> Iterator[VideoDemuxer]:
+    with BoundedFile(source, limits.decode_s) as file:
+        with _decoder_boundary(file):
+            demuxer = VideoDemuxer(file, limits)
+        with demuxer:
+            yield demuxer
+
+
+@contextmanager
+def _decoder_boundary(file: BoundedFile) -> Iterator[None]:
+    # As for images: on hostile files libav's bindings raise many types of errors, and the cause is the file.
     try:
         yield
     except FoveateError:
         raise
     except Exception as error:
-        source.check()
+        file.check()
         raise BrokenMedia("the clip is truncated or damaged") from error

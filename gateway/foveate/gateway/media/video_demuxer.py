@@ -1,4 +1,4 @@
-"""A video file, opened with libav so that it can reach nothing else, and read within limits."""
+"""Open a video file with libav, without access to any other file or address, and read it within limits."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,12 +16,14 @@ from av.video.stream import VideoStream
 
 from foveate.core.errors import BrokenMedia, ClipTooLarge, UnsupportedMedia
 from foveate.core.settings import MIB
-from foveate.gateway.media.video_bitstream import check_pieces, prefix_of
-from foveate.gateway.media.video_container import MAX_HEADER, Source, inspect
+from foveate.gateway.media.bounded_file import BoundedFile
+from foveate.gateway.media.video_bitstream import check_bitstream_limits, length_prefix_size
+from foveate.gateway.media.video_container import MAX_HEADER, inspect_container
 
 CODECS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mjpeg")
+"""Supported codecs, by libav's names."""
 OPTIONS = {
-    # Headers tell enough. While libav opens a file it would decode without any of the limits set below.
+    # The headers are enough. While it opens a file, libav would decode without the limits set below.
     "codec_whitelist": "none",
     "protocol_whitelist": "none",
     "enable_drefs": "0",
@@ -31,42 +33,46 @@ OPTIONS = {
     "probesize": "1000000",
     "fpsprobesize": "0",
 }
-BUFFER = 65536
-GEN_PTS = 1
-REORDER = {"h264": 16, "hevc": 16, "mpeg4": 1}
-"""How many frames these may store ahead of one that is shown before them; others store them as shown."""
-MAX_FRAME = 32 * MIB
+BUFFER_BYTES = 65536
+GENERATE_PTS = 1
+"""libav's flag AVFMT_FLAG_GENPTS."""
+REORDER_FRAMES = {"h264": 16, "hevc": 16, "mpeg4": 1}
+"""Frames that a codec may store before a frame that is shown earlier. Other codecs store frames in the order
+in which they are shown."""
+MAX_FRAME_BYTES = 32 * MIB
 MAX_PACKETS, MAX_DECODED = 1_000_000, 50_000
+"""Coded frames that are read, and frames that are decoded, of one video at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClipLimits:
-    """What is refused."""
+    """Limits on a video. A larger one is refused with ClipTooLarge."""
 
     max_s: float = 3600.0
+    """Duration in seconds."""
     max_pixels: int = 4096 * 2304
     """Width x height of a frame, as stored and as shown."""
     decode_s: float = 20.0
-    """By the clock, from the first look at the file."""
+    """Seconds of wall time for reading and decoding, from the opening of the file."""
 
 
 class VideoDemuxer:
-    """The video of one file: its coded frames in the order in which they are stored, and its decoder.
+    """The first video stream of a file: its coded frames in stored order, and its decoder.
 
-    For one thread at a time. Every method raises BrokenMedia, UnsupportedMedia or ClipTooLarge.
+    For one thread at a time. Every method may raise BrokenMedia, UnsupportedMedia or ClipTooLarge.
     """
 
-    def __init__(self, source: Source, limits: ClipLimits) -> None:
+    def __init__(self, file: BoundedFile, limits: ClipLimits) -> None:
         self.limits, self.decoded = limits, 0
-        self.source, self._packets_left = source, MAX_PACKETS
-        self.kind = inspect(source)
-        self.cut = not self.kind.complete
-        """There should be more of the file than there is."""
+        self.file, self._packets_left = file, MAX_PACKETS
+        self.container = inspect_container(file)
+        self.truncated = not self.container.complete
+        """Whether a part of the file is missing."""
         self._open()
         self.start, self.end = self._span()
-        if (self.end - self.start) * self.unit > limits.max_s:
-            raise ClipTooLarge(f"the clip lasts over {limits.max_s:g} s, the longest that is read here")
-        if self._live or self.kind.demuxer == "matroska":
+        if (self.end - self.start) * self.time_base > limits.max_s:
+            raise ClipTooLarge(f"the clip is longer than {limits.max_s:g} s, the server's limit")
+        if self._scanned or self.container.demuxer == "matroska":
             self._find_index()
 
     def __enter__(self) -> Self:
@@ -78,95 +84,97 @@ class VideoDemuxer:
         self.close()
 
     def close(self) -> None:
-        self._container.close()
+        """Free the demuxer and the decoder."""
+        self._av_container.close()
 
     def reopen(self) -> None:
-        """Back to the beginning, without a seek."""
+        """Start again at the beginning of the file, without a seek."""
         self.close()
         self._open()
 
     def _open(self) -> None:
-        self.source.seek(0)
-        self.source.allow(MAX_HEADER)
-        demuxer = self.kind.demuxer
-        container = av.open(
-            self.source, "r", demuxer, container_options=OPTIONS | {"format_whitelist": demuxer},
-            metadata_errors="ignore", buffer_size=BUFFER, io_open=_refuse,
+        self.file.seek(0)
+        self.file.allow(MAX_HEADER)
+        demuxer = self.container.demuxer
+        av_container = av.open(
+            self.file, "r", demuxer, container_options=OPTIONS | {"format_whitelist": demuxer},
+            metadata_errors="ignore", buffer_size=BUFFER_BYTES, io_open=_refuse_open,
         )  # fmt: skip
-        self._container: InputContainer = container
-        # libav would hold all of a file without timestamps, waiting for the first one.
-        container.flags &= ~GEN_PTS
-        self.stream = self._choose()
-        self.unit = self.stream.time_base or Fraction(0)
-        """Seconds that one step of a timestamp takes."""
-        if self.unit <= 0:
-            raise BrokenMedia("the clip has no clock")
+        self._av_container: InputContainer = av_container
+        # With it, libav would keep all packets of a file without timestamps until the first timestamp.
+        av_container.flags &= ~GENERATE_PTS
+        self.stream = self._select_stream()
+        self.time_base = self.stream.time_base or Fraction(0)
+        """Seconds in one unit of a timestamp."""
+        if self.time_base <= 0:
+            raise BrokenMedia("the clip's header has no time base")
         self._packets = self._demux()
 
-    def _choose(self) -> VideoStream:
-        """The first video; what else there is, is never read."""
-        videos = [s for s in self._container.streams.video if not s.disposition & Disposition.attached_pic]
-        if not videos and self.cut:
-            raise BrokenMedia("the clip is cut off within its header")
+    def _select_stream(self) -> VideoStream:
+        """The first video stream. The other streams are never read."""
+        videos = [s for s in self._av_container.streams.video if not s.disposition & Disposition.attached_pic]
+        if not videos and self.truncated:
+            raise BrokenMedia("the clip is truncated within its header")
         if not videos:
-            raise UnsupportedMedia("the file holds no video")
-        chosen = videos[0]
-        for stream in self._container.streams:
-            if stream is not chosen:
+            raise UnsupportedMedia("the file has no video stream")
+        selected = videos[0]
+        for stream in self._av_container.streams:
+            if stream is not selected:
                 stream.discard = Discard.all
-        codec = chosen.codec_context
+        codec = selected.codec_context
         self.codec = codec.codec.canonical_name if codec else "unknown"
         if self.codec not in CODECS:
-            raise UnsupportedMedia(f"{self.codec} video is not read here; send H.264, HEVC, VP8, VP9 or AV1")
-        self.check(codec.width, codec.height)
-        self._prefix = prefix_of(self.codec, codec.extradata)
-        # What only the stream itself claims is found out with its first frame. That libav allocates, if it is
-        # not much larger than allowed.
+            raise UnsupportedMedia(f"{self.codec} video is not supported; send H.264, HEVC, VP8, VP9 or AV1")
+        self.check_size(codec.width, codec.height)
+        self._prefix_size = length_prefix_size(self.codec, codec.extradata)
+        # The stream itself may declare a larger size, known only with its first frame. libav allocates that
+        # frame if it is not much larger than the limit.
         codec.options = {"max_pixels": str(self.limits.max_pixels * 4)}
         if self.codec == "h264":
-            # Where a stream does not say by how much its frames are out of order, assume the most its level
-            # allows rather than a guess from the first frames.
+            # Where a stream does not say how far its frames are reordered, assume the maximum of its level
+            # instead of a guess from the first frames.
             codec.options |= {"strict": "1"}
         codec.thread_count = 1
-        return chosen
+        return selected
 
     @property
     def duration_s(self) -> float:
-        return float((self.end - self.start) * self.unit)
+        """Seconds from the first frame to the end of the last."""
+        return float((self.end - self.start) * self.time_base)
 
-    def check(self, width: float, height: float) -> None:
-        """Raises ClipTooLarge."""
+    def check_size(self, width: float, height: float) -> None:
+        """Raises ClipTooLarge for a frame with too many pixels."""
         if width * height > self.limits.max_pixels:
             size = f"{width:.0f} x {height:.0f}"
             raise ClipTooLarge(
-                f"the clip is {size} pixels; at most {self.limits.max_pixels} a frame are read here"
+                f"the clip has {size} pixels a frame; the server decodes at most {self.limits.max_pixels}"
             )
 
     def _span(self) -> tuple[int, int]:
-        """When the first frame is shown, and when the last one ends."""
+        """Start of the first frame and end of the last one, in the time base."""
         length = self.stream.duration
-        if length is None and self._container.duration is not None:
-            length = int(Fraction(self._container.duration, av.time_base) / self.unit)
-        self._live = self.kind.fragmented or length is None or length <= 0
-        if length is not None and not self._live:
+        if length is None and self._av_container.duration is not None:
+            length = int(Fraction(self._av_container.duration, av.time_base) / self.time_base)
+        self._scanned = self.container.fragmented or length is None or length <= 0
+        if length is not None and not self._scanned:
             start = self.stream.start_time or 0
-            if self.kind.demuxer == "avi" and (packet := self.read()):
-                start = self.when(packet)
+            if self.container.demuxer == "avi" and (packet := self.read()):
+                start = self.presentation_time(packet)
                 self.reopen()
             return start, start + length
-        # Recorded live, it has to be read to its end once, though not decoded.
+        # The header of a live recording has no duration: read the file to its end once, without decoding.
         first = last = None
         while packet := self.read():
-            at = self.when(packet)
+            at = self.presentation_time(packet)
             end = at + (packet.duration or 0)
             first = at if first is None else min(first, at)
             last = end if last is None else max(last, end)
         if first is None or last is None:
-            raise BrokenMedia("the clip holds no frames")
+            raise BrokenMedia("the clip has no frames")
         return first, last
 
     def _find_index(self) -> None:
-        """Matroska keeps its index at the end, or keeps none: then libav makes one while it looks for it."""
+        """Have libav read Matroska's index, which is at the end, or build one while it looks for it."""
         try:
             self.seek(self.end)
             self.seek(self.start)
@@ -174,68 +182,73 @@ class VideoDemuxer:
             self.reopen()
 
     def _demux(self) -> "Iterator[Packet[VideoStream]]":
-        # The last one is empty, and so are frames that an AVI drops; to a decoder both mean the end.
-        return (packet for packet in self._container.demux(self.stream) if packet.size)
+        # The last packet is empty, and so are dropped frames of an AVI. To a decoder both mean the end.
+        return (packet for packet in self._av_container.demux(self.stream) if packet.size)
 
     def read(self) -> "Packet[VideoStream] | None":
-        """The next coded frame; None at the end, and from where on the file cannot be read."""
-        self.source.allow(MAX_FRAME)
+        """The next coded frame; None at the end, or where the file cannot be read any further."""
+        self.file.allow(MAX_FRAME_BYTES)
         try:
             packet = next(self._packets, None)
         except FFmpegError:
-            packet, self.cut = None, True
-        self.source.check()
+            packet, self.truncated = None, True
+        self.file.check()
         self._packets_left -= 1
         if self._packets_left < 0:
-            raise ClipTooLarge(f"the clip has more than {MAX_PACKETS} frames to read through")
+            raise ClipTooLarge(f"the clip has more than {MAX_PACKETS} coded frames, the server's limit")
         return packet
 
     @property
-    def timeless(self) -> bool:
-        """Nobody knows when frames are shown: AVI keeps no times, and what libav makes up for these codecs
-        is wrong where frames are stored out of order."""
-        return self.kind.demuxer == "avi" and self.codec in REORDER
+    def lacks_timestamps(self) -> bool:
+        """Whether presentation times are unknown.
 
-    def when(self, packet: "Packet[VideoStream]") -> int:
-        """When a coded frame is shown; where that is unknown, when it would be were it shown as stored."""
-        at = packet.dts if packet.pts is None or self.timeless else packet.pts
+        AVI stores no times. The times that libav computes are wrong for codecs that reorder frames.
+        """
+        return self.container.demuxer == "avi" and self.codec in REORDER_FRAMES
+
+    def presentation_time(self, packet: "Packet[VideoStream]") -> int:
+        """When a coded frame is shown, in the time base; its decoding time where that is unknown."""
+        at = packet.dts if packet.pts is None or self.lacks_timestamps else packet.pts
         if at is None:
-            raise BrokenMedia("the clip does not say when its frames are shown")
+            raise BrokenMedia("the clip has no timestamps")
         return at
 
     def seek(self, at: int) -> None:
-        """To the last frame stored whole before a time, or near it; raises FFmpegError where that fails."""
-        self.source.allow(2 * self.source.size)  # without an index, by reading on
-        self._container.seek(at, stream=self.stream)
+        """Go to the last keyframe before a time, or near it. Raises FFmpegError where that fails."""
+        self.file.allow(2 * self.file.size)  # without an index, libav reads the file to find it
+        self._av_container.seek(at, stream=self.stream)
         self._packets = self._demux()
-        self.source.check()
+        self.file.check()
 
-    def whole_before(self, at: int) -> int | None:
-        """When the last frame before a time is that is stored whole, as far as an index tells."""
+    def keyframe_before(self, at: int) -> int | None:
+        """Time of the last keyframe before a time, from the index; None where the index has none."""
         entries = self.stream.index_entries
-        place = entries.search_timestamp(at)
-        return entries[place].timestamp if place >= 0 else None
+        number = entries.search_timestamp(at)
+        return entries[number].timestamp if number >= 0 else None
 
     def decode(self, packet: "Packet[VideoStream] | None", skip: bool = False) -> list[VideoFrame]:
-        """The frames that come out; None asks for the last ones. `skip`: it need not come out itself."""
+        """Decode a packet, and return the frames that are complete; None returns the last frames.
+
+        skip: the packet's own frame is not needed, unless later frames depend on it.
+        """
         if packet and skip and self.codec == "mjpeg":
-            return []  # nothing builds on it
+            return []  # no other frame depends on it
         if packet:
-            check_pieces(self.codec, bytes(packet), self._prefix)
+            check_bitstream_limits(self.codec, bytes(packet), self._prefix_size)
             if packet.has_sidedata("new_extradata"):
-                raise UnsupportedMedia("the clip changes its coding midway, which is not read here")
+                raise UnsupportedMedia("the clip changes its codec settings midway, which is not supported")
         codec = self.stream.codec_context
-        # dav1d looks at this only once, when it is opened.
+        # dav1d reads this option only when it is opened.
         codec.skip_frame = "NONREF" if skip and self.codec != "av1" else "DEFAULT"
         frames = codec.decode(packet)
-        self.source.check()
+        self.file.check()
         self.decoded += len(frames)
         if self.decoded > MAX_DECODED:
-            raise ClipTooLarge(f"more than {MAX_DECODED} frames would have to be decoded")
+            raise ClipTooLarge(f"the clip needs over {MAX_DECODED} frames decoded, the server's limit")
         for frame in frames:
-            self.check(frame.width, frame.height)
+            self.check_size(frame.width, frame.height)
         return frames
 
 
-def _refuse(url: str, flags: int, options: dict[str, Any]) -> NoReturn:
-    raise PermissionError("a clip is one file")
+def _refuse_open(url: str, flags: int, options: dict[str, Any]) -> NoReturn:
+    raise PermissionError("a clip may not refer to other files")

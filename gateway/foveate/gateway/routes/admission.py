@@ -60,7 +60,7 @@ class Admission:
         return 0.0
 
     def _reserve(self, context: RequestContext[Any]) -> Slot:
-        ready_in_s = self.decoding.wait_s(context.card)
+        ready_in_s = self.decoding.decode_wait_s(context.card)
         return self.cluster.reserve(
             context.card.name, self.engine_objective(context), context.plan, ready_in_s
         )

@@ -187,7 +187,7 @@ class TaskRoute(ABC, Generic[Options]):
         arrived: float,
     ) -> Response:
         """Limits, plan, body, response cache, and then the task's own work."""
-        with self.services.limiter.enter() as permit:
+        with self.services.limiter.admit() as permit:
             if self.services.cluster.draining:
                 raise Draining("the server is shutting down; send the request to another one")
             objective = request_log.objective
@@ -225,7 +225,7 @@ class TaskRoute(ABC, Generic[Options]):
         """Count an answer of this quality that the cache gave, and return the headers of its response."""
         total_s = monotonic() - context.arrived
         met = context.deadline_met(total_s)
-        self.meters[context.card.name].repeated(quality, total_s, met)
+        self.meters[context.card.name].record_cached(quality, total_s, met)
         return ReplyHeaders(context.id, met, {"total": total_s})
 
     @asynccontextmanager
@@ -254,10 +254,10 @@ class TaskRoute(ABC, Generic[Options]):
         """The media, taken out of the JSON body if there is one. Raises BadRequest."""
         if not encoded or isinstance(data, Path):
             return data
-        return await self.decoding.also(lambda: from_json(data))
+        return await self.decoding.run(lambda: from_json(data))
 
     def count_answer(self, context: RequestContext[Options], outcome: Outcome, total_s: float) -> bool | None:
         """Count an answer. Returns whether its deadline was met; None without a deadline."""
         met = context.deadline_met(total_s)
-        self.meters[context.card.name].answered(outcome, total_s, met)
+        self.meters[context.card.name].record(outcome, total_s, met)
         return met

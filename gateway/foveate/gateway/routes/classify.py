@@ -22,7 +22,7 @@ from foveate.gateway.routes.services import RouteServices
 from foveate.gateway.routes.video_input import VideoInput, center_crop
 from foveate.gateway.schemas.image import classification
 from foveate.gateway.schemas.response import CacheableResponse, ServedRequest
-from foveate.gateway.schemas.video import named_clip
+from foveate.gateway.schemas.video import clip_classification
 from foveate.gateway.spool import Medium
 
 
@@ -102,7 +102,7 @@ class ClassifyRoute(TaskRoute[ClassifyOptions]):
         if window is None or not window.class_scores.size:
             return None
         plan = replace(context.card.full, image_size=window.plan.image_size, reducer=window.plan.reducer)
-        rung = context.card.rung(plan) if plan.steps == window.plan.steps else None
+        rung = context.card.rung(plan) if plan.parts == window.plan.parts else None
         if rung is None or (rung.quality or 0.0) < context.objective.min_quality:
             return None
         feature_cache.count_hit()
@@ -117,7 +117,7 @@ class ClassifyRoute(TaskRoute[ClassifyOptions]):
         clip, decode_s = await self.video_input.decode(context, data, boxes)
         outcome = await self.admission.submit(context, clip.pixels[0])
         served = self._served(context, outcome, decode_s)
-        return named_clip(served, clip, context.options.top_k, context.options.explain)
+        return clip_classification(served, clip, context.options.top_k, context.options.explain)
 
     def _served(
         self, context: RequestContext[ClassifyOptions], outcome: Outcome, decode_s: float, cache: str = ""
@@ -141,7 +141,7 @@ class ClassifyRoute(TaskRoute[ClassifyOptions]):
         # All requests of a batch have one size; the model scales the batch down to the plan's size.
         side = max(card.full.image_size, context.plan.image_size if context.plan else 0)
         max_pixels = self.settings.max_pixels
-        pixels, seconds = await self.decoding.read(
+        pixels, seconds = await self.decoding.decode_image(
             card.name, data, lambda: decode_image(data, spec, side, max_pixels)
         )
         self.meters[card.name].decode.observe(seconds)

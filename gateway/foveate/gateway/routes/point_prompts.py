@@ -13,15 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from foveate.core.clicks import Clicked
 from foveate.core.errors import BadRequest, FoveateError
 from foveate.core.model import ModelCard
 from foveate.core.outcome import ClassMaps, Outcome, Result, Timings
+from foveate.core.point_prompts import PointPrompt
 from foveate.core.request import Request
 from foveate.gateway.caching.features import CachedImage, WindowFeatures, feature_key, window_features_of
 from foveate.gateway.limits import deadline_timeout
-from foveate.gateway.media.image_tiles import Choice, TiledImage, decode_whole
-from foveate.gateway.media.masks import ClassArea, RenderedMask, above, overlay, png
+from foveate.gateway.media.image_tiles import TiledImage, TileSelector, decode_whole
+from foveate.gateway.media.masks import ClassArea, RenderedMask, encode_mask, overlay, threshold_mask
 from foveate.gateway.media.tiling import Tile, tiles
 from foveate.gateway.routes.admission import Admission
 from foveate.gateway.routes.context import RequestContext
@@ -29,7 +29,7 @@ from foveate.gateway.routes.points import Click, window_of, within_box
 from foveate.gateway.routes.services import Meters, RouteServices
 from foveate.gateway.schemas.response import ServedRequest
 
-Decode = Callable[[RequestContext[Any], bytes, Choice], Awaitable[tuple[TiledImage, float]]]
+Decode = Callable[[RequestContext[Any], bytes, TileSelector], Awaitable[tuple[TiledImage, float]]]
 """Decodes the chosen window of an image; also gives the seconds that it took."""
 
 
@@ -81,7 +81,7 @@ class PointPromptHandler:
         prompt = await self._prompt_window(context, data, clicks)
         answer = await self._run_decoder(context, prompt, clicks)
         render_started = monotonic()
-        rendered = await self.services.decoding.draw(
+        rendered = await self.services.decoding.render(
             context.card.name, lambda: self._render(prompt, answer, data, overlay_format)
         )
         now = monotonic()
@@ -94,7 +94,7 @@ class PointPromptHandler:
             "total": now - context.arrived,
         }
         met = context.deadline_met(now - context.arrived)
-        self.meters[context.card.name].answered(outcome, now - context.arrived, met)
+        self.meters[context.card.name].record(outcome, now - context.arrived, met)
         cache = "miss" if prompt.encoded else "hit"
         served = ServedRequest(context.id, context.card, [outcome], context.pinned, met, timings_s, cache)
         return served, rendered
@@ -150,7 +150,7 @@ class PointPromptHandler:
         """Run the point-prompt model, at the image size of the features."""
         card = self.services.cluster.cards()[context.card.click_model]
         side = prompt.features.plan.image_size
-        media = Clicked(prompt.features.features, within_box(clicks, prompt.window.box))
+        media = PointPrompt(prompt.features.features, within_box(clicks, prompt.window.box))
         request = Request(
             context.id, card.name, media, media.nbytes, task="clicks",
             objective=self.admission.engine_objective(context),
@@ -169,7 +169,7 @@ class PointPromptHandler:
         if overlay_format is not None:
             whole = decode_whole(data, self.services.settings.max_pixels)
             blended = overlay(whole, mask, overlay_format)
-        return RenderedMask(prompt.size, png(mask), blended, areas)
+        return RenderedMask(prompt.size, encode_mask(mask), blended, areas)
 
 
 def cached_window(
@@ -191,7 +191,7 @@ def object_mask(prompt: PromptWindow, maps: ClassMaps) -> tuple[Image.Image, lis
     left, top, right, bottom = prompt.window.box
     mask = Image.new("L", prompt.size)
     if maps.classes == (0, 1):
-        mask.paste(above(maps.scores[1] - maps.scores[0], (right - left, bottom - top)), (left, top))
+        mask.paste(threshold_mask(maps.scores[1] - maps.scores[0], (right - left, bottom - top)), (left, top))
     elif maps.classes == (1,):
         mask.paste(1, prompt.window.box)
     box = mask.getbbox()

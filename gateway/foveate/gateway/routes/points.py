@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from foveate.core.clicks import MAX_POINTS, Point
 from foveate.core.errors import BadRequest
+from foveate.core.point_prompts import MAX_POINTS, Point
 from foveate.gateway.media.tiling import Box, Tile
 
 FORM = "points are x,y or x,y,label with label 1 on the object and 0 off it, and ; between them"

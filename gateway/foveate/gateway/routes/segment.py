@@ -14,12 +14,12 @@ from foveate.cluster import Slot
 from foveate.core.errors import BadRequest, UnsupportedMedia
 from foveate.core.model import ModelCard, Task
 from foveate.core.outcome import Outcome
-from foveate.gateway.body import data_of, json_fields
+from foveate.gateway.body import decode_data, json_fields
 from foveate.gateway.caching.features import CachedImage, feature_key, window_features_of
 from foveate.gateway.limits import deadline_timeout
-from foveate.gateway.media.image import Size
-from foveate.gateway.media.image_tiles import Choice, TiledImage, decode_tiles, decode_whole
-from foveate.gateway.media.masks import RenderedMask, areas, assembled, overlay, png
+from foveate.gateway.media.image_format import Size
+from foveate.gateway.media.image_tiles import TiledImage, TileSelector, decode_tiles, decode_whole
+from foveate.gateway.media.masks import RenderedMask, areas, assemble_mask, encode_mask, overlay
 from foveate.gateway.media.tiling import tiles
 from foveate.gateway.media.video import upright_frames
 from foveate.gateway.routes.admission import Admission
@@ -32,8 +32,8 @@ from foveate.gateway.routes.services import RouteServices
 from foveate.gateway.routes.video_input import VideoInput
 from foveate.gateway.schemas.image import segmentation
 from foveate.gateway.schemas.response import CacheableResponse, ServedRequest
-from foveate.gateway.schemas.video import TimedMask, outlined_clip
-from foveate.gateway.schemas.video_masks import animated, check_animated, reel, window_boxes
+from foveate.gateway.schemas.video import TimedMask, clip_segmentation
+from foveate.gateway.schemas.video_masks import animated_png, check_animation_size, frame_masks, window_boxes
 from foveate.gateway.spool import Medium
 
 
@@ -67,7 +67,7 @@ class SegmentAdmission(Admission):
 
     def render_s(self, card: ModelCard) -> float:
         """Predicted seconds from the model's answer to the rendered mask."""
-        return self.decoding.drawing_s(card)
+        return self.decoding.render_wait_s(card)
 
     def _reserve(self, context: RequestContext[SegmentOptions]) -> Slot:
         if context.options.points and context.card.click_model:
@@ -115,7 +115,7 @@ class SegmentRoute(TaskRoute[SegmentOptions]):
         else:
             served, rendered = await self._segment_image(context, data)
         if context.options.picture:
-            return served.answered(rendered.overlay or rendered.mask)
+            return served.to_response(rendered.overlay or rendered.mask)
         return segmentation(served, rendered)
 
     async def _media_and_points(
@@ -126,7 +126,7 @@ class SegmentRoute(TaskRoute[SegmentOptions]):
         if not encoded or isinstance(data, Path):
             return data, points
         body: bytes = data
-        data, body_points = await self.decoding.also(lambda: media_and_points(body))
+        data, body_points = await self.decoding.run(lambda: media_and_points(body))
         if body_points and points:
             raise BadRequest("send points in the query or in the body, not in both")
         if body_points:
@@ -142,27 +142,27 @@ class SegmentRoute(TaskRoute[SegmentOptions]):
         outcomes = await gather_or_cancel(*(self.admission.submit(context, pixels) for pixels in clip.pixels))
         options = context.options
         if options.picture:
-            check_animated(clip)
+            check_animation_size(clip)
         render_started, limits = monotonic(), self.video_input.limits()
         overlay_format = "PNG" if options.picture else "JPEG"
 
         def render() -> tuple[list[TimedMask], bytes]:
             frames = upright_frames(data, context.card.frames, limits) if options.overlay else None
-            masks = reel(clip, outcomes, frames, overlay_format)
-            return masks, animated(masks, clip.duration_s) if options.picture else b""
+            masks = frame_masks(clip, outcomes, frames, overlay_format)
+            return masks, animated_png(masks, clip.duration_s) if options.picture else b""
 
-        masks, picture = await self.decoding.draw(context.card.name, render)
+        masks, picture = await self.decoding.render(context.card.name, render)
         served = self._served(context, outcomes, decode_s, render_started)
         if options.picture:
-            return served.answered(picture)
-        return outlined_clip(served, clip, masks)
+            return served.to_response(picture)
+        return clip_segmentation(served, clip, masks)
 
     async def _segment_image(
         self, context: RequestContext[SegmentOptions], data: bytes
     ) -> tuple[ServedRequest, RenderedMask]:
         image = await self._outcomes(context, data)
         render_started = monotonic()
-        rendered = await self.decoding.draw(
+        rendered = await self.decoding.render(
             context.card.name, lambda: self._render(context, data, image.size, image.outcomes)
         )
         served = self._served(context, image.outcomes, image.decode_s, render_started, image.cache)
@@ -224,7 +224,7 @@ class SegmentRoute(TaskRoute[SegmentOptions]):
         return ServedRequest(context.id, context.card, outcomes, context.pinned, met, timings_s, cache)
 
     async def _decode(
-        self, context: RequestContext[SegmentOptions], data: bytes, choose: Choice | None = None
+        self, context: RequestContext[SegmentOptions], data: bytes, choose: TileSelector | None = None
     ) -> tuple[TiledImage, float]:
         """The windows of the image, and the seconds that decoding took. Raises UnsupportedMedia."""
         card, spec = context.card, context.card.input
@@ -232,7 +232,7 @@ class SegmentRoute(TaskRoute[SegmentOptions]):
             raise UnsupportedMedia(f"{card.name} takes no pictures")
         side = max(card.full.image_size, context.plan.image_size if context.plan else 0)
         max_pixels = self.settings.max_pixels
-        image, seconds = await self.decoding.read(
+        image, seconds = await self.decoding.decode_image(
             card.name, data, lambda: decode_tiles(data, spec, side, max_pixels, choose)
         )
         self.meters[card.name].decode.observe(seconds)
@@ -247,19 +247,21 @@ class SegmentRoute(TaskRoute[SegmentOptions]):
     ) -> RenderedMask:
         """The mask at the image's size. Runs on a pool thread: it touches every pixel."""
         maps = [outcome.result.maps for outcome in outcomes]
-        mask = assembled(size, tiles(*size), [window_maps for window_maps in maps if window_maps is not None])
+        mask = assemble_mask(
+            size, tiles(*size), [window_maps for window_maps in maps if window_maps is not None]
+        )
         blended = None
         if context.options.overlay:
             whole = decode_whole(data, self.settings.max_pixels)
             blended = overlay(whole, mask, "PNG" if context.options.picture else "JPEG")
-        return RenderedMask(size, png(mask), blended, areas(mask))
+        return RenderedMask(size, encode_mask(mask), blended, areas(mask))
 
 
 def media_and_points(body: bytes) -> tuple[bytes, tuple[Click, ...]]:
     """The media in a JSON body, and its `points`. Raises BadRequest."""
     fields = json_fields(body)
     points = points_of(fields["points"]) if "points" in fields else ()
-    return data_of(fields), points
+    return decode_data(fields), points
 
 
 async def gather_or_cancel(*work: Coroutine[Any, Any, Outcome]) -> list[Outcome]:

@@ -7,12 +7,13 @@ from typing import Any
 
 from foveate.core.errors import BrokenMedia, DeadlineExceeded, UnsupportedMedia
 from foveate.core.model import InputSpec
-from foveate.core.plan import picked
+from foveate.core.plan import sampled_frames
 from foveate.core.settings import Settings
 from foveate.gateway.decoding import Decoding
 from foveate.gateway.limits import deadline_timeout
-from foveate.gateway.media.frame_transform import Box
-from foveate.gateway.media.image import Size, view_of
+from foveate.gateway.media.frame_transform import FrameBox
+from foveate.gateway.media.image import crop_box
+from foveate.gateway.media.image_format import Size
 from foveate.gateway.media.video import Clip, decode_clip
 from foveate.gateway.media.video_container import is_clip
 from foveate.gateway.media.video_demuxer import ClipLimits
@@ -20,7 +21,7 @@ from foveate.gateway.routes.context import RequestContext
 from foveate.gateway.routes.services import Meters
 from foveate.gateway.spool import Medium
 
-Boxes = Callable[[Size], Sequence[Box]]
+Boxes = Callable[[Size], Sequence[FrameBox]]
 """The parts of a frame of this size that the model gets."""
 
 
@@ -37,7 +38,7 @@ class VideoInput:
         """
         if isinstance(data, bytes):
             return is_clip(data)
-        if not is_clip(await self.decoding.also(lambda: head_of(data))):
+        if not is_clip(await self.decoding.run(lambda: head_of(data))):
             raise BrokenMedia("the bytes are not a clip in a known format")
         return True
 
@@ -47,14 +48,14 @@ class VideoInput:
         if spec is None:
             raise UnsupportedMedia(f"{card.name} takes no clips")
         side, plan = card.full.image_size, context.plan
-        frames = picked(card.frames, plan.frames) if plan is not None and plan.frames else None
+        frames = sampled_frames(card.frames, plan.frames) if plan is not None and plan.frames else None
 
         def work() -> Clip:
             limits = self.limits(context.objective.deadline)
             return decode_clip(data, card.frames, side, boxes, spec.interpolation, limits, frames)
 
         async with deadline_timeout(context.objective.deadline):
-            clip, seconds = await self.decoding.watch(card.name, work)
+            clip, seconds = await self.decoding.decode_video(card.name, work)
         self.meters[card.name].decode.observe(seconds)
         return clip, seconds
 
@@ -72,7 +73,7 @@ class VideoInput:
 
 def center_crop(spec: InputSpec, side: int) -> Boxes:
     """The crop of a frame that the model gets, the same as of an image."""
-    return lambda size: [view_of(size, spec, side)]
+    return lambda size: [crop_box(size, spec, side)]
 
 
 def head_of(path: Path) -> bytes:

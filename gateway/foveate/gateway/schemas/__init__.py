@@ -1,1 +1,1 @@
-"""Response bodies, response headers, problem details and the OpenAPI document."""
+"""JSON bodies, response headers, problem details and the OpenAPI document of the HTTP API."""

@@ -1,4 +1,4 @@
-"""The answer's shape on the wire, and its headers."""
+"""JSON bodies of answers to images, and of the model list."""
 
 import base64
 
@@ -13,49 +13,51 @@ from foveate.gateway.schemas.response import CacheableResponse, ServedRequest
 
 
 class Prediction(BaseModel):
-    """One class, with the probability the model gives it."""
+    """One class and its probability."""
 
     label: str
-    index: int
-    score: float
+    index: int = Field(description="index of the class in the model's labels")
+    score: float = Field(description="probability of the class, 0 to 1")
 
 
 class Compute(BaseModel):
-    """What was spent on the answer."""
+    """The plan of the answer and its cost. With several tiles, the cost of all of them."""
 
-    plan: str
-    rung: str
-    quality: float | None
-    tokens: int
-    tokens_full: int
-    exit_layer: int
-    gflops: float
-    degraded: bool
-    chosen: str | None = Field(description="the rung the picture's content asked for, under a content plan")
+    plan: str = Field(description="the plan under which the model ran")
+    rung: str = Field(description="the plan relative to full, as in the ladder")
+    quality: float | None = Field(description="measured quality of the plan, 0 to 1; null: never measured")
+    tokens: int = Field(description="tokens left after the last block")
+    tokens_full: int = Field(description="tokens left after the last block under the full plan")
+    exit_layer: int = Field(description="blocks that were run")
+    gflops: float = Field(description="billions of multiply-adds")
+    degraded: bool = Field(description="true where the server chose a plan below full")
+    chosen: str | None = Field(description="the rung chosen by the image's content, under a content plan")
 
 
 class Stage(BaseModel):
-    """The picture's tokens after a block that changed them."""
+    """The image's tokens after a block that reduced them."""
 
-    block: int = Field(description="the block that changed them, counted from 1")
-    tokens: int = Field(description="tokens that left it, class and register tokens included")
+    block: int = Field(description="the block that reduced the tokens, counted from 1")
+    tokens: int = Field(description="tokens after the block, class and register tokens included")
     patches: list[int] = Field(
-        description="for each patch, row by row and counted from 0: -1 where it has been dropped, else the "
-        "smallest patch among those that share its token. A patch alone in its group was kept; the others "
-        "of a group were merged."
+        description="for each patch, row by row: -1 if it was dropped, else the smallest patch number, "
+        "counted from 0, among the patches that share its token. A patch alone in its group was kept; a "
+        "group of several patches was merged."
     )
 
 
 class Explained(BaseModel):
-    """Which patches were kept, merged or dropped on the way, and where the picture left."""
+    """Which patches were kept, merged or dropped, and after which block the image exited."""
 
     grid: tuple[int, int] = Field(description="rows and columns of patches")
-    exit_layer: int = Field(description="blocks the picture went through")
-    stages: list[Stage] = Field(description="one for each block that changed the tokens; none: all were kept")
+    exit_layer: int = Field(description="blocks that were run on the image")
+    stages: list[Stage] = Field(
+        description="one for each block that reduced the tokens; empty: all were kept"
+    )
 
 
 class Classification(BaseModel):
-    """The answer of POST /classify."""
+    """The answer of POST /classify to an image."""
 
     id: str
     model: str
@@ -63,32 +65,34 @@ class Classification(BaseModel):
     compute: Compute
     timings_ms: dict[str, float]
     explain: Explained | None = Field(
-        None, description="only with ?explain=true; null where the model cannot tell what it looked at"
+        None, description="only with ?explain=true; null where the model cannot explain its answer"
     )
 
 
 class Segment(BaseModel):
-    """One class that the picture shows."""
+    """One class in the mask, or the object at the clicked points."""
 
-    label: str | None = Field(description="null for a clicked object that is of no class the model knows")
-    index: int | None
-    value: int = Field(description="of its pixels in the mask; 0 is the background")
-    area: int = Field(description="in pixels of the picture")
-    share: float = Field(description="of the picture's pixels")
-    box: tuple[int, int, int, int] = Field(description="left, top, right, bottom; the last two exclusive")
+    label: str | None = Field(description="null for a clicked object of no class that the model knows")
+    index: int | None = Field(description="index of the class in the model's labels")
+    value: int = Field(description="value of its pixels in the mask; 0 is the background")
+    area: int = Field(description="area in pixels of the image")
+    share: float = Field(description="share of the image's pixels, 0 to 1")
+    box: tuple[int, int, int, int] = Field(
+        description="left, top, right, bottom in pixels; right and bottom are exclusive"
+    )
 
 
 class Segmentation(BaseModel):
-    """The answer of POST /segment."""
+    """The answer of POST /segment to an image."""
 
     id: str
     model: str
     width: int
     height: int
-    segments: list[Segment] = Field(description="the largest first, the background left out")
-    mask: str = Field(description="indexed PNG of the picture's size, as a data URL")
+    segments: list[Segment] = Field(description="the largest first, without the background")
+    mask: str = Field(description="indexed PNG of the image's size, as a data URL")
     overlay: str | None = Field(None, description="JPEG, as a data URL; only with ?overlay=true")
-    windows: int = Field(description="parts of the picture that were looked at by themselves")
+    windows: int = Field(description="tiles of the image that were run on their own")
     compute: Compute
     timings_ms: dict[str, float]
 
@@ -96,15 +100,15 @@ class Segmentation(BaseModel):
 class Problem(BaseModel):
     """RFC 9457 problem details."""
 
-    type: str
+    type: str = Field(description="URI of the kind of problem")
     title: str
-    status: int
-    detail: str
+    status: int = Field(description="HTTP status code")
+    detail: str = Field(description="one sentence: the field, its value and the fix")
     instance: str | None = None
 
 
 def classification(served: ServedRequest, top_k: int, explain: bool) -> CacheableResponse:
-    """The response to a classified picture."""
+    """The response to an image that was classified."""
     (outcome,) = served.outcomes
     fields: dict[str, object] = {
         "predictions": prediction_fields(served.card, outcome.result, top_k),
@@ -113,64 +117,64 @@ def classification(served: ServedRequest, top_k: int, explain: bool) -> Cacheabl
     if explain:
         explanation = outcome.result.explanation
         fields["explain"] = None if explanation is None else explain_fields(explanation)
-    return served.answered(fields)
+    return served.to_response(fields)
 
 
-def segmentation(served: ServedRequest, drawn: RenderedMask) -> CacheableResponse:
-    """The response to a picture whose pixels were named, as JSON: pictures in it are data URLs."""
-    width, height = drawn.size
+def segmentation(served: ServedRequest, rendered: RenderedMask) -> CacheableResponse:
+    """The response to an image that was segmented, as JSON. Images in it are data URLs."""
+    width, height = rendered.size
     fields: dict[str, object] = {
         "width": width,
         "height": height,
-        "segments": segment_fields(served.card, drawn),
-        "mask": data_url("image/png", drawn.mask),
+        "segments": segment_fields(served.card, rendered),
+        "mask": data_url("image/png", rendered.mask),
     }
-    if drawn.overlay is not None:
-        fields["overlay"] = data_url("image/jpeg", drawn.overlay)
-    return served.answered(fields | {"windows": len(served.outcomes), "compute": served.compute()})
+    if rendered.overlay is not None:
+        fields["overlay"] = data_url("image/jpeg", rendered.overlay)
+    return served.to_response(fields | {"windows": len(served.outcomes), "compute": served.compute()})
 
 
-def segment_fields(card: ModelCard, drawn: RenderedMask) -> list[dict[str, object]]:
-    """What a mask shows, the largest first."""
-    width, height = drawn.size
+def segment_fields(card: ModelCard, rendered: RenderedMask) -> list[dict[str, object]]:
+    """The classes in a mask as the JSON of `Segment`, the largest first."""
+    width, height = rendered.size
     return [
         {
-            "label": None if area.shows is None else card.labels[area.shows],
-            "index": area.shows,
+            "label": None if area.label_index is None else card.labels[area.label_index],
+            "index": area.label_index,
             "value": area.value,
             "area": area.pixels,
             "share": round(area.pixels / (width * height), 6),
             "box": area.box,
         }
-        for area in drawn.areas
+        for area in rendered.areas
     ]
 
 
 def data_url(kind: str, data: bytes) -> str:
-    """A picture inside of text."""
+    """Image bytes as a data URL."""
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def prediction_fields(card: ModelCard, result: Result, top_k: int) -> list[dict[str, object]]:
-    """The likeliest classes, the best first."""
+    """The `top_k` most probable classes, the best first."""
     order = np.argsort(-result.scores, kind="stable")[:top_k].tolist()
     return [{"label": card.labels[i], "index": i, "score": round(float(result.scores[i]), 6)} for i in order]
 
 
 def explain_fields(explanation: Explanation) -> dict[str, object]:
-    """An explanation on the wire: one list a stage, from which kept, merged and dropped can be read."""
+    """An explanation as the JSON of `Explained`."""
     return {
         "grid": explanation.grid,
         "exit_layer": explanation.exit_layer,
         "stages": [
-            {"block": stage.block, "tokens": stage.tokens, "patches": stage.into}
+            {"block": stage.block, "tokens": stage.tokens, "patches": stage.groups}
             for stage in explanation.stages
         ],
     }
 
 
 def card_fields(card: ModelCard) -> dict[str, object]:
-    """A model as `GET /models` shows it."""
+    """A model as JSON of `GET /models`."""
     return {
         "name": card.name,
         "description": card.description,
@@ -185,7 +189,7 @@ def card_fields(card: ModelCard) -> dict[str, object]:
 
 
 def rung_fields(rung: Rung, full: Plan) -> dict[str, object]:
-    """A rung as `GET /models/{name}/ladder` shows it."""
+    """A rung as JSON of `GET /models/{name}/ladder`."""
     return {
         "plan": str(rung.plan),
         "rung": rung.plan.relative_to(full),

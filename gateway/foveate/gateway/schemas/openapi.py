@@ -1,21 +1,21 @@
-"""The OpenAPI entries of the tasks, which are served beside the framework's own routes."""
+"""The OpenAPI entries of the task routes, which are ASGI applications that the framework cannot describe."""
 
 from typing import Any
 
 from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
-from foveate.core.clicks import MAX_POINTS
+from foveate.core.point_prompts import MAX_POINTS
 from foveate.gateway.schemas.image import Classification, Problem, Segmentation
 from foveate.gateway.schemas.video import ClipClassification, ClipSegmentation
 
 _REF = "#/components/schemas/{model}"
-_PICTURE = {"type": "string", "format": "binary"}
+_BINARY = {"type": "string", "format": "binary"}
 _BODY = {
-    "image/*": {"schema": _PICTURE},
-    "video/*": {"schema": _PICTURE},
+    "image/*": {"schema": _BINARY},
+    "video/*": {"schema": _BINARY},
     "multipart/form-data": {
-        "schema": {"type": "object", "required": ["file"], "properties": {"file": _PICTURE}}
+        "schema": {"type": "object", "required": ["file"], "properties": {"file": _BINARY}}
     },
     "application/json": {
         "schema": {
@@ -27,7 +27,7 @@ _BODY = {
                     "type": "array",
                     "maxItems": MAX_POINTS,
                     "items": {"type": "array", "minItems": 2, "maxItems": 3, "items": {"type": "number"}},
-                    "description": "of /segment: as the query parameter, [[x, y], [x, y, 0]]",
+                    "description": "only /segment: the points of the query parameter, as [[x, y], [x, y, 0]]",
                 },
             },
         }
@@ -35,44 +35,61 @@ _BODY = {
 }
 
 
-def _parameters(*given: tuple[str, str, str, str]) -> list[dict[str, Any]]:
+def _parameters(*rows: tuple[str, str, str, str]) -> list[dict[str, Any]]:
+    """OpenAPI parameters from rows of name, location, type and description."""
     return [
-        {"name": name, "in": place, "required": False, "schema": {"type": kind}, "description": what}
-        for name, place, kind, what in given
+        {"name": name, "in": location, "required": False, "schema": {"type": kind}, "description": text}
+        for name, location, kind, text in rows
     ]
 
 
 _COMMON = _parameters(
-    ("model", "query", "string", "which model; unless told the first one served for this task and medium"),
-    ("x-slo-ms", "header", "number", "answer within this many milliseconds, as well as that allows"),
-    ("x-request-timeout-seconds", "header", "number", "the same, in seconds"),
-    ("x-min-quality", "header", "number", "least share of full accuracy, 0 to 1"),
-    ("x-priority", "header", "integer", "head starts in the queue, -9 to 9, cut to what the server allows"),
-    ("x-slo-class", "header", "string", "a promise the server has a name for; other headers go first"),
-    ("x-plan", "header", "string", "run under this plan, as in evit:0.5"),
-    ("x-request-id", "header", "string", "echoed; made up unless sent"),
+    (
+        "model",
+        "query",
+        "string",
+        "name of the model; default: the first model served for this task and type of media",
+    ),
+    ("x-slo-ms", "header", "number", "deadline in milliseconds from the arrival of the request"),
+    (
+        "x-request-timeout-seconds",
+        "header",
+        "number",
+        "the same deadline in seconds; the shorter of the two applies",
+    ),
+    ("x-min-quality", "header", "number", "lowest acceptable share of full accuracy, 0 to 1"),
+    ("x-priority", "header", "integer", "priority in the queue, -9 to 9; the server may set a lower maximum"),
+    ("x-slo-class", "header", "string", "name of an SLO class of the server; the other headers override it"),
+    ("x-plan", "header", "string", "plan to run under, as in evit:0.5; default: the server chooses"),
+    ("x-request-id", "header", "string", "ID that the answer repeats; default: a new one"),
 )
 _CLASSIFY = _parameters(
-    ("top_k", "query", "integer", "how many classes to name, 5 unless told"),
-    ("explain", "query", "boolean", "say which patches were kept, merged or dropped; one more forward"),
+    ("top_k", "query", "integer", "number of classes in the answer; default 5"),
+    (
+        "explain",
+        "query",
+        "boolean",
+        "report which patches were kept, merged or dropped; costs one more forward",
+    ),
 )
 _SEGMENT = _parameters(
-    ("overlay", "query", "boolean", "send the picture with the mask's colours on it, too"),
+    ("overlay", "query", "boolean", "also return the image with the mask's colours on it"),
     (
         "points",
         "query",
         "string",
-        "outline one object alone: 1 to 32 clicks as x,y or x,y,label in pixels of the upright picture, with "
-        "; between them, label 1 or none on the object and 0 off it. The mask is 1 there. Of a large picture "
-        "the window around the first click on the object is looked at. Further clicks on it are cheap.",
+        "segment one object: 1 to 32 points as x,y or x,y,label in pixels of the upright image, separated by "
+        "; . Label 1, or none, is a point on the object, 0 a point off it. The mask is 1 on the object. Of a "
+        "large image, only the tile around the first point on the object is used. Further points on the same "
+        "image are cheap.",
     ),
 )
-MODELS = (Classification, ClipClassification, Segmentation, ClipSegmentation, Problem)
+RESPONSE_MODELS = (Classification, ClipClassification, Segmentation, ClipSegmentation, Problem)
 _STATUSES = {
     400: "Bad request",
     404: "Unknown model",
     408: "Body too slow",
-    413: "Body, picture or clip too large",
+    413: "Body, image or clip too large",
     415: "Unsupported media type",
     422: "Media cannot be decoded",
     429: "Overloaded",
@@ -83,22 +100,22 @@ _STATUSES = {
 
 
 def describe_tasks(app: FastAPI) -> None:
-    """Put the tasks into the document that /openapi.json shows."""
+    """Add the task routes to the document at /openapi.json."""
     framework = app.openapi
 
     def openapi() -> dict[str, Any]:
         document = framework()
         if "/classify" not in document["paths"]:
             _, models = models_json_schema(
-                [(model, "serialization") for model in MODELS],
+                [(model, "serialization") for model in RESPONSE_MODELS],
                 ref_template=_REF,
             )
             document.setdefault("components", {}).setdefault("schemas", {}).update(models["$defs"])
-            ours = {
+            task_paths = {
                 "/classify": {"post": _classify()},
                 "/segment": {"post": _segment()},
             }
-            document["paths"] = {**ours, **document["paths"]}
+            document["paths"] = {**task_paths, **document["paths"]}
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]
@@ -106,25 +123,26 @@ def describe_tasks(app: FastAPI) -> None:
 
 def _classify() -> dict[str, Any]:
     answer = _json("Classification", "ClipClassification")
-    return _operation("classify", "Name what a picture shows, or what happens in a clip", _CLASSIFY, answer)
+    return _operation("classify", "Classify an image or a clip", _CLASSIFY, answer)
 
 
 def _segment() -> dict[str, Any]:
-    answer = {**_json("Segmentation", "ClipSegmentation"), "image/png": {"schema": _PICTURE}}
-    summary = "Name what each pixel shows of a picture, or of some of a clip's frames"
+    answer = {**_json("Segmentation", "ClipSegmentation"), "image/png": {"schema": _BINARY}}
+    summary = "Segment an image, or sampled frames of a clip"
     return _operation("segment", summary, _SEGMENT, answer)
 
 
-def _json(of_picture: str, of_clip: str) -> dict[str, Any]:
-    answers = [{"$ref": _REF.format(model=model)} for model in (of_picture, of_clip)]
-    return {"application/json": {"schema": {"anyOf": answers}}}
+def _json(*models: str) -> dict[str, Any]:
+    """JSON content of one of these response models."""
+    schemas = [{"$ref": _REF.format(model=model)} for model in models]
+    return {"application/json": {"schema": {"anyOf": schemas}}}
 
 
 def _operation(
     name: str, summary: str, parameters: list[dict[str, Any]], answer: dict[str, Any]
 ) -> dict[str, Any]:
-    told = {"application/problem+json": {"schema": {"$ref": _REF.format(model="Problem")}}}
-    problems = {str(status): {"description": what, "content": told} for status, what in _STATUSES.items()}
+    content = {"application/problem+json": {"schema": {"$ref": _REF.format(model="Problem")}}}
+    problems = {str(status): {"description": text, "content": content} for status, text in _STATUSES.items()}
     return {
         "summary": summary,
         "operationId": name,

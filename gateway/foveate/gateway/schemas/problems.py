@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problem details. The one place where a failure becomes a status."""
+"""Errors as RFC 9457 problem details. The only place where an error becomes an HTTP response."""
 
 import logging
 import math
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def problem(error: FoveateError, request_id: str) -> Response:
-    """The response that tells a client about an error, without telling it about the server."""
+    """The response for an error. It contains the error's message and nothing else about the server."""
     kind = type(error).__name__
     slug = "".join(f"-{c.lower()}" if c.isupper() else c for c in kind).lstrip("-")
     headers = {"x-request-id": request_id}
@@ -29,6 +29,7 @@ def problem(error: FoveateError, request_id: str) -> Response:
 
 
 def render(kind: str, title: str, status: int, detail: str, headers: dict[str, str]) -> Response:
+    """A problem document. `kind` is the URI of the problem type."""
     body = {"type": kind, "title": title, "status": status, "detail": detail}
     if "x-request-id" in headers:
         body["instance"] = f"urn:foveate:request:{quote(headers['x-request-id'])}"
@@ -36,7 +37,7 @@ def render(kind: str, title: str, status: int, detail: str, headers: dict[str, s
 
 
 async def http_problem(request: Request, error: Exception) -> Response:
-    """What the framework itself raises: no such route, method not allowed."""
+    """The response for errors of the framework, such as an unknown route or a method that is not allowed."""
     if not isinstance(error, HTTPException):
         raise error
     headers = dict(error.headers or {})

@@ -1,4 +1,4 @@
-"""Answers to clips on the wire: what was seen when, and what it showed."""
+"""JSON bodies of answers to video clips."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,18 +19,18 @@ from foveate.gateway.schemas.response import CacheableResponse, ServedRequest
 
 
 class ClipFields(BaseModel):
-    """The clip, and which of its frames were looked at."""
+    """The clip, and the frames that the model used."""
 
-    width: int
+    width: int = Field(description="width of an upright frame in square pixels")
     height: int
     duration_s: float
-    sampled_s: list[float] = Field(description="when the frames are shown that were looked at, in seconds")
+    sampled_s: list[float] = Field(description="times of the frames that the model used, in seconds")
 
 
-class Moment(BaseModel):
-    """What was said after one of the frames."""
+class FramePredictions(BaseModel):
+    """The answer after one of the frames."""
 
-    at_s: float
+    at_s: float = Field(description="time of the frame in seconds")
     predictions: list[Prediction]
 
 
@@ -40,17 +40,19 @@ class ClipClassification(BaseModel):
     id: str
     model: str
     predictions: list[Prediction]
-    over_time: list[Moment] = Field(description="what was said after each frame that was looked at, in order")
+    over_time: list[FramePredictions] = Field(
+        description="the answer after each frame that was used, in order"
+    )
     clip: ClipFields
     compute: Compute
     timings_ms: dict[str, float]
 
 
 class FrameMask(BaseModel):
-    """One frame, its pixels named."""
+    """The mask of one frame."""
 
-    at_s: float
-    segments: list[Segment]
+    at_s: float = Field(description="time of the frame in seconds")
+    segments: list[Segment] = Field(description="the largest first, without the background")
     mask: str = Field(description="indexed PNG of the frame's size, as a data URL")
     overlay: str | None = Field(None, description="JPEG, as a data URL; only with ?overlay=true")
 
@@ -62,23 +64,23 @@ class ClipSegmentation(BaseModel):
     model: str
     frames: list[FrameMask]
     clip: ClipFields
-    windows: int
+    windows: int = Field(description="tiles of a frame that were run on their own")
     compute: Compute
     timings_ms: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
 class TimedMask:
-    """A frame's mask, and when the frame is shown."""
+    """A frame's mask, and the time of the frame in seconds."""
 
     at_s: float
-    drawn: RenderedMask
+    rendered: RenderedMask
 
 
-def named_clip(served: ServedRequest, clip: Clip, top_k: int, explain: bool) -> CacheableResponse:
-    """The response to a clip that was named. Nobody can tell yet which patches of it were looked at."""
+def clip_classification(served: ServedRequest, clip: Clip, top_k: int, explain: bool) -> CacheableResponse:
+    """The response to a clip that was classified. Video models cannot explain their answers yet."""
     (outcome,) = served.outcomes
-    result, said = outcome.result, outcome.result.over_time
+    result, frame_scores = outcome.result, outcome.result.over_time
     fields: dict[str, object] = {
         "predictions": prediction_fields(served.card, result, top_k),
         "over_time": [
@@ -86,32 +88,34 @@ def named_clip(served: ServedRequest, clip: Clip, top_k: int, explain: bool) -> 
                 "at_s": round(clip.at_s[frame], 3),
                 "predictions": prediction_fields(served.card, replace(result, scores=scores), top_k),
             }
-            for frame, scores in zip(result.frames, () if said is None else said, strict=False)
+            for frame, scores in zip(
+                result.frames, () if frame_scores is None else frame_scores, strict=False
+            )
         ],
         "clip": clip_fields(clip, [clip.at_s[frame] for frame in result.frames]),
         "compute": served.compute(),
     }
     if explain:
         fields["explain"] = None
-    return served.answered(fields)
+    return served.to_response(fields)
 
 
-def outlined_clip(served: ServedRequest, clip: Clip, reel: Sequence[TimedMask]) -> CacheableResponse:
-    """The response to a clip whose pixels were named."""
+def clip_segmentation(served: ServedRequest, clip: Clip, masks: Sequence[TimedMask]) -> CacheableResponse:
+    """The response to a clip that was segmented, with the mask of each sampled frame."""
     frames = []
-    for one in reel:
+    for mask in masks:
         fields: dict[str, object] = {
-            "at_s": round(one.at_s, 3),
-            "segments": segment_fields(served.card, one.drawn),
-            "mask": data_url("image/png", one.drawn.mask),
+            "at_s": round(mask.at_s, 3),
+            "segments": segment_fields(served.card, mask.rendered),
+            "mask": data_url("image/png", mask.rendered.mask),
         }
-        if one.drawn.overlay is not None:
-            fields["overlay"] = data_url("image/jpeg", one.drawn.overlay)
+        if mask.rendered.overlay is not None:
+            fields["overlay"] = data_url("image/jpeg", mask.rendered.overlay)
         frames.append(fields)
-    return served.answered(
+    return served.to_response(
         {
             "frames": frames,
-            "clip": clip_fields(clip, [one.at_s for one in reel]),
+            "clip": clip_fields(clip, [mask.at_s for mask in masks]),
             "windows": len(served.outcomes),
             "compute": served.compute(),
         }
@@ -119,7 +123,7 @@ def outlined_clip(served: ServedRequest, clip: Clip, reel: Sequence[TimedMask]) 
 
 
 def clip_fields(clip: Clip, at_s: Sequence[float]) -> dict[str, object]:
-    """A clip on the wire."""
+    """A clip as the JSON of `ClipFields`. `at_s`: times of the frames that the model used."""
     return {
         "width": clip.size[0],
         "height": clip.size[1],

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from foveate.core.errors import BadPlan
-from foveate.core.plan import Plan, picked
+from foveate.core.plan import Plan, sampled_frames
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +51,9 @@ def check(plan: Plan, full: Plan, axes: Axes, frames: int) -> None:
         if (plan.frames or 0) % axes.tubelet or (plan.frames or 0) > frames:
             raise BadPlan(f"{name} looks at multiples of {axes.tubelet} frames up to {frames}")
         rest = replace(rest, frames=None)
-    if rest.steps != "full":
+    if rest.parts != "full":
         has = ["an image size", *["a depth"] * axes.depths, *["frames"] * bool(axes.tubelet)]
-        raise BadPlan(f"{name} runs in transformers, where a plan has {' and '.join(has)}, not {rest.steps}")
+        raise BadPlan(f"{name} runs in transformers, where a plan has {' and '.join(has)}, not {rest.parts}")
 
 
 Changes = Sequence[tuple[Any, Mapping[str, Any]]]
@@ -84,7 +84,7 @@ def moved(table: Tensor, own: tuple[int, int], to: tuple[int, int]) -> Tensor:
     belongs to the frames it shows; in space they are interpolated, as is usual for vision transformers.
     """
     times, side = to
-    grid = table.reshape(own[0], own[1], own[1], -1)[picked(own[0], times)]
+    grid = table.reshape(own[0], own[1], own[1], -1)[sampled_frames(own[0], times)]
     if side != own[1]:
         channels = grid.permute(0, 3, 1, 2).float()
         scaled = F.interpolate(channels, size=(side, side), mode="bicubic", align_corners=False)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from foveate.core.errors import RunFailed, SetupError
 from foveate.core.outcome import Result
-from foveate.core.plan import Plan, Precision, picked
+from foveate.core.plan import Plan, Precision, sampled_frames
 from foveate.core.profile import Profile
 from foveate.models.huggingface.axes import Axes, Changes, moved
 from foveate.models.huggingface.fetch import Pretrained
@@ -119,7 +119,7 @@ class VideoClassifier(PretrainedRunner):
 
     def pixels(self, batch: Tensor, plan: Plan) -> Tensor:
         """(B, T, S, S, 3) uint8 to (B, t, 3, s, s): the frames in the middle of equal spans."""
-        clips = batch[:, picked(batch.shape[1], plan.frames or self.frames)]
+        clips = batch[:, sampled_frames(batch.shape[1], plan.frames or self.frames)]
         frames = self.sized(clips.flatten(0, 1), plan.image_size)
         return frames.view(*clips.shape[:2], *frames.shape[1:])
 
@@ -148,7 +148,7 @@ class VideoClassifier(PretrainedRunner):
 
     def results(self, out: Any, plan: Plan) -> Sequence[Result | Exception]:
         scores = out["logits"].float().softmax(-1).cpu().numpy()
-        seen = tuple(picked(self.frames, plan.frames or self.frames))
+        seen = tuple(sampled_frames(self.frames, plan.frames or self.frames))
         return [
             Result(row, self.tokens(plan), self.axes.blocks, self.gflops(plan), frames=seen)
             if np.isfinite(row).all()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from foveate.core.content import ContentRungs, fit
+from foveate.core.content import ContentRungs
 from foveate.core.outcome import Result
 from foveate.core.plan import Plan
 from foveate.core.profile import Measurement, Profile, choose

@@ -104,7 +104,7 @@ class MeanIoU(Evaluator):
             return [None] * max(1, self.frames)
         if not self.frames:
             return [result.maps]
-        return [result.last_seen(frame) for frame in range(self.frames)]
+        return [result.maps_at(frame) for frame in range(self.frames)]
 
     def result(self) -> tuple[float, float | None]:
         """Finish the plan, see `Evaluator.result`."""

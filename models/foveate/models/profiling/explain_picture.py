@@ -51,7 +51,7 @@ def paint(
     rows, columns = grid
     cells = image.reshape(rows, len(image) // rows, columns, -1, 3).swapaxes(1, 2)
     cells = cells.reshape(rows * columns, *cells.shape[2:]).copy()
-    into, fate = np.array(stage.into), np.array(stage.fate)
+    into, fate = np.array(stage.groups), np.array(stage.patch_states)
     dropped = fate == "dropped"
     cells[dropped] = 14 + 0.16 * cells[dropped].mean(-1, keepdims=True)
     for group in np.unique(into[fate == "merged"]):

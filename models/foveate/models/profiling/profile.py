@@ -235,4 +235,4 @@ def _measurements(state: ProfilingState) -> tuple[Measurement, ...]:
         return {size: round(statistics.median(times[size] for times in rounds), 9) for size in sizes}
 
     measured = [replace(m, latency_s=latency(m.plan)) for m in state.kept]
-    return choose(sorted(measured, key=lambda m: m.gflops))
+    return mark_rungs(sorted(measured, key=lambda m: m.gflops))

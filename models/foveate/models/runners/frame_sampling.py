@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from foveate.core.plan import picked
+from foveate.core.plan import sampled_frames
 from foveate.models.exits import ExitRule
 from foveate.models.heads.clip import ClipHead, resample
 from foveate.models.layers.tokens import Assignment
@@ -101,7 +101,7 @@ class VideoExecutor:
     def __call__(self, clips: int, look: VideoPlan) -> list[VideoResult]:
         """One answer a clip, in order."""
         found: dict[int, VideoResult] = {}
-        frames = picked(self.total, look.frames)
+        frames = sampled_frames(self.total, look.frames)
         if look.glance is not None:
             self._glance_then_look(clips, frames, look, found)
         else:

@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from foveate.core.clicks import Features
 from foveate.core.content import ContentRungs
 from foveate.core.errors import BadPlan, RunFailed
 from foveate.core.outcome import Explanation, Result
 from foveate.core.plan import Plan, Precision
+from foveate.core.point_prompts import Features
 from foveate.core.profile import Profile
 from foveate.models.runners.base import SIZES, Base, Loaded, Pixels
 from foveate.models.runners.dense import class_maps, segment
@@ -120,7 +120,7 @@ class TorchRunner(Base):
         known = [name for variant, name in self.stitches if variant == plan.variant]
         if plan.stitch not in known:
             raise BadPlan(f"{plan.variant} has no stitch {plan.stitch}; it has {', '.join(known) or 'none'}")
-        if replace(plan, stitch=None).steps != "full":
+        if replace(plan, stitch=None).parts != "full":
             raise BadPlan(f"stitch:{plan.stitch} takes tokens unreduced through every block that is left")
 
     def run(self, batch: Tensor, plan: Plan) -> Sequence[Result | Exception]:
@@ -132,19 +132,19 @@ class TorchRunner(Base):
     def by_content(
         self, batch: Tensor, content: ContentRungs, certainty: float
     ) -> Sequence[Result | Exception]:
-        """The scout answers all; a picture whose answer may not suffice is answered by a dearer rung."""
-        scout, *dearer = (Plan.parse(text, self.full) for text in content.rungs)
-        scouted = self._in_batches(batch, scout)
+        """The router answers all; a picture whose answer may not suffice is answered by a dearer rung."""
+        router, *dearer = (Plan.parse(text, self.full) for text in content.rungs)
+        routed = self._in_batches(batch, router)
         lost = np.zeros(len(self.card.labels), np.float32)  # of whom nothing is known, nothing is sure
-        scores = np.stack([lost if isinstance(r, Exception) else r.scores for r in scouted])
+        scores = np.stack([lost if isinstance(r, Exception) else r.scores for r in routed])
         choice = content.choose(scores, certainty)
-        results = [_chosen(result, scout) for result in scouted]
+        results = [_chosen(result, router) for result in routed]
         for number, rung in enumerate(dearer, 1):
             rows = np.flatnonzero(choice == number)
             if len(rows):
                 answers = self._in_batches(batch[torch.from_numpy(rows)], rung)
                 for row, answer in zip(rows.tolist(), answers, strict=True):
-                    results[row] = _chosen(answer, rung, scouted[row])
+                    results[row] = _chosen(answer, rung, routed[row])
         return results
 
     def _in_batches(self, batch: Tensor, plan: Plan) -> list[Result | Exception]:
@@ -196,7 +196,9 @@ class TorchRunner(Base):
                 found.append(RunFailed("the model's scores for this picture are not finite"))
             else:
                 gflops = self._gflops(plan, (depth, after))
-                found.append(Result(shares, tokens, depth, gflops, maps=maps, named=names, features=kept))
+                found.append(
+                    Result(shares, tokens, depth, gflops, maps=maps, image_scores=names, features=kept)
+                )
         return found
 
     def explain(self, media: Sequence[Pixels], plan: Plan) -> Sequence[Explanation]:
@@ -243,12 +245,12 @@ def _result(scores: NDArray[np.float32], tokens: int, layer: int, gflops: float)
 
 
 def _chosen(
-    result: Result | Exception, rung: Plan, scouted: Result | Exception | None = None
+    result: Result | Exception, rung: Plan, routed: Result | Exception | None = None
 ) -> Result | Exception:
-    """The answer of the rung that the content asked for, at what that and the scout took."""
+    """The answer of the rung that the content asked for, at what that and the router took."""
     if isinstance(result, Exception):
         return result
-    spent = scouted.gflops if isinstance(scouted, Result) else 0.0
+    spent = routed.gflops if isinstance(routed, Result) else 0.0
     return replace(result, chosen=rung, gflops=result.gflops + spent)
 
 

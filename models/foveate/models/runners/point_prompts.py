@@ -12,11 +12,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from foveate.core.clicks import MAX_POINTS, Clicked, Features, Point
 from foveate.core.errors import BadPlan, RunFailed, SetupError
 from foveate.core.model import ModelCard, Rung
 from foveate.core.outcome import Result
 from foveate.core.plan import Plan, Precision
+from foveate.core.point_prompts import MAX_POINTS, Features, Point, PointPrompt
 from foveate.models.heads.dense import STRIDE
 from foveate.models.heads.point_prompts import PADDING, PointPromptHead, PointPromptSpec
 from foveate.models.runners.base import DTYPES, MAX_BATCH
@@ -78,7 +78,7 @@ class ClickRunner:
 
     def check(self, plan: Plan) -> None:
         """Raises BadPlan for any but full at the size, whichever, that the features were computed at."""
-        if (plan.variant, plan.precision) != (self.full.variant, self.full.precision) or plan.steps != "full":
+        if (plan.variant, plan.precision) != (self.full.variant, self.full.precision) or plan.parts != "full":
             raise BadPlan(f"{self.full.variant} runs {self.full} and other sizes of it, and not {plan}")
         if plan.image_size % self.head.patch_size:
             raise BadPlan(f"patches of {self.head.patch_size} pixels do not tile images of {plan.image_size}")
@@ -94,9 +94,9 @@ class ClickRunner:
             np.zeros((patches, patches, dense.width), np.float16),
             np.zeros((squares, squares, dense.fine), np.float16),
         )
-        return self.stack([Clicked(features, (Point(0.5, 0.5),))] * size, self.full)
+        return self.stack([PointPrompt(features, (Point(0.5, 0.5),))] * size, self.full)
 
-    def stack(self, media: Sequence[Clicked], plan: Plan) -> Stacked:
+    def stack(self, media: Sequence[PointPrompt], plan: Plan) -> Stacked:
         """Features of the plan's size, and points, of which each row has its own number."""
         side, dense = plan.image_size, self.head.dense
         patches, squares = side // self.head.patch_size, side // STRIDE
@@ -108,7 +108,7 @@ class ClickRunner:
                 raise RunFailed(f"a picture is clicked 1 to {MAX_POINTS} times, not {len(medium.points)}")
         points = np.full((len(media), max(len(medium.points) for medium in media), 3), PADDING, np.float32)
         for row, medium in zip(points, media, strict=True):
-            row[: len(medium.points)] = [(point.x, point.y, point.on) for point in medium.points]
+            row[: len(medium.points)] = [(point.x, point.y, point.positive) for point in medium.points]
         return Stacked(
             self._channels_last([medium.features.coarse for medium in media]),
             self._channels_last([medium.features.fine for medium in media]),

@@ -12,7 +12,7 @@ from torch import Tensor
 from foveate.core.errors import BadPlan, RunFailed
 from foveate.core.model import Rung
 from foveate.core.outcome import Result
-from foveate.core.plan import Plan, Precision, picked
+from foveate.core.plan import Plan, Precision, sampled_frames
 from foveate.core.profile import Profile
 from foveate.models.runners.base import Base
 from foveate.models.runners.clip_plans import (
@@ -76,7 +76,7 @@ class ClipSegmenter(Base):
     def run(self, batch: Tensor, plan: Plan) -> Sequence[Result | Exception]:
         """One result a clip, with maps of each frame that was seen. batch: (B, T, S, S, 3) uint8."""
         look, head = self.look(plan), dense_of(self.model)
-        frames = tuple(picked(self.frames, look.frames))
+        frames = tuple(sampled_frames(self.frames, look.frames))
         images = self.sized(batch[:, list(frames)].flatten(0, 1), look.size)
         canvas = self._canvas(by_clip(images, len(batch)), look)
         maps = class_maps(head.decode(canvas, head.detail(images)))
@@ -90,7 +90,9 @@ class ClipSegmenter(Base):
                 continue
             scores = np.stack(shares).mean(0)
             depth = look.steps.depth
-            found.append(Result(scores, rung.tokens, depth, rung.gflops, frames=frames, film=tuple(seen)))
+            found.append(
+                Result(scores, rung.tokens, depth, rung.gflops, frames=frames, frame_maps=tuple(seen))
+            )
         return found
 
     def _canvas(self, frames: Tensor, look: VideoPlan) -> Tensor:

@@ -22,7 +22,7 @@ HALVES = np.repeat([[[250, 0, 0], [0, 0, 250]]], 64, axis=0).repeat(32, axis=1).
 
 
 def choosing(rung: int) -> TorchRunner:
-    """By content it takes the scout (0), whose patches do not divide the picture, or full (1)."""
+    """By content it takes the router (0), whose patches do not divide the picture, or full (1)."""
     runner = TorchRunner(tiny())
     runner.content = ContentRungs(("tiny@48", "full"), ((0.0, 0.0, 0.0),), (9.0 if rung == 0 else -9.0,))
     return runner
@@ -84,5 +84,5 @@ def test_what_cannot_be_answered_raises_one_sentence() -> None:
     runner = choosing(0)
     with pytest.raises(BadPlan, match="stands alone"):
         answer(runner, "content:0.9/depth:2")
-    with pytest.raises(BrokenMedia, match="not a picture"):
+    with pytest.raises(BrokenMedia, match="not an image"):
         predict(runner, b"no picture", runner.full, 1, 10**6)

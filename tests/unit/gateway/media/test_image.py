@@ -1,13 +1,11 @@
-"""Media decoding: geometry, colour, orientation, damaged and hostile files, threads."""
+"""Image decoding: geometry, orientation, colour, formats, threads and base64."""
 
 import base64
 import io
 import itertools
 import math
-import time
 import tracemalloc
 import warnings
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,9 +14,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from foveate.core.errors import BadRequest, BrokenMedia, FoveateError, ImageTooLarge, UnsupportedMedia
+from foveate.core.errors import BadRequest
 from foveate.core.model import InputSpec
-from foveate.gateway.media.image import decode_base64, decode_image, silence_decoder_warnings, sniff
+from foveate.gateway.media.image import decode_base64, decode_image, silence_decoder_warnings
 from tests.support import media_samples as samples
 from tests.support.media_samples import BLUE, GREEN, RED, WHITE, encode, flat, scene
 
@@ -39,7 +37,7 @@ def decode(
 
 
 def reference(image: Image.Image, spec: InputSpec, size: int) -> NDArray[np.int64]:
-    """Resize everything, then cut: what the one-pass resize must equal."""
+    """Resize the whole image, then crop. The one-pass resize must give the same."""
     side, (width, height) = math.floor(size / spec.crop_pct), image.size
     shorter = min(width, height)
     scaled = (
@@ -60,7 +58,7 @@ def is_colour(pixels: NDArray[np.uint8], colour: tuple[int, ...], tolerance: int
 
 @pytest.mark.parametrize("spec", [CENTER, SQUASH, InputSpec(1.0), InputSpec(0.95, "squash")])
 @pytest.mark.parametrize("size", [(320, 240), (240, 321), (333, 333), (40, 30), (500, 31)])
-def test_equals_a_full_resize_and_a_crop(spec: InputSpec, size: tuple[int, int]) -> None:
+def test_decoding_equals_a_full_resize_and_a_crop(spec: InputSpec, size: tuple[int, int]) -> None:
     image = scene(*size)
     difference = abs(decode(encode(image, "PNG"), spec, 64) - reference(image, spec, 64))
     assert difference.max() <= 2
@@ -90,7 +88,7 @@ def test_extreme_shapes(size: tuple[int, int], kind: str, spec: InputSpec) -> No
     assert peak < 3_000_000
 
 
-def test_the_centre_is_kept() -> None:
+def test_the_crop_is_the_centre() -> None:
     image = flat("RGB", BLUE, (300, 100))
     image.paste(RED, (100, 0, 200, 100))
     assert is_colour(decode(encode(image, "PNG"), InputSpec(1.0), 50)[:, 1:-1], RED, 60)
@@ -113,14 +111,14 @@ def test_orientation_brings_the_red_corner_up_left(kind: str, orientation: int, 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_oriented_pixels_equal_those_of_the_upright_picture(kind: str, orientation: int) -> None:
+def test_oriented_pixels_equal_those_of_the_upright_image(kind: str, orientation: int) -> None:
     image = scene(1203, 801)
     data = encode(image, kind, exif=samples.exif(orientation), **({"quality": 95} if kind == "JPEG" else {}))
     upright = Image.open(io.BytesIO(data)).convert("RGB")
     turns = [None, 0, 3, 1, 5, 4, 6, 2]
     turn = turns[orientation - 1]
     upright = upright if turn is None else upright.transpose(Image.Transpose(turn))
-    # Pillow filters rows before columns, so a turned picture rounds a little differently.
+    # Pillow filters rows before columns, so a turned image rounds a little differently.
     tolerance = 0.5 if kind == "JPEG" else 0.06
     assert abs(decode(data, CENTER, 64) - reference(upright, CENTER, 64)).mean() < tolerance
 
@@ -128,7 +126,7 @@ def test_oriented_pixels_equal_those_of_the_upright_picture(kind: str, orientati
 @pytest.mark.parametrize(
     "block", [b"Exif\0\0", b"Exif\0\0MM", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0" + b"M" * 60]
 )
-def test_damaged_exif_is_no_reason_to_refuse(block: bytes) -> None:
+def test_damaged_exif_is_ignored(block: bytes) -> None:
     assert is_colour(decode(encode(flat("RGB", RED), "JPEG", exif=block)), RED, 4)
 
 
@@ -159,7 +157,7 @@ def test_modes_show_white_as_white_and_black_as_black(mode: str, kind: str) -> N
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
-def test_hidden_colours_give_way_to_white(mode: str) -> None:
+def test_transparent_colours_become_white(mode: str) -> None:
     image = flat("RGBA", (*RED, 0))
     image.paste((*RED, 255), (0, 0, 24, 48))
     if mode == "PA":
@@ -217,7 +215,7 @@ def test_sixteen_bits_are_scaled_not_clipped(kind: str) -> None:
     assert abs(pixels[:, 32] - 129).max() < 4
 
 
-def test_a_dark_sixteen_bit_picture_stays_dark() -> None:
+def test_a_dark_sixteen_bit_image_stays_dark() -> None:
     assert decode(encode(samples.sixteen_bit(0, 2000), "PNG")).max() <= 8
 
 
@@ -269,7 +267,7 @@ def test_jpeg_with_something_appended(trailer: bytes) -> None:
     assert is_colour(decode(encode(flat("RGB", RED), "JPEG") + trailer), RED, 4)
 
 
-def test_a_motion_photo_is_not_taken_for_a_bomb() -> None:
+def test_a_motion_photo_is_accepted() -> None:
     video = np.random.default_rng(1).bytes(6_000_000)
     assert is_colour(decode(encode(flat("RGB", RED), "JPEG") + video), RED, 4)
 
@@ -280,231 +278,44 @@ def test_progressive_jpeg() -> None:
     assert (plain == progressive).all()
 
 
-# Refusals
+# Threads and warnings
 
 
-@pytest.mark.parametrize(
-    "data", [b"", b"x", b"hello" * 99, b"\xff\xd8\xff", b"GIF89a", b"BM", b"II*\0", b"RIFF....WEBP"]
-)
-def test_not_a_picture(data: bytes) -> None:
-    with pytest.raises(BrokenMedia):
-        decode(data)
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"\0\0\0\x18ftypisom" + bytes(20),
-        b"\x1a\x45\xdf\xa3\x9fB\x86\x81\x01B\xf7\x81\x01B\xf2\x81\x04B\xf3\x81\x08B\x82\x84webm",
-        b"%PDF-1.7\n",
-        b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>',
-        b"\0\0\0\x1cftypheic" + bytes(20),
-        b"%!PS-Adobe-3.0 EPSF-3.0\n",
-        b"8BPS\0\1",
-        samples.bmp_rle(16, 16),
-        encode(flat("LAB", (50, 0, 0)), "TIFF"),
-        encode(flat("1", 1), "TIFF", compression="group4"),
-    ],
-)
-def test_known_and_not_read(data: bytes) -> None:
-    with pytest.raises(UnsupportedMedia) as refusal:
-        decode(data)
-    assert "not read here" in refusal.value.detail
-
-
-def test_avif_is_recognised_and_not_read() -> None:
-    data = b"\0\0\0\x1cftypmif1\0\0\0\0mif1avifmiaf" + bytes(20)
-    assert sniff(data) == "image/avif"
-    with pytest.raises(UnsupportedMedia):
-        decode(data)
-
-
-BOMBS = {
-    "jpeg": samples.patched_jpeg(65000, 65000),
-    "png": samples.png(60000, 60000),
-    "gif screen": encode(flat("P", 0), "GIF").replace(b"\x30\x00\x30\x00", b"\xff\xff\xff\xff"),
-    "gif frame": samples.gif_frame(65535, 65535),
-    "gif frame under Pillow's own limit": samples.gif_frame(10000, 10000),
-    "webp canvas": samples.webp_canvas(16384, 16384),
-    "tiff": samples.tiff({256: (4, 60000), 257: (4, 60000), 258: (3, 8), 262: (3, 1), 273: (4, 8)}, b"\0\0"),
-    "tiff tile": samples.tiff_with_vast_tile(8192),
-    "bmp": encode(flat("L", 0), "BMP").replace(b"\x30\0\0\0\x30\0\0\0", b"\0\0\1\0\0\0\1\0"),
-    "just over": encode(flat("L", 0, (2001, 2000)), "PNG"),
-}
-
-
-@pytest.mark.parametrize("name", BOMBS)
-def test_bombs_are_refused_from_their_header(name: str) -> None:
-    tracemalloc.start()
-    started = time.perf_counter()
-    with pytest.raises(ImageTooLarge):
-        decode(BOMBS[name])
-    seconds, peak = time.perf_counter() - started, tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 1_000_000
-    assert seconds < 0.5
-
-
-def test_bombs_leave_no_trace_in_the_process() -> None:
-    # tracemalloc does not see what decoders allocate in C; the address space the process has touched does.
-    resource = pytest.importorskip("resource")
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for data in BOMBS.values():
-        with pytest.raises(ImageTooLarge):
-            decode(data)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 30_000
-
-
-def test_the_limit_itself_is_allowed() -> None:
-    decode(encode(flat("L", 0, (2000, 2000)), "PNG"))
-
-
-@pytest.mark.parametrize("chunk", [b"zTXt", b"iTXt"])
-def test_a_text_bomb_in_a_png_is_refused(chunk: bytes) -> None:
-    text = zlib.compress(bytes(100_000_000))
-    body = b"a\0\0" + text if chunk == b"zTXt" else b"a\0\1\0\0\0" + text
-    data = samples.png(16, 16, samples.png_chunk(chunk, body))
-    tracemalloc.start()
-    with pytest.raises(BrokenMedia):
-        decode(data)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 8_000_000
-
-
-def test_a_jpeg_of_endless_scans_is_refused() -> None:
-    started = time.perf_counter()
-    with pytest.raises(BrokenMedia, match="scans"):
-        decode(samples.many_scans(5000))
-    assert time.perf_counter() - started < 0.5
-
-
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP"])
-@pytest.mark.parametrize("part", [0.3, 0.6, 0.95])
-def test_truncation_is_refused_not_filled_with_grey(kind: str, part: float) -> None:
-    data = encode(scene(200, 150), kind)
-    with pytest.raises(BrokenMedia):
-        decode(data[: int(len(data) * part)])
-
-
-@pytest.mark.parametrize("progressive", [False, True])
-def test_a_jpeg_cut_short_and_closed_is_refused(progressive: bool) -> None:
-    data = encode(scene(200, 150), "JPEG", progressive=progressive)
-    with pytest.raises(BrokenMedia):
-        decode(data[: len(data) // 2 - 7] + b"\xff\xd9")
-
-
-def test_details_are_one_sentence_without_internals() -> None:
-    for data in (b"", b"?", b"%PDF-", samples.png(60000, 60000), encode(scene(64, 64), "JPEG")[:500]):
-        with pytest.raises(FoveateError) as refusal:
-            decode(data)
-        assert "\n" not in refusal.value.detail
-        assert "0x" not in refusal.value.detail
-        assert len(refusal.value.detail) < 120
-
-
-# Robustness
-
-
-def harmed(data: bytes, generator: np.random.Generator) -> list[bytes]:
-    """The same file cut at many places, and with a few bytes changed."""
-    files = [data[:cut] for cut in generator.integers(0, len(data), 30)]
-    for trial in range(70):
-        changed = bytearray(data)
-        # Every other time in the header, where lengths, measures and offsets lie.
-        reach = min(len(data), 120) if trial % 2 else len(data)
-        for at in generator.integers(0, reach, generator.integers(1, 7)):
-            changed[at] = generator.integers(256)
-        files.append(bytes(changed))
-    return files
-
-
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "MPO"])
-def test_harmed_files_decode_or_are_refused(kind: str) -> None:
-    silence_decoder_warnings()
-    generator = np.random.default_rng(sum(kind.encode()))
-    variants: list[dict[str, Any]] = [{}]
-    if kind == "TIFF":
-        variants += [{"compression": "tiff_lzw"}, {"compression": "jpeg"}]
-    if kind in ("GIF", "WEBP", "PNG"):
-        variants.append({"save_all": True, "append_images": [scene(60, 50, 2)]})
-    if kind == "JPEG":
-        variants += [{"progressive": True}, {"exif": samples.exif(6)}]
-    answers = set()
-    for options in variants:
-        for data in harmed(encode(scene(60, 50), kind, **options), generator):
-            try:
-                decode(data, limit=200_000)
-                answers.add("decoded")
-            except FoveateError as error:
-                assert error.status in (413, 415, 422)
-                answers.add("refused")
-    assert answers == {"decoded", "refused"}
-
-
-def test_threads_see_what_one_thread_sees() -> None:
+def test_many_threads_decode_the_same_as_one() -> None:
     kinds = ["JPEG", "PNG", "WEBP", "GIF", "TIFF"]
     files = [encode(scene(300 + 40 * n, 260, n), kind) for n, kind in itertools.product(range(4), kinds)]
     files += [encode(samples.red_corner(n, (900, 700)), "JPEG", exif=samples.exif(n)) for n in range(1, 9)]
     serial = [decode(data) for data in files]
     with ThreadPoolExecutor(4) as pool:
         threaded = list(pool.map(decode, files * 3))
-    for one, other in zip(serial * 3, threaded, strict=True):
-        assert (one == other).all()
+    for expected, pixels in zip(serial * 3, threaded, strict=True):
+        assert (expected == pixels).all()
 
 
 def test_warnings_of_damaged_metadata_can_be_silenced() -> None:
     data = bytearray(encode(flat("RGB", RED), "TIFF", tiffinfo={270: "x" * 40}))
     tag = data.index(b"\x0e\x01\x02\x00")
     data[tag + 4 : tag + 12] = b"\xff\xff\x00\x00\xf0\xff\x00\x00"
-    with warnings.catch_warnings(record=True) as seen:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         decode(bytes(data))
-        assert seen, "this file no longer makes Pillow warn"
-        seen.clear()
+        assert caught, "this file no longer makes Pillow warn"
+        caught.clear()
         silence_decoder_warnings()
         assert is_colour(decode(bytes(data)), RED, 2)
-        assert not seen
+        assert not caught
 
 
-# Sniffing and base64
-
-
-@pytest.mark.parametrize(
-    ("data", "kind"),
-    [
-        (encode(flat("RGB", RED), "JPEG"), "image/jpeg"),
-        (encode(flat("RGB", RED), "PNG"), "image/png"),
-        (encode(flat("P", 0), "GIF"), "image/gif"),
-        (encode(flat("RGB", RED), "WEBP"), "image/webp"),
-        (encode(flat("RGB", RED), "BMP"), "image/bmp"),
-        (encode(flat("RGB", RED), "TIFF"), "image/tiff"),
-        (encode(flat("RGB", RED), "TIFF", big_tiff=True), "image/tiff"),
-        (b"MM\0*\0\0\0\x08", "image/tiff"),
-        (b"\0\0\0\x1cftypavif\0\0\0\0", "image/avif"),
-        (b"\0\0\0\x1cftypmif1\0\0\0\0mif1heic", "image/heic"),
-        (b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom", "video/mp4"),
-        (b"\0\0\0\x14ftypqt  \0\0\0\0qt  ", "video/quicktime"),
-        (b"\x1a\x45\xdf\xa3" + bytes(20) + b"webm", "video/webm"),
-        (b"%PDF-1.4", "application/pdf"),
-        (b"\xef\xbb\xbf \n<svg width='3'>", "image/svg+xml"),
-        (b"<?xml version='1.0'?>\n<!-- x -->\n<svg>", "image/svg+xml"),
-        (b"<html><body>not found</body></html>", None),
-        (b'{"data": ""}', None),
-        (b"", None),
-    ],
-)
-def test_sniff(data: bytes, kind: str | None) -> None:
-    assert sniff(data) == kind
+# Base64
 
 
 @pytest.mark.parametrize("raw", [b"", b"a", b"ab", b"\xfb\xff\xfe?>", bytes(range(256))])
-def test_base64_in_every_dress(raw: bytes) -> None:
+def test_base64_in_all_its_forms(raw: bytes) -> None:
     plain = base64.b64encode(raw).decode()
     lines = "\r\n".join(plain[i : i + 76] for i in range(0, len(plain), 76))
-    dresses: list[str | bytes] = [plain, plain.encode(), plain.rstrip("="), lines + "\n", f" {plain}\t"]
-    dresses += [base64.urlsafe_b64encode(raw), f"data:image/png;base64,{plain}", f"DATA:;BASE64,{lines}"]
-    for text in dresses:
+    forms: list[str | bytes] = [plain, plain.encode(), plain.rstrip("="), lines + "\n", f" {plain}\t"]
+    forms += [base64.urlsafe_b64encode(raw), f"data:image/png;base64,{plain}", f"DATA:;BASE64,{lines}"]
+    for text in forms:
         assert decode_base64(text) == raw
 
 

@@ -1,4 +1,4 @@
-"""Which pictures take the slow lane, and that they leave the fast one free."""
+"""Which images count as large, and that large images do not delay small ones."""
 
 import asyncio
 import io
@@ -28,7 +28,7 @@ def encoded(kind: str, size: tuple[int, int]) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "GIF", "BMP", "WEBP"])
-def test_size_is_read_off_the_header(kind: str) -> None:
+def test_the_size_is_read_from_the_header(kind: str) -> None:
     assert is_large(encoded(kind, LARGE))
     assert not is_large(encoded(kind, SMALL))
 
@@ -41,21 +41,21 @@ def test_jpeg_is_never_large_and_tiff_always_is() -> None:
 @pytest.mark.parametrize(
     "data", [b"", b"RIFF", b"RIFF....WEBP", b"GIF89a", b"BM", b"\x89PNG\r\n\x1a\n", b"x" * 99]
 )
-def test_what_is_cut_short_is_not_large(data: bytes) -> None:
+def test_truncated_headers_are_not_large(data: bytes) -> None:
     assert not is_large(data)
 
 
 @pytest.mark.anyio
-async def test_a_large_picture_does_not_delay_a_small_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    released, begun = threading.Event(), threading.Event()
+async def test_a_large_image_does_not_delay_a_small_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    released, started = threading.Event(), threading.Event()
 
-    def held(data: bytes, *rest: Any) -> Any:
+    def blocking(data: bytes, *rest: Any) -> Any:
         if is_large(data):
-            begun.set()
+            started.set()
             assert released.wait(20)
         return decode_image(data, *rest)
 
-    monkeypatch.setattr("foveate.gateway.routes.classify.decode_image", held)
+    monkeypatch.setattr("foveate.gateway.routes.classify.decode_image", blocking)
     metrics = Metrics()
     cluster = LocalCluster([lambda: FakeRunner(spec=InputSpec())], metrics)
     app = create_app(cluster, Settings(decode_threads=1), metrics)
@@ -67,7 +67,7 @@ async def test_a_large_picture_does_not_delay_a_small_one(monkeypatch: pytest.Mo
         large = [
             asyncio.create_task(client.post("/classify", content=encoded("PNG", LARGE))) for _ in range(3)
         ]
-        assert await asyncio.to_thread(begun.wait, 20)
+        assert await asyncio.to_thread(started.wait, 20)
         small = await asyncio.wait_for(client.post("/classify", content=encoded("PNG", SMALL)), 20)
         assert small.status_code == 200
         released.set()

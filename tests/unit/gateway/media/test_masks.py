@@ -1,4 +1,4 @@
-"""Windows over a picture, what is decoded into them, and the masks that are put together from them."""
+"""Masks: class maps to a mask, files, overlays and areas."""
 
 import io
 
@@ -6,147 +6,86 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from foveate.core.model import InputSpec
 from foveate.core.outcome import ClassMaps
 from foveate.gateway.media import masks
-from foveate.gateway.media.image import decode_image
-from foveate.gateway.media.image_tiles import decode_tiles, decode_whole
-from foveate.gateway.media.masks import PALETTE, areas, assembled, overlay, png
-from foveate.gateway.media.tiling import LONGEST, MOST, TILE, tiles
-from tests.support.media_samples import BLUE, RED, encode, exif, red_corner, scene
-
-SQUASH = InputSpec(1.0, "squash", "bilinear")
-SIZES = [(1, 1), (640, 480), (480, 640), (1024, 1024), (1025, 1024), (4000, 3000), (9000, 500), (3, 2000)]
-
-
-@pytest.mark.parametrize(("width", "height"), SIZES)
-def test_cores_tile_the_picture_and_lie_in_their_windows(width: int, height: int) -> None:
-    covered = np.zeros((height, width), int)
-    found = tiles(width, height)
-    assert len(found) <= MOST**2
-    for window in found:
-        (left, top, right, bottom), core = window.box, window.core
-        covered[core[1] : core[3], core[0] : core[2]] += 1
-        assert 0 <= left <= core[0] < core[2] <= right <= width
-        assert 0 <= top <= core[1] < core[3] <= bottom <= height
-    assert (covered == 1).all()
-
-
-def test_there_are_as_many_windows_as_a_picture_needs() -> None:
-    assert [len(tiles(*size)) for size in ((640, 480), (TILE, TILE), (1000, 400))] == [1, 1, 2]
-    for window in tiles(3000, 2000):
-        left, top, right, bottom = window.box
-        assert right - left <= 1.2 * TILE
-        assert 1 / LONGEST <= (right - left) / (bottom - top) <= LONGEST
-    neighbours = tiles(2000, 1000)
-    assert neighbours[0].box[2] > neighbours[1].box[0], "they overlap"
-
-
-def test_a_small_picture_is_seen_whole() -> None:
-    data = encode(scene(320, 240), "PNG")
-    cut = decode_tiles(data, InputSpec(), 64, 10**6)
-    assert cut.size == (320, 240)
-    assert np.array_equal(cut.pixels[0], decode_image(data, InputSpec(1.0, "squash"), 64, 10**6))
-
-
-@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-def test_windows_show_their_boxes(kind: str) -> None:
-    picture = scene(2600, 1400)
-    options = {"quality": 95} if kind == "JPEG" else {}
-    cut = decode_tiles(encode(picture, kind, **options), SQUASH, 96, 10**7)
-    assert len(cut.tiles) == len(cut.pixels) == 6
-    for window, pixels in zip(cut.tiles, cut.pixels, strict=True):
-        wanted = np.asarray(picture.resize((96, 96), Image.Resampling.BILINEAR, window.box))
-        assert abs(pixels.astype(int) - wanted).mean() < (1 if kind == "PNG" else 2)
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("size", [(96, 64), (2400, 1000)])
-def test_pictures_are_upright(orientation: int, size: tuple[int, int]) -> None:
-    data = encode(red_corner(orientation, size), "JPEG", quality=95, exif=exif(orientation))
-    cut = decode_tiles(data, SQUASH, 32, 10**7)
-    whole = np.asarray(decode_whole(data, 10**7))
-    assert cut.size == whole.shape[1::-1] == (size if orientation < 5 else size[::-1])
-    for window, pixels in zip(cut.tiles, cut.pixels, strict=True):
-        left, top, right, bottom = window.box
-        part = Image.fromarray(whole[top:bottom, left:right]).resize((32, 32), Image.Resampling.BILINEAR)
-        assert abs(pixels.astype(int) - np.asarray(part)).mean() < 4
-    rows, columns = whole.shape[:2]
-    assert abs(whole[rows // 4, columns // 4].astype(int) - RED).max() < 20
-    assert abs(whole[rows // 4, 3 * columns // 4].astype(int) - BLUE).max() < 20
+from foveate.gateway.media.masks import PALETTE, areas, assemble_mask, encode_mask, overlay
+from foveate.gateway.media.tiling import tiles
+from tests.support.media_samples import BLUE
 
 
 def maps(classes: tuple[int, ...], best: np.ndarray) -> ClassMaps:
-    """Scores under which these classes (by place) are best at each place."""
+    """Class maps in which `best` (h, w) holds the index of the best class at each position."""
     return ClassMaps(
         classes, np.stack([(best == i) * 4.0 - 2.0 for i in range(len(classes))]).astype(np.float16)
     )
 
 
-def test_a_mask_is_scaled_up_before_classes_are_compared() -> None:
+def test_scores_are_resized_before_classes_are_compared() -> None:
     best = np.zeros((4, 4), int)
     best[:, 2:] = 1
-    (window,) = tiles(400, 300)
-    mask = assembled((400, 300), [window], [maps((0, 7), best)])
+    (tile,) = tiles(400, 300)
+    mask = assemble_mask((400, 300), [tile], [maps((0, 7), best)])
     assert mask.shape == (300, 400)
     assert (mask[:, :199] == 0).all()
     assert (mask[:, 201:] == 7).all()
-    # Against all scores scaled up at once, with no strips.
+    # The same as all scores resized at once, without strips.
     best = np.random.default_rng(0).integers(0, 3, (14, 14))
-    found = maps((0, 3, 9), best)
+    class_maps = maps((0, 3, 9), best)
     whole = [
         np.asarray(Image.fromarray(s.astype(np.float32)).resize((400, 300), Image.Resampling.BILINEAR))
-        for s in found.scores
+        for s in class_maps.scores
     ]
-    assert np.array_equal(assembled((400, 300), [window], [found]), np.array([0, 3, 9])[np.argmax(whole, 0)])
+    assert np.array_equal(
+        assemble_mask((400, 300), [tile], [class_maps]), np.array([0, 3, 9])[np.argmax(whole, 0)]
+    )
 
 
-def test_strips_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = maps((0, 3, 9), np.random.default_rng(0).integers(0, 3, (14, 14)))
-    (window,) = tiles(400, 300)
-    whole = assembled((400, 300), [window], [found])
+def test_strips_do_not_change_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    class_maps = maps((0, 3, 9), np.random.default_rng(0).integers(0, 3, (14, 14)))
+    (tile,) = tiles(400, 300)
+    whole = assemble_mask((400, 300), [tile], [class_maps])
     monkeypatch.setattr(masks, "STRIP_BYTES", 4 * 3 * 400 * 7)
-    assert (assembled((400, 300), [window], [found]) != whole).mean() < 1e-3
+    assert (assemble_mask((400, 300), [tile], [class_maps]) != whole).mean() < 1e-3
 
 
-def test_each_window_answers_for_its_core() -> None:
-    found = tiles(2400, 1000)
-    assert len(found) == 3
-    here = [ClassMaps((k + 1,), np.zeros((1, 8, 8), np.float16)) for k in range(3)]
-    mask = assembled((2400, 1000), found, here)
-    for k, window in enumerate(found):
-        left, top, right, bottom = window.core
+def test_each_tile_decides_its_core() -> None:
+    image_tiles = tiles(2400, 1000)
+    assert len(image_tiles) == 3
+    tile_maps = [ClassMaps((k + 1,), np.zeros((1, 8, 8), np.float16)) for k in range(3)]
+    mask = assemble_mask((2400, 1000), image_tiles, tile_maps)
+    for k, tile in enumerate(image_tiles):
+        left, top, right, bottom = tile.core
         assert (mask[top:bottom, left:right] == k + 1).all()
 
 
-def test_a_mask_reads_back_from_its_png() -> None:
+def test_a_mask_survives_its_png() -> None:
     mask = np.random.default_rng(0).integers(0, 105, (60, 80)).astype(np.uint8)
-    image = Image.open(io.BytesIO(png(mask)))
+    image = Image.open(io.BytesIO(encode_mask(mask)))
     assert image.mode == "P"
     assert np.array_equal(np.asarray(image), mask)
     assert np.array_equal(np.asarray(image.convert("RGB")), PALETTE[mask])
 
 
-def test_every_class_has_a_colour_of_its_own() -> None:
+def test_every_class_has_its_own_colour() -> None:
     assert len({tuple(colour) for colour in PALETTE.tolist()}) == 256
     assert PALETTE[:3].tolist() == [[0, 0, 0], [128, 0, 0], [0, 128, 0]]
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-def test_the_overlay_leaves_the_background_as_it_is(kind: str) -> None:
+def test_an_overlay_keeps_the_background(kind: str) -> None:
     mask = np.zeros((48, 64), np.uint8)
     mask[:, :32] = 2
-    drawn = np.asarray(Image.open(io.BytesIO(overlay(Image.new("RGB", (64, 48), BLUE), mask, kind))))
-    assert abs(drawn[:, 40:].astype(int) - BLUE).max() <= (0 if kind == "PNG" else 8)
-    assert drawn[:, :24, 1].mean() > BLUE[1] + 20
+    overlaid = np.asarray(Image.open(io.BytesIO(overlay(Image.new("RGB", (64, 48), BLUE), mask, kind))))
+    assert abs(overlaid[:, 40:].astype(int) - BLUE).max() <= (0 if kind == "PNG" else 8)
+    assert overlaid[:, :24, 1].mean() > BLUE[1] + 20
 
 
-def test_areas_are_counted_and_boxed_the_largest_first() -> None:
+def test_areas_have_counts_and_boxes_the_largest_first() -> None:
     mask = np.zeros((10, 20), np.uint8)
     mask[2:4, 5:8] = 9
     mask[6:10, 0:20] = 4
-    found = areas(mask)
-    assert [(area.value, area.pixels, area.box) for area in found] == [
+    class_areas = areas(mask)
+    assert [(area.value, area.pixels, area.box) for area in class_areas] == [
         (4, 80, (0, 6, 20, 10)),
         (9, 6, (5, 2, 8, 4)),
     ]
@@ -154,22 +93,22 @@ def test_areas_are_counted_and_boxed_the_largest_first() -> None:
 
 
 @pytest.mark.parametrize("size", [(480, 480), (37, 91), (1, 1)])
-def test_an_outline_in_steps_is_the_exact_one_but_for_a_hair(size: tuple[int, int]) -> None:
+def test_a_threshold_on_rounded_logits_equals_the_exact_one(size: tuple[int, int]) -> None:
     y, x = np.mgrid[:56, :56]
     margin = (6 - ((x - 28) ** 2 + (y - 25) ** 2) / 30 + 3 * np.sin(x)).astype(np.float16)
-    exact = masks.scaled(margin, size)
-    found = np.asarray(masks.above(margin, size)) > 0
-    sure = np.abs(exact) > 2 / masks.STEPS
-    assert np.array_equal(found[sure], exact[sure] > 0)
-    assert (found == (exact > 0)).mean() > 0.97
+    exact = masks.resize_scores(margin, size)
+    rounded = np.asarray(masks.threshold_mask(margin, size)) > 0
+    certain = np.abs(exact) > 2 / masks.LEVELS_PER_LOGIT
+    assert np.array_equal(rounded[certain], exact[certain] > 0)
+    assert (rounded == (exact > 0)).mean() > 0.97
 
 
-def test_a_mask_of_two_values_takes_a_bit_a_pixel_wherever_it_comes_from() -> None:
+def test_a_mask_of_two_values_takes_one_bit_a_pixel() -> None:
     array = np.zeros((40, 60), np.uint8)
     array[10:20, 5:30] = 1
-    same = png(array), png(Image.fromarray(array))
+    same = encode_mask(array), encode_mask(Image.fromarray(array))
     assert same[0] == same[1]
     assert same[0][24] == 1  # bits, in the header
     array[0, 0] = 2
-    assert png(array)[24] == 8
-    assert np.array_equal(np.asarray(Image.open(io.BytesIO(png(array)))), array)
+    assert encode_mask(array)[24] == 8
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(encode_mask(array)))), array)

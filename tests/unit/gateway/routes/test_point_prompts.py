@@ -18,11 +18,11 @@ from PIL import Image
 from foveate.cache.entry import CacheEntry, decode_entry, encode_entry
 from foveate.cache.memory import MemoryCache
 from foveate.cluster.local import LocalCluster
-from foveate.core.clicks import MAX_POINTS, Features, Point
 from foveate.core.errors import BadRequest, RunFailed
 from foveate.core.metrics import Metrics
 from foveate.core.outcome import ClassMaps, Result
 from foveate.core.plan import Plan
+from foveate.core.point_prompts import MAX_POINTS, Features, Point
 from foveate.core.settings import Settings
 from foveate.gateway.app import create_app
 from foveate.gateway.caching.features import CachedImage, WindowFeatures, cached_image_of
@@ -513,7 +513,7 @@ def test_an_object_is_named_by_what_most_of_it_shows() -> None:
         logits[:, columns] = 4
         _, (area,) = object_mask(view, ClassMaps((0, 1), np.stack([np.zeros_like(logits), logits])))
         assert area.value == 1
-        return area.shows
+        return area.label_index
 
     assert (found(slice(0, 4)), found(slice(3, 4)), found(slice(2, 8))) == (2, 0, None)
     tied = np.full((8, 8), 0.0, np.float16)

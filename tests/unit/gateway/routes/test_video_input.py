@@ -29,7 +29,7 @@ from foveate.gateway.media.video_demuxer import ClipLimits
 from foveate.gateway.routes import video_input
 from foveate.gateway.schemas.image import Problem
 from foveate.gateway.schemas.video import ClipClassification, ClipSegmentation
-from foveate.gateway.schemas.video_masks import reel, window_boxes
+from foveate.gateway.schemas.video_masks import frame_masks, window_boxes
 from foveate.models import huggingface
 from foveate.models.runners.image import TorchRunner
 from foveate.models.runners.video_classifier import ClipRunner
@@ -287,7 +287,7 @@ async def test_windows_under_different_plans_agree_on_the_frames(film: bytes) ->
         (result,) = runner.run(runner.stack([pixels], plan), plan)
         assert isinstance(result, Result)
         outcomes.append(Outcome(result, plan, Timings(0, 0), 1))
-    shown = reel(source, outcomes, None, "PNG")
+    shown = frame_masks(source, outcomes, None, "PNG")
     assert [one.at_s for one in shown] == [source.at_s[1], source.at_s[3]]
 
 

@@ -53,7 +53,7 @@ def test_a_profile_with_a_rung_that_cannot_run_is_refused(weights_file: Path) ->
     found = measured_profile(weights_file)
     path = profile_path(str(weights_file))
     strange = Measurement("warp:9", 0.1, None, 0.0001, 1, dict.fromkeys((1, 3), 1e-9))
-    path.write_text(replace(found, measurements=choose([*found.measurements, strange])).text())
+    path.write_text(replace(found, measurements=mark_rungs([*found.measurements, strange])).text())
     with pytest.raises(SetupError, match="a rung that cannot be run here: there is no token reducer 'warp'"):
         ImageModelLoader().load(str(weights_file), OPTIONS)
 

@@ -111,7 +111,7 @@ def rung(text: str, quality: float, gflops: float, seconds: float | None = None)
         ([("a", 0.9, 0.2), ("content:0.9", 0.97, 0.4)], [("a", "full")]),
     ],
 )
-def test_each_scout_is_offered_with_the_cheapest_reliable_rung_and_full(
+def test_each_router_is_offered_with_the_cheapest_reliable_rung_and_full(
     others: list[tuple[str, float, float]], wanted: list[tuple[str, ...]]
 ) -> None:
     def offered(*ladder: Measurement) -> list[tuple[str, ...]]:
@@ -130,14 +130,14 @@ def test_the_scout_with_the_lowest_total_cost_is_chosen() -> None:
     runner, pictures = scouted.runner(), images()
     dear, cheap = rung(SCOUT, 0.9, 0.8), rung(SCOUT, 0.9, 0.1)
     for order in ([dear, cheap], [cheap, dear]):
-        offered = [(scout, rung("full", 1.0, 1.0)) for scout in order]
+        offered = [(router, rung("full", 1.0, 1.0)) for router in order]
         best = learn(runner, pictures, range(len(pictures)), offered, quiet)
         assert best is not None
-        assert best.rungs == (SCOUT, "full")
+        assert best.rungs == (ROUTER, "full")
     useless = (rung("evit:0.1", 0.9, 0.9), rung("full", 1.0, 1.0))
     best = learn(runner, pictures, range(len(pictures)), [useless, (cheap, useless[1])], quiet)
     assert best is not None
-    assert best.rungs[0] == SCOUT
+    assert best.rungs[0] == ROUTER
 
 
 # The halves of the images.
@@ -197,8 +197,8 @@ def test_content_beats_a_random_choice_of_the_same_cost(labelled: bool) -> None:
     # A served request gets the rungs that were measured.
     results = run_plan(runner, pictures, range(len(pictures)), Plan.parse("content:0.9", runner.full))
     rungs = [result.chosen for result in results if isinstance(result, Result)]
-    scouts = Plan.parse(SCOUT, runner.full)
-    assert rungs == [runner.full if is_hard(n) else scouts for n in range(len(pictures))]
+    routers = Plan.parse(ROUTER, runner.full)
+    assert rungs == [runner.full if is_hard(n) else routers for n in range(len(pictures))]
 
 
 def test_every_certainty_is_measured_and_the_best_become_rungs() -> None:
@@ -206,7 +206,7 @@ def test_every_certainty_is_measured_and_the_best_become_rungs() -> None:
     assert {m.plan for m in after.measurements} == {SCOUT, "full"} | CONTENT
     assert by_plan(after)[SCOUT] == by_plan(before)[SCOUT]
     rungs = [m.plan for m in after.ladder]
-    assert rungs[0] == SCOUT
+    assert rungs[0] == ROUTER
     assert rungs[-1] == "full"
     assert CONTENT & set(rungs)
     assert after.measurements == choose(after.measurements)
@@ -296,7 +296,7 @@ def test_a_scout_that_fails_on_an_image_is_not_used() -> None:
     before = measured(runner, pictures, SCOUT)
     pictures._cached = [scouted.WHITE] * 30
     assert (
-        learn(runner, pictures, range(30), [(rung(SCOUT, 0.9, 0.1), rung("full", 1.0, 1.0))], quiet) is None
+        learn(runner, pictures, range(30), [(rung(ROUTER, 0.9, 0.1), rung("full", 1.0, 1.0))], quiet) is None
     )
     assert learn_all(runner, pictures, before, (1,), 1) is before
 

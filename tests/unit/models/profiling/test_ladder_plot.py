@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 from PIL import Image
 
-from foveate.core.profile import Measurement, Profile, choose
+from foveate.core.profile import Measurement, Profile, mark_rungs
 from foveate.models.profiling import ladder_plot
 from tests.support.measuring import plan, written
 
@@ -22,7 +22,7 @@ def drawable(timed: bool = True) -> Profile:
         for k in range(1, 10)
     ]
     plans.append(Measurement("full", 1.0, None, 1.0, 9, {1: 0.12, 8: 0.5} if timed else {}))
-    return written(*choose([*plans, plan("tiny@32", 0.1, 0.9, 0.04 if timed else None)]))
+    return written(*mark_rungs([*plans, plan("tiny@32", 0.1, 0.9, 0.04 if timed else None)]))
 
 
 @pytest.mark.parametrize("timed", [True, False])

@@ -95,7 +95,7 @@ def test_a_round_gives_every_plan_the_same_images_and_each_round_others(
     def spy(_: TorchRunner, chosen: Plan, pixels: Sequence[Any], size: int) -> float:
         if len(pixels) > size:  # not the warm-up
             key = (number, size)
-            seen.setdefault(key, []).append((chosen.steps, float(np.mean(np.stack(pixels)))))
+            seen.setdefault(key, []).append((chosen.parts, float(np.mean(np.stack(pixels)))))
         return {"full": 3.0, "evit:0.6": 2.0}.get(chosen.relative_to(runner.full), 1.0) * (number + 1)
 
     drawn = profile._round_images

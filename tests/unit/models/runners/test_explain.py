@@ -108,14 +108,14 @@ def assert_sound(explanation: Explanation) -> None:
     """Groups are named by their first patch, are never split, and never come back once dropped."""
     before = tuple(range(PATCHES))
     for stage in explanation.stages:
-        alive = [patch for patch in range(PATCHES) if stage.into[patch] >= 0]
-        assert all(stage.into[patch] <= patch for patch in alive)
-        assert all(stage.into[stage.into[patch]] == stage.into[patch] for patch in alive)
-        assert all(stage.into[patch] == -1 for patch in range(PATCHES) if before[patch] < 0)
+        alive = [patch for patch in range(PATCHES) if stage.groups[patch] >= 0]
+        assert all(stage.groups[patch] <= patch for patch in alive)
+        assert all(stage.groups[stage.groups[patch]] == stage.groups[patch] for patch in alive)
+        assert all(stage.groups[patch] == -1 for patch in range(PATCHES) if before[patch] < 0)
         for group in set(before) - {-1}:
-            assert len({stage.into[patch] for patch in range(PATCHES) if before[patch] == group}) == 1
-        assert stage.tokens >= 1 + len(set(stage.into) - {-1})
-        before = stage.into
+            assert len({stage.groups[patch] for patch in range(PATCHES) if before[patch] == group}) == 1
+        assert stage.tokens >= 1 + len(set(stage.groups) - {-1})
+        before = stage.groups
 
 
 class Positive(Reducer):
@@ -146,8 +146,8 @@ def test_padding_and_reducers_that_act_before_their_block_come_out_right() -> No
         (stage,) = explanation.stages
         assert stage.block == 1
         assert stage.tokens == 1 + int(stays[row].sum())
-        assert stage.into == tuple(n if stay else -1 for n, stay in enumerate(stays[row].tolist()))
-        assert stage.fate == tuple("kept" if stay else "dropped" for stay in stays[row].tolist())
+        assert stage.groups == tuple(n if stay else -1 for n, stay in enumerate(stays[row].tolist()))
+        assert stage.patch_states == tuple("kept" if stay else "dropped" for stay in stays[row].tolist())
 
 
 class LastIntoFirst(Reducer):
@@ -173,9 +173,9 @@ def test_reducers_that_act_ahead_of_their_block_come_out_right() -> None:
     for explanation in explain(model, pictures(), ResolvedPlan(LastIntoFirst(), G.depth)):
         first, second = explanation.stages
         assert (first.block, first.tokens, second.block, second.tokens) == (3, 36, 4, 35)
-        assert first.into == (*range(35), 0)
-        assert second.into == (*range(34), 0, 0)
-        assert explanation.fate == ("merged", *["kept"] * 33, "merged", "merged")
+        assert first.groups == (*range(35), 0)
+        assert second.groups == (*range(34), 0, 0)
+        assert explanation.patch_states == ("merged", *["kept"] * 33, "merged", "merged")
 
 
 class Half(nn.Module):
@@ -208,7 +208,7 @@ def test_where_nothing_is_reduced_every_patch_is_kept() -> None:
     model = tiny()
     for explanation in explain(model, pictures(), steps(model, "none")):
         assert explanation == Explanation((6, 6), (), G.depth)
-        assert explanation.fate == ("kept",) * PATCHES
+        assert explanation.patch_states == ("kept",) * PATCHES
     small = torch.randn(1, 3, 48, 48, generator=torch.Generator().manual_seed(1))
     assert explain(model, small, steps(model, "evit:0.5"))[0].grid == (3, 3)
 

@@ -8,7 +8,7 @@ import torch
 
 from foveate.core.errors import BadPlan, RunFailed
 from foveate.core.outcome import Result
-from foveate.core.plan import Plan, picked
+from foveate.core.plan import Plan, sampled_frames
 from foveate.models.layers.config import block_macs, embedding_macs
 from foveate.models.runners.frame_sampling import VideoExecutor, patch_features_of, stages
 from foveate.models.runners.video_classifier import ClipRunner
@@ -34,22 +34,22 @@ def run(runner: ClipRunner, clips: list[np.ndarray], text: str) -> list[Result]:
 
 
 def test_frames_are_picked_from_the_middle_of_equal_spans() -> None:
-    assert picked(8, 8) == list(range(8))
-    assert picked(8, 4) == [1, 3, 5, 7]
-    assert picked(16, 4) == [2, 6, 10, 14]
-    assert picked(8, 1) == [4]
+    assert sampled_frames(8, 8) == list(range(8))
+    assert sampled_frames(8, 4) == [1, 3, 5, 7]
+    assert sampled_frames(16, 4) == [2, 6, 10, 14]
+    assert sampled_frames(8, 1) == [4]
 
 
 @pytest.mark.parametrize("count", range(1, 20))
 def test_stages_hold_every_frame_once(count: int) -> None:
-    frames = picked(32, count)
+    frames = sampled_frames(32, count)
     found = stages(frames)
     assert sorted(frame for stage in found for frame in stage) == frames
     assert all(found)
 
 
 def test_the_first_stage_is_spread_over_the_clip() -> None:
-    assert stages(picked(16, 16))[0] == [1, 5, 9, 13]
+    assert stages(sampled_frames(16, 16))[0] == [1, 5, 9, 13]
 
 
 @pytest.mark.parametrize(

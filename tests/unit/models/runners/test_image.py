@@ -12,10 +12,10 @@ from foveate.core.outcome import Explanation, Result
 from foveate.core.plan import Plan
 from foveate.models.profiling.content_profile import learn
 from foveate.models.runners.image import TorchRunner
-from tests.support import measuring, scouted
-from tests.support.scouted import SCOUT, STITCH, WHITE, is_hard, picture
+from tests.support import measuring, routed
+from tests.support.routed import ROUTER, STITCH, WHITE, is_hard, picture
 
-RUNGS = (SCOUT, "evit:0.6", "full")
+RUNGS = (ROUTER, "evit:0.6", "full")
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -46,47 +46,47 @@ MIXED = [61, 66, 62, 63, 72, 78, 64]
 
 def test_each_picture_gets_the_answer_of_its_rung_in_its_own_place() -> None:
     runner = choosing()
-    scout = Plan.parse(SCOUT, runner.full)
+    router = Plan.parse(ROUTER, runner.full)
     for number, result in zip(MIXED, run(runner, MIXED, content(runner)), strict=True):
-        rung = runner.full if is_hard(number) else scout
+        rung = runner.full if is_hard(number) else router
         assert result.chosen == rung
         (alone,) = run(runner, [number], rung)
         assert np.abs(result.scores - alone.scores).max() < 1e-5
         assert (result.tokens, result.exit_layer) == (alone.tokens, alone.exit_layer)
 
 
-def test_what_was_spent_is_the_scout_and_the_rung() -> None:
+def test_what_was_spent_is_the_router_and_the_rung() -> None:
     runner = choosing()
-    (scout,), (full,) = (run(runner, [61], Plan.parse(text, runner.full)) for text in (SCOUT, "full"))
+    (router,), (full,) = (run(runner, [61], Plan.parse(text, runner.full)) for text in (ROUTER, "full"))
     for number, result in zip(MIXED, run(runner, MIXED, content(runner)), strict=True):
-        wanted = scout.gflops + (full.gflops if is_hard(number) else 0)
+        wanted = router.gflops + (full.gflops if is_hard(number) else 0)
         assert result.gflops == pytest.approx(wanted, rel=1e-9)
 
 
 @pytest.mark.parametrize("numbers", [[61], [66], [61, 62, 63], [66, 72, 78]])
 def test_a_batch_may_be_all_of_one_rung(numbers: list[int]) -> None:
     runner = choosing()
-    rung = runner.full if is_hard(numbers[0]) else Plan.parse(SCOUT, runner.full)
+    rung = runner.full if is_hard(numbers[0]) else Plan.parse(ROUTER, runner.full)
     assert [result.chosen for result in run(runner, numbers, content(runner))] == [rung] * len(numbers)
 
 
 def test_a_batch_may_go_three_ways() -> None:
     """The lead of the best class is 0.98 on flat pictures, 0.1 on the others."""
-    runner = scouted.runner()
+    runner = routed.runner()
     runner.content = ContentRungs(RUNGS, ((0.0, 10.0, 0.0), (0.0, -10.0, 0.0)), (-5.0, 2.0))
     half = Plan.parse("evit:0.6", runner.full)
     results = run(runner, [61, 66], content(runner, "0.7"))
-    assert [r.chosen for r in results] == [Plan.parse(SCOUT, runner.full), half]
+    assert [r.chosen for r in results] == [Plan.parse(ROUTER, runner.full), half]
     results = run(runner, [61, 66], content(runner, "0.98"))
-    assert [r.chosen for r in results] == [Plan.parse(SCOUT, runner.full), runner.full]
-    (scout,) = run(runner, [66], Plan.parse(SCOUT, runner.full))
+    assert [r.chosen for r in results] == [Plan.parse(ROUTER, runner.full), runner.full]
+    (router,) = run(runner, [66], Plan.parse(ROUTER, runner.full))
     # The rung between was never run.
-    assert results[1].gflops == pytest.approx(scout.gflops + run(runner, [66], runner.full)[0].gflops)
+    assert results[1].gflops == pytest.approx(router.gflops + run(runner, [66], runner.full)[0].gflops)
 
 
 def test_other_plans_say_nothing_of_a_choice() -> None:
     runner = choosing()
-    for text in ("full", "evit:0.6", SCOUT):
+    for text in ("full", "evit:0.6", ROUTER):
         assert {r.chosen for r in run(runner, MIXED, Plan.parse(text, runner.full))} == {None}
 
 
@@ -96,11 +96,11 @@ def test_certainty_decides_who_goes_on() -> None:
     assert {r.chosen for r in run(runner, MIXED, content(runner, "0.0001"))} != {runner.full}
 
 
-def test_where_the_scout_fails_the_last_rung_answers() -> None:
+def test_where_the_router_fails_the_last_rung_answers() -> None:
     runner = choosing()
-    plan, scout = content(runner), Plan.parse(SCOUT, runner.full)
+    plan, router = content(runner), Plan.parse(ROUTER, runner.full)
     media = [picture(b"61"), WHITE, picture(b"62")]
-    assert isinstance(runner.run(runner.stack(media, scout), scout)[1], RunFailed)
+    assert isinstance(runner.run(runner.stack(media, router), router)[1], RunFailed)
     results = runner.run(runner.stack(media, plan), plan)
     (full,) = runner.run(runner.stack([WHITE], runner.full), runner.full)
     first, white, last = results
@@ -110,7 +110,7 @@ def test_where_the_scout_fails_the_last_rung_answers() -> None:
     assert isinstance(last, Result)
     assert white.chosen == runner.full
     assert np.abs(white.scores - full.scores).max() < 1e-5
-    assert (first.chosen, last.chosen) == (scout, scout)
+    assert (first.chosen, last.chosen) == (router, router)
 
 
 def test_where_the_last_rung_fails_too_that_picture_fails_alone() -> None:
@@ -127,7 +127,7 @@ def test_where_the_last_rung_fails_too_that_picture_fails_alone() -> None:
     assert isinstance(white, RunFailed)
     assert isinstance(hard, Result)
     assert isinstance(flat, Result)
-    assert (hard.chosen, flat.chosen) == (runner.full, Plan.parse(SCOUT, runner.full))
+    assert (hard.chosen, flat.chosen) == (runner.full, Plan.parse(ROUTER, runner.full))
 
 
 @pytest.mark.parametrize("text", ["content:0.9", "content:.5", "content:1", "content:0.000001"])
@@ -152,7 +152,7 @@ def test_a_probability_is_accepted(text: str) -> None:
         ("content:0.9/heads:1", "it stands alone"),
         ("content:0.9/stitch:2", "it stands alone"),
         ("tiny@32/content:0.9", "it stands alone"),
-        ("scout@64/content:0.9", "it stands alone"),
+        ("router@64/content:0.9", "it stands alone"),
         ("vit-xs@112/content:0.9", "vit-xs is not a variant of tiny"),
         ("content:0.9/bf16", "is loaded in fp32"),
     ],
@@ -166,7 +166,7 @@ def test_content_plans_that_cannot_be_are_refused_in_a_sentence(text: str, sente
 
 @pytest.mark.parametrize("text", ["content:0.9", "content:1", "content:0", "content:x"])
 def test_without_anything_learnt_there_is_no_choosing(text: str) -> None:
-    runner = scouted.runner()
+    runner = routed.runner()
     with pytest.raises(BadPlan, match="tiny has no content rungs; foveate profile finds them"):
         runner.check(Plan.parse(text, runner.full))
 
@@ -183,8 +183,8 @@ def test_the_text_of_a_content_plan(text: str) -> None:
 
 
 def test_under_a_content_plan_each_picture_is_explained_under_its_rung() -> None:
-    runner = scouted.runner()
-    runner.content = ContentRungs(("evit:0.6", SCOUT, "full"), ((0.0, 0.0, 0.0),) * 2, (-9.0, -9.0))
+    runner = routed.runner()
+    runner.content = ContentRungs(("evit:0.6", ROUTER, "full"), ((0.0, 0.0, 0.0),) * 2, (-9.0, -9.0))
     every = [picture(str(number).encode()) for number in MIXED]
     assert runner.explain(every, content(runner)) == runner.explain(every, runner.full)
     runner.content = replace(runner.content, bias=(9.0, -9.0))
@@ -209,7 +209,7 @@ def test_under_a_stitch_nothing_is_dropped_and_every_block_of_the_one_that_answe
     assert runner.explain(media, plan) == [Explanation((4, 4), (), 4)] * 3
     for explanation, result in zip(runner.explain(media, plan), run(runner, MIXED[:3], plan), strict=True):
         assert explanation.exit_layer == result.exit_layer
-        assert explanation.fate == ("kept",) * 16
+        assert explanation.patch_states == ("kept",) * 16
         assert result.tokens == 17
 
 
@@ -219,22 +219,22 @@ def test_under_a_stitch_nothing_is_dropped_and_every_block_of_the_one_that_answe
         ("stitch:3", "tiny has no stitch 3; it has 2"),
         ("stitch:2/evit:0.5", "takes tokens unreduced"),
         ("stitch:2/depth:3", "takes tokens unreduced"),
-        ("scout@64/stitch:1", "scout has no stitch 1; it has none"),
+        ("router@64/stitch:1", "router has no stitch 1; it has none"),
     ],
 )
 def test_stitches_that_cannot_be_are_refused_in_a_sentence(text: str, sentence: str) -> None:
-    runner = scouted.runner()
+    runner = routed.runner()
     with pytest.raises(BadPlan, match=sentence):
         runner.check(Plan.parse(text, runner.full))
 
 
 def test_a_stitch_can_be_a_rung_that_the_content_chooses() -> None:
-    runner = scouted.runner()
+    runner = routed.runner()
     runner.content = ContentRungs(
-        (SCOUT, "stitch:2", "full"), ((0.0, 10.0, 0.0), (0.0, 0.0, 0.0)), (-5.0, 9.0)
+        (ROUTER, "stitch:2", "full"), ((0.0, 10.0, 0.0), (0.0, 0.0, 0.0)), (-5.0, 9.0)
     )
     flat, hard = run(runner, [61, 66], content(runner))
-    assert flat.chosen == Plan.parse(SCOUT, runner.full)
+    assert flat.chosen == Plan.parse(ROUTER, runner.full)
     assert hard.chosen == Plan.parse("stitch:2", runner.full)
     explained = runner.explain([picture(b"61"), picture(b"66")], content(runner))
     assert [e.exit_layer for e in explained] == [1, 4]

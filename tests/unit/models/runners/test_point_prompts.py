@@ -12,6 +12,7 @@ from foveate.cluster.local import LocalCluster
 from foveate.core.errors import BadPlan, RunFailed, SetupError
 from foveate.core.metrics import Metrics
 from foveate.core.outcome import Result
+from foveate.core.point_prompts import MAX_POINTS, Features, Point, PointPrompt
 from foveate.core.request import Request
 from foveate.models.heads.point_prompts import PointPromptHead
 from foveate.models.loading.load import ImageModelLoader

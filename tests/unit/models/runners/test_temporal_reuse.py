@@ -97,7 +97,7 @@ def test_full_is_each_frame_by_itself(segmenter: ClipSegmenter) -> None:
     result = answer(segmenter, clip, "full")
     pictures = TorchRunner(dense_checkpoint())
     alone = pictures.run(pictures.stack(list(clip), pictures.full), pictures.full)
-    for seen, picture in zip(result.film, alone, strict=True):
+    for seen, picture in zip(result.frame_maps, alone, strict=True):
         assert isinstance(picture, Result) and picture.maps is not None
         assert seen.classes == picture.maps.classes
         np.testing.assert_allclose(seen.scores, picture.maps.scores, atol=2e-3)
@@ -108,11 +108,11 @@ def test_a_still_clip_is_seen_once(segmenter: ClipSegmenter) -> None:
     still = np.repeat(clip_of(segmenter, 1)[:1], 4, 0)
     noisy = np.clip(still.astype(int) + np.random.default_rng(2).integers(-2, 3, still.shape), 0, 255)
     for clip in (still, noisy.astype(np.uint8)):
-        first, *later = answer(segmenter, clip, "reuse:0.3").film
-        fine = answer(segmenter, clip, "full").film[0]
+        first, *later = answer(segmenter, clip, "reuse:0.3").frame_maps
+        fine = answer(segmenter, clip, "full").frame_maps[0]
         assert first.classes == fine.classes
         np.testing.assert_allclose(first.scores, fine.scores, atol=2e-3)
-    first, *later = answer(segmenter, still, "reuse:0.3").film
+    first, *later = answer(segmenter, still, "reuse:0.3").frame_maps
     for seen in later:
         np.testing.assert_allclose(seen.scores, first.scores, atol=2e-3)
 

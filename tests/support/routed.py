@@ -19,7 +19,7 @@ from foveate.models.vit.vit import ResolvedPlan, TrunkOutput
 from foveate.models.weights.family import Family
 from tests.support.measuring import CONFIG, quiet, tiny
 
-SCOUT = "scout@64"
+ROUTER = "router@64"
 SMALL = ViTConfig(image_size=64, width=8, depth=1, heads=1, classes=5)
 EVERY = 6
 """One image in this many is not flat."""
@@ -44,7 +44,7 @@ def runner(max_batch: int = 16) -> TorchRunner:
     scout.model.register_forward_hook(replace_logits)
     torch.manual_seed(0)
     joint = nn.Linear(SMALL.width, CONFIG.width)
-    return TorchRunner(Family(own, (scout,), {STITCH: joint}), max_batch=max_batch)
+    return TorchRunner(Family(own, (router,), {STITCH: joint}), max_batch=max_batch)
 
 
 def is_hard(number: int) -> bool:

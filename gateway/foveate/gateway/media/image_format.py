@@ -1,0 +1,62 @@
+"""Media types and image sizes, read from the first bytes of a file. Nothing is decoded."""
+
+import re
+
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.ImageFile import ImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+Size = tuple[int, int]
+"""Width and height in pixels, in Pillow's order."""
+
+# Opened by class, never by Image.open: no format outside this table is tried, and Image.open's check for
+# decompression bombs only warns. AVIF is absent because libavif allocates memory for the size in the AV1
+# stream, whatever the container's header says.
+READERS: dict[str, type[ImageFile]] = {
+    "image/png": PngImageFile,
+    "image/webp": WebPImageFile,
+    "image/gif": GifImageFile,
+    "image/bmp": BmpImageFile,
+    "image/tiff": TiffImageFile,
+}
+"""Pillow's reader of each supported media type. JPEG is absent: simplejpeg decodes it."""
+
+SIGNATURES = {
+    "image/jpeg": rb"\xff\xd8\xff",
+    "image/png": rb"\x89PNG\r\n\x1a\n",
+    "image/gif": rb"GIF8[79]a",
+    "image/webp": rb"RIFF....WEBP",
+    "image/bmp": rb"BM",
+    "image/tiff": rb"II[*+]\0|MM\0[*+]",
+    "image/avif": rb"....ftyp(?:....){0,12}?avi[fs]",
+    "image/heic": rb"....ftyp(?:....){0,12}?(?:hei[cx]|mif1|msf1)",
+    "image/jxl": rb"\xff\x0a|\0\0\0\x0cJXL ",
+    "image/jp2": rb"\0\0\0\x0cjP  ",
+    "image/vnd.adobe.photoshop": rb"8BPS",
+    "image/x-icon": rb"\0\0\x01\0",
+    "image/svg+xml": rb"(?:\xef\xbb\xbf)?\s*<(?:svg|(?:\?xml|!).{0,1000}?<svg)",
+    "video/quicktime": rb"....ftypqt  ",
+    "video/mp4": rb"....ftyp",
+    "video/webm": rb"\x1a\x45\xdf\xa3.{0,60}webm",
+    "application/pdf": rb"%PDF-",
+    "application/postscript": rb"%!PS",
+}
+"""Regular expressions for the first bytes of each known media type. The first match wins."""
+
+
+def sniff(data: bytes) -> str | None:
+    """The media type that the first bytes show, supported or not; None for unknown bytes."""
+    return next((kind for kind, sign in SIGNATURES.items() if re.match(sign, data, re.DOTALL)), None)
+
+
+def webp_size(data: bytes) -> Size:
+    """Width and height of the canvas in a WebP header (RFC 9649, section 2)."""
+    if data[12:16] == b"VP8X":
+        return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
+    if data[12:16] == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    return int.from_bytes(data[26:28], "little") & 0x3FFF, int.from_bytes(data[28:30], "little") & 0x3FFF

@@ -1,0 +1,44 @@
+"""Media types and image sizes from the first bytes of a file."""
+
+import pytest
+
+from foveate.gateway.media.image_format import sniff, webp_size
+from tests.support.media_samples import RED, encode, flat, webp_canvas
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (encode(flat("RGB", RED), "JPEG"), "image/jpeg"),
+        (encode(flat("RGB", RED), "PNG"), "image/png"),
+        (encode(flat("P", 0), "GIF"), "image/gif"),
+        (encode(flat("RGB", RED), "WEBP"), "image/webp"),
+        (encode(flat("RGB", RED), "BMP"), "image/bmp"),
+        (encode(flat("RGB", RED), "TIFF"), "image/tiff"),
+        (encode(flat("RGB", RED), "TIFF", big_tiff=True), "image/tiff"),
+        (b"MM\0*\0\0\0\x08", "image/tiff"),
+        (b"\0\0\0\x1cftypavif\0\0\0\0", "image/avif"),
+        (b"\0\0\0\x1cftypmif1\0\0\0\0mif1heic", "image/heic"),
+        (b"\0\0\0\x1cftypmif1\0\0\0\0mif1avifmiaf" + bytes(20), "image/avif"),
+        (b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom", "video/mp4"),
+        (b"\0\0\0\x14ftypqt  \0\0\0\0qt  ", "video/quicktime"),
+        (b"\x1a\x45\xdf\xa3" + bytes(20) + b"webm", "video/webm"),
+        (b"%PDF-1.4", "application/pdf"),
+        (b"\xef\xbb\xbf \n<svg width='3'>", "image/svg+xml"),
+        (b"<?xml version='1.0'?>\n<!-- x -->\n<svg>", "image/svg+xml"),
+        (b"<html><body>not found</body></html>", None),
+        (b'{"data": ""}', None),
+        (b"", None),
+    ],
+)
+def test_sniff_reads_the_media_type_from_the_first_bytes(data: bytes, kind: str | None) -> None:
+    assert sniff(data) == kind
+
+
+@pytest.mark.parametrize("options", [{}, {"lossless": True}])
+def test_the_size_of_a_webp_is_in_its_header(options: dict[str, bool]) -> None:
+    assert webp_size(encode(flat("RGB", RED, (321, 45)), "WEBP", **options)) == (321, 45)
+
+
+def test_the_size_of_an_animated_webp_is_that_of_its_canvas() -> None:
+    assert webp_size(webp_canvas(16384, 12)) == (16384, 12)
