@@ -110,7 +110,7 @@ def loss_of(model: ElasticViT, batch: VideoBatch, rng: random.Random, spec: Clip
     if plan.glance is not None:
         results = executor(clips, plan)
         return prediction_loss(torch.stack([result.logits for result in results]), batch.motions)
-    frames = picked(spec.frames, plan.frames)
+    frames = sampled_frames(spec.frames, plan.frames)
     if rng.random() < 0.3:
         frames = [frame for stage in stages(frames) for frame in stage]
     state = executor.further(executor.unseen(clips), frames, plan)

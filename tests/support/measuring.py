@@ -31,9 +31,9 @@ def plan(
     return Measurement(name, quality, None, gflops, 5, latency, rung)
 
 
-def written(*measurements: Measurement, setting: Setting = HERE) -> Profile:
+def written(*measurements: Measurement, setting: MeasurementEnvironment = HERE) -> Profile:
     """A profile with these measurements."""
-    return Profile("tiny", "0" * 64, Data("somewhere", 10, False), 0, setting, measurements)
+    return Profile("tiny", "0" * 64, ProfilingSet("somewhere", 10, False), 0, setting, measurements)
 
 
 FULL = plan("full", 1.0, 1.0)

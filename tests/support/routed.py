@@ -1,4 +1,4 @@
-"""A family whose scout is sure and right on flat images, and unsure and wrong on all others."""
+"""A family whose router is sure and right on flat images, and unsure and wrong on all others."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,14 +23,14 @@ ROUTER = "router@64"
 SMALL = ViTConfig(image_size=64, width=8, depth=1, heads=1, classes=5)
 EVERY = 6
 """One image in this many is not flat."""
-STITCH = StitchSpec("tiny", 2, "scout", 1)
+STITCH = StitchSpec("tiny", 2, "router", 1)
 WHITE = np.full((64, 64, 3), 255, np.uint8)
-"""An image to which the scout gives no finite answer."""
+"""An image to which the router gives no finite answer."""
 
 
 def runner(max_batch: int = 16) -> TorchRunner:
-    """The family's runner. A hook replaces the scout's logits, which depend on full's answer."""
-    own, scout = tiny(), tiny(seed=1, config=SMALL, name="scout")
+    """The family's runner. A hook replaces the router's logits, which depend on full's answer."""
+    own, router = tiny(), tiny(seed=1, config=SMALL, name="router")
 
     def replace_logits(_: nn.Module, arguments: tuple[Tensor, ResolvedPlan], out: TrunkOutput) -> TrunkOutput:
         images = arguments[0]
@@ -41,7 +41,7 @@ def runner(max_batch: int = 16) -> TorchRunner:
         logits = torch.where(flat[:, None], sure, unsure).masked_fill(white[:, None], torch.nan)
         return replace(out, logits=logits)
 
-    scout.model.register_forward_hook(replace_logits)
+    router.model.register_forward_hook(replace_logits)
     torch.manual_seed(0)
     joint = nn.Linear(SMALL.width, CONFIG.width)
     return TorchRunner(Family(own, (router,), {STITCH: joint}), max_batch=max_batch)

@@ -97,7 +97,7 @@ def show(console: Console, prediction: Prediction) -> None:
     )
     console.print(f"tokens  {fields['tokens']} of {fields['tokens_full']} at the end")
     console.print(_mosaic(prediction.pixels, explanation))
-    counts = Counter(explanation.fate)
+    counts = Counter(explanation.patch_states)
     console.print(
         f"patches at the end: {counts['kept']} kept, {counts['merged']} merged, {counts['dropped']} dropped"
     )
@@ -111,7 +111,7 @@ def _mosaic(pixels: NDArray[np.uint8], explanation: Explanation) -> Text:
     means = Image.fromarray(pixels).resize((columns, rows), Image.Resampling.BOX)
     colours = np.asarray(means).reshape(-1, 3).tolist()
     text = Text()
-    for index, ((red, green, blue), fate) in enumerate(zip(colours, explanation.fate, strict=True)):
+    for index, ((red, green, blue), fate) in enumerate(zip(colours, explanation.patch_states, strict=True)):
         # Block characters, not coloured spaces: they are visible without colours too.
         style = "dim" if fate == "dropped" else f"rgb({red},{green},{blue})"
         text.append({"kept": "██", "merged": "░░", "dropped": "··"}[fate], style)

@@ -126,7 +126,7 @@ def show(console: Console, profile: Profile, target: Path) -> None:
     untimed = sum(not m.latency_s for m in profile.measurements)
     if untimed:
         console.print(
-            f"{untimed} plan(s) were not timed: others have their quality for over {SLACK:.0%} less GFLOPs",
+            f"{untimed} plan(s) were not timed: others are as good for over {GFLOPS_MARGIN:.0%} less GFLOPs",
             highlight=False,
         )
     written = [str(target), *_plot(console, profile, target)]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from foveate.core.errors import SetupError
 from foveate.core.plan import Plan
-from foveate.core.profile import Profile, Setting
+from foveate.core.profile import MeasurementEnvironment, Profile
 from foveate.models import zoo
 from foveate.models.loading.loader import (
     DEFAULT_OPTIONS,
@@ -100,7 +100,9 @@ def _precision_basis(name: str, checkpoint: Checkpoint) -> Checkpoint:
     return hub.load(trunk) if trunk else checkpoint
 
 
-def find_family_profile(name: str, checkpoint: Checkpoint, setting: Setting) -> tuple[Profile | None, Family]:
+def find_family_profile(
+    name: str, checkpoint: Checkpoint, setting: MeasurementEnvironment
+) -> tuple[Profile | None, Family]:
     """The profile of a model, and the model with the siblings that the profile names.
 
     The profile is None, and the family has no siblings, if no profile matches the weights of all its

@@ -6,7 +6,7 @@ from typing import Generic, Protocol, TypeVar
 
 from foveate.core.errors import BadPlan, SetupError
 from foveate.core.plan import Plan, Precision
-from foveate.core.profile import Setting
+from foveate.core.profile import MeasurementEnvironment
 from foveate.models.huggingface import Pretrained
 from foveate.models.loading import precision
 from foveate.models.loading.machine import current_setting, prepare_device
@@ -82,7 +82,7 @@ class FetchedModel(Generic[ModelT]):
     device: str
 
     @property
-    def setting(self) -> Setting:
+    def setting(self) -> MeasurementEnvironment:
         """This machine, under this precision."""
         return current_setting(self.device, self.precision)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from foveate.core.errors import SetupError
-from foveate.core.profile import Setting
+from foveate.core.profile import MeasurementEnvironment
 
 ONEDNN_CACHED_KERNELS = 4096
 """Prepared kernels that oneDNN keeps. A ladder at every batch size needs more than the default of 1024;
@@ -33,9 +33,9 @@ def prepare_device(device: str, threads: int) -> str:
     return device
 
 
-def current_setting(device: str, precision: str) -> Setting:
+def current_setting(device: str, precision: str) -> MeasurementEnvironment:
     """The hardware, versions and threads of this process, as a profile records them."""
-    return Setting(
+    return MeasurementEnvironment(
         device=torch.cuda.get_device_name() if device == "cuda" else _cpu_name(),
         threads=torch.get_num_threads(),
         precision=precision,

@@ -8,7 +8,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from foveate.core.errors import SetupError
-from foveate.core.profile import Profile, Setting
+from foveate.core.profile import MeasurementEnvironment, Profile
 from foveate.models import zoo
 from foveate.models.huggingface import PREFIX, Pretrained
 from foveate.models.weights.checkpoint import Checkpoint, variant
@@ -25,7 +25,9 @@ def profile_path(name: str) -> Path:
     return _data_folder() / f"{variant(name.removeprefix(PREFIX))}.json"
 
 
-def find_profile(name: str, model: Checkpoint | Pretrained, setting: Setting) -> Profile | None:
+def find_profile(
+    name: str, model: Checkpoint | Pretrained, setting: MeasurementEnvironment
+) -> Profile | None:
     """The profile of a model without siblings, or None.
 
     Raises SetupError for a profile that cannot be read.
@@ -62,7 +64,9 @@ def warn_of_mismatch(name: str, path: Traversable) -> None:
     log.warning("%s is a profile of another model than %s, and is ignored", path, name)
 
 
-def with_valid_latencies(profile: Profile, setting: Setting, name: str, path: Traversable) -> Profile:
+def with_valid_latencies(
+    profile: Profile, setting: MeasurementEnvironment, name: str, path: Traversable
+) -> Profile:
     """The profile, without its latencies if they were measured in another setting; the log says so."""
     difference = profile.setting.differs_from(setting)
     if difference:

@@ -10,18 +10,19 @@ from numpy.typing import NDArray
 from foveate.core.content import ContentRungs
 from foveate.core.outcome import Result
 from foveate.core.plan import Plan
-from foveate.core.profile import Measurement, Profile, choose
+from foveate.core.profile import Measurement, Profile, mark_rungs
 from foveate.models.profiling.dataset import DecodedDataset, ReportProgress
+from foveate.models.profiling.logistic import fit
 from foveate.models.profiling.timing import FAILED, PlanTimes, mean_batch_seconds
 from foveate.models.runners.image import TorchRunner
 
-SCOUT_QUALITY = 0.8
-"""Lowest quality of a scout. One that is wrong more often is not worth its cost."""
+ROUTER_QUALITY = 0.8
+"""Lowest quality of a router. One that is wrong more often is not worth its cost."""
 RELIABLE_QUALITY = 0.99
-"""Lowest quality of the rung that answers after the scout."""
+"""Lowest quality of the rung that answers after the router."""
 TARGET_QUALITY = 0.985
-"""The scout is chosen that reaches this quality at the least cost."""
-MAX_SCOUTS = 6
+"""The router is chosen that reaches this quality at the least cost."""
+MAX_ROUTERS = 6
 CERTAINTIES = ("0.8", "0.9", "0.95", "0.98")
 """The arguments of `content:` that are measured."""
 
@@ -30,12 +31,12 @@ ReportStep = Callable[[str, int, int], None]
 
 
 def choices(profile: Profile) -> list[tuple[Measurement, ...]]:
-    """Rungs to choose between, for each scout: the scout, the cheapest reliable rung above it, and full."""
+    """Rungs to choose between, for each router: the router, the cheapest reliable rung above it, and full."""
     ladder = [m for m in profile.ladder if "content" not in m.plan]
     reliable = next(m for m in ladder if m.quality >= RELIABLE_QUALITY or m is profile.full)
-    scouts = [m for m in ladder if m.quality >= SCOUT_QUALITY and _cost(m) < _cost(reliable)]
+    routers = [m for m in ladder if m.quality >= ROUTER_QUALITY and _cost(m) < _cost(reliable)]
     above = (reliable,) if reliable is profile.full else (reliable, profile.full)
-    return [(scout, *above) for scout in scouts[-MAX_SCOUTS:]]
+    return [(router, *above) for router in routers[-MAX_ROUTERS:]]
 
 
 def _cost(m: Measurement) -> float:
@@ -64,7 +65,7 @@ def learning_steps(
 ) -> Iterator[LearnedContent]:
     """The state after each step that is left to do: learning, quality, then each round of timing.
 
-    `learned` is the state to start from. There are no steps if the ladder has no scout.
+    `learned` is the state to start from. There are no steps if the ladder has no router.
     """
     offered = choices(profile)
     if not offered or len(images) < 2:
@@ -99,7 +100,7 @@ def with_content(profile: Profile, learned: LearnedContent) -> Profile:
         return profile
     full = profile.full.latency_s
     timed = [replace(m, latency_s=_latency(full, learned.rounds, m.plan)) for m in learned.kept]
-    return replace(profile, content=learned.content, measurements=choose([*profile.measurements, *timed]))
+    return replace(profile, content=learned.content, measurements=mark_rungs([*profile.measurements, *timed]))
 
 
 def _plans(offered: Sequence[tuple[Measurement, ...]]) -> list[str]:
@@ -113,9 +114,9 @@ def learn(
     offered: Sequence[tuple[Measurement, ...]],
     report: ReportProgress,
 ) -> ContentRungs | None:
-    """Fit when each rung suffices, given the scout's answer, for the best of the scouts.
+    """Fit when each rung suffices, given the router's answer, for the best of the routers.
 
-    The best scout reaches TARGET_QUALITY at the least cost. None if every scout fails on some image.
+    The best router reaches TARGET_QUALITY at the least cost. None if every router fails on some image.
     `report` gets the number of plans that have run.
     """
     plans, results = _plans(offered), {}
@@ -146,9 +147,9 @@ def suffices(
 def _fitted(
     rungs: Sequence[Measurement], scores: NDArray[np.float32], kept: NDArray[np.bool_]
 ) -> tuple[float, ContentRungs]:
-    """The cost of an image at TARGET_QUALITY with this scout, and the fitted choice.
+    """The cost of an image at TARGET_QUALITY with this router, and the fitted choice.
 
-    scores: (N, C) of the scout; kept: (N, R), whether each rung suffices.
+    scores: (N, C) of the router; kept: (N, R), whether each rung suffices.
     """
     content = fit([m.plan for m in rungs], scores, kept[:, :-1])
     costs = np.array([_cost(m) for m in rungs])

@@ -15,7 +15,7 @@ from foveate.core.errors import SetupError
 from foveate.core.outcome import ClassMaps, Result
 from foveate.models.profiling.timing import FAILED
 
-ClassMask = NDArray[np.uint8]
+LabelMask = NDArray[np.uint8]
 """(H, W): 0 is the background, k is the model's label k - 1."""
 
 
@@ -74,7 +74,7 @@ class MeanIoU(Evaluator):
     """
 
     def __init__(
-        self, truth: Sequence[ClassMask] | None, classes: int, full: float | None = None, frames: int = 0
+        self, truth: Sequence[LabelMask] | None, classes: int, full: float | None = None, frames: int = 0
     ) -> None:
         """truth: the mask of each image, or of each frame of each video; classes: with the background; full:
         the accuracy of full if it is known; frames: frames of each video, 0 for images.
@@ -84,7 +84,7 @@ class MeanIoU(Evaluator):
         """
         self.truth, self.classes, self.full, self.frames = truth, classes, full, frames
         self.labelled = truth is not None
-        self._full_masks: list[ClassMask] = []
+        self._full_masks: list[LabelMask] = []
         self._count = 0
         """Masks of the current plan so far."""
         self._intersection, self._union = (np.zeros(classes, np.int64) for _ in range(2))
@@ -124,7 +124,7 @@ class MeanIoU(Evaluator):
             )
         return min(1.0, accuracy / self.full), accuracy
 
-    def _add(self, mask: ClassMask, truth: ClassMask) -> None:
+    def _add(self, mask: LabelMask, truth: LabelMask) -> None:
         """Count the pixels of each class in the intersection and in the union of two masks."""
         equal = np.bincount(truth[mask == truth], minlength=self.classes)
         self._intersection += equal
@@ -133,17 +133,17 @@ class MeanIoU(Evaluator):
         self._union -= equal
 
 
-def mask_from_maps(maps: ClassMaps | None, size: tuple[int, ...]) -> ClassMask:
+def mask_from_maps(maps: ClassMaps | None, size: tuple[int, ...]) -> LabelMask:
     """The best class of each pixel at this (height, width); background alone for None."""
     if maps is None:
         return np.zeros(size, np.uint8)
     scores = torch.from_numpy(maps.scores).float()[None]
     scaled = F.interpolate(scores, size=size, mode="bilinear", align_corners=False)[0]
-    mask: ClassMask = np.array(maps.classes, np.uint8)[scaled.argmax(0).numpy()]
+    mask: LabelMask = np.array(maps.classes, np.uint8)[scaled.argmax(0).numpy()]
     return mask
 
 
-def read_masks(data: bytes, side: int, frames: int = 1) -> list[ClassMask]:
+def read_masks(data: bytes, side: int, frames: int = 1) -> list[LabelMask]:
     """Read an indexed or grey PNG as `frames` masks of (side, side), which lie one below the other."""
     image: Image.Image = Image.open(io.BytesIO(data))
     if image.size != (side, frames * side):

@@ -86,7 +86,7 @@ def outline_colours(stages: Sequence[ReductionStage]) -> Mapping[int, Colour]:
     """A light colour for each group of merged patches, the same in all stages."""
     colours: dict[int, Colour] = {}
     for stage in stages:
-        for group, fate in zip(stage.into, stage.fate, strict=True):
+        for group, fate in zip(stage.groups, stage.patch_states, strict=True):
             if fate == "merged" and group not in colours:
                 # Steps of the golden ratio around the colour circle are never close to recent ones.
                 red, green, blue = colorsys.hsv_to_rgb(len(colours) * 0.618034 % 1, 0.6, 1)
@@ -95,7 +95,7 @@ def outline_colours(stages: Sequence[ReductionStage]) -> Mapping[int, Colour]:
 
 
 def _fate_counts(stage: ReductionStage) -> str:
-    counts = Counter(stage.fate)
+    counts = Counter(stage.patch_states)
     return ", ".join(f"{counts[fate]} {fate}" for fate in ("kept", "merged", "dropped") if counts[fate])
 
 

@@ -17,7 +17,14 @@ import numpy as np
 from foveate.core.errors import SetupError
 from foveate.core.outcome import Result
 from foveate.core.plan import Plan
-from foveate.core.profile import Data, Measurement, Profile, Setting, choose, worth_timing
+from foveate.core.profile import (
+    Measurement,
+    MeasurementEnvironment,
+    Profile,
+    ProfilingSet,
+    mark_rungs,
+    worth_timing,
+)
 from foveate.models.loading.loader import UnprofiledModel
 from foveate.models.loading.machine import current_setting
 from foveate.models.profiling.content_profile import learning_steps, with_content
@@ -88,13 +95,13 @@ def _profile(
     images: DecodedDataset,
     job: ProfilingJob,
     state: ProfilingState,
-    setting: Setting,
+    setting: MeasurementEnvironment,
 ) -> Profile:
     """The profile without the choice by content."""
     return Profile(
         model=model.runner.card.name,
         weights=model.weights,
-        data=Data(images.dataset.name, len(images), images.dataset.targets is not None),
+        data=ProfilingSet(images.dataset.name, len(images), images.dataset.targets is not None),
         seed=job.seed,
         setting=setting,
         measurements=_measurements(state),
@@ -144,7 +151,7 @@ def _qualities(
 
 def _costs_only(result: Result) -> Result:
     """The result without its maps and features, which would fill the memory."""
-    return replace(result, maps=None, film=(), over_time=None, features=None)
+    return replace(result, maps=None, frame_maps=(), over_time=None, features=None)
 
 
 def _latencies(

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from foveate.core.errors import SetupError
 from foveate.core.plan import Plan
-from foveate.core.profile import Measurement, Schedule, Setting
+from foveate.core.profile import Measurement, MeasurementEnvironment, Schedule
 from foveate.models.loading.loader import UnprofiledModel
 from foveate.models.profiling.content_profile import LearnedContent
 from foveate.models.profiling.dataset import DecodedDataset
@@ -92,7 +92,7 @@ def read_state(path: Path, job: Mapping[str, str]) -> ProfilingState:
 
 
 def job_identity(
-    model: UnprofiledModel[Loaded], images: DecodedDataset, job: ProfilingJob, setting: Setting
+    model: UnprofiledModel[Loaded], images: DecodedDataset, job: ProfilingJob, setting: MeasurementEnvironment
 ) -> dict[str, str]:
     """Everything that the results depend on, by a name that the log can show."""
     machine = {name: str(value) for name, value in asdict(setting).items() if name != "date"}

@@ -11,7 +11,7 @@ from PIL import Image
 from rich.console import Console
 
 from foveate.core.errors import FoveateError
-from foveate.core.profile import Data, Measurement, Profile, Setting
+from foveate.core.profile import Measurement, MeasurementEnvironment, Profile, ProfilingSet
 from foveate.gateway.cli.profile import ProfileOptions, _progress, profile, resume_hint, show
 from foveate.models.runners.image import TorchRunner
 from tests.support.measuring import decode, tiny, unprofiled
@@ -67,10 +67,10 @@ def test_without_matplotlib_the_ladder_is_printed_with_a_hint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    setting = Setting("a chip", 2, "fp32", "2.13", "3.11", "0.1", "2026-01-01")
+    setting = MeasurementEnvironment("a chip", 2, "fp32", "2.13", "3.11", "0.1", "2026-01-01")
     full = Measurement("full", 1.0, 0.9, 1.0, 5, {1: 0.1, 8: 0.4}, rung=True)
     half = Measurement("evit:0.5", 0.98, 0.88, 0.6, 3, {1: 0.08, 8: 0.2}, rung=True)
-    measured = Profile("mine", "0", Data("animals", 9, labelled=True), 0, setting, (half, full))
+    measured = Profile("mine", "0", ProfilingSet("animals", 9, labelled=True), 0, setting, (half, full))
     show(Console(width=200), measured, tmp_path / "p.json")
     output = capsys.readouterr().out
     assert "pip install 'foveate[profile]'" in output

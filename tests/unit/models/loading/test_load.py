@@ -13,7 +13,7 @@ from foveate.core.content import ContentRungs
 from foveate.core.errors import SetupError
 from foveate.core.outcome import Result
 from foveate.core.plan import Plan
-from foveate.core.profile import Measurement, Profile, choose
+from foveate.core.profile import Measurement, Profile, mark_rungs
 from foveate.models.loading.load import ImageModelLoader
 from foveate.models.loading.loader import LoadOptions
 from foveate.models.loading.machine import current_setting

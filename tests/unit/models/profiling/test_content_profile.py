@@ -13,7 +13,7 @@ from foveate.core.content import ContentRungs
 from foveate.core.errors import SetupError
 from foveate.core.outcome import Result
 from foveate.core.plan import Plan
-from foveate.core.profile import Measurement, Profile, choose
+from foveate.core.profile import Measurement, Profile, mark_rungs
 from foveate.models.loading.load import ImageModelLoader
 from foveate.models.loading.loader import LoadOptions
 from foveate.models.loading.profile_store import profile_path
@@ -34,9 +34,9 @@ from foveate.models.profiling.profile import measure
 from foveate.models.profiling.profile_state import ProfilingJob, partial_path
 from foveate.models.runners.image import TorchRunner
 from foveate.models.weights.checkpoint import save
-from tests.support import scouted
+from tests.support import routed
 from tests.support.measuring import noise_images, plan, quiet, tiny, unprofiled, written
-from tests.support.scouted import EVERY, SCOUT, RecordingDataset, images, is_hard
+from tests.support.routed import EVERY, ROUTER, RecordingDataset, images, is_hard
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -57,7 +57,7 @@ def measured(runner: TorchRunner, pictures: RecordingDataset, *texts: str) -> Pr
         quality = min(1.0, right / float((full_classes == correct).mean()))
         gflops = float(np.mean([result.gflops for result in results if isinstance(result, Result)]))
         measurements.append(Measurement(text, quality, right, gflops, 5, {}))
-    return replace(written(*choose(measurements)), weights="abc")
+    return replace(written(*mark_rungs(measurements)), weights="abc")
 
 
 def by_plan(profile: Profile) -> dict[str, Measurement]:
@@ -67,7 +67,7 @@ def by_plan(profile: Profile) -> dict[str, Measurement]:
 def fixed_seconds(_: TorchRunner, chosen: Plan, pixels: Sequence[Any], size: int) -> float:
     return size * (
         1.0 if (chosen.variant, chosen.content) == ("tiny", None) else 0.1
-    )  # the scout's hook runs full, so its real time means nothing
+    )  # the router's hook runs full, so its real time means nothing
 
 
 def learn_all(
@@ -80,8 +80,8 @@ def learn_all(
 
 def learned_profile(pictures: RecordingDataset, rounds: int = 1) -> tuple[TorchRunner, Profile, Profile]:
     """A runner, and its profile before and after."""
-    runner = scouted.runner()
-    before = measured(runner, pictures, SCOUT)
+    runner = routed.runner()
+    before = measured(runner, pictures, ROUTER)
     return runner, before, learn_all(runner, pictures, before, (1, 4), rounds)
 
 
@@ -126,9 +126,9 @@ def test_only_rungs_are_offered() -> None:
     assert choices(written(plan("a", 0.9, 0.5), rung("full", 1.0, 1.0))) == []
 
 
-def test_the_scout_with_the_lowest_total_cost_is_chosen() -> None:
-    runner, pictures = scouted.runner(), images()
-    dear, cheap = rung(SCOUT, 0.9, 0.8), rung(SCOUT, 0.9, 0.1)
+def test_the_router_with_the_lowest_total_cost_is_chosen() -> None:
+    runner, pictures = routed.runner(), images()
+    dear, cheap = rung(ROUTER, 0.9, 0.8), rung(ROUTER, 0.9, 0.1)
     for order in ([dear, cheap], [cheap, dear]):
         offered = [(router, rung("full", 1.0, 1.0)) for router in order]
         best = learn(runner, pictures, range(len(pictures)), offered, quiet)
@@ -165,8 +165,8 @@ def test_no_image_is_used_for_both_learning_and_measuring(monkeypatch: pytest.Mo
 
 
 def test_the_seed_decides_the_halves() -> None:
-    runner, pictures = scouted.runner(), images(60)
-    before = measured(runner, pictures, SCOUT)
+    runner, pictures = routed.runner(), images(60)
+    before = measured(runner, pictures, ROUTER)
     once, again = (learn_all(runner, pictures, before, (1,), 1) for _ in range(2))
     assert once == again
     other = learn_all(runner, pictures, replace(before, seed=1), (1,), 1)
@@ -178,21 +178,21 @@ def test_the_seed_decides_the_halves() -> None:
 
 @pytest.mark.parametrize("labelled", [False, True])
 def test_content_beats_a_random_choice_of_the_same_cost(labelled: bool) -> None:
-    pictures, runner = images(), scouted.runner()
+    pictures, runner = images(), routed.runner()
     if labelled:
         names = top1_classes(run_plan(runner, pictures, range(len(pictures)), runner.full))
         pictures = images(targets=names.tolist())
     runner, _, after = learned_profile(pictures)
     assert after.content is not None
-    assert after.content.rungs == (SCOUT, "full")
-    scout, full, chosen = by_plan(after)[SCOUT], after.full, by_plan(after)["content:0.9"]
-    assert scout.quality == pytest.approx(1 - 1 / EVERY, abs=0.01)
-    assert scout.gflops < 0.3 * full.gflops
+    assert after.content.rungs == (ROUTER, "full")
+    router, full, chosen = by_plan(after)[ROUTER], after.full, by_plan(after)["content:0.9"]
+    assert router.quality == pytest.approx(1 - 1 / EVERY, abs=0.01)
+    assert router.gflops < 0.3 * full.gflops
     assert chosen.quality == 1
     assert chosen.accuracy == (1 if labelled else None)
     assert chosen.gflops < 0.6 * full.gflops
-    share = (chosen.gflops - scout.gflops) / (full.gflops - scout.gflops)
-    by_chance = (1 - share) * scout.quality + share
+    share = (chosen.gflops - router.gflops) / (full.gflops - router.gflops)
+    by_chance = (1 - share) * router.quality + share
     assert chosen.quality > by_chance + 0.08
     # A served request gets the rungs that were measured.
     results = run_plan(runner, pictures, range(len(pictures)), Plan.parse("content:0.9", runner.full))
@@ -203,13 +203,13 @@ def test_content_beats_a_random_choice_of_the_same_cost(labelled: bool) -> None:
 
 def test_every_certainty_is_measured_and_the_best_become_rungs() -> None:
     _, before, after = learned_profile(images())
-    assert {m.plan for m in after.measurements} == {SCOUT, "full"} | CONTENT
-    assert by_plan(after)[SCOUT] == by_plan(before)[SCOUT]
+    assert {m.plan for m in after.measurements} == {ROUTER, "full"} | CONTENT
+    assert by_plan(after)[ROUTER] == by_plan(before)[ROUTER]
     rungs = [m.plan for m in after.ladder]
     assert rungs[0] == ROUTER
     assert rungs[-1] == "full"
     assert CONTENT & set(rungs)
-    assert after.measurements == choose(after.measurements)
+    assert after.measurements == mark_rungs(after.measurements)
     qualities = [by_plan(after)[f"content:{c}"].quality for c in CERTAINTIES]
     assert qualities == sorted(qualities)
     assert Profile.read(after.text(), "x") == after
@@ -225,11 +225,11 @@ def test_its_latency_is_its_share_of_full_in_each_round(
 
     calls: list[tuple[Plan, int, int]] = []
     monkeypatch.setattr(content_profile, "mean_batch_seconds", drifting_seconds)
-    runner, pictures = scouted.runner(), images()
-    before = measured(runner, pictures, SCOUT)
+    runner, pictures = routed.runner(), images()
+    before = measured(runner, pictures, ROUTER)
     timed = [replace(m, latency_s={1: 0.5, 4: 1.5}) for m in before.measurements]
     timed = [m if m.plan == "full" else replace(m, latency_s={1: 0.1, 4: 0.3}) for m in timed]
-    after = learn_all(runner, pictures, replace(before, measurements=choose(timed)), (1, 4), 4)
+    after = learn_all(runner, pictures, replace(before, measurements=mark_rungs(timed)), (1, 4), 4)
     assert len(calls) == 4 * 2 * (1 + len(CERTAINTIES))
     assert {count for _, _, count in calls} == {8}
     for text in CONTENT:
@@ -240,18 +240,18 @@ def test_its_latency_is_its_share_of_full_in_each_round(
 
 
 def test_any_rung_suffices_for_an_image_that_full_gets_wrong() -> None:
-    """With these labels, full is wrong on the images on which the scout is wrong."""
-    runner, pictures = scouted.runner(), images()
+    """With these labels, full is wrong on the images on which the router is wrong."""
+    runner, pictures = routed.runner(), images()
     names = top1_classes(run_plan(runner, pictures, range(len(pictures)), runner.full))
     targets = [(int(name) + 2) % 5 if is_hard(n) else int(name) for n, name in enumerate(names)]
     every = list(range(len(pictures)))
     answers = {
         text: top1_classes(run_plan(runner, pictures, every, Plan.parse(text, runner.full)))
-        for text in (SCOUT, "full")
+        for text in (ROUTER, "full")
     }
-    assert not (answers[SCOUT] == answers["full"]).all()
-    assert suffices(answers, images(targets=targets), every)[SCOUT].all()
-    assert not suffices(answers, pictures, every)[SCOUT].all()
+    assert not (answers[ROUTER] == answers["full"]).all()
+    assert suffices(answers, images(targets=targets), every)[ROUTER].all()
+    assert not suffices(answers, pictures, every)[ROUTER].all()
 
 
 def test_an_image_that_full_fails_on_counts_as_sufficient() -> None:
@@ -263,11 +263,11 @@ def test_an_image_that_full_fails_on_counts_as_sufficient() -> None:
 
 @pytest.mark.parametrize("labelled", [False, True])
 def test_two_failures_do_not_agree(labelled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every plan fails on every third image; of the others, the scout gets one in four wrong."""
-    runner, pictures = scouted.runner(), images(90)
+    """Every plan fails on every third image; of the others, the router gets one in four wrong."""
+    runner, pictures = routed.runner(), images(90)
     names = top1_classes(run_plan(runner, pictures, range(90), runner.full)).tolist()
     pictures = images(90, names if labelled else None)
-    runner.content = ContentRungs((SCOUT, "full"), ((0.0, 0.0, 0.0),), (99.0,))  # always the scout
+    runner.content = ContentRungs((ROUTER, "full"), ((0.0, 0.0, 0.0),), (99.0,))  # always the router
     run = runner.run
 
     def failing(batch: Any, chosen: Plan) -> Any:
@@ -284,17 +284,17 @@ def test_two_failures_do_not_agree(labelled: bool, monkeypatch: pytest.MonkeyPat
 # Nothing to learn.
 
 
-def test_a_ladder_without_a_scout_is_unchanged() -> None:
-    runner, pictures = scouted.runner(), images(30)
+def test_a_ladder_without_a_router_is_unchanged() -> None:
+    runner, pictures = routed.runner(), images(30)
     before = measured(runner, pictures)
     assert learn_all(runner, pictures, before, (1,), 1) is before
     assert runner.content is None
 
 
-def test_a_scout_that_fails_on_an_image_is_not_used() -> None:
-    runner, pictures = scouted.runner(), images(30)
-    before = measured(runner, pictures, SCOUT)
-    pictures._cached = [scouted.WHITE] * 30
+def test_a_router_that_fails_on_an_image_is_not_used() -> None:
+    runner, pictures = routed.runner(), images(30)
+    before = measured(runner, pictures, ROUTER)
+    pictures._cached = [routed.WHITE] * 30
     assert (
         learn(runner, pictures, range(30), [(rung(ROUTER, 0.9, 0.1), rung("full", 1.0, 1.0))], quiet) is None
     )
@@ -303,25 +303,25 @@ def test_a_scout_that_fails_on_an_image_is_not_used() -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_a_few_images_are_enough_to_run(count: int) -> None:
-    runner, pictures = scouted.runner(), images(count)
-    before = written(rung(SCOUT, 0.9, 0.1), rung("full", 1.0, 1.0))
+    runner, pictures = routed.runner(), images(count)
+    before = written(rung(ROUTER, 0.9, 0.1), rung("full", 1.0, 1.0))
     after = learn_all(runner, pictures, before, (1, 4), 1)
     assert (after.content is None) == (count == 1)
 
 
 def test_nothing_is_measured_if_full_is_always_wrong_on_the_second_half() -> None:
-    runner = scouted.runner()
+    runner = routed.runner()
     names = top1_classes(run_plan(runner, images(12), range(12), runner.full))
     every = np.random.default_rng(0).permutation(12)
     targets = np.where(np.isin(np.arange(12), every[:6]), names, (names + 2) % 5).tolist()
-    before = written(rung(SCOUT, 0.9, 0.1), rung("full", 1.0, 1.0))
+    before = written(rung(ROUTER, 0.9, 0.1), rung("full", 1.0, 1.0))
     assert learn_all(runner, images(12, targets), before, (1, 4), 1) is before
 
 
 def test_progress_reaches_its_total() -> None:
     steps: list[tuple[int, int]] = []
-    runner = scouted.runner()
-    offered = [(rung(SCOUT, 0.9, 0.1), rung("evit:0.6", 0.99, 0.5), rung("full", 1.0, 1.0))]
+    runner = routed.runner()
+    offered = [(rung(ROUTER, 0.9, 0.1), rung("evit:0.6", 0.99, 0.5), rung("full", 1.0, 1.0))]
     learn(runner, images(12), range(12), offered, lambda *step: steps.append(step))
     assert steps == [(1, 3), (2, 3), (3, 3)]
 
@@ -340,8 +340,8 @@ def test_an_interrupted_run_resumes_after_the_last_finished_step(
     """There are seven reports: two plans, the certainties, three rounds, the end."""
     monkeypatch.setattr(profiling, "mean_batch_seconds", fixed_seconds)
     monkeypatch.setattr(content_profile, "mean_batch_seconds", fixed_seconds)
-    job = ProfilingJob((scouted.runner().full, Plan.parse(SCOUT, scouted.runner().full)), (1, 4), 3)
-    whole = measure(unprofiled(scouted.runner()), images(60), job, tmp_path / "whole.json", quiet)
+    job = ProfilingJob((routed.runner().full, Plan.parse(ROUTER, routed.runner().full)), (1, 4), 3)
+    whole = measure(unprofiled(routed.runner()), images(60), job, tmp_path / "whole.json", quiet)
     assert {m.plan for m in whole.measurements} >= CONTENT
     target, reports = tmp_path / "p.json", list[tuple[int, int]]()
 
@@ -352,7 +352,7 @@ def test_an_interrupted_run_resumes_after_the_last_finished_step(
                 raise Interrupted
 
     with pytest.raises(Interrupted):
-        measure(unprofiled(scouted.runner()), images(60), job, target, report)
+        measure(unprofiled(routed.runner()), images(60), job, target, report)
     after = 99
     before = json.loads(partial_path(target).read_text())["learnt"]
     stopped_at = reports[-1][0]
@@ -367,7 +367,7 @@ def test_an_interrupted_run_resumes_after_the_last_finished_step(
         return learn(*arguments)
 
     monkeypatch.setattr(content_profile, "learn", counted)
-    assert measure(unprofiled(scouted.runner()), images(60), job, target, report) == whole
+    assert measure(unprofiled(routed.runner()), images(60), job, target, report) == whole
     assert learns == (before["content"] is None)
     assert reports[-1] == (6, 6)
     assert [done for done, _ in reports] == sorted(done for done, _ in reports)
@@ -421,15 +421,17 @@ def test_measuring_writes_the_choice_by_content_into_the_profile(
 ) -> None:
     for module in (profiling, content_profile):
         monkeypatch.setattr(module, "mean_batch_seconds", fixed_seconds)
-    runner, stages = scouted.runner(), list[str]()
+    runner, stages = routed.runner(), list[str]()
     pictures, target = images(60), tmp_path / "p.json"
-    job = ProfilingJob((runner.full, Plan.parse(SCOUT, runner.full)), (1, 4), 1)
-    measured = measure(unprofiled(runner, scout="123"), pictures, job, target, lambda s, *_: stages.append(s))
+    job = ProfilingJob((runner.full, Plan.parse(ROUTER, runner.full)), (1, 4), 1)
+    measured = measure(
+        unprofiled(runner, router="123"), pictures, job, target, lambda s, *_: stages.append(s)
+    )
     assert Profile.read(target.read_text(), "x") == measured
     assert list(dict.fromkeys(stages)) == ["quality", "latency", "content"]
-    assert measured.siblings == {"scout": "123"}
+    assert measured.siblings == {"router": "123"}
     assert measured.content is not None
-    assert measured.content.rungs == (SCOUT, "full")
-    assert {m.plan for m in measured.measurements} == {SCOUT, "full"} | CONTENT
+    assert measured.content.rungs == (ROUTER, "full")
+    assert {m.plan for m in measured.measurements} == {ROUTER, "full"} | CONTENT
     for m in measured.measurements:
         assert set(m.latency_s) == {1, 4}

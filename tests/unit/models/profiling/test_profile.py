@@ -10,7 +10,7 @@ import torch
 
 from foveate.core.errors import SetupError
 from foveate.core.plan import Plan
-from foveate.core.profile import Data, Profile, worth_timing
+from foveate.core.profile import Profile, ProfilingSet, worth_timing
 from foveate.models.loading.machine import current_setting
 from foveate.models.profiling import profile, timing
 from foveate.models.profiling.profile import measure
@@ -55,7 +55,7 @@ def test_quality_is_accuracy_relative_to_full_or_agreement_with_full(labelled: b
     runner = TorchRunner(tiny())
     targets = half_right(runner) if labelled else None
     measured = measured_profile(runner, tmp_path / "p.json", targets=targets)
-    assert measured.data == Data("noise", IMAGES, labelled)
+    assert measured.data == ProfilingSet("noise", IMAGES, labelled)
     assert {m.plan for m in job_measurements(measured)} == set(PLANS)
     expected = targets or predicted_classes(runner, "full")
     by_plan = {m.plan: m for m in measured.measurements}

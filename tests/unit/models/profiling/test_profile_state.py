@@ -41,7 +41,7 @@ def steady(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     calls: list[str] = []
 
     def seconds(_: TorchRunner, chosen: Plan, pixels: Sequence[Any], size: int) -> float:
-        calls.append(chosen.steps)
+        calls.append(chosen.parts)
         return size * chosen.image_size * 1e-3
 
     monkeypatch.setattr(profile, "mean_batch_seconds", seconds)
@@ -97,8 +97,8 @@ def test_the_state_of_another_job_is_not_used(
         case "siblings":
             siblings = {"tinier": "123"}
         case "stitches":
-            lighter = tiny(1, replace(CONFIG, width=8, depth=1, heads=1), "scout")
-            joint = {StitchSpec("tiny", 2, "scout", 1): torch.nn.Linear(8, CONFIG.width)}
+            lighter = tiny(1, replace(CONFIG, width=8, depth=1, heads=1), "router")
+            joint = {StitchSpec("tiny", 2, "router", 1): torch.nn.Linear(8, CONFIG.width)}
             runner = TorchRunner(Family(tiny(), (lighter,), joint))
         case "seed":
             changed = profiling_job(runner, seed=1)

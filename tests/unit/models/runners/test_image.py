@@ -21,9 +21,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def choosing(max_batch: int = 16) -> TorchRunner:
-    runner = scouted.runner(max_batch)
-    offered = [(measuring.plan(SCOUT, 0.9, 0.1), measuring.plan("full", 1.0, 1.0))]
-    runner.content = learn(runner, scouted.images(60), range(60), offered, lambda *_: None)
+    runner = routed.runner(max_batch)
+    offered = [(measuring.plan(ROUTER, 0.9, 0.1), measuring.plan("full", 1.0, 1.0))]
+    runner.content = learn(runner, routed.images(60), range(60), offered, lambda *_: None)
     assert runner.content is not None
     return runner
 

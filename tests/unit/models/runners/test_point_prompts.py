@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from foveate.core.point_prompts import MAX_POINTS, Features, Point, PointPrompt
 
 from foveate.cluster.local import LocalCluster
 from foveate.core.errors import BadPlan, RunFailed, SetupError
