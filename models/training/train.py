@@ -45,7 +45,7 @@ def accuracy(model: ElasticViT, keep: float, scenes: int = 208, side: int = 224)
 
 
 @dataclass(frozen=True, slots=True)
-class TrunkRun:
+class TrunkTrainingRun:
     """A training run of a classifier."""
 
     model: str
@@ -62,7 +62,7 @@ class TrunkRun:
 
 
 @dataclass(slots=True)
-class TrunkState:
+class TrunkTrainingState:
     """What a checkpoint holds."""
 
     model: ElasticViT
@@ -80,13 +80,13 @@ class TrunkState:
         save_atomically(path, state)
 
 
-def begin(run: TrunkRun) -> TrunkState:
+def begin(run: TrunkTrainingRun) -> TrunkTrainingState:
     """New weights, those of the run to start from, or the last checkpoint of this run."""
     torch.manual_seed(run.seed)
     model = ElasticViT(FAMILY[run.model].config)
     token_head = nn.Linear(model.config.width, BACKGROUND + 1)
     initialise(model)
-    state = TrunkState(model, token_head, optimisers([model, token_head], run.lr))
+    state = TrunkTrainingState(model, token_head, optimisers([model, token_head], run.lr))
     checkpoint = run.folder / "checkpoint.pt"
     resumed = checkpoint.exists()
     source = checkpoint if resumed else run.start and run.start / "checkpoint.pt"
@@ -101,7 +101,7 @@ def begin(run: TrunkRun) -> TrunkState:
     return state
 
 
-def train_step(run: TrunkRun, state: TrunkState, batch: SceneBatch) -> float:
+def train_step(run: TrunkTrainingRun, state: TrunkTrainingState, batch: SceneBatch) -> float:
     """One step of the optimisers. Returns the loss."""
     rng = random.Random(run.seed * 1_000_003 + state.step)
     torch.manual_seed(run.seed * 1_000_003 + state.step)
@@ -118,7 +118,7 @@ def train_step(run: TrunkRun, state: TrunkState, batch: SceneBatch) -> float:
     return loss.item()
 
 
-def train(run: TrunkRun) -> None:
+def train(run: TrunkTrainingRun) -> None:
     """Train or resume. The run's folder gets checkpoint.pt and log.jsonl, one JSON object a line."""
     state = begin(run)
     run.folder.mkdir(parents=True, exist_ok=True)
@@ -158,7 +158,9 @@ def main() -> None:
     name = args.model if args.recipe == "budgets" else f"{args.model}-{args.recipe}"
     folder = args.run or Path("runs") / name
     train(
-        TrunkRun(args.model, folder, args.steps, args.batch_size, args.lr, args.seed, args.recipe, args.start)
+        TrunkTrainingRun(
+            args.model, folder, args.steps, args.batch_size, args.lr, args.seed, args.recipe, args.start
+        )
     )
 
 

@@ -30,7 +30,7 @@ class ExplainingRunner(Runner, HasExplanations, Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Prediction:
+class ExplainedPrediction:
     """The answer for one image."""
 
     fields: dict[str, Any]
@@ -40,7 +40,9 @@ class Prediction:
     explanation: Explanation
 
 
-def predict(runner: ExplainingRunner, data: bytes, plan: Plan, top_k: int, max_pixels: int) -> Prediction:
+def predict(
+    runner: ExplainingRunner, data: bytes, plan: Plan, top_k: int, max_pixels: int
+) -> ExplainedPrediction:
     """Classify an encoded image under a plan, and time it without set-up.
 
     Raises FoveateError for an image that cannot be decoded, a plan that cannot run, or a model that does
@@ -63,7 +65,7 @@ def predict(runner: ExplainingRunner, data: bytes, plan: Plan, top_k: int, max_p
     if isinstance(result, Exception):
         raise result
     (explanation,) = runner.explain([pixels], plan)
-    return Prediction(_fields(card, plan, result, top_k, compute_s), pixels, explanation)
+    return ExplainedPrediction(_fields(card, plan, result, top_k, compute_s), pixels, explanation)
 
 
 def _fields(card: ModelCard, plan: Plan, result: Result, top_k: int, compute_s: float) -> dict[str, Any]:
@@ -82,7 +84,7 @@ def _fields(card: ModelCard, plan: Plan, result: Result, top_k: int, compute_s: 
     }
 
 
-def show(console: Console, prediction: Prediction) -> None:
+def show(console: Console, prediction: ExplainedPrediction) -> None:
     """Print a table of classes, the costs, and a mosaic of the patches."""
     fields, explanation = prediction.fields, prediction.explanation
     table = Table("class", "probability", box=None)
@@ -121,7 +123,7 @@ def _mosaic(pixels: NDArray[np.uint8], explanation: Explanation) -> Text:
     return text
 
 
-def draw(prediction: Prediction, path: Path) -> None:
+def draw(prediction: ExplainedPrediction, path: Path) -> None:
     """Write the explanation as a PNG. Raises SetupError if the file cannot be written."""
     fields = prediction.fields
     best = fields["predictions"][0]

@@ -13,7 +13,7 @@ from foveate.core.plan import Plan
 from foveate.core.profile import Measurement, Profile, mark_rungs
 from foveate.models.profiling.dataset import DecodedDataset, ReportProgress
 from foveate.models.profiling.logistic import fit
-from foveate.models.profiling.timing import FAILED, PlanTimes, mean_batch_seconds
+from foveate.models.profiling.timing import FAILED, RoundTimes, mean_batch_seconds
 from foveate.models.runners.image import TorchRunner
 
 ROUTER_QUALITY = 0.8
@@ -50,7 +50,7 @@ class LearnedContent:
     content: ContentRungs | None = None
     kept: tuple[Measurement, ...] = ()
     """The quality at each certainty, without latencies."""
-    rounds: tuple[PlanTimes, ...] = ()
+    rounds: tuple[RoundTimes, ...] = ()
     """With full's times, so that shares of them compare with the latencies of the other plans."""
 
 
@@ -212,7 +212,7 @@ def _content_plans(runner: TorchRunner) -> list[Plan]:
     return [replace(runner.full, content=certainty) for certainty in CERTAINTIES]
 
 
-def _latency(full: Mapping[int, float], rounds: Sequence[PlanTimes], plan: str) -> dict[int, float]:
+def _latency(full: Mapping[int, float], rounds: Sequence[RoundTimes], plan: str) -> dict[int, float]:
     """Median seconds of a plan by batch size: full's latency times the plan's share of full.
 
     The share is taken inside each round, so that the result compares with earlier latencies.
@@ -232,7 +232,7 @@ def _times(
     indices: Sequence[int],
     batch_sizes: Sequence[int],
     number: int,
-) -> PlanTimes:
+) -> RoundTimes:
     """Seconds by plan and batch size in one round, on the same images for all plans."""
     plans, count = [runner.full, *_content_plans(runner)], 2 * max(batch_sizes)
     pixels = images.at(np.take(indices, range(number * count, (number + 1) * count), mode="wrap").tolist())

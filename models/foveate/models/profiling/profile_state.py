@@ -16,7 +16,7 @@ from foveate.core.profile import Measurement, MeasurementEnvironment, Schedule
 from foveate.models.loading.loader import UnprofiledModel
 from foveate.models.profiling.content_profile import LearnedContent
 from foveate.models.profiling.dataset import DecodedDataset
-from foveate.models.profiling.timing import PlanTimes
+from foveate.models.profiling.timing import RoundTimes
 from foveate.models.runners.base import Loaded
 from foveate.models.runners.image import TorchRunner
 
@@ -48,7 +48,7 @@ class ProfilingState:
     """The class that full predicts for each image, or FAILED."""
     kept: tuple[Measurement, ...] = ()
     """The plans whose quality is measured, full first, without latencies."""
-    rounds: tuple[PlanTimes, ...] = ()
+    rounds: tuple[RoundTimes, ...] = ()
     learnt: LearnedContent = field(default_factory=LearnedContent)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from foveate.core.plan import Plan
 from foveate.models.runners.base import Loaded, Pixels
 
-PlanTimes = Mapping[str, Mapping[int, float]]
+RoundTimes = Mapping[str, Mapping[int, float]]
 """Seconds of a batch by plan and batch size, in one round."""
 
 FAILED = -1
