@@ -70,7 +70,7 @@ def test_a_profile_of_other_weights_is_ignored_with_a_warning(
 @pytest.mark.parametrize(
     ("junk", "sentence"),
     [
-        (b"{", r"tiny\.profile\.json is not a readable profile: "),
+        (b"{", r"tiny\.profile\.json is not a valid profile: "),
         (b"\xff\xfe", r"cannot read the profile .*tiny\.profile\.json: "),
     ],
 )
