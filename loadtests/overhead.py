@@ -21,7 +21,8 @@ from PIL import Image
 
 from foveate.core.plan import Precision
 from foveate.gateway.media.image import decode_image
-from foveate.models.loading.load import load
+from foveate.models.loading.load import ImageModelLoader
+from foveate.models.loading.loader import LoadOptions
 from foveate.models.runners.image import TorchRunner
 from loadtests.closed_loop import ClosedLoopResult, drive, request_bytes
 from loadtests.report import (
@@ -163,7 +164,7 @@ def measure(precision: Precision, repeats: int, seconds: float) -> Figures:
     """All figures, as medians over `repeats` rounds; the rounds of the no-op model come second."""
     jpeg = sample_jpeg()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    runner = load(MODEL, precision)
+    runner = ImageModelLoader().load(MODEL, LoadOptions(precision))
     serve = ("foveate.gateway.cli", "serve", "--model", MODEL, "--precision", precision, "--port", "{port}")
     with served(*serve) as port:
         load_server(port, "/classify", jpeg, 8, 2)

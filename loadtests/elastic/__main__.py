@@ -12,7 +12,7 @@ matplotlib.use("Agg")
 
 import torch
 
-from foveate.models.loading.load import load
+from foveate.models.loading.load import ImageModelLoader
 from foveate.models.runners.image import TorchRunner
 from foveate.models.weights import checkpoint as disk
 from foveate.models.weights import hub
@@ -60,7 +60,7 @@ def main() -> None:
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     FOLDER.mkdir(parents=True, exist_ok=True)
     figures: Figures = {}
-    runner = load("vit-t")
+    runner = ImageModelLoader().load("vit-t")
     sections = [
         ladder_section(runner, args.rounds, figures),
         papers_section(args.rounds, figures),

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from foveate.core.plan import Plan
-from foveate.models.profiling.calibration import answers, ece
+from foveate.models.profiling.calibration import exit_logits, expected_calibration_error
 from foveate.models.reduction import create
 from foveate.models.reduction.ats import padding_waste
 from foveate.models.runners.image import TorchRunner
@@ -58,14 +58,14 @@ def calibration_errors(runner: TorchRunner) -> dict[int, tuple[float, float]]:
     for first in range(0, len(pixels), CHUNK):
         batch = runner.stack(pixels[first : first + CHUNK], runner.full)
         images = runner.preprocess(batch, runner.full.image_size)
-        for after, logits in answers(model, images, create("none", model)).items():
+        for after, logits in exit_logits(model, images, create("none", model)).items():
             logits_of.setdefault(after, []).append(logits.cpu())
     labels = torch.from_numpy(np.asarray(scenes.targets))
     errors = {}
     for after, parts in logits_of.items():
         logits = torch.cat(parts)
         top1 = float((logits.argmax(1) == labels).float().mean())
-        errors[after] = (top1, ece(logits.softmax(1), labels))
+        errors[after] = (top1, expected_calibration_error(logits.softmax(1), labels))
     return errors
 
 

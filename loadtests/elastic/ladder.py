@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from foveate.core.plan import Plan
 from foveate.models.profiling.content_profile import CERTAINTIES
-from foveate.models.profiling.timing import seconds_each
+from foveate.models.profiling.timing import mean_batch_seconds
 from foveate.models.runners.image import TorchRunner
 from foveate.models.zoo.heldout import heldout
 
@@ -76,7 +76,7 @@ def _seconds(
         indices = np.random.default_rng(number).permutation(len(pixels))[:IMAGES]
         chosen = [pixels[index] for index in indices]
         for (name, size), values in seconds.items():
-            values.append(seconds_each(runner, plans[name], chosen, size))
+            values.append(mean_batch_seconds(runner, plans[name], chosen, size))
     return {key: values[1:] for key, values in seconds.items()}  # the first round is the warm-up
 
 

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from foveate.gateway.media.image import Pixels, decode_image
-from foveate.models.loading.load import load_unprofiled
+from foveate.models.loading.load import ImageModelLoader
+from foveate.models.loading.loader import LoadOptions
 from loadtests.peers.config import PeerConfig
 
 PeerAnswer = dict[str, Any]
@@ -20,7 +21,8 @@ class PeerInference:
     """
 
     def __init__(self, config: PeerConfig) -> None:
-        self.runner = load_unprofiled(config.weights, config.precision, "cpu", max_batch=config.batch).runner
+        options = LoadOptions(config.precision, "cpu", max_batch=config.batch)
+        self.runner = ImageModelLoader().load_unprofiled(config.weights, options).runner
         self.full, self.labels, self.spec = self.runner.full, self.runner.card.labels, self.runner.card.input
 
     def decode(self, jpeg: bytes) -> Pixels:

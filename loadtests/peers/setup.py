@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from subprocess import CalledProcessError
 
-from foveate.models.loading.load import known, setting
+from foveate.models.loading.load import find_family_profile
+from foveate.models.loading.machine import current_setting
 from foveate.models.weights.hub import load
 from loadtests.load.images import catalogue
 from loadtests.overhead import fast_precision
@@ -45,7 +46,8 @@ def prepare(options: argparse.Namespace) -> BenchSetup:
     """Write the weights, profile them on this machine if there is no profile, and load the images."""
     options.cache.mkdir(parents=True, exist_ok=True)
     weights = str(saved(options.cache))
-    if known(weights, load(weights), setting("cpu", options.precision)) is None:
+    own_setting = current_setting("cpu", options.precision)
+    if find_family_profile(weights, load(weights), own_setting)[0] is None:
         log.info("profiling the weights, once")
         command = [sys.executable, "-m", "foveate.gateway.cli", "profile", weights, "--with", "vit-xs"]
         subprocess.run([*command, "--precision", options.precision], check=True)  # noqa: S603

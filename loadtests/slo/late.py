@@ -18,7 +18,7 @@ from foveate.core.plan import Plan
 from foveate.core.request import Objective, Request
 from foveate.engine.device import DeviceExecutor
 from foveate.engine.engine import Engine
-from foveate.models.loading.load import load
+from foveate.models.loading.load import ImageModelLoader
 from foveate.models.runners.base import Pixels
 from foveate.models.runners.image import TorchRunner
 
@@ -76,7 +76,7 @@ def count(seed: int = 0) -> dict[str, float]:
     """Counts of an overload with many expired and cancelled requests, through the real engine and model."""
     device = DeviceExecutor()
     try:
-        runner = CountingRunner(device.call(partial(load, MODEL)))
+        runner = CountingRunner(device.call(partial(ImageModelLoader().load, MODEL)))
         answered = asyncio.run(_overload(runner, device, seed))
     finally:
         device.close()

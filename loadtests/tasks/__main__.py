@@ -19,7 +19,8 @@ matplotlib.use("Agg")
 import torch
 
 from foveate.core.plan import Plan
-from foveate.models.loading import clip_loading, load
+from foveate.models.loading.clip_loading import VideoModelLoader
+from foveate.models.loading.load import ImageModelLoader
 from foveate.models.runners.image import TorchRunner
 from foveate.models.runners.video_classifier import ClipRunner
 from foveate.models.runners.video_segmenter import ClipSegmenter
@@ -88,8 +89,8 @@ The accuracy and the time of masks, clicks and video clips, and deadlines with m
 
 def ladders_section(options: TaskBenchOptions, figures: Figures) -> str:
     """Every rung of the three models."""
-    segmenter, clips = load.load(SEGMENTER), clip_loading.load(CLIP_CLASSIFIER)
-    clip_segmenter = clip_loading.load(CLIP_SEGMENTER)
+    segmenter, clips = ImageModelLoader().load(SEGMENTER), VideoModelLoader().load(CLIP_CLASSIFIER)
+    clip_segmenter = VideoModelLoader().load(CLIP_SEGMENTER)
     rungs: dict[str, list[RungFigures]] = {}
     for name, runner in ((SEGMENTER, segmenter), (CLIP_CLASSIFIER, clips), (CLIP_SEGMENTER, clip_segmenter)):
         log.info("the ladder of %s", name)

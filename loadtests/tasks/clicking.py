@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from PIL import Image
 
-from foveate.models.profiling.evaluation import read_mask
+from foveate.models.profiling.evaluation import read_masks
 from foveate.models.zoo.heldout import heldout
 
 SIZE = 640, 480
@@ -45,7 +45,7 @@ def measure(url: str, images: int = 60) -> ClickFigures:
     rows: list[tuple[float, ...]] = []
     with closing(HTTPConnection(server.hostname or "", server.port, timeout=60)) as client:
         for number in range(images):
-            truth = np.asarray(Image.fromarray(read_mask(scenes.masks[number], 224)[0]).resize(SIZE, 0)) > 0
+            truth = np.asarray(Image.fromarray(read_masks(scenes.masks[number], 224)[0]).resize(SIZE, 0)) > 0
             if truth.any() and (row := click_twice(client, enlarged(scenes.jpegs[number]), truth)):
                 rows.append(row)
     columns = list(zip(*rows, strict=True))

@@ -13,8 +13,8 @@ from foveate.gateway.cli.profile import decoder
 from foveate.models.profiling import dataset
 from foveate.models.profiling.dataset import DecodedDataset
 from foveate.models.profiling.evaluation import Evaluator
-from foveate.models.profiling.profile import evaluator_of
-from foveate.models.profiling.timing import seconds_each
+from foveate.models.profiling.profile import evaluator_for
+from foveate.models.profiling.timing import mean_batch_seconds
 from foveate.models.runners.base import ModelRunner
 from foveate.models.zoo.heldout import heldout, heldout_clips
 
@@ -35,12 +35,14 @@ class RungFigures:
 
 def measure(runner: ModelRunner, rounds: int, batch: int, limit: int) -> list[RungFigures]:
     """All rungs, the slowest first. `limit` is the maximum number of held-out items; 0 means all."""
-    items = dataset.clips(heldout_clips()) if runner.card.frames else dataset.scenes(heldout())
+    items = (
+        dataset.shipped_videos(heldout_clips()) if runner.card.frames else dataset.shipped_scenes(heldout())
+    )
     decoded = DecodedDataset(
-        items.only(range(min(limit or len(items), len(items)))), decoder(runner.card, 10**8), _quiet
+        items.subset(range(min(limit or len(items), len(items)))), decoder(runner.card, 10**8), _quiet
     )
     plans = {rung.plan.relative_to(runner.full): rung.plan for rung in runner.card.ladder}
-    evaluator, quality = evaluator_of(runner, decoded), {}
+    evaluator, quality = evaluator_for(runner, decoded), {}
     for name in ("full", *(name for name in plans if name != "full")):  # the evaluator compares with full
         quality[name] = accuracy(runner, evaluator, decoded, plans[name])
     times: dict[str, list[float]] = {name: [] for name in plans}
@@ -48,7 +50,7 @@ def measure(runner: ModelRunner, rounds: int, batch: int, limit: int) -> list[Ru
         order = np.random.default_rng(number).permutation(len(plans)).tolist()
         batches = decoded.at([(number * 2 * batch + i) % len(decoded) for i in range(2 * batch)])
         for name in (list(plans)[index] for index in order):
-            times[name].append(seconds_each(runner, plans[name], batches, batch))
+            times[name].append(mean_batch_seconds(runner, plans[name], batches, batch))
     rungs = [
         RungFigures(
             name,
@@ -68,9 +70,9 @@ def accuracy(
     gflops: list[float] = []
     for chunk in decoded.chunks(runner.max_batch):
         results = runner.run(runner.stack(chunk, plan), plan)
-        evaluator.look(results)
+        evaluator.update(results)
         gflops += [result.gflops for result in results if isinstance(result, Result)]
-    agreement, correct = evaluator.done()
+    agreement, correct = evaluator.result()
     return (agreement if correct is None else correct), statistics.fmean(gflops)
 
 

@@ -1,1 +1,1 @@
-"""How the shipped weights and the held-out scenes were made. Not installed with the package."""
+"""The code that made the shipped weights and the held-out media. Not installed with the package."""

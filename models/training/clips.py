@@ -1,15 +1,16 @@
-"""Train a clip head on a finished trunk: `python -m training.clips --model vit-t`. Run again, it resumes.
+"""Train a clip head on a finished trunk: `python -m training.clips --model vit-t`. The same command resumes.
 
-As in "Optimizing ViViT Training" the spatial half stays frozen and a small adapter reads it. The temporal
-half starts from random weights, for started from the trunk's last blocks it learnt its clips by heart. Each
-step watches its clips in its own way: so many frames, a size, a reducer, a depth, a glance first, patches
-reused, so that the head reads whatever a plan leaves it.
+As in "Optimizing ViViT Training", the spatial half is frozen and a small adapter reads it. The temporal half
+starts from random weights: started from the trunk's last blocks, it overfitted. Each step draws a plan: a
+number of frames, an image size, a reducer, a depth, a first glance, reused patches. So the head learns to
+read the features of every plan.
 """
 
 import argparse
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -17,7 +18,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
 
 from foveate.core.plan import sampled_frames
 from foveate.models import exits, reduction
@@ -31,10 +31,11 @@ from foveate.models.runners.frame_sampling import (
 )
 from foveate.models.vit.vit import ElasticViT, ResolvedPlan
 from foveate.models.weights import hub
-from training.fit import Run, fit
-from training.losses import normalise
-from training.motions import NAMES, Film
-from training.train import initialise
+from training.fit import TrainingRun, fit
+from training.images import normalise, resized
+from training.motions import NAMES, MotionVideo
+from training.optimisation import initialise
+from training.streams import prefetched
 
 FRAMES = (16, 16, 12, 8, 8, 8, 6, 4)
 SIZES = (112, 112, 112, 96, 80)
@@ -43,8 +44,8 @@ DEPTHS = (12, 12, 12, 8, 6, 4)
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """Training clips and their motions."""
+class VideoBatch:
+    """Training videos and their motions."""
 
     clips: Tensor
     """(B, T, S, S, 3) uint8."""
@@ -52,57 +53,44 @@ class Batch:
     """(B,) int64."""
 
 
-class Films(IterableDataset[Batch]):
-    """Endless fresh films from a given step on; every step's films are fixed by its number alone."""
-
-    def __init__(self, start: int, batch: int, spec: ClipSpec) -> None:
-        self.start, self.batch, self.spec = start, batch, spec
-
-    def __iter__(self) -> Iterator[Batch]:
-        cv2.setNumThreads(1)
-        step = self.start
-        while True:
-            numbers = range(step * self.batch, (step + 1) * self.batch)
-            films = [filmed("train", number, self.spec) for number in numbers]
-            yield Batch(
-                torch.from_numpy(np.stack([clip for clip, _ in films])),
-                torch.tensor([motion for _, motion in films]),
-            )
-            step += 1
-
-
-def filmed(split: str, number: int, spec: ClipSpec) -> tuple[np.ndarray, int]:
-    """A film as frames (T, S, S, 3), some of them as a camera's file would bring them, and its motion."""
+def video_frames(split: str, number: int, spec: ClipSpec) -> tuple[np.ndarray, int]:
+    """The frames (T, S, S, 3) of a video, some with the artefacts of JPEG compression, and its motion."""
     rng = np.random.default_rng([number, 3])
-    film = Film(split, number, spec.image_size)
+    video = MotionVideo(split, number, spec.image_size)
     shift = rng.uniform(-0.2, 0.2, spec.frames)
-    frames = [film.frame((i + 0.5 + shift[i]) / spec.frames)[0] for i in range(spec.frames)]
+    frames = [video.frame((i + 0.5 + shift[i]) / spec.frames)[0] for i in range(spec.frames)]
     if rng.random() < 0.6:
         quality = [int(cv2.IMWRITE_JPEG_QUALITY), int(rng.integers(35, 95))]
-        coded = [cv2.imencode(".jpg", frame, quality)[1] for frame in frames]
-        frames = [np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR)) for code in coded]
-    return np.stack(frames), film.motion
+        encoded = [cv2.imencode(".jpg", frame, quality)[1] for frame in frames]
+        frames = [np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR)) for code in encoded]
+    return np.stack(frames), video.motion
 
 
-def batches(start: int, batch: int, spec: ClipSpec) -> Iterator[Batch]:
-    """The stream through one worker process, a few batches ahead."""
-    return iter(DataLoader(Films(start, batch, spec), batch_size=None, num_workers=1, prefetch_factor=4))
+def draw_batch(step: int, size: int, spec: ClipSpec) -> VideoBatch:
+    """The videos of a step. The step alone decides what they are."""
+    videos = [video_frames("train", number, spec) for number in range(step * size, (step + 1) * size)]
+    return VideoBatch(
+        torch.from_numpy(np.stack([frames for frames, _ in videos])),
+        torch.tensor([motion for _, motion in videos]),
+    )
 
 
-def seeing(clips: Tensor) -> FrameLoader:
-    """Frames of these clips (B, T, S, S, 3) at any size."""
+def batches(start: int, size: int, spec: ClipSpec) -> Iterator[VideoBatch]:
+    """Endless batches of fresh videos from a step on, drawn a few batches ahead."""
+    return prefetched(start, partial(draw_batch, size=size, spec=spec), ahead=4)
+
+
+def frame_loader(clips: Tensor) -> FrameLoader:
+    """The normalised frames of these clips (B, T, S, S, 3) at any size."""
 
     def see(rows: Tensor, frames: Tensor, side: int) -> Tensor:
-        images = normalise(clips[rows, frames])
-        if side == images.shape[-1]:
-            return images
-        return F.interpolate(images, size=(side, side), mode="bicubic", antialias=True)
+        return resized(normalise(clips[rows, frames]), side)
 
     return see
 
 
-def way(rng: random.Random, model: ElasticViT, spec: ClipSpec) -> VideoPlan:
-    """How this step's clips are watched."""
+def random_plan(rng: random.Random, model: ElasticViT, spec: ClipSpec) -> VideoPlan:
+    """The plan of a training step."""
     frames, size, kind = rng.choice(FRAMES), rng.choice(SIZES), rng.random()
     if kind < 0.2:
         close = rng.choice([c for c in (2, 3, 4, 6, 8) if c < frames])
@@ -118,25 +106,30 @@ def way(rng: random.Random, model: ElasticViT, spec: ClipSpec) -> VideoPlan:
 
 
 def steps_of(model: ElasticViT, reducer: str, depth: int) -> ResolvedPlan:
+    """The reducer and the depth of a plan, resolved for a model."""
     return ResolvedPlan(reduction.create(reducer, model), depth)
 
 
-def loss_of(model: ElasticViT, batch: Batch, rng: random.Random, spec: ClipSpec) -> Tensor:
-    """Cross-entropy of what is said after each frame, the last one's counting most."""
-    look = way(rng, model, spec)
-    watcher = VideoExecutor(model, seeing(batch.clips), spec.frames)
+def loss_of(model: ElasticViT, batch: VideoBatch, rng: random.Random, spec: ClipSpec) -> Tensor:
+    """The cross-entropy of the predictions after each frame; the last one has the largest weight."""
+    plan = random_plan(rng, model, spec)
+    executor = VideoExecutor(model, frame_loader(batch.clips), spec.frames)
     clips = len(batch.clips)
-    if look.glance is not None:
-        return said_loss(torch.stack([w.logits for w in watcher(clips, look)]), batch.motions)
-    frames = sampled_frames(spec.frames, look.frames)
+    if plan.glance is not None:
+        results = executor(clips, plan)
+        return prediction_loss(torch.stack([result.logits for result in results]), batch.motions)
+    frames = sampled_frames(spec.frames, plan.frames)
     if rng.random() < 0.3:
         frames = [frame for stage in coarse_to_fine(frames) for frame in stage]
-    seen = watcher.add_frames(watcher.start(clips), frames, look)
-    return said_loss(watcher.predict(seen)[0], batch.motions)
+    state = executor.add_frames(executor.start(clips), frames, plan)
+    return prediction_loss(executor.predict(state)[0], batch.motions)
 
 
-def said_loss(logits: Tensor, motions: Tensor) -> Tensor:
-    """logits: (B, n, C). What is said after one frame alone can be no more than a guess."""
+def prediction_loss(logits: Tensor, motions: Tensor) -> Tensor:
+    """The loss of logits (B, T, C) against motions (B,).
+
+    The first frame has no weight: one frame shows no motion.
+    """
     last = F.cross_entropy(logits[:, -1].float(), motions, label_smoothing=0.05)
     before = logits[:, 1:-1].float()
     if not before.shape[1]:
@@ -145,20 +138,20 @@ def said_loss(logits: Tensor, motions: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def accuracy(model: ElasticViT, spec: ClipSpec, look: VideoPlan, clips: Tensor, motions: Tensor) -> float:
-    """Top-1 under a way of watching."""
-    right = 0
+def accuracy(model: ElasticViT, spec: ClipSpec, plan: VideoPlan, clips: Tensor, motions: Tensor) -> float:
+    """Top-1 of a plan, 0 to 1: clips (N, T, S, S, 3), motions (N,)."""
+    correct = 0
     for first in range(0, len(clips), 26):
         part = clips[first : first + 26]
         with torch.autocast("cpu", torch.bfloat16):
-            watched = VideoExecutor(model, seeing(part), spec.frames)(len(part), look)
-        named = torch.stack([w.logits[-1] for w in watched]).argmax(1)
-        right += int((named == motions[first : first + 26]).sum())
-    return right / len(clips)
+            results = VideoExecutor(model, frame_loader(part), spec.frames)(len(part), plan)
+        predicted = torch.stack([r.logits[-1] for r in results]).argmax(1)
+        correct += int((predicted == motions[first : first + 26]).sum())
+    return correct / len(clips)
 
 
-def checks(model: ElasticViT, spec: ClipSpec) -> dict[str, VideoPlan]:
-    """The ways of watching that the log tells of."""
+def logged_plans(model: ElasticViT, spec: ClipSpec) -> dict[str, VideoPlan]:
+    """The plans whose accuracy the log shows."""
     full = VideoPlan(spec.frames, spec.image_size, steps_of(model, "none", model.config.depth))
     rule = exits.create("0.9")
     return {
@@ -173,18 +166,18 @@ def checks(model: ElasticViT, spec: ClipSpec) -> dict[str, VideoPlan]:
     }
 
 
-def train(name: str, run: Run, batch_size: int) -> None:
-    """Write the head to the run's folder. Resumes."""
-    cv2.setNumThreads(1)  # its threads would not survive the fork of the process that draws films
+def train(name: str, run: TrainingRun, batch_size: int) -> None:
+    """Train or resume. The run's folder gets the head and a log."""
+    cv2.setNumThreads(1)  # its threads would not survive the fork of the worker process
     torch.manual_seed(run.seed)
     model = hub.load(name).model.eval().requires_grad_(False)
     spec = ClipSpec(len(NAMES))
     head = model.clip = ClipHead(model.config, spec)
     initialise(head)
-    drawn = [filmed("train", 2**42 + number, spec) for number in range(208)]
+    drawn = [video_frames("train", 2**42 + number, spec) for number in range(208)]
     clips = torch.from_numpy(np.stack([clip for clip, _ in drawn]))
     motions = torch.tensor([motion for _, motion in drawn])
-    stream: Iterator[Batch] | None = None
+    stream: Iterator[VideoBatch] | None = None
 
     def loss_at(step: int, rng: random.Random) -> Tensor:
         nonlocal stream
@@ -192,12 +185,11 @@ def train(name: str, run: Run, batch_size: int) -> None:
             stream = batches(step, batch_size, spec)
         return loss_of(model, next(stream), rng, spec)
 
-    def told() -> dict[str, float]:
-        return {
-            text: accuracy(model, spec, look, clips, motions) for text, look in checks(model, spec).items()
-        }
+    def accuracies() -> dict[str, float]:
+        plans = logged_plans(model, spec)
+        return {name: accuracy(model, spec, plan, clips, motions) for name, plan in plans.items()}
 
-    fit(run, head, loss_at, told)
+    fit(run, head, loss_at, accuracies)
 
 
 def main() -> None:
@@ -205,14 +197,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="vit-t", help="a shipped model, the trunk")
-    parser.add_argument("--run", type=Path, help="folder of the run; runs/MODEL-clip unless told")
+    parser.add_argument("--run", type=Path, help="folder of the run; default: runs/MODEL-clip")
     parser.add_argument("--steps", type=int, default=1300)
     parser.add_argument("--batch-size", type=int, default=26)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     folder = args.run or Path("runs") / f"{args.model}-clip"
-    train(args.model, Run(folder, "clip", args.steps, args.lr, args.seed, 0.05), args.batch_size)
+    train(args.model, TrainingRun(folder, "clip", args.steps, args.lr, args.seed, 0.05), args.batch_size)
 
 
 if __name__ == "__main__":

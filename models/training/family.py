@@ -1,11 +1,10 @@
-"""The models this project trains and ships."""
+"""The cards of the classifiers that this project trains and ships."""
 
 from foveate.core.model import InputSpec
 from foveate.models.layers.config import ViTConfig
 from foveate.models.zoo import CheckpointCard
-from training.emoji import LABELS
-
-MEAN = STD = 0.5
+from training.images import MEAN, STD
+from training.labels import LABELS
 
 
 def _card(name: str, config: ViTConfig, shape: str) -> CheckpointCard:
@@ -16,7 +15,7 @@ def _card(name: str, config: ViTConfig, shape: str) -> CheckpointCard:
         input=InputSpec(crop_pct=1.0, crop_mode="center", interpolation="bicubic"),
         mean=(MEAN,) * 3,
         std=(STD,) * 3,
-        description=f"{shape}: classifies {len(LABELS)} emoji in synthetic scenes, not photographs",
+        description=f"{shape} that names {len(LABELS)} emoji in synthetic scenes, and knows no photographs",
         licence="Apache-2.0",
         source="trained by this project (models/training) on scenes drawn with Noto Color Emoji, OFL-1.1",
     )

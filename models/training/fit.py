@@ -1,6 +1,5 @@
-"""The loop in which a head is trained on a frozen trunk: it checks, logs, saves, and resumes."""
+"""Train a head on a frozen trunk: the loop with checks, a log, checkpoints and resuming."""
 
-import json
 import math
 import random
 import time
@@ -11,50 +10,49 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from training.train import forget_after, learning_rate
+from training.optimisation import learning_rate
+from training.run_files import append_row, save_atomically, truncate_log
 
 LOG_EVERY, CHECK_EVERY = 50, 250
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """Where a run is kept, as FOLDER/NAME.pt and FOLDER/NAME.jsonl, and how it goes."""
+class TrainingRun:
+    """A run with its files FOLDER/NAME.pt and FOLDER/NAME.jsonl, and its hyperparameters."""
 
     folder: Path
     name: str
     steps: int
     lr: float
+    """The peak learning rate."""
     seed: int = 0
     decay: float = 0.01
+    """The weight decay."""
     half: bool = True
-    """Computes in bfloat16 where autocast does."""
+    """Whether autocast computes in bfloat16."""
 
 
 def fit(
-    run: Run,
+    run: TrainingRun,
     head: nn.Module,
     loss_at: Callable[[int, random.Random], Tensor],
     checks: Callable[[], dict[str, float]],
 ) -> None:
-    """`loss_at`: the loss of a step under autocast, whose randomness is given; `checks`: what the log tells
-    every CHECK_EVERY steps, with the head in eval mode. Run again, it goes on after the last of these."""
+    """Train a head. A run that was interrupted resumes after its last check.
+
+    `loss_at` gives the loss of a step under autocast, with the randomness to use; `checks` gives the figures
+    to log every CHECK_EVERY steps, with the head in eval mode. Raises RuntimeError if the loss is not finite.
+    """
     optim = torch.optim.AdamW(head.parameters(), lr=run.lr, weight_decay=run.decay, betas=(0.9, 0.98))
     path, log = run.folder / f"{run.name}.pt", run.folder / f"{run.name}.jsonl"
-    step, seconds = restored(path, head, optim)
+    step, seconds = restore(path, head, optim)
     run.folder.mkdir(parents=True, exist_ok=True)
-    forget_after(step, log)
+    truncate_log(step, log)
     started, running = time.monotonic(), 0.0
     while step < run.steps:
-        torch.manual_seed(run.seed * 1_000_003 + step)
-        optim.param_groups[0]["lr"] = learning_rate(step, run.steps, run.lr)
-        optim.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", torch.bfloat16, run.half):
-            loss = loss_at(step, random.Random(run.seed * 1_000_003 + step))
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(head.parameters(), 1.0)
-        optim.step()
+        loss = _train_step(run, head, optim, loss_at, step)
         step += 1
-        running = loss.item() if running == 0 else 0.98 * running + 0.02 * loss.item()
+        running = loss if running == 0 else 0.98 * running + 0.02 * loss
         if not math.isfinite(running):
             raise RuntimeError(f"the loss is {running} at step {step}")
         if step % LOG_EVERY and step < run.steps:
@@ -65,23 +63,35 @@ def fit(
             head.eval()
             row |= {name: round(value, 4) for name, value in checks().items()}
             head.train()
-            save(path, {"head": head.state_dict(), "optim": optim.state_dict(), "step": step, "seconds": now})
-        with log.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        print(row, flush=True)
+            state = {"head": head.state_dict(), "optim": optim.state_dict(), "step": step, "seconds": now}
+            save_atomically(path, state)
+        append_row(log, row)
 
 
-def restored(path: Path, head: nn.Module, optim: torch.optim.Optimizer) -> tuple[int, float]:
-    """The step and the seconds after which the run was last saved; the beginning where it never was."""
+def _train_step(
+    run: TrainingRun,
+    head: nn.Module,
+    optim: torch.optim.Optimizer,
+    loss_at: Callable[[int, random.Random], Tensor],
+    step: int,
+) -> float:
+    """One step of the optimiser. Returns the loss."""
+    torch.manual_seed(run.seed * 1_000_003 + step)
+    optim.param_groups[0]["lr"] = learning_rate(step, run.steps, run.lr)
+    optim.zero_grad(set_to_none=True)
+    with torch.autocast("cpu", torch.bfloat16, run.half):
+        loss = loss_at(step, random.Random(run.seed * 1_000_003 + step))
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(head.parameters(), 1.0)
+    optim.step()
+    return loss.item()
+
+
+def restore(path: Path, head: nn.Module, optim: torch.optim.Optimizer) -> tuple[int, float]:
+    """Load the last checkpoint of a run: its step and seconds; (0, 0) if there is none."""
     if not path.exists():
         return 0, 0.0
     state = torch.load(path, weights_only=True)
     head.load_state_dict(state["head"])
     optim.load_state_dict(state["optim"])
     return state["step"], state["seconds"]
-
-
-def save(path: Path, state: dict[str, object]) -> None:
-    """Written beside and renamed: whoever reads never finds half a file."""
-    torch.save(state, path.with_suffix(".tmp"))
-    path.with_suffix(".tmp").replace(path)

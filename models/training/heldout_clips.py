@@ -1,4 +1,4 @@
-"""Make the shipped clips: the held-out set and the examples. `python -m training.heldout_clips`."""
+"""Draw the shipped video clips, the held-out set and the examples: `python -m training.heldout_clips`."""
 
 import io
 import json
@@ -11,24 +11,25 @@ import av
 import numpy as np
 from PIL import Image
 
-from training.emoji import LABELS
 from training.heldout import EPOCH, EXAMPLES, ZOO
-from training.motions import NAMES, Film
+from training.labels import LABELS
+from training.motions import NAMES, MotionVideo
 
 CLIPS = 24 * len(NAMES)
 SIDE, FRAMES, RATE = 144, 32, 16
 MASKS = 8
-"""Frames of each clip whose pixels are named too: those shown in the middle of so many equal spans."""
+"""Frames of each clip that have a mask: those in the middle of equal spans of time."""
 MASK_SIDE = 112
 QUALITY = "26"
 """x264's constant rate factor."""
-SHOWN = {"fox": "circles", "rocket": "moves up", "octopus": "blinks"}
-"""What the examples show."""
+EXAMPLE_MOTIONS = {"fox": "circles", "rocket": "moves up", "octopus": "blinks"}
+"""The object and the motion of each example."""
 
 
 def encode(frames: list[np.ndarray], rate: int) -> bytes:
-    """H.264 in an MP4 whose index comes first."""
-    with tempfile.NamedTemporaryFile(suffix=".mp4") as file:  # to move the index it has to be read again
+    """Encode frames (H, W, 3) as H.264, in an MP4 file with the index first."""
+    # FFmpeg reads the file again to move the index, so it needs a real file.
+    with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
         _write(Path(file.name), frames, rate)
         return Path(file.name).read_bytes()
 
@@ -46,41 +47,43 @@ def _write(path: Path, frames: list[np.ndarray], rate: int) -> None:
         container.mux(stream.encode())
 
 
-def filmed(film: Film, count: int) -> list[np.ndarray]:
-    """Frames in the middle of so many equal spans."""
-    return [film.frame((i + 0.5) / count)[0] for i in range(count)]
+def sample_frames(video: MotionVideo, count: int) -> list[np.ndarray]:
+    """The frames in the middle of `count` equal spans of time."""
+    return [video.frame((i + 0.5) / count)[0] for i in range(count)]
 
 
 def masks(split: str, index: int) -> bytes:
-    """The classes of a film's frames, one below the other, as PNG."""
-    film = Film(split, index, MASK_SIDE)
-    shown = [((2 * i + 1) * FRAMES // (2 * MASKS) + 0.5) / FRAMES for i in range(MASKS)]
-    classes = np.stack([film.frame(at)[1] for at in shown])
+    """The classes of a video's frames as PNG, one frame below the other."""
+    video = MotionVideo(split, index, MASK_SIDE)
+    times = [((2 * i + 1) * FRAMES // (2 * MASKS) + 0.5) / FRAMES for i in range(MASKS)]
+    classes = np.stack([video.frame(time)[1] for time in times])
     out = io.BytesIO()
     Image.fromarray(classes.reshape(-1, MASK_SIDE)).save(out, "PNG", optimize=True)
     return out.getvalue()
 
 
 def write_heldout(path: Path, clips: int = CLIPS) -> None:
-    told = []
+    """Write an archive of clips, masks and labels."""
+    descriptions = []
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for index in range(clips):
-            film = Film("heldout", index, SIDE)
-            archive.writestr(zipfile.ZipInfo(f"{index:04d}.mp4", EPOCH), encode(filmed(film, FRAMES), RATE))
+            video = MotionVideo("heldout", index, SIDE)
+            encoded = encode(sample_frames(video, FRAMES), RATE)
+            archive.writestr(zipfile.ZipInfo(f"{index:04d}.mp4", EPOCH), encoded)
             archive.writestr(zipfile.ZipInfo(f"{index:04d}.png", EPOCH), masks("heldout", index))
-            told.append({"motion": film.motion, "label": film.label})
+            descriptions.append({"motion": video.motion, "label": video.label})
         info = zipfile.ZipInfo("clips.json", EPOCH)
         info.compress_type = zipfile.ZIP_DEFLATED
-        archive.writestr(info, json.dumps({"motions": NAMES, "labels": LABELS, "clips": told}))
+        archive.writestr(info, json.dumps({"motions": NAMES, "labels": LABELS, "clips": descriptions}))
 
 
 def write_examples(folder: Path) -> None:
-    """A few larger clips for the README."""
-    for name, motion in SHOWN.items():
+    """Write a few larger clips for the README."""
+    for name, motion in EXAMPLE_MOTIONS.items():
         start = NAMES.index(motion)
-        films = (Film("examples", start + k * len(NAMES), 480) for k in range(2000))
-        film = next(film for film in films if LABELS[film.label] == name)
-        (folder / f"{name}.mp4").write_bytes(encode(filmed(film, 75), 25))
+        videos = (MotionVideo("examples", start + k * len(NAMES), 480) for k in range(2000))
+        video = next(video for video in videos if LABELS[video.label] == name)
+        (folder / f"{name}.mp4").write_bytes(encode(sample_frames(video, 75), 25))
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What the networks are trained on: one recipe is one way to draw a step's budget."""
+"""The losses of the classifiers: a recipe draws the compute budget of each step."""
 
 import random
 from collections.abc import Callable
@@ -11,28 +11,26 @@ from foveate.models.layers.reducer import Reducer
 from foveate.models.layers.tokens import Assignment, Tokens
 from foveate.models.reduction import create
 from foveate.models.vit.vit import ElasticViT
-from training.family import MEAN, STD
-from training.loader import BACKGROUND, IGNORE, Batch
+from training.batches import BACKGROUND, IGNORE, SceneBatch
+from training.images import normalise, resized
 
 KEEP_RATES = (1.0, 0.9, 0.7, 0.5, 0.3)
+"""Keep rates of EViT to draw from; a rate that is listed twice is drawn twice as often."""
 TUNED_KEEP_RATES = (1.0, 1.0, 0.7, 0.5, 0.3, 0.2, 0.1)
+"""The same once the model is tuned."""
 INPUT_PATCHES = (49, 49, 64, 98)
+"""Numbers of patches to draw from, for steps that embed a random subset of the patches."""
 SMALL_SIZES = (112, 112, 160)
 
-Recipe = Callable[[ElasticViT, nn.Linear, Batch, float, random.Random], Tensor]
-"""(model, head that names patches, batch, share of the run that is over, chance) to a loss."""
-
-
-def normalise(images: Tensor) -> Tensor:
-    """(B, H, W, 3) uint8 to (B, 3, H, W) float in -1..1."""
-    return (images.permute(0, 3, 1, 2).float() / 255 - MEAN) / STD
+Recipe = Callable[[ElasticViT, nn.Linear, SceneBatch, float, random.Random], Tensor]
+"""The loss from the model, the head that classifies tokens, the batch, the share of the run that is done, and
+the randomness of the step."""
 
 
 def keep_some(tokens: Tokens, labels: Tensor, count: int) -> tuple[Tokens, Tensor]:
-    """A random subset of `count` patches that favours the object, and their labels.
+    """A random subset of `count` patches and their labels (B, count); patches of the object are favoured.
 
-    Favouring it keeps the loss meaningful at a quarter of the tokens, where chance alone would
-    often leave a small object out of the picture.
+    With a quarter of the tokens, an unbiased subset would often miss a small object.
     """
     priority = torch.rand(labels.shape) + 0.55 * (labels != BACKGROUND)
     chosen = priority.topk(count, dim=1).indices
@@ -42,24 +40,27 @@ def keep_some(tokens: Tokens, labels: Tensor, count: int) -> tuple[Tokens, Tenso
 
 
 def run_blocks(model: ElasticViT, tokens: Tokens, reducer: Reducer) -> Tokens:
-    """The trunk without its head: the losses look at every token."""
+    """The normalised tokens after the last block: the losses need every token."""
     for index, block in enumerate(model.blocks):
         tokens = block(tokens, reducer, index)
     return tokens.with_features(model.norm(tokens.x))
 
 
 def token_targets(tokens: Tokens, labels: Tensor) -> Tensor:
-    """Labels (B, P) moved onto the tokens that are left: (B, N), IGNORE for prefix and fused tokens."""
+    """The label of each remaining token, from patch labels (B, P): (B, N). Prefix and fused ones: IGNORE."""
     target = torch.full(tokens.counts.shape, IGNORE)
     target = target.scatter(1, tokens.source.clamp(min=0), labels)
     target[:, : tokens.prefix] = IGNORE
     return target.masked_fill(tokens.counts != 1, IGNORE)
 
 
-def named(
-    model: ElasticViT, token_head: nn.Linear, tokens: Tokens, batch: Batch, labels: Tensor
+def classification_loss(
+    model: ElasticViT, token_head: nn.Linear, tokens: Tokens, batch: SceneBatch, labels: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Class logits (B, C), and the loss of naming the picture and each patch that is left."""
+    """Class logits (B, C), and the loss of classifying the image and each remaining token.
+
+    labels: (B, P), those of the patches.
+    """
     logits = model.head(tokens.x[:, 0]).float()
     loss = F.cross_entropy(logits, batch.labels, label_smoothing=0.1)
     targets = token_targets(tokens, labels)
@@ -70,9 +71,9 @@ def named(
 
 
 def budgets(
-    model: ElasticViT, token_head: nn.Linear, batch: Batch, progress: float, rng: random.Random
+    model: ElasticViT, token_head: nn.Linear, batch: SceneBatch, progress: float, rng: random.Random
 ) -> Tensor:
-    """From scratch, for every budget: a random subset of patches at first, random keep rates later."""
+    """From random weights, for every budget: first random subsets of the patches, later random keep rates."""
     tokens = model.embed(normalise(batch.images))
     labels = batch.patch_labels(model.config.image_size // model.config.patch_size)
     reducer = create("none", model)
@@ -81,35 +82,35 @@ def budgets(
         tokens = Tokens.start(tokens.x, tokens.prefix)
     else:
         reducer = create(f"evit:{rng.choice(KEEP_RATES)}", model)
-    return named(model, token_head, run_blocks(model, tokens, reducer), batch, labels)[1]
+    return classification_loss(model, token_head, run_blocks(model, tokens, reducer), batch, labels)[1]
 
 
 def plain(
-    model: ElasticViT, token_head: nn.Linear, batch: Batch, progress: float, rng: random.Random
+    model: ElasticViT, token_head: nn.Linear, batch: SceneBatch, progress: float, rng: random.Random
 ) -> Tensor:
-    """From scratch, every patch through every block: what budget-aware training is compared with."""
+    """From random weights, every patch through every block: the baseline of budget-aware training."""
     tokens = model.embed(normalise(batch.images))
     labels = batch.patch_labels(model.config.image_size // model.config.patch_size)
-    return named(model, token_head, run_blocks(model, tokens, create("none", model)), batch, labels)[1]
+    return classification_loss(
+        model, token_head, run_blocks(model, tokens, create("none", model)), batch, labels
+    )[1]
 
 
 def sizes(
-    model: ElasticViT, token_head: nn.Linear, batch: Batch, progress: float, rng: random.Random
+    model: ElasticViT, token_head: nn.Linear, batch: SceneBatch, progress: float, rng: random.Random
 ) -> Tensor:
-    """After `budgets`: each picture at full and at a smaller size, which learns from the full one.
+    """After `budgets`: each image at full size and at a smaller size, which learns from the full size.
 
     "ResFormer: Scaling ViTs with Multi-Resolution Training" (CVPR 2023), section 3.1: the scale
     consistency loss. Each size draws its own keep rate.
     """
     total, teacher = torch.zeros(()), None
     for side in (model.config.image_size, rng.choice(SMALL_SIZES)):
-        images = normalise(batch.images)
-        if side != images.shape[-1]:
-            images = F.interpolate(images, size=(side, side), mode="bicubic", antialias=True)
+        images = resized(normalise(batch.images), side)
         reducer = create(f"evit:{rng.choice(TUNED_KEEP_RATES)}", model)
         out = run_blocks(model, model.embed(images), reducer)
         labels = batch.patch_labels(side // model.config.patch_size)
-        logits, loss = named(model, token_head, out, batch, labels)
+        logits, loss = classification_loss(model, token_head, out, batch, labels)
         total = total + loss
         if teacher is not None:
             total = total + F.kl_div(logits.log_softmax(1), teacher, reduction="batchmean")

@@ -1,4 +1,4 @@
-"""Scenes with a known scene graph: emoji over textured backgrounds with clutter."""
+"""Synthetic scenes with a known scene graph: emoji over textured backgrounds with clutter."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -7,23 +7,27 @@ from functools import cache
 import cv2
 import numpy as np
 
-from training.emoji import LABELS, sprites
+from training.emoji import sprites
+from training.labels import LABELS
 from training.textures import Rng, texture
 
 SPLITS = {"train": 1, "heldout": 2, "examples": 3}
+"""The part of the random seed that differs between splits."""
 BANK_SIZE = 360
+"""Textures that all training scenes share."""
 MARGIN = 2
+"""Pixels between an object and the edges."""
 
 
 @dataclass(frozen=True, slots=True)
 class SceneObject:
-    """One object: what it is, where it is, how it was drawn."""
+    """One object: its class, position and appearance."""
 
     label: int
     box: tuple[int, int, int, int]
     """left, top, right, bottom in pixels, right and bottom exclusive."""
     mask: np.ndarray
-    """(H, W) bool: the pixels where it is seen."""
+    """(H, W) bool: the visible pixels."""
     angle: float
     """Degrees, counter-clockwise."""
     size: float
@@ -34,7 +38,7 @@ class SceneObject:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A picture and everything that is in it. The first object is the one a classifier names."""
+    """An image and its objects. The first object is the class of the image."""
 
     image: np.ndarray
     """(H, W, 3) uint8 RGB."""
@@ -43,7 +47,7 @@ class Scene:
 
 
 def scene_rng(split: str, index: int) -> Rng:
-    """The one source of randomness of a scene; no two splits share a seed."""
+    """The only randomness of a scene; no two splits share a seed."""
     return np.random.default_rng([SPLITS[split], index])
 
 
@@ -54,7 +58,11 @@ def _bank(split: str) -> list[tuple[str, np.ndarray]]:
 
 
 def background(rng: Rng, split: str, height: int, width: int) -> tuple[str, np.ndarray]:
-    """Training crops a bank of textures (fast); the other splits draw a fresh texture a scene."""
+    """The name and the pixels (H, W, 3) of a background.
+
+    The training split crops a bank of textures, which is fast. The other splits draw a new texture for each
+    scene.
+    """
     if split == "train":
         kind, tile = _bank(split)[rng.integers(BANK_SIZE)]
     else:
@@ -68,7 +76,7 @@ def background(rng: Rng, split: str, height: int, width: int) -> tuple[str, np.n
 
 
 def clutter(rng: Rng, image: np.ndarray, count: int, largest: int) -> None:
-    """Draw shapes that are no object: discs, slabs, triangles, strokes."""
+    """Draw `count` shapes that are no objects into the image: ellipses, boxes, triangles and strokes."""
     height, width = image.shape[:2]
     for _ in range(count):
         x, y = int(rng.integers(width)), int(rng.integers(height))
@@ -92,7 +100,10 @@ def clutter(rng: Rng, image: np.ndarray, count: int, largest: int) -> None:
 
 
 def place(rng: Rng, image: np.ndarray, label: int, size: float) -> SceneObject:
-    """Draw one object in place, wholly inside the picture, and say where it went."""
+    """Draw one object into the image, wholly inside. Returns it without its colour.
+
+    size: the longer side of the upright object in pixels.
+    """
     full, three_quarter, half = sprites(LABELS[label])
     ratio = size / max(full.shape[:2])
     source = full if ratio > 0.75 else three_quarter if ratio > 0.5 else half
@@ -113,7 +124,7 @@ def place(rng: Rng, image: np.ndarray, label: int, size: float) -> SceneObject:
     image[top : top + out_h, left : left + out_w] = blended.astype(np.uint8)
     mask = np.zeros(image.shape[:2], bool)
     mask[top : top + out_h, left : left + out_w] = alpha[..., 0] > 0.5
-    return SceneObject(label, _box(mask), mask, angle, size, (0, 0, 0))  # `_seen` fills in the colour
+    return SceneObject(label, _box(mask), mask, angle, size, (0, 0, 0))  # `_visible` sets the colour
 
 
 def draw(
@@ -126,35 +137,36 @@ def draw(
 ) -> Scene:
     """The scene with this number in this split. The same arguments always give the same scene.
 
-    labels: what is in it; unless told, `objects` labels by the number.
+    labels: the classes of its objects; by default, `objects` classes that the number decides.
     """
     rng = scene_rng(split, index)
     kind, image = background(rng, split, height, width)
     clutter(rng, image, int(rng.integers(3, 11)), largest=34)
     side = min(height, width)
-    # Labels go round, so that every class comes equally often in any run of scenes.
+    # Consecutive numbers cycle through the classes, so that all are equally frequent.
     labels = labels or [(index * objects + i) % len(LABELS) for i in range(objects)]
     placed = [place(rng, image, label, float(rng.uniform(0.21, 0.54)) * side) for label in labels]
     noise = rng.normal(0, rng.uniform(0, 5), (height // 2, width // 2, 1)).astype(np.float32)
     noise = cv2.resize(noise, (width, height), interpolation=cv2.INTER_LINEAR)[..., None]
     light = rng.uniform(0.8, 1.15)
     image = np.clip(image * light + noise, 0, 255).astype(np.uint8)
-    return Scene(image, tuple(_seen(placed, image)), kind)
+    return Scene(image, tuple(_visible(placed, image)), kind)
 
 
-def _seen(placed: list[SceneObject], image: np.ndarray) -> list[SceneObject]:
-    """What can be seen of each object in the finished picture: later ones cover earlier ones."""
-    seen: list[SceneObject] = []
+def _visible(placed: list[SceneObject], image: np.ndarray) -> list[SceneObject]:
+    """The visible part of each object in the finished image: later objects cover earlier ones."""
+    visible: list[SceneObject] = []
     cover = np.zeros_like(placed[0].mask)
-    for thing in reversed(placed):
-        mask = thing.mask & ~cover
-        cover |= thing.mask
+    for item in reversed(placed):
+        mask = item.mask & ~cover
+        cover |= item.mask
         if mask.any():
             red, green, blue = (int(c) for c in image[mask].mean(0))
-            seen.append(replace(thing, mask=mask, box=_box(mask), colour=(red, green, blue)))
-    return seen[::-1]
+            visible.append(replace(item, mask=mask, box=_box(mask), colour=(red, green, blue)))
+    return visible[::-1]
 
 
 def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of a mask; right and bottom exclusive."""
     ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1

@@ -1,22 +1,21 @@
-"""Train a dense head on a finished trunk: `python -m training.segment --model vit-t`. Run again, it resumes.
+"""Train a dense head on a finished trunk: `python -m training.segment --model vit-t`.
 
-The trunk stays as it is, so that one picture's features serve every task. Each step draws its own way
-through it: a size, a reducer, a depth for each picture, and for some pictures patches that left early, so
-that the head reads every mixture that a plan can leave it.
+The same command resumes. The trunk is frozen, so that the features of an image serve every task. Each step
+draws a plan: an image size, a reducer, a depth, and for some images patches that leave early. So the head
+learns to read the features of every plan.
 """
 
 import argparse
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch import Tensor
 
 from foveate.core.outcome import Result
 from foveate.models import reduction
@@ -26,165 +25,159 @@ from foveate.models.profiling.evaluation import MeanIoU
 from foveate.models.runners.dense import class_maps, dense_of, represented, segment
 from foveate.models.vit.vit import ElasticViT, ResolvedPlan
 from foveate.models.weights import hub
-from training.emoji import LABELS
-from training.fit import Run, fit
-from training.losses import normalise
+from training.fit import TrainingRun, fit
+from training.images import normalise, resized
+from training.labels import LABELS
+from training.optimisation import initialise, initialise_convolutions
 from training.scenes import SPLITS, draw
-from training.train import initialise
+from training.streams import prefetched
 
 OFFSET = 5_000_000
-"""First step in the stream of scenes: none of these were trained on before."""
+"""First step in the stream of scenes. Earlier runs did not use scenes from here on."""
 SIZES = (224, 224, 224, 160, 112)
 REDUCERS = ("none", "none", "none", "tome:8", "evit:0.7", "evit:0.5", "expedit:0.7")
-FIRST = 3
-"""The first block after which a picture may be read."""
+MIN_DEPTH = 3
+"""The fewest blocks after which the head reads an image."""
 OBJECTS = (1, 1, 1, 2, 3)
+"""Numbers of objects to draw from."""
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class MaskBatch:
     """Training scenes with the class of each pixel."""
 
     images: Tensor
     """(B, H, W, 3) uint8."""
     classes: Tensor
-    """(B, H, W) uint8: 0 the background, else the label plus 1."""
+    """(B, H, W) uint8: 0 for the background, else the label plus 1."""
 
 
-class Scenes(IterableDataset[Batch]):
-    """Endless fresh scenes from a given step on; every step's scenes are fixed by its number alone."""
-
-    def __init__(self, start: int, batch: int) -> None:
-        self.start, self.batch = start, batch
-
-    def __iter__(self) -> Iterator[Batch]:
-        cv2.setNumThreads(1)
-        step = self.start
-        while True:
-            scenes = [labelled("train", step * self.batch + i) for i in range(self.batch)]
-            yield Batch(
-                torch.from_numpy(np.stack([image for image, _ in scenes])),
-                torch.from_numpy(np.stack([classes for _, classes in scenes])),
-            )
-            step += 1
-
-
-def labelled(split: str, number: int, side: int = 224) -> tuple[np.ndarray, np.ndarray]:
-    """A scene of one to three objects: the picture, and the class of each pixel."""
-    rng = np.random.default_rng([SPLITS[split], number, 1])  # not the scene's own, which places things
+def scene_with_classes(split: str, number: int, side: int = 224) -> tuple[np.ndarray, np.ndarray]:
+    """A scene of one to three objects: the image (H, W, 3), and the class of each pixel (H, W)."""
+    rng = np.random.default_rng([SPLITS[split], number, 1])  # differs from the scene's own randomness
     labels = rng.choice(len(LABELS), rng.choice(OBJECTS), replace=False).tolist()
     scene = draw(split, number, side, side, labels=labels)
     classes = np.zeros(scene.image.shape[:2], np.uint8)
-    for thing in scene.objects:
-        classes[thing.mask] = thing.label + 1
+    for item in scene.objects:
+        classes[item.mask] = item.label + 1
     return scene.image, classes
 
 
-def batches(start: int, batch: int) -> Iterator[Batch]:
-    """The stream through one worker process, a few batches ahead."""
-    return iter(DataLoader(Scenes(start, batch), batch_size=None, num_workers=1, prefetch_factor=6))
+def draw_batch(step: int, size: int) -> MaskBatch:
+    """The scenes of a step. The step alone decides what they are."""
+    scenes = [scene_with_classes("train", step * size + i) for i in range(size)]
+    return MaskBatch(
+        torch.from_numpy(np.stack([image for image, _ in scenes])),
+        torch.from_numpy(np.stack([classes for _, classes in scenes])),
+    )
+
+
+def batches(start: int, size: int) -> Iterator[MaskBatch]:
+    """Endless batches of fresh scenes from a step on, drawn a few batches ahead."""
+    return prefetched(start, partial(draw_batch, size=size))
 
 
 @torch.no_grad()
-def walk(trunk: ElasticViT, images: Tensor, steps: ResolvedPlan) -> list[Tokens]:
-    """The tokens after each block, the embedding first."""
-    found = [trunk.embed(images)]
+def block_outputs(trunk: ElasticViT, images: Tensor, steps: ResolvedPlan) -> list[Tokens]:
+    """The embedded tokens, then the tokens after each block."""
+    outputs = [trunk.embed(images)]
     for index in range(steps.depth):
-        found.append(trunk.blocks[index](found[-1], steps.reducer, index, steps.heads))
-    return found
+        outputs.append(trunk.blocks[index](outputs[-1], steps.reducer, index, steps.heads))
+    return outputs
 
 
 def patch_classes(classes: Tensor, side: int) -> Tensor:
-    """(B, H, W) to (B, side * side) int64: what covers most of each patch."""
+    """The class that covers most of each patch: (B, H, W) to (B, side * side) int64."""
     batch, height, _ = classes.shape
     patch = height // side
-    cut = classes.view(batch, side, patch, side, patch).transpose(2, 3).reshape(batch, side * side, -1)
-    return cut.long().mode(2).values
+    pixels = classes.view(batch, side, patch, side, patch).transpose(2, 3).reshape(batch, side * side, -1)
+    return pixels.long().mode(2).values
 
 
-def loss_of(trunk: ElasticViT, batch: Batch, rng: random.Random) -> Tensor:
-    """Cross-entropy of pixels and of patches for one way through the trunk."""
+def loss_of(trunk: ElasticViT, batch: MaskBatch, rng: random.Random) -> Tensor:
+    """The cross-entropy of pixels and of patches, under a random plan."""
     head = dense_of(trunk)
     images, classes = normalise(batch.images), batch.classes
     size = rng.choice(SIZES)
     if size != images.shape[-1]:
-        images = F.interpolate(images, size=(size, size), mode="bicubic", antialias=True)
+        images = resized(images, size)
         classes = F.interpolate(classes.unsqueeze(1), size=(size, size), mode="nearest-exact").squeeze(1)
     depth = trunk.config.depth
     reducer = reduction.create(rng.choice(REDUCERS), trunk)
-    stages = walk(trunk, images, ResolvedPlan(reducer, depth))
+    outputs = block_outputs(trunk, images, ResolvedPlan(reducer, depth))
     side = size // trunk.config.patch_size
-    wanted = patch_classes(classes, side)
-    late = rng.choice([depth, depth, rng.randint(FIRST, depth)])
-    canvas = settled(head, stages, late)
-    patch_loss = named(head, canvas, wanted)
-    if late > FIRST and rng.random() < 0.5:  # some patches leave early
-        early = rng.randint(FIRST, late - 1)
-        before = settled(head, stages, early)
-        patch_loss = (patch_loss + named(head, before, wanted)) / 2
-        leaves = torch.rand(canvas.shape[:2]) < torch.rand(len(canvas), 1)
-        canvas = torch.where(leaves.unsqueeze(-1), before, canvas)
-    scores = head.decode(canvas, head.detail(images)).float()
-    # One pixel of each square, another one every step: on average every pixel counts alike.
+    targets = patch_classes(classes, side)
+    late = rng.choice([depth, depth, rng.randint(MIN_DEPTH, depth)])
+    features = patch_features(head, outputs, late)
+    loss = patch_loss(head, features, targets)
+    if late > MIN_DEPTH and rng.random() < 0.5:  # some patches leave early
+        early = rng.randint(MIN_DEPTH, late - 1)
+        early_features = patch_features(head, outputs, early)
+        loss = (loss + patch_loss(head, early_features, targets)) / 2
+        leaves = torch.rand(features.shape[:2]) < torch.rand(len(features), 1)
+        features = torch.where(leaves.unsqueeze(-1), early_features, features)
+    scores = head.decode(features, head.detail(images)).float()
+    # One pixel of each square, at a random position: over the steps, all pixels have equal weight.
     row, column = rng.randrange(STRIDE), rng.randrange(STRIDE)
     pixels = classes[:, row::STRIDE, column::STRIDE].long()
-    return F.cross_entropy(scores, pixels, balance(head)) + 0.3 * patch_loss
+    return F.cross_entropy(scores, pixels, class_weights(head)) + 0.3 * loss
 
 
-def balance(head: DenseHead) -> Tensor:
-    """Nine tenths of a scene are background."""
+def class_weights(head: DenseHead) -> Tensor:
+    """The weight of each class: less for the background, which is nine tenths of a scene."""
     weight = torch.ones(head.spec.classes)
     weight[0] = 0.4
     return weight
 
 
-def named(head: DenseHead, canvas: Tensor, wanted: Tensor) -> Tensor:
-    return F.cross_entropy(
-        head.classify_patches(canvas).float().flatten(0, 1), wanted.flatten(), balance(head)
-    )
+def patch_loss(head: DenseHead, features: Tensor, targets: Tensor) -> Tensor:
+    """The cross-entropy of patch classes: features (B, P, W), targets (B, P)."""
+    logits = head.classify_patches(features).float().flatten(0, 1)
+    return F.cross_entropy(logits, targets.flatten(), class_weights(head))
 
 
-def settled(head: DenseHead, stages: list[Tokens], depth: int) -> Tensor:
-    """The canvas of pictures that are read after `depth` blocks: patches that were dropped on the way are
-    read as they came out of the block before."""
-    last = stages[depth]
-    canvas = head.read(last.grid(), depth)
-    left = ~represented(last)
+def patch_features(head: DenseHead, outputs: list[Tokens], depth: int) -> Tensor:
+    """The features (B, P, W) that the head reads after `depth` blocks, from `block_outputs`.
+
+    A patch that a block dropped has the features of the block before.
+    """
+    last = outputs[depth]
+    features = head.read(last.grid(), depth)
+    missing = ~represented(last)
     for block in range(depth, 0, -1):
-        before = stages[block - 1]
-        gone = left & represented(before)
-        if gone.any():
-            canvas = torch.where(gone.unsqueeze(-1), head.read(before.grid(), block - 1), canvas)
-            left = left & ~gone
-    return canvas
+        before = outputs[block - 1]
+        dropped = missing & represented(before)
+        if dropped.any():
+            features = torch.where(dropped.unsqueeze(-1), head.read(before.grid(), block - 1), features)
+            missing = missing & ~dropped
+    return features
 
 
 @torch.inference_mode()
 def mean_iou(model: ElasticViT, reducer: str, scenes: int = 208, size: int = 224, depth: int = 0) -> float:
-    """Over classes, on training-split scenes far past any that training reaches."""
+    """Mean IoU over the classes, on training-split scenes that no run reaches. depth 0: all blocks."""
     steps = ResolvedPlan(reduction.create(reducer, model), depth or model.config.depth)
-    drawn = [labelled("train", 2**42 + number) for number in range(scenes)]
-    judge = MeanIoU([classes for _, classes in drawn], dense_of(model).spec.classes)
+    drawn = [scene_with_classes("train", 2**42 + number) for number in range(scenes)]
+    evaluator = MeanIoU([classes for _, classes in drawn], dense_of(model).spec.classes)
     for first in range(0, scenes, 52):
         with torch.autocast("cpu", torch.bfloat16):
             images = normalise(torch.from_numpy(np.stack([image for image, _ in drawn[first : first + 52]])))
-            if size != images.shape[-1]:
-                images = F.interpolate(images, size=(size, size), mode="bicubic", antialias=True)
+            images = resized(images, size)
             scores = segment(model, images, steps)[0].float()
-        judge.look([Result(shares, 0, steps.depth, 0.0, maps=maps) for shares, maps in class_maps(scores)])
-    return judge.done()[1] or 0.0
+        evaluator.update(
+            [Result(shares, 0, steps.depth, 0.0, maps=maps) for shares, maps in class_maps(scores)]
+        )
+    return evaluator.result()[1] or 0.0
 
 
-def train(name: str, run: Run, batch_size: int) -> None:
-    """Write the head to the run's folder. Resumes."""
+def train(name: str, run: TrainingRun, batch_size: int) -> None:
+    """Train or resume. The run's folder gets the head and a log."""
     torch.manual_seed(run.seed)
     trunk = hub.load(name).model.eval().requires_grad_(False)
     head = trunk.dense = DenseHead(trunk.config, DenseSpec(len(LABELS) + 1))
     initialise(head)
-    for module in head.modules():
-        if isinstance(module, nn.Conv2d):  # 0.02 is for wide linear maps; these read a few values
-            nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
-    stream: Iterator[Batch] | None = None
+    initialise_convolutions(head)
+    stream: Iterator[MaskBatch] | None = None
 
     def loss_at(step: int, rng: random.Random) -> Tensor:
         nonlocal stream
@@ -192,7 +185,7 @@ def train(name: str, run: Run, batch_size: int) -> None:
             stream = batches(step + OFFSET, batch_size)
         return loss_of(trunk, next(stream), rng)
 
-    def told() -> dict[str, float]:
+    def checks() -> dict[str, float]:
         shallow = 2 * trunk.config.depth // 3
         return {
             "miou": mean_iou(trunk, "none"),
@@ -200,7 +193,7 @@ def train(name: str, run: Run, batch_size: int) -> None:
             "miou_size_112": mean_iou(trunk, "none", size=112),
         }
 
-    fit(run, head, loss_at, told)
+    fit(run, head, loss_at, checks)
 
 
 def main() -> None:
@@ -208,14 +201,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="vit-t", help="a shipped model, the trunk")
-    parser.add_argument("--run", type=Path, help="folder of the run; runs/MODEL-seg unless told")
+    parser.add_argument("--run", type=Path, help="folder of the run; default: runs/MODEL-seg")
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     folder = args.run or Path("runs") / f"{args.model}-seg"
-    train(args.model, Run(folder, "dense", args.steps, args.lr, args.seed), args.batch_size)
+    train(args.model, TrainingRun(folder, "dense", args.steps, args.lr, args.seed), args.batch_size)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""From finished runs to the zoo: weights, card and curve. `python -m training.ship --model vit-t`."""
+"""Copy finished runs of a classifier to the zoo: `python -m training.ship --model vit-t`.
+
+It writes the weights, the card and the figures of the documentation.
+"""
 
 import argparse
 import json
@@ -13,8 +16,8 @@ from foveate.models.weights.checkpoint import Checkpoint, attach
 from foveate.models.zoo import CheckpointCard
 from training.exits import EXITS, with_exits
 from training.family import FAMILY
+from training.figures import draw_curve, draw_kept_patches
 from training.gates import STAGES
-from training.pictures import draw_curve, draw_looked_at
 
 ROOT = Path(__file__).parents[2]
 ZOO = ROOT / "models/foveate/models/zoo"
@@ -23,20 +26,20 @@ HERE = Path(__file__).parent
 
 
 def load_run(card: CheckpointCard, run: Path) -> Checkpoint:
-    """The model of a run's last checkpoint, with the exits and gates that were trained on it."""
+    """The model of a run's last checkpoint, with its exit heads and gates."""
     state = torch.load(run / "checkpoint.pt", weights_only=True)["model"]
-    found = attach(card, state, str(run))
+    checkpoint = attach(card, state, str(run))
     if (run / "gates.pt").exists():
         gates = torch.load(run / "gates.pt", weights_only=True)["gates"]
-        state = found.model.state_dict() | {f"gates.{key}": value for key, value in gates.items()}
-        found = attach(replace(found, gates=STAGES[card.name]), state, str(run))
+        state = checkpoint.model.state_dict() | {f"gates.{key}": value for key, value in gates.items()}
+        checkpoint = attach(replace(checkpoint, gates=STAGES[card.name]), state, str(run))
     if (run / "exits.pt").exists():
-        found = with_exits(found, EXITS[card.name], run)
-    return found
+        checkpoint = with_exits(checkpoint, EXITS[card.name], run)
+    return checkpoint
 
 
 def toml(card: CheckpointCard) -> str:
-    """The card as TOML, in the order a person reads it."""
+    """The card as TOML, with the general fields first."""
     lines = [
         f"{key} = {json.dumps(getattr(card, key))}" for key in ("name", "description", "licence", "source")
     ]
@@ -62,12 +65,12 @@ def main() -> None:
     trained = load_run(FAMILY[name], last)
     disk.save(weights, trained, half=True)
     plain = args.runs / f"{name}-plain"
-    if plain.exists():  # what budget-aware training is compared with; not installed
+    if plain.exists():  # the baseline of budget-aware training; not installed
         disk.save(HERE / f"{name}-plain.safetensors", load_run(FAMILY[name], plain), half=True)
     (ZOO / f"{name}.toml").write_text(toml(trained))
     rows = [json.loads(line) for line in (first / "log.jsonl").read_text().splitlines()]
     draw_curve(rows, DOCS / f"{name}.png")
-    draw_looked_at(disk.read(weights), DOCS / f"{name}-looks.png")
+    draw_kept_patches(disk.read(weights), DOCS / f"{name}-looks.png")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""From a finished run to the zoo: a click head. `python -m training.ship_clicks`."""
+"""Copy the click head of a finished run to the zoo: `python -m training.ship_clicks`."""
 
 import argparse
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from foveate.models.heads.point_prompts import PointPromptHead, PointPromptSpec
-from foveate.models.loading.load import digest
+from foveate.models.loading.profile_store import weights_digest
 from foveate.models.runners.dense import dense_of
 from foveate.models.runners.point_prompts import CLICKS, save_clicks
 from foveate.models.weights import hub
@@ -22,7 +22,7 @@ def main() -> None:
     shipped = hub.load(name)
     head = PointPromptHead(dense_of(shipped.model).spec, shipped.config.patch_size, PointPromptSpec())
     head.load_state_dict(torch.load(args.runs / name / "clicks.pt", weights_only=True)["head"])
-    save_clicks(ZOO / f"{name}.{CLICKS}", head, digest(shipped))
+    save_clicks(ZOO / f"{name}.{CLICKS}", head, weights_digest(shipped))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,4 @@
-"""From finished runs to the zoo: heads on a shipped trunk that name pixels and clips, with their cards.
-`python -m training.ship_heads`."""
+"""Copy finished runs of dense and clip heads to the zoo, with cards: `python -m training.ship_heads`."""
 
 import argparse
 import json
@@ -14,14 +13,14 @@ from torch import Tensor
 from foveate.models.heads.clip import ClipSpec
 from foveate.models.heads.dense import DenseSpec
 from training.depth_gate import HIDDEN
-from training.emoji import LABELS
+from training.labels import LABELS
 from training.motions import NAMES
 from training.ship import ROOT, ZOO
 
 
-def toml(told: dict[str, Any], field: str, spec: DenseSpec | ClipSpec) -> str:
+def toml(fields: dict[str, Any], field: str, spec: DenseSpec | ClipSpec) -> str:
     """The card of a head on another model's trunk."""
-    lines = [f"{key} = {json.dumps(value)}" for key, value in told.items()]
+    lines = [f"{key} = {json.dumps(value)}" for key, value in fields.items()]
     lines += ["", f"[{field}]"] + [f"{key} = {json.dumps(value)}" for key, value in asdict(spec).items()]
     return "\n".join(lines) + "\n"
 
@@ -35,7 +34,7 @@ def ship(name: str, field: str, head: dict[str, Tensor], card: str) -> None:
 
 
 def ship_dense(trunk: str, runs: Path) -> None:
-    """With the gate, where one was trained."""
+    """Ship a dense head, with its gate if one was trained."""
     name = f"{trunk}-seg"
     run = runs / name
     head = torch.load(run / "dense.pt", weights_only=True)["head"]
@@ -43,26 +42,27 @@ def ship_dense(trunk: str, runs: Path) -> None:
     if gated:
         gate = torch.load(run / "gate.pt", weights_only=True)
         head |= {f"gate.{key}": value for key, value in gate.items()}
-    told = {
+    fields = {
         "name": name,
         "description": f"{trunk} with a dense head: segments {len(LABELS)} emoji and the background",
         "trunk": trunk,
     }
     spec = DenseSpec(len(LABELS) + 1, gate=HIDDEN if gated else 0)
-    ship(name, "dense", head, toml(told, "dense", spec))
+    ship(name, "dense", head, toml(fields, "dense", spec))
 
 
 def ship_clip(trunk: str, runs: Path) -> None:
+    """Ship a clip head."""
     name = f"{trunk}-clip"
     run = runs / name
-    told = {
+    fields = {
         "name": name,
         "description": f"{trunk} with a clip head: classifies {len(NAMES)} motions of emoji in video clips",
         "trunk": trunk,
         "labels": list(NAMES),
     }
     head = torch.load(run / "clip.pt", weights_only=True)["head"]
-    ship(name, "clip", head, toml(told, "clip", ClipSpec(len(NAMES))))
+    ship(name, "clip", head, toml(fields, "clip", ClipSpec(len(NAMES))))
 
 
 def main() -> None:

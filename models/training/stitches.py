@@ -1,8 +1,8 @@
-"""Train the maps that stitch two siblings: `python -m training.stitches`.
+"""Train the linear maps that stitch two siblings: `python -m training.stitches`.
 
 "Stitched ViTs are Flexible Vision Backbones" (SN-Netv2, ECCV 2024), section 3: each map starts as the
-least-squares solution between the features on its two sides, and is then trained with a stitch drawn at
-random each step. Both trunks stay as they are, so that they still answer alone.
+least-squares solution between the features on its two sides. Then each step trains one stitch, drawn at
+random. Both trunks are frozen, so that each still works alone.
 """
 
 import argparse
@@ -21,8 +21,9 @@ from foveate.models.vit.stitch import Stitch, StitchSpec
 from foveate.models.vit.vit import ElasticViT, ResolvedPlan
 from foveate.models.weights import hub
 from foveate.models.weights.family import STITCHES, save_stitches
+from training.batches import SceneBatch
+from training.images import normalise
 from training.loader import batches
-from training.losses import normalise
 from training.ship import ROOT, ZOO
 
 FULL, LIGHT = "vit-t", "vit-xs"
@@ -31,19 +32,19 @@ SPECS = (
     *(StitchSpec(LIGHT, replaced, FULL, run) for replaced, run in ((2, 3), (4, 6), (6, 9))),
 )
 OFFSET = 4_000_000
-"""First step in the stream of scenes: none of these were trained on before."""
+"""First step in the stream of scenes. Earlier runs did not use scenes from here on."""
 
 
 def features(model: ElasticViT, images: Tensor, blocks: int) -> Tensor:
-    """Tokens after that many blocks, unreduced: (B * N, D)."""
-    tokens, nothing = model.embed(images), create("none", model)
+    """All tokens after this number of blocks: (B * N, D)."""
+    tokens, identity = model.embed(images), create("none", model)
     for index in range(blocks):
-        tokens = model.blocks[index](tokens, nothing, index)
+        tokens = model.blocks[index](tokens, identity, index)
     return tokens.x.flatten(0, 1)
 
 
 def least_squares(spec: StitchSpec, models: dict[str, ElasticViT], images: Tensor) -> nn.Linear:
-    """The map that brings the features on one side of the stitch closest to those on the other."""
+    """The least-squares map from the features before the stitch to those after it."""
     source = features(models[spec.starts], images, spec.run)
     target = features(models[spec.answers], images, spec.replaced)
     ones = torch.ones(len(source), 1)
@@ -55,8 +56,23 @@ def least_squares(spec: StitchSpec, models: dict[str, ElasticViT], images: Tenso
     return joint
 
 
+def stitch_loss(
+    spec: StitchSpec, models: dict[str, ElasticViT], joint: nn.Linear, batch: SceneBatch
+) -> tuple[Tensor, Tensor]:
+    """The loss of one stitch under autocast, from the labels and the full model; with its logits (B, C)."""
+    images = normalise(batch.images)
+    with torch.autocast("cpu", torch.bfloat16):
+        full = models[spec.answers]
+        logits = Stitch(spec, models[spec.starts], joint, full)(images).logits.float()
+        with torch.no_grad():
+            target = full(images, ResolvedPlan(create("none", full), full.config.depth)).logits.float()
+        loss = F.cross_entropy(logits, batch.labels)
+        loss = loss + F.kl_div(logits.log_softmax(1), target.softmax(1), reduction="batchmean")
+    return loss, logits
+
+
 def train(steps: int, batch_size: int, lr: float, seed: int, zoo: Path) -> None:
-    """Write the maps beside the weights of the model that they belong to, and a log of the run."""
+    """Write the maps beside the weights of the full model, and a log of the run."""
     torch.manual_seed(seed)
     models = {name: hub.load(name).model.requires_grad_(False) for name in (FULL, LIGHT)}
     stream = batches(OFFSET, batch_size)
@@ -70,14 +86,7 @@ def train(steps: int, batch_size: int, lr: float, seed: int, zoo: Path) -> None:
         spec, batch = random.Random(seed * 1_000_003 + step).choice(SPECS), next(stream)
         optim.param_groups[0]["lr"] = lr * 0.5 * (1 + math.cos(math.pi * step / steps))
         optim.zero_grad(set_to_none=True)
-        images = normalise(batch.images)
-        with torch.autocast("cpu", torch.bfloat16):
-            back = models[spec.answers]
-            logits = Stitch(spec, models[spec.starts], joints[spec], back)(images).logits.float()
-            with torch.no_grad():
-                target = back(images, ResolvedPlan(create("none", back), back.config.depth)).logits.float()
-            loss = F.cross_entropy(logits, batch.labels)
-            loss = loss + F.kl_div(logits.log_softmax(1), target.softmax(1), reduction="batchmean")
+        loss, logits = stitch_loss(spec, models, joints[spec], batch)
         loss.backward()  # type: ignore[no-untyped-call]
         optim.step()
         top1 = (logits.argmax(1) == batch.labels).float().mean().item()

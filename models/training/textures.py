@@ -1,4 +1,4 @@
-"""Procedural backgrounds that look like photographs out of focus: cloud, wood, stone, grass, bokeh, brick."""
+"""Procedural backgrounds that resemble blurred photographs: cloud, wood, stone, grass, bokeh, brick."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,10 @@ Rng = np.random.Generator
 
 
 def fractal(rng: Rng, side: int, coarsest: int = 3, octaves: int = 6, gain: float = 0.55) -> np.ndarray:
-    """Sum of smooth noises at doubling frequencies, scaled to 0..1: (side, side) float32."""
+    """A sum of smooth noises at doubling frequencies, scaled to 0..1: (side, side) float32.
+
+    coarsest: cells a side of the lowest frequency; gain: the weight of each frequency over the one before.
+    """
     total = np.zeros((side, side), np.float32)
     cells, weight = coarsest, 1.0
     for _ in range(octaves):
@@ -34,14 +37,17 @@ def palette(rng: Rng, stops: int = 4) -> np.ndarray:
 
 
 def _coloured(field: np.ndarray, rng: Rng) -> np.ndarray:
+    """The colours (S, S, 3) of a field (S, S) in 0..1, from a random palette."""
     return palette(rng)[(field * 255).astype(np.uint8)]
 
 
 def cloud(rng: Rng, side: int) -> np.ndarray:
+    """Fractal noise."""
     return _coloured(fractal(rng, side, int(rng.integers(2, 6)), gain=rng.uniform(0.4, 0.7)), rng)
 
 
 def wood(rng: Rng, side: int) -> np.ndarray:
+    """Wavy rings along a random direction."""
     y, x = np.mgrid[0:side, 0:side].astype(np.float32) / side
     angle = rng.uniform(0, np.pi)
     along = x * np.cos(angle) + y * np.sin(angle)
@@ -51,6 +57,7 @@ def wood(rng: Rng, side: int) -> np.ndarray:
 
 
 def stone(rng: Rng, side: int) -> np.ndarray:
+    """Cells around random points."""
     points = rng.integers(0, side, (rng.integers(20, 120), 2))
     seeds = np.full((side, side), 255, np.uint8)
     seeds[points[:, 0], points[:, 1]] = 0
@@ -61,6 +68,7 @@ def stone(rng: Rng, side: int) -> np.ndarray:
 
 
 def grass(rng: Rng, side: int) -> np.ndarray:
+    """Random strokes over fractal noise."""
     image = cloud(rng, side)
     ramp = palette(rng)
     for _ in range(int(rng.integers(200, 600))):
@@ -72,6 +80,7 @@ def grass(rng: Rng, side: int) -> np.ndarray:
 
 
 def bokeh(rng: Rng, side: int) -> np.ndarray:
+    """Translucent discs over fractal noise."""
     image = cloud(rng, side)
     for _ in range(int(rng.integers(10, 50))):
         disc = image.copy()
@@ -82,6 +91,7 @@ def bokeh(rng: Rng, side: int) -> np.ndarray:
 
 
 def brick(rng: Rng, side: int) -> np.ndarray:
+    """Bricks with joints, in shifted rows."""
     height, width = int(rng.integers(14, 50)), int(rng.integers(30, 110))
     y, x = np.mgrid[0:side, 0:side]
     row = y // height
@@ -92,13 +102,14 @@ def brick(rng: Rng, side: int) -> np.ndarray:
     return _coloured(np.clip(field, 0, 1), rng)
 
 
+# The functions take the randomness and the side in pixels, and return (side, side, 3) in 0..255.
 TEXTURES: dict[str, Callable[[Rng, int], np.ndarray]] = {
     f.__name__: f for f in (cloud, wood, stone, grass, bokeh, brick)
 }
 
 
 def texture(rng: Rng, side: int) -> tuple[str, np.ndarray]:
-    """One background, (side, side, 3) uint8, and the name of its kind."""
+    """A random background: the name of its kind, and its pixels (side, side, 3) uint8."""
     kind = list(TEXTURES)[rng.integers(len(TEXTURES))]
     light = 0.75 + 0.5 * fractal(rng, side, 2, 1)[..., None]
     return kind, np.clip(TEXTURES[kind](rng, side) * light, 0, 255).astype(np.uint8)

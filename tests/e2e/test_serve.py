@@ -16,7 +16,7 @@ from PIL import Image
 
 from foveate.core.profile import Profile
 from foveate.models import zoo
-from foveate.models.loading.load import setting
+from foveate.models.loading.machine import current_setting
 from foveate.models.runners.describe import STANDARD_RUNGS
 from foveate.models.zoo.heldout import heldout
 from tests.e2e.serving import CLUSTERS, FOVEATE, TIMEOUT_S, ServerProcess, environment, serving
@@ -99,7 +99,7 @@ def test_ladder_is_the_measured_one_cheapest_first(served: ServerProcess) -> Non
 
 def profile_served(shipped: Profile) -> Profile:
     """The shipped profile, with latencies for a server with one thread."""
-    environment_here = setting("cpu", "fp32")
+    environment_here = current_setting("cpu", "fp32")
     return shipped.latency_on(replace(environment_here, threads=1))
 
 

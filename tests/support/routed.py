@@ -1,4 +1,4 @@
-"""A family whose router is sure of flat pictures, and right there, and torn and wrong on all others."""
+"""A family whose router is sure and right on flat images, and unsure and wrong on all others."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,36 +22,38 @@ from tests.support.measuring import CONFIG, quiet, tiny
 ROUTER = "router@64"
 SMALL = ViTConfig(image_size=64, width=8, depth=1, heads=1, classes=5)
 EVERY = 6
-"""One picture in this many is not flat."""
+"""One image in this many is not flat."""
 STITCH = StitchSpec("tiny", 2, "router", 1)
 WHITE = np.full((64, 64, 3), 255, np.uint8)
-"""What the router gives no finite answer to."""
+"""An image to which the router gives no finite answer."""
 
 
 def runner(max_batch: int = 16) -> TorchRunner:
+    """The family's runner. A hook replaces the router's logits, which depend on full's answer."""
     own, router = tiny(), tiny(seed=1, config=SMALL, name="router")
 
-    def told_by_full(_: nn.Module, given: tuple[Tensor, ResolvedPlan], out: TrunkOutput) -> TrunkOutput:
-        images = given[0]
+    def replace_logits(_: nn.Module, arguments: tuple[Tensor, ResolvedPlan], out: TrunkOutput) -> TrunkOutput:
+        images = arguments[0]
         best = own.model(images, resolve(own.model, Plan("tiny", 64))).logits.argmax(1)
         flat = images.flatten(1).std(1) < 0.8
-        sure, torn = 8.0 * F.one_hot(best, 5), 0.4 * F.one_hot((best + 1) % 5, 5)
+        sure, unsure = 8.0 * F.one_hot(best, 5), 0.4 * F.one_hot((best + 1) % 5, 5)
         white = (images > 0.999).flatten(1).all(1)
-        logits = torch.where(flat[:, None], sure, torn).masked_fill(white[:, None], torch.nan)
+        logits = torch.where(flat[:, None], sure, unsure).masked_fill(white[:, None], torch.nan)
         return replace(out, logits=logits)
 
-    router.model.register_forward_hook(told_by_full)
+    router.model.register_forward_hook(replace_logits)
     torch.manual_seed(0)
     joint = nn.Linear(SMALL.width, CONFIG.width)
     return TorchRunner(Family(own, (router,), {STITCH: joint}), max_batch=max_batch)
 
 
 def is_hard(number: int) -> bool:
+    """Whether the image with this number is not flat."""
     return number % EVERY == 0
 
 
 def picture(data: bytes) -> NDArray[np.uint8]:
-    """Flat but for a little noise, or all contrast."""
+    """The image (64, 64, 3) of a number: flat with little noise, or high contrast."""
     number = int(data)
     random = np.random.default_rng(number)
     if is_hard(number):
@@ -59,18 +61,20 @@ def picture(data: bytes) -> NDArray[np.uint8]:
     return random.integers(100, 156, (4, 4, 3), np.uint8).repeat(16, 0).repeat(16, 1)
 
 
-class Seen(DecodedDataset):
-    """An album that notes which pictures were asked for."""
+class RecordingDataset(DecodedDataset):
+    """A dataset that records the indices that were read."""
 
-    seen: list[int]
+    requested: list[int]
 
     def at(self, indices: Sequence[int]) -> list[NDArray[np.uint8]]:  # type: ignore[override]
-        self.seen += indices
+        self.requested += indices
         return super().at(indices)
 
 
-def album(count: int = 120, targets: Sequence[int] | None = None) -> Seen:
+def images(count: int = 120, targets: Sequence[int] | None = None) -> RecordingDataset:
+    """The images with the numbers 0 to `count` - 1."""
     items = tuple(str(number).encode() for number in range(count))
-    found = Seen(Dataset("flat", items, None if targets is None else tuple(targets)), picture, quiet)
-    found.seen = []
-    return found
+    dataset = Dataset("flat", items, None if targets is None else tuple(targets))
+    recording = RecordingDataset(dataset, picture, quiet)
+    recording.requested = []
+    return recording

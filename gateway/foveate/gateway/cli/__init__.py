@@ -1,1 +1,1 @@
-"""The `foveate` command line."""
+"""The `foveate` command."""

@@ -1,43 +1,47 @@
-"""Models are loaded here, and torch with them: a gateway without it still has a command line."""
+"""Load models for the command line. This imports torch late, so that a gateway without torch starts."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from foveate.core.errors import SetupError
-from foveate.core.plan import Precision
 from foveate.core.settings import Settings
 from foveate.gateway.objective import default_plan
 
+if TYPE_CHECKING:
+    from foveate.models.loading.loader import LoadOptions, UnprofiledModel
+
 
 def load(name: str, settings: Settings, served: bool = True) -> Any:
-    """A warm runner. Raises SetupError for a model that there is not, or that cannot be run here."""
+    """A runner that is ready; with `served`, every rung of its ladder is warm.
+
+    Raises SetupError for a model that does not exist or cannot run here, and if torch is not installed.
+    """
     with torch_needed():
-        load_runner = loading(name).load
-    runner = load_runner(
-        name, wanted(settings), settings.device, settings.threads, settings.max_batch, served
-    )
+        from foveate.models.loading.registry import loader_for
+    runner = loader_for(name).load(name, load_options(settings), warm_ladder=served)
     runner.check(default_plan(runner.card, settings) or runner.card.full)
     return runner
 
 
-def loading(name: str) -> Any:
-    """The module that loads models of this name."""
-    from foveate.models.huggingface import is_transformers_name
-    from foveate.models.loading import clip_loading, load, transformers_models
+def load_unprofiled(name: str, settings: Settings, siblings: Sequence[str]) -> "UnprofiledModel[Any]":
+    """A model and its siblings, to measure a profile. Raises SetupError as `load` does."""
+    with torch_needed():
+        from foveate.models.loading.registry import loader_for
+    return loader_for(name).load_unprofiled(name, load_options(settings), siblings)
 
-    return (
-        transformers_models
-        if is_transformers_name(name)
-        else clip_loading
-        if clip_loading.named(name)
-        else load
-    )
+
+def load_options(settings: Settings) -> "LoadOptions":
+    """The `LoadOptions` of these settings. Precision "auto" becomes None: it is measured."""
+    from foveate.models.loading.loader import LoadOptions
+
+    precision = None if settings.precision == "auto" else settings.precision
+    return LoadOptions(precision, settings.device, settings.threads, settings.max_batch)
 
 
 @contextmanager
 def torch_needed() -> Iterator[None]:
-    """Says what to install where torch is not."""
+    """Turns a missing torch or safetensors into a SetupError that names the package to install."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -48,15 +52,10 @@ def torch_needed() -> Iterator[None]:
 
 @contextmanager
 def ray_needed() -> Iterator[None]:
-    """The same of Ray."""
+    """Turns a missing Ray into a SetupError that names the package to install."""
     try:
         yield
     except ModuleNotFoundError as error:
         if error.name != "ray":
             raise
         raise SetupError("ray is not installed: pip install 'foveate[ray]'") from None
-
-
-def wanted(settings: Settings) -> Precision | None:
-    """The precision that was asked for; None where it is to be measured."""
-    return None if settings.precision == "auto" else settings.precision

@@ -1,4 +1,4 @@
-"""One picture through one model, for the command line: the answer, its cost, what was looked at."""
+"""`foveate predict`: classify one image, and show the compute spent and the patches that were kept."""
 
 import time
 from collections import Counter
@@ -26,38 +26,46 @@ from foveate.models.profiling import explain_picture
 
 
 class ExplainingRunner(Runner, HasExplanations, Protocol):
-    """A runner that can also tell what it looked at."""
+    """A runner that can also explain which patches it kept."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What one picture gave."""
+class ExplainedPrediction:
+    """The answer for one image."""
 
     fields: dict[str, Any]
     """Classes and costs, ready for JSON."""
     pixels: NDArray[np.uint8]
-    """(S, S, 3): what the model saw."""
+    """(S, S, 3) uint8 RGB: the input of the model."""
     explanation: Explanation
 
 
-def predict(runner: ExplainingRunner, data: bytes, plan: Plan, top_k: int, max_pixels: int) -> Answer:
-    """Run an encoded picture. Raises FoveateError with one sentence."""
+def predict(
+    runner: ExplainingRunner, data: bytes, plan: Plan, top_k: int, max_pixels: int
+) -> ExplainedPrediction:
+    """Classify an encoded image under a plan, and time it without set-up.
+
+    Raises FoveateError for an image that cannot be decoded, a plan that cannot run, or a model that does
+    not classify images.
+    """
     card = runner.card
     if not card.labels or card.input is None:
-        raise SetupError(f"{card.name} has no classifier; it only makes features")
+        raise SetupError(f"{card.name} has no classifier: it only computes features")
     if not isinstance(runner, HasExplanations):
-        raise SetupError(f"{card.name} names no pictures: serve it, and send them to /{card.task}")
+        raise SetupError(
+            f"{card.name} does not classify images: run `foveate serve` and send requests to /{card.task}"
+        )
     runner.check(plan)
     pixels = decode_image(data, card.input, plan.image_size, max_pixels)
     batch = runner.stack([pixels], plan)
-    runner.run(batch, plan)  # the first run under a plan pays for set-up; the timed one should not
+    runner.run(batch, plan)  # the first run under a plan includes set-up
     started = time.perf_counter()
     (result,) = runner.run(batch, plan)
     compute_s = time.perf_counter() - started
     if isinstance(result, Exception):
         raise result
     (explanation,) = runner.explain([pixels], plan)
-    return Answer(_fields(card, plan, result, top_k, compute_s), pixels, explanation)
+    return ExplainedPrediction(_fields(card, plan, result, top_k, compute_s), pixels, explanation)
 
 
 def _fields(card: ModelCard, plan: Plan, result: Result, top_k: int, compute_s: float) -> dict[str, Any]:
@@ -76,9 +84,9 @@ def _fields(card: ModelCard, plan: Plan, result: Result, top_k: int, compute_s: 
     }
 
 
-def show(console: Console, answer: Answer) -> None:
-    """A table of classes, lines of costs, and the picture in coarse with what became of its patches."""
-    fields, explanation = answer.fields, answer.explanation
+def show(console: Console, prediction: ExplainedPrediction) -> None:
+    """Print a table of classes, the costs, and a mosaic of the patches."""
+    fields, explanation = prediction.fields, prediction.explanation
     table = Table("class", "probability", box=None)
     for row in fields["predictions"]:
         table.add_row(row["label"], f"{row['score']:.1%}")
@@ -90,23 +98,23 @@ def show(console: Console, answer: Answer) -> None:
         f"cost    {fields['gflops']:.2f} GFLOPs, {share:.0%} of full; {fields['compute_ms']:.1f} ms"
     )
     console.print(f"tokens  {fields['tokens']} of {fields['tokens_full']} at the end")
-    console.print(_mosaic(answer.pixels, explanation))
-    sums = Counter(explanation.patch_states)
+    console.print(_mosaic(prediction.pixels, explanation))
+    counts = Counter(explanation.patch_states)
     console.print(
-        f"patches at the end: {sums['kept']} kept, {sums['merged']} merged, {sums['dropped']} dropped"
+        f"patches at the end: {counts['kept']} kept, {counts['merged']} merged, {counts['dropped']} dropped"
     )
 
 
 def _mosaic(pixels: NDArray[np.uint8], explanation: Explanation) -> Text:
-    """Two characters a patch, in its mean colour: whole where it was kept to the end, shaded where it
-    was merged, dots where it was dropped."""
+    """Two characters for each patch, in its mean colour: full blocks if it was kept to the end, shaded
+    blocks if it was merged, dots if it was dropped."""
     rows, columns = explanation.grid
-    # Under a content plan the rung's patches need not divide the picture as it came.
+    # A content plan may choose a rung whose patches do not divide the input evenly.
     means = Image.fromarray(pixels).resize((columns, rows), Image.Resampling.BOX)
     colours = np.asarray(means).reshape(-1, 3).tolist()
     text = Text()
     for index, ((red, green, blue), fate) in enumerate(zip(colours, explanation.patch_states, strict=True)):
-        # Blocks, not coloured spaces: they are still there where the terminal has no colours.
+        # Block characters, not coloured spaces: they are visible without colours too.
         style = "dim" if fate == "dropped" else f"rgb({red},{green},{blue})"
         text.append({"kept": "██", "merged": "░░", "dropped": "··"}[fate], style)
         if index % columns == columns - 1:
@@ -115,14 +123,14 @@ def _mosaic(pixels: NDArray[np.uint8], explanation: Explanation) -> Text:
     return text
 
 
-def draw(answer: Answer, path: Path) -> None:
-    """Write the explanation as a PNG. Raises SetupError where that cannot be."""
-    fields = answer.fields
+def draw(prediction: ExplainedPrediction, path: Path) -> None:
+    """Write the explanation as a PNG. Raises SetupError if the file cannot be written."""
+    fields = prediction.fields
     best = fields["predictions"][0]
-    verdict = f"{best['score']:.0%} {best['label']}"
-    encoded = BytesIO()
+    top1 = f"{best['score']:.0%} {best['label']}"
     plan = f"{fields['chosen']}, by its content" if fields["chosen"] else fields["plan"]
-    explain_picture.draw(answer.pixels, answer.explanation, plan, verdict).save(encoded, "png")
+    encoded = BytesIO()
+    explain_picture.draw(prediction.pixels, prediction.explanation, plan, top1).save(encoded, "png")
     try:
         path.write_bytes(encoded.getvalue())
     except OSError as error:

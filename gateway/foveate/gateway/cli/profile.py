@@ -1,4 +1,4 @@
-"""Measure a model's plans from the command line: progress while it runs, the ladder and its picture after."""
+"""`foveate profile`: measure the plans of a model with a progress bar, and show the ladder."""
 
 import time
 from collections.abc import Iterator
@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -20,75 +21,77 @@ from foveate.gateway.media.video import decode_clip
 from foveate.gateway.media.video_demuxer import ClipLimits
 from foveate.gateway.routes.video_input import center_crop
 from foveate.models.huggingface import PretrainedRunner
-from foveate.models.loading.clip_loading import Unprofiled as UnprofiledClips
-from foveate.models.loading.clip_loading import Watches
-from foveate.models.loading.load import Unprofiled, profile_path
-from foveate.models.loading.transformers_models import Unprofiled as UnprofiledPretrained
+from foveate.models.loading.loader import UnprofiledModel
+from foveate.models.loading.profile_store import profile_path
 from foveate.models.profiling import dataset, ladder_plot
-from foveate.models.profiling.candidates import candidates, of_clips, parse
-from foveate.models.profiling.dataset import Dataset, Decode, DecodedDataset
-from foveate.models.profiling.profile import Job, Watch, measure, partial_of
-from foveate.models.profiling.searching import even_schedules, shares_of
-from foveate.models.runners.base import Pixels
+from foveate.models.profiling.candidates import candidates, parse_plans, video_candidates
+from foveate.models.profiling.dataset import Dataset, DecodedDataset, DecodeMedia
+from foveate.models.profiling.profile import ReportStage, measure
+from foveate.models.profiling.profile_state import ProfilingJob, partial_path
+from foveate.models.profiling.searching import parse_shares, set_uniform_schedules
+from foveate.models.runners.base import ModelRunner, Pixels
 from foveate.models.runners.image import TorchRunner
 from foveate.models.zoo.heldout import heldout, heldout_clips
 
-Loaded = Unprofiled | UnprofiledPretrained | UnprofiledClips
 BATCH_SIZES = (1, 4, 8)
-REDRAWN_S = 0.2
-"""How often the bars are drawn at most."""
+REFRESH_INTERVAL_S = 0.2
+"""Shortest time between two refreshes of the progress bars."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProfileOptions:
-    """What the command line asks for."""
+    """The options of the command."""
 
     model: str
     data: Path | None = None
-    """A folder of class folders or of pictures; None: the shipped scenes."""
+    """A folder of class folders or of images; None: the shipped scenes."""
     plans: str | None = None
-    """Plans with commas between them; None: those worth trying."""
+    """Plans separated by commas; None: the candidates for this model."""
     batch_sizes: str | None = None
-    """Numbers with commas between them; None: 1, 4, 8 and the largest that the server makes."""
+    """Numbers separated by commas; None: 1, 4, 8 and the largest batch of the runner."""
     rounds: int = 7
     limit: int = 0
-    """Pictures at most; 0: all."""
+    """Most images; 0: all."""
     seed: int = 0
     diffrate: str | None = None
-    """Shares of full's GFLOPs, with commas between them, to search DiffRate schedules for."""
+    """Shares of full's GFLOPs, separated by commas, to search DiffRate schedules for."""
     out: Path | None = None
 
     @property
     def target(self) -> Path:
+        """The file to write."""
         return self.out or profile_path(self.model)
 
 
-def profile(asked: ProfileOptions, loaded: Loaded, max_pixels: int, complaints: Console) -> Profile:
-    """Measure as asked, progress going to `complaints`.
+def profile(
+    options: ProfileOptions, model: UnprofiledModel[Any], max_pixels: int, progress_console: Console
+) -> Profile:
+    """Measure a model, with the progress on a console.
 
-    Raises SetupError and BadPlan with one sentence; KeyboardInterrupt leaves what is known on the disk.
+    Raises SetupError or BadPlan for options that do not fit the model. After a KeyboardInterrupt, the
+    results so far are on disk.
     """
-    runner = loaded.runner
+    runner: ModelRunner = model.runner
     card = runner.card
     if not card.labels or card.input is None:
         raise SetupError(f"{card.name} has no classifier, so there is no quality to measure")
-    sizes, shares = _batch_sizes(asked, runner.max_batch), shares_of(asked.diffrate)
+    sizes, shares = _batch_sizes(options, runner.max_batch), parse_shares(options.diffrate)
     if isinstance(runner, TorchRunner):
-        even_schedules(runner, shares)
+        set_uniform_schedules(runner, shares)
     elif shares:
-        raise SetupError(f"{card.name} goes by no schedules of tokens")
-    job = Job(_plans(asked, runner), sizes, asked.rounds, asked.seed, shares)
-    sampled = _pictures(asked, card).sample(asked.limit, asked.seed)
+        raise SetupError(f"{card.name} has no token schedules: leave out --diffrate")
+    job = ProfilingJob(_plans(options, runner), sizes, options.rounds, options.seed, shares)
+    sample = _dataset(options, card).sample(options.limit, options.seed)
     decode = decoder(card, max_pixels)
-    with _progress(complaints) as watch:
-        album = DecodedDataset(sampled, decode, partial(watch, "reading", "reading pictures"))
-        if album.left_out:
-            complaints.print(f"{album.left_out} file(s) cannot be read as pictures and are left out")
-        return measure(loaded, album, job, asked.target, watch)
+    with _progress(progress_console) as report:
+        images = DecodedDataset(sample, decode, partial(report, "reading", "reading images"))
+        if images.unreadable:
+            progress_console.print(f"{images.unreadable} file(s) cannot be read as images and are left out")
+        return measure(model, images, job, options.target, report)
 
 
-def decoder(card: ModelCard, max_pixels: int) -> Decode:
-    """As the server decodes what this model is fed. What names pixels sees all of a picture at once."""
+def decoder(card: ModelCard, max_pixels: int) -> DecodeMedia:
+    """Decodes media as the server does for this model. A dense model gets the whole image, squashed."""
     spec, side = card.input or InputSpec(), card.full.image_size
     if card.task == "segment":
         spec = replace(spec, crop_mode="squash", crop_pct=1.0)
@@ -97,41 +100,44 @@ def decoder(card: ModelCard, max_pixels: int) -> Decode:
 
     def decode(data: bytes) -> Pixels:
         limits = ClipLimits()
-        clip = decode_clip(data, card.frames, side, center_crop(spec, side), spec.interpolation, limits)
-        pixels: Pixels = clip.pixels[0]
+        video = decode_clip(data, card.frames, side, center_crop(spec, side), spec.interpolation, limits)
+        pixels: Pixels = video.pixels[0]
         return pixels
 
     return decode
 
 
-def how_to_go_on(asked: ProfileOptions) -> str:
-    """What to tell whoever interrupted."""
-    kept = partial_of(asked.target)
-    known = f"what is known lies in {kept}, and the same command goes on from there"
-    return f"interrupted; {known if kept.exists() else 'nothing was measured yet'}"
+def resume_hint(options: ProfileOptions) -> str:
+    """What to print after an interruption: where the results are, and how to resume."""
+    unfinished = partial_path(options.target)
+    if not unfinished.exists():
+        return "interrupted; nothing was measured yet"
+    return f"interrupted; the results so far are in {unfinished}, and the same command goes on from there"
 
 
-def show(console: Console, found: Profile, target: Path) -> None:
-    """The ladder as a table, and where it was written and drawn."""
-    console.print(_table(found))
-    largest = max(found.full.latency_s)
+def show(console: Console, profile: Profile, target: Path) -> None:
+    """Print the ladder as a table, plot it, and print which files were written."""
+    console.print(_table(profile))
+    largest = max(profile.full.latency_s)
     console.print(
-        f"ms/{largest}: milliseconds a batch of {largest}, by which the speed-up goes", highlight=False
+        f"ms/{largest}: milliseconds of a batch of {largest}, from which the speed-up is computed",
+        highlight=False,
     )
-    untimed = sum(not m.latency_s for m in found.measurements)
+    untimed = sum(not m.latency_s for m in profile.measurements)
     if untimed:
         console.print(
-            f"{untimed} plan(s) were not timed: others keep as much for over {GFLOPS_MARGIN:.0%} less GFLOPs",
+            f"{untimed} plan(s) were not timed: others are as good for over {GFLOPS_MARGIN:.0%} less GFLOPs",
             highlight=False,
         )
-    written = [str(target), *_draw(console, found, target)]
+    written = [str(target), *_plot(console, profile, target)]
     console.print(f"written: {', '.join(written)}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _draw(console: Console, found: Profile, target: Path) -> list[str]:
+def _plot(console: Console, profile: Profile, target: Path) -> list[str]:
+    """The plots that were written; none, and a hint, if Matplotlib is not installed."""
     stem = target.with_name(target.name.removesuffix(".json").removesuffix(".profile") + ".profile")
     try:
-        return [str(path) for path in ladder_plot.draw(found, stem)]
+        return [str(path) for path in ladder_plot.draw(profile, stem)]
     except ModuleNotFoundError as error:
         if error.name != "matplotlib":
             raise
@@ -139,51 +145,52 @@ def _draw(console: Console, found: Profile, target: Path) -> list[str]:
         return []
 
 
-def _table(found: Profile) -> Table:
-    sizes = sorted(found.full.latency_s)
+def _table(profile: Profile) -> Table:
+    sizes = sorted(profile.full.latency_s)
     table = Table(Column("plan", no_wrap=True), box=None, pad_edge=False)
     for name in ("quality", "top-1", "GFLOPs", *(f"ms/{size}" for size in sizes), "speed-up"):
         table.add_column(name, justify="right")
-    for m in found.ladder:
+    for m in profile.ladder:
         table.add_row(
             m.plan,
             f"{m.quality:.3f}",
             "" if m.accuracy is None else f"{m.accuracy:.1%}",
             f"{m.gflops:.3f}",
             *(f"{1e3 * m.latency_s[size]:.2f}" for size in sizes),
-            f"{(found.full.seconds or 0) / (m.seconds or 1):.2f}x",
+            f"{(profile.full.seconds or 0) / (m.seconds or 1):.2f}x",
         )
     return table
 
 
-def _pictures(asked: ProfileOptions, card: ModelCard) -> Dataset:
-    if asked.data is not None and card.task == "segment":
-        return dataset.outlined(asked.data)
-    if asked.data is not None:
-        return dataset.folder(asked.data, card.labels)
+def _dataset(options: ProfileOptions, card: ModelCard) -> Dataset:
+    """The user's folder, else the shipped media. Raises SetupError if those show other classes."""
+    if options.data is not None and card.task == "segment":
+        return dataset.mask_folders(options.data)
+    if options.data is not None:
+        return dataset.class_folders(options.data, card.labels)
     if card.frames:
-        clips = heldout_clips()
-        if card.labels != (clips.motions if card.task == "classify" else clips.labels):
+        videos = heldout_clips()
+        if card.labels != (videos.motions if card.task == "classify" else videos.labels):
             raise SetupError(
-                f"the clips that are shipped do not show the classes of {card.name}: pass --data DIR"
+                f"the shipped clips do not show the classes of {card.name}: pass --data DIR with clips"
             )
-        return dataset.clips(clips)
-    shipped = heldout()
-    if shipped.labels != card.labels:
+        return dataset.shipped_videos(videos)
+    scenes = heldout()
+    if scenes.labels != card.labels:
         raise SetupError(
-            f"the pictures that are shipped do not show the classes of {card.name}: pass --data DIR, "
-            "a folder with a folder of pictures for each class, or with pictures alone"
+            f"the shipped images do not show the classes of {card.name}: pass --data DIR, "
+            "a folder with a folder of images for each class, or with images alone"
         )
-    return dataset.scenes(shipped)
+    return dataset.shipped_scenes(scenes)
 
 
-def _plans(asked: ProfileOptions, runner: TorchRunner | PretrainedRunner | Watches) -> tuple[Plan, ...]:
-    if asked.plans is not None:
-        return parse(asked.plans, runner.full, runner.check)
+def _plans(options: ProfileOptions, runner: ModelRunner) -> tuple[Plan, ...]:
+    if options.plans is not None:
+        return parse_plans(options.plans, runner.full, runner.check)
     if isinstance(runner, PretrainedRunner):
         return runner.candidates()
     if not isinstance(runner, TorchRunner):
-        return of_clips(runner.full, runner.card.frames, runner.card.task, runner.check)
+        return video_candidates(runner.full, runner.card.frames, runner.card.task, runner.check)
     siblings = [
         Plan(name, model.config.image_size, runner.full.precision)
         for name, model in runner.models.items()
@@ -192,30 +199,33 @@ def _plans(asked: ProfileOptions, runner: TorchRunner | PretrainedRunner | Watch
     return candidates(runner.models[runner.full.variant], runner.full, runner.check, siblings)
 
 
-def _batch_sizes(asked: ProfileOptions, largest: int) -> tuple[int, ...]:
-    if asked.batch_sizes is None:
-        return tuple(sorted({size for size in BATCH_SIZES if size < largest} | {largest}))
-    sizes = {int(part) for part in asked.batch_sizes.split(",") if part.strip().isdecimal()}
-    if len(sizes) != len(asked.batch_sizes.split(",")) or 0 in sizes:
-        raise SetupError(f"batch sizes are different numbers from 1, as in 1,4,8; not {asked.batch_sizes}")
+def _batch_sizes(options: ProfileOptions, max_batch: int) -> tuple[int, ...]:
+    if options.batch_sizes is None:
+        return tuple(sorted({size for size in BATCH_SIZES if size < max_batch} | {max_batch}))
+    sizes = {int(part) for part in options.batch_sizes.split(",") if part.strip().isdecimal()}
+    if len(sizes) != len(options.batch_sizes.split(",")) or 0 in sizes:
+        raise SetupError(f"batch sizes are different numbers from 1, as in 1,4,8; not {options.batch_sizes}")
     return tuple(sorted(sizes))
 
 
 @contextmanager
-def _progress(complaints: Console) -> Iterator[Watch]:
-    """A bar for each stage, as they begin. It is drawn between two steps, for a thread of its own would
-    take the processor from what is being timed."""
+def _progress(console: Console) -> Iterator[ReportStage]:
+    """A progress bar for each stage.
+
+    The bars are refreshed between two steps. A refresh thread would take CPU time from the plan that is
+    being timed.
+    """
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=complaints, auto_refresh=False) as progress:
-        bars, drawn = {}, 0.0
+    with Progress(*columns, console=console, auto_refresh=False) as progress:
+        bars, refreshed = {}, 0.0
 
-        def watch(stage: str, what: str, done: int, total: int) -> None:
-            nonlocal drawn
+        def report(stage: str, step: str, done: int, total: int) -> None:
+            nonlocal refreshed
             if stage not in bars:
-                bars[stage] = progress.add_task(what, total=total)
-            progress.update(bars[stage], description=what, completed=done, total=total)
-            if time.monotonic() - drawn > REDRAWN_S:
+                bars[stage] = progress.add_task(step, total=total)
+            progress.update(bars[stage], description=step, completed=done, total=total)
+            if time.monotonic() - refreshed > REFRESH_INTERVAL_S:
                 progress.refresh()
-                drawn = time.monotonic()
+                refreshed = time.monotonic()
 
-        yield watch
+        yield report

@@ -1,1 +1,1 @@
-"""From a model name to a warm runner."""
+"""Load a model by name, choose its precision, attach its profile, and warm it up."""

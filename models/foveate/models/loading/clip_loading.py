@@ -1,86 +1,65 @@
-"""From the name of a model of clips to a warm runner, as `foveate.models.loading.load` does for others."""
+"""Load video models: classifiers of video clips, and dense models that segment videos."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 
 from foveate.core.errors import SetupError
-from foveate.core.plan import Precision
 from foveate.core.profile import Profile
 from foveate.models import zoo
-from foveate.models.loading.load import LOCAL, check_rungs, digest, fetch, known, setting
-from foveate.models.loading.warmup import BESIDE_S, wake, warm
+from foveate.models.loading.load import fetch_checkpoint
+from foveate.models.loading.loader import (
+    DEFAULT_OPTIONS,
+    FetchedModel,
+    LoadOptions,
+    UnprofiledModel,
+    start,
+)
+from foveate.models.loading.profile_store import WEIGHTS_SUFFIX, find_profile, weights_digest
+from foveate.models.loading.warmup import COMPANION_WARMUP_LIMIT_S, run_once
 from foveate.models.runners.video_classifier import ClipRunner
 from foveate.models.runners.video_segmenter import ClipSegmenter
 from foveate.models.weights import hub
 from foveate.models.weights.checkpoint import Checkpoint, card_of
 
-Watches = ClipRunner | ClipSegmenter
+VideoRunner = ClipRunner | ClipSegmenter
 
 
-def named(name: str) -> bool:
-    """Whether a model of this name takes clips."""
-    if name in zoo.names():
-        return zoo.card(name).clip is not None
-    if name.endswith(LOCAL):
-        card = card_of(Path(name))
-        return card is not None and card.clip is not None
-    shipped = name.removesuffix(hub.CLIPS)
-    return name.endswith(hub.CLIPS) and shipped in zoo.names() and zoo.card(shipped).dense is not None
+class VideoModelLoader:
+    """Loads the models whose input is a video."""
+
+    def accepts(self, name: str) -> bool:
+        """Whether the model is a video classifier, or a shipped dense model with `-clip` in its name."""
+        if name in zoo.names():
+            return zoo.card(name).clip is not None
+        if name.endswith(WEIGHTS_SUFFIX):
+            card = card_of(Path(name))
+            return card is not None and card.clip is not None
+        shipped = name.removesuffix(hub.CLIPS)
+        return name.endswith(hub.CLIPS) and shipped in zoo.names() and zoo.card(shipped).dense is not None
+
+    def load(
+        self, name: str, options: LoadOptions = DEFAULT_OPTIONS, *, warm_ladder: bool = True
+    ) -> VideoRunner:
+        """Load a model with its profile."""
+        fetched = fetch_checkpoint(name, options)
+        profile = find_profile(name, fetched.model, fetched.setting)
+        runner = _runner(fetched, options.max_batch, profile)
+        start(name, runner, warm_ladder, COMPANION_WARMUP_LIMIT_S)
+        return runner
+
+    def load_unprofiled(
+        self, name: str, options: LoadOptions = DEFAULT_OPTIONS, siblings: Sequence[str] = ()
+    ) -> UnprofiledModel[VideoRunner]:
+        """Load a model without a profile. Raises SetupError for siblings: a video model has none."""
+        if siblings:
+            raise SetupError(f"{name} takes clips, and no other model answers in its name: leave out --with")
+        fetched = fetch_checkpoint(name, options)
+        weights = weights_digest(fetched.model)  # before the runner changes the precision of the weights
+        runner = _runner(fetched, options.max_batch, None)
+        run_once(runner)
+        return UnprofiledModel(runner, weights)
 
 
-def load(
-    name: str,
-    wanted: Precision | None = None,
-    device: str = "auto",
-    threads: int = 0,
-    max_batch: int = 0,
-    served: bool = True,
-) -> Watches:
-    """A runner that has run once, and if it is to be served, has run its whole ladder.
-
-    `wanted` None: the fastest precision that keeps the answers.
-    """
-    checkpoint, chosen, device = fetch(name, wanted, device, threads)
-    profile, _ = known(name, checkpoint, setting(device, chosen)) or (None, None)
-    runner = _runner(checkpoint, chosen, device, max_batch, profile)
-    check_rungs(name, runner)
-    if served:
-        warm(runner, patience_s=BESIDE_S)
-    else:
-        wake(runner)
-    return runner
-
-
-@dataclass(frozen=True, slots=True)
-class Unprofiled:
-    """A runner to measure, and the digest of what it runs."""
-
-    runner: Watches
-    weights: str
-    siblings: Mapping[str, str] = field(default_factory=dict)
-
-
-def load_unprofiled(
-    name: str,
-    wanted: Precision | None = None,
-    device: str = "auto",
-    threads: int = 0,
-    max_batch: int = 0,
-    siblings: Sequence[str] = (),
-) -> Unprofiled:
-    """The model without any profile. Raises SetupError for siblings, of which it can have none."""
-    if siblings:
-        raise SetupError(f"{name} takes clips, and no other model answers in its name")
-    checkpoint, chosen, device = fetch(name, wanted, device, threads)
-    weights = digest(checkpoint)  # taken now, for the runner changes their precision
-    runner = _runner(checkpoint, chosen, device, max_batch, None)
-    wake(runner)
-    return Unprofiled(runner, weights)
-
-
-def _runner(
-    checkpoint: Checkpoint, chosen: Precision, device: str, max_batch: int, profile: Profile | None
-) -> Watches:
-    kind = ClipSegmenter if checkpoint.clip is None else ClipRunner
-    return kind(checkpoint, chosen, device, max_batch, profile)
+def _runner(fetched: FetchedModel[Checkpoint], max_batch: int, profile: Profile | None) -> VideoRunner:
+    kind = ClipSegmenter if fetched.model.clip is None else ClipRunner
+    return kind(fetched.model, fetched.precision, fetched.device, max_batch, profile)

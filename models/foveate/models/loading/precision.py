@@ -1,4 +1,4 @@
-"""Choose the precision by measuring: the fastest one that keeps the answers."""
+"""Choose the fastest precision that keeps the answers, by measurement."""
 
 import copy
 import hashlib
@@ -26,54 +26,56 @@ from foveate.models.zoo.heldout import HeldOut, heldout
 log = logging.getLogger(__name__)
 
 AGREEMENT = 0.995
-"""Share of the held-out pictures on which a lower precision must name the same class as float32."""
+"""Share of the held-out images for which a lower precision must give the same class as float32."""
 GAIN = 1.15
-"""A lower precision must be this much faster than float32 to be worth its rounding."""
-PATIENCE_S = 180.0
-"""Longest check at start-up; past it the answer is float32, and a sentence how to decide oneself."""
+"""A lower precision must be this many times faster than float32."""
+CHECK_LIMIT_S = 180.0
+"""Longest check at start-up. If it would take longer, the model stays in float32 and the log says how to
+choose a precision by hand."""
 CHUNK = 16
-Model = TypeVar("Model", Checkpoint, Pretrained)
-Compared = TorchRunner | PretrainedRunner
+"""Images that are run at a time."""
+ModelT = TypeVar("ModelT", Checkpoint, Pretrained)
+ComparedRunner = TorchRunner | PretrainedRunner
 
 
 def choose(checkpoint: Checkpoint | Pretrained, device: str) -> Precision:
-    """The precision for this model on this machine; measured once and remembered on disk."""
-    memory = _memory(checkpoint, device)
-    remembered = _recall(memory)
-    if remembered is not None:
-        return remembered
+    """The precision for this model on this machine, measured once and cached on disk."""
+    cache_file = _cache_file(checkpoint, device)
+    cached = _read_cached(cache_file)
+    if cached is not None:
+        return cached
     chosen = measure(checkpoint, device)
     try:
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        # Written beside and renamed: two servers that start together never read half a file.
-        beside = memory.with_suffix(f".{os.getpid()}")
-        beside.write_text(chosen)
-        beside.replace(memory)
+        cache_file.parent.mkdir(parents=True, exist_ok=True)
+        # A rename is atomic: two servers that start together never read half a file.
+        temporary = cache_file.with_suffix(f".{os.getpid()}")
+        temporary.write_text(chosen)
+        temporary.replace(cache_file)
     except OSError:
-        log.info("the measured precision could not be kept in %s", memory.parent)
+        log.info("the measured precision could not be written to %s", cache_file.parent)
     return chosen
 
 
-def _recall(memory: Path) -> Precision | None:
-    """What was measured before; None where nothing was, or the file holds something else."""
+def _read_cached(cache_file: Path) -> Precision | None:
+    """The cached precision; None if there is no file, or if it names no precision."""
     try:
-        text = memory.read_text()
+        text = cache_file.read_text()
     except (OSError, UnicodeDecodeError):
         return None
     return next((precision for precision in PRECISIONS if precision == text), None)
 
 
 def measure(checkpoint: Checkpoint | Pretrained, device: str) -> Precision:
-    """Compare the half precision the device computes in with float32: speed first, answers then."""
+    """Compare the device's half precision with float32: first the speed, then the answers."""
     lower: Precision = "fp16" if device == "cuda" and not torch.cuda.is_bf16_supported() else "bf16"
-    reference = _made(checkpoint, "fp32", device)
-    candidate = _made(checkpoint, lower, device)
-    slow, fast = seconds_a_batch(reference), seconds_a_batch(candidate)
+    reference = _runner_of_copy(checkpoint, "fp32", device)
+    candidate = _runner_of_copy(checkpoint, lower, device)
+    slow, fast = seconds_per_batch(reference), seconds_per_batch(candidate)
     if slow < GAIN * fast:
         log.info("%s: %s is no faster than fp32 here (%.2fx)", checkpoint.name, lower, slow / fast)
         return "fp32"
     scenes = heldout()
-    if (slow + fast) * len(scenes) / _chunk(reference) > PATIENCE_S:
+    if (slow + fast) * len(scenes) / _chunk(reference) > CHECK_LIMIT_S:
         log.warning(
             "%s stays in fp32: checking that %s (%.1fx faster here) keeps its answers would take too "
             "long; pass --precision %s to use it",
@@ -91,25 +93,25 @@ def measure(checkpoint: Checkpoint | Pretrained, device: str) -> Precision:
     return lower if share >= AGREEMENT else "fp32"
 
 
-def copy_of(checkpoint: Model) -> Model:
+def copy_of(checkpoint: ModelT) -> ModelT:
     """A checkpoint whose weights a runner may convert."""
     return replace(checkpoint, model=copy.deepcopy(checkpoint.model))
 
 
-def _made(checkpoint: Checkpoint | Pretrained, precision: Precision, device: str) -> Compared:
-    """A runner of a copy."""
+def _runner_of_copy(checkpoint: Checkpoint | Pretrained, precision: Precision, device: str) -> ComparedRunner:
+    """A runner of a copy, so that the checkpoint keeps its float32 weights."""
     if isinstance(checkpoint, Pretrained):
         return huggingface.runner(copy_of(checkpoint), precision, device)
     return TorchRunner(copy_of(checkpoint), precision, device)
 
 
-def _chunk(runner: Compared) -> int:
-    """How many are run at a time: of clips, each of which is a batch of frames, one."""
+def _chunk(runner: ComparedRunner) -> int:
+    """Inputs that are run at a time: one video, because its frames are a batch, or CHUNK images."""
     return 1 if runner.frames else min(CHUNK, runner.max_batch)
 
 
-def seconds_a_batch(runner: Compared, repeats: int = 3) -> float:
-    """Median seconds of a forward of a chunk of blank pictures, after one to warm up."""
+def seconds_per_batch(runner: ComparedRunner, repeats: int = 3) -> float:
+    """Median seconds of a forward over a chunk of blank inputs, after one warm-up run."""
     batch = runner.blank_batch(_chunk(runner))
     times = []
     for _ in range(repeats + 1):
@@ -119,29 +121,31 @@ def seconds_a_batch(runner: Compared, repeats: int = 3) -> float:
     return statistics.median(times[1:])
 
 
-def agreement(reference: Compared, candidate: Compared, scenes: HeldOut) -> float:
-    """Share of the scenes on which both name the same class."""
-    named, renamed = top1(reference, scenes), top1(candidate, scenes)
-    return float(((named == renamed) & (named >= 0)).mean())
+def agreement(reference: ComparedRunner, candidate: ComparedRunner, scenes: HeldOut) -> float:
+    """Share of the scenes, 0 to 1, to which both runners give the same class."""
+    expected, actual = top1(reference, scenes), top1(candidate, scenes)
+    return float(((expected == actual) & (expected >= 0)).mean())
 
 
-def top1(runner: Compared, scenes: HeldOut, plan_text: str = "full") -> NDArray[np.int64]:
-    """Class index the model names for each scene under a plan, in clips that stand still where it takes
-    clips: (N,) int64, -1 where it failed."""
+def top1(runner: ComparedRunner, scenes: HeldOut, plan_text: str = "full") -> NDArray[np.int64]:
+    """The top-1 class of each scene under a plan: (N,) int64, -1 for an answer that failed.
+
+    A video model gets a video of equal frames for each scene.
+    """
     plan, chunk = runner.card.plan(plan_text), _chunk(runner)
     pixels = list(scenes.pixels(plan.image_size))
-    named: list[int] = []
+    classes: list[int] = []
     for first in range(0, len(pixels), chunk):
         media = pixels[first : first + chunk]
         if runner.frames:
-            media = [np.stack([picture] * runner.frames) for picture in media]
+            media = [np.stack([image] * runner.frames) for image in media]
         results = runner.run(runner.stack(media, plan), plan)
-        named += [-1 if isinstance(r, Exception) else int(r.scores.argmax()) for r in results]
-    return np.array(named, np.int64)
+        classes += [-1 if isinstance(r, Exception) else int(r.scores.argmax()) for r in results]
+    return np.array(classes, np.int64)
 
 
-def _processor() -> str:
-    """What fixes how fast a processor computes in which precision: its name and its instructions."""
+def _cpu_features() -> str:
+    """What decides a CPU's speed in each precision: its name and its instruction sets."""
     info = Path("/proc/cpuinfo")
     if not info.exists():
         return f"{platform.processor()} {torch.backends.cpu.get_cpu_capability()}"
@@ -149,12 +153,12 @@ def _processor() -> str:
     return " ".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
 
 
-def _memory(checkpoint: Checkpoint | Pretrained, device: str) -> Path:
-    """Where the choice is kept: one small file for each (weights, machine, torch) there was."""
+def _cache_file(checkpoint: Checkpoint | Pretrained, device: str) -> Path:
+    """Where the choice is cached: one small file for each combination of weights, machine and torch."""
     digest = hashlib.sha256()
     for name, tensor in sorted(checkpoint.model.state_dict().items()):
         digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    machine = torch.cuda.get_device_name() if device == "cuda" else _processor()
+    machine = torch.cuda.get_device_name() if device == "cuda" else _cpu_features()
     table = json.dumps(checkpoint.table(), sort_keys=True)
     digest.update(f"{table} {machine} {torch.__version__} {torch.get_num_threads()}".encode())
     digest.update(f"{AGREEMENT} {GAIN} {len(heldout())}".encode())

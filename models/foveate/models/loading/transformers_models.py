@@ -1,76 +1,50 @@
-"""From the name of a transformers model to a warm runner."""
+"""Load models of the transformers library by name or folder."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 from foveate.core.errors import SetupError
-from foveate.core.plan import Precision
-from foveate.core.profile import MeasurementEnvironment, Profile
 from foveate.models import huggingface
-from foveate.models.huggingface import Pretrained, PretrainedRunner
-from foveate.models.loading import precision
-from foveate.models.loading.load import as_here, check_rungs, digest, profiles_of, ready, setting
-from foveate.models.loading.warmup import wake, warm
+from foveate.models.huggingface import PretrainedRunner
+from foveate.models.loading.loader import (
+    DEFAULT_OPTIONS,
+    LoadOptions,
+    UnprofiledModel,
+    fetch,
+    start,
+)
+from foveate.models.loading.profile_store import find_profile, weights_digest
+from foveate.models.loading.warmup import run_once
 
 
-def load(
-    name: str,
-    wanted: Precision | None = None,
-    device: str = "auto",
-    threads: int = 0,
-    max_batch: int = 0,
-    served: bool = True,
-) -> PretrainedRunner:
-    """A runner that has run once, and if it is to be served, has run its whole ladder.
+class TransformersLoader:
+    """Loads segmenters and video classifiers that run in transformers."""
 
-    `wanted` None: the fastest precision that keeps the answers.
-    """
-    pretrained, chosen, device = _fetch(name, wanted, device, threads)
-    profile = _known(name, pretrained, setting(device, chosen))
-    runner = huggingface.runner(pretrained, chosen, device, max_batch, profile)
-    check_rungs(name, runner)
-    (warm if served else wake)(runner)
-    return runner
+    def accepts(self, name: str) -> bool:
+        """Whether the name is that of a transformers model: `org/name`, `hf:name`, or a folder."""
+        return huggingface.is_transformers_name(name)
 
+    def load(
+        self, name: str, options: LoadOptions = DEFAULT_OPTIONS, *, warm_ladder: bool = True
+    ) -> PretrainedRunner:
+        """Load a model with its profile."""
+        fetched = fetch(name, options, huggingface.load)
+        profile = find_profile(name, fetched.model, fetched.setting)
+        runner = huggingface.runner(
+            fetched.model, fetched.precision, fetched.device, options.max_batch, profile
+        )
+        start(name, runner, warm_ladder)
+        return runner
 
-@dataclass(frozen=True, slots=True)
-class Unprofiled:
-    """A runner to measure, and the digest of what it runs."""
-
-    runner: PretrainedRunner
-    weights: str
-    siblings: Mapping[str, str] = field(default_factory=dict)
-
-
-def load_unprofiled(
-    name: str,
-    wanted: Precision | None = None,
-    device: str = "auto",
-    threads: int = 0,
-    max_batch: int = 0,
-    siblings: Sequence[str] = (),
-) -> Unprofiled:
-    """The model without any profile. Raises SetupError for siblings, of which it can have none."""
-    if siblings:
-        raise SetupError(f"{name} runs in transformers, where no other model answers in its name")
-    pretrained, chosen, device = _fetch(name, wanted, device, threads)
-    weights = digest(pretrained)  # taken now, for the runner changes their precision
-    runner = huggingface.runner(pretrained, chosen, device, max_batch)
-    wake(runner)
-    return Unprofiled(runner, weights)
-
-
-def _fetch(
-    name: str, wanted: Precision | None, device: str, threads: int
-) -> tuple[Pretrained, Precision, str]:
-    """The model, and the precision and device to run it with."""
-    device = ready(device, threads)
-    pretrained = huggingface.load(name)
-    return pretrained, wanted or precision.choose(pretrained, device), device
-
-
-def _known(name: str, pretrained: Pretrained, here: MeasurementEnvironment) -> Profile | None:
-    """The profile of these very weights, as far as it holds here; None where there is none."""
-    found = (pair for pair in profiles_of(name, pretrained) if not pair[0].siblings)
-    profile, place = next(found, (None, None))
-    return as_here(profile, here, name, place) if profile and place else None
+    def load_unprofiled(
+        self, name: str, options: LoadOptions = DEFAULT_OPTIONS, siblings: Sequence[str] = ()
+    ) -> UnprofiledModel[PretrainedRunner]:
+        """Load a model without a profile. Raises SetupError for siblings: such a model has none."""
+        if siblings:
+            raise SetupError(
+                f"{name} runs in transformers, where no other model answers in its name: leave out --with"
+            )
+        fetched = fetch(name, options, huggingface.load)
+        weights = weights_digest(fetched.model)  # before the runner changes the precision of the weights
+        runner = huggingface.runner(fetched.model, fetched.precision, fetched.device, options.max_batch)
+        run_once(runner)
+        return UnprofiledModel(runner, weights)

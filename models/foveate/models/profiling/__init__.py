@@ -1,1 +1,1 @@
-"""Measuring the quality and the cost of plans, and choosing the rungs of a ladder."""
+"""Measure the quality and cost of plans, and choose the rungs of a ladder."""

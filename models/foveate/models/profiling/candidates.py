@@ -1,4 +1,4 @@
-"""Which plans are worth measuring on a model that nothing is known of yet."""
+"""The plans that `foveate profile` measures on a model without a profile."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -9,54 +9,85 @@ from foveate.core.plan import Plan
 from foveate.models.layers.config import ViTConfig
 from foveate.models.vit.vit import ElasticViT
 
-SMALLER = (5 / 7, 1 / 2)
-"""Image sizes beside the model's own, as shares of it: 160 and 112 pixels for 224."""
-FINER = (13 / 14, 6 / 7)
-"""More of them for models that name pixels, to which size is dear: 208 and 192 pixels."""
-KEEP = ("0.9", "0.8", "0.7", "0.6", "0.5", "0.4", "0.3", "0.2", "0.1")
-KEEP_SMALLER = ("0.7", "0.5", "0.3")
-KEEP_SIBLING = ("0.7", "0.5", "0.3", "0.2")
-MERGED = (0.25, 0.5, 0.75, 0.9)
-"""What ToMe merges of all patches from the first block to the last, in even steps."""
-EXITS = ("0.95", "0.9", "0.8")
-SURE = ("0.99", "0.95", "0.9")
-UNSURE = ("0.4", "0.3", "0.2")
-CLUSTERED = ("0.7", "0.5")
-PRICES = ("0.02", "0.05", "0.1", "0.2")
-"""What all blocks may cost in quality, to a gate that tells how deep a picture has to go."""
-Check = Callable[[Plan], None]
-"""Raises BadPlan for a plan that cannot be run."""
+SMALLER_SIZES = (5 / 7, 1 / 2)
+"""Smaller image sizes, as shares of the model's own: 160 and 112 pixels for 224."""
+DENSE_SIZES = (13 / 14, 6 / 7)
+"""Further sizes for dense models, which lose more quality with size: 208 and 192 pixels for 224."""
+KEEP_RATES = ("0.9", "0.8", "0.7", "0.6", "0.5", "0.4", "0.3", "0.2", "0.1")
+SMALLER_KEEP_RATES = ("0.7", "0.5", "0.3")
+SIBLING_KEEP_RATES = ("0.7", "0.5", "0.3", "0.2")
+MERGED_SHARES = (0.25, 0.5, 0.75, 0.9)
+"""Share of all patches that ToMe merges from the first block to the last, the same number in each block."""
+EXIT_THRESHOLDS = ("0.95", "0.9", "0.8")
+DTOP_THRESHOLDS = ("0.99", "0.95", "0.9")
+"""Confidences from which DToP lets a patch leave."""
+DTOP_SHARES = ("0.4", "0.3", "0.2")
+"""Shares of the patches that DToP keeps, the least confident ones."""
+EXPEDIT_SHARES = ("0.7", "0.5")
+"""Shares of the patches that Expedit clusters them into."""
+DEPTH_PRICES = ("0.02", "0.05", "0.1", "0.2")
+"""Quality that all blocks together may cost, for a gate that predicts the depth that an image needs."""
+CheckPlan = Callable[[Plan], None]
+"""Raises BadPlan for a plan that cannot run."""
 
 
 def candidates(
-    model: ElasticViT, full: Plan, check: Check, siblings: Sequence[Plan] = ()
+    model: ElasticViT, full: Plan, check: CheckPlan, siblings: Sequence[Plan] = ()
 ) -> tuple[Plan, ...]:
-    """Plans to measure, full first: each size with a few reducers, and exits where there are heads for them.
+    """Plans to measure, full first: each size with a few reducers, and exits if the model has exit heads.
 
-    `siblings` are the full plans of models that answer for this one; they are tried with fewer reducers.
-    What `check` refuses is left out.
+    `siblings` are the full plans of models that may answer for this one; fewer reducers are measured on
+    them. Plans for which `check` raises BadPlan are left out.
     """
     texts = ["full", *_own_size(model)]
-    finer = FINER if model.dense is not None else ()
-    for side in _sizes(model.config, full.image_size, (*finer, *SMALLER)):
-        texts += [f"{full.variant}@{side}{step}" for step in _smaller(model, side)]
+    dense_sizes = DENSE_SIZES if model.dense is not None else ()
+    for side in _sizes(model.config, full.image_size, (*dense_sizes, *SMALLER_SIZES)):
+        texts += [f"{full.variant}@{side}{step}" for step in _smaller_size(model, side)]
     for sibling in siblings:
         for side in (sibling.image_size, *_sizes(model.config, sibling.image_size)):
-            head = f"{sibling.variant}@{side}"
-            texts += [head, *(f"{head}/evit:{keep}" for keep in KEEP_SIBLING)]
+            sized = f"{sibling.variant}@{side}"
+            texts += [sized, *(f"{sized}/evit:{keep}" for keep in SIBLING_KEEP_RATES)]
+    return _parsed(texts, full, check)
+
+
+def video_candidates(full: Plan, frames: int, task: Task, check: CheckPlan) -> tuple[Plan, ...]:
+    """Plans to measure on a video model, full first. Plans for which `check` raises are left out.
+
+    `frames`: how many the model reads from a video.
+    """
+    steps = _video_classifier if task == "classify" else _video_segmenter
+    return _parsed(["full", *steps(full, frames)], full, check)
+
+
+def parse_plans(text: str, full: Plan, check: CheckPlan) -> tuple[Plan, ...]:
+    """Plans from a list with commas, full first. A number alone is an image size.
+
+    Raises BadPlan for a plan that cannot run.
+    """
+    plans = [full]
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        sized = re.match(r"[0-9]+(?=/|$)", part)
+        plans.append(Plan.parse(f"{full.variant}@{part}" if sized else part, full))
+        check(plans[-1])
+    return tuple(dict.fromkeys(plans))
+
+
+def _parsed(texts: Sequence[str], full: Plan, check: CheckPlan) -> tuple[Plan, ...]:
+    """The plans of these texts that can run, each once."""
     plans = dict.fromkeys(Plan.parse(text, full) for text in texts)
-    return tuple(plan for plan in plans if _runs(plan, check))
+    return tuple(plan for plan in plans if _can_run(plan, check))
 
 
-def of_clips(full: Plan, frames: int, task: Task, check: Check) -> tuple[Plan, ...]:
-    """Plans to measure of a model of clips, full first; what `check` refuses is left out."""
-    texts = ["full", *(_watched if task == "classify" else _outlined)(full, frames)]
-    plans = dict.fromkeys(Plan.parse(text, full) for text in texts)
-    return tuple(plan for plan in plans if _runs(plan, check))
+def _can_run(plan: Plan, check: CheckPlan) -> bool:
+    try:
+        check(plan)
+    except BadPlan:
+        return False
+    return True
 
 
-def _watched(full: Plan, frames: int) -> Iterator[str]:
-    """Of a model that names clips: each axis alone, and those that add up."""
+def _video_classifier(full: Plan, frames: int) -> Iterator[str]:
+    """For a model that classifies videos: each axis alone, and combinations that save more."""
     fewer = [f"frames:{frames * part // 8}" for part in (6, 4, 3, 2) if frames * part // 8]
     half = fewer[1:2]
     smaller = [*half, "depth:6", *(f"{count}/depth:6" for count in half)]
@@ -77,9 +108,9 @@ def _watched(full: Plan, frames: int) -> Iterator[str]:
         yield from (f"{count}/depth:6/exit:{threshold}" for count in half)
 
 
-def _outlined(full: Plan, frames: int) -> Iterator[str]:
-    """Of a model that names pixels: what is computed of each frame."""
-    sides = [round(full.image_size * share / 16) * 16 for share in SMALLER]
+def _video_segmenter(full: Plan, frames: int) -> Iterator[str]:
+    """For a model that segments videos: how much of each frame is computed."""
+    sides = [round(full.image_size * share / 16) * 16 for share in SMALLER_SIZES]
     steps = [f"reuse:{share}" for share in ("0.7", "0.5", "0.35", "0.25", "0.15")]
     for step in (*steps, "depth:10", "depth:8", "tome:4", "tome:8"):
         yield step
@@ -92,82 +123,63 @@ def _outlined(full: Plan, frames: int) -> Iterator[str]:
     yield f"frames:{frames // 2}/reuse:0.5"
 
 
-def parse(text: str, full: Plan, check: Check) -> tuple[Plan, ...]:
-    """Plans that a person listed with commas between them, full first; a number alone is an image size.
-
-    Raises BadPlan for one that cannot be run.
-    """
-    plans = [full]
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        sized = re.match(r"[0-9]+(?=/|$)", part)
-        plans.append(Plan.parse(f"{full.variant}@{part}" if sized else part, full))
-        check(plans[-1])
-    return tuple(dict.fromkeys(plans))
-
-
 def _own_size(model: ElasticViT) -> Iterator[str]:
-    for keep in KEEP:
+    """Plans at the model's own image size."""
+    for keep in KEEP_RATES:
         yield f"evit:{keep}"
-    yield from _merges(model.config, model.config.image_size, MERGED)
+    yield from _tome(model.config, model.config.image_size, MERGED_SHARES)
     for name in model.schedules:
         yield f"diffrate:{name}"
     if len(model.exit_heads):
-        for threshold in EXITS:
+        for threshold in EXIT_THRESHOLDS:
             for step in ("", "evit:0.7/", "evit:0.5/"):
                 yield f"{step}exit:{threshold}"
     if model.dense is not None:
         yield from _dense(model.config)
         if model.dense.gate is not None:
-            yield from (f"exit:eco:{price}" for price in PRICES)
-            yield from (f"evit:0.7/exit:eco:{price}" for price in PRICES[1:3])
+            yield from (f"exit:eco:{price}" for price in DEPTH_PRICES)
+            yield from (f"evit:0.7/exit:eco:{price}" for price in DEPTH_PRICES[1:3])
 
 
-def _dense(g: ViTConfig) -> Iterator[str]:
-    """What suits models that name pixels."""
-    yield from (f"dtop:{sure}" for sure in SURE)
-    yield from _unsure(g)
-    yield from (f"expedit:{share}@{block}" for share in CLUSTERED for block in _after(g.depth))
-    for depth in _after(g.depth):
+def _dense(config: ViTConfig) -> Iterator[str]:
+    """Plans for dense models only."""
+    depths = _shares_of_depth(config.depth)
+    yield from (f"dtop:{threshold}" for threshold in DTOP_THRESHOLDS)
+    yield from _dtop_by_share(config)
+    yield from (f"expedit:{share}@{block}" for share in EXPEDIT_SHARES for block in depths)
+    for depth in depths:
         yield f"depth:{depth}"
-        yield from (f"dtop:{sure}/depth:{depth}" for sure in SURE[1:])
+        yield from (f"dtop:{threshold}/depth:{depth}" for threshold in DTOP_THRESHOLDS[1:])
 
 
-def _unsure(g: ViTConfig) -> Iterator[str]:
-    return (f"dtop:{share}@{g.depth // 4 + 1}" for share in UNSURE)
+def _dtop_by_share(config: ViTConfig) -> Iterator[str]:
+    return (f"dtop:{share}@{config.depth // 4 + 1}" for share in DTOP_SHARES)
 
 
-def _after(depth: int) -> list[int]:
-    """Blocks at a third, a half, two thirds and five sixths of the way."""
+def _shares_of_depth(depth: int) -> list[int]:
+    """Block counts at a third, a half, two thirds and five sixths of the depth."""
     return sorted({max(1, round(depth * share)) for share in (1 / 3, 1 / 2, 2 / 3, 5 / 6)})
 
 
-def _smaller(model: ElasticViT, side: int) -> Iterator[str]:
-    """What to do to a smaller picture, each with a slash before it."""
+def _smaller_size(model: ElasticViT, side: int) -> Iterator[str]:
+    """Steps to measure at a smaller size, each with a slash before it."""
     yield ""
-    for keep in KEEP_SMALLER:
+    for keep in SMALLER_KEEP_RATES:
         yield f"/evit:{keep}"
-    for step in _merges(model.config, side, MERGED[1:2]):
+    for step in _tome(model.config, side, MERGED_SHARES[1:2]):
         yield f"/{step}"
     if len(model.exit_heads):
-        yield f"/exit:{EXITS[1]}"
+        yield f"/exit:{EXIT_THRESHOLDS[1]}"
     if model.dense is not None:
-        yield from (f"/{step}" for step in _unsure(model.config))
+        yield from (f"/{step}" for step in _dtop_by_share(model.config))
 
 
-def _merges(g: ViTConfig, side: int, shares: Sequence[float]) -> Iterator[str]:
+def _tome(config: ViTConfig, side: int, shares: Sequence[float]) -> Iterator[str]:
     for share in shares:
-        yield f"tome:{max(1, round(share * g.patches(side) / g.depth))}"
+        yield f"tome:{max(1, round(share * config.patches(side) / config.depth))}"
 
 
-def _sizes(g: ViTConfig, own: int, shares: Sequence[float] = SMALLER) -> list[int]:
-    """Smaller sizes that patches tile, largest first."""
-    sides = {round(own * share / g.patch_size) * g.patch_size for share in shares}
+def _sizes(config: ViTConfig, own: int, shares: Sequence[float] = SMALLER_SIZES) -> list[int]:
+    """Smaller image sizes that the patches divide evenly, largest first."""
+    sides = {round(own * share / config.patch_size) * config.patch_size for share in shares}
     return sorted((side for side in sides if 0 < side < own), reverse=True)
-
-
-def _runs(plan: Plan, check: Check) -> bool:
-    try:
-        check(plan)
-    except BadPlan:
-        return False
-    return True

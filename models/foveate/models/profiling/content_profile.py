@@ -1,4 +1,4 @@
-"""Teach a ladder to choose by content: learn on half of the pictures, measure on the other half."""
+"""Learn to choose a rung by content on half of the images, and measure that choice on the other half."""
 
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,34 +11,32 @@ from foveate.core.content import ContentRungs
 from foveate.core.outcome import Result
 from foveate.core.plan import Plan
 from foveate.core.profile import Measurement, Profile, mark_rungs
-from foveate.models.profiling.dataset import DecodedDataset
+from foveate.models.profiling.dataset import DecodedDataset, ReportProgress
 from foveate.models.profiling.logistic import fit
-from foveate.models.profiling.timing import FAILED, Times, seconds_each
+from foveate.models.profiling.timing import FAILED, RoundTimes, mean_batch_seconds
 from foveate.models.runners.image import TorchRunner
 
 ROUTER_QUALITY = 0.8
-"""A router that is wrong more often tells too little for what it costs."""
-RELIABLE = 0.99
-"""What the rung behind the router keeps of full's accuracy at least."""
-WANTED = 0.985
-"""The router is taken with which keeping this much costs least."""
-MOST_ROUTERS = 6
+"""Lowest quality of a router. One that is wrong more often is not worth its cost."""
+RELIABLE_QUALITY = 0.99
+"""Lowest quality of the rung that answers after the router."""
+TARGET_QUALITY = 0.985
+"""The router is chosen that reaches this quality at the least cost."""
+MAX_ROUTERS = 6
 CERTAINTIES = ("0.8", "0.9", "0.95", "0.98")
-"""What `content:` is measured with."""
+"""The arguments of `content:` that are measured."""
 
-Told = Callable[[int, int], None]
-"""Called with how many plans have answered, and of how many."""
-Watch = Callable[[str, int, int], None]
-"""Called with what is being done, how much of all that is, and out of how much."""
+ReportStep = Callable[[str, int, int], None]
+"""Called with a description of the current step, the number of steps done, and the total."""
 
 
 def choices(profile: Profile) -> list[tuple[Measurement, ...]]:
-    """Rungs to choose from, one tuple a router: the router, the cheapest reliable rung above it, and full."""
+    """Rungs to choose between, for each router: the router, the cheapest reliable rung above it, and full."""
     ladder = [m for m in profile.ladder if "content" not in m.plan]
-    reliable = next(m for m in ladder if m.quality >= RELIABLE or m is profile.full)
+    reliable = next(m for m in ladder if m.quality >= RELIABLE_QUALITY or m is profile.full)
     routers = [m for m in ladder if m.quality >= ROUTER_QUALITY and _cost(m) < _cost(reliable)]
     above = (reliable,) if reliable is profile.full else (reliable, profile.full)
-    return [(router, *above) for router in routers[-MOST_ROUTERS:]]
+    return [(router, *above) for router in routers[-MAX_ROUTERS:]]
 
 
 def _cost(m: Measurement) -> float:
@@ -46,63 +44,63 @@ def _cost(m: Measurement) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Learnt:
-    """How far choosing by content has come."""
+class LearnedContent:
+    """The state of learning and measuring the choice by content. A part of the partial profile file."""
 
     content: ContentRungs | None = None
     kept: tuple[Measurement, ...] = ()
-    """What each certainty keeps; none of them timed."""
-    rounds: tuple[Times, ...] = ()
-    """Full's seconds too: shares of those compare with what was timed before."""
+    """The quality at each certainty, without latencies."""
+    rounds: tuple[RoundTimes, ...] = ()
+    """With full's times, so that shares of them compare with the latencies of the other plans."""
 
 
-def learning(
+def learning_steps(
     runner: TorchRunner,
-    album: DecodedDataset,
+    images: DecodedDataset,
     profile: Profile,
     batch_sizes: Sequence[int],
     rounds: int,
-    learnt: Learnt,
-    watch: Watch,
-) -> Iterator[Learnt]:
-    """What is known after each step that is not done yet: what was learnt, what that keeps on the other
-    half of the pictures, then each round of timing. A ladder with nothing to choose between teaches
-    nothing."""
+    learned: LearnedContent,
+    report: ReportStep,
+) -> Iterator[LearnedContent]:
+    """The state after each step that is left to do: learning, quality, then each round of timing.
+
+    `learned` is the state to start from. There are no steps if the ladder has no router.
+    """
     offered = choices(profile)
-    if not offered or len(album) < 2:
+    if not offered or len(images) < 2:
         return
-    every = np.random.default_rng(profile.seed).permutation(len(album)).tolist()
-    first, second = every[: len(every) // 2], every[len(every) // 2 :]
+    order = np.random.default_rng(profile.seed).permutation(len(images)).tolist()
+    first_half, second_half = order[: len(order) // 2], order[len(order) // 2 :]
     steps = len(_plans(offered)) + 1 + rounds
-    if learnt.content is None:
+    if learned.content is None:
 
-        def told(done: int, _: int) -> None:
-            watch("learning what the content asks for", done, steps)
+        def report_plan(done: int, _: int) -> None:
+            report("learning what the content asks for", done, steps)
 
-        content = learn(runner, album, first, offered, told)
+        content = learn(runner, images, first_half, offered, report_plan)
         if content is None:
-            watch("content says too little", steps, steps)
+            report("content says too little", steps, steps)
             return
-        yield (learnt := Learnt(content))
-    runner.content = learnt.content
-    if not learnt.kept:
-        watch("quality by content", steps - rounds - 1, steps)
-        yield (learnt := replace(learnt, kept=_kept(runner, album, second)))
-    for number in range(len(learnt.rounds), rounds if learnt.kept else 0):
-        watch("latency by content", steps - rounds + number, steps)
-        times = _times(runner, album, second, batch_sizes, number)
-        yield (learnt := replace(learnt, rounds=(*learnt.rounds, times)))
-    watch("chosen by content", steps, steps)
+        yield (learned := LearnedContent(content))
+    runner.content = learned.content
+    if not learned.kept:
+        report("quality by content", steps - rounds - 1, steps)
+        yield (learned := replace(learned, kept=_qualities(runner, images, second_half)))
+    for number in range(len(learned.rounds), rounds if learned.kept else 0):
+        report("latency by content", steps - rounds + number, steps)
+        times = _times(runner, images, second_half, batch_sizes, number)
+        yield (learned := replace(learned, rounds=(*learned.rounds, times)))
+    report("chosen by content", steps, steps)
 
 
-def with_content(profile: Profile, learnt: Learnt) -> Profile:
-    """The profile with what picks a rung by content, and what that keeps and costs on pictures it has
-    not learnt from; as it was where that is not known."""
-    if not learnt.kept:
+def with_content(profile: Profile, learned: LearnedContent) -> Profile:
+    """The profile with the choice by content and its measurements; unchanged if there are none."""
+    if not learned.kept:
         return profile
     full = profile.full.latency_s
-    timed = [replace(m, latency_s=_latency(full, learnt.rounds, m.plan)) for m in learnt.kept]
-    return replace(profile, content=learnt.content, measurements=mark_rungs([*profile.measurements, *timed]))
+    timed = [replace(m, latency_s=_latency(full, learned.rounds, m.plan)) for m in learned.kept]
+    return replace(profile, content=learned.content, measurements=mark_rungs([*profile.measurements, *timed]))
 
 
 def _plans(offered: Sequence[tuple[Measurement, ...]]) -> list[str]:
@@ -111,126 +109,135 @@ def _plans(offered: Sequence[tuple[Measurement, ...]]) -> list[str]:
 
 def learn(
     runner: TorchRunner,
-    album: DecodedDataset,
+    images: DecodedDataset,
     indices: Sequence[int],
     offered: Sequence[tuple[Measurement, ...]],
-    told: Told,
+    report: ReportProgress,
 ) -> ContentRungs | None:
-    """What the answers of the best router say about each rung, on these pictures.
+    """Fit when each rung suffices, given the router's answer, for the best of the routers.
 
-    Best is the router with which WANTED of full's right answers are kept at the least cost. None where
-    every router fails on some picture.
+    The best router reaches TARGET_QUALITY at the least cost. None if every router fails on some image.
+    `report` gets the number of plans that have run.
     """
-    plans, found = _plans(offered), {}
+    plans, results = _plans(offered), {}
     for number, text in enumerate(plans):
-        found[text] = answered(runner, album, indices, Plan.parse(text, runner.full))
-        told(number + 1, len(plans))
-    enough = suffices({text: named(results) for text, results in found.items()}, album, indices)
-    tried = []
+        results[text] = run_plan(runner, images, indices, Plan.parse(text, runner.full))
+        report(number + 1, len(plans))
+    sufficient = suffices({text: top1_classes(r) for text, r in results.items()}, images, indices)
+    trials = []
     for rungs in offered:
-        routed = [result.scores for result in found[rungs[0].plan] if isinstance(result, Result)]
-        if len(routed) == len(indices):
-            kept = np.stack([enough[m.plan] for m in rungs], axis=1)
-            tried.append(_fitted(rungs, np.stack(routed), kept))
-    return min(tried, key=lambda trial: trial[0])[1] if tried else None
+        scores = [result.scores for result in results[rungs[0].plan] if isinstance(result, Result)]
+        if len(scores) == len(indices):
+            kept = np.stack([sufficient[m.plan] for m in rungs], axis=1)
+            trials.append(_fitted(rungs, np.stack(scores), kept))
+    return min(trials, key=lambda trial: trial[0])[1] if trials else None
 
 
 def suffices(
-    answers: Mapping[str, NDArray[np.int64]], album: DecodedDataset, indices: Sequence[int]
+    classes: Mapping[str, NDArray[np.int64]], images: DecodedDataset, indices: Sequence[int]
 ) -> dict[str, NDArray[np.bool_]]:
-    """For which of the pictures each plan's answer is as good as full's."""
-    full, targets = answers["full"], album.pictures.targets
-    right = full if targets is None else np.array([targets[index] for index in indices])
-    # Where full is wrong, or silent, there is nothing to keep, so that any rung suffices.
-    nothing = (full != right) | (full == FAILED)
-    return {text: (named == right) | nothing for text, named in answers.items()}
+    """For each plan and image, whether the plan's class is as good as full's. Each value: (N,) bool."""
+    full, targets = classes["full"], images.dataset.targets
+    correct = full if targets is None else np.array([targets[index] for index in indices])
+    # Any rung suffices if full is wrong or failed: there is no right answer to keep.
+    nothing_to_keep = (full != correct) | (full == FAILED)
+    return {text: (predicted == correct) | nothing_to_keep for text, predicted in classes.items()}
 
 
 def _fitted(
     rungs: Sequence[Measurement], scores: NDArray[np.float32], kept: NDArray[np.bool_]
 ) -> tuple[float, ContentRungs]:
-    """What keeping WANTED costs a picture with this router, and the router with what was learnt."""
+    """The cost of an image at TARGET_QUALITY with this router, and the fitted choice.
+
+    scores: (N, C) of the router; kept: (N, R), whether each rung suffices.
+    """
     content = fit([m.plan for m in rungs], scores, kept[:, :-1])
     costs = np.array([_cost(m) for m in rungs])
-    best = costs.sum()
+    cost = costs.sum()
     for certainty in CERTAINTIES:
         choice = content.choose(scores, float(certainty))
-        if kept[np.arange(len(choice)), choice].mean() >= WANTED:
-            best = min(best, float((costs[choice] * (choice > 0)).mean() + costs[0]))
-    return best, content
+        if kept[np.arange(len(choice)), choice].mean() >= TARGET_QUALITY:
+            cost = min(cost, float((costs[choice] * (choice > 0)).mean() + costs[0]))
+    return cost, content
 
 
-def answered(
-    runner: TorchRunner, album: DecodedDataset, indices: Sequence[int], plan: Plan
+def run_plan(
+    runner: TorchRunner, images: DecodedDataset, indices: Sequence[int], plan: Plan
 ) -> list[Result | Exception]:
-    """What some pictures get under a plan, in the order of the indices."""
+    """The results of a plan for the images at these indices, in the same order."""
     results: list[Result | Exception] = []
     for first in range(0, len(indices), runner.max_batch):
-        pixels = album.at(list(indices[first : first + runner.max_batch]))
+        pixels = images.at(list(indices[first : first + runner.max_batch]))
         results += runner.run(runner.stack(pixels, plan), plan)
     return results
 
 
-def named(results: Sequence[Result | Exception]) -> NDArray[np.int64]:
-    """Class index of each answer, or FAILED."""
+def top1_classes(results: Sequence[Result | Exception]) -> NDArray[np.int64]:
+    """The class index of each result, or FAILED: (N,)."""
     return np.array([FAILED if isinstance(r, Exception) else int(r.scores.argmax()) for r in results])
 
 
-def _kept(runner: TorchRunner, album: DecodedDataset, indices: Sequence[int]) -> tuple[Measurement, ...]:
-    """What each certainty keeps of full on pictures that nothing was learnt from; nothing where full has
-    nothing to keep."""
-    of_full = named(answered(runner, album, indices, runner.full))
-    targets = album.pictures.targets
-    right = of_full if targets is None else np.array([targets[index] for index in indices])
-    wanted = right != FAILED  # whom full gives no answer tells nothing of agreement with it
-    of_full = (of_full == right) & wanted
-    kept = []
-    for plan in _by_content(runner):
-        results = answered(runner, album, indices, plan)
-        given = [result for result in results if isinstance(result, Result)]
-        if not given or not of_full.any():
+def _qualities(
+    runner: TorchRunner, images: DecodedDataset, indices: Sequence[int]
+) -> tuple[Measurement, ...]:
+    """The quality at each certainty, on images that were not learned from.
+
+    Empty if full is right on none of them.
+    """
+    full = top1_classes(run_plan(runner, images, indices, runner.full))
+    targets = images.dataset.targets
+    correct = full if targets is None else np.array([targets[index] for index in indices])
+    counted = correct != FAILED  # without labels, an image that full fails on has no right answer
+    full_correct = (full == correct) & counted
+    measurements = []
+    for plan in _content_plans(runner):
+        results = run_plan(runner, images, indices, plan)
+        succeeded = [result for result in results if isinstance(result, Result)]
+        if not succeeded or not full_correct.any():
             continue
-        same = (named(results) == right) & wanted
-        measured = Measurement(
+        equal = (top1_classes(results) == correct) & counted
+        measurement = Measurement(
             plan=plan.relative_to(runner.full),
-            quality=round(min(1.0, float(same.sum() / of_full.sum())), 6),
-            accuracy=None if targets is None else round(float(same.mean()), 6),
-            gflops=round(statistics.fmean(result.gflops for result in given), 6),
-            tokens=round(statistics.fmean(result.tokens for result in given)),
+            quality=round(min(1.0, float(equal.sum() / full_correct.sum())), 6),
+            accuracy=None if targets is None else round(float(equal.mean()), 6),
+            gflops=round(statistics.fmean(result.gflops for result in succeeded), 6),
+            tokens=round(statistics.fmean(result.tokens for result in succeeded)),
             latency_s={},
         )
-        kept.append(measured)
-    return tuple(kept)
+        measurements.append(measurement)
+    return tuple(measurements)
 
 
-def _by_content(runner: TorchRunner) -> list[Plan]:
+def _content_plans(runner: TorchRunner) -> list[Plan]:
     return [replace(runner.full, content=certainty) for certainty in CERTAINTIES]
 
 
-def _latency(full: Mapping[int, float], rounds: Sequence[Times], plan: str) -> dict[int, float]:
-    """Median seconds by number of pictures: as a share of full in the same round, so that they compare
-    with what was timed before."""
+def _latency(full: Mapping[int, float], rounds: Sequence[RoundTimes], plan: str) -> dict[int, float]:
+    """Median seconds of a plan by batch size: full's latency times the plan's share of full.
+
+    The share is taken inside each round, so that the result compares with earlier latencies.
+    """
     if not full or not rounds:
         return {}
-    found = {}
+    latency = {}
     for size in full:
         share = statistics.median(times[plan][size] / times["full"][size] for times in rounds)
-        found[size] = round(full[size] * share, 9)
-    return found
+        latency[size] = round(full[size] * share, 9)
+    return latency
 
 
 def _times(
     runner: TorchRunner,
-    album: DecodedDataset,
+    images: DecodedDataset,
     indices: Sequence[int],
     batch_sizes: Sequence[int],
     number: int,
-) -> Times:
-    """Seconds by plan and number of pictures in one round, the same pictures for all."""
-    plans, count = [runner.full, *_by_content(runner)], 2 * max(batch_sizes)
-    pixels = album.at(np.take(indices, range(number * count, (number + 1) * count), mode="wrap").tolist())
+) -> RoundTimes:
+    """Seconds by plan and batch size in one round, on the same images for all plans."""
+    plans, count = [runner.full, *_content_plans(runner)], 2 * max(batch_sizes)
+    pixels = images.at(np.take(indices, range(number * count, (number + 1) * count), mode="wrap").tolist())
     times: dict[str, dict[int, float]] = {plan.relative_to(runner.full): {} for plan in plans}
     for size in batch_sizes:
         for plan in plans:
-            times[plan.relative_to(runner.full)][size] = seconds_each(runner, plan, pixels, size)
+            times[plan.relative_to(runner.full)][size] = mean_batch_seconds(runner, plan, pixels, size)
     return times

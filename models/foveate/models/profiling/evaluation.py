@@ -1,4 +1,4 @@
-"""What a plan keeps, told from its answers: how often it is right, or how well its masks lie."""
+"""The accuracy of a plan, and its quality relative to the full plan: top-1, or mean IoU of masks."""
 
 import io
 import statistics
@@ -15,116 +15,136 @@ from foveate.core.errors import SetupError
 from foveate.core.outcome import ClassMaps, Result
 from foveate.models.profiling.timing import FAILED
 
-Mask = NDArray[np.uint8]
-"""(H, W): 0 the background, k the model's label k - 1."""
+LabelMask = NDArray[np.uint8]
+"""(H, W): 0 is the background, k is the model's label k - 1."""
 
 
 class Evaluator(ABC):
-    """Looks at the answers of one plan after the other, full's first."""
+    """Evaluates one plan after the other; the first one is full, to which the others are compared."""
 
     @abstractmethod
-    def look(self, results: Sequence[Result | Exception]) -> None:
-        """The plan's answers to the next pictures, in order."""
+    def update(self, results: Sequence[Result | Exception]) -> None:
+        """Add the plan's results for the next items of the dataset, in order."""
 
     @abstractmethod
-    def done(self) -> tuple[float, float | None]:
-        """That was the plan's last answer: what it keeps of full's quality, and its accuracy where somebody
-        said what is right. Raises SetupError where full's accuracy is 0."""
+    def result(self) -> tuple[float, float | None]:
+        """Finish the plan: its quality relative to full, 0 to 1, and its accuracy, None without labels.
+
+        Raises SetupError if the accuracy of full is 0.
+        """
 
 
 class Top1(Evaluator):
-    """Accuracy is top-1; without labels, quality is how often the answer is full's."""
+    """Accuracy is top-1. Without labels, quality is the share of items that get full's class."""
 
     def __init__(self, targets: Sequence[int] | None, full: Sequence[int] = ()) -> None:
-        """full: the classes that full names, where they are known already; FAILED where it had no answer."""
+        """full: the classes that full predicted if they are known, FAILED for an answer that failed."""
         self.targets, self.full = targets, tuple(full)
-        self._named: list[int] = []
+        self._predicted: list[int] = []
 
-    def look(self, results: Sequence[Result | Exception]) -> None:
-        self._named += [FAILED if isinstance(r, Exception) else int(r.scores.argmax()) for r in results]
+    def update(self, results: Sequence[Result | Exception]) -> None:
+        """Add the predicted classes; an exception is a wrong answer."""
+        self._predicted += [FAILED if isinstance(r, Exception) else int(r.scores.argmax()) for r in results]
 
-    def done(self) -> tuple[float, float | None]:
-        named, self._named = tuple(self._named), []
-        self.full = self.full or named
+    def result(self) -> tuple[float, float | None]:
+        """Finish the plan, see `Evaluator.result`."""
+        predicted, self._predicted = tuple(self._predicted), []
+        self.full = self.full or predicted
         if self.targets is None:
-            return _share(named, self.full), None
-        accuracy, of_full = _share(named, self.targets), _share(self.full, self.targets)
-        if not of_full:
-            raise SetupError("full names every picture wrongly, so there is no accuracy for a plan to keep")
-        return min(1.0, accuracy / of_full), accuracy
+            return _share_equal(predicted, self.full), None
+        accuracy = _share_equal(predicted, self.targets)
+        full_accuracy = _share_equal(self.full, self.targets)
+        if not full_accuracy:
+            raise SetupError(
+                "full gives every image a wrong class, so no plan can be compared with it: check the labels"
+            )
+        return min(1.0, accuracy / full_accuracy), accuracy
 
 
-def _share(named: Sequence[int], wanted: Sequence[int]) -> float:
-    """How often the two agree, where anything is wanted; an answer that failed is wrong."""
-    return statistics.fmean(one == other for one, other in zip(named, wanted, strict=True) if other != FAILED)
+def _share_equal(predicted: Sequence[int], expected: Sequence[int]) -> float:
+    """Share of equal classes, over the items whose expected class is not FAILED."""
+    pairs = zip(predicted, expected, strict=True)
+    return statistics.fmean(actual == target for actual, target in pairs if target != FAILED)
 
 
 class MeanIoU(Evaluator):
-    """Accuracy is the mean over classes of intersection over union, all pictures taken together; without
-    masks to compare with, full's are taken for right."""
+    """Accuracy is intersection over union, over all items together, averaged over the classes.
+
+    Without masks, quality is the mean IoU with the masks of full.
+    """
 
     def __init__(
-        self, truth: Sequence[Mask] | None, classes: int, full: float | None = None, frames: int = 0
+        self, truth: Sequence[LabelMask] | None, classes: int, full: float | None = None, frames: int = 0
     ) -> None:
-        """truth: the mask of each picture, or of each frame of each clip; full: the accuracy of full, where
-        it is known already; frames: of each clip, 0 for pictures. A frame that a plan does not look at is
-        taken to be as the last one that it did."""
+        """truth: the mask of each image, or of each frame of each video; classes: with the background; full:
+        the accuracy of full if it is known; frames: frames of each video, 0 for images.
+
+        A frame that a plan does not compute counts with the result of the last frame before it that the
+        plan computed.
+        """
         self.truth, self.classes, self.full, self.frames = truth, classes, full, frames
         self.labelled = truth is not None
-        self._own: list[Mask] = []
-        self._seen = 0
-        self._both, self._either = (np.zeros(classes, np.int64) for _ in range(2))
+        self._full_masks: list[LabelMask] = []
+        self._count = 0
+        """Masks of the current plan so far."""
+        self._intersection, self._union = (np.zeros(classes, np.int64) for _ in range(2))
 
-    def look(self, results: Sequence[Result | Exception]) -> None:
-        for maps in (maps for result in results for maps in self._maps(result)):
+    def update(self, results: Sequence[Result | Exception]) -> None:
+        """Add the class maps of the next items; an exception is a mask of background alone."""
+        for maps in (maps for result in results for maps in self._class_maps(result)):
             if self.truth is None:
-                self._own.append(painted(maps, maps.scores.shape[1:] if maps else (1, 1)))
+                self._full_masks.append(mask_from_maps(maps, maps.scores.shape[1:] if maps else (1, 1)))
             else:
-                self._count(painted(maps, self.truth[self._seen].shape), self.truth[self._seen])
-            self._seen += 1
+                truth = self.truth[self._count]
+                self._add(mask_from_maps(maps, truth.shape), truth)
+            self._count += 1
 
-    def _maps(self, result: Result | Exception) -> list[ClassMaps | None]:
+    def _class_maps(self, result: Result | Exception) -> list[ClassMaps | None]:
         if isinstance(result, Exception):
             return [None] * max(1, self.frames)
         if not self.frames:
             return [result.maps]
         return [result.maps_at(frame) for frame in range(self.frames)]
 
-    def done(self) -> tuple[float, float | None]:
-        self._seen = 0
-        if self.truth is None:  # these are full's
-            self.truth, self._own = self._own, []
+    def result(self) -> tuple[float, float | None]:
+        """Finish the plan, see `Evaluator.result`."""
+        self._count = 0
+        if self.truth is None:  # the first plan is full: its masks are the truth for the others
+            self.truth, self._full_masks = self._full_masks, []
             return 1.0, None
-        seen = self._either > 0
-        found = float((self._both[seen] / self._either[seen]).mean())
-        self._both[:], self._either[:] = 0, 0
+        present = self._union > 0
+        accuracy = float((self._intersection[present] / self._union[present]).mean())
+        self._intersection[:], self._union[:] = 0, 0
         if not self.labelled:
-            return found, None
-        self.full = found if self.full is None else self.full
+            return accuracy, None
+        self.full = accuracy if self.full is None else self.full
         if not self.full:
-            raise SetupError("full outlines nothing rightly, so there is no accuracy for a plan to keep")
-        return min(1.0, found / self.full), found
+            raise SetupError(
+                "no mask of full overlaps the true one, so no plan can be compared with it: check the masks"
+            )
+        return min(1.0, accuracy / self.full), accuracy
 
-    def _count(self, mask: Mask, truth: Mask) -> None:
-        same = np.bincount(truth[mask == truth], minlength=self.classes)
-        self._both += same
-        for one in (mask, truth):
-            self._either += np.bincount(one.ravel(), minlength=self.classes)
-        self._either -= same
+    def _add(self, mask: LabelMask, truth: LabelMask) -> None:
+        """Count the pixels of each class in the intersection and in the union of two masks."""
+        equal = np.bincount(truth[mask == truth], minlength=self.classes)
+        self._intersection += equal
+        for either in (mask, truth):
+            self._union += np.bincount(either.ravel(), minlength=self.classes)
+        self._union -= equal
 
 
-def painted(maps: ClassMaps | None, size: tuple[int, ...]) -> Mask:
-    """Each pixel's best class at this height and width; background alone where there is no answer."""
+def mask_from_maps(maps: ClassMaps | None, size: tuple[int, ...]) -> LabelMask:
+    """The best class of each pixel at this (height, width); background alone for None."""
     if maps is None:
         return np.zeros(size, np.uint8)
     scores = torch.from_numpy(maps.scores).float()[None]
     scaled = F.interpolate(scores, size=size, mode="bilinear", align_corners=False)[0]
-    best: Mask = np.array(maps.classes, np.uint8)[scaled.argmax(0).numpy()]
-    return best
+    mask: LabelMask = np.array(maps.classes, np.uint8)[scaled.argmax(0).numpy()]
+    return mask
 
 
-def read_mask(data: bytes, side: int, frames: int = 1) -> list[Mask]:
-    """An indexed or grey PNG as classes, at this side; a clip's frames lie one below the other."""
+def read_masks(data: bytes, side: int, frames: int = 1) -> list[LabelMask]:
+    """Read an indexed or grey PNG as `frames` masks of (side, side), which lie one below the other."""
     image: Image.Image = Image.open(io.BytesIO(data))
     if image.size != (side, frames * side):
         image = image.resize((side, frames * side), Image.Resampling.NEAREST)

@@ -1,23 +1,18 @@
-"""Measure a model's plans: what each keeps, how long those take that may become rungs, what content asks.
+"""Measure the quality and latency of a model's plans, and write its profile.
 
-Quality is measured on every picture. Latency is then measured in rounds, each of which times every plan
-once in an order of its own, so that a noisy minute hits all alike; a plan that another matches in quality
-for over a quarter less GFLOPs is not timed. What is known is written down after every step.
+Quality is measured on every image. Latency is measured in rounds. A round times every plan once, in a random
+order, so that noise on the machine affects all plans alike. A plan is not timed if another one has its
+quality for over a quarter less GFLOPs. The results are written after every step.
 """
 
-import hashlib
-import json
-import logging
-import os
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
 
 from foveate.core.errors import SetupError
 from foveate.core.outcome import Result
@@ -27,300 +22,219 @@ from foveate.core.profile import (
     MeasurementEnvironment,
     Profile,
     ProfilingSet,
-    Schedule,
     mark_rungs,
     worth_timing,
 )
-from foveate.models.loading.load import setting
-from foveate.models.profiling.content_profile import Learnt, learning, with_content
-from foveate.models.profiling.dataset import DecodedDataset, Pixels
-from foveate.models.profiling.evaluation import Evaluator, MeanIoU, Top1, read_mask
-from foveate.models.profiling.searching import STEPS, find_schedule, follow_schedules
-from foveate.models.profiling.timing import Times, seconds_each
-from foveate.models.runners.base import ModelRunner
+from foveate.models.loading.loader import UnprofiledModel
+from foveate.models.loading.machine import current_setting
+from foveate.models.profiling.content_profile import learning_steps, with_content
+from foveate.models.profiling.dataset import DecodedDataset
+from foveate.models.profiling.evaluation import Evaluator, MeanIoU, Top1, read_masks
+from foveate.models.profiling.profile_state import (
+    ProfilingJob,
+    ProfilingState,
+    job_identity,
+    partial_path,
+    read_state,
+    write_atomically,
+    write_state,
+)
+from foveate.models.profiling.searching import STEPS, find_schedule, use_schedules
+from foveate.models.profiling.timing import mean_batch_seconds
+from foveate.models.runners.base import ModelRunner, Pixels
 from foveate.models.runners.image import TorchRunner
 
-log = logging.getLogger(__name__)
-
-AT_LEAST = 16
-"""Pictures in a round at least: where samples leave early, latency depends on what they show."""
+MIN_ROUND_IMAGES = 16
+"""Fewest images in a round: the latency of a plan with exits depends on what the images show."""
 
 
-class Unmeasured(Protocol):
-    """A runner to measure, with the digests of its weights and of its siblings'."""
+class ReportStage(Protocol):
+    """Called with the stage, a description of the step, how much of the stage is done, and the total."""
 
-    @property
-    def runner(self) -> ModelRunner: ...
-
-    @property
-    def weights(self) -> str: ...
-
-    @property
-    def siblings(self) -> Mapping[str, str]: ...
+    def __call__(self, stage: str, step: str, done: int, total: int, /) -> None: ...
 
 
-class Watch(Protocol):
-    """Told the stage, what is being done, how much of the stage is, and out of how much."""
+def measure(
+    model: UnprofiledModel[ModelRunner],
+    images: DecodedDataset,
+    job: ProfilingJob,
+    target: Path,
+    report: ReportStage,
+) -> Profile:
+    """Measure a model and write its profile to `target`. TARGET.partial holds the results meanwhile.
 
-    def __call__(self, stage: str, what: str, done: int, total: int, /) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What to measure."""
-
-    plans: tuple[Plan, ...]
-    """Full first."""
-    batch_sizes: tuple[int, ...] = (1, 4, 8)
-    rounds: int = 7
-    seed: int = 0
-    shares: tuple[float, ...] = ()
-    """Of full's GFLOPs, to search DiffRate schedules for first."""
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """How far a job has come; written after every step, so that an interrupted one goes on."""
-
-    job: Mapping[str, str]
-    """Everything that the figures depend on. Two states with other jobs do not mix."""
-    schedules: Mapping[str, Schedule] = field(default_factory=dict)
-    """Those that were found, by their share."""
-    named: tuple[int, ...] = ()
-    """The class full names for each picture, or FAILED."""
-    kept: tuple[Measurement, ...] = ()
-    """Plans whose quality is known, full first; none of them timed."""
-    rounds: tuple[Times, ...] = ()
-    learnt: Learnt = field(default_factory=Learnt)
-
-
-def measure(loaded: Unmeasured, album: DecodedDataset, job: Job, target: Path, watch: Watch) -> Profile:
-    """Measure and write the profile to `target`; until then TARGET.partial holds what is known.
-
-    Raises SetupError where nothing can be written, or where full's answers are all wrong.
+    Raises SetupError if a file cannot be written, or if all answers of full are wrong.
     """
     if target.is_dir():
         raise SetupError(f"cannot write {target}: it is a folder")
-    here = setting(loaded.runner.device.type, loaded.runner.full.precision)
-    unfinished = partial_of(target)
-    state = _resumed(unfinished, _told(loaded, album, job, here))
-    write(unfinished, _text(state))  # what cannot be written is better known now than in an hour
+    runner = model.runner
+    setting = current_setting(runner.device.type, runner.full.precision)
+    unfinished = partial_path(target)
+    state = read_state(unfinished, job_identity(model, images, job, setting))
+    write_state(unfinished, state)  # a file that cannot be written should fail now, not in an hour
     for stage in (_schedules, _qualities, _latencies):
-        for further in stage(loaded.runner, album, job, state, watch):
-            write(unfinished, _text(state := further))
-    profile = _profile(loaded, album, job, state, here)
-    if loaded.runner.card.task == "classify" and isinstance(loaded.runner, TorchRunner):
-        told = partial(watch, "content")
-        for learnt in learning(
-            loaded.runner, album, profile, job.batch_sizes, job.rounds, state.learnt, told
+        for next_state in stage(runner, images, job, state, report):
+            state = next_state
+            write_state(unfinished, state)
+    profile = _profile(model, images, job, state, setting)
+    if runner.card.task == "classify" and isinstance(runner, TorchRunner):
+        report_content = partial(report, "content")
+        for learned in learning_steps(
+            runner, images, profile, job.batch_sizes, job.rounds, state.learnt, report_content
         ):
-            write(unfinished, _text(state := replace(state, learnt=learnt)))
+            state = replace(state, learnt=learned)
+            write_state(unfinished, state)
         profile = with_content(profile, state.learnt)
-    write(target, profile.text())
+    write_atomically(target, profile.text())
     unfinished.unlink(missing_ok=True)
     return profile
 
 
 def _profile(
-    loaded: Unmeasured, album: DecodedDataset, job: Job, state: State, here: MeasurementEnvironment
+    model: UnprofiledModel[ModelRunner],
+    images: DecodedDataset,
+    job: ProfilingJob,
+    state: ProfilingState,
+    setting: MeasurementEnvironment,
 ) -> Profile:
-    """The profile as far as nothing depends on the content."""
+    """The profile without the choice by content."""
     return Profile(
-        model=loaded.runner.card.name,
-        weights=loaded.weights,
-        data=ProfilingSet(album.pictures.name, len(album), album.pictures.targets is not None),
+        model=model.runner.card.name,
+        weights=model.weights,
+        data=ProfilingSet(images.dataset.name, len(images), images.dataset.targets is not None),
         seed=job.seed,
-        setting=here,
-        measurements=_summary(state),
-        siblings=dict(loaded.siblings),
+        setting=setting,
+        measurements=_measurements(state),
+        siblings=dict(model.siblings),
         schedules=state.schedules,
     )
 
 
-def partial_of(target: Path) -> Path:
-    """Where an unfinished profile lies."""
-    return target.with_name(target.name + ".partial")
-
-
-def write(path: Path, text: str) -> None:
-    """Write beside and rename, so that whoever reads never sees half a file. Raises SetupError."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(text, "utf-8")
-        beside.replace(path)
-    except OSError as error:
-        raise SetupError(f"cannot write {path}: {error.strerror}") from None
-
-
-def _told(
-    loaded: Unmeasured, album: DecodedDataset, job: Job, here: MeasurementEnvironment
-) -> dict[str, str]:
-    """Everything that the figures depend on, by the words a person has for it."""
-    where = {name: str(value) for name, value in asdict(here).items() if name != "date"}
-    return where | {
-        "weights": loaded.weights,
-        "siblings": ",".join(f"{name} {digest}" for name, digest in loaded.siblings.items()),
-        "stitches": _digest(loaded.runner),
-        "schedules": ",".join(f"{share:g}" for share in job.shares),
-        "pictures": album.pictures.digest(),
-        "plans": ",".join(map(str, job.plans)),
-        "batch sizes": ",".join(map(str, job.batch_sizes)),
-        "rounds": str(job.rounds),
-        "seed": str(job.seed),
-    }
-
-
-def _digest(runner: ModelRunner) -> str:
-    """Tells the stitches of a family from others."""
-    digest = hashlib.sha256()
-    for stitch in runner.stitches.values() if isinstance(runner, TorchRunner) else ():
-        digest.update(repr(stitch.spec).encode())
-        for weight in stitch.joint.parameters():
-            digest.update(weight.detach().float().cpu().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _resumed(partial: Path, job: Mapping[str, str]) -> State:
-    """What an interrupted run of the same job left, or nothing measured yet."""
-    try:
-        state = TypeAdapter(State).validate_json(partial.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        return State(job)
-    except (OSError, ValidationError):
-        log.warning("%s is not readable, so measuring starts anew", partial)
-        return State(job)
-    differ = sorted(name for name in job.keys() | state.job.keys() if job.get(name) != state.job.get(name))
-    if differ:
-        log.warning("%s is of another run, which differs in %s: starting anew", partial, ", ".join(differ))
-        return State(job)
-    plans, rounds = len(state.kept), len(state.rounds)
-    log.info("going on from %s: the quality of %d plan(s) and %d round(s) are done", partial, plans, rounds)
-    return state
-
-
-def _text(state: State) -> str:
-    return json.dumps(asdict(state)) + "\n"
-
-
 def _schedules(
-    runner: ModelRunner, album: DecodedDataset, job: Job, state: State, watch: Watch
-) -> Iterator[State]:
-    """The state after each DiffRate schedule that is not found yet; the model goes by them afterwards."""
+    runner: ModelRunner, images: DecodedDataset, job: ProfilingJob, state: ProfilingState, report: ReportStage
+) -> Iterator[ProfilingState]:
+    """The state after each DiffRate schedule that is left to search. The runner uses them afterwards."""
     if not isinstance(runner, TorchRunner):
         return
     for number in range(len(state.schedules), len(job.shares)):
 
-        def told(step: int, before: int = number * STEPS) -> None:
-            watch("schedules", "searching DiffRate schedules", before + step, len(job.shares) * STEPS)
+        def report_step(step: int, before: int = number * STEPS) -> None:
+            report("schedules", "searching DiffRate schedules", before + step, len(job.shares) * STEPS)
 
         share = job.shares[number]
-        found = find_schedule(runner, album, share, job.seed, told)
-        state = replace(state, schedules={**state.schedules, f"{share:g}": found})
+        schedule = find_schedule(runner, images, share, job.seed, report_step)
+        state = replace(state, schedules={**state.schedules, f"{share:g}": schedule})
         yield state
     if job.shares:
-        follow_schedules(runner, state.schedules)
+        use_schedules(runner, state.schedules)
 
 
 def _qualities(
-    runner: ModelRunner, album: DecodedDataset, job: Job, state: State, watch: Watch
-) -> Iterator[State]:
-    """The state after the quality of each plan that is not known yet."""
-    judge = evaluator_of(runner, album, state.kept, state.named)
+    runner: ModelRunner, images: DecodedDataset, job: ProfilingJob, state: ProfilingState, report: ReportStage
+) -> Iterator[ProfilingState]:
+    """The state after the quality of each plan that is left to measure."""
+    evaluator = evaluator_for(runner, images, state.kept, state.named)
+    total = len(job.plans) * len(images)
     for number in range(len(state.kept), len(job.plans)):
-        plan, given = job.plans[number], list[Result]()
-        name, looked = plan.relative_to(runner.full), 0
-        for chunk in album.chunks(runner.max_batch):
-            watch("quality", f"quality of {name}", number * len(album) + looked, len(job.plans) * len(album))
+        plan, succeeded = job.plans[number], list[Result]()
+        name, done = plan.relative_to(runner.full), 0
+        for chunk in images.chunks(runner.max_batch):
+            report("quality", f"quality of {name}", number * len(images) + done, total)
             results = runner.run(runner.stack(chunk, plan), plan)
-            judge.look(results)
-            given += [_spent(r) for r in results if isinstance(r, Result)]
-            looked += len(results)
-        state = _with_quality(state, name, given, judge)
+            evaluator.update(results)
+            succeeded += [_costs_only(r) for r in results if isinstance(r, Result)]
+            done += len(results)
+        state = _with_quality(state, name, succeeded, evaluator)
         yield state
-    watch("quality", f"quality of {len(job.plans)} plans", len(job.plans), len(job.plans))
+    report("quality", f"quality of {len(job.plans)} plans", len(job.plans), len(job.plans))
 
 
-def _spent(result: Result) -> Result:
-    """What it took, without what was found."""
+def _costs_only(result: Result) -> Result:
+    """The result without its maps and features, which would fill the memory."""
     return replace(result, maps=None, frame_maps=(), over_time=None, features=None)
 
 
 def _latencies(
-    runner: ModelRunner, album: DecodedDataset, job: Job, state: State, watch: Watch
-) -> Iterator[State]:
-    """The state after each round that is not done yet."""
+    runner: ModelRunner, images: DecodedDataset, job: ProfilingJob, state: ProfilingState, report: ReportStage
+) -> Iterator[ProfilingState]:
+    """The state after each round of timing that is left to do."""
     plans = {plan.relative_to(runner.full): plan for plan in job.plans}
     timed = [plans[m.plan] for m in worth_timing(state.kept)]
-    what, each = f"latency of {len(timed)} plans", len(timed) * len(job.batch_sizes)
+    description, per_round = f"latency of {len(timed)} plans", len(timed) * len(job.batch_sizes)
     for number in range(len(state.rounds), job.rounds):
         times: dict[str, dict[int, float]] = {plan.relative_to(runner.full): {} for plan in timed}
-        drawn = _drawn(album, job, number)
-        for done, (plan, size) in enumerate(_order(timed, job, number)):
-            watch("latency", what, number * each + done, job.rounds * each)
-            times[plan.relative_to(runner.full)][size] = seconds_each(runner, plan, drawn, size)
+        pixels = _round_images(images, job, number)
+        for done, (plan, size) in enumerate(_timing_order(timed, job, number)):
+            report("latency", description, number * per_round + done, job.rounds * per_round)
+            times[plan.relative_to(runner.full)][size] = mean_batch_seconds(runner, plan, pixels, size)
         state = replace(state, rounds=(*state.rounds, times))
         yield state
-    watch("latency", what, job.rounds * each, job.rounds * each)
+    report("latency", description, job.rounds * per_round, job.rounds * per_round)
 
 
-def evaluator_of(
-    runner: ModelRunner, album: DecodedDataset, kept: Sequence[Measurement] = (), named: Sequence[int] = ()
+def evaluator_for(
+    runner: ModelRunner,
+    images: DecodedDataset,
+    measured: Sequence[Measurement] = (),
+    full_classes: Sequence[int] = (),
 ) -> Evaluator:
-    """Who tells what a plan keeps, for this task.
+    """The evaluator for the runner's task.
 
-    kept: what is known already, full first; named: the classes that full names, where they are known.
+    measured: the plans that are measured already, full first; full_classes: the classes that full
+    predicted, if they are known.
     """
-    pictures = album.pictures
+    dataset = images.dataset
     if runner.card.task == "classify":
-        return Top1(pictures.targets, named)
+        return Top1(dataset.targets, full_classes)
     side, classes, frames = runner.full.image_size, len(runner.card.labels) + 1, runner.card.frames
-    if pictures.masks is not None:
-        masks = (read_mask(pictures.mask(index), side, frames or 1) for index in range(len(album)))
-        truth = [mask for each in masks for mask in each]
-        return MeanIoU(truth, classes, kept[0].accuracy if kept else None, frames)
-    judge = MeanIoU(None, classes, frames=frames)
-    if kept:  # what full outlined is not written down, and is found again
-        for chunk in album.chunks(runner.max_batch):
-            judge.look(runner.run(runner.stack(chunk, runner.full), runner.full))
-        judge.done()
-    return judge
+    if dataset.masks is not None:
+        masks = (read_masks(dataset.encoded_mask(index), side, frames or 1) for index in range(len(images)))
+        truth = [mask for item in masks for mask in item]
+        return MeanIoU(truth, classes, measured[0].accuracy if measured else None, frames)
+    evaluator = MeanIoU(None, classes, frames=frames)
+    if measured:  # the partial file does not hold full's masks, so they are computed again
+        for chunk in images.chunks(runner.max_batch):
+            evaluator.update(runner.run(runner.stack(chunk, runner.full), runner.full))
+        evaluator.result()
+    return evaluator
 
 
-def _with_quality(state: State, plan: str, given: Sequence[Result], judge: Evaluator) -> State:
-    """The state with one more plan's quality. The first plan's is full's, to which others are compared."""
-    if not given:
-        raise SetupError(f"{plan} gives no finite answer to any picture")
-    quality, accuracy = judge.done()
-    measured = Measurement(
+def _with_quality(
+    state: ProfilingState, plan: str, succeeded: Sequence[Result], evaluator: Evaluator
+) -> ProfilingState:
+    """The state with one more plan's quality. The first plan is full, to which the others are compared."""
+    if not succeeded:
+        raise SetupError(f"{plan} gives no finite answer to any image")
+    quality, accuracy = evaluator.result()
+    measurement = Measurement(
         plan=plan,
         quality=round(quality, 6),
         accuracy=None if accuracy is None else round(accuracy, 6),
-        gflops=round(statistics.fmean(result.gflops for result in given), 6),
-        tokens=round(statistics.fmean(result.tokens for result in given)),
+        gflops=round(statistics.fmean(result.gflops for result in succeeded), 6),
+        tokens=round(statistics.fmean(result.tokens for result in succeeded)),
         latency_s={},
     )
-    named = judge.full if isinstance(judge, Top1) else ()
-    return replace(state, named=named, kept=(*state.kept, measured))
+    full_classes = evaluator.full if isinstance(evaluator, Top1) else ()
+    return replace(state, named=full_classes, kept=(*state.kept, measurement))
 
 
-def _drawn(album: DecodedDataset, job: Job, number: int) -> list[Pixels]:
-    """The pictures of one round, which every plan gets: the next few of a seeded order, over and over."""
-    count = max(AT_LEAST, *job.batch_sizes)
-    every = np.random.default_rng(job.seed).permutation(len(album))
-    return album.at(every.take(range(number * count, (number + 1) * count), mode="wrap").tolist())
+def _round_images(images: DecodedDataset, job: ProfilingJob, number: int) -> list[Pixels]:
+    """The images of one round, the same for every plan: the next ones of a seeded order, which repeats."""
+    count = max(MIN_ROUND_IMAGES, *job.batch_sizes)
+    order = np.random.default_rng(job.seed).permutation(len(images))
+    return images.at(order.take(range(number * count, (number + 1) * count), mode="wrap").tolist())
 
 
-def _order(plans: Sequence[Plan], job: Job, number: int) -> Iterator[tuple[Plan, int]]:
-    """What is timed in a round, in its own seeded order: every plan with every batch size."""
+def _timing_order(plans: Sequence[Plan], job: ProfilingJob, number: int) -> Iterator[tuple[Plan, int]]:
+    """Every plan with every batch size, in the seeded order of this round."""
     random = np.random.default_rng((job.seed, number))
     for size in job.batch_sizes:
         for index in random.permutation(len(plans)).tolist():
             yield plans[index], size
 
 
-def _summary(state: State) -> tuple[Measurement, ...]:
-    """Every plan with its median latencies where it was timed, rungs marked, cheapest first."""
+def _measurements(state: ProfilingState) -> tuple[Measurement, ...]:
+    """Every plan with its median latencies if it was timed, rungs marked, cheapest first."""
 
     def latency(plan: str) -> dict[int, float]:
         rounds = [times[plan] for times in state.rounds if plan in times]

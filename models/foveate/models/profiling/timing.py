@@ -1,4 +1,4 @@
-"""How long a runner takes over pictures."""
+"""Time a runner on batches of images or videos."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -6,18 +6,18 @@ from collections.abc import Mapping, Sequence
 from foveate.core.plan import Plan
 from foveate.models.runners.base import ModelRunner, Pixels
 
-Times = Mapping[str, Mapping[int, float]]
-"""Seconds a batch by plan and batch size."""
+RoundTimes = Mapping[str, Mapping[int, float]]
+"""Seconds of a batch by plan and batch size, in one round."""
 
 FAILED = -1
-"""Stands for a class where a plan gave no finite answer."""
+"""Stands for a class index if a plan gave no finite answer."""
 
 
-def seconds_each(runner: ModelRunner, plan: Plan, pixels: Sequence[Pixels], size: int) -> float:
-    """Mean seconds of a batch of this size, over as many whole ones as the pictures make.
+def mean_batch_seconds(runner: ModelRunner, plan: Plan, pixels: Sequence[Pixels], size: int) -> float:
+    """Mean seconds of a batch of this size, over the whole batches that these inputs make.
 
-    One batch goes before, off the clock. oneDNN holds a thousand kernels for shapes it has met; a
-    few dozen plans have more, so that each would pay for what those in between have driven out.
+    One batch runs first, untimed: oneDNN caches a limited number of kernels by shape, and the kernels of
+    the plans that ran before may have evicted those of this plan.
     """
     starts = range(0, len(pixels) - size + 1, size)
     batches = [runner.stack(pixels[start : start + size], plan) for start in starts]

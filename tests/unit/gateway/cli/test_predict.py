@@ -11,7 +11,7 @@ from rich.console import Console
 
 from foveate.core.content import ContentRungs
 from foveate.core.errors import BadPlan, BrokenMedia
-from foveate.gateway.cli.predict import Answer, draw, predict, show
+from foveate.gateway.cli.predict import ExplainedPrediction, draw, predict, show
 from foveate.models.runners.image import TorchRunner
 from tests.support.measuring import tiny
 
@@ -28,13 +28,13 @@ def choosing(rung: int) -> TorchRunner:
     return runner
 
 
-def answer(runner: TorchRunner, plan: str, top_k: int = 3) -> Answer:
+def answer(runner: TorchRunner, plan: str, top_k: int = 3) -> ExplainedPrediction:
     encoded = io.BytesIO()
     Image.fromarray(HALVES).save(encoded, "png")
     return predict(runner, encoded.getvalue(), runner.card.plan(plan), top_k, 10**6)
 
 
-def printed(found: Answer) -> str:
+def printed(found: ExplainedPrediction) -> str:
     console = Console(file=io.StringIO(), width=100, force_terminal=True, color_system="truecolor")
     show(console, found)
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]

@@ -14,7 +14,7 @@ from foveate.models.heads import ExitSpec
 from foveate.models.heads.exits import ExitHead, GlobalHead, LocalHead, build
 from foveate.models.layers.config import ViTConfig, block_macs
 from foveate.models.layers.tokens import Assignment, Tokens
-from foveate.models.profiling.calibration import answers
+from foveate.models.profiling.calibration import exit_logits
 from foveate.models.vit.vit import ElasticViT, ResolvedPlan, TrunkOutput
 
 CONFIG = ViTConfig(image_size=96, width=24, depth=6, heads=3, classes=7)
@@ -214,7 +214,7 @@ def test_real_heads_serve_any_size_and_reduction_and_rows_are_independent(side: 
 def test_exit_logits_are_those_of_depth_caps(config: ViTConfig) -> None:
     model, images = model_with_heads(config), random_images(3)
     for reducer in ("none", "evit:0.5") if config.class_token else ("none",):
-        found = answers(model, images, reduction.create(reducer, model))
+        found = exit_logits(model, images, reduction.create(reducer, model))
         assert list(found) == [2, 3, 5, 6]
         for depth, logits in found.items():
             assert torch.equal(logits, run(model, images, None, reducer, depth).logits)

@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from foveate.core.errors import SetupError
 from foveate.models import huggingface
-from foveate.models.loading.transformers_models import load
+from foveate.models.loading.loader import LoadOptions
+from foveate.models.loading.transformers_models import TransformersLoader
 from tests.support import pretrained
 from tests.support.pretrained import (
     LABELS,
@@ -91,11 +92,11 @@ def test_only_weights_that_answers_depend_on_are_required(tmp_path: Path) -> Non
     save_file(
         {n: v for n, v in state.items() if n not in unused}, path / "model.safetensors", {"format": "pt"}
     )
-    load(str(path), "fp32", "cpu", 1, served=False)
+    TransformersLoader().load(str(path), LoadOptions("fp32", "cpu", 1), warm_ladder=False)
     needed = {n: v for n, v in state.items() if not n.startswith("head.")}
     save_file(needed, path / "model.safetensors", {"format": "pt"})
     with pytest.raises(SetupError, match="gives no finite answer"):
-        load(str(path), "fp32", "cpu", 1, served=False)
+        TransformersLoader().load(str(path), LoadOptions("fp32", "cpu", 1), warm_ladder=False)
 
 
 def test_names_of_transformers_are_recognized(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,11 +13,13 @@ from foveate.core.errors import SetupError
 from foveate.models import huggingface
 from foveate.models.huggingface.cost import count, skeleton
 from foveate.models.loading import precision
-from foveate.models.loading.load import profile_path
-from foveate.models.loading.transformers_models import load, load_unprofiled
+from foveate.models.loading.loader import LoadOptions
+from foveate.models.loading.profile_store import profile_path
+from foveate.models.loading.transformers_models import TransformersLoader
 from foveate.models.profiling.dataset import Dataset, DecodedDataset
-from foveate.models.profiling.evaluation import painted
-from foveate.models.profiling.profile import Job, measure
+from foveate.models.profiling.evaluation import mask_from_maps
+from foveate.models.profiling.profile import measure
+from foveate.models.profiling.profile_state import ProfilingJob
 from tests.support import pretrained
 from tests.support.pretrained import (
     SIDE,
@@ -80,28 +82,28 @@ def test_profile_is_the_ladder_of_its_own_weights_alone(
 ) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     path = saved(tmp_path / "m", pretrained.segformer())
-    loaded = load_unprofiled(f"hf:{path}", "fp32", "cpu", 1)
+    loaded = TransformersLoader().load_unprofiled(f"hf:{path}", LoadOptions("fp32", "cpu", 1))
     seen = [random_image(n) for n in range(6)]
     full = run_plan(loaded.runner, "full", seen)
-    masks = tuple(png(painted(result.maps, (SIDE, SIDE))) for result in full)
+    masks = tuple(png(mask_from_maps(result.maps, (SIDE, SIDE))) for result in full)
     album = DecodedDataset(
         Dataset("noise", tuple(map(png, seen)), None, masks),
         lambda data: np.asarray(Image.open(io.BytesIO(data))),
         quiet,
     )
-    job = Job(loaded.runner.candidates(), (1,), 1)
+    job = ProfilingJob(loaded.runner.candidates(), (1,), 1)
     profile = measure(loaded, album, job, profile_path(str(path)), quiet)
     assert [m.plan for m in profile.measurements if m.quality == 1][-1] == "full"
     assert all(m.quality < 1 for m in profile.measurements if m.plan != "full")
-    card = load(str(path), "fp32", "cpu", 1, served=False).card
+    card = TransformersLoader().load(str(path), LoadOptions("fp32", "cpu", 1), warm_ladder=False).card
     assert [rung.plan.relative_to(card.full) for rung in card.ladder] == [m.plan for m in profile.ladder]
     assert all(rung.latency_s for rung in card.ladder)
     settled(pretrained.segformer(), seed=6).save_pretrained(path)
-    other = load(str(path), "fp32", "cpu", 1, served=False).card
+    other = TransformersLoader().load(str(path), LoadOptions("fp32", "cpu", 1), warm_ladder=False).card
     assert [(rung.quality, rung.latency_s) for rung in other.ladder] == [(1.0, None)]
     assert "is a profile of another model" in caplog.text
     with pytest.raises(SetupError, match="no other model answers in its name"):
-        load_unprofiled(str(path), "fp32", "cpu", 1, siblings=("vit-xs",))
+        TransformersLoader().load_unprofiled(str(path), LoadOptions("fp32", "cpu", 1), siblings=("vit-xs",))
 
 
 def test_precision_is_measured_and_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

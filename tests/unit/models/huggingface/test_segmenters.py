@@ -13,7 +13,7 @@ from torch import Tensor
 from foveate.core.errors import RunFailed
 from foveate.core.outcome import Result
 from foveate.models.huggingface.segmenters import scores_of
-from foveate.models.profiling.evaluation import painted
+from foveate.models.profiling.evaluation import mask_from_maps
 from tests.support import pretrained
 from tests.support.pretrained import (
     LABELS,
@@ -89,7 +89,7 @@ def test_mask2former_masks_equal_transformers_own_post_processing(tmp_path: Path
     for result, mask in zip(run_plan(load_runner(path), "full", media), expected, strict=True):
         assert result.maps is not None
         # Theirs go to 384 x 384 and back on the way, which moves some borders.
-        agreed = (painted(result.maps, size) == mask.numpy() + 1).mean()
+        agreed = (mask_from_maps(result.maps, size) == mask.numpy() + 1).mean()
         assert agreed > 0.95
         assert len(result.maps.classes) > 1
 

@@ -1,4 +1,4 @@
-"""Choosing a precision: measured once, remembered, and refused where it changes answers or gains nothing."""
+"""Choosing a precision: measured once, cached, and refused if it changes answers or is no faster."""
 
 import io
 from pathlib import Path
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @torch.no_grad()
 def tiny(seed: int = 0) -> Checkpoint:
-    """A random model whose answers differ between pictures, and clearly enough to survive rounding."""
+    """A random model that answers different images differently, with margins larger than rounding."""
     model, generator = ElasticViT(CONFIG).eval(), torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
@@ -34,8 +34,8 @@ def tiny(seed: int = 0) -> Checkpoint:
 
 
 @torch.no_grad()
-def torn() -> Checkpoint:
-    """The same, but its two best classes are a rounding error apart: bfloat16 cannot tell them."""
+def close_classes() -> Checkpoint:
+    """The same, but the scores of all classes differ less than bfloat16 can represent."""
     checkpoint = tiny()
     head = checkpoint.model.head
     assert isinstance(head, torch.nn.Linear)
@@ -46,7 +46,7 @@ def torn() -> Checkpoint:
 
 
 def colours() -> HeldOut:
-    """Pictures of one colour and some noise each."""
+    """Images of one colour each, with noise."""
     random = np.random.default_rng(0)
     jpegs = []
     for _ in range(SCENES):
@@ -57,8 +57,8 @@ def colours() -> HeldOut:
     return HeldOut(tuple("abcdefghij"), tuple(jpegs), np.arange(SCENES) % 10)
 
 
-class Bench:
-    """Stands in for the clock: float32 takes a second, the lower precision a share of it."""
+class FixedTimes:
+    """Replaces the timer: float32 takes one second, the lower precision 1 / gain seconds."""
 
     def __init__(self, gain: float) -> None:
         self.gain, self.measured = gain, 0
@@ -69,16 +69,16 @@ class Bench:
 
 
 @pytest.fixture(autouse=True)
-def small_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is read from or left in the home of whoever runs the tests."""
+def isolated_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests use a cache of their own and few held-out images."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(precision, "heldout", colours)
 
 
-def timed(monkeypatch: pytest.MonkeyPatch, gain: float) -> Bench:
-    bench = Bench(gain)
-    monkeypatch.setattr(precision, "seconds_a_batch", bench)
-    return bench
+def timed(monkeypatch: pytest.MonkeyPatch, gain: float) -> FixedTimes:
+    times = FixedTimes(gain)
+    monkeypatch.setattr(precision, "seconds_per_batch", times)
+    return times
 
 
 def runners(checkpoint: Checkpoint) -> tuple[TorchRunner, TorchRunner]:
@@ -88,107 +88,101 @@ def runners(checkpoint: Checkpoint) -> tuple[TorchRunner, TorchRunner]:
     )
 
 
-def test_agreement_is_the_share_of_pictures_named_alike() -> None:
-    clear, close = runners(tiny()), runners(torn())
+def test_agreement_is_the_share_of_equal_classes() -> None:
+    clear, close = runners(tiny()), runners(close_classes())
     assert precision.agreement(clear[0], clear[0], colours()) == 1.0
     assert precision.agreement(*clear, colours()) >= precision.AGREEMENT
     assert precision.agreement(*close, colours()) < 0.9
     assert precision.agreement(clear[0], runners(tiny(seed=1))[0], colours()) < 0.9
 
 
-def test_a_model_names_more_than_one_class_here() -> None:
-    """Without this the agreement above would mean nothing."""
+def test_the_test_model_predicts_several_classes() -> None:
+    """Otherwise the test of the agreement would prove nothing."""
     reference, _ = runners(tiny())
-    named = precision.top1(reference, colours())
-    assert named.shape == (SCENES,)
-    assert len(set(named.tolist())) >= 3
-    assert not np.array_equal(precision.top1(reference, colours(), "evit:0.3"), named)
+    classes = precision.top1(reference, colours())
+    assert classes.shape == (SCENES,)
+    assert len(set(classes.tolist())) >= 3
+    assert not np.array_equal(precision.top1(reference, colours(), "evit:0.3"), classes)
 
 
-def test_a_lower_precision_that_is_faster_and_keeps_the_answers_is_taken(
+def test_a_faster_precision_that_keeps_the_answers_is_chosen(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     timed(monkeypatch, gain=2)
     assert precision.measure(tiny(), "cpu") == "bf16"
 
 
-def test_one_that_changes_answers_is_refused_however_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_precision_that_changes_answers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     timed(monkeypatch, gain=50)
-    assert precision.measure(torn(), "cpu") == "fp32"
+    assert precision.measure(close_classes(), "cpu") == "fp32"
 
 
 @pytest.mark.parametrize(("share", "chosen"), [(0.9949, "fp32"), (0.995, "bf16"), (1.0, "bf16")])
-def test_the_bar_is_99_and_a_half_percent(share: float, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_a_percent_may_disagree(share: float, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
     timed(monkeypatch, gain=2)
     monkeypatch.setattr(precision, "agreement", lambda *_: share)
     assert precision.measure(tiny(), "cpu") == chosen
 
 
 @pytest.mark.parametrize("gain", [0.5, 1.0, 1.14])
-def test_one_that_is_no_faster_is_refused_without_asking_for_its_answers(
+def test_a_precision_that_is_no_faster_is_refused_without_a_check(
     gain: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     timed(monkeypatch, gain)
-    monkeypatch.setattr(precision, "heldout", lambda: pytest.fail("nobody needs the scenes"))
+    monkeypatch.setattr(precision, "heldout", lambda: pytest.fail("the scenes are not needed"))
     assert precision.measure(tiny(), "cpu") == "fp32"
 
 
-def test_a_check_that_would_take_too_long_is_not_begun(
+def test_a_check_that_would_take_too_long_is_skipped(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     timed(monkeypatch, gain=2)
-    monkeypatch.setattr(precision, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(precision, "CHECK_LIMIT_S", 1.0)
     monkeypatch.setattr(precision, "agreement", lambda *_: pytest.fail("this would take too long"))
     assert precision.measure(tiny(), "cpu") == "fp32"
     assert "--precision bf16" in caplog.text
 
 
-def test_the_choice_is_remembered_and_not_measured_again(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    bench = timed(monkeypatch, gain=2)
+def test_the_choice_is_cached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    times = timed(monkeypatch, gain=2)
     assert precision.choose(tiny(), "cpu") == "bf16"
-    assert bench.measured == 2
-    (kept,) = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert "bf16" in kept.read_text()
+    assert times.measured == 2
+    (cache_file,) = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert "bf16" in cache_file.read_text()
     assert precision.choose(tiny(), "cpu") == "bf16"
-    assert bench.measured == 2
+    assert times.measured == 2
 
 
-def test_other_weights_are_measured_for_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
-    bench = timed(monkeypatch, gain=2)
+def test_other_weights_have_their_own_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = timed(monkeypatch, gain=2)
     assert precision.choose(tiny(), "cpu") == "bf16"
-    assert precision.choose(torn(), "cpu") == "fp32"
-    assert bench.measured == 4
-    assert precision.choose(torn(), "cpu") == "fp32"
+    assert precision.choose(close_classes(), "cpu") == "fp32"
+    assert times.measured == 4
+    assert precision.choose(close_classes(), "cpu") == "fp32"
     assert precision.choose(tiny(), "cpu") == "bf16"
-    assert bench.measured == 4
+    assert times.measured == 4
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_an_unwritable_cache_is_no_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    bench = timed(monkeypatch, gain=2)
+    times = timed(monkeypatch, gain=2)
     assert precision.choose(tiny(), "cpu") == "bf16"
     assert precision.choose(tiny(), "cpu") == "bf16"
-    assert bench.measured == 4
+    assert times.measured == 4
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"precision": "int3"}'])
-def test_a_damaged_memory_is_measured_anew(
-    text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_damaged_cache_file_is_replaced(text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     timed(monkeypatch, gain=2)
     precision.choose(tiny(), "cpu")
-    (kept,) = [path for path in tmp_path.rglob("*") if path.is_file()]
-    kept.write_text(text)
+    (cache_file,) = [path for path in tmp_path.rglob("*") if path.is_file()]
+    cache_file.write_text(text)
     assert precision.choose(tiny(), "cpu") == "bf16"
-    assert "bf16" in kept.read_text()
+    assert "bf16" in cache_file.read_text()
 
 
-def test_measuring_leaves_the_checkpoint_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measuring_does_not_change_the_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     timed(monkeypatch, gain=2)
     checkpoint = tiny()
     before = {name: value.clone() for name, value in checkpoint.model.state_dict().items()}
@@ -198,7 +192,7 @@ def test_measuring_leaves_the_checkpoint_as_it_was(monkeypatch: pytest.MonkeyPat
         assert torch.equal(value, before[name])
 
 
-def test_the_clock_is_a_real_one() -> None:
+def test_the_timer_gives_real_seconds() -> None:
     reference, candidate = runners(tiny())
-    assert 0 < precision.seconds_a_batch(reference, repeats=1) < 10
-    assert 0 < precision.seconds_a_batch(candidate, repeats=1) < 10
+    assert 0 < precision.seconds_per_batch(reference, repeats=1) < 10
+    assert 0 < precision.seconds_per_batch(candidate, repeats=1) < 10

@@ -1,10 +1,12 @@
-"""What a machine that was busy at the start says of plans is not believed for ever."""
+"""Warm-up: times that other work on the machine distorted are measured again."""
 
 from dataclasses import replace
 
+import pytest
+
 from foveate.core.plan import Plan
 from foveate.models.loading import warmup
-from foveate.models.loading.warmup import held_up, warm
+from foveate.models.loading.warmup import slow_outliers, warm_up
 from foveate.models.runners.image import TorchRunner
 from tests.support.dense_heads import dense_checkpoint
 
@@ -13,29 +15,29 @@ HALF, TENTH = replace(FULL, reducer="evit:0.5"), replace(FULL, reducer="evit:0.1
 COST = {FULL: 1.0, HALF: 0.5, TENTH: 0.1}
 
 
-def test_what_took_longer_than_it_can_have_was_held_up() -> None:
-    quiet = {FULL: {1: 0.020}, HALF: {1: 0.012}, TENTH: {1: 0.006}}
-    assert held_up(quiet, 1, COST) == []
-    assert held_up(quiet, 8, COST) == [], "nothing was timed"
-    assert held_up(quiet | {FULL: {1: 0.9}}, 1, COST) == [FULL]
-    assert held_up(quiet | {TENTH: {1: 0.1}}, 1, COST) == [TENTH]
-    assert held_up({FULL: {1: 2.0}, HALF: {1: 1.0}, TENTH: {1: 0.006}}, 1, COST) == [FULL, HALF]
-    assert held_up({FULL: {1: 2.0}}, 1, COST) == [], "there is nothing to compare it with"
+def test_a_time_far_above_those_of_other_plans_is_an_outlier() -> None:
+    times = {FULL: {1: 0.020}, HALF: {1: 0.012}, TENTH: {1: 0.006}}
+    assert slow_outliers(times, 1, COST) == []
+    assert slow_outliers(times, 8, COST) == [], "no batch of this size was timed"
+    assert slow_outliers(times | {FULL: {1: 0.9}}, 1, COST) == [FULL]
+    assert slow_outliers(times | {TENTH: {1: 0.1}}, 1, COST) == [TENTH]
+    assert slow_outliers({FULL: {1: 2.0}, HALF: {1: 1.0}, TENTH: {1: 0.006}}, 1, COST) == [FULL, HALF]
+    assert slow_outliers({FULL: {1: 2.0}}, 1, COST) == [], "there is no other plan to compare with"
 
 
-def test_it_is_timed_again(monkeypatch: object, one_thread: None) -> None:
+def test_an_outlier_is_timed_again(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
     runner = TorchRunner(dense_checkpoint())
-    true, held = warmup._later_run, [3]
+    real, slow_runs = warmup._steady_seconds, [3]
 
-    def later_run(*given: object) -> float:
-        """The first few batches of full are held up."""
-        taken = true(*given)  # type: ignore[arg-type]
-        if given[2] == runner.full and held[0]:
-            held[0] -= 1
+    def seconds(*arguments: object) -> float:
+        """Real seconds, but 100 for the first batches of full."""
+        taken = real(*arguments)  # type: ignore[arg-type]
+        if arguments[2] == runner.full and slow_runs[0]:
+            slow_runs[0] -= 1
             return 100.0
         return taken
 
-    monkeypatch.setattr(warmup, "_later_run", later_run)  # type: ignore[attr-defined]
-    warm(runner, (1,))
-    assert not held[0]
+    monkeypatch.setattr(warmup, "_steady_seconds", seconds)
+    warm_up(runner, (1,))
+    assert not slow_runs[0]
     assert max(runner.times[1][runner.full].values()) < 50

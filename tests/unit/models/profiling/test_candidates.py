@@ -1,4 +1,4 @@
-"""Which plans are tried on a model, and those that a person lists."""
+"""The candidate plans of a model, and plans from a list."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ from torch import nn
 from foveate.core.errors import BadPlan
 from foveate.core.plan import Plan
 from foveate.models.layers.config import ViTConfig
-from foveate.models.profiling.candidates import candidates, parse
+from foveate.models.profiling.candidates import candidates, parse_plans
 from foveate.models.runners.image import TorchRunner
 from foveate.models.vit.vit import ElasticViT
 from tests.support.measuring import CONFIG, quiet, tiny
@@ -16,7 +16,7 @@ from tests.support.measuring import CONFIG, quiet, tiny
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def test_as_many_plans_are_tried_as_a_person_waits_for() -> None:
+def test_a_model_has_twenty_to_forty_candidates() -> None:
     model = ElasticViT(ViTConfig())
     full = Plan("vit", 224)
     plain = candidates(model, full, quiet)
@@ -35,33 +35,33 @@ def test_as_many_plans_are_tried_as_a_person_waits_for() -> None:
     }
 
 
-def test_what_the_model_cannot_run_is_not_tried() -> None:
+def test_plans_that_the_model_cannot_run_are_left_out() -> None:
     runner = TorchRunner(tiny(config=replace(CONFIG, class_token=False, pool="avg")))
-    tried = candidates(runner.models["tiny"], runner.full, runner.check)
-    assert tried[0] == runner.full
-    assert not any(p.reducer.startswith("evit") for p in tried)
-    for chosen in tried:
+    plans = candidates(runner.models["tiny"], runner.full, runner.check)
+    assert plans[0] == runner.full
+    assert not any(p.reducer.startswith("evit") for p in plans)
+    for chosen in plans:
         runner.check(chosen)
 
 
-def test_schedules_and_siblings_are_tried() -> None:
+def test_schedules_and_siblings_are_candidates() -> None:
     model = ElasticViT(CONFIG)
     model.schedules = {"0.6": ((9, 9),) * 4}
-    tried = candidates(model, Plan("tiny", 64), quiet, [Plan("tinier", 48)])
-    assert Plan("tiny", 64, reducer="diffrate:0.6") in tried
-    assert Plan("tinier", 48) in tried
-    assert Plan("tinier", 48, reducer="evit:0.5") in tried
+    plans = candidates(model, Plan("tiny", 64), quiet, [Plan("tinier", 48)])
+    assert Plan("tiny", 64, reducer="diffrate:0.6") in plans
+    assert Plan("tinier", 48) in plans
+    assert Plan("tinier", 48, reducer="evit:0.5") in plans
 
 
-def test_plans_can_be_listed_and_a_number_is_a_size() -> None:
+def test_a_list_of_plans_may_contain_image_sizes() -> None:
     runner = TorchRunner(tiny())
-    listed = parse("evit:.5, 32,32/evit:0.7,full,evit:0.5,", runner.full, runner.check)
+    listed = parse_plans("evit:.5, 32,32/evit:0.7,full,evit:0.5,", runner.full, runner.check)
     texts = [chosen.relative_to(runner.full) for chosen in listed]
     assert texts == ["full", "evit:0.5", "tiny@32", "tiny@32/evit:0.7"]
 
 
 @pytest.mark.parametrize("text", ["warp:9", "evit:7", "33", "other@64", "exit:0.9", "evit:0.5/bf16"])
-def test_a_listed_plan_that_cannot_be_run_is_refused(text: str) -> None:
+def test_a_listed_plan_that_cannot_run_is_refused(text: str) -> None:
     runner = TorchRunner(tiny())
     with pytest.raises(BadPlan):
-        parse(text, runner.full, runner.check)
+        parse_plans(text, runner.full, runner.check)

@@ -1,4 +1,4 @@
-"""Folders of pictures to measure with: who is labelled, what is left out, what is drawn."""
+"""Datasets of images: labels from folders, unreadable files, samples, and decoding."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,8 @@ import pytest
 
 from foveate.core.errors import BrokenMedia, SetupError
 from foveate.models.profiling import dataset
-from foveate.models.profiling.dataset import Dataset, DecodedDataset, Pixels
+from foveate.models.profiling.dataset import Dataset, DecodedDataset
+from foveate.models.runners.base import Pixels
 from foveate.models.zoo.heldout import HeldOut
 
 LABELS = ("red apple", "Pear", "crane", "crane")
@@ -24,38 +25,40 @@ def put(folder: Path, *names: str) -> Path:
 
 
 def decode(data: bytes) -> Pixels:
-    """A grey picture whose brightness is its number; what has no number is no picture."""
+    """A grey image whose brightness is its number. Raises BrokenMedia for data without a number."""
     digits = data.partition(b".")[0]
     if not digits.isdigit():
-        raise BrokenMedia("no picture")
+        raise BrokenMedia("no number")
     return np.full((SIDE, SIDE, 3), int(digits), np.uint8)
 
 
-def names(found: Dataset) -> list[str]:
-    return [item.name for item in found.items if isinstance(item, Path)]
+def names(loaded: Dataset) -> list[str]:
+    return [item.name for item in loaded.items if isinstance(item, Path)]
 
 
-def test_class_folders_are_named_by_label_in_any_case_or_by_index(tmp_path: Path) -> None:
-    found = dataset.folder(put(tmp_path, "RED apple/1.jpg", "pear/2.jpg", "0003/3.jpg", "2/4.png"), LABELS)
-    told = dict(zip(names(found), found.targets or (), strict=True))
-    assert told == {"1.jpg": 0, "2.jpg": 1, "3.jpg": 3, "4.png": 2}
+def test_class_folders_have_labels_in_any_case_or_indices_as_names(tmp_path: Path) -> None:
+    loaded = dataset.class_folders(
+        put(tmp_path, "RED apple/1.jpg", "pear/2.jpg", "0003/3.jpg", "2/4.png"), LABELS
+    )
+    targets = dict(zip(names(loaded), loaded.targets or (), strict=True))
+    assert targets == {"1.jpg": 0, "2.jpg": 1, "3.jpg": 3, "4.png": 2}
 
 
-def test_a_label_that_is_a_number_is_a_label(tmp_path: Path) -> None:
-    assert dataset.folder(put(tmp_path, "1/a.jpg"), ("5", "3", "1")).targets == (2,)
+def test_a_number_that_is_a_label_is_no_index(tmp_path: Path) -> None:
+    assert dataset.class_folders(put(tmp_path, "1/a.jpg"), ("5", "3", "1")).targets == (2,)
 
 
-def test_pictures_of_a_class_may_lie_deeper_and_hidden_files_do_not_count(tmp_path: Path) -> None:
-    found = dataset.folder(
+def test_subfolders_count_and_hidden_files_do_not(tmp_path: Path) -> None:
+    loaded = dataset.class_folders(
         put(tmp_path, "pear/a/b/1.jpg", "pear/2.jpg", "pear/.DS_Store", ".git/3.jpg", "README"), LABELS
     )
-    assert (names(found), found.targets) == (["2.jpg", "1.jpg"], (1, 1))
+    assert (names(loaded), loaded.targets) == (["2.jpg", "1.jpg"], (1, 1))
 
 
 def test_a_flat_folder_is_unlabelled(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    found = dataset.folder(put(tmp_path, "2.jpg", "1.png", ".hidden.jpg"), LABELS)
-    assert (names(found), found.targets, found.name) == (["1.png", "2.jpg"], None, tmp_path.name)
+    loaded = dataset.class_folders(put(tmp_path, "2.jpg", "1.png", ".hidden.jpg"), LABELS)
+    assert (names(loaded), loaded.targets, loaded.name) == (["1.png", "2.jpg"], None, tmp_path.name)
 
 
 @pytest.mark.parametrize(
@@ -65,23 +68,23 @@ def test_a_flat_folder_is_unlabelled(tmp_path: Path) -> None:
         (["4/1.jpg"], "4 stands for no class"),
         (["-1/1.jpg"], "-1 stands for no class"),
         (["Crane/1.jpg"], "Crane stands for more than one class"),
-        ([".hidden/1.jpg"], "there is no picture"),
+        ([".hidden/1.jpg"], "there is no image"),
     ],
 )
 def test_a_folder_that_cannot_be_used_is_refused_in_one_sentence(
     files: list[str], sentence: str, tmp_path: Path
 ) -> None:
     with pytest.raises(SetupError, match=sentence) as refused:
-        dataset.folder(put(tmp_path, *files), LABELS)
+        dataset.class_folders(put(tmp_path, *files), LABELS)
     assert "\n" not in refused.value.detail
 
 
-def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match=r"there is no folder .*nowhere"):
-        dataset.folder(tmp_path / "nowhere", LABELS)
+        dataset.class_folders(tmp_path / "nowhere", LABELS)
 
 
-def test_a_sample_is_seeded_and_keeps_pictures_with_their_labels() -> None:
+def test_a_sample_is_seeded_and_keeps_each_label() -> None:
     every = Dataset("all", tuple(str(i).encode() for i in range(50)), tuple(range(50)))
     drawn = every.sample(9, seed=1)
     assert len(drawn) == 9
@@ -90,33 +93,33 @@ def test_a_sample_is_seeded_and_keeps_pictures_with_their_labels() -> None:
     assert every.sample(0, 1) == every.sample(50, 1) == every.sample(99, 1) == every
 
 
-def test_the_digest_tells_pictures_labels_and_files_apart(tmp_path: Path) -> None:
-    shown = Dataset("x", (b"a", b"b"), (0, 1))
+def test_the_digest_depends_on_images_labels_and_files(tmp_path: Path) -> None:
+    images = Dataset("x", (b"a", b"b"), (0, 1))
     others = [
         Dataset("x", (b"a", b"c"), (0, 1)),
         Dataset("x", (b"b", b"a"), (0, 1)),
         Dataset("x", (b"a", b"b"), (1, 0)),
         Dataset("x", (b"a", b"b")),
     ]
-    assert len({each.digest() for each in (shown, *others)}) == 5
-    assert Dataset("another name", shown.items, shown.targets).digest() == shown.digest()
-    file = dataset.folder(put(tmp_path, "1.jpg"), LABELS)
+    assert len({each.digest() for each in (images, *others)}) == 5
+    assert Dataset("another name", images.items, images.targets).digest() == images.digest()
+    file = dataset.class_folders(put(tmp_path, "1.jpg"), LABELS)
     before = file.digest()
     assert file.digest() == before
     os.utime(tmp_path / "1.jpg", (1, 1))
     assert file.digest() != before
 
 
-def test_the_scenes_come_with_their_labels() -> None:
-    found = dataset.scenes(HeldOut(("a", "b"), (b"x", b"y", b"z"), np.array([1, 0, 1])))
-    assert (found.items, found.targets) == ((b"x", b"y", b"z"), (1, 0, 1))
+def test_the_shipped_scenes_have_labels() -> None:
+    loaded = dataset.shipped_scenes(HeldOut(("a", "b"), (b"x", b"y", b"z"), np.array([1, 0, 1])))
+    assert (loaded.items, loaded.targets) == ((b"x", b"y", b"z"), (1, 0, 1))
 
 
-@pytest.mark.parametrize("held_bytes", [0, 3 * SIDE * SIDE * 3, 10**6])
-def test_an_album_gives_the_same_pictures_whether_it_holds_them_or_not(
-    held_bytes: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("max_bytes", [0, 3 * SIDE * SIDE * 3, 10**6])
+def test_a_dataset_gives_the_same_images_with_and_without_a_cache(
+    max_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dataset, "HELD_BYTES", held_bytes)
+    monkeypatch.setattr(dataset, "MAX_CACHED_BYTES", max_bytes)
     decoded = 0
 
     def counted(data: bytes) -> Pixels:
@@ -124,24 +127,28 @@ def test_an_album_gives_the_same_pictures_whether_it_holds_them_or_not(
         decoded += 1
         return decode(data)
 
-    shown = Dataset("x", (b"5", b"junk", b"7", b"9", b"", b"11"), (0, 1, 2, 3, 4, 5))
-    album = DecodedDataset(shown, counted, lambda *_: None)
-    assert (len(album), album.left_out, album.pictures.targets) == (4, 2, (0, 2, 3, 5))
+    images = Dataset("x", (b"5", b"junk", b"7", b"9", b"", b"11"), (0, 1, 2, 3, 4, 5))
+    decoded_images = DecodedDataset(images, counted, lambda *_: None)
+    assert (len(decoded_images), decoded_images.unreadable, decoded_images.dataset.targets) == (
+        4,
+        2,
+        (0, 2, 3, 5),
+    )
     assert decoded == 6
-    chunks = [[int(pixels.mean()) for pixels in chunk] for chunk in album.chunks(3)]
+    chunks = [[int(pixels.mean()) for pixels in chunk] for chunk in decoded_images.chunks(3)]
     assert chunks == [[5, 7, 9], [11]]
-    assert [int(pixels.mean()) for pixels in album.at([3, 0, 3])] == [11, 5, 11]
-    assert decoded == (6 if held_bytes == 10**6 else 13)
+    assert [int(pixels.mean()) for pixels in decoded_images.at([3, 0, 3])] == [11, 5, 11]
+    assert decoded == (6 if max_bytes == 10**6 else 13)
 
 
-def test_an_album_says_how_far_it_is() -> None:
-    told: list[tuple[int, int]] = []
-    DecodedDataset(Dataset("x", (b"1", b"junk", b"3")), decode, lambda *done: told.append(done))
-    assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]
+def test_decoding_reports_its_progress() -> None:
+    reports: list[tuple[int, int]] = []
+    DecodedDataset(Dataset("x", (b"1", b"junk", b"3")), decode, lambda *done: reports.append(done))
+    assert reports == [(0, 3), (1, 3), (2, 3), (3, 3)]
 
 
-def test_pictures_none_of_which_can_be_read_are_an_error(tmp_path: Path) -> None:
-    found = dataset.folder(put(tmp_path, "a.txt", "gone.jpg"), LABELS)
+def test_a_dataset_without_a_readable_image_is_refused(tmp_path: Path) -> None:
+    loaded = dataset.class_folders(put(tmp_path, "a.txt", "gone.jpg"), LABELS)
     (tmp_path / "gone.jpg").unlink()
-    with pytest.raises(SetupError, match=r"none of the 2 file\(s\) in .* is a readable picture"):
-        DecodedDataset(found, decode, lambda *_: None)
+    with pytest.raises(SetupError, match=r"none of the 2 file\(s\) in .* is a readable image"):
+        DecodedDataset(loaded, decode, lambda *_: None)

@@ -1,4 +1,4 @@
-"""What a plan keeps, by its answers: top-1 and agreement, mean intersection over union."""
+"""The quality and the accuracy of a plan: top-1, agreement with full, and mean IoU."""
 
 import io
 from typing import Any
@@ -10,104 +10,106 @@ from PIL import Image
 
 from foveate.core.errors import SetupError
 from foveate.core.outcome import ClassMaps, Result
-from foveate.models.profiling.evaluation import MeanIoU, Top1, painted, read_mask
+from foveate.models.profiling.evaluation import MeanIoU, Top1, mask_from_maps, read_masks
 
-LOST = ValueError("lost")
-
-
-def named(*classes: int) -> list[Result | Exception]:
-    return [LOST if c < 0 else Result(np.eye(4, dtype=np.float32)[c], 5, 12, 1.0) for c in classes]
+FAILURE = ValueError("failed")
 
 
-def test_accuracy_is_compared_with_fulls() -> None:
-    judge = Top1((0, 1, 2, 3))
-    judge.look(named(0, 1))
-    judge.look(named(2, 2))
-    assert judge.done() == (1.0, 0.75)
-    judge.look(named(0, 1, -1, 2))
-    assert judge.done() == (0.5 / 0.75, 0.5)
-    assert judge.full == (0, 1, 2, 2)
+def results_of(*classes: int) -> list[Result | Exception]:
+    return [FAILURE if c < 0 else Result(np.eye(4, dtype=np.float32)[c], 5, 12, 1.0) for c in classes]
 
 
-def test_without_labels_full_is_right() -> None:
-    judge = Top1(None)
-    judge.look(named(0, 1, -1, 3))
-    assert judge.done() == (1.0, None)
-    judge.look(named(0, 2, 1, 3))
-    assert judge.done() == (2 / 3, None)
-    going_on = Top1(None, judge.full)
-    going_on.look(named(0, 2, 1, 3))
-    assert going_on.done() == (2 / 3, None)
+def test_quality_is_accuracy_relative_to_full() -> None:
+    evaluator = Top1((0, 1, 2, 3))
+    evaluator.update(results_of(0, 1))
+    evaluator.update(results_of(2, 2))
+    assert evaluator.result() == (1.0, 0.75)
+    evaluator.update(results_of(0, 1, -1, 2))
+    assert evaluator.result() == (0.5 / 0.75, 0.5)
+    assert evaluator.full == (0, 1, 2, 2)
 
 
-def test_a_full_that_is_always_wrong_is_refused() -> None:
-    judge = Top1((0, 0))
-    judge.look(named(1, 2))
-    with pytest.raises(SetupError, match="wrongly"):
-        judge.done()
+def test_without_labels_quality_is_agreement_with_full() -> None:
+    evaluator = Top1(None)
+    evaluator.update(results_of(0, 1, -1, 3))
+    assert evaluator.result() == (1.0, None)
+    evaluator.update(results_of(0, 2, 1, 3))
+    assert evaluator.result() == (2 / 3, None)
+    resumed = Top1(None, evaluator.full)
+    resumed.update(results_of(0, 2, 1, 3))
+    assert resumed.result() == (2 / 3, None)
+
+
+def test_a_full_plan_that_is_always_wrong_is_refused() -> None:
+    evaluator = Top1((0, 0))
+    evaluator.update(results_of(1, 2))
+    with pytest.raises(SetupError, match="a wrong class"):
+        evaluator.result()
 
 
 def approx(quality: float, accuracy: float | None) -> Any:
     return pytest.approx((quality, accuracy))
 
 
-def outlined(*masks: NDArray[np.int64] | None) -> list[Result | Exception]:
-    found: list[Result | Exception] = []
+def results_with_masks(*masks: NDArray[np.int64] | None) -> list[Result | Exception]:
+    results: list[Result | Exception] = []
     for mask in masks:
         if mask is None:
-            found.append(LOST)
+            results.append(FAILURE)
             continue
         classes = tuple(np.unique(mask).tolist())
         scores = np.stack([(mask == c) * 2.0 for c in classes]).astype(np.float16)
-        found.append(Result(np.zeros(3, np.float32), 5, 12, 1.0, maps=ClassMaps(classes, scores)))
-    return found
+        results.append(Result(np.zeros(3, np.float32), 5, 12, 1.0, maps=ClassMaps(classes, scores)))
+    return results
 
 
 LEFT = np.array([[1, 1, 0, 0]] * 4)
 RIGHT = np.array([[0, 0, 2, 2]] * 4)
-NOTHING = np.zeros((4, 4), int)
+EMPTY = np.zeros((4, 4), int)
 
 
-def test_accuracy_is_the_mean_over_classes_of_all_pictures_together() -> None:
-    judge = MeanIoU([LEFT.astype(np.uint8), RIGHT.astype(np.uint8)], 3)
-    judge.look(outlined(LEFT, RIGHT))
-    assert judge.done() == (1.0, 1.0)
-    judge.look(outlined(LEFT))
-    judge.look(outlined(NOTHING))
+def test_mean_iou_sums_over_images_and_averages_over_classes() -> None:
+    evaluator = MeanIoU([LEFT.astype(np.uint8), RIGHT.astype(np.uint8)], 3)
+    evaluator.update(results_with_masks(LEFT, RIGHT))
+    assert evaluator.result() == (1.0, 1.0)
+    evaluator.update(results_with_masks(LEFT))
+    evaluator.update(results_with_masks(EMPTY))
     # Background: 8 + 8 of 8 + 16; the first class all, the second none.
-    assert judge.done() == approx((16 / 24 + 1 + 0) / 3, (16 / 24 + 1 + 0) / 3)
-    judge.look(outlined(LEFT, None))
-    assert judge.done()[1] == pytest.approx((16 / 24 + 1 + 0) / 3), "what failed shows nothing"
+    assert evaluator.result() == approx((16 / 24 + 1 + 0) / 3, (16 / 24 + 1 + 0) / 3)
+    evaluator.update(results_with_masks(LEFT, None))
+    assert evaluator.result()[1] == pytest.approx((16 / 24 + 1 + 0) / 3), (
+        "a failed answer counts as background"
+    )
 
 
-def test_masks_are_compared_with_fulls_where_nobody_drew_any() -> None:
-    judge = MeanIoU(None, 3)
-    judge.look(outlined(LEFT, RIGHT))
-    assert judge.done() == (1.0, None)
-    judge.look(outlined(LEFT, RIGHT))
-    assert judge.done() == (1.0, None)
-    judge.look(outlined(LEFT, NOTHING))
-    assert judge.done() == approx((16 / 24 + 1 + 0) / 3, None)
+def test_without_masks_the_masks_of_full_are_the_truth() -> None:
+    evaluator = MeanIoU(None, 3)
+    evaluator.update(results_with_masks(LEFT, RIGHT))
+    assert evaluator.result() == (1.0, None)
+    evaluator.update(results_with_masks(LEFT, RIGHT))
+    assert evaluator.result() == (1.0, None)
+    evaluator.update(results_with_masks(LEFT, EMPTY))
+    assert evaluator.result() == approx((16 / 24 + 1 + 0) / 3, None)
 
 
-def test_quality_is_what_is_kept_of_fulls_accuracy() -> None:
-    judge = MeanIoU([LEFT.astype(np.uint8)], 3, full=0.5)
-    judge.look(outlined(NOTHING))
-    assert judge.done() == approx(0.5, 0.25)
+def test_quality_is_mean_iou_relative_to_a_known_full() -> None:
+    evaluator = MeanIoU([LEFT.astype(np.uint8)], 3, full=0.5)
+    evaluator.update(results_with_masks(EMPTY))
+    assert evaluator.result() == approx(0.5, 0.25)
 
 
-def test_scores_are_scaled_before_classes_are_compared() -> None:
+def test_scores_are_resized_before_the_best_class_is_chosen() -> None:
     maps = ClassMaps((0, 5), np.array([[[1.0, -1.0]], [[-1.0, 1.0]]], np.float16))
-    assert painted(maps, (1, 8)).tolist() == [[0, 0, 0, 0, 5, 5, 5, 5]]
-    assert painted(None, (2, 2)).tolist() == [[0, 0], [0, 0]]
+    assert mask_from_maps(maps, (1, 8)).tolist() == [[0, 0, 0, 0, 5, 5, 5, 5]]
+    assert mask_from_maps(None, (2, 2)).tolist() == [[0, 0], [0, 0]]
 
 
-def test_a_mask_is_read_as_it_was_drawn() -> None:
+def test_masks_are_read_and_resized_without_interpolation() -> None:
     data = io.BytesIO()
     Image.fromarray(RIGHT.astype(np.uint8)).save(data, "PNG")
-    assert read_mask(data.getvalue(), 4)[0].tolist() == RIGHT.tolist()
-    assert read_mask(data.getvalue(), 8)[0].tolist() == RIGHT.repeat(2, 0).repeat(2, 1).tolist()
-    film = io.BytesIO()
-    Image.fromarray(np.concatenate([RIGHT, 2 * RIGHT]).astype(np.uint8)).save(film, "PNG")
-    first, second = read_mask(film.getvalue(), 4, 2)
+    assert read_masks(data.getvalue(), 4)[0].tolist() == RIGHT.tolist()
+    assert read_masks(data.getvalue(), 8)[0].tolist() == RIGHT.repeat(2, 0).repeat(2, 1).tolist()
+    video = io.BytesIO()
+    Image.fromarray(np.concatenate([RIGHT, 2 * RIGHT]).astype(np.uint8)).save(video, "PNG")
+    first, second = read_masks(video.getvalue(), 4, 2)
     assert first.tolist() == RIGHT.tolist() and second.tolist() == (2 * RIGHT).tolist()

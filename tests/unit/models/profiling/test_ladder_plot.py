@@ -1,4 +1,4 @@
-"""The picture of a ladder."""
+"""The plot of a ladder."""
 
 import sys
 from itertools import combinations
@@ -26,7 +26,7 @@ def drawable(timed: bool = True) -> Profile:
 
 
 @pytest.mark.parametrize("timed", [True, False])
-def test_the_ladder_is_drawn_the_same_every_time(timed: bool, tmp_path: Path) -> None:
+def test_the_plot_of_a_profile_is_reproducible(timed: bool, tmp_path: Path) -> None:
     png, svg = ladder_plot.draw(drawable(timed), tmp_path / "tiny.profile")
     assert (png.name, svg.name) == ("tiny.profile.png", "tiny.profile.svg")
     with Image.open(png) as image:
@@ -38,30 +38,28 @@ def test_the_ladder_is_drawn_the_same_every_time(timed: bool, tmp_path: Path) ->
     assert [path.read_bytes() for path in (png, svg)] == before
 
 
-def test_rungs_are_named_where_no_name_covers_another(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_names_of_rungs_do_not_overlap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from matplotlib.figure import Figure
     from matplotlib.text import Text
 
     figures: list[Any] = []
     draw = Figure.draw_without_rendering
 
-    def kept(figure: Any) -> None:
+    def recorded(figure: Any) -> None:
         figures.append(figure)
         draw(figure)
 
-    monkeypatch.setattr(Figure, "draw_without_rendering", kept)
+    monkeypatch.setattr(Figure, "draw_without_rendering", recorded)
     ladder_plot.draw(drawable(), tmp_path / "x")
     draw(figures[0])
     for axis in figures[0].axes:
         names = {text.get_text(): Text.get_window_extent(text) for text in axis.texts}
         assert list(names) == [m.plan for m in drawable().ladder]
-        for one, other in combinations(names.values(), 2):
-            assert not one.overlaps(other)
+        for first, second in combinations(names.values(), 2):
+            assert not first.overlaps(second)
 
 
-def test_drawing_needs_matplotlib_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_matplotlib_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ModuleNotFoundError) as missing:
         ladder_plot.draw(drawable(), tmp_path / "x")

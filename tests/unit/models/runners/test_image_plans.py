@@ -20,7 +20,7 @@ RUNGS = (ROUTER, "evit:0.6", "full")
 def content_runner(max_batch: int = 16) -> TorchRunner:
     runner = routed.runner(max_batch)
     offered = [(measuring.plan(ROUTER, 0.9, 0.1), measuring.plan("full", 1.0, 1.0))]
-    runner.content = learn(runner, routed.album(60), range(60), offered, lambda *_: None)
+    runner.content = learn(runner, routed.images(60), range(60), offered, lambda *_: None)
     assert runner.content is not None
     return runner
 

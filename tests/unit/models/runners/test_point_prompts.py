@@ -16,7 +16,9 @@ from foveate.core.request import Request
 from foveate.models.heads.point_prompts import (
     PointPromptHead,
 )
-from foveate.models.loading import load
+from foveate.models.loading.load import ImageModelLoader
+from foveate.models.loading.loader import LoadOptions
+from foveate.models.loading.profile_store import weights_digest
 from foveate.models.runners.dense import dense_of, encode
 from foveate.models.runners.image import TorchRunner
 from foveate.models.runners.point_prompts import CLICKS, ClickRunner, features_of, read_clicks, save_clicks
@@ -173,12 +175,12 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     model = dense_checkpoint()
     save(tmp_path / "tiny-seg.safetensors", model)
-    save_clicks(tmp_path / f"tiny-seg.{CLICKS}", point_prompt_head(), load.digest(model))
+    save_clicks(tmp_path / f"tiny-seg.{CLICKS}", point_prompt_head(), weights_digest(model))
     return tmp_path / "tiny-seg.safetensors"
 
 
 def test_loaded_model_has_a_warm_click_model(file: Path) -> None:
-    actual = load.load(str(file), "fp32", "cpu", 1)
+    actual = ImageModelLoader().load(str(file), LoadOptions("fp32", "cpu", 1))
     answers = click_runner(actual)
     assert set(answers.times) == {1}, "one thread is best for so little"
     assert set(answers.times[1][answers.full]) == {1, 8}
@@ -187,7 +189,7 @@ def test_loaded_model_has_a_warm_click_model(file: Path) -> None:
 def test_head_for_other_weights_is_ignored(file: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     save_clicks(file.parent / f"tiny-seg.{CLICKS}", point_prompt_head(), "another")
-    actual = load.load(str(file), "fp32", "cpu", 1, served=False)
+    actual = ImageModelLoader().load(str(file), LoadOptions("fp32", "cpu", 1), warm_ladder=False)
     assert actual.card.click_model == ""
     assert not any(isinstance(one, ClickRunner) for one in actual.submodels)
     assert "is ignored" in caplog.text

@@ -1,4 +1,4 @@
-"""The pictures of the documentation: the training curve, and what each plan looks at."""
+"""Figures for the documentation: the training curve, and the patches that each plan keeps."""
 
 from pathlib import Path
 
@@ -12,12 +12,11 @@ from training.scenes import draw
 
 matplotlib.use("Agg")
 
-
-LOOKED_AT = ("full", "evit:0.7", "evit:0.5", "evit:0.3")
+PLANS = ("full", "evit:0.7", "evit:0.5", "evit:0.3")
 
 
 def draw_curve(log: list[dict[str, float]], path: Path) -> None:
-    """Loss and accuracy over a run."""
+    """Plot loss and accuracy over the steps of a run, from the rows of its log."""
     from matplotlib import pyplot as plt
 
     figure, left = plt.subplots(figsize=(7, 3.6), layout="constrained")
@@ -33,12 +32,12 @@ def draw_curve(log: list[dict[str, float]], path: Path) -> None:
     plt.close(figure)
 
 
-def draw_looked_at(checkpoint: Checkpoint, path: Path, scenes: tuple[int, ...] = (38, 87)) -> None:
-    """Scenes under plans of falling cost, patches that were put aside greyed out."""
+def draw_kept_patches(checkpoint: Checkpoint, path: Path, scenes: tuple[int, ...] = (38, 87)) -> None:
+    """Scenes under plans of falling cost; patches that a plan does not keep are pale."""
     from matplotlib import pyplot as plt
 
     runner = TorchRunner(checkpoint, "fp32")
-    plans = [runner.card.plan(text) for text in LOOKED_AT]
+    plans = [runner.card.plan(text) for text in PLANS]
     figure, axes = plt.subplots(
         len(scenes), len(plans), figsize=(2.1 * len(plans), 2.45 * len(scenes)), layout="constrained"
     )
@@ -60,7 +59,7 @@ def draw_looked_at(checkpoint: Checkpoint, path: Path, scenes: tuple[int, ...] =
 
 
 def faded(pixels: NDArray[np.uint8], kept: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """The picture with the patches that were not kept pale: pixels (S, S, 3), kept (P,)."""
+    """The image (S, S, 3) with the patches pale that are not `kept` (P,)."""
     side = round(len(kept) ** 0.5)
     patch = len(pixels) // side
     mask = np.kron(kept.reshape(side, side), np.ones((patch, patch), bool))[..., None]

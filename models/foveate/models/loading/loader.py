@@ -1,0 +1,130 @@
+"""The protocol of model loaders, what they return, and the steps that all of them share."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
+
+from foveate.core.errors import BadPlan, SetupError
+from foveate.core.plan import Plan, Precision
+from foveate.core.profile import MeasurementEnvironment
+from foveate.models.huggingface import Pretrained
+from foveate.models.loading import precision
+from foveate.models.loading.machine import current_setting, prepare_device
+from foveate.models.loading.warmup import WARMUP_LIMIT_S, run_once, warm_up
+from foveate.models.runners.base import ModelRunner
+from foveate.models.weights.checkpoint import Checkpoint
+
+ModelT = TypeVar("ModelT", Checkpoint, Pretrained)
+RunnerT_co = TypeVar("RunnerT_co", bound=ModelRunner, covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """Where and how a model runs."""
+
+    precision: Precision | None = None
+    """None: measure which is the fastest precision that keeps the answers."""
+    device: str = "auto"
+    threads: int = 0
+    """Threads of one forward; 0: one for each core."""
+    max_batch: int = 0
+    """Requests in a batch at most; 0: the default of the device."""
+
+
+DEFAULT_OPTIONS = LoadOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class UnprofiledModel(Generic[RunnerT_co]):
+    """A runner that is not profiled yet, with the digests that its profile will name."""
+
+    runner: RunnerT_co
+    weights: str
+    """SHA-256 digest of the weights, in float32."""
+    siblings: Mapping[str, str] = field(default_factory=dict)
+    """The digest of each sibling's weights, by the sibling's name."""
+
+
+class ModelLoader(Protocol[RunnerT_co]):
+    """Loads the models of one kind by name."""
+
+    def accepts(self, name: str) -> bool:
+        """Whether this loader loads the model of this name."""
+        ...
+
+    def load(
+        self, name: str, options: LoadOptions = DEFAULT_OPTIONS, *, warm_ladder: bool = True
+    ) -> RunnerT_co:
+        """Load a model with its profile, and run it once.
+
+        `warm_ladder`: run and time every rung, for a model that is to be served. Raises SetupError for
+        a model that does not exist or that cannot run on this machine.
+        """
+        ...
+
+    def load_unprofiled(
+        self, name: str, options: LoadOptions = DEFAULT_OPTIONS, siblings: Sequence[str] = ()
+    ) -> UnprofiledModel[RunnerT_co]:
+        """Load a model without a profile, to measure one.
+
+        `siblings`: names of lighter models that may answer in its place. Raises SetupError as `load`
+        does, and for siblings of a model that cannot have any.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedModel(Generic[ModelT]):
+    """A model that was read, and the precision and device to run it with."""
+
+    model: ModelT
+    precision: Precision
+    device: str
+
+    @property
+    def setting(self) -> MeasurementEnvironment:
+        """This machine, under this precision."""
+        return current_setting(self.device, self.precision)
+
+
+def fetch(
+    name: str,
+    options: LoadOptions,
+    read: Callable[[str], ModelT],
+    precision_basis: Callable[[str, ModelT], ModelT] | None = None,
+) -> FetchedModel[ModelT]:
+    """Set up the device, read a model, and choose its precision.
+
+    `precision_basis` gives the model whose answers decide the precision, where that is another one.
+    """
+    device = prepare_device(options.device, options.threads)
+    model = read(name)
+    chosen = options.precision
+    if chosen is None:
+        basis = model if precision_basis is None else precision_basis(name, model)
+        chosen = precision.choose(basis, device)
+    return FetchedModel(model, chosen, device)
+
+
+def check_rungs(name: str, runner: ModelRunner, others: Sequence[Plan] = ()) -> None:
+    """Raises SetupError if the ladder, or one of the `others`, has a plan that cannot run."""
+    try:
+        for plan in (*(rung.plan for rung in runner.card.ladder), *others):
+            runner.check(plan)
+    except BadPlan as error:
+        raise SetupError(f"{name} has a rung that cannot be run here: {error.detail}") from None
+
+
+def start(
+    name: str,
+    runner: ModelRunner,
+    warm_ladder: bool,
+    limit_s: float = WARMUP_LIMIT_S,
+    other_plans: Sequence[Plan] = (),
+) -> None:
+    """Check every rung of a runner, then warm up its ladder or run it once."""
+    check_rungs(name, runner, other_plans)
+    if warm_ladder:
+        warm_up(runner, limit_s=limit_s)
+    else:
+        run_once(runner)

@@ -1,0 +1,103 @@
+"""Find the profile of a model on disk, and check that it belongs to these weights and this machine."""
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterator
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+from foveate.core.errors import SetupError
+from foveate.core.profile import MeasurementEnvironment, Profile
+from foveate.models import zoo
+from foveate.models.huggingface import PREFIX, Pretrained
+from foveate.models.weights.checkpoint import Checkpoint, variant
+
+log = logging.getLogger(__name__)
+
+WEIGHTS_SUFFIX = ".safetensors"
+
+
+def profile_path(name: str) -> Path:
+    """Where the profile of a model is written: beside a weights file, else in the user's data folder."""
+    if name.endswith(WEIGHTS_SUFFIX):
+        return Path(name.removesuffix(WEIGHTS_SUFFIX) + ".profile.json")
+    return _data_folder() / f"{variant(name.removeprefix(PREFIX))}.json"
+
+
+def find_profile(
+    name: str, model: Checkpoint | Pretrained, setting: MeasurementEnvironment
+) -> Profile | None:
+    """The profile of a model without siblings, or None.
+
+    Raises SetupError for a profile that cannot be read.
+    """
+    for profile, path in matching_profiles(name, model):
+        if not profile.siblings:
+            return with_valid_latencies(profile, setting, name, path)
+    return None
+
+
+def matching_profiles(name: str, model: Checkpoint | Pretrained) -> Iterator[tuple[Profile, Traversable]]:
+    """The profiles of exactly these weights with their files, the user's own first.
+
+    Raises SetupError for a profile that cannot be read.
+    """
+    weights = None
+    for path in _search_paths(name):
+        try:
+            text = path.read_text("utf-8")
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            continue  # many containers forbid access to the data folder: it holds no profile then
+        except (OSError, UnicodeDecodeError) as error:
+            raise SetupError(f"cannot read the profile {path}: {error}") from None
+        profile = Profile.read(text, str(path))
+        weights = weights or weights_digest(model)
+        if (profile.model, profile.weights) == (model.name, weights):
+            yield profile, path
+        else:
+            warn_of_mismatch(name, path)
+
+
+def warn_of_mismatch(name: str, path: Traversable) -> None:
+    """Log that the profile at this path is not used."""
+    log.warning("%s is a profile of another model than %s, and is ignored", path, name)
+
+
+def with_valid_latencies(
+    profile: Profile, setting: MeasurementEnvironment, name: str, path: Traversable
+) -> Profile:
+    """The profile, without its latencies if they were measured in another setting; the log says so."""
+    difference = profile.setting.differs_from(setting)
+    if difference:
+        # Shipped profiles always come from another machine, so only a user's own is worth a log line.
+        shipped = isinstance(path, Path) and path.parent == Path(str(zoo.shipped()))
+        log.log(
+            logging.DEBUG if shipped else logging.INFO,
+            "%s: its %s; the qualities in %s hold, the latencies do not: foveate profile %s measures them",
+            name, difference, path, " ".join([name, *(f"--with {sibling}" for sibling in profile.siblings)]),
+        )  # fmt: skip
+    return profile.latency_on(setting)
+
+
+def weights_digest(model: Checkpoint | Pretrained) -> str:
+    """SHA-256 over the names, shapes and values of the weights.
+
+    Take it before a runner is made: the runner may convert the weights from float32 to its precision.
+    """
+    total = hashlib.sha256()
+    for name, tensor in sorted(model.model.state_dict().items()):
+        total.update(f"{name} {tuple(tensor.shape)}".encode())
+        total.update(tensor.detach().contiguous().numpy())
+    return total.hexdigest()
+
+
+def _search_paths(name: str) -> list[Traversable]:
+    """Where the profile of a model may be, in the order of precedence."""
+    stem = variant(Path(name).stem if name.endswith(WEIGHTS_SUFFIX) else name.removeprefix(PREFIX))
+    paths: list[Traversable] = [profile_path(name), _data_folder() / f"{stem}.json"]
+    return [*dict.fromkeys(paths), zoo.shipped() / f"{stem}.profile.json"]
+
+
+def _data_folder() -> Path:
+    return Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser() / "foveate/profiles"

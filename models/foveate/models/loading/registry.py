@@ -1,0 +1,16 @@
+"""The registry of model loaders."""
+
+from typing import Any
+
+from foveate.models.loading.clip_loading import VideoModelLoader
+from foveate.models.loading.load import ImageModelLoader
+from foveate.models.loading.loader import ModelLoader
+from foveate.models.loading.transformers_models import TransformersLoader
+
+LOADERS: tuple[ModelLoader[Any], ...] = (TransformersLoader(), VideoModelLoader(), ImageModelLoader())
+"""In the order in which they are asked. The last one accepts every name."""
+
+
+def loader_for(name: str) -> ModelLoader[Any]:
+    """The loader of the model of this name."""
+    return next(loader for loader in LOADERS if loader.accepts(name))

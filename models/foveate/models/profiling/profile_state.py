@@ -1,0 +1,122 @@
+"""The state of an unfinished profile, and the partial file from which an interrupted run resumes."""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from foveate.core.errors import SetupError
+from foveate.core.plan import Plan
+from foveate.core.profile import Measurement, MeasurementEnvironment, Schedule
+from foveate.models.loading.loader import UnprofiledModel
+from foveate.models.profiling.content_profile import LearnedContent
+from foveate.models.profiling.dataset import DecodedDataset
+from foveate.models.profiling.timing import RoundTimes
+from foveate.models.runners.base import ModelRunner
+from foveate.models.runners.image import TorchRunner
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ProfilingJob:
+    """What to measure."""
+
+    plans: tuple[Plan, ...]
+    """Full first."""
+    batch_sizes: tuple[int, ...] = (1, 4, 8)
+    rounds: int = 7
+    seed: int = 0
+    shares: tuple[float, ...] = ()
+    """Shares of full's GFLOPs to search DiffRate schedules for, before the plans are measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProfilingState:
+    """The results so far. It is written after every step; the field names are those of the partial file."""
+
+    job: Mapping[str, str]
+    """Everything that the results depend on. A run does not resume from the state of another job."""
+    schedules: Mapping[str, Schedule] = field(default_factory=dict)
+    """The schedules that were searched, by their share."""
+    named: tuple[int, ...] = ()
+    """The class that full predicts for each image, or FAILED."""
+    kept: tuple[Measurement, ...] = ()
+    """The plans whose quality is measured, full first, without latencies."""
+    rounds: tuple[RoundTimes, ...] = ()
+    learnt: LearnedContent = field(default_factory=LearnedContent)
+
+
+def partial_path(target: Path) -> Path:
+    """The file that holds an unfinished profile."""
+    return target.with_name(target.name + ".partial")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file by renaming, so that a reader never sees half of it. Raises SetupError."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, "utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise SetupError(f"cannot write {path}: {error.strerror}") from None
+
+
+def write_state(path: Path, state: ProfilingState) -> None:
+    """Write the partial file. Raises SetupError if it cannot be written."""
+    write_atomically(path, json.dumps(asdict(state)) + "\n")
+
+
+def read_state(path: Path, job: Mapping[str, str]) -> ProfilingState:
+    """The state that an interrupted run of the same job left, else an empty one; the log says which."""
+    try:
+        state = TypeAdapter(ProfilingState).validate_json(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return ProfilingState(job)
+    except (OSError, ValidationError):
+        log.warning("%s is not readable, so measuring starts anew", path)
+        return ProfilingState(job)
+    differ = sorted(name for name in job.keys() | state.job.keys() if job.get(name) != state.job.get(name))
+    if differ:
+        log.warning("%s is of another run, which differs in %s: starting anew", path, ", ".join(differ))
+        return ProfilingState(job)
+    plans, rounds = len(state.kept), len(state.rounds)
+    log.info("going on from %s: the quality of %d plan(s) and %d round(s) are done", path, plans, rounds)
+    return state
+
+
+def job_identity(
+    model: UnprofiledModel[ModelRunner],
+    images: DecodedDataset,
+    job: ProfilingJob,
+    setting: MeasurementEnvironment,
+) -> dict[str, str]:
+    """Everything that the results depend on, by a name that the log can show."""
+    machine = {name: str(value) for name, value in asdict(setting).items() if name != "date"}
+    return machine | {
+        "weights": model.weights,
+        "siblings": ",".join(f"{name} {digest}" for name, digest in model.siblings.items()),
+        "stitches": _stitches_digest(model.runner),
+        "schedules": ",".join(f"{share:g}" for share in job.shares),
+        "pictures": images.dataset.digest(),
+        "plans": ",".join(map(str, job.plans)),
+        "batch sizes": ",".join(map(str, job.batch_sizes)),
+        "rounds": str(job.rounds),
+        "seed": str(job.seed),
+    }
+
+
+def _stitches_digest(runner: ModelRunner) -> str:
+    """SHA-256 over the stitches of a family; that of nothing for other runners."""
+    digest = hashlib.sha256()
+    for stitch in runner.stitches.values() if isinstance(runner, TorchRunner) else ():
+        digest.update(repr(stitch.spec).encode())
+        for weight in stitch.joint.parameters():
+            digest.update(weight.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,81 @@
+"""`foveate profile` in one process: options, progress bars, the printed ladder, and the resume hint."""
+
+import sys
+import threading
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from foveate.core.errors import FoveateError
+from foveate.core.profile import Measurement, MeasurementEnvironment, Profile, ProfilingSet
+from foveate.gateway.cli.profile import ProfileOptions, _progress, profile, resume_hint, show
+from foveate.models.runners.image import TorchRunner
+from tests.support.measuring import decode, tiny, unprofiled
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_the_resume_hint_names_the_partial_file(tmp_path: Path) -> None:
+    options = ProfileOptions("mine", out=tmp_path / "p.json")
+    assert resume_hint(options) == "interrupted; nothing was measured yet"
+    (tmp_path / "p.json.partial").write_text("{}")
+    assert f"the results so far are in {tmp_path / 'p.json.partial'}" in resume_hint(options)
+    assert "the same command goes on" in resume_hint(options)
+
+
+def test_options_that_do_not_fit_are_refused_in_one_sentence(tmp_path: Path) -> None:
+    folder = tmp_path / "animals"
+    for name in ("cat", "fish"):
+        (folder / name).mkdir(parents=True)
+        Image.fromarray(decode(b"0")).save(folder / name / "0.png")
+    cats = folder / "cat"
+    model = unprofiled(TorchRunner(replace(tiny(), labels=("cat", "dog", "newt", "owl", "yak"))))
+    for options, sentence in (
+        (ProfileOptions("mine", data=folder), "fish stands for no class"),
+        (ProfileOptions("mine", data=tmp_path / "nowhere"), "there is no folder"),
+        (ProfileOptions("mine", data=cats, plans="warp:9"), "there is no token reducer 'warp'"),
+        (
+            ProfileOptions("mine", data=cats, plans="warp:9", diffrate="0.7"),
+            "there is no token reducer 'warp'",
+        ),
+        (ProfileOptions("mine", data=cats, diffrate="0.7,x"), "shares of the full cost are numbers"),
+        (ProfileOptions("mine", data=cats, diffrate="0.01"), "below .* of its full compute"),
+        (ProfileOptions("mine", data=cats, batch_sizes="1,0"), "batch sizes are different numbers from 1"),
+        (ProfileOptions("mine", data=cats, batch_sizes="4,x"), "batch sizes are different numbers from 1"),
+        (ProfileOptions("mine", data=cats, batch_sizes="4,4"), "batch sizes are different numbers from 1"),
+    ):
+        with pytest.raises(FoveateError, match=sentence) as refused:
+            profile(options, model, 10**6, Console(stderr=True))
+        assert "\n" not in refused.value.detail
+
+
+def test_the_progress_bars_use_no_thread() -> None:
+    output, threads = StringIO(), threading.active_count()
+    with _progress(Console(file=output, force_terminal=True, width=100)) as report:
+        report("latency", "latency of 2 plans", 1, 4)
+        assert threading.active_count() == threads
+        assert "latency of 2 plans" in output.getvalue()
+        report("latency", "all done", 4, 4)
+    assert "all done" in output.getvalue(), "the last report is drawn at the end"
+
+
+def test_without_matplotlib_the_ladder_is_printed_with_a_hint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    setting = MeasurementEnvironment("a chip", 2, "fp32", "2.13", "3.11", "0.1", "2026-01-01")
+    full = Measurement("full", 1.0, 0.9, 1.0, 5, {1: 0.1, 8: 0.4}, rung=True)
+    half = Measurement("evit:0.5", 0.98, 0.88, 0.6, 3, {1: 0.08, 8: 0.2}, rung=True)
+    measured = Profile("mine", "0", ProfilingSet("animals", 9, labelled=True), 0, setting, (half, full))
+    show(Console(width=200), measured, tmp_path / "p.json")
+    output = capsys.readouterr().out
+    assert "pip install 'foveate[profile]'" in output
+    assert [line.split() for line in output.splitlines()[1:3]] == [
+        ["evit:0.5", "0.980", "88.0%", "0.600", "80.00", "200.00", "2.00x"],
+        ["full", "1.000", "90.0%", "1.000", "100.00", "400.00", "1.00x"],
+    ]
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,52 @@
+"""The registry: each name has one loader, and every shipped model loads."""
+
+from pathlib import Path
+
+import pytest
+
+from foveate.models import zoo
+from foveate.models.loading.clip_loading import VideoModelLoader
+from foveate.models.loading.load import ImageModelLoader
+from foveate.models.loading.loader import LoadOptions
+from foveate.models.loading.machine import current_setting
+from foveate.models.loading.registry import LOADERS, loader_for
+from foveate.models.loading.transformers_models import TransformersLoader
+from foveate.models.runners.describe import STANDARD_RUNGS
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+OPTIONS = LoadOptions("fp32", "cpu", 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("vit-t", ImageModelLoader),
+        ("vit-t-seg", ImageModelLoader),
+        ("vit-t-clip", VideoModelLoader),
+        ("vit-t-seg-clip", VideoModelLoader),
+        ("vit-xs-clip", ImageModelLoader),
+        ("vit_tiny_patch16_224", ImageModelLoader),
+        ("missing.safetensors", ImageModelLoader),
+        ("nvidia/segformer-b0", TransformersLoader),
+        ("hf:nvidia/segformer-b0", TransformersLoader),
+    ],
+)
+def test_each_name_has_a_loader(name: str, kind: type) -> None:
+    assert isinstance(loader_for(name), kind)
+
+
+def test_the_last_loader_accepts_every_name() -> None:
+    assert LOADERS[-1].accepts("a name that no model has")
+
+
+def test_shipped_models_have_the_ladder_of_their_profile_or_the_standard_one(user_folders: Path) -> None:
+    for name in zoo.names():
+        shipped, runner = zoo.profile(name), loader_for(name).load(name, OPTIONS)
+        texts = [rung.plan.relative_to(runner.full) for rung in runner.card.ladder]
+        wanted = [*STANDARD_RUNGS, "full"]
+        if shipped is not None:
+            wanted = [m.plan for m in shipped.latency_on(current_setting("cpu", "fp32")).ladder]
+            members = set(getattr(runner, "models", {name}))
+            assert (shipped.model, set(shipped.siblings)) == (name, members - {name})
+        assert texts == wanted
