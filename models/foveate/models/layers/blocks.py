@@ -19,6 +19,7 @@ class QuickGELU(nn.Module):
     """x * sigmoid(1.702 x), the activation of OpenAI's CLIP weights."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Any shape to the same shape."""
         return x * torch.sigmoid(1.702 * x)
 
 
@@ -156,6 +157,7 @@ class LayerScale(nn.Module):
         self.gamma = nn.Parameter(torch.full((width,), 1e-5))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., D) to (..., D)."""
         return x * self.gamma
 
 

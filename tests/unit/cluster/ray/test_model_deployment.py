@@ -1,16 +1,13 @@
 """The Ray Serve options of a model deployment."""
 
-import inspect
-
 import pytest
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'foveate[ray]'")
 
 from ray.serve.config import AutoscalingConfig
 
-from foveate.cluster.ray.model_deployment import ModelDeployment, deployment_options
+from foveate.cluster.ray.model_deployment import deployment_options
 from foveate.cluster.ray.scaling import FullQualityDemandPolicy
-from foveate.cluster.ray.transport import RayTransport
 from foveate.core.settings import Settings
 
 
@@ -32,28 +29,3 @@ def test_replicas_reserve_the_resources_of_the_settings() -> None:
     assert deployment_options(settings)["ray_actor_options"] == {
         "num_cpus": 2, "num_gpus": 0.25, "resources": {"accelerator_type:L4": 0.001},
     }  # fmt: skip
-
-
-class RecordingHandle:
-    """Stands for a deployment handle, which only a running Ray gives: records the methods that are called."""
-
-    def __init__(self, called: dict[str, tuple[object, ...]]) -> None:
-        self.called = called
-
-    def options(self, **_: object) -> "RecordingHandle":
-        return self
-
-    def broadcast(self, method: str, *args: object) -> "RecordingHandle":
-        self.called[method] = args
-        return self
-
-    async def results_async(self, timeout_s: float) -> None:
-        assert timeout_s > 0
-
-
-@pytest.mark.anyio
-async def test_the_transport_cancels_by_a_method_that_the_deployment_has() -> None:
-    called: dict[str, tuple[object, ...]] = {}
-    await RayTransport(RecordingHandle(called)).cancel("gateway", (1, 2))  # type: ignore[arg-type]
-    ((method, arguments),) = called.items()
-    inspect.signature(getattr(ModelDeployment, method)).bind(None, *arguments)
