@@ -136,7 +136,7 @@ def test_siblings_to_measure_are_loaded_by_file_with_their_digests(pair: Path) -
 
 
 def test_a_sibling_of_the_same_name_is_refused(pair: Path) -> None:
-    with pytest.raises(SetupError, match="two members of the family of tiny go by the same name"):
+    with pytest.raises(SetupError, match="two members of the family of tiny have the same name"):
         ImageModelLoader().load_unprofiled(str(pair), OPTIONS, siblings=(str(pair),))
 
 
