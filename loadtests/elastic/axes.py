@@ -76,13 +76,13 @@ def padding_shares(runner: TorchRunner, specs: Sequence[str], batch_size: int = 
     pixels = list(heldout().pixels(runner.full.image_size))[:160]
     for spec in specs:
         plan = Plan.parse(spec, runner.full)
-        model, steps = runner.models[plan.variant], runner.resolve(plan)
+        model, resolved = runner.models[plan.variant], runner.resolve(plan)
         shares = []
         for first in range(0, len(pixels), batch_size):
             images = runner.preprocess(
                 runner.stack(pixels[first : first + batch_size], plan), plan.image_size
             )
-            out: TrunkOutput = model(images, steps)
+            out: TrunkOutput = model(images, resolved)
             if out.after is not None:
                 shares.append(padding_waste(out.after))
         padding[spec] = float(np.mean(shares))

@@ -21,8 +21,8 @@ ARGUMENTS = {
 
 def gflops(model: ElasticViT, spec: str, image_size: int) -> float:
     """Maximum GFLOPs per image with this reducer. Raises BadPlan if the model cannot run it."""
-    steps = ResolvedPlan(create(spec, model), model.config.depth)
-    return flops(model, image_size, steps, steps.depth)
+    resolved = ResolvedPlan(create(spec, model), model.config.depth)
+    return flops(model, image_size, resolved, resolved.depth)
 
 
 def closest(model: ElasticViT, name: str, target: float, image_size: int) -> str | None:

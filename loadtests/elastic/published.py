@@ -122,13 +122,13 @@ def _now() -> float:
 @torch.inference_mode()
 def deciding_share(runner: TorchRunner, plan: Plan, batch: Tensor, repeats: int = 5) -> float:
     """Median share of a forward in which the reducer decides and tokens are moved."""
-    steps, model = runner.resolve(plan), runner.models[plan.variant]
+    resolved, model = runner.resolve(plan), runner.models[plan.variant]
     images = runner.preprocess(batch, plan.image_size)
     shares = []
     for _ in range(repeats + 1):
-        timed = TimedReducer(steps.reducer)
+        timed = TimedReducer(resolved.reducer)
         started = _now()
-        model(images, ResolvedPlan(timed, steps.depth))
+        model(images, ResolvedPlan(timed, resolved.depth))
         total = _now() - started - timed.moving  # the tokens are moved a second time to measure that time
         shares.append((timed.deciding + timed.moving) / total)
     return statistics.median(shares[1:])

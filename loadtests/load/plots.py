@@ -101,18 +101,18 @@ def rung_colours(runs: Sequence[LoadTestRun]) -> dict[str, str]:
 def over_time(run: LoadTestRun, colours: Mapping[str, str]) -> str:
     """Offered requests by end kind, answers by rung, and quality, in windows of WINDOW_S."""
     by_number = {round(w.start / WINDOW_S): w for w in windows(run.records)}
-    steps = [by_number.get(n) for n in range(max(by_number) + 1)]
-    times = np.asarray(np.arange(len(steps) + 1) * WINDOW_S, np.float64)
+    all_windows = [by_number.get(n) for n in range(max(by_number) + 1)]
+    times = np.asarray(np.arange(len(all_windows) + 1) * WINDOW_S, np.float64)
     figure = _figure(11, 6.6)
     top, middle, bottom = figure.subplots(3, 1, sharex=True, gridspec_kw={"height_ratios": [1, 1, 1.1]})
     kinds = [kind for kind in END_KINDS if any(r.kind == kind for r in run.records)]
     ended: dict[str, list[float]] = {
-        kind: [w.kinds[kind] / WINDOW_S if w else 0 for w in steps] for kind in kinds
+        kind: [w.kinds[kind] / WINDOW_S if w else 0 for w in all_windows] for kind in kinds
     }
     _stack(top, times, ended, [END_KIND_COLOURS[kind] for kind in kinds])
     top.set_ylabel("offered/s")
     names = rungs(run.records)
-    shares = {name: [_rung_share(w, name) for w in steps] for name in names}
+    shares = {name: [_rung_share(w, name) for w in all_windows] for name in names}
     _stack(middle, times, shares, [colours[name] for name in names])
     middle.set(ylabel="answers by rung, %", ylim=(0, 100))
     middles = times[:-1] + WINDOW_S / 2
@@ -121,7 +121,7 @@ def over_time(run: LoadTestRun, colours: Mapping[str, str]) -> str:
         ("accuracy", "#d1662b", 1.3),
         ("attainment", "#1f5fbf", 1.3),
     ):
-        values = [_percent(getattr(w, name)) if w else np.nan for w in steps]
+        values = [_percent(getattr(w, name)) if w else np.nan for w in all_windows]
         bottom.plot(middles, values, ".-", markersize=4, linewidth=width, color=colour, label=name)
     bottom.set(ylim=(-3, 103), xlim=(0, times[-1]), xlabel="scheduled send, s from the start", ylabel="%")
     _legend(bottom)

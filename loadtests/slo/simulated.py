@@ -97,18 +97,18 @@ def costs(run: LoadTestRun, world: World) -> MeasuredCosts:
     middles = (np.arange(QUANTILES) + 0.5) / QUANTILES
     gaps = [max(0.0, b.ended - b.elapsed_s - a.ended) for a, b in itertools.pairwise(ran)]
     return MeasuredCosts(
-        Disturbance(slower(ran), unevenness(ran), 0.0, gap_s=statistics.median(gaps or [0.0])),
+        Disturbance(slowdown(ran), unevenness(ran), 0.0, gap_s=statistics.median(gaps or [0.0])),
         tuple(np.quantile(outside, middles).tolist()),
     )
 
 
-def slower(ran: Sequence[Forward]) -> float:
+def slowdown(ran: Sequence[Forward]) -> float:
     """Total time of the forwards relative to the profile."""
     return sum(forward.elapsed_s for forward in ran) / sum(forward.profiled_s for forward in ran)
 
 
 def unevenness(ran: Sequence[Forward]) -> float:
-    """Standard deviation of the logarithm of `slower` over windows of SPAN_S.
+    """Standard deviation of the logarithm of `slowdown` over windows of SPAN_S.
 
     Single forwards vary more, for example when a decoder delays one. The server predicts part of that
     variation and has time to compensate for it.
@@ -116,7 +116,7 @@ def unevenness(ran: Sequence[Forward]) -> float:
     spans: dict[int, list[Forward]] = defaultdict(list)
     for forward in ran:
         spans[int((forward.ended - forward.elapsed_s / 2) / SPAN_S)].append(forward)
-    return statistics.pstdev(math.log(slower(span)) for span in spans.values())
+    return statistics.pstdev(math.log(slowdown(span)) for span in spans.values())
 
 
 def attained(

@@ -1,6 +1,6 @@
 """Images, masks and clips together on one server, each with its own deadline.
 
-`python -m loadtests.tasks.mixed URL --seconds 15 --loads 0.8,1.5` prints JSON.
+`python -m loadtests.tasks.mixed URL --json mixed.json` writes the results.
 """
 
 import argparse

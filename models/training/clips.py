@@ -83,10 +83,10 @@ def batches(start: int, size: int, spec: ClipSpec) -> Iterator[VideoBatch]:
 def frame_loader(clips: Tensor) -> FrameLoader:
     """The normalised frames of these clips (B, T, S, S, 3) at any size."""
 
-    def see(rows: Tensor, frames: Tensor, side: int) -> Tensor:
+    def load(rows: Tensor, frames: Tensor, side: int) -> Tensor:
         return resized(normalise(clips[rows, frames]), side)
 
-    return see
+    return load
 
 
 def random_plan(rng: random.Random, model: ElasticViT, spec: ClipSpec) -> VideoPlan:
@@ -96,16 +96,16 @@ def random_plan(rng: random.Random, model: ElasticViT, spec: ClipSpec) -> VideoP
         close = rng.choice([c for c in (2, 3, 4, 6, 8) if c < frames])
         share = rng.choice([1.0, 0.7, 0.5, 0.3])
         return VideoPlan(
-            frames, size, steps_of(model, "none", model.config.depth), glance=Glance(close, share)
+            frames, size, resolved_plan(model, "none", model.config.depth), glance=Glance(close, share)
         )
     if kind < 0.4:
         depth = rng.choice(DEPTHS)
         share = rng.choice([0.6, 0.4, 0.25])
-        return VideoPlan(frames, size, steps_of(model, "none", depth), reuse=share)
-    return VideoPlan(frames, size, steps_of(model, rng.choice(REDUCERS), rng.choice(DEPTHS)))
+        return VideoPlan(frames, size, resolved_plan(model, "none", depth), reuse=share)
+    return VideoPlan(frames, size, resolved_plan(model, rng.choice(REDUCERS), rng.choice(DEPTHS)))
 
 
-def steps_of(model: ElasticViT, reducer: str, depth: int) -> ResolvedPlan:
+def resolved_plan(model: ElasticViT, reducer: str, depth: int) -> ResolvedPlan:
     """The reducer and the depth of a plan, resolved for a model."""
     return ResolvedPlan(reduction.create(reducer, model), depth)
 
@@ -152,14 +152,14 @@ def accuracy(model: ElasticViT, spec: ClipSpec, plan: VideoPlan, clips: Tensor, 
 
 def logged_plans(model: ElasticViT, spec: ClipSpec) -> dict[str, VideoPlan]:
     """The plans whose accuracy the log shows."""
-    full = VideoPlan(spec.frames, spec.image_size, steps_of(model, "none", model.config.depth))
+    full = VideoPlan(spec.frames, spec.image_size, resolved_plan(model, "none", model.config.depth))
     rule = exits.create("0.9")
     return {
         "full": full,
         "frames_8": VideoPlan(8, full.image_size, full.resolved),
         "frames_4": VideoPlan(4, full.image_size, full.resolved),
         "size_80": VideoPlan(full.frames, 80, full.resolved),
-        "depth_6": VideoPlan(full.frames, full.image_size, steps_of(model, "none", 6)),
+        "depth_6": VideoPlan(full.frames, full.image_size, resolved_plan(model, "none", 6)),
         "glance_4": VideoPlan(full.frames, full.image_size, full.resolved, glance=Glance(4, 0.5)),
         "reuse_40": VideoPlan(full.frames, full.image_size, full.resolved, reuse=0.4),
         "exit_90": VideoPlan(full.frames, full.image_size, full.resolved, exit_rule=rule),

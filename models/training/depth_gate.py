@@ -112,14 +112,14 @@ def fit_gate(gate: DepthGate, features: Tensor, quality: Tensor) -> None:
 
 @torch.inference_mode()
 def print_comparison(gate: DepthGate, features: Tensor, quality: Tensor) -> None:
-    """Print the quality at each fixed depth, and at the depths that the gate chooses for some prices."""
+    """Print the quality at each fixed depth, and at the depths that the gate chooses for some costs."""
     for depth, mean in zip(gate.depths, quality.mean(0).tolist(), strict=True):
         print(f"all at depth {depth}: quality {mean:.4f}")
-    for price in (0.02, 0.05, 0.1, 0.2):
-        depths = gate.choose(features, price, gate.depths[-1])
+    for cost in (0.02, 0.05, 0.1, 0.2):
+        depths = gate.choose(features, cost, gate.depths[-1])
         index = torch.tensor([gate.depths.index(depth) for depth in depths.tolist()])
         chosen = quality.gather(1, index.unsqueeze(1)).mean()
-        print(f"at a price of {price}: mean depth {depths.float().mean():.2f}, quality {chosen:.4f}")
+        print(f"at a cost of {cost}: mean depth {depths.float().mean():.2f}, quality {chosen:.4f}")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ def _card(name: str, config: ViTConfig, shape: str) -> CheckpointCard:
         input=InputSpec(crop_pct=1.0, crop_mode="center", interpolation="bicubic"),
         mean=(MEAN,) * 3,
         std=(STD,) * 3,
-        description=f"{shape} that names {len(LABELS)} emoji in synthetic scenes, and knows no photographs",
+        description=f"{shape}: classifies {len(LABELS)} emoji in synthetic scenes, not photographs",
         licence="Apache-2.0",
         source="trained by this project (models/training) on scenes drawn with Noto Color Emoji, OFL-1.1",
     )

@@ -78,11 +78,11 @@ def batches(start: int, size: int) -> Iterator[MaskBatch]:
 
 
 @torch.no_grad()
-def block_outputs(trunk: ElasticViT, images: Tensor, steps: ResolvedPlan) -> list[Tokens]:
+def block_outputs(trunk: ElasticViT, images: Tensor, resolved: ResolvedPlan) -> list[Tokens]:
     """The embedded tokens, then the tokens after each block."""
     outputs = [trunk.embed(images)]
-    for index in range(steps.depth):
-        outputs.append(trunk.blocks[index](outputs[-1], steps.reducer, index, steps.heads))
+    for index in range(resolved.depth):
+        outputs.append(trunk.blocks[index](outputs[-1], resolved.reducer, index, resolved.heads))
     return outputs
 
 
@@ -156,16 +156,16 @@ def patch_features(head: DenseHead, outputs: list[Tokens], depth: int) -> Tensor
 @torch.inference_mode()
 def mean_iou(model: ElasticViT, reducer: str, scenes: int = 208, size: int = 224, depth: int = 0) -> float:
     """Mean IoU over the classes, on training-split scenes that no run reaches. depth 0: all blocks."""
-    steps = ResolvedPlan(reduction.create(reducer, model), depth or model.config.depth)
+    resolved = ResolvedPlan(reduction.create(reducer, model), depth or model.config.depth)
     drawn = [scene_with_classes("train", 2**42 + number) for number in range(scenes)]
     evaluator = MeanIoU([classes for _, classes in drawn], dense_of(model).spec.classes)
     for first in range(0, scenes, 52):
         with torch.autocast("cpu", torch.bfloat16):
             images = normalise(torch.from_numpy(np.stack([image for image, _ in drawn[first : first + 52]])))
             images = resized(images, size)
-            scores = segment(model, images, steps)[0].float()
+            scores = segment(model, images, resolved)[0].float()
         evaluator.update(
-            [Result(shares, 0, steps.depth, 0.0, maps=maps) for shares, maps in class_maps(scores)]
+            [Result(shares, 0, resolved.depth, 0.0, maps=maps) for shares, maps in class_maps(scores)]
         )
     return evaluator.result()[1] or 0.0
 

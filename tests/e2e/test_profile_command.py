@@ -125,7 +125,7 @@ def test_an_interrupted_command_prints_how_to_resume_and_resumes(weights: Path, 
 
     done = run(tmp_path, *words)
     assert done.returncode == 0, done.stderr
-    assert "going on from" in done.stderr
+    assert "resuming from" in done.stderr
     found = json.loads(target.read_text())
     assert found["data"] == {"name": "unlabelled", "pictures": 16, "labelled": False}
     assert {m["accuracy"] for m in found["measurements"]} == {None}

@@ -7,14 +7,12 @@ from typing import Generic, Protocol, TypeVar
 from foveate.core.errors import BadPlan, SetupError
 from foveate.core.plan import Plan, Precision
 from foveate.core.profile import MeasurementEnvironment
-from foveate.models.huggingface import Pretrained
 from foveate.models.loading import precision
 from foveate.models.loading.machine import current_setting, prepare_device
+from foveate.models.loading.precision import ModelT
 from foveate.models.loading.warmup import WARMUP_LIMIT_S, run_once, warm_up
 from foveate.models.runners.base import ModelRunner
-from foveate.models.weights.checkpoint import Checkpoint
 
-ModelT = TypeVar("ModelT", Checkpoint, Pretrained)
 RunnerT_co = TypeVar("RunnerT_co", bound=ModelRunner, covariant=True)
 
 

@@ -35,6 +35,7 @@ choose a precision by hand."""
 CHUNK = 16
 """Images that are run at a time."""
 ModelT = TypeVar("ModelT", Checkpoint, Pretrained)
+"""A model as it is read, before a runner has it."""
 ComparedRunner = TorchRunner | PretrainedRunner
 
 

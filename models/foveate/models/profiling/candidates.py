@@ -25,7 +25,7 @@ DTOP_SHARES = ("0.4", "0.3", "0.2")
 """Shares of the patches that DToP keeps, the least confident ones."""
 EXPEDIT_SHARES = ("0.7", "0.5")
 """Shares of the patches that Expedit clusters them into."""
-DEPTH_PRICES = ("0.02", "0.05", "0.1", "0.2")
+DEPTH_COSTS = ("0.02", "0.05", "0.1", "0.2")
 """Quality that all blocks together may cost, for a gate that predicts the depth that an image needs."""
 CheckPlan = Callable[[Plan], None]
 """Raises BadPlan for a plan that cannot run."""
@@ -137,8 +137,8 @@ def _own_size(model: ElasticViT) -> Iterator[str]:
     if model.dense is not None:
         yield from _dense(model.config)
         if model.dense.gate is not None:
-            yield from (f"exit:eco:{price}" for price in DEPTH_PRICES)
-            yield from (f"evit:0.7/exit:eco:{price}" for price in DEPTH_PRICES[1:3])
+            yield from (f"exit:eco:{cost}" for cost in DEPTH_COSTS)
+            yield from (f"evit:0.7/exit:eco:{cost}" for cost in DEPTH_COSTS[1:3])
 
 
 def _dense(config: ViTConfig) -> Iterator[str]:
@@ -162,7 +162,7 @@ def _shares_of_depth(depth: int) -> list[int]:
 
 
 def _smaller_size(model: ElasticViT, side: int) -> Iterator[str]:
-    """Steps to measure at a smaller size, each with a slash before it."""
+    """Parts of plans to measure at a smaller size, each with a slash before it."""
     yield ""
     for keep in SMALLER_KEEP_RATES:
         yield f"/evit:{keep}"

@@ -76,11 +76,11 @@ def learning_steps(
     if learned.content is None:
 
         def report_plan(done: int, _: int) -> None:
-            report("learning what the content asks for", done, steps)
+            report("learning the choice by content", done, steps)
 
         content = learn(runner, images, first_half, offered, report_plan)
         if content is None:
-            report("content says too little", steps, steps)
+            report("no choice by content: every router failed on an image", steps, steps)
             return
         yield (learned := LearnedContent(content))
     runner.content = learned.content
@@ -91,7 +91,7 @@ def learning_steps(
         report("latency by content", steps - rounds + number, steps)
         times = _times(runner, images, second_half, batch_sizes, number)
         yield (learned := replace(learned, rounds=(*learned.rounds, times)))
-    report("chosen by content", steps, steps)
+    report("choice by content measured", steps, steps)
 
 
 def with_content(profile: Profile, learned: LearnedContent) -> Profile:

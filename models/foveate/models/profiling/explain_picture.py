@@ -35,7 +35,7 @@ def draw(pixels: Pixels, explanation: Explanation, plan: str, answer: str) -> Im
     panels = [(image, f"input: {rows * columns} patches", plan)]
     for stage in explanation.stages:
         title = f"after block {stage.block}: {stage.tokens} tokens"
-        panels.append((paint(image, stage, explanation.grid, colours), title, _fate_counts(stage)))
+        panels.append((paint(image, stage, explanation.grid, colours), title, _state_counts(stage)))
     if not explanation.stages:
         panels.append((image, "nothing was reduced", f"{rows * columns} kept"))
     return _page(panels, f"left after block {explanation.exit_layer}: {answer}")
@@ -51,12 +51,12 @@ def paint(
     rows, columns = grid
     cells = image.reshape(rows, len(image) // rows, columns, -1, 3).swapaxes(1, 2)
     cells = cells.reshape(rows * columns, *cells.shape[2:]).copy()
-    into, fate = np.array(stage.groups), np.array(stage.patch_states)
-    dropped = fate == "dropped"
+    groups, states = np.array(stage.groups), np.array(stage.patch_states)
+    dropped = states == "dropped"
     cells[dropped] = 14 + 0.16 * cells[dropped].mean(-1, keepdims=True)
-    for group in np.unique(into[fate == "merged"]):
-        cells[into == group] = cells[into == group].mean((0, 1, 2))
-        for patch, side in _outline(into, group, columns):
+    for group in np.unique(groups[states == "merged"]):
+        cells[groups == group] = cells[groups == group].mean((0, 1, 2))
+        for patch, side in _outline(groups, group, columns):
             cells[patch][side] = colours[int(group)]
     cells = cells.reshape(rows, columns, *cells.shape[1:]).swapaxes(1, 2)
     return cells.reshape(image.shape)
@@ -73,9 +73,9 @@ SIDES: dict[tuple[int, int], CellSide] = {
 """The pixels of a cell that face a neighbour, by the rows and columns to that neighbour."""
 
 
-def _outline(into: NDArray[np.int64], group: int, columns: int) -> Iterator[tuple[int, CellSide]]:
+def _outline(groups: NDArray[np.int64], group: int, columns: int) -> Iterator[tuple[int, CellSide]]:
     """The patches of a group, each with its sides that face another group or the margin."""
-    member = np.pad((into == group).reshape(-1, columns), 1)
+    member = np.pad((groups == group).reshape(-1, columns), 1)
     for row, column in np.argwhere(member):
         for (down, right), side in SIDES.items():
             if not member[row + down, column + right]:
@@ -86,17 +86,17 @@ def outline_colours(stages: Sequence[ReductionStage]) -> Mapping[int, Colour]:
     """A light colour for each group of merged patches, the same in all stages."""
     colours: dict[int, Colour] = {}
     for stage in stages:
-        for group, fate in zip(stage.groups, stage.patch_states, strict=True):
-            if fate == "merged" and group not in colours:
+        for group, state in zip(stage.groups, stage.patch_states, strict=True):
+            if state == "merged" and group not in colours:
                 # Steps of the golden ratio around the colour circle are never close to recent ones.
                 red, green, blue = colorsys.hsv_to_rgb(len(colours) * 0.618034 % 1, 0.6, 1)
                 colours[group] = round(255 * red), round(255 * green), round(255 * blue)
     return colours
 
 
-def _fate_counts(stage: ReductionStage) -> str:
+def _state_counts(stage: ReductionStage) -> str:
     counts = Counter(stage.patch_states)
-    return ", ".join(f"{counts[fate]} {fate}" for fate in ("kept", "merged", "dropped") if counts[fate])
+    return ", ".join(f"{counts[state]} {state}" for state in ("kept", "merged", "dropped") if counts[state])
 
 
 def _page(panels: Sequence[tuple[Pixels, str, str]], answer: str) -> Image.Image:

@@ -80,14 +80,16 @@ def read_state(path: Path, job: Mapping[str, str]) -> ProfilingState:
     except (FileNotFoundError, NotADirectoryError):
         return ProfilingState(job)
     except (OSError, ValidationError):
-        log.warning("%s is not readable, so measuring starts anew", path)
+        log.warning("%s is not readable, so measuring starts from the beginning", path)
         return ProfilingState(job)
     differ = sorted(name for name in job.keys() | state.job.keys() if job.get(name) != state.job.get(name))
     if differ:
-        log.warning("%s is of another run, which differs in %s: starting anew", path, ", ".join(differ))
+        log.warning(
+            "%s is of another run, which differs in %s: starting from the beginning", path, ", ".join(differ)
+        )
         return ProfilingState(job)
     plans, rounds = len(state.kept), len(state.rounds)
-    log.info("going on from %s: the quality of %d plan(s) and %d round(s) are done", path, plans, rounds)
+    log.info("resuming from %s: the quality of %d plan(s) and %d round(s) are done", path, plans, rounds)
     return state
 
 

@@ -9,7 +9,7 @@ from foveate.models.layers.reducer import Reducer, ReducerContext
 from foveate.models.registry import discover
 
 ReducerBuilder = Callable[[str | None, ReducerContext], Reducer]
-"""A module's `build`. It takes the argument of the plan's step, or None, and the model's context."""
+"""A module's `build`. It takes the argument of the reducer in a plan, or None, and the model's context."""
 
 
 @cache

@@ -1,7 +1,7 @@
 """Zero-TPrune: drop tokens that are similar to a more important one, then tokens of low importance.
 
 "Zero-TPrune: Zero-Shot Token Pruning through Leveraging of the Attention Graph in Pre-Trained
-Transformers" (CVPR 2024), section 3. The paper searches layers and rates anew for every budget; here
+Transformers" (CVPR 2024), section 3. The paper searches layers and rates again for every budget; here
 one number scales a profile of our own. The paper's pruning layers are placed between blocks; here they act as
 other reducers do, after a block's attention and before its MLP.
 """

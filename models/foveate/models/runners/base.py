@@ -144,7 +144,7 @@ class BaseRunner:
         S is the plan's image size, or full's for all items. Raises RunFailed for other shapes.
 
         No torch operator that would use threads runs here: a second pool of OpenMP threads in the
-        process makes libgomp stop spinning, and a lone forward 1.7 times slower on two cores.
+        process makes libgomp stop spinning, and a single forward 1.7 times slower on two cores.
         """
         time = self._time_shape
         sides = {self.full.image_size, plan.image_size}

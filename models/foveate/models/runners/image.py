@@ -33,7 +33,7 @@ from foveate.models.vit.vit import ResolvedPlan, TrunkOutput
 from foveate.models.weights.checkpoint import Checkpoint
 from foveate.models.weights.family import Family
 
-Path = tuple[int, tuple[int, ...]]
+ComputePath = tuple[int, tuple[int, ...]]
 """The compute of one image: blocks that ran, and tokens after each block where these vary."""
 
 
@@ -206,14 +206,14 @@ class TorchRunner(BaseRunner):
             return [Explanation((side, side), (), model.config.depth)] * len(batch)
         return explain(model, images, self.resolve(plan))
 
-    def _cost(self, plan: Plan, path: Path) -> float:
+    def _cost(self, plan: Plan, path: ComputePath) -> float:
         """Billions of multiply-adds of an image."""
         if plan.stitch is not None:
             return self.stitches[plan.variant, plan.stitch].flops(plan.image_size)
         return flops(self.models[plan.variant], plan.image_size, self.resolve(plan), *path)
 
 
-def _paths(out: TrunkOutput) -> list[Path]:
+def _paths(out: TrunkOutput) -> list[ComputePath]:
     """The path of each image, hashable: most images of a batch share one."""
     layers = out.exit_layer.tolist()
     afters = [()] * len(layers) if out.after is None else [tuple(row) for row in out.after.tolist()]

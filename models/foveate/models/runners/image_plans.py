@@ -22,7 +22,7 @@ def resolve_classification(
         if not has_content:
             raise BadPlan(f"{full.variant} has no content rungs; foveate profile finds them")
         if replace(plan, content=None) != full:
-            raise BadPlan(f"content:{plan.content} chooses among whole plans; it stands alone")
+            raise BadPlan(f"content:{plan.content} chooses among whole plans; no other part goes with it")
         parse_certainty(plan)
     if plan.stitch is not None:
         _check_stitch(plan, stitches)

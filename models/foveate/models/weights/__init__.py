@@ -1,1 +1,1 @@
-"""Model weights: found by name, read from safetensors or converted from timm, and written to disk."""
+"""Model weights: loaded by name, read from safetensors or converted from timm, and written to disk."""

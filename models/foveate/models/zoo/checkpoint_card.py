@@ -94,7 +94,7 @@ class CheckpointCard:
             last = self.config.depth - 1
             raise SetupError(f"{self.name}: exits come after blocks 1 to {last}, in that order and once each")
         if self.exits and not self.config.classes:
-            raise SetupError(f"{self.name}: exits name classes, and this model has none")
+            raise SetupError(f"{self.name}: exits predict classes, and this model has none")
         for spec in self.exits:
             if not 1 <= spec.size <= MAX_EXIT_SIZE or (spec.kind == "local" and spec.size % 2 == 0):
                 raise SetupError(

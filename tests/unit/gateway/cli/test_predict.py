@@ -82,7 +82,7 @@ def test_the_likeliest_classes_come_first() -> None:
 
 def test_what_cannot_be_answered_raises_one_sentence() -> None:
     runner = choosing(0)
-    with pytest.raises(BadPlan, match="stands alone"):
+    with pytest.raises(BadPlan, match="no other part goes with it"):
         answer(runner, "content:0.9/depth:2")
     with pytest.raises(BrokenMedia, match="not an image"):
         predict(runner, b"no picture", runner.full, 1, 10**6)

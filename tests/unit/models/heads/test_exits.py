@@ -214,7 +214,7 @@ def test_real_heads_serve_any_size_and_reduction_and_rows_are_independent(side: 
 def test_exit_logits_are_those_of_depth_caps(config: ViTConfig) -> None:
     model, images = model_with_heads(config), random_images(3)
     for reducer in ("none", "evit:0.5") if config.class_token else ("none",):
-        found = exit_logits(model, images, reduction.create(reducer, model))
-        assert list(found) == [2, 3, 5, 6]
-        for depth, logits in found.items():
+        by_depth = exit_logits(model, images, reduction.create(reducer, model))
+        assert list(by_depth) == [2, 3, 5, 6]
+        for depth, logits in by_depth.items():
             assert torch.equal(logits, run(model, images, None, reducer, depth).logits)

@@ -39,21 +39,21 @@ def measured_profile(weights_file: Path) -> Profile:
 
 
 def test_the_ladder_of_a_loaded_model_is_that_of_its_profile(weights_file: Path) -> None:
-    found = measured_profile(weights_file)
+    saved = measured_profile(weights_file)
     assert (weights_file.parent / "tiny.profile.json").exists()
     card = ImageModelLoader().load(str(weights_file), OPTIONS).card
-    assert [rung.plan.relative_to(card.full) for rung in card.ladder] == [m.plan for m in found.ladder]
-    for rung, m in zip(card.ladder, found.ladder, strict=True):
+    assert [rung.plan.relative_to(card.full) for rung in card.ladder] == [m.plan for m in saved.ladder]
+    for rung, m in zip(card.ladder, saved.ladder, strict=True):
         assert (rung.gflops, rung.tokens, rung.quality) == (m.gflops, m.tokens, m.quality)
         assert rung.latency_s == m.latency_s
         assert rung.latency_s
 
 
 def test_a_profile_with_a_rung_that_cannot_run_is_refused(weights_file: Path) -> None:
-    found = measured_profile(weights_file)
+    saved = measured_profile(weights_file)
     path = profile_path(str(weights_file))
     strange = Measurement("warp:9", 0.1, None, 0.0001, 1, dict.fromkeys((1, 3), 1e-9))
-    path.write_text(replace(found, measurements=mark_rungs([*found.measurements, strange])).text())
+    path.write_text(replace(saved, measurements=mark_rungs([*saved.measurements, strange])).text())
     with pytest.raises(SetupError, match="a rung that cannot be run here: there is no token reducer 'warp'"):
         ImageModelLoader().load(str(weights_file), OPTIONS)
 
@@ -81,10 +81,10 @@ def with_sibling(pair: Path) -> Profile:
     weights, other = weights_digest(tiny()), weights_digest(lighter())
     rungs = [plan("tinier@64", 0.5, 0.1), plan("stitch:2", 0.8, 0.5), FULL]
     here = current_setting("cpu", "fp32")
-    found = written(*(replace(m, rung=True) for m in rungs), setting=here)
-    found = replace(found, weights=weights, siblings={"tinier": other})
-    write_atomically(profile_path(str(pair)), found.text())
-    return found
+    saved = written(*(replace(m, rung=True) for m in rungs), setting=here)
+    saved = replace(saved, weights=weights, siblings={"tinier": other})
+    write_atomically(profile_path(str(pair)), saved.text())
+    return saved
 
 
 def answer(runner: TorchRunner, text: str) -> Result:
@@ -128,11 +128,11 @@ def test_a_profile_of_other_siblings_is_ignored_with_a_warning(
 
 def test_siblings_to_measure_are_loaded_by_file_with_their_digests(pair: Path) -> None:
     sibling = str(pair.with_name("tinier.safetensors"))
-    found = ImageModelLoader().load_unprofiled(str(pair), LoadOptions("bf16", "cpu", 1), siblings=(sibling,))
-    assert found.weights == weights_digest(tiny())
-    assert found.siblings == {"tinier": weights_digest(lighter())}
-    assert list(found.runner.models) == ["tiny", "tinier"]
-    answer(found.runner, "stitch:2")
+    saved = ImageModelLoader().load_unprofiled(str(pair), LoadOptions("bf16", "cpu", 1), siblings=(sibling,))
+    assert saved.weights == weights_digest(tiny())
+    assert saved.siblings == {"tinier": weights_digest(lighter())}
+    assert list(saved.runner.models) == ["tiny", "tinier"]
+    answer(saved.runner, "stitch:2")
 
 
 def test_a_sibling_of_the_same_name_is_refused(pair: Path) -> None:
@@ -164,11 +164,11 @@ def test_a_missing_sibling_is_an_error_with_its_name(pair: Path) -> None:
 
 
 def test_content_and_schedules_come_from_the_profile(pair: Path) -> None:
-    found = with_sibling(pair)
+    saved = with_sibling(pair)
     content = ContentRungs(("tinier@64", "full"), ((1.0, 0.0, 0.0),), (0.0,))
     schedule = ((17, 15), (15, 13), (13, 11), (11, 9))
-    found = replace(found, content=content, schedules={"0.5": schedule})
-    profile_path(str(pair)).write_text(found.text())
+    saved = replace(saved, content=content, schedules={"0.5": schedule})
+    profile_path(str(pair)).write_text(saved.text())
     runner = ImageModelLoader().load(str(pair), OPTIONS)
     assert runner.content == content
     assert answer(runner, "content:0.9").chosen in (runner.full, Plan.parse("tinier@64", runner.full))
@@ -177,7 +177,7 @@ def test_content_and_schedules_come_from_the_profile(pair: Path) -> None:
 
 def test_a_content_rung_that_cannot_run_is_refused(pair: Path) -> None:
     content = ContentRungs(("warp:9", "full"), ((1.0, 0.0, 0.0),), (0.0,))
-    found = replace(with_sibling(pair), content=content)
-    profile_path(str(pair)).write_text(found.text())
+    saved = replace(with_sibling(pair), content=content)
+    profile_path(str(pair)).write_text(saved.text())
     with pytest.raises(SetupError, match="a rung that cannot be run here: there is no token reducer 'warp'"):
         ImageModelLoader().load(str(pair), OPTIONS)

@@ -85,9 +85,9 @@ def test_the_profile_of_a_model_without_a_file_is_in_the_data_folder(user_folder
     assert path == user_folders / "data/foveate/profiles/hf-hub-timm-vit.json"
     here, checkpoint = current_setting("cpu", "fp32"), tiny()
     assert profile_of("hf-hub:timm/vit", checkpoint) is None
-    found = replace(written(FULL, setting=here), weights=weights_digest(checkpoint))
-    write_atomically(path, found.text())
-    assert profile_of("hf-hub:timm/vit", checkpoint) == found
+    saved = replace(written(FULL, setting=here), weights=weights_digest(checkpoint))
+    write_atomically(path, saved.text())
+    assert profile_of("hf-hub:timm/vit", checkpoint) == saved
 
 
 def test_the_users_own_profile_has_precedence_over_the_shipped_one(

@@ -44,9 +44,9 @@ def test_shipped_models_have_the_ladder_of_their_profile_or_the_standard_one(use
     for name in zoo.names():
         shipped, runner = zoo.profile(name), loader_for(name).load(name, OPTIONS)
         texts = [rung.plan.relative_to(runner.full) for rung in runner.card.ladder]
-        wanted = [*STANDARD_RUNGS, "full"]
+        expected = [*STANDARD_RUNGS, "full"]
         if shipped is not None:
-            wanted = [m.plan for m in shipped.latency_on(current_setting("cpu", "fp32")).ladder]
+            expected = [m.plan for m in shipped.latency_on(current_setting("cpu", "fp32")).ladder]
             members = set(getattr(runner, "models", {name}))
             assert (shipped.model, set(shipped.siblings)) == (name, members - {name})
-        assert texts == wanted
+        assert texts == expected

@@ -43,16 +43,16 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 CONTENT = {f"content:{certainty}" for certainty in CERTAINTIES}
 
 
-def measured(runner: TorchRunner, pictures: RecordingDataset, *texts: str) -> Profile:
+def measured(runner: TorchRunner, decoded: RecordingDataset, *texts: str) -> Profile:
     """The profile before the choice by content is learned, without latencies."""
     own = runner.full
-    every = list(range(len(pictures)))
-    targets = pictures.dataset.targets
-    full_classes = top1_classes(run_plan(runner, pictures, every, own))
+    every = list(range(len(decoded)))
+    targets = decoded.dataset.targets
+    full_classes = top1_classes(run_plan(runner, decoded, every, own))
     correct = full_classes if targets is None else np.array(targets)
     measurements = []
     for text in (*texts, "full"):
-        results = run_plan(runner, pictures, every, Plan.parse(text, own))
+        results = run_plan(runner, decoded, every, Plan.parse(text, own))
         right = float((top1_classes(results) == correct).mean())
         quality = min(1.0, right / float((full_classes == correct).mean()))
         gflops = float(np.mean([result.gflops for result in results if isinstance(result, Result)]))
@@ -71,18 +71,18 @@ def fixed_seconds(_: TorchRunner, chosen: Plan, pixels: Sequence[Any], size: int
 
 
 def learn_all(
-    runner: TorchRunner, pictures: RecordingDataset, before: Profile, sizes: Sequence[int], rounds: int
+    runner: TorchRunner, decoded: RecordingDataset, before: Profile, sizes: Sequence[int], rounds: int
 ) -> Profile:
     """The profile after all steps of learning."""
-    steps = list(learning_steps(runner, pictures, before, sizes, rounds, LearnedContent(), quiet))
+    steps = list(learning_steps(runner, decoded, before, sizes, rounds, LearnedContent(), quiet))
     return with_content(before, steps[-1] if steps else LearnedContent())
 
 
-def learned_profile(pictures: RecordingDataset, rounds: int = 1) -> tuple[TorchRunner, Profile, Profile]:
+def learned_profile(decoded: RecordingDataset, rounds: int = 1) -> tuple[TorchRunner, Profile, Profile]:
     """A runner, and its profile before and after."""
     runner = routed.runner()
-    before = measured(runner, pictures, ROUTER)
-    return runner, before, learn_all(runner, pictures, before, (1, 4), rounds)
+    before = measured(runner, decoded, ROUTER)
+    return runner, before, learn_all(runner, decoded, before, (1, 4), rounds)
 
 
 # The rungs to choose between.
@@ -93,7 +93,7 @@ def rung(text: str, quality: float, gflops: float, seconds: float | None = None)
 
 
 @pytest.mark.parametrize(
-    ("others", "wanted"),
+    ("others", "expected"),
     [
         ([], []),
         ([("a", 0.9, 0.5)], [("a", "full")]),
@@ -112,14 +112,14 @@ def rung(text: str, quality: float, gflops: float, seconds: float | None = None)
     ],
 )
 def test_each_router_is_offered_with_the_cheapest_reliable_rung_and_full(
-    others: list[tuple[str, float, float]], wanted: list[tuple[str, ...]]
+    others: list[tuple[str, float, float]], expected: list[tuple[str, ...]]
 ) -> None:
     def offered(*ladder: Measurement) -> list[tuple[str, ...]]:
         return [tuple(m.plan for m in rungs) for rungs in choices(written(*ladder))]
 
-    assert offered(*(rung(*other) for other in others), rung("full", 1.0, 1.0)) == wanted
+    assert offered(*(rung(*other) for other in others), rung("full", 1.0, 1.0)) == expected
     timed = [rung(text, quality, 5.0, cost) for text, quality, cost in others]
-    assert offered(*timed, rung("full", 1.0, 1.0, 1.0)) == wanted
+    assert offered(*timed, rung("full", 1.0, 1.0, 1.0)) == expected
 
 
 def test_only_rungs_are_offered() -> None:
@@ -127,15 +127,15 @@ def test_only_rungs_are_offered() -> None:
 
 
 def test_the_router_with_the_lowest_total_cost_is_chosen() -> None:
-    runner, pictures = routed.runner(), images()
+    runner, decoded = routed.runner(), images()
     dear, cheap = rung(ROUTER, 0.9, 0.8), rung(ROUTER, 0.9, 0.1)
     for order in ([dear, cheap], [cheap, dear]):
         offered = [(router, rung("full", 1.0, 1.0)) for router in order]
-        best = learn(runner, pictures, range(len(pictures)), offered, quiet)
+        best = learn(runner, decoded, range(len(decoded)), offered, quiet)
         assert best is not None
         assert best.rungs == (ROUTER, "full")
     useless = (rung("evit:0.1", 0.9, 0.9), rung("full", 1.0, 1.0))
-    best = learn(runner, pictures, range(len(pictures)), [useless, (cheap, useless[1])], quiet)
+    best = learn(runner, decoded, range(len(decoded)), [useless, (cheap, useless[1])], quiet)
     assert best is not None
     assert best.rungs[0] == ROUTER
 
@@ -144,7 +144,7 @@ def test_the_router_with_the_lowest_total_cost_is_chosen() -> None:
 
 
 def test_no_image_is_used_for_both_learning_and_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
-    pictures, learned = images(61), list[int]()
+    decoded, learned = images(61), list[int]()
 
     def recorded(
         runner: TorchRunner, dataset: RecordingDataset, indices: Sequence[int], *rest: Any
@@ -156,8 +156,8 @@ def test_no_image_is_used_for_both_learning_and_measuring(monkeypatch: pytest.Mo
         return content
 
     monkeypatch.setattr(content_profile, "learn", recorded)
-    learned_profile(pictures, rounds=3)
-    first, second = set(learned), set(pictures.requested)
+    learned_profile(decoded, rounds=3)
+    first, second = set(learned), set(decoded.requested)
     assert not first & second
     assert first | second == set(range(61))
     assert abs(len(first) - len(second)) == 1
@@ -165,11 +165,11 @@ def test_no_image_is_used_for_both_learning_and_measuring(monkeypatch: pytest.Mo
 
 
 def test_the_seed_decides_the_halves() -> None:
-    runner, pictures = routed.runner(), images(60)
-    before = measured(runner, pictures, ROUTER)
-    once, again = (learn_all(runner, pictures, before, (1,), 1) for _ in range(2))
+    runner, decoded = routed.runner(), images(60)
+    before = measured(runner, decoded, ROUTER)
+    once, again = (learn_all(runner, decoded, before, (1,), 1) for _ in range(2))
     assert once == again
-    other = learn_all(runner, pictures, replace(before, seed=1), (1,), 1)
+    other = learn_all(runner, decoded, replace(before, seed=1), (1,), 1)
     assert other.content != once.content
 
 
@@ -178,11 +178,11 @@ def test_the_seed_decides_the_halves() -> None:
 
 @pytest.mark.parametrize("labelled", [False, True])
 def test_content_beats_a_random_choice_of_the_same_cost(labelled: bool) -> None:
-    pictures, runner = images(), routed.runner()
+    decoded, runner = images(), routed.runner()
     if labelled:
-        names = top1_classes(run_plan(runner, pictures, range(len(pictures)), runner.full))
-        pictures = images(targets=names.tolist())
-    runner, _, after = learned_profile(pictures)
+        names = top1_classes(run_plan(runner, decoded, range(len(decoded)), runner.full))
+        decoded = images(targets=names.tolist())
+    runner, _, after = learned_profile(decoded)
     assert after.content is not None
     assert after.content.rungs == (ROUTER, "full")
     router, full, chosen = by_plan(after)[ROUTER], after.full, by_plan(after)["content:0.9"]
@@ -195,10 +195,10 @@ def test_content_beats_a_random_choice_of_the_same_cost(labelled: bool) -> None:
     by_chance = (1 - share) * router.quality + share
     assert chosen.quality > by_chance + 0.08
     # A served request gets the rungs that were measured.
-    results = run_plan(runner, pictures, range(len(pictures)), Plan.parse("content:0.9", runner.full))
+    results = run_plan(runner, decoded, range(len(decoded)), Plan.parse("content:0.9", runner.full))
     rungs = [result.chosen for result in results if isinstance(result, Result)]
     routers = Plan.parse(ROUTER, runner.full)
-    assert rungs == [runner.full if is_hard(n) else routers for n in range(len(pictures))]
+    assert rungs == [runner.full if is_hard(n) else routers for n in range(len(decoded))]
 
 
 def test_every_certainty_is_measured_and_the_best_become_rungs() -> None:
@@ -225,11 +225,11 @@ def test_its_latency_is_its_share_of_full_in_each_round(
 
     calls: list[tuple[Plan, int, int]] = []
     monkeypatch.setattr(content_profile, "mean_batch_seconds", drifting_seconds)
-    runner, pictures = routed.runner(), images()
-    before = measured(runner, pictures, ROUTER)
+    runner, decoded = routed.runner(), images()
+    before = measured(runner, decoded, ROUTER)
     timed = [replace(m, latency_s={1: 0.5, 4: 1.5}) for m in before.measurements]
     timed = [m if m.plan == "full" else replace(m, latency_s={1: 0.1, 4: 0.3}) for m in timed]
-    after = learn_all(runner, pictures, replace(before, measurements=mark_rungs(timed)), (1, 4), 4)
+    after = learn_all(runner, decoded, replace(before, measurements=mark_rungs(timed)), (1, 4), 4)
     assert len(calls) == 4 * 2 * (1 + len(CERTAINTIES))
     assert {count for _, _, count in calls} == {8}
     for text in CONTENT:
@@ -241,17 +241,17 @@ def test_its_latency_is_its_share_of_full_in_each_round(
 
 def test_any_rung_suffices_for_an_image_that_full_gets_wrong() -> None:
     """With these labels, full is wrong on the images on which the router is wrong."""
-    runner, pictures = routed.runner(), images()
-    names = top1_classes(run_plan(runner, pictures, range(len(pictures)), runner.full))
+    runner, decoded = routed.runner(), images()
+    names = top1_classes(run_plan(runner, decoded, range(len(decoded)), runner.full))
     targets = [(int(name) + 2) % 5 if is_hard(n) else int(name) for n, name in enumerate(names)]
-    every = list(range(len(pictures)))
+    every = list(range(len(decoded)))
     answers = {
-        text: top1_classes(run_plan(runner, pictures, every, Plan.parse(text, runner.full)))
+        text: top1_classes(run_plan(runner, decoded, every, Plan.parse(text, runner.full)))
         for text in (ROUTER, "full")
     }
     assert not (answers[ROUTER] == answers["full"]).all()
     assert suffices(answers, images(targets=targets), every)[ROUTER].all()
-    assert not suffices(answers, pictures, every)[ROUTER].all()
+    assert not suffices(answers, decoded, every)[ROUTER].all()
 
 
 def test_an_image_that_full_fails_on_counts_as_sufficient() -> None:
@@ -264,9 +264,9 @@ def test_an_image_that_full_fails_on_counts_as_sufficient() -> None:
 @pytest.mark.parametrize("labelled", [False, True])
 def test_two_failures_do_not_agree(labelled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every plan fails on every third image; of the others, the router gets one in four wrong."""
-    runner, pictures = routed.runner(), images(90)
-    names = top1_classes(run_plan(runner, pictures, range(90), runner.full)).tolist()
-    pictures = images(90, names if labelled else None)
+    runner, decoded = routed.runner(), images(90)
+    names = top1_classes(run_plan(runner, decoded, range(90), runner.full)).tolist()
+    decoded = images(90, names if labelled else None)
     runner.content = ContentRungs((ROUTER, "full"), ((0.0, 0.0, 0.0),), (99.0,))  # always the router
     run = runner.run
 
@@ -275,7 +275,7 @@ def test_two_failures_do_not_agree(labelled: bool, monkeypatch: pytest.MonkeyPat
 
     runner.max_batch = 90
     monkeypatch.setattr(runner, "run", failing)
-    for m in content_profile._qualities(runner, pictures, range(90)):
+    for m in content_profile._qualities(runner, decoded, range(90)):
         right = [not is_hard(n) for n in range(90) if n % 3 != 1]
         assert m.quality == pytest.approx(np.mean(right))
         assert m.accuracy == (pytest.approx(np.mean(right) * 2 / 3) if labelled else None)
@@ -285,27 +285,27 @@ def test_two_failures_do_not_agree(labelled: bool, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_ladder_without_a_router_is_unchanged() -> None:
-    runner, pictures = routed.runner(), images(30)
-    before = measured(runner, pictures)
-    assert learn_all(runner, pictures, before, (1,), 1) is before
+    runner, decoded = routed.runner(), images(30)
+    before = measured(runner, decoded)
+    assert learn_all(runner, decoded, before, (1,), 1) is before
     assert runner.content is None
 
 
 def test_a_router_that_fails_on_an_image_is_not_used() -> None:
-    runner, pictures = routed.runner(), images(30)
-    before = measured(runner, pictures, ROUTER)
-    pictures._cached = [routed.WHITE] * 30
+    runner, decoded = routed.runner(), images(30)
+    before = measured(runner, decoded, ROUTER)
+    decoded._cached = [routed.WHITE] * 30
     assert (
-        learn(runner, pictures, range(30), [(rung(ROUTER, 0.9, 0.1), rung("full", 1.0, 1.0))], quiet) is None
+        learn(runner, decoded, range(30), [(rung(ROUTER, 0.9, 0.1), rung("full", 1.0, 1.0))], quiet) is None
     )
-    assert learn_all(runner, pictures, before, (1,), 1) is before
+    assert learn_all(runner, decoded, before, (1,), 1) is before
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_a_few_images_are_enough_to_run(count: int) -> None:
-    runner, pictures = routed.runner(), images(count)
+    runner, decoded = routed.runner(), images(count)
     before = written(rung(ROUTER, 0.9, 0.1), rung("full", 1.0, 1.0))
-    after = learn_all(runner, pictures, before, (1, 4), 1)
+    after = learn_all(runner, decoded, before, (1, 4), 1)
     assert (after.content is None) == (count == 1)
 
 
@@ -422,11 +422,9 @@ def test_measuring_writes_the_choice_by_content_into_the_profile(
     for module in (profiling, content_profile):
         monkeypatch.setattr(module, "mean_batch_seconds", fixed_seconds)
     runner, stages = routed.runner(), list[str]()
-    pictures, target = images(60), tmp_path / "p.json"
+    decoded, target = images(60), tmp_path / "p.json"
     job = ProfilingJob((runner.full, Plan.parse(ROUTER, runner.full)), (1, 4), 1)
-    measured = measure(
-        unprofiled(runner, router="123"), pictures, job, target, lambda s, *_: stages.append(s)
-    )
+    measured = measure(unprofiled(runner, router="123"), decoded, job, target, lambda s, *_: stages.append(s))
     assert Profile.read(target.read_text(), "x") == measured
     assert list(dict.fromkeys(stages)) == ["quality", "latency", "content"]
     assert measured.siblings == {"router": "123"}

@@ -89,13 +89,13 @@ def test_a_round_gives_every_plan_the_same_images_and_each_round_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner = TorchRunner(tiny())
-    seen: dict[tuple[int, int], list[tuple[str, float]]] = {}
+    by_round: dict[tuple[int, int], list[tuple[str, float]]] = {}
     number = -1
 
     def spy(_: TorchRunner, chosen: Plan, pixels: Sequence[Any], size: int) -> float:
         if len(pixels) > size:  # not the warm-up
             key = (number, size)
-            seen.setdefault(key, []).append((chosen.parts, float(np.mean(np.stack(pixels)))))
+            by_round.setdefault(key, []).append((chosen.parts, float(np.mean(np.stack(pixels)))))
         return {"full": 3.0, "evit:0.6": 2.0}.get(chosen.relative_to(runner.full), 1.0) * (number + 1)
 
     drawn = profile._round_images
@@ -109,10 +109,12 @@ def test_a_round_gives_every_plan_the_same_images_and_each_round_others(
     monkeypatch.setattr(profile, "_round_images", counted)
     monkeypatch.setattr(profile, "worth_timing", tuple)
     measured = measured_profile(runner, tmp_path / "p.json", rounds=3)
-    assert set(seen) == {(r, s) for r in range(3) for s in (1, 3)}
-    assert all(len(calls) == len(PLANS) and len({mean for _, mean in calls}) == 1 for calls in seen.values())
-    assert len({calls[0][1] for calls in seen.values()}) == 3
-    assert len({tuple(steps for steps, _ in calls) for calls in seen.values()}) > 1
+    assert set(by_round) == {(r, s) for r in range(3) for s in (1, 3)}
+    assert all(
+        len(calls) == len(PLANS) and len({mean for _, mean in calls}) == 1 for calls in by_round.values()
+    )
+    assert len({calls[0][1] for calls in by_round.values()}) == 3
+    assert len({tuple(steps for steps, _ in calls) for calls in by_round.values()}) > 1
     # The median of rounds whose times are 1, 2 and 3 times as long.
     assert {m.plan: m.latency_s[3] for m in measured.measurements if m.plan in ("full", "evit:0.6")} == {
         "full": 6.0,

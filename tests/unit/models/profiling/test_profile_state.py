@@ -75,7 +75,7 @@ def test_an_interrupted_run_resumes_and_ends_with_the_same_profile(
     assert measure(unprofiled(runner), noise_images(), profiling_job(runner), target, quiet) == whole
     assert len(calls) == per_round * (2 - len(before["rounds"]))
     assert sum(batch_sizes) == IMAGES * (len(PLANS) - len(before["kept"]))
-    assert "going on from" in caplog.text
+    assert "resuming from" in caplog.text
     assert not partial_path(target).exists()
 
 
@@ -114,7 +114,7 @@ def test_the_state_of_another_job_is_not_used(
             runner = TorchRunner(tiny(), "bf16")
             changed = profiling_job(runner)
     measure(unprofiled(runner, weights, **siblings), noise_images(labels), changed, target, quiet)
-    assert re.search(rf"differs in [a-z, ]*{difference}[a-z, ]*: starting anew", caplog.text)
+    assert re.search(rf"differs in [a-z, ]*{difference}[a-z, ]*: starting from the beginning", caplog.text)
     measured = Profile.read(target.read_text(), "x")
     assert measured.weights == weights
     assert measured.data.labelled == (difference == "pictures")
@@ -128,4 +128,4 @@ def test_an_unreadable_partial_file_is_not_used(
     partial_path(target).write_text(junk)
     measured = measure(unprofiled(runner), noise_images(), profiling_job(runner, rounds=1), target, quiet)
     assert len(job_measurements(measured)) == len(PLANS)
-    assert "not readable, so measuring starts anew" in caplog.text
+    assert "not readable, so measuring starts from the beginning" in caplog.text

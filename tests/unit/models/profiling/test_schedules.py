@@ -42,7 +42,7 @@ def one_reader() -> ElasticViT:
     return model
 
 
-def pictures(batches: int = 8) -> list[SearchBatch]:
+def search_batches(batches: int = 8) -> list[SearchBatch]:
     generator = torch.Generator().manual_seed(3)
     return [(torch.randn(16, 3, 96, 96, generator=generator), None) for _ in range(batches)]
 
@@ -70,14 +70,14 @@ def cost(schedule: Schedule) -> float:
 @cache
 def learned() -> tuple[Schedule, tuple[SearchProgress, ...]]:
     reports: list[SearchProgress] = []
-    schedule = search(one_reader(), pictures(), 0.7 * FULL, steps=30, report=reports.append)
+    schedule = search(one_reader(), search_batches(), 0.7 * FULL, steps=30, report=reports.append)
     return schedule, tuple(reports)
 
 
 @pytest.mark.parametrize("share", [0.5, 0.65, 0.9])
 def test_the_target_is_met_and_token_counts_never_rise(share: float) -> None:
     model = build()
-    schedule = search(model, pictures(4), share * FULL, steps=12, seed=1)
+    schedule = search(model, search_batches(4), share * FULL, steps=12, seed=1)
     assert 0.97 * share * FULL < cost(schedule) <= share * FULL
     assert len(schedule) == G.depth
     counts = [37, *(count for kept in schedule for count in kept)]
@@ -94,7 +94,7 @@ def test_tokens_are_kept_until_the_last_block_that_reads_them() -> None:
     # Block READS attends to the tokens that the block before it kept. No later block attends to any.
     assert schedule[READS - 1][1] > even[READS - 1][1] + 3
     assert schedule[-1][1] < even[-1][1]
-    model, others = one_reader(), pictures(12)[8:]
+    model, others = one_reader(), search_batches(12)[8:]
     assert divergence(model, schedule, others) < 0.5 * divergence(model, even, others)
 
 
@@ -107,17 +107,19 @@ def test_the_distance_never_rises_during_the_search() -> None:
 
 def test_the_seed_makes_the_search_repeatable() -> None:
     model, state = one_reader(), torch.get_rng_state()
-    again = search(model, pictures(), 0.7 * FULL, steps=30)
+    again = search(model, search_batches(), 0.7 * FULL, steps=30)
     assert again == learned()[0]
     assert torch.equal(torch.get_rng_state(), state)
-    other = search(model, pictures(), 0.7 * FULL, steps=30, seed=5)
-    assert divergence(model, other, pictures()) < divergence(model, uniform_schedule(G, 0.7), pictures())
+    other = search(model, search_batches(), 0.7 * FULL, steps=30, seed=5)
+    assert divergence(model, other, search_batches()) < divergence(
+        model, uniform_schedule(G, 0.7), search_batches()
+    )
 
 
 def test_the_search_does_not_change_the_model() -> None:
     model = build()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    search(model, pictures(2), 0.6 * FULL, steps=3)
+    search(model, search_batches(2), 0.6 * FULL, steps=3)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not model.training
     assert model.schedules == {}
@@ -126,7 +128,8 @@ def test_the_search_does_not_change_the_model() -> None:
 def test_known_classes_are_the_target() -> None:
     model, generator = one_reader(), torch.Generator().manual_seed(9)
     known: list[SearchBatch] = [
-        (images, torch.randint(G.classes, (len(images),), generator=generator)) for images, _ in pictures()
+        (images, torch.randint(G.classes, (len(images),), generator=generator))
+        for images, _ in search_batches()
     ]
     reports: list[SearchProgress] = []
     schedule = search(model, known, 0.7 * FULL, steps=12, report=reports.append)
@@ -139,14 +142,14 @@ def test_known_classes_are_the_target() -> None:
 
 
 def test_without_steps_or_improvement_the_schedule_stays_uniform() -> None:
-    assert search(build(), pictures(1), 0.6 * FULL, steps=0) == uniform_schedule(G, 0.6)
+    assert search(build(), search_batches(1), 0.6 * FULL, steps=0) == uniform_schedule(G, 0.6)
     constant = build()
     assert isinstance(constant.head, nn.Linear)
     constant.head.weight.zero_()  # every schedule gives the same answers
-    assert search(constant, pictures(2), 0.6 * FULL, steps=10) == uniform_schedule(G, 0.6)
+    assert search(constant, search_batches(2), 0.6 * FULL, steps=10) == uniform_schedule(G, 0.6)
 
 
 def test_a_target_out_of_reach_is_refused_and_one_above_full_keeps_all_tokens() -> None:
     with pytest.raises(BadPlan, match="full compute"):
-        search(build(), pictures(1), 0.01 * FULL, steps=1)
-    assert search(build(), pictures(1), 2 * FULL, steps=2) == ((37, 37),) * G.depth
+        search(build(), search_batches(1), 0.01 * FULL, steps=1)
+    assert search(build(), search_batches(1), 2 * FULL, steps=2) == ((37, 37),) * G.depth

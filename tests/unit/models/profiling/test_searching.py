@@ -76,16 +76,16 @@ def test_a_share_out_of_reach_is_refused_before_the_search() -> None:
 
 
 def test_the_search_uses_the_half_from_which_content_is_learned(monkeypatch: pytest.MonkeyPatch) -> None:
-    runner, pictures, used = TorchRunner(tiny()), noise_images(), list[int]()
-    at = pictures.at
+    runner, decoded, used = TorchRunner(tiny()), noise_images(), list[int]()
+    at = decoded.at
 
     def recorded(indices: Iterable[int]) -> Any:
         used.extend(indices := list(indices))
         return at(indices)
 
-    monkeypatch.setattr(pictures, "at", recorded)
+    monkeypatch.setattr(decoded, "at", recorded)
     steps: list[int] = []
-    schedule = find_schedule(runner, pictures, 0.6, 3, steps.append)
+    schedule = find_schedule(runner, decoded, 0.6, 3, steps.append)
     assert steps == list(range(1, searching.STEPS + 1))
     assert sorted(used) == sorted(np.random.default_rng(3).permutation(IMAGES)[: IMAGES // 2])
     use_schedules(runner, {"0.6": schedule})
@@ -93,7 +93,7 @@ def test_the_search_uses_the_half_from_which_content_is_learned(monkeypatch: pyt
     (result, *_) = runner.run(runner.stack(at([0]), chosen), chosen)
     assert not isinstance(result, Exception)
     assert result.gflops <= 0.6 * full_gmacs(CONFIG)
-    assert find_schedule(runner, pictures, 0.6, 3, quiet) == schedule
+    assert find_schedule(runner, decoded, 0.6, 3, quiet) == schedule
 
 
 def test_a_batch_is_normalised_and_has_its_classes() -> None:
@@ -160,15 +160,15 @@ def test_the_state_of_a_run_with_other_schedules_is_not_used(
 ) -> None:
     """The plans have the same names with and without a search."""
     runner, target = prepared(0.7), tmp_path / "p.json"
-    asked = job(runner, 0.7)
+    searched = job(runner, 0.7)
 
     def stop(stage: str, *_: object) -> None:
         if stage == "latency":
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        measure(unprofiled(runner), noise_images(), asked, target, stop)
+        measure(unprofiled(runner), noise_images(), searched, target, stop)
     plain = TorchRunner(tiny())
-    measured = measure(unprofiled(plain), noise_images(), replace(asked, shares=()), target, quiet)
-    assert "differs in schedules: starting anew" in caplog.text
+    measured = measure(unprofiled(plain), noise_images(), replace(searched, shares=()), target, quiet)
+    assert "differs in schedules: starting from the beginning" in caplog.text
     assert measured.schedules == {}

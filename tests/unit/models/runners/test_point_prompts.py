@@ -207,8 +207,8 @@ async def test_both_models_are_served_and_features_are_returned_on_request_alone
         (pixels,) = random_images(1)
         plain = await cluster.submit(Request("1", "tiny-seg", pixels, pixels.nbytes, task="segment"))
         assert plain.result.features is None
-        asked = Request("2", "tiny-seg", pixels, pixels.nbytes, task="segment", features=True)
-        features = (await cluster.submit(asked)).result.features
+        request = Request("2", "tiny-seg", pixels, pixels.nbytes, task="segment", features=True)
+        features = (await cluster.submit(request)).result.features
         assert features is not None
         medium = PointPrompt(features, CENTRE)
         clicked = Request("3", "tiny-seg-clicks", medium, medium.nbytes, task="clicks")

@@ -37,13 +37,13 @@ def clip_of(segmenter: ClipSegmenter, seed: int) -> np.ndarray:
 def test_full_segments_each_frame_like_an_image(segmenter: ClipSegmenter) -> None:
     clip = clip_of(segmenter, 0)
     result = answer(segmenter, clip, "full")
-    pictures = TorchRunner(dense_checkpoint())
-    alone = pictures.run(pictures.stack(list(clip), pictures.full), pictures.full)
-    for seen, picture in zip(result.frame_maps, alone, strict=True):
-        assert isinstance(picture, Result) and picture.maps is not None
-        assert seen.classes == picture.maps.classes
-        np.testing.assert_allclose(seen.scores, picture.maps.scores, atol=2e-3)
-    assert result.gflops == pytest.approx(sum(r.gflops for r in alone if isinstance(r, Result)))
+    image_runner = TorchRunner(dense_checkpoint())
+    single = image_runner.run(image_runner.stack(list(clip), image_runner.full), image_runner.full)
+    for seen, by_itself in zip(result.frame_maps, single, strict=True):
+        assert isinstance(by_itself, Result) and by_itself.maps is not None
+        assert seen.classes == by_itself.maps.classes
+        np.testing.assert_allclose(seen.scores, by_itself.maps.scores, atol=2e-3)
+    assert result.gflops == pytest.approx(sum(r.gflops for r in single if isinstance(r, Result)))
 
 
 def test_patches_of_a_still_clip_are_computed_once(segmenter: ClipSegmenter) -> None:

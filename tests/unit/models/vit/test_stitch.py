@@ -100,7 +100,7 @@ def test_too_many_heads_or_heads_with_mctf_are_refused(plan: str) -> None:
 def test_images_of_full_size_are_scaled_to_the_plan() -> None:
     runner = TorchRunner(random_checkpoint("large", LARGE, 1))
     media = random_photos(2)
-    halves = [picture.reshape(32, 2, 32, 2, 3).mean((1, 3)).astype(np.uint8) for picture in media]
+    halves = [image.reshape(32, 2, 32, 2, 3).mean((1, 3)).astype(np.uint8) for image in media]
     flat = [np.full((64, 64, 3), shade, np.uint8) for shade in (40, 200)]
     small = [np.full((32, 32, 3), shade, np.uint8) for shade in (40, 200)]
     for large, already in zip(

@@ -72,7 +72,7 @@ def test_wrong_exits_are_refused(tmp_path: Path, old: str, new: str, sentence: s
 
 
 def test_exits_without_classes_are_refused() -> None:
-    with pytest.raises(SetupError, match="exits name classes"):
+    with pytest.raises(SetupError, match="exits predict classes"):
         CheckpointCard("m", replace(SMALL, depth=4, classes=0), exits=EXITS)
 
 
