@@ -11,15 +11,22 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from loadtests.report import FOLDER, ROOT, table, write
+from loadtests.report import FOLDER, ROOT, Figures, Goal, goal_table, table, write
 from loadtests.scale import day, on_ray
 
 log = logging.getLogger(__name__)
 
-HIT_GOAL_MS, SPEEDUP_GOAL, RAY_RPS_GOAL, RAY_ADDED_GOAL_MS = 2.0, 3.0, 1500, 6.0
+CACHE_GOALS = (
+    Goal("cached answer in memory, ms", "response_hit_p50_ms", "at most", 2, "{:.2f}"),
+    Goal("smallest gain of a second task, times as fast", "feature_hit_speedup", "at least", 3, "{:.1f}"),
+)
+RAY_GOALS = (
+    Goal("no-op requests/s on Ray", "ray_noop_rps", "at least", 1500, "{:.0f}", "{:,}"),
+    Goal("p50 added to one request at a time, ms", "ray_added_p50_ms", "below", 6, "{:.2f}"),
+)
 
 
-def day_section(options: argparse.Namespace, figures: dict[str, float]) -> str:
+def day_section(options: argparse.Namespace, figures: Figures) -> str:
     """Autoscalers on a simulated day."""
     day_options = day.DayOptions(options.seconds, options.peak, options.slower, options.seed)
     results = day.simulate_days(day_options)
@@ -28,7 +35,7 @@ def day_section(options: argparse.Namespace, figures: dict[str, float]) -> str:
     return day.page(results, day_options)
 
 
-def caches_section(_: argparse.Namespace, figures: dict[str, float]) -> str:
+def caches_section(_: argparse.Namespace, figures: Figures) -> str:
     """Cached answers and features, and an outage of Redis."""
     log.info("measuring caches")
     command = [sys.executable, "-m", "loadtests.scale.caches"]
@@ -61,7 +68,7 @@ def caches_page(measured: Mapping[str, Any]) -> str:
     ]
     return f"""## Cached answers and features
 
-{goal_table(_caches_goals(measured))}
+{goal_table(CACHE_GOALS, measured)}
 
 A 640 x 480 JPEG is sent to `vit-t`, one request at a time. The table has medians of the time in the server.
 
@@ -80,31 +87,22 @@ Redis is killed and restarted while 20 requests per second arrive for 20 images.
 {table(["Redis", "hits", "p99 at the client, ms"], phases)}"""
 
 
-def _caches_goals(measured: Mapping[str, Any]) -> list[list[str]]:
-    hit_ms, speedup = measured["response_hit_p50_ms"], measured["feature_hit_speedup"]
-    return [
-        goal_row(
-            "cached answer in memory, ms", f"{hit_ms:.2f}", f"at most {HIT_GOAL_MS:g}",
-            hit_ms <= HIT_GOAL_MS,
-        ),
-        goal_row(
-            "smallest gain of a second task, times as fast", f"{speedup:.1f}", f"at least {SPEEDUP_GOAL:g}",
-            speedup >= SPEEDUP_GOAL,
-        ),
-    ]  # fmt: skip
-
-
-def ray_section(_: argparse.Namespace, figures: dict[str, float]) -> str:
+def ray_section(_: argparse.Namespace, figures: Figures) -> str:
     """Overhead and scaling of Ray Serve."""
     log.info("measuring Ray Serve")
     overhead, rates = on_ray.measure_overhead(), on_ray.measure_scaling()
-    figures |= {
+    figures |= ray_figures(overhead, rates)
+    return ray_page(overhead, rates)
+
+
+def ray_figures(overhead: on_ray.RayOverhead, rates: Mapping[int, float]) -> Figures:
+    """The keys of scale.json. rates: requests/s by the number of replicas, one of them 1."""
+    return {
         "ray_noop_rps": round(overhead.ray_rps, 1),
         "ray_noop_ratio_local": round(overhead.ray_rps / overhead.local_rps, 3),
         "ray_added_p50_ms": round(overhead.added_ms, 2),
         **{f"replica_scaling_{count}": round(rates[count] / rates[1], 2) for count in rates if count > 1},
     }
-    return ray_page(overhead, rates)
 
 
 def ray_page(overhead: on_ray.RayOverhead, rates: Mapping[int, float]) -> str:
@@ -114,17 +112,9 @@ def ray_page(overhead: on_ray.RayOverhead, rates: Mapping[int, float]) -> str:
         ["Ray Serve", f"{overhead.ray_rps:.0f}", f"{overhead.ray_p50_ms:.2f}"],
     ]
     scaled = [[str(count), f"{rps:.0f}", f"{rps / rates[1]:.2f}"] for count, rps in rates.items()]
-    rps, added_ms = overhead.ray_rps, overhead.added_ms
-    goals = [
-        goal_row("no-op requests/s on Ray", f"{rps:.0f}", f"at least {RAY_RPS_GOAL:,}", rps >= RAY_RPS_GOAL),
-        goal_row(
-            "p50 added to one request at a time, ms", f"{added_ms:.2f}", f"below {RAY_ADDED_GOAL_MS:g}",
-            added_ms < RAY_ADDED_GOAL_MS,
-        ),
-    ]  # fmt: skip
     return f"""## Ray Serve
 
-{goal_table(goals)}
+{goal_table(RAY_GOALS, ray_figures(overhead, rates))}
 
 A no-op model, a body of 102 kB, one gateway and one worker. The client shares the cores of the machine with
 them. The table has medians of {on_ray.ROUNDS} rounds.
@@ -136,7 +126,7 @@ A model that sleeps {on_ray.SLEEP_MS} ms for one image at a time, at {on_ray.CON
 {table(["replicas", "requests/s", "times one replica"], scaled)}"""
 
 
-def dashboard_section(_: argparse.Namespace, figures: dict[str, float]) -> str:
+def dashboard_section(_: argparse.Namespace, figures: Figures) -> str:
     """The dashboard over a run of its own."""
     log.info("drawing the dashboard")
     subprocess.run([sys.executable, "-m", "loadtests.scale.dashboard"], cwd=ROOT, check=True)
@@ -149,17 +139,7 @@ the panels; Grafana draws them differently.
 ![The panels of the dashboard](dashboard.png)"""
 
 
-def goal_row(figure: str, measured: str, goal: str, is_met: bool) -> list[str]:
-    """One row of `goal_table`."""
-    return [figure, measured, goal, "met" if is_met else "**missed**"]
-
-
-def goal_table(rows: list[list[str]]) -> str:
-    """A Markdown table of goals."""
-    return table(["figure", "measured", "goal", "result"], rows)
-
-
-Section = Callable[[argparse.Namespace, dict[str, float]], str]
+Section = Callable[[argparse.Namespace, Figures], str]
 SECTIONS: Mapping[str, Section] = {
     "caches": caches_section, "ray": ray_section, "day": day_section, "dashboard": dashboard_section,
 }  # fmt: skip
@@ -184,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     logging.basicConfig(level="INFO", format="%(message)s")
     logging.getLogger("matplotlib").setLevel("WARNING")
-    figures: dict[str, float] = {}
+    figures: Figures = {}
     if options.only:
         print(SECTIONS[options.only](options, figures))
         return
