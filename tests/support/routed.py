@@ -52,7 +52,7 @@ def is_hard(number: int) -> bool:
     return number % EVERY == 0
 
 
-def picture(data: bytes) -> NDArray[np.uint8]:
+def decoded(data: bytes) -> NDArray[np.uint8]:
     """The image (64, 64, 3) of a number: flat with little noise, or high contrast."""
     number = int(data)
     random = np.random.default_rng(number)
@@ -75,6 +75,6 @@ def images(count: int = 120, targets: Sequence[int] | None = None) -> RecordingD
     """The images with the numbers 0 to `count` - 1."""
     items = tuple(str(number).encode() for number in range(count))
     dataset = Dataset("flat", items, None if targets is None else tuple(targets))
-    recording = RecordingDataset(dataset, picture, quiet)
+    recording = RecordingDataset(dataset, decoded, quiet)
     recording.requested = []
     return recording

@@ -74,9 +74,9 @@ def test_added_replicas_restore_full_quality() -> None:
 
 def test_replicas_take_their_startup_time_and_are_paid_for_during_it() -> None:
     scaled = simulated(full_quality_scaler(CONFIG), 25, 60)
-    asked = next(state for state in scaled.states if state.desired > 1)
+    scale_up = next(state for state in scaled.states if state.desired > 1)
     serving = next(state for state in scaled.states if state.serving > 1)
-    assert serving.at - asked.at == pytest.approx(CONFIG.replica_startup_s, abs=5.01)
+    assert serving.at - scale_up.at == pytest.approx(CONFIG.replica_startup_s, abs=5.01)
     fixed = ScalingConfig(min_replicas=2, max_replicas=2)
     steady = simulated(full_quality_scaler(fixed), 5, 60, config=fixed)
     assert steady.replica_s == pytest.approx(2 * 60, rel=0.05)

@@ -83,16 +83,16 @@ def test_profile_is_the_ladder_of_its_own_weights_alone(
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     path = saved(tmp_path / "m", pretrained.segformer())
     loaded = TransformersLoader().load_unprofiled(f"hf:{path}", LoadOptions("fp32", "cpu", 1))
-    seen = [random_image(n) for n in range(6)]
-    full = run_plan(loaded.runner, "full", seen)
+    images = [random_image(n) for n in range(6)]
+    full = run_plan(loaded.runner, "full", images)
     masks = tuple(png(mask_from_maps(result.maps, (SIDE, SIDE))) for result in full)
-    album = DecodedDataset(
-        Dataset("noise", tuple(map(png, seen)), None, masks),
+    dataset = DecodedDataset(
+        Dataset("noise", tuple(map(png, images)), None, masks),
         lambda data: np.asarray(Image.open(io.BytesIO(data))),
         quiet,
     )
     job = ProfilingJob(loaded.runner.candidates(), (1,), 1)
-    profile = measure(loaded, album, job, profile_path(str(path)), quiet)
+    profile = measure(loaded, dataset, job, profile_path(str(path)), quiet)
     assert [m.plan for m in profile.measurements if m.quality == 1][-1] == "full"
     assert all(m.quality < 1 for m in profile.measurements if m.plan != "full")
     card = TransformersLoader().load(str(path), LoadOptions("fp32", "cpu", 1), warm_ladder=False).card

@@ -103,8 +103,8 @@ def test_items_of_a_batch_are_independent(make: Make, tmp_path: Path) -> None:
             (alone,) = run_plan(runner, str(plan), [medium])
             assert np.abs(result.scores - alone.scores).max() < 2e-3
             assert (dense(result).argmax(0) == dense(alone).argmax(0)).mean() > 0.99
-    seen, black = run_plan(runner, "full", [random_image(9), np.zeros_like(media[0])])
-    assert not np.array_equal(dense(seen), dense(black))
+    noisy, black = run_plan(runner, "full", [random_image(9), np.zeros_like(media[0])])
+    assert not np.array_equal(dense(noisy), dense(black))
 
 
 @every_tested

@@ -13,7 +13,7 @@ from foveate.core.plan import Plan
 from foveate.models.profiling.content_profile import learn
 from foveate.models.runners.image import TorchRunner
 from tests.support import measuring, routed
-from tests.support.routed import ROUTER, STITCH, WHITE, is_hard, picture
+from tests.support.routed import ROUTER, STITCH, WHITE, decoded, is_hard
 
 RUNGS = (ROUTER, "evit:0.6", "full")
 
@@ -33,7 +33,7 @@ def content(runner: TorchRunner, certainty: str = "0.9") -> Plan:
 
 
 def run(runner: TorchRunner, numbers: list[int], plan: Plan) -> list[Result]:
-    media = [picture(str(number).encode()) for number in numbers]
+    media = [decoded(str(number).encode()) for number in numbers]
     results = runner.run(runner.stack(media, plan), plan)
     assert len(results) == len(numbers)
     actual = [result for result in results if isinstance(result, Result)]
@@ -99,7 +99,7 @@ def test_certainty_decides_which_images_run_again() -> None:
 def test_last_rung_runs_where_the_first_one_fails() -> None:
     runner = content_runner()
     plan, router = content(runner), Plan.parse(ROUTER, runner.full)
-    media = [picture(b"61"), WHITE, picture(b"62")]
+    media = [decoded(b"61"), WHITE, decoded(b"62")]
     assert isinstance(runner.run(runner.stack(media, router), router)[1], RunFailed)
     results = runner.run(runner.stack(media, plan), plan)
     (full,) = runner.run(runner.stack([WHITE], runner.full), runner.full)
@@ -122,7 +122,7 @@ def test_image_fails_alone_where_the_last_rung_fails_too() -> None:
         return out.masked_fill(white[:, None, None], torch.nan)
 
     runner.models["tiny"].patch_embed.register_forward_hook(spoil)
-    media = [picture(b"66"), WHITE, picture(b"61")]
+    media = [decoded(b"66"), WHITE, decoded(b"61")]
     hard, white, flat = runner.run(runner.stack(media, plan), plan)
     assert isinstance(white, RunFailed)
     assert isinstance(hard, Result)
@@ -136,7 +136,7 @@ def test_image_fails_alone_where_the_last_rung_fails_too() -> None:
 def test_content_plan_explains_each_image_under_its_rung() -> None:
     runner = routed.runner()
     runner.content = ContentRungs(("evit:0.6", ROUTER, "full"), ((0.0, 0.0, 0.0),) * 2, (-9.0, -9.0))
-    every = [picture(str(number).encode()) for number in MIXED]
+    every = [decoded(str(number).encode()) for number in MIXED]
     assert runner.explain(every, content(runner)) == runner.explain(every, runner.full)
     runner.content = replace(runner.content, bias=(9.0, -9.0))
     explained = runner.explain(every, content(runner))
@@ -146,7 +146,7 @@ def test_content_plan_explains_each_image_under_its_rung() -> None:
 
 def test_explanations_of_a_mixed_batch_keep_their_order() -> None:
     runner = content_runner()
-    media = [*(picture(str(number).encode()) for number in MIXED), WHITE]
+    media = [*(decoded(str(number).encode()) for number in MIXED), WHITE]
     layers = [4 if is_hard(number) else 1 for number in MIXED]
     explained = runner.explain(media, content(runner))
     assert [e.exit_layer for e in explained] == [*layers, 4]
@@ -156,7 +156,7 @@ def test_explanations_of_a_mixed_batch_keep_their_order() -> None:
 def test_explanation_of_a_stitch_keeps_all_patches() -> None:
     runner = content_runner()
     plan = Plan.parse(f"stitch:{STITCH.replaced}", runner.full)
-    media = [picture(str(number).encode()) for number in MIXED[:3]]
+    media = [decoded(str(number).encode()) for number in MIXED[:3]]
     assert runner.explain(media, plan) == [Explanation((4, 4), (), 4)] * 3
     for explanation, result in zip(runner.explain(media, plan), run(runner, MIXED[:3], plan), strict=True):
         assert explanation.exit_layer == result.exit_layer
@@ -172,5 +172,5 @@ def test_a_stitch_can_be_a_content_rung() -> None:
     flat, hard = run(runner, [61, 66], content(runner))
     assert flat.chosen == Plan.parse(ROUTER, runner.full)
     assert hard.chosen == Plan.parse("stitch:2", runner.full)
-    explained = runner.explain([picture(b"61"), picture(b"66")], content(runner))
+    explained = runner.explain([decoded(b"61"), decoded(b"66")], content(runner))
     assert [e.exit_layer for e in explained] == [1, 4]

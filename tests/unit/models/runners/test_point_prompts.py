@@ -64,7 +64,7 @@ def test_model_with_a_click_head_returns_its_feature_maps(text: str) -> None:
         assert isinstance(result, Result)
         assert result.features is not None
         assert result.features.fine.shape == (plan.image_size // 4, plan.image_size // 4, SPEC.fine)
-        assert result.features.nbytes < 64 * 64 * 3 * 4, "it keeps this picture's memory, and no other's"
+        assert result.features.nbytes < 64 * 64 * 3 * 4, "it keeps the memory of this image alone"
         assert result.features.fine.base is None
         for kept, expected in ((result.features.coarse, coarse), (result.features.fine, fine)):
             assert kept.dtype == np.float16

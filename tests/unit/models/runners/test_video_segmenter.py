@@ -39,10 +39,10 @@ def test_full_segments_each_frame_like_an_image(segmenter: ClipSegmenter) -> Non
     result = answer(segmenter, clip, "full")
     image_runner = TorchRunner(dense_checkpoint())
     single = image_runner.run(image_runner.stack(list(clip), image_runner.full), image_runner.full)
-    for seen, by_itself in zip(result.frame_maps, single, strict=True):
+    for frame, by_itself in zip(result.frame_maps, single, strict=True):
         assert isinstance(by_itself, Result) and by_itself.maps is not None
-        assert seen.classes == by_itself.maps.classes
-        np.testing.assert_allclose(seen.scores, by_itself.maps.scores, atol=2e-3)
+        assert frame.classes == by_itself.maps.classes
+        np.testing.assert_allclose(frame.scores, by_itself.maps.scores, atol=2e-3)
     assert result.gflops == pytest.approx(sum(r.gflops for r in single if isinstance(r, Result)))
 
 
@@ -55,8 +55,8 @@ def test_patches_of_a_still_clip_are_computed_once(segmenter: ClipSegmenter) -> 
         assert first.classes == fine.classes
         np.testing.assert_allclose(first.scores, fine.scores, atol=2e-3)
     first, *later = answer(segmenter, still, "reuse:0.3").frame_maps
-    for seen in later:
-        np.testing.assert_allclose(seen.scores, first.scores, atol=2e-3)
+    for frame in later:
+        np.testing.assert_allclose(frame.scores, first.scores, atol=2e-3)
 
 
 def test_reuse_costs_less(segmenter: ClipSegmenter) -> None:
