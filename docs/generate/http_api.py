@@ -66,9 +66,9 @@ def _operations(openapi: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[
 
 
 def _summary(operation: Mapping[str, Any]) -> str:
-    """One line. The framework derives summaries from function names, so a description takes precedence."""
-    text = operation.get("description") or operation.get("summary", "")
-    return str(text).strip().splitlines()[0] if text else ""
+    """One sentence. The framework derives summaries from function names: a description takes precedence."""
+    text = str(operation.get("description") or operation.get("summary", "")).strip()
+    return f"{text.splitlines()[0].removesuffix('.')}." if text else ""
 
 
 def _anchor(method: str, path: str) -> str:
