@@ -17,37 +17,37 @@ NOT_A_SUFFIX = frozenset({
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print what is wrong with the subject in the file named by the one argument; 1 if anything is."""
+    """Print the faults of the subject in the file that the one argument names; 1 if there are any."""
     (path,) = arguments
-    found = problems(subject(Path(path).read_text(encoding="utf-8")))
-    for problem in found:
+    faults = problems(subject(Path(path).read_text(encoding="utf-8")))
+    for problem in faults:
         print(f"commit subject: {problem}", file=sys.stderr)
-    return 1 if found else 0
+    return 1 if faults else 0
 
 
 def subject(message: str) -> str:
-    """The first line of a message that is no comment; empty if there is none."""
+    """The first line of a message that is not empty and no comment; empty if there is none."""
     lines = (line.rstrip() for line in message.splitlines() if not line.startswith("#"))
     return next((line for line in lines if line), "")
 
 
 def problems(line: str) -> list[str]:
-    """What is wrong with a subject, one sentence each."""
+    """The faults of a subject, one sentence each."""
     if not line:
         return ["it is empty; say what the commit does, as in 'Add a cache'"]
     if GENERATED.match(line):
         return []
-    found = []
+    faults = []
     if len(line) > MAX_LENGTH:
-        found.append(f"it has {len(line)} characters; use at most {MAX_LENGTH} and a body for the rest")
+        faults.append(f"it has {len(line)} characters; use at most {MAX_LENGTH} and a body for the rest")
     if not line[0].isupper():
-        found.append(f"it starts with {line[0]!r}; start with a capital letter")
+        faults.append(f"it starts with {line[0]!r}; start with a capital letter")
     if line.endswith("."):
-        found.append("it ends with a period; leave that out")
+        faults.append("it ends with a period; leave that out")
     word = re.split(r"[^\w'-]", line)[0]
     if re.search(r"(ed|ing)$", word, re.IGNORECASE) and word.lower() not in NOT_A_SUFFIX:
-        found.append(f"it starts with {word!r}; use the imperative, as in 'Add', not 'Added' or 'Adding'")
-    return found
+        faults.append(f"it starts with {word!r}; use the imperative, as in 'Add', not 'Added' or 'Adding'")
+    return faults
 
 
 if __name__ == "__main__":

@@ -5,16 +5,16 @@ import inspect
 import json
 import textwrap
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Literal, Union, get_args, get_origin
 
-from pydantic import AliasChoices, BaseModel
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from docs.generate.markdown import code, prose, table
-from foveate.core.settings import Settings
+from foveate.core.settings import RENAMED, Settings
 
 _INTRO = """\
 ---
@@ -27,7 +27,8 @@ hide:
 After reading this page you can set every option of the server. Each row is one setting, with the environment
 variable that sets it. `foveate serve` reads the settings once, when it starts. A command-line flag
 (`foveate serve --help`) takes precedence over its environment variable. If a value is invalid, the server
-does not start, and the error names the setting.
+does not start, and the error names the setting. A deprecated variable works for one release, and the server
+logs a warning.
 
 This page is generated from `Settings` in `core/foveate/core/settings.py`.
 
@@ -47,16 +48,16 @@ class Setting:
 
     name: str
     variables: tuple[str, ...]
-    """Environment variables that set it: the current name first, then deprecated ones."""
+    """Environment variables that set it: the current name first, then the deprecated ones."""
     type: str
     default: str
     meaning: str
 
 
-def page(settings: type[BaseModel] = Settings) -> str:
-    """The whole page as Markdown. Raises Undocumented."""
+def page(settings: type[BaseModel] = Settings, renamed: Mapping[str, str] = RENAMED) -> str:
+    """The whole page as Markdown. renamed: current names by deprecated name. Raises Undocumented."""
     header = ("Type", "Default", "Meaning")
-    parts = [_INTRO, table(("Setting", *header), map(_row, settings_of(settings)))]
+    parts = [_INTRO, table(("Setting", *header), map(_row, settings_of(settings, renamed)))]
     for nested in _nested(settings):
         rows = [(code(s.name), s.type, s.default, s.meaning) for s in settings_of(nested)]
         parts.append(f"## {nested.__name__}\n\n{inspect.getdoc(nested) or ''}\n\n")
@@ -64,8 +65,11 @@ def page(settings: type[BaseModel] = Settings) -> str:
     return "".join(parts)
 
 
-def settings_of(model: type[BaseModel]) -> list[Setting]:
-    """The fields of a settings class, in the order of their definition. Raises Undocumented."""
+def settings_of(model: type[BaseModel], renamed: Mapping[str, str] | None = None) -> list[Setting]:
+    """The fields of a settings class, in the order of their definition.
+
+    renamed: current names by deprecated name. Raises Undocumented.
+    """
     prefix = str(model.model_config.get("env_prefix", ""))
     meanings = docstrings(model)
     fields = model.model_fields
@@ -75,10 +79,11 @@ def settings_of(model: type[BaseModel]) -> list[Setting]:
             f"{model.__name__}: no docstring below the field{'s' * (len(missing) > 1)} {', '.join(missing)}; "
             "add a string literal that says what the setting means"
         )
+    old_names = {name: [old for old, new in (renamed or {}).items() if new == name] for name in fields}
     return [
         Setting(
             name,
-            tuple(_variables(name, field, prefix)),
+            tuple(f"{prefix}{variable}".upper() for variable in (name, *old_names[name])),
             _type(field),
             _default(name, field),
             prose(meanings.get(name) or field.description or ""),
@@ -91,13 +96,13 @@ def docstrings(model: type[BaseModel]) -> Mapping[str, str]:
     """The string literal below each annotated field of the class body."""
     (cls,) = ast.parse(textwrap.dedent(inspect.getsource(model))).body
     assert isinstance(cls, ast.ClassDef)  # noqa: S101
-    found: dict[str, str] = {}
+    meanings: dict[str, str] = {}
     for field, below in zip(cls.body, cls.body[1:], strict=False):
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
             value = below.value if isinstance(below, ast.Expr) else None
             if isinstance(value, ast.Constant) and isinstance(value.value, str):
-                found[field.target.id] = inspect.cleandoc(value.value)
-    return found
+                meanings[field.target.id] = inspect.cleandoc(value.value)
+    return meanings
 
 
 def _row(setting: Setting) -> tuple[str, str, str, str]:
@@ -106,15 +111,6 @@ def _row(setting: Setting) -> tuple[str, str, str, str]:
     if old:
         names += f"<br>deprecated: {', '.join(map(code, old))}"
     return names, setting.type, setting.default, setting.meaning
-
-
-def _variables(name: str, field: FieldInfo, prefix: str) -> Iterator[str]:
-    """Environment variables of a field; as in pydantic-settings, aliases replace the prefix and the name."""
-    alias = field.validation_alias
-    choices = alias.choices if isinstance(alias, AliasChoices) else [alias] if alias else []
-    aliases = [str(choice).upper() for choice in choices if isinstance(choice, str)]
-    own = f"{prefix}{name}".upper()
-    yield from dict.fromkeys([own, *aliases] if own in aliases or not aliases else aliases)
 
 
 def _type(field: FieldInfo) -> str:
@@ -165,15 +161,15 @@ def _default(name: str, field: FieldInfo) -> str:
 
 
 def _nested(model: type[BaseModel]) -> list[type[BaseModel]]:
-    """Models that fields of this one hold, each once."""
-    seen: dict[type[BaseModel], None] = {}
+    """The models in the types of the fields, each once."""
+    nested: dict[type[BaseModel], None] = {}
 
     def visit(annotation: Any) -> None:
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            seen.setdefault(annotation)
+            nested.setdefault(annotation)
         for argument in get_args(annotation):
             visit(argument)
 
     for field in model.model_fields.values():
         visit(field.annotation)
-    return list(seen)
+    return list(nested)

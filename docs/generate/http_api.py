@@ -21,11 +21,12 @@ After reading this page you can call every route of the server. The document beh
 
 Errors are [RFC 9457](https://www.rfc-editor.org/rfc/rfc9457) problem details. The page
 [Deadlines and quality](deadlines.md) explains the headers `x-slo-ms`, `x-min-quality`, `x-priority` and
-`x-slo-class`; [Plans and ladders](plans.md) explains `x-plan`.
+`x-slo-class`; [Plans and ladders](plans.md) explains `x-plan`. [Tasks](tasks.md#headers) lists the headers
+of responses.
 
 """
 _METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
-_PLACES = (("path", "Path parameters"), ("query", "Query parameters"), ("header", "Request headers"))
+_LOCATIONS = (("path", "Path parameters"), ("query", "Query parameters"), ("header", "Request headers"))
 _SCHEMAS = "#/components/schemas/"
 
 
@@ -65,9 +66,9 @@ def _operations(openapi: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[
 
 
 def _summary(operation: Mapping[str, Any]) -> str:
-    """One line; the framework makes summaries up from function names, so a description goes first."""
-    text = operation.get("description") or operation.get("summary", "")
-    return str(text).strip().splitlines()[0] if text else ""
+    """One sentence. The framework derives summaries from function names: a description takes precedence."""
+    text = str(operation.get("description") or operation.get("summary", "")).strip()
+    return f"{text.splitlines()[0].removesuffix('.')}." if text else ""
 
 
 def _anchor(method: str, path: str) -> str:
@@ -77,11 +78,11 @@ def _anchor(method: str, path: str) -> str:
 
 def _operation(method: str, path: str, operation: Mapping[str, Any]) -> Iterator[str]:
     yield f"## {method.upper()} {path} {{ #{_anchor(method, path)} }}\n\n{sentence(_summary(operation))}\n\n"
-    for place, title in _PLACES:
+    for location, title in _LOCATIONS:
         rows = [
-            (code(given["name"]), _type(given.get("schema", {})), sentence(given.get("description", "")))
-            for given in operation.get("parameters", ())
-            if given["in"] == place
+            (code(field["name"]), _type(field.get("schema", {})), sentence(field.get("description", "")))
+            for field in operation.get("parameters", ())
+            if field["in"] == location
         ]
         if rows:
             yield f"**{title}**\n\n"
@@ -94,14 +95,14 @@ def _operation(method: str, path: str, operation: Mapping[str, Any]) -> Iterator
 
 
 def _contents(content: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [(code(kind), _type(what.get("schema", {}))) for kind, what in content.items()]
+    return [(code(kind), _type(media.get("schema", {}))) for kind, media in content.items()]
 
 
 def _responses(responses: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     for status, response in sorted(responses.items()):
         contents = _contents(response.get("content", {}))
-        shown = "<br>".join(kind if what == "any" else f"{kind}: {what}" for kind, what in contents)
-        yield code(status), sentence(response.get("description", "")), shown
+        cell = "<br>".join(kind if name == "any" else f"{kind}: {name}" for kind, name in contents)
+        yield code(status), sentence(response.get("description", "")), cell
 
 
 def _schema(name: str, schema: Mapping[str, Any]) -> Iterator[str]:
@@ -110,10 +111,10 @@ def _schema(name: str, schema: Mapping[str, Any]) -> Iterator[str]:
     rows = [
         (
             code(field),
-            _type(what) + ("" if field in required else ", optional"),
-            sentence(what.get("description", "")),
+            _type(value) + ("" if field in required else ", optional"),
+            sentence(value.get("description", "")),
         )
-        for field, what in schema.get("properties", {}).items()
+        for field, value in schema.get("properties", {}).items()
     ]
     if rows:
         yield table(("Field", "Type", "Meaning"), rows)
@@ -124,9 +125,9 @@ def _type(schema: Mapping[str, Any]) -> str:
     if "$ref" in schema:
         name = schema["$ref"].removeprefix(_SCHEMAS)
         return f"[{name}](#schema-{name.lower()})"
-    for several in ("anyOf", "oneOf", "allOf"):
-        if several in schema:
-            return " or ".join(_type(one) for one in schema[several])
+    for union in ("anyOf", "oneOf", "allOf"):
+        if union in schema:
+            return " or ".join(_type(member) for member in schema[union])
     if "const" in schema or "enum" in schema:
         values: Sequence[Any] = schema.get("enum") or [schema["const"]]
         return " or ".join(code(json.dumps(value)) for value in values)
@@ -151,8 +152,8 @@ def _array(schema: Mapping[str, Any]) -> str:
 def _object(schema: Mapping[str, Any]) -> str:
     required = schema.get("required", ())
     fields = [
-        f"{code(name)} ({_type(what)}{'' if name in required else ', optional'})"
-        for name, what in schema.get("properties", {}).items()
+        f"{code(name)} ({_type(value)}{'' if name in required else ', optional'})"
+        for name, value in schema.get("properties", {}).items()
     ]
     values = schema.get("additionalProperties")
     if fields:

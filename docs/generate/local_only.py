@@ -1,4 +1,4 @@
-"""A check that the built site fetches no script, style, font or picture from another server."""
+"""A check that the built site fetches no script, style, font or image from another server."""
 
 import re
 from collections.abc import Iterator

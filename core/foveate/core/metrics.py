@@ -23,7 +23,11 @@ class Metrics:
         """Metrics of single requests."""
         model, both = ("model",), ("model", "task")
         self.requests = Counter(
-            "foveate_requests", "Requests by outcome.", (*both, "outcome"), registry=registry
+            "foveate_requests",
+            "Requests by outcome: ok, invalid, refused, expired (the deadline passed), cancelled (the client "
+            "left) or failed.",
+            (*both, "outcome"),
+            registry=registry,
         )
         self.duration = Histogram(
             "foveate_request_duration_seconds", "Seconds from a request's arrival to its answer.",
@@ -31,25 +35,28 @@ class Metrics:
         )  # fmt: skip
         self.refused = Counter(
             "foveate_refused",
-            "Requests refused at admission, by reason.",
+            "Refused requests by reason: deadline (predicted to miss it), queue_full (a limit on waiting or "
+            "running requests), draining, worker (lost) or unavailable.",
             ("model", "reason"),
             registry=registry,
         )
         self.slo = Counter(
             "foveate_slo",
-            "Requests with a deadline, by whether it was met. Disconnected clients are not counted.",
+            "Requests with a deadline, by whether it was met: true or false. Invalid requests and those of "
+            "disconnected clients are not counted.",
             ("model", "met"),
             registry=registry,
         )
         self.rung = Counter(
             "foveate_rung",
-            "Answered requests by the rung they ran under.",
+            "Answered requests by the rung they ran under; other: a plan that is not in the ladder.",
             ("model", "rung"),
             registry=registry,
         )
         self.degraded = Counter(
             "foveate_degraded",
-            "Answered requests that ran below the full plan, by reason.",
+            "Answered requests that ran under another plan than full, by reason: deadline, load (expected "
+            "requests) or pinned (by the client or the settings).",
             ("model", "reason"),
             registry=registry,
         )
@@ -62,7 +69,8 @@ class Metrics:
             model, buckets=_BLOCKS, registry=registry,
         )  # fmt: skip
         self.kept_tokens = Histogram(
-            "foveate_kept_token_ratio", "Tokens left after the last block, as a share of full's.",
+            "foveate_kept_token_ratio",
+            "Tokens left after the last block, as a share of those under the full plan.",
             model, buckets=_RATIO, registry=registry,
         )  # fmt: skip
 
@@ -74,7 +82,7 @@ class Metrics:
             model, buckets=_LATENCY_S, registry=registry,
         )  # fmt: skip
         self.stage = Histogram(
-            "foveate_stage_seconds", "Seconds in one stage: decode, stack a batch, or compute a batch.",
+            "foveate_stage_seconds", "Seconds in one stage: decode media, stack or compute a batch.",
             ("model", "stage"), buckets=_LATENCY_S, registry=registry,
         )  # fmt: skip
         self.batch_size = Histogram(
@@ -105,22 +113,26 @@ class Metrics:
         """Metrics of the response cache and the feature cache."""
         self.cache_requests = Counter(
             "foveate_cache_requests",
-            "Requests by result: cached (hit), run of an identical request shared (coalesced), or miss.",
+            "Requests by cache (answers or features) and by result: hit, coalesced (shared the run of an "
+            "identical request) or miss.",
             ("cache", "result"),
             registry=registry,
         )
         self.cache_errors = Counter(
             "foveate_cache_errors",
-            "Failed calls to a shared cache: error, timeout, or open while the circuit breaker is open.",
+            "Failed calls to a shared cache by reason: error, timeout, or open (skipped by the breaker).",
             ("reason",),
             registry=registry,
         )
         self.cache_trouble = Counter(
             "foveate_cache_trouble",
-            "Deprecated: the old name of foveate_cache_errors, for one release.",
+            "Deprecated name of foveate_cache_errors_total. It is exported for one release.",
             ("reason",),
             registry=registry,
         )
         self.cache_used = Gauge(
-            "foveate_cache_bytes", "Bytes in this process's cache.", ("cache",), registry=registry
+            "foveate_cache_bytes",
+            "Bytes in the memory of this process, by cache: answers or features.",
+            ("cache",),
+            registry=registry,
         )

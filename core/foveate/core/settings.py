@@ -35,7 +35,7 @@ class SloClass(BaseModel):
     min_quality: float = Field(default=0.0, ge=0, le=1)
     """Lowest acceptable share of full accuracy, 0 to 1."""
     priority: int = Field(default=0, ge=-9, le=9)
-    """Priority from -9 to 9. Each step moves the virtual deadline of a request forward by the same time."""
+    """Priority from -9 to 9. Each step moves the virtual deadline of a request forward by one second."""
 
 
 class Settings(BaseSettings):
@@ -58,7 +58,7 @@ class Settings(BaseSettings):
     policy."""
     policy: Literal["slo", "fifo"] = "slo"
     """Scheduling policy. slo serves each request at the best quality that meets the deadlines, and refuses
-    requests that cannot meet theirs. fifo serves requests in the order of arrival at one plan."""
+    requests that cannot meet theirs. fifo serves all requests at one plan and refuses none."""
     slo_classes: dict[str, SloClass] = Field(default_factory=dict)
     """Named objectives, as JSON: {"interactive": {"deadline_ms": 200, "min_quality": 0.95}}. Requests name
     one in x-slo-class."""
@@ -112,7 +112,8 @@ class Settings(BaseSettings):
     """Bytes of memory for cached image features, which answer point prompts and repeated requests. An image
     takes about 400 kB. 0 disables the feature cache."""
     cache: str = "memory"
-    """Where answers are cached: memory, in this process, or redis://HOST:PORT/DB, shared by all processes."""
+    """Where answers and image features are cached: memory, in this process, or redis://HOST:PORT/DB, shared
+    by all processes."""
     cache_bytes: int = Field(default=64 * MIB, ge=0)
     """Bytes of memory for cached answers. One answer may take at most a sixteenth of it, in any cache. 0
     disables the response cache."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 from fastapi import FastAPI, Request
-from fastapi.responses import Response
+from fastapi.responses import PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 from starlette.exceptions import HTTPException
@@ -35,7 +35,7 @@ from foveate.gateway.routes.context import request_id_of
 from foveate.gateway.routes.segment import SegmentRoute
 from foveate.gateway.routes.services import RouteServices, TraceSink
 from foveate.gateway.schemas.image import card_fields, rung_fields
-from foveate.gateway.schemas.openapi import describe_tasks
+from foveate.gateway.schemas.openapi import describe_tasks, problem_response
 from foveate.gateway.schemas.problems import http_problem, problem
 
 CollectMetrics = Callable[[], Awaitable[Sequence[MetricSnapshot]]]
@@ -148,7 +148,7 @@ def add_models(app: FastAPI, cluster: Cluster) -> None:
         """The cards of all served models."""
         return as_json({"models": [card_fields(card) for card in cluster.cards().values()]})
 
-    @app.get("/models/{name}/ladder")
+    @app.get("/models/{name}/ladder", responses={404: problem_response("Unknown model")})
     async def ladder(name: str, request: Request) -> Response:
         """A model's plans, cheapest first, with their measured quality."""
         card = cluster.cards().get(name)
@@ -172,14 +172,16 @@ def add_health(
         return as_json({"status": "alive"})
 
     @app.head("/readyz", include_in_schema=False)
-    @app.get("/readyz")
+    @app.get("/readyz", responses={503: {"description": "Starting or draining"}})
     async def readyz() -> Response:
         """Models are loaded and warm, and the server is not draining."""
         if cluster.ready:
             return as_json({"status": "ready"})
         return as_json({"status": "draining" if cluster.draining else "starting"}, 503)
 
-    @app.get("/metrics")
+    unavailable = problem_response("The figures of the other processes are unavailable")
+
+    @app.get("/metrics", response_class=PlainTextResponse, responses={503: unavailable})
     async def exposition() -> Response:
         """Prometheus text format."""
         try:

@@ -3,10 +3,11 @@
 from typing import Literal
 
 import pytest
-from pydantic import AliasChoices, BaseModel, Field
+from pydantic import BaseModel, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from docs.generate.configuration import Undocumented, docstrings, page, settings_of
+from foveate.core import settings
 from foveate.core.settings import Settings
 
 
@@ -29,7 +30,7 @@ class Example(BaseSettings):
     names: tuple[str, ...] = ("a", "b")
     """Names, as JSON
     {"a": 1}."""
-    wait_s: float | None = Field(default=None, validation_alias=AliasChoices("APP_WAIT_S", "APP_PATIENCE_S"))
+    wait_s: float | None = None
     """Seconds."""
     groups: dict[str, Nested] = Field(default_factory=dict)
     """Groups by name."""
@@ -44,8 +45,11 @@ class Silent(BaseSettings):
     """How much is logged."""
 
 
+RENAMED = {"patience_s": "wait_s"}
+
+
 def test_settings_have_their_type_default_variable_and_meaning() -> None:
-    mode, size, names, wait, groups = settings_of(Example)
+    mode, size, names, wait, groups = settings_of(Example, RENAMED)
     assert mode.variables == ("APP_MODE",)
     assert mode.type == "<code>fast</code> or <code>good</code>"
     assert mode.meaning == "fast: a &#124; b. good: &lt;c>."
@@ -57,7 +61,7 @@ def test_settings_have_their_type_default_variable_and_meaning() -> None:
 
 
 def test_page_shows_deprecated_variables_and_nested_models() -> None:
-    text = page(Example)
+    text = page(Example, RENAMED)
     assert "<code>APP_WAIT_S</code><br>deprecated: <code>APP_PATIENCE_S</code>" in text
     assert "## Nested\n\nA group of values.\n" in text
     assert "| <code>share</code> | number >&nbsp;0, ≤&nbsp;1 | <code>0.5</code> | A share. |" in text
@@ -76,3 +80,6 @@ def test_page_has_a_row_for_each_setting_of_the_server() -> None:
     text = page()
     for name in Settings.model_fields:
         assert f"| <code>{name}</code><br><code>FOVEATE_{name.upper()}</code>" in text
+    for old, new in settings.RENAMED.items():
+        current = f"<code>FOVEATE_{new.upper()}</code>"
+        assert f"{current}<br>deprecated: <code>FOVEATE_{old.upper()}</code>" in text

@@ -64,7 +64,7 @@ def test_page_shows_parameters_bodies_and_responses() -> None:
             },
         }
     )
-    assert "## POST /things/{name} { #post-things--name }\n\nMake a thing\n" in text
+    assert "## POST /things/{name} { #post-things--name }\n\nMake a thing.\n" in text
     assert "**Path parameters**\n\n| Name | Type | Meaning |\n| --- | --- | --- |\n" in text
     assert "| <code>x-a</code> | number | A &#124; b |" in text
     assert "| <code>image/*</code> | bytes |" in text

@@ -1,19 +1,26 @@
-"""The README and the pages of docs/: every link leads somewhere, and every picture is shown somewhere."""
+"""The README and the pages of docs/: links lead somewhere, images are shown, and names in the text exist."""
 
 import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from foveate.core.metrics import Metrics
+from foveate.core.settings import RENAMED, Settings
+
 ROOT = Path(__file__).parents[3]
 DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
-PICTURES = sorted([*DOCS.glob("benchmarks/*.png"), *DOCS.glob("models/*.png")])
+IMAGES = sorted([*DOCS.glob("benchmarks/*.png"), *DOCS.glob("models/*.png")])
 BUILT = ("configuration.md", "http-api.md", "metrics.md", "reference")
 """Pages of docs/, and a folder of them, that `make docs` writes and the repository does not hold."""
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 CODE = re.compile(r"^```.*?^```|`[^`\n]*`", re.DOTALL | re.MULTILINE)
+ENTRY_POINT_GROUPS = {"foveate.exits", "foveate.reducers"}
+CURRENT = [page for page in PAGES if page.name != "CHANGELOG.md"]
+"""The pages that name only what exists today."""
 MAX_README_LINES = 130
 
 
@@ -49,10 +56,47 @@ def test_pages_of_the_site_link_to_nothing_outside_of_it(page: Path) -> None:
         assert there.is_relative_to(DOCS), f"{page.name} links to {target}, which the site does not have"
 
 
-@pytest.mark.parametrize("picture", PICTURES, ids=lambda picture: picture.name)
-def test_every_picture_is_shown_on_a_page(picture: Path) -> None:
+@pytest.mark.parametrize("image", IMAGES, ids=lambda image: image.name)
+def test_every_image_is_shown_on_a_page(image: Path) -> None:
     shown = {(page.parent / target).resolve() for page in PAGES for target in links(page)}
-    assert picture in shown
+    assert image in shown
+
+
+def module_and_attribute(name: str) -> tuple[str, str]:
+    """`package.module:attribute` or a dotted name in two parts; the attribute of a module is empty."""
+    module, _, attribute = name.partition(":")
+    if attribute or find_spec(module) is not None:
+        return module, attribute
+    module, _, attribute = module.rpartition(".")
+    return module, attribute
+
+
+@pytest.mark.parametrize("page", CURRENT, ids=lambda page: str(page.relative_to(ROOT)))
+def test_modules_on_a_page_exist(page: Path) -> None:
+    names = set(re.findall(r"`(foveate(?:\.\w+)+(?::\w+)?)`", page.read_text("utf-8")))
+    for name in names - ENTRY_POINT_GROUPS:
+        module, attribute = module_and_attribute(name)
+        spec = find_spec(module)
+        assert spec is not None, f"{page.name} names {name}, which does not exist"
+        if attribute:
+            assert spec.origin is not None
+            assert re.search(rf"\b{attribute}\b", Path(spec.origin).read_text("utf-8")), name
+
+
+@pytest.mark.parametrize("page", CURRENT, ids=lambda page: str(page.relative_to(ROOT)))
+def test_variables_and_metrics_on_a_page_exist(page: Path) -> None:
+    text = page.read_text("utf-8")
+    variables = set(re.findall(r"\bFOVEATE_[A-Z_]*[A-Z]\b", text))
+    assert variables <= {f"FOVEATE_{name.upper()}" for name in Settings.model_fields}
+    families = {family.name for family in Metrics().registry.collect()}
+    for metric in re.findall(r"\bfoveate_[a-z_]+", text):
+        assert metric.removesuffix("_total") in families or metric.startswith("foveate_autoscaler_"), metric
+
+
+def test_variables_in_the_changelog_exist() -> None:
+    variables = set(re.findall(r"\bFOVEATE_[A-Z_]*[A-Z]\b", (ROOT / "CHANGELOG.md").read_text("utf-8")))
+    assert variables <= {f"FOVEATE_{name.upper()}" for name in (*Settings.model_fields, *RENAMED)}
+    assert variables >= {f"FOVEATE_{name.upper()}" for name in RENAMED}
 
 
 def test_the_readme_is_short() -> None:

@@ -65,6 +65,17 @@ async def test_two_models_with_one_name_are_refused() -> None:
         LocalCluster([FakeRunner, FakeRunner], Metrics())
 
 
+async def test_openapi_document_describes_the_answers_of_all_routes() -> None:
+    async with serving_fakes() as gateway:
+        paths = (await gateway.get("/openapi.json")).json()["paths"]
+    responses = {
+        path: paths[path]["get"]["responses"] for path in ("/metrics", "/readyz", "/models/{name}/ladder")
+    }
+    assert list(responses["/metrics"]["200"]["content"]) == ["text/plain"]
+    assert responses["/readyz"].keys() == {"200", "503"}
+    assert responses["/models/{name}/ladder"].keys() == {"200", "404"}
+
+
 async def test_openapi_document_describes_classify() -> None:
     async with serving_fakes() as gateway:
         document = json.loads((await gateway.get("/openapi.json")).text)

@@ -106,6 +106,7 @@ def describe_tasks(app: FastAPI) -> None:
     def openapi() -> dict[str, Any]:
         document = framework()
         if "/classify" not in document["paths"]:
+            _drop_validation_errors(document)
             _, models = models_json_schema(
                 [(model, "serialization") for model in RESPONSE_MODELS],
                 ref_template=_REF,
@@ -119,6 +120,21 @@ def describe_tasks(app: FastAPI) -> None:
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _drop_validation_errors(document: dict[str, Any]) -> None:
+    """Remove the status 422 that the framework documents: its routes take any text, and never send it."""
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            operation["responses"].pop("422", None)
+    for name in ("HTTPValidationError", "ValidationError"):
+        document.get("components", {}).get("schemas", {}).pop(name, None)
+
+
+def problem_response(description: str) -> dict[str, Any]:
+    """The OpenAPI entry of a response that is a problem document."""
+    content = {"application/problem+json": {"schema": {"$ref": _REF.format(model="Problem")}}}
+    return {"description": description, "content": content}
 
 
 def _classify() -> dict[str, Any]:
@@ -141,8 +157,7 @@ def _json(*models: str) -> dict[str, Any]:
 def _operation(
     name: str, summary: str, parameters: list[dict[str, Any]], answer: dict[str, Any]
 ) -> dict[str, Any]:
-    content = {"application/problem+json": {"schema": {"$ref": _REF.format(model="Problem")}}}
-    problems = {str(status): {"description": text, "content": content} for status, text in _STATUSES.items()}
+    problems = {str(status): problem_response(text) for status, text in _STATUSES.items()}
     return {
         "summary": summary,
         "operationId": name,
