@@ -58,7 +58,7 @@ def weights(tmp_path: Path) -> Path:
     return path
 
 
-def pictures(folder: Path, *classes: str, count: int = 8) -> Path:
+def image_folders(folder: Path, *classes: str, count: int = 8) -> Path:
     random = np.random.default_rng(0)
     for name in classes:
         (folder / name).mkdir(parents=True)
@@ -69,8 +69,8 @@ def pictures(folder: Path, *classes: str, count: int = 8) -> Path:
 
 
 def test_a_checkpoint_with_a_labelled_folder_gets_a_ladder(weights: Path, tmp_path: Path) -> None:
-    folder = pictures(tmp_path / "animals", "CAT", "1", "newt")
-    (folder / "CAT" / "notes.txt").write_text("no picture")
+    folder = image_folders(tmp_path / "animals", "CAT", "1", "newt")
+    (folder / "CAT" / "notes.txt").write_text("no image")
     searched = ("--plans", "evit:0.5,32,diffrate:0.7", "--diffrate", "0.7")
     done = run(tmp_path, "profile", weights, "--data", folder, *FEW, *searched)
     assert done.returncode == 0, done.stderr
@@ -96,7 +96,7 @@ def test_a_checkpoint_with_a_labelled_folder_gets_a_ladder(weights: Path, tmp_pa
 
 
 def test_an_interrupted_command_prints_how_to_resume_and_resumes(weights: Path, tmp_path: Path) -> None:
-    folder = pictures(tmp_path / "unlabelled", ".", count=16)
+    folder = image_folders(tmp_path / "unlabelled", ".", count=16)
     target = tmp_path / "out" / "p.json"
     partial = target.with_name("p.json.partial")
     plans = (

@@ -40,8 +40,8 @@ class LocalCluster:
 
         Raises SetupError if two models have the same name, and whatever a factory raises.
         """
-        self._compute = DeviceExecutor()
-        runners = [self._compute.call(factory) for factory in factories]
+        self._device = DeviceExecutor()
+        runners = [self._device.call(factory) for factory in factories]
         self._runners = [served for runner in runners for served in (runner, *submodels_of(runner))]
         self._metrics, self._queue_items, self._queue_bytes = metrics, queue_items, queue_bytes
         self._policy, self._default_deadline_s = policy, default_deadline_s
@@ -66,7 +66,7 @@ class LocalCluster:
         """Start one engine for each runner."""
         for runner in self._runners:
             engine = Engine(
-                runner, self._metrics, self._queue_items, self._queue_bytes, self._compute,
+                runner, self._metrics, self._queue_items, self._queue_bytes, self._device,
                 policy=self._policy, default_deadline_s=self._default_deadline_s, host_load=self.host,
             )  # fmt: skip
             engine.start()

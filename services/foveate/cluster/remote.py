@@ -64,11 +64,12 @@ class RemoteCluster:
             raise DeadlineExceeded("the deadline passed before the request was admitted")
         worker_client = self._client_of[model]
         queue_wait_s = worker_client.queue_wait_s(model)
-        if queue_wait_s and max(queue_wait_s, ready_in_s) + worker_client.transit_s > left_s:
+        earliest_s = max(queue_wait_s, ready_in_s) + worker_client.transit_s
+        if queue_wait_s and earliest_s > left_s:
             worker_client.report_refusal(model, left_s)
             raise TooLate(
-                f"the deadline is in {left_s:.3f} s, but the queues of all workers take "
-                f"{queue_wait_s:.3f} s; allow more time or retry later",
+                f"the deadline is in {left_s:.3f} s, but every worker has a queue, and none can run the "
+                f"request within {earliest_s:.3f} s; allow more time or retry later",
                 max(0.1, queue_wait_s - left_s),
             )
         return Slot(self, model)

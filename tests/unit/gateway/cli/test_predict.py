@@ -1,4 +1,4 @@
-"""One picture on the command line: the answer's fields, what people are shown, and the picture drawn."""
+"""`foveate predict`: the fields of the answer, the printed summary, and the drawn explanation."""
 
 import io
 import re
@@ -22,7 +22,7 @@ HALVES = np.repeat([[[250, 0, 0], [0, 0, 250]]], 64, axis=0).repeat(32, axis=1).
 
 
 def choosing(rung: int) -> TorchRunner:
-    """By content it takes the router (0), whose patches do not divide the picture, or full (1)."""
+    """By content it takes the router (0), whose patches do not divide the image, or full (1)."""
     runner = TorchRunner(tiny())
     runner.content = ContentRungs(("tiny@48", "full"), ((0.0, 0.0, 0.0),), (9.0 if rung == 0 else -9.0,))
     return runner
@@ -85,4 +85,4 @@ def test_what_cannot_be_answered_raises_one_sentence() -> None:
     with pytest.raises(BadPlan, match="stands alone"):
         answer(runner, "content:0.9/depth:2")
     with pytest.raises(BrokenMedia, match="not an image"):
-        predict(runner, b"no picture", runner.full, 1, 10**6)
+        predict(runner, b"no image", runner.full, 1, 10**6)

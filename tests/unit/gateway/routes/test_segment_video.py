@@ -42,7 +42,7 @@ async def test_every_sampled_frame_gets_a_mask(video: bytes) -> None:
                 assert area.area == int((mask == area.value).sum())
             assert frame.overlay is not None and image_of(frame.overlay).size == (320, 192)
         assert gateway.counted("ok", "tiny-seg-clip", "segment") == 1
-        # A named model of images passes videos on to its companion.
+        # A request that names a model of images goes to its clip model.
         named = await post_video(gateway, "/segment?model=tiny-seg", video)
         assert named.json()["frames"][0]["mask"] == answer.frames[0].mask
 
