@@ -24,7 +24,7 @@ class Cluster(Protocol):
         ...
 
     @property
-    def host(self) -> HostLoadMonitor:
+    def host_load(self) -> HostLoadMonitor:
         """Measures what the gateway does on the cores that forwards run on."""
         ...
 

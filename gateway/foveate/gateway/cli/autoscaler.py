@@ -71,7 +71,7 @@ def autoscaler(
             options["replica_startup_s"],
             options["downscale_delay_s"],
         )
-        queries = service.Queries(demand or service.DEMAND, replicas or service.REPLICAS)
+        queries = service.Queries(demand or service.DEMAND_QUERY, replicas or service.REPLICAS_QUERY)
         scaler = service.Autoscaler(PrometheusClient(prometheus), config, options["interval_s"], queries)
     except ValueError as error:
         raise SetupError(str(error)) from None
