@@ -69,7 +69,7 @@ class Slot:
     model: str
     """The model that has counted the request."""
     used: bool = False
-    """One request was submitted through it."""
+    """Whether the counted request has been submitted."""
 
     async def submit(self, request: Request) -> Outcome:
         """Run a request. Raises FoveateError.
