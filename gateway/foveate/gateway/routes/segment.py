@@ -1,4 +1,4 @@
-"""POST /segment: an image or a video in, the class of each pixel out; with points, one object's mask."""
+"""POST /segment: an image or a clip in, the class of each pixel out; with points, one object's mask."""
 
 import re
 from collections.abc import Mapping, Sequence
