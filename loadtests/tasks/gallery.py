@@ -16,7 +16,7 @@ from foveate.gateway.media.tiling import tiles
 from foveate.gateway.media.video import Clip, decode_clip, upright_frames
 from foveate.gateway.media.video_demuxer import ClipLimits
 from foveate.gateway.routes.video_input import center_crop
-from foveate.gateway.schemas.video_masks import window_boxes
+from foveate.gateway.schemas.video_masks import tile_boxes
 from foveate.models.runners.image import TorchRunner
 from foveate.models.runners.video_classifier import ClipRunner
 from foveate.models.runners.video_segmenter import ClipSegmenter
@@ -46,7 +46,7 @@ def along_ladder(runner: TorchRunner, jpegs: list[bytes], plans: list[Plan], pat
 def over_clip(runner: ClipSegmenter, video: bytes, plans: list[Plan], path: Path) -> None:
     """Write the masks of the frames of a video: one row per plan, one column per frame."""
     spec, limits = runner.card.input or InputSpec(), ClipLimits()
-    clip = decode_clip(video, runner.frames, runner.full.image_size, window_boxes, spec.interpolation, limits)
+    clip = decode_clip(video, runner.frames, runner.full.image_size, tile_boxes, spec.interpolation, limits)
     images = list(upright_frames(video, runner.frames, limits))
     figure = Figure(figsize=(1.7 * len(images), 1.9 * len(plans)), layout="constrained")
     for row, plan in zip(figure.subplots(len(plans), len(images), squeeze=False), plans, strict=True):

@@ -1,10 +1,8 @@
 """`foveate profile` end to end: on a user's checkpoint, interrupted, resumed, and then used by `predict`."""
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from subprocess import PIPE
@@ -17,18 +15,17 @@ from PIL import Image
 from foveate.models.layers.config import ViTConfig
 from foveate.models.vit.vit import ElasticViT
 from foveate.models.weights.checkpoint import Checkpoint, save
+from tests.e2e import serving
+from tests.e2e.serving import FOVEATE, TIMEOUT_S
 
-FOVEATE = str(Path(sys.executable).with_name("foveate"))
-TIMEOUT_S = 120
 LABELS = ("cat", "dog", "newt")
 FEW = ("--plans", "evit:0.5,32", "--rounds", "2", "--precision", "fp32", "--threads", "1")
 
 
 def environment(home: Path) -> dict[str, str]:
-    """The environment of this process without FOVEATE_* variables, with data and cache folders of its own."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("FOVEATE_")}
-    own = {"XDG_CACHE_HOME": str(home / "cache"), "XDG_DATA_HOME": str(home / "data"), "COLUMNS": "200"}
-    return kept | own | {"OMP_WAIT_POLICY": "PASSIVE"}
+    """The environment without exported FOVEATE_ settings, for a wide terminal."""
+    own = {"XDG_DATA_HOME": str(home / "data"), "COLUMNS": "200", "OMP_WAIT_POLICY": "PASSIVE"}
+    return serving.environment(home / "cache") | own
 
 
 def run(home: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -58,7 +55,7 @@ def weights(tmp_path: Path) -> Path:
     return path
 
 
-def pictures(folder: Path, *classes: str, count: int = 8) -> Path:
+def image_folders(folder: Path, *classes: str, count: int = 8) -> Path:
     random = np.random.default_rng(0)
     for name in classes:
         (folder / name).mkdir(parents=True)
@@ -69,18 +66,18 @@ def pictures(folder: Path, *classes: str, count: int = 8) -> Path:
 
 
 def test_a_checkpoint_with_a_labelled_folder_gets_a_ladder(weights: Path, tmp_path: Path) -> None:
-    folder = pictures(tmp_path / "animals", "CAT", "1", "newt")
-    (folder / "CAT" / "notes.txt").write_text("no picture")
+    folder = image_folders(tmp_path / "animals", "CAT", "1", "newt")
+    (folder / "CAT" / "notes.txt").write_text("no image")
     searched = ("--plans", "evit:0.5,32,diffrate:0.7", "--diffrate", "0.7")
     done = run(tmp_path, "profile", weights, "--data", folder, *FEW, *searched)
     assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "mine.profile.json").read_text())
-    assert found["data"] == {"name": "animals", "pictures": 24, "labelled": True}
-    assert found["setting"]["threads"] == 1
-    plans = {m["plan"] for m in found["measurements"] if "content" not in m["plan"]}
+    profile = json.loads((tmp_path / "mine.profile.json").read_text())
+    assert profile["data"] == {"name": "animals", "pictures": 24, "labelled": True}
+    assert profile["setting"]["threads"] == 1
+    plans = {m["plan"] for m in profile["measurements"] if "content" not in m["plan"]}
     assert plans == {"full", "evit:0.5", "mine@32", "diffrate:0.7"}
-    assert len(found["schedules"]["0.7"]) == 4
-    full = next(m for m in found["measurements"] if m["plan"] == "full")
+    assert len(profile["schedules"]["0.7"]) == 4
+    full = next(m for m in profile["measurements"] if m["plan"] == "full")
     assert full["quality"] == 1
     assert 0 < full["accuracy"] < 1
     assert set(full["latency_s"]) == {"1", "4", "8", "32"}
@@ -96,7 +93,7 @@ def test_a_checkpoint_with_a_labelled_folder_gets_a_ladder(weights: Path, tmp_pa
 
 
 def test_an_interrupted_command_prints_how_to_resume_and_resumes(weights: Path, tmp_path: Path) -> None:
-    folder = pictures(tmp_path / "unlabelled", ".", count=16)
+    folder = image_folders(tmp_path / "unlabelled", ".", count=16)
     target = tmp_path / "out" / "p.json"
     partial = target.with_name("p.json.partial")
     plans = (
@@ -126,9 +123,9 @@ def test_an_interrupted_command_prints_how_to_resume_and_resumes(weights: Path, 
     done = run(tmp_path, *words)
     assert done.returncode == 0, done.stderr
     assert "resuming from" in done.stderr
-    found = json.loads(target.read_text())
-    assert found["data"] == {"name": "unlabelled", "pictures": 16, "labelled": False}
-    assert {m["accuracy"] for m in found["measurements"]} == {None}
+    profile = json.loads(target.read_text())
+    assert profile["data"] == {"name": "unlabelled", "pictures": 16, "labelled": False}
+    assert {m["accuracy"] for m in profile["measurements"]} == {None}
     assert not partial.exists()
 
 

@@ -230,7 +230,7 @@ FOX = str(next((path for path in EXAMPLES if path.stem == "fox"), "fox.jpg"))
     ("arguments", "words"),
     [
         (["predict", "no-such.jpg"], "no-such.jpg"),
-        (["predict", __file__], "not a picture"),
+        (["predict", __file__], "not an image"),
         (["predict", FOX, "--model", "no_such_model"], "timm"),
         (["predict", FOX, "--model", "no-such.safetensors"], "no-such.safetensors"),
         (["predict", FOX, "--model", "weights.pt"], ".safetensors"),

@@ -17,10 +17,10 @@ from tests.support.gateway import Gateway, serving
 
 
 def segmenter_with_video() -> TorchRunner:
-    """A segmentation model of images with a companion for videos, as the shipped one."""
+    """A segmentation model of images with a clip model, as the shipped one."""
     runner = TorchRunner(dense_checkpoint())
-    companion = ClipSegmenter(replace(dense_checkpoint(), name="tiny-seg-clip"), frames=4)
-    runner.submodels, runner.card = (companion,), replace(runner.card, clip_model="tiny-seg-clip")
+    clip_model = ClipSegmenter(replace(dense_checkpoint(), name="tiny-seg-clip"), frames=4)
+    runner.submodels, runner.card = (clip_model,), replace(runner.card, clip_model="tiny-seg-clip")
     return runner
 
 

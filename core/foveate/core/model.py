@@ -14,12 +14,12 @@ Interpolation = Literal["bilinear", "bicubic"]
 
 @dataclass(frozen=True, slots=True)
 class InputSpec:
-    """How an image becomes the model's input: a resize, then a crop that covers `crop_pct` of each side."""
+    """How an image becomes the model's square input: it is resized, and the middle of it is cropped."""
 
     crop_pct: float = 1.0
-    """Side of the crop over the side of the resized image, in 0..1."""
+    """Side of the crop over the shorter side of the resized image, in 0..1."""
     crop_mode: CropMode = "center"
-    """center: keep the aspect ratio and crop the middle. squash: resize both sides to the same length."""
+    """center: keep the aspect ratio. squash: resize both sides to the same length."""
     interpolation: Interpolation = "bicubic"
 
 

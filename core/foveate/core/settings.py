@@ -12,7 +12,8 @@ log = logging.getLogger(__name__)
 
 MIB = 2**20
 """Bytes in a mebibyte."""
-PREFIX = "FOVEATE_"
+ENV_PREFIX = "FOVEATE_"
+"""Prefix of the environment variables."""
 RENAMED = {
     "patience_s": "default_deadline_s",
     "body_s": "body_timeout_s",
@@ -41,7 +42,7 @@ class SloClass(BaseModel):
 class Settings(BaseSettings):
     """Everything that an operator may set. Each field is also an environment variable, as in FOVEATE_PORT."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True)
 
     host: str = "127.0.0.1"
     """Address to listen on. 0.0.0.0 listens on all interfaces."""
@@ -216,7 +217,7 @@ class _RenamedVariables(PydanticBaseSettingsSource):
 
     def __call__(self) -> dict[str, Any]:
         """Values of the environment variables that exist, by old name."""
-        names = {old: f"{PREFIX}{old.upper()}" for old in RENAMED}
+        names = {old: f"{ENV_PREFIX}{old.upper()}" for old in RENAMED}
         return {old: os.environ[name] for old, name in names.items() if name in os.environ}
 
 
@@ -230,7 +231,7 @@ def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
         new = RENAMED[old]
         log.warning(
             "the setting %s (%s%s) is now called %s (%s%s); the old name works for one more release",
-            old, PREFIX, old.upper(), new, PREFIX, new.upper(),
+            old, ENV_PREFIX, old.upper(), new, ENV_PREFIX, new.upper(),
         )  # fmt: skip
         current.setdefault(new, values[old])
     if current.get("policy") == "promise":

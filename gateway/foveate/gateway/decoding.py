@@ -29,9 +29,9 @@ class Decoding:
     """The thread pools for decoding and rendering. Large images and clips have pools of their own, so that
     they never delay small images. The event loop is never blocked."""
 
-    def __init__(self, threads: int, host: HostLoadMonitor) -> None:
+    def __init__(self, threads: int, host_load: HostLoadMonitor) -> None:
         """threads: of each pool, except for the one thread for large images."""
-        self.host = host
+        self.host_load = host_load
         self._pools = {
             pool: ThreadPoolExecutor(1 if pool == "large" else threads, pool, initializer=lower_priority)
             for pool in ("images", "large", "clips", "masks", "other")
@@ -55,14 +55,14 @@ class Decoding:
 
     def decode_wait_s(self, card: ModelCard) -> float:
         """Seconds until a request for this model that arrives now is decoded."""
-        return self.host.timer("clips" if card.frames else "images", card.name).wait_s
+        return self.host_load.timer("clips" if card.frames else "images", card.name).wait_s
 
     def render_wait_s(self, card: ModelCard) -> float:
         """Seconds until an answer of this model that is ready now is rendered."""
-        return self.host.timer("masks", f"{card.name} rendering").wait_s
+        return self.host_load.timer("masks", f"{card.name} rendering").wait_s
 
     async def _run(self, pool: str, name: str, work: Callable[[], T]) -> tuple[T, float]:
-        loop, timer = asyncio.get_running_loop(), self.host.timer(pool, name)
+        loop, timer = asyncio.get_running_loop(), self.host_load.timer(pool, name)
         with timer:
             result, seconds, cpu_s = await loop.run_in_executor(self._pools[pool], timed, work)
         timer.record(seconds, cpu_s)

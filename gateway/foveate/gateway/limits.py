@@ -91,7 +91,7 @@ async def deadline_timeout(deadline: float | None, timeout_s: float | None = Non
     except TimeoutError:
         if timeout_first:
             raise BodyTooSlow(f"the body did not arrive within {timeout_s:g} s, the server's limit") from None
-        raise DeadlineExceeded("the deadline passed before the image was decoded") from None
+        raise DeadlineExceeded("the deadline passed before the media were decoded") from None
 
 
 @contextmanager

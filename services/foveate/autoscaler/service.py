@@ -14,17 +14,17 @@ from foveate.core.errors import SetupError
 
 log = logging.getLogger(__name__)
 
-DEMAND = "sum(rate(foveate_full_quality_seconds_total[1m]))"
-REPLICAS = 'count(up{job="foveate"} == 1)'
+DEMAND_QUERY = "sum(rate(foveate_full_quality_seconds_total[1m]))"
+REPLICAS_QUERY = 'count(up{job="foveate"} == 1)'
 
 
 @dataclass(frozen=True, slots=True)
 class Queries:
     """PromQL queries. The result of each is one number."""
 
-    demand: str = DEMAND
+    demand: str = DEMAND_QUERY
     """Full-quality demand, in replicas that are busy all the time."""
-    replicas: str = REPLICAS
+    replicas: str = REPLICAS_QUERY
     """Replicas that serve."""
 
 

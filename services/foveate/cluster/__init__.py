@@ -24,7 +24,7 @@ class Cluster(Protocol):
         ...
 
     @property
-    def host(self) -> HostLoadMonitor:
+    def host_load(self) -> HostLoadMonitor:
         """Measures what the gateway does on the cores that forwards run on."""
         ...
 
@@ -69,7 +69,7 @@ class Slot:
     model: str
     """The model that has counted the request."""
     used: bool = False
-    """One request was submitted through it."""
+    """Whether the counted request has been submitted."""
 
     async def submit(self, request: Request) -> Outcome:
         """Run a request. Raises FoveateError.

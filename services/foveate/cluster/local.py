@@ -33,19 +33,19 @@ class LocalCluster:
         queue_bytes: int = 2**28,
         policy: PolicyFactory = SloPolicy,
         default_deadline_s: float = DEFAULT_DEADLINE_S,
-        host: HostLoadMonitor | None = None,
+        host_load: HostLoadMonitor | None = None,
     ) -> None:
         """factories: create the runners; the first runner's model is the default. queue_items, queue_bytes:
         bounds of each engine's queue. default_deadline_s: seconds for requests without a deadline.
 
         Raises SetupError if two models have the same name, and whatever a factory raises.
         """
-        self._compute = DeviceExecutor()
-        runners = [self._compute.call(factory) for factory in factories]
+        self._device = DeviceExecutor()
+        runners = [self._device.call(factory) for factory in factories]
         self._runners = [served for runner in runners for served in (runner, *submodels_of(runner))]
         self._metrics, self._queue_items, self._queue_bytes = metrics, queue_items, queue_bytes
         self._policy, self._default_deadline_s = policy, default_deadline_s
-        self.host = host or HostLoadMonitor()
+        self.host_load = host_load or HostLoadMonitor()
         self._cards = {runner.card.name: runner.card for runner in self._runners}
         if len(self._cards) < len(self._runners):
             raise SetupError("two models have the same name; serve only one of them, or rename one")
@@ -66,8 +66,8 @@ class LocalCluster:
         """Start one engine for each runner."""
         for runner in self._runners:
             engine = Engine(
-                runner, self._metrics, self._queue_items, self._queue_bytes, self._compute,
-                policy=self._policy, default_deadline_s=self._default_deadline_s, host_load=self.host,
+                runner, self._metrics, self._queue_items, self._queue_bytes, self._device,
+                policy=self._policy, default_deadline_s=self._default_deadline_s, host_load=self.host_load,
             )  # fmt: skip
             engine.start()
             self._engines[runner.card.name] = engine

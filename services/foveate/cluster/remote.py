@@ -22,10 +22,10 @@ class RemoteCluster:
         self,
         worker_clients: Sequence[WorkerClient],
         cards: Sequence[Sequence[ModelCard]],
-        host: HostLoadMonitor,
+        host_load: HostLoadMonitor,
     ) -> None:
         """cards: the models of each client's deployment. Raises SetupError if two models have one name."""
-        self.host, self.draining = host, False
+        self.host_load, self.draining = host_load, False
         self.worker_clients = tuple(worker_clients)
         self._cards = {card.name: card for deployment in cards for card in deployment}
         self._client_of = {
@@ -37,10 +37,10 @@ class RemoteCluster:
             raise SetupError("two models have the same name; serve only one of them, or rename one")
 
     @classmethod
-    async def connect(cls, transports: Sequence[Transport], host: HostLoadMonitor) -> "RemoteCluster":
+    async def connect(cls, transports: Sequence[Transport], host_load: HostLoadMonitor) -> "RemoteCluster":
         """Wait until each transport has a worker. The model of the first transport is the default."""
         cards = await asyncio.gather(*(transport.cards() for transport in transports))
-        return cls([WorkerClient(transport) for transport in transports], cards, host)
+        return cls([WorkerClient(transport) for transport in transports], cards, host_load)
 
     @property
     def ready(self) -> bool:
@@ -64,11 +64,12 @@ class RemoteCluster:
             raise DeadlineExceeded("the deadline passed before the request was admitted")
         worker_client = self._client_of[model]
         queue_wait_s = worker_client.queue_wait_s(model)
-        if queue_wait_s and max(queue_wait_s, ready_in_s) + worker_client.transit_s > left_s:
+        earliest_s = max(queue_wait_s, ready_in_s) + worker_client.transit_s
+        if queue_wait_s and earliest_s > left_s:
             worker_client.report_refusal(model, left_s)
             raise TooLate(
-                f"the deadline is in {left_s:.3f} s, but the queues of all workers take "
-                f"{queue_wait_s:.3f} s; allow more time or retry later",
+                f"the deadline is in {left_s:.3f} s, but every worker has a queue, and none can run the "
+                f"request within {earliest_s:.3f} s; allow more time or retry later",
                 max(0.1, queue_wait_s - left_s),
             )
         return Slot(self, model)

@@ -74,7 +74,7 @@ async def test_a_failure_is_raised_and_does_not_count_as_pending(decoding: Decod
 
     with pytest.raises(ValueError, match="damaged"):
         await decoding.decode_image("fake", SMALL, fail)
-    assert decoding.host.pending == 0
+    assert decoding.host_load.pending == 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="niceness is set for each thread on Linux only")

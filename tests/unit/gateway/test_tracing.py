@@ -61,7 +61,7 @@ async def test_a_request_and_its_stages_are_spans_of_the_callers_trace(collector
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client,
     ):
         headers = {"content-type": "image/jpeg", "traceparent": f"00-{TRACE}-{PARENT}-01"}
-        assert (await client.post("/classify", content=b"picture", headers=headers)).status_code == 200
+        assert (await client.post("/classify", content=b"image", headers=headers)).status_code == 200
         assert (await client.post("/classify", content=b"", headers=headers)).status_code == 400
     answered, refused = (span for span in collector.spans if span.name == "POST /classify")
     assert {span.trace_id.hex() for span in collector.spans} == {TRACE}

@@ -24,12 +24,12 @@ log = logging.getLogger(__name__)
 
 NO_SCORES = np.empty(0, np.float32)
 DTYPES = (np.float16, np.float16, np.float16, np.float32)
-"""Of a window's arrays in a cache entry: coarse and fine features, class maps, class scores."""
+"""Of a tile's arrays in a cache entry: coarse and fine features, class maps, class scores."""
 
 
 @dataclass(frozen=True, slots=True)
-class WindowFeatures:
-    """What a model computed for one window of an image, and at which quality."""
+class TileFeatures:
+    """What a model computed for one tile of an image, and at which quality."""
 
     features: Features
     maps: ClassMaps
@@ -40,7 +40,7 @@ class WindowFeatures:
     tokens: int
     exit_layer: int
     class_scores: NDArray[np.float32] = field(default_factory=lambda: NO_SCORES)
-    """(C,) class probabilities of the window; empty if the trunk has no classifier."""
+    """(C,) class probabilities of the tile; empty if the trunk has no classifier."""
 
     def outcome(self) -> Outcome:
         """The outcome of a request that these features answer: it costs nothing."""
@@ -50,39 +50,40 @@ class WindowFeatures:
 
 @dataclass(frozen=True, slots=True)
 class CachedImage:
-    """The features of the windows of one image."""
+    """The features of the tiles of one image."""
 
     size: tuple[int, int]
     """Width and height of the upright image."""
-    windows: Mapping[int, WindowFeatures]
-    """By window number; windows that were never computed are missing."""
+    tiles: Mapping[int, TileFeatures]
+    """By tile number; tiles that were never computed are missing."""
 
     def merged_with(self, old: "CachedImage | None") -> "CachedImage":
-        """This image, with the windows of an older entry that have full quality."""
+        """This image, with the tiles of an older entry that have full quality."""
         if old is None:
             return self
-        best = {number: window for number, window in old.windows.items() if window.quality >= 1}
-        return CachedImage(self.size, {**self.windows, **best})
+        best = {number: tile for number, tile in old.tiles.items() if tile.quality >= 1}
+        return CachedImage(self.size, {**self.tiles, **best})
 
     def entry(self) -> CacheEntry:
-        """The cache entry; its quality is the lowest of the windows."""
+        """The cache entry; its quality is the lowest of the tiles."""
         fields, parts = [], list[bytes]()
-        for number, window in self.windows.items():
-            arrays = (window.features.coarse, window.features.fine, window.maps.scores, window.class_scores)
+        for number, tile in self.tiles.items():
+            arrays = (tile.features.coarse, tile.features.fine, tile.maps.scores, tile.class_scores)
             parts += [np.ascontiguousarray(array).tobytes() for array in arrays]
             fields.append(
                 {
                     "number": number,
-                    "plan": str(window.plan),
-                    "quality": window.quality,
-                    "reason": window.reason,
-                    "tokens": window.tokens,
-                    "exit_layer": window.exit_layer,
-                    "classes": window.maps.classes,
+                    "plan": str(tile.plan),
+                    "quality": tile.quality,
+                    "reason": tile.reason,
+                    "tokens": tile.tokens,
+                    "exit_layer": tile.exit_layer,
+                    "classes": tile.maps.classes,
                     "shapes": [array.shape for array in arrays],
                 }
             )
-        quality = min((window.quality for window in self.windows.values()), default=0.0)
+        quality = min((tile.quality for tile in self.tiles.values()), default=0.0)
+        # "windows", as in responses: the keys of stored entries stay as they are.
         return CacheEntry(quality, {"size": self.size, "windows": fields}, tuple(parts))
 
 
@@ -102,26 +103,26 @@ def cached_image_of(entry: CacheEntry | None) -> CachedImage | None:
 
 def _parse(entry: CacheEntry) -> CachedImage:
     size = cast("tuple[int, int]", entry.fields["size"])
-    windows = {}
+    tiles = {}
     for index, fields in enumerate(cast("list[Any]", entry.fields["windows"])):
         parts = entry.parts[len(DTYPES) * index : len(DTYPES) * (index + 1)]
         coarse, fine, maps, class_scores = (
             np.frombuffer(part, dtype).reshape(shape)
             for part, dtype, shape in zip(parts, DTYPES, fields["shapes"], strict=True)
         )
-        windows[fields["number"]] = WindowFeatures(
+        tiles[fields["number"]] = TileFeatures(
             Features(coarse, fine), ClassMaps(tuple(fields["classes"]), maps), Plan.parse(fields["plan"]),
             fields["quality"], fields["reason"], fields["tokens"], fields["exit_layer"], class_scores,
         )  # fmt: skip
-    return CachedImage((size[0], size[1]), windows)
+    return CachedImage((size[0], size[1]), tiles)
 
 
-def window_features_of(outcome: Outcome, card: ModelCard) -> WindowFeatures:
+def tile_features_of(outcome: Outcome, card: ModelCard) -> TileFeatures:
     """The features in a model's outcome. Raises BadPlan if its plan keeps none."""
     result = outcome.result
     if result.features is None or result.maps is None:
         raise BadPlan(f"{outcome.plan} keeps no features, so it cannot answer points; choose another plan")
-    return WindowFeatures(
+    return TileFeatures(
         result.features, result.maps, outcome.plan, card.quality_of(outcome.plan) or 0.0, outcome.reason,
         result.tokens, result.exit_layer, NO_SCORES if result.image_scores is None else result.image_scores,
     )  # fmt: skip

@@ -24,8 +24,6 @@ RENAMED_OPTIONS = {
 }
 """Old names of options. They work for one release, with a warning."""
 
-# typer reads these annotations at run time and wants Optional, not `| None`, in an alias.
-OldCount = Annotated[int | None, typer.Option(hidden=True)]
 OldSeconds = Annotated[float | None, typer.Option(hidden=True)]
 
 
@@ -52,11 +50,11 @@ def autoscaler(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to publish decisions on.")] = 9400,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print decisions and publish none.")] = False,
     once: Annotated[bool, typer.Option("--once", help="Decide once, print the decision and exit.")] = False,
-    least: OldCount = None,
-    most: OldCount = None,
+    least: Annotated[int | None, typer.Option(hidden=True, min=0)] = None,
+    most: Annotated[int | None, typer.Option(hidden=True, min=1)] = None,
     start_s: OldSeconds = None,
     calm_s: OldSeconds = None,
-    every_s: OldSeconds = None,
+    every_s: Annotated[float | None, typer.Option(hidden=True, min=1)] = None,
 ) -> None:
     """Decide how many replicas full quality needs, and publish that for KEDA or an HPA."""
     from foveate.autoscaler import service
@@ -73,7 +71,7 @@ def autoscaler(
             options["replica_startup_s"],
             options["downscale_delay_s"],
         )
-        queries = service.Queries(demand or service.DEMAND, replicas or service.REPLICAS)
+        queries = service.Queries(demand or service.DEMAND_QUERY, replicas or service.REPLICAS_QUERY)
         scaler = service.Autoscaler(PrometheusClient(prometheus), config, options["interval_s"], queries)
     except ValueError as error:
         raise SetupError(str(error)) from None

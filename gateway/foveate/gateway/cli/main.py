@@ -26,7 +26,6 @@ app = typer.Typer(
 )
 
 MODEL_HELP = "Shipped name, timm name, .safetensors file, or transformers' org/name or folder"
-# typer reads these annotations at run time and wants Optional, not `| None`, in an alias.
 ModelsOption = Annotated[list[str] | None, typer.Option("--model", "-m", help=f"{MODEL_HELP}; repeatable.")]
 ModelOption = Annotated[str | None, typer.Option("--model", "-m", help=f"{MODEL_HELP}.")]
 PrecisionOption = Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16; auto measures here.")]

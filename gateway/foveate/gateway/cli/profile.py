@@ -33,7 +33,8 @@ from foveate.models.runners.base import ModelRunner, Pixels
 from foveate.models.runners.image import TorchRunner
 from foveate.models.zoo.heldout import heldout, heldout_clips
 
-BATCH_SIZES = (1, 4, 8)
+TIMED_BATCH_SIZES = (1, 4, 8)
+"""Batch sizes that are timed by default, besides the largest batch of the runner."""
 REFRESH_INTERVAL_S = 0.2
 """Shortest time between two refreshes of the progress bars."""
 
@@ -201,7 +202,7 @@ def _plans(options: ProfileOptions, runner: ModelRunner) -> tuple[Plan, ...]:
 
 def _batch_sizes(options: ProfileOptions, max_batch: int) -> tuple[int, ...]:
     if options.batch_sizes is None:
-        return tuple(sorted({size for size in BATCH_SIZES if size < max_batch} | {max_batch}))
+        return tuple(sorted({size for size in TIMED_BATCH_SIZES if size < max_batch} | {max_batch}))
     sizes = {int(part) for part in options.batch_sizes.split(",") if part.strip().isdecimal()}
     if len(sizes) != len(options.batch_sizes.split(",")) or 0 in sizes:
         raise SetupError(f"batch sizes are different numbers from 1, as in 1,4,8; not {options.batch_sizes}")

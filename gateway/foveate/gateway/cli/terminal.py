@@ -6,7 +6,7 @@ import os
 from rich.console import Console
 from rich.logging import RichHandler
 
-from foveate.core.settings import PREFIX, RENAMED, Settings
+from foveate.core.settings import ENV_PREFIX, RENAMED, Settings
 from foveate.gateway.media.image import silence_decoder_warnings
 
 console = Console()
@@ -28,8 +28,8 @@ def start_logging(settings: Settings) -> None:
     # It warns of every broken request body, so clients could fill the log.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
-    known = {f"{PREFIX}{name.upper()}" for name in (*Settings.model_fields, *RENAMED)}
+    known = {f"{ENV_PREFIX}{name.upper()}" for name in (*Settings.model_fields, *RENAMED)}
     for name in sorted(os.environ):
         # No error: Kubernetes sets variables with this prefix for a service called foveate.
-        if name.startswith(PREFIX) and name not in known:
+        if name.startswith(ENV_PREFIX) and name not in known:
             logging.warning("%s is not a setting, and is ignored", name)

@@ -53,7 +53,7 @@ class Admission:
     async def submit_all(
         self, context: RequestContext[Any], parts: Iterable[Any], *, features: bool = False
     ) -> list[Outcome]:
-        """Run the parts of one request's media, such as the windows of a large image.
+        """Run the parts of one request's media, such as the tiles of a large image.
 
         At the first failure, cancels the other parts and raises it. Raises FoveateError.
         """

@@ -1,4 +1,4 @@
-"""The body of a request on the task routes: checked, bounded in bytes and time, spooled if it is a video."""
+"""The body of a request on the task routes: checked, bounded in bytes and time, spooled if it is a clip."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -27,7 +27,7 @@ class BodyReader:
         permit: Permit,
         deadline: float | None,
     ) -> AsyncIterator[Medium]:
-        """The bytes of the media, or of the JSON that holds them; a large video is a file while it is open.
+        """The bytes of the media, or of the JSON that holds them; a large clip is a file while it is open.
 
         headers: names in lower case. kind: the media type in the content type. deadline: monotonic clock
         seconds. Raises FoveateError.

@@ -6,7 +6,7 @@ from typing import Any
 
 from foveate.core.model import ModelCard
 from foveate.core.outcome import Outcome, Result, Timings
-from foveate.gateway.caching.features import WindowFeatures, feature_key
+from foveate.gateway.caching.features import TileFeatures, feature_key
 from foveate.gateway.media.tiling import tiles
 from foveate.gateway.routes.context import RequestContext
 from foveate.gateway.routes.services import RouteServices
@@ -40,23 +40,23 @@ class CachedClassifier:
         image = await feature_cache.find(key)
         if image is None or image.size[0] != image.size[1] or len(tiles(*image.size)) > 1:
             return None
-        outcome = classes_of(image.windows.get(0), context.card, context.objective.min_quality)
+        outcome = classes_of(image.tiles.get(0), context.card, context.objective.min_quality)
         if outcome is not None:
             feature_cache.count_hit()
         return outcome
 
 
-def classes_of(window: WindowFeatures | None, card: ModelCard, min_quality: float) -> Outcome | None:
+def classes_of(tile: TileFeatures | None, card: ModelCard, min_quality: float) -> Outcome | None:
     """The outcome of a classifier from the features of a whole image; None if they do not answer for it."""
-    if window is None or not window.class_scores.size:
+    if tile is None or not tile.class_scores.size:
         return None
-    plan = replace(card.full, image_size=window.plan.image_size, reducer=window.plan.reducer)
+    plan = replace(card.full, image_size=tile.plan.image_size, reducer=tile.plan.reducer)
     # A plan with further parts, such as exits, has another meaning for the classifier.
-    rung = card.rung(plan) if plan.parts == window.plan.parts else None
+    rung = card.rung(plan) if plan.parts == tile.plan.parts else None
     if rung is None or (rung.quality or 0.0) < min_quality:
         return None
-    result = Result(window.class_scores, window.tokens, window.exit_layer, 0.0)
-    return Outcome(result, rung.plan, Timings(0.0, 0.0), 1, window.reason)
+    result = Result(tile.class_scores, tile.tokens, tile.exit_layer, 0.0)
+    return Outcome(result, rung.plan, Timings(0.0, 0.0), 1, tile.reason)
 
 
 def same_features(classifier: ModelCard, segmenter: ModelCard) -> bool:

@@ -1,4 +1,4 @@
-"""POST /classify: an image or a video in, its classes out."""
+"""POST /classify: an image or a clip in, its classes out."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -37,7 +37,7 @@ class ImageInput:
     async def decode_tiles(
         self, context: RequestContext[Any], data: bytes, choose: TileSelector | None = None
     ) -> tuple[TiledImage, float]:
-        """The windows of the image, or only the chosen one, and the seconds that decoding took.
+        """The tiles of the image, or only the chosen one, and the seconds that decoding took.
 
         Raises FoveateError.
         """

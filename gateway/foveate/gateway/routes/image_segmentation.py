@@ -1,4 +1,4 @@
-"""Masks of whole images: from cached features, or from a run of the model over every window of the image."""
+"""Masks of whole images: from cached features, or from a run of the model over every tile of the image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from time import monotonic
 from typing import Any
 
 from foveate.core.outcome import Outcome
-from foveate.gateway.caching.features import CachedImage, feature_key, window_features_of
+from foveate.gateway.caching.features import CachedImage, feature_key, tile_features_of
 from foveate.gateway.media.image_format import Size
 from foveate.gateway.media.masks import RenderedMask, areas, assemble_mask
 from foveate.gateway.media.tiling import tiles
@@ -20,16 +20,16 @@ from foveate.gateway.schemas.response import ServedRequest
 
 
 @dataclass(frozen=True, slots=True)
-class WindowOutcomes:
-    """The model's answer for every window of an image."""
+class TileOutcomes:
+    """The model's answer for every tile of an image."""
 
     size: Size
     """Width and height of the upright image."""
     outcomes: Sequence[Outcome]
-    """One for each window."""
+    """One for each tile."""
     decode_s: float
     cache: str
-    """`hit` if all windows came from the feature cache, else empty."""
+    """`hit` if all tiles came from the feature cache, else empty."""
 
 
 class ImageSegmenter:
@@ -63,41 +63,41 @@ class ImageSegmenter:
         )
         return served, rendered
 
-    async def _segment(self, context: RequestContext[Any], data: bytes) -> WindowOutcomes:
-        """The outcome of every window: from the feature cache, or computed.
+    async def _segment(self, context: RequestContext[Any], data: bytes) -> TileOutcomes:
+        """The outcome of every tile: from the feature cache, or computed.
 
         Requests for the same image share one computation, point prompts included.
         """
         feature_cache, card = self.services.feature_cache, context.card
         if feature_cache is None or context.bypass_cache or not (card.click_model and card.weights):
             return await self._run(context, data)
-        computed: list[WindowOutcomes] = []
+        computed: list[TileOutcomes] = []
 
         async def compute() -> CachedImage:
             computed.append(await self._run(context, data, features=True))
             return cacheable(computed[-1], context)
 
         def complete_enough(image: CachedImage) -> bool:
-            windows = [image.windows.get(number) for number in range(len(tiles(*image.size)))]
-            return all(window and window.quality >= context.objective.min_quality for window in windows)
+            features = [image.tiles.get(number) for number in range(len(tiles(*image.size)))]
+            return all(each and each.quality >= context.objective.min_quality for each in features)
 
         key = await feature_key(self.services.decoding, card, context.plan, context.objective.tenant, data)
         cached = await feature_cache.get_or_compute(key, complete_enough, context.objective.deadline, compute)
         if computed:
             return computed[-1]
-        outcomes = [cached.windows[number].outcome() for number in sorted(cached.windows)]
-        return WindowOutcomes(cached.size, outcomes, 0.0, "hit")
+        outcomes = [cached.tiles[number].outcome() for number in sorted(cached.tiles)]
+        return TileOutcomes(cached.size, outcomes, 0.0, "hit")
 
     async def _run(
         self, context: RequestContext[Any], data: bytes, *, features: bool = False
-    ) -> WindowOutcomes:
-        """Reserve, decode the image and run the model on every window."""
+    ) -> TileOutcomes:
+        """Reserve, decode the image and run the model on every tile."""
         self.admission.reserve(context)
         image, decode_s = await self.image_input.decode_tiles(context, data)
         outcomes = await self.admission.submit_all(context, image.pixels, features=features)
-        return WindowOutcomes(image.size, outcomes, decode_s, "")
+        return TileOutcomes(image.size, outcomes, decode_s, "")
 
-    def _render(self, image: WindowOutcomes, data: bytes, overlay_format: str | None) -> RenderedMask:
+    def _render(self, image: TileOutcomes, data: bytes, overlay_format: str | None) -> RenderedMask:
         """The mask at the image's size. Runs on a pool thread: it touches every pixel."""
         maps = [outcome.result.maps for outcome in image.outcomes if outcome.result.maps is not None]
         mask = assemble_mask(image.size, tiles(*image.size), maps)
@@ -105,9 +105,9 @@ class ImageSegmenter:
         return render_mask(image.size, mask, areas(mask), data, overlay_format, max_pixels)
 
 
-def cacheable(image: WindowOutcomes, context: RequestContext[Any]) -> CachedImage:
-    """The features of all windows; of none, if the plan of any window keeps no features."""
+def cacheable(image: TileOutcomes, context: RequestContext[Any]) -> CachedImage:
+    """The features of all tiles; of none, if the plan of any tile keeps no features."""
     if any(outcome.result.features is None for outcome in image.outcomes):
         return CachedImage(image.size, {})
-    windows = [window_features_of(outcome, context.card) for outcome in image.outcomes]
-    return CachedImage(image.size, dict(enumerate(windows)))
+    features = [tile_features_of(outcome, context.card) for outcome in image.outcomes]
+    return CachedImage(image.size, dict(enumerate(features)))

@@ -36,7 +36,7 @@ def object_mask(
 ) -> tuple[Image.Image, list[ClassArea]]:
     """The mask of the whole image, 1 on the object, and the object's area; no area for an empty mask.
 
-    size: width and height of the upright image. box: the window of the image that the maps cover.
+    size: width and height of the upright image. box: the tile of the image that the maps cover.
     object_maps: scores of class 1, the object, and class 0. class_maps: scores of the model's classes; the
     object gets the class of most of its area.
     """

@@ -14,7 +14,7 @@ class ModelSelector:
         self.task, self.cards = task, cards
 
     def by_name(self, name: str | None, video: bool) -> ModelCard:
-        """The named model, or its companion for video. None: the first model that takes this kind of media.
+        """The named model, or its clip model for a clip. None: the first model that takes this kind of media.
 
         Raises UnknownModel.
         """
@@ -31,7 +31,7 @@ class ModelSelector:
         """The model for the kind of media that the bytes turned out to be.
 
         card: the model chosen before the bytes were known. named: the client named the model, so that only
-        its companion for video may replace it. Raises UnsupportedMedia.
+        its clip model may replace it. Raises UnsupportedMedia.
         """
         if bool(card.frames) == video:
             return card

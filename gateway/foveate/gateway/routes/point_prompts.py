@@ -16,7 +16,7 @@ from foveate.core.model import ModelCard
 from foveate.core.outcome import Outcome, Result, Timings
 from foveate.core.point_prompts import PointPrompt
 from foveate.core.request import Request
-from foveate.gateway.caching.features import CachedImage, WindowFeatures, feature_key, window_features_of
+from foveate.gateway.caching.features import CachedImage, TileFeatures, feature_key, tile_features_of
 from foveate.gateway.limits import deadline_timeout
 from foveate.gateway.media.masks import ClassArea, RenderedMask
 from foveate.gateway.media.tiling import Tile, tiles
@@ -25,31 +25,31 @@ from foveate.gateway.routes.completion import complete
 from foveate.gateway.routes.context import RequestContext
 from foveate.gateway.routes.image_input import ImageInput
 from foveate.gateway.routes.mask_rendering import object_mask, render_mask
-from foveate.gateway.routes.points import Click, window_of, within_box
+from foveate.gateway.routes.points import Click, tile_of, within_box
 from foveate.gateway.routes.services import Meters, RouteServices
 from foveate.gateway.schemas.response import ServedRequest
 
 
 @dataclass(frozen=True, slots=True)
-class EncodedWindow:
-    """One run of the encoder over one window of an image."""
+class EncodedTile:
+    """One run of the encoder over one tile of an image."""
 
     image: CachedImage
     number: int
-    """The window's number among the windows of the image."""
+    """The tile's number among the tiles of the image."""
     decode_s: float
     outcome: Outcome
 
 
 @dataclass(frozen=True, slots=True)
-class PromptWindow:
-    """The window that answers the clicks, and its features."""
+class PromptTile:
+    """The tile that answers the clicks, and its features."""
 
     size: tuple[int, int]
     """Width and height of the upright image."""
-    window: Tile
-    features: WindowFeatures
-    encoded: EncodedWindow | None = None
+    tile: Tile
+    features: TileFeatures
+    encoded: EncodedTile | None = None
     """The encoder's run, if this request made it; None: the features were cached."""
 
 
@@ -74,11 +74,11 @@ class PointPromptHandler:
         clicks: Sequence[Click],
         overlay_format: str | None,
     ) -> tuple[ServedRequest, RenderedMask]:
-        """The clicked object, in the window around the first click on it. Raises FoveateError.
+        """The clicked object, in the tile around the first click on it. Raises FoveateError.
 
         overlay_format: the image format of the overlay; None makes none.
         """
-        prompt = await self._prompt_window(context, data, clicks)
+        prompt = await self._prompt_tile(context, data, clicks)
         answer = await self._run_decoder(context, prompt, clicks)
         render_started = monotonic()
         rendered = await self.services.decoding.render(
@@ -94,11 +94,11 @@ class PointPromptHandler:
         )
         return served, rendered
 
-    async def _prompt_window(
+    async def _prompt_tile(
         self, context: RequestContext[Any], data: bytes, clicks: Sequence[Click]
-    ) -> PromptWindow:
-        """The window's features: cached, from a request that computes them now, or computed here."""
-        computed: list[EncodedWindow] = []
+    ) -> PromptTile:
+        """The tile's features: cached, from a request that computes them now, or computed here."""
+        computed: list[EncodedTile] = []
 
         async def compute() -> CachedImage:
             computed.append(await self._run_encoder(context, data, clicks))
@@ -114,37 +114,37 @@ class PointPromptHandler:
                 )
             image = await feature_cache.get_or_compute(
                 key,
-                lambda image: cached_window(image, clicks, min_quality) is not None,
+                lambda image: cached_tile(image, clicks, min_quality) is not None,
                 context.objective.deadline,
                 compute,
             )
         if computed:
             number = computed[-1].number
-            return PromptWindow(image.size, tiles(*image.size)[number], image.windows[number], computed[-1])
-        prompt = cached_window(image, clicks, min_quality)
+            return PromptTile(image.size, tiles(*image.size)[number], image.tiles[number], computed[-1])
+        prompt = cached_tile(image, clicks, min_quality)
         if prompt is None:
-            raise FoveateError("the cached features of this image do not cover the clicked window")
+            raise FoveateError("the cached features of this image do not cover the clicked tile")
         return prompt
 
     async def _run_encoder(
         self, context: RequestContext[Any], data: bytes, clicks: Sequence[Click]
-    ) -> EncodedWindow:
-        """Decode the window of the clicks and run the segmentation model on it."""
+    ) -> EncodedTile:
+        """Decode the tile of the clicks and run the segmentation model on it."""
         image, decode_s = await self.image_input.decode_tiles(
-            context, data, lambda windows, size: window_of(clicks, windows, size)
+            context, data, lambda candidates, size: tile_of(clicks, candidates, size)
         )
         outcome = await self.admission.submit(context, image.pixels[0], features=True)
-        number = window_of(clicks, tiles(*image.size), image.size)
-        windows = {number: window_features_of(outcome, context.card)}
-        return EncodedWindow(CachedImage(image.size, windows), number, decode_s, outcome)
+        number = tile_of(clicks, tiles(*image.size), image.size)
+        features = {number: tile_features_of(outcome, context.card)}
+        return EncodedTile(CachedImage(image.size, features), number, decode_s, outcome)
 
     async def _run_decoder(
-        self, context: RequestContext[Any], prompt: PromptWindow, clicks: Sequence[Click]
+        self, context: RequestContext[Any], prompt: PromptTile, clicks: Sequence[Click]
     ) -> Outcome:
         """Run the point-prompt model, at the image size of the features."""
         card = self.services.cluster.cards()[context.card.click_model]
         side = prompt.features.plan.image_size
-        media = PointPrompt(prompt.features.features, within_box(clicks, prompt.window.box))
+        media = PointPrompt(prompt.features.features, within_box(clicks, prompt.tile.box))
         request = Request(
             context.id, card.name, media, media.nbytes, task="clicks",
             objective=self.admission.engine_objective(context),
@@ -153,33 +153,31 @@ class PointPromptHandler:
         return await self.admission.reserve(context).submit(request)
 
     def _render(
-        self, prompt: PromptWindow, answer: Outcome, data: bytes, overlay_format: str | None
+        self, prompt: PromptTile, answer: Outcome, data: bytes, overlay_format: str | None
     ) -> RenderedMask:
         """The mask at the image's size. Runs on a pool thread: it touches every pixel."""
         mask, class_areas = Image.new("L", prompt.size), list[ClassArea]()
         if answer.result.maps is not None:
             mask, class_areas = object_mask(
-                prompt.size, prompt.window.box, answer.result.maps, prompt.features.maps
+                prompt.size, prompt.tile.box, answer.result.maps, prompt.features.maps
             )
         max_pixels = self.services.settings.max_pixels
         return render_mask(prompt.size, mask, class_areas, data, overlay_format, max_pixels)
 
 
-def cached_window(
-    image: CachedImage | None, clicks: Sequence[Click], min_quality: float
-) -> PromptWindow | None:
-    """The window that answers the clicks, if its features are cached at this quality or above."""
+def cached_tile(image: CachedImage | None, clicks: Sequence[Click], min_quality: float) -> PromptTile | None:
+    """The tile that answers the clicks, if its features are cached at this quality or above."""
     if image is None:
         return None
-    windows = tiles(*image.size)
-    number = window_of(clicks, windows, image.size)
-    features = image.windows.get(number)
+    image_tiles = tiles(*image.size)
+    number = tile_of(clicks, image_tiles, image.size)
+    features = image.tiles.get(number)
     if features is None or features.quality < min_quality:
         return None
-    return PromptWindow(image.size, windows[number], features)
+    return PromptTile(image.size, image_tiles[number], features)
 
 
-def total_outcome(prompt: PromptWindow, answer: Outcome) -> Outcome:
+def total_outcome(prompt: PromptTile, answer: Outcome) -> Outcome:
     """The cost of this request, encoder and decoder together, under the plan of the features."""
     features, gflops, timings = prompt.features, answer.result.gflops, answer.timings
     if prompt.encoded is not None:

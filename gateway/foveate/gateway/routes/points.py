@@ -72,8 +72,8 @@ def _with_positive(clicks: Sequence[Click]) -> tuple[Click, ...]:
     return tuple(clicks)
 
 
-def window_of(clicks: Sequence[Click], windows: Sequence[Tile], size: tuple[int, int]) -> int:
-    """The number of the window that answers: its core holds the first click on the object.
+def tile_of(clicks: Sequence[Click], tiles: Sequence[Tile], size: tuple[int, int]) -> int:
+    """The number of the tile that answers: its core holds the first click on the object.
 
     size: width and height of the upright image. Raises BadRequest for a click outside the image.
     """
@@ -84,7 +84,7 @@ def window_of(clicks: Sequence[Click], windows: Sequence[Tile], size: tuple[int,
                 f"the point {click.x:g},{click.y:g} is outside the image, which is {width} x {height} pixels"
             )
     first = next(click for click in clicks if click.positive)
-    return next(number for number, window in enumerate(windows) if _inside(first, window.core))
+    return next(number for number, tile in enumerate(tiles) if _inside(first, tile.core))
 
 
 def within_box(clicks: Sequence[Click], box: Box) -> tuple[Point, ...]:

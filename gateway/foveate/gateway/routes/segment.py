@@ -1,4 +1,4 @@
-"""POST /segment: an image or a video in, the class of each pixel out; with points, one object's mask."""
+"""POST /segment: an image or a clip in, the class of each pixel out; with points, one object's mask."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ from foveate.gateway.routes.video_input import VideoInput
 from foveate.gateway.schemas.image import segmentation
 from foveate.gateway.schemas.response import CacheableResponse
 from foveate.gateway.schemas.video import TimedMask, clip_segmentation
-from foveate.gateway.schemas.video_masks import animated_png, check_animation_size, frame_masks, window_boxes
+from foveate.gateway.schemas.video_masks import animated_png, check_animation_size, frame_masks, tile_boxes
 from foveate.gateway.spool import Medium
 
 
@@ -127,7 +127,7 @@ class SegmentRoute(TaskRoute[SegmentOptions]):
     ) -> CacheableResponse:
         if points:
             raise BadRequest("points are for images; send one frame of the clip as an image")
-        clip, decode_s = await self.video_input.decode(context, data, window_boxes)
+        clip, decode_s = await self.video_input.decode(context, data, tile_boxes)
         outcomes = await self.admission.submit_all(context, clip.pixels)
         options = context.options
         if options.as_png:

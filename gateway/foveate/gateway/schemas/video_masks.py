@@ -19,7 +19,7 @@ MAX_ANIMATION_PIXELS = 32_000_000
 """Pixels of all frames of an animated PNG together, which are held in memory at once."""
 
 
-def window_boxes(size: Size) -> list[FrameBox]:
+def tile_boxes(size: Size) -> list[FrameBox]:
     """The tiles of each frame of this size, as boxes."""
     return [tile.box for tile in tiles(*size)]
 

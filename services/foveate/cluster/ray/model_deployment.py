@@ -13,7 +13,7 @@ from ray.serve.handle import DeploymentHandle
 from foveate.cluster.envelope import RequestBatch, ResponseBatch
 from foveate.cluster.local import LocalCluster
 from foveate.cluster.ray.metrics import MetricsReporter
-from foveate.cluster.ray.scaling import DEMAND, DemandMeter, FullQualityDemandPolicy
+from foveate.cluster.ray.scaling import DEMAND_METRIC, DemandMeter, FullQualityDemandPolicy
 from foveate.cluster.ray.transport import replica_name
 from foveate.cluster.worker import Worker
 from foveate.core.metrics import Metrics
@@ -63,7 +63,7 @@ class ModelDeployment:
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Called by Serve: the demand since the last call, for the scaling policy."""
-        return {DEMAND: self.demand.read()}
+        return {DEMAND_METRIC: self.demand.read()}
 
     async def check_health(self) -> None:
         """Called by Serve, which replaces the replica if this raises RuntimeError."""

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from foveate.autoscaler.policy import DemandSample, ScalingConfig, desired_replicas
 from foveate.core.metrics import Metrics
 
-DEMAND = "full_quality_demand"
+DEMAND_METRIC = "full_quality_demand"
 """The name of the reported value: replicas that would be busy if each request was served at full quality."""
 
 
@@ -33,7 +33,7 @@ class FullQualityDemandPolicy:
 
     def __call__(self, context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
         """The number of replicas, and the state that Serve passes to the next call."""
-        series_of = (context.raw_metrics or {}).get(DEMAND, {})
+        series_of = (context.raw_metrics or {}).get(DEMAND_METRIC, {})
         now = monotonic() if context.current_time is None else context.current_time
         state = context.policy_state
         history = [DemandSample(at, demand) for at, demand in state.get("history", ())]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from foveate.cluster.ray.scaling import DEMAND, DemandMeter, FullQualityDemandPolicy
+from foveate.cluster.ray.scaling import DEMAND_METRIC, DemandMeter, FullQualityDemandPolicy
 from foveate.core.metrics import Metrics
 
 
@@ -30,7 +30,7 @@ class FakeContext:
 def reports(*demands: float, at: float = 0.0) -> dict[str, dict[str, list[TimedValue]]]:
     """The reports of one replica for each demand; only the newest value of a series counts."""
     return {
-        DEMAND: {
+        DEMAND_METRIC: {
             f"replica {i}": [TimedValue(9.0), TimedValue(demand, at)] for i, demand in enumerate(demands)
         }
     }

@@ -37,9 +37,9 @@ def transport(handle: LocalHandle) -> RayTransport:
 
 
 async def test_cards_and_responses_come_from_the_replica() -> None:
-    link = transport(LocalHandle(Replica()))
-    assert [card.name for card in await link.cards()] == ["fake"]
-    responses = [response async for response in link.send(RequestBatch("gateway", ()))]
+    replicas = transport(LocalHandle(Replica()))
+    assert [card.name for card in await replicas.cards()] == ["fake"]
+    responses = [response async for response in replicas.send(RequestBatch("gateway", ()))]
     assert [(response.worker, response.queue_wait_s) for response in responses] == [
         ("first", {"gateway": 0.5}), ("second", {"gateway": 0.5}),
     ]  # fmt: skip
@@ -49,16 +49,16 @@ async def test_cards_and_responses_come_from_the_replica() -> None:
     ("error", "words"), [(RayActorError(), "was lost"), (TaskCancelledError(), "was stopped")]
 )
 async def test_a_lost_replica_becomes_worker_lost(error: Exception, words: str) -> None:
-    link = transport(LocalHandle(Replica(), error))
+    replicas = transport(LocalHandle(Replica(), error))
     with pytest.raises(WorkerLost, match=words):
-        async for _ in link.send(RequestBatch("gateway", ())):
+        async for _ in replicas.send(RequestBatch("gateway", ())):
             pass
 
 
 async def test_other_errors_pass_through() -> None:
-    link = transport(LocalHandle(Replica(), ZeroDivisionError()))
+    replicas = transport(LocalHandle(Replica(), ZeroDivisionError()))
     with pytest.raises(ZeroDivisionError):
-        async for _ in link.send(RequestBatch("gateway", ())):
+        async for _ in replicas.send(RequestBatch("gateway", ())):
             pass
 
 

@@ -10,7 +10,7 @@ import pytest
 from foveate.cache.entry import CacheEntry, decode_entry, encode_entry
 from foveate.gateway.caching.features import CachedImage, cached_image_of
 from foveate.gateway.decoding import digest_of
-from tests.support.features import window_features
+from tests.support.features import tile_features
 from tests.support.point_prompt_gateway import click, feature_store, mask_of, scene_png, serving_points
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("one_thread")]
@@ -18,24 +18,24 @@ pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("one_thread")]
 
 def test_cached_image_survives_encoding_and_decoding() -> None:
     original = CachedImage(
-        (90, 40), {3: window_features(), 0: window_features(16, np.eye(16, dtype=np.uint8) * 7)}
+        (90, 40), {3: tile_features(), 0: tile_features(16, np.eye(16, dtype=np.uint8) * 7)}
     )
     entry = decode_entry(encode_entry(original.entry()))
     assert entry is not None and entry.quality == 0.75
     decoded = cached_image_of(entry)
     assert decoded is not None
-    assert decoded.size == original.size and list(decoded.windows) == [3, 0]
-    for number, window in original.windows.items():
-        other = decoded.windows[number]
+    assert decoded.size == original.size and list(decoded.tiles) == [3, 0]
+    for number, tile in original.tiles.items():
+        other = decoded.tiles[number]
         assert (other.plan, other.quality, other.reason, other.tokens, other.exit_layer) == (
-            window.plan, window.quality, window.reason, window.tokens, window.exit_layer,
+            tile.plan, tile.quality, tile.reason, tile.tokens, tile.exit_layer,
         )  # fmt: skip
-        assert other.maps.classes == window.maps.classes
+        assert other.maps.classes == tile.maps.classes
         for actual, expected in (
-            (other.features.coarse, window.features.coarse),
-            (other.features.fine, window.features.fine),
-            (other.maps.scores, window.maps.scores),
-            (other.class_scores, window.class_scores),
+            (other.features.coarse, tile.features.coarse),
+            (other.features.fine, tile.features.fine),
+            (other.maps.scores, tile.maps.scores),
+            (other.class_scores, tile.class_scores),
         ):
             assert actual.dtype == expected.dtype and (actual == expected).all()
 
@@ -73,11 +73,11 @@ async def test_entry_of_another_version_is_a_miss(damage: Callable[[CacheEntry],
         assert gateway.runner.images == 3
 
 
-def test_merging_keeps_only_old_windows_of_full_quality() -> None:
-    good, poor = replace(window_features(), quality=1.0), replace(window_features(), quality=0.5)
+def test_merging_keeps_only_old_tiles_of_full_quality() -> None:
+    good, poor = replace(tile_features(), quality=1.0), replace(tile_features(), quality=0.5)
     merged = CachedImage((9, 9), {1: good}).merged_with(CachedImage((9, 9), {0: poor, 2: good}))
-    assert sorted(merged.windows) == [1, 2]
-    assert CachedImage((9, 9), {0: poor}).merged_with(CachedImage((9, 9), {0: good})).windows[0].quality == 1
+    assert sorted(merged.tiles) == [1, 2]
+    assert CachedImage((9, 9), {0: poor}).merged_with(CachedImage((9, 9), {0: good})).tiles[0].quality == 1
 
 
 async def test_cached_features_below_min_quality_are_computed_again() -> None:
@@ -89,7 +89,7 @@ async def test_cached_features_below_min_quality_are_computed_again() -> None:
         cached = cached_image_of(entry)
         assert cached is not None
         cheap = gateway.runner.card.plan("evit:0.5")
-        worse = replace(cached.windows[0], plan=cheap, quality=0.5, reason="load")
+        worse = replace(cached.tiles[0], plan=cheap, quality=0.5, reason="load")
         await feature_store(gateway).put(key, encode_entry(CachedImage(cached.size, {0: worse}).entry()), 60)
         lax = await click(gateway, scene_png(), "120,80", x_min_quality="0.4")
         assert (lax.headers["x-cache"], lax.headers["x-foveate-plan"]) == ("hit", str(worse.plan))

@@ -1,4 +1,4 @@
-"""One picture on the command line: the answer's fields, what people are shown, and the picture drawn."""
+"""`foveate predict`: the fields of the answer, the printed summary, and the drawn explanation."""
 
 import io
 import re
@@ -22,7 +22,7 @@ HALVES = np.repeat([[[250, 0, 0], [0, 0, 250]]], 64, axis=0).repeat(32, axis=1).
 
 
 def choosing(rung: int) -> TorchRunner:
-    """By content it takes the router (0), whose patches do not divide the picture, or full (1)."""
+    """By content it takes the router (0), whose patches do not divide the image, or full (1)."""
     runner = TorchRunner(tiny())
     runner.content = ContentRungs(("tiny@48", "full"), ((0.0, 0.0, 0.0),), (9.0 if rung == 0 else -9.0,))
     return runner
@@ -34,9 +34,9 @@ def answer(runner: TorchRunner, plan: str, top_k: int = 3) -> ExplainedPredictio
     return predict(runner, encoded.getvalue(), runner.card.plan(plan), top_k, 10**6)
 
 
-def printed(found: ExplainedPrediction) -> str:
+def printed(prediction: ExplainedPrediction) -> str:
     console = Console(file=io.StringIO(), width=100, force_terminal=True, color_system="truecolor")
-    show(console, found)
+    show(console, prediction)
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
 
@@ -49,19 +49,19 @@ def printed(found: ExplainedPrediction) -> str:
         (0, "evit:0.6", None, 4),
     ],
 )
-def test_the_rung_that_the_content_chose_is_told_shown_and_drawn(
+def test_the_rung_that_the_content_chose_is_returned_printed_and_drawn(
     rung: int, plan: str, chosen: str | None, side: int, tmp_path: Path
 ) -> None:
-    found = answer(choosing(rung), plan)
-    assert found.fields["chosen"] == chosen
-    assert found.fields["plan"] == ("tiny@48/fp32" if plan == "tiny@48" else f"tiny@64/{plan}/fp32")
-    assert found.explanation.grid == (side, side)
-    text = re.sub(r"\x1b[^m]*m", "", printed(found))
+    prediction = answer(choosing(rung), plan)
+    assert prediction.fields["chosen"] == chosen
+    assert prediction.fields["plan"] == ("tiny@48/fp32" if plan == "tiny@48" else f"tiny@64/{plan}/fp32")
+    assert prediction.explanation.grid == (side, side)
+    text = re.sub(r"\x1b[^m]*m", "", printed(prediction))
     assert (f", which chose {chosen}\n" in text) == (chosen is not None)
     rows = [line for line in text.splitlines() if set(line) & set("█░·")]
     assert [len(row) for row in rows] == [2 * side] * side
-    draw(found, tmp_path / "seen.png")
-    with Image.open(tmp_path / "seen.png") as page:
+    draw(prediction, tmp_path / "explanation.png")
+    with Image.open(tmp_path / "explanation.png") as page:
         assert page.format == "PNG"
 
 
@@ -73,16 +73,16 @@ def test_a_patch_is_shown_in_its_mean_colour() -> None:
         assert colours[-1] == "0;0;250"
 
 
-def test_the_likeliest_classes_come_first() -> None:
-    everything = answer(choosing(0), "full", top_k=99).fields["predictions"]
-    assert len(everything) == 5
-    assert [p["score"] for p in everything] == sorted((p["score"] for p in everything), reverse=True)
-    assert answer(choosing(0), "full", top_k=2).fields["predictions"] == everything[:2]
+def test_the_most_probable_classes_come_first() -> None:
+    predictions = answer(choosing(0), "full", top_k=99).fields["predictions"]
+    assert len(predictions) == 5
+    assert [p["score"] for p in predictions] == sorted((p["score"] for p in predictions), reverse=True)
+    assert answer(choosing(0), "full", top_k=2).fields["predictions"] == predictions[:2]
 
 
-def test_what_cannot_be_answered_raises_one_sentence() -> None:
+def test_a_request_without_an_answer_is_refused_in_one_sentence() -> None:
     runner = choosing(0)
     with pytest.raises(BadPlan, match="no other part goes with it"):
         answer(runner, "content:0.9/depth:2")
     with pytest.raises(BrokenMedia, match="not an image"):
-        predict(runner, b"no picture", runner.full, 1, 10**6)
+        predict(runner, b"no image", runner.full, 1, 10**6)

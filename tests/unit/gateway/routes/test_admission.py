@@ -62,7 +62,7 @@ class RenderingAdmission(Admission):
 @asynccontextmanager
 async def admitting(kind: type[Admission] = Admission) -> AsyncIterator[tuple[Any, ReservationRecorder]]:
     cluster = ReservationRecorder()
-    decoding = Decoding(1, cluster.host)
+    decoding = Decoding(1, cluster.host_load)
     await cluster.start()
     try:
         yield kind(cluster, decoding, "classify"), cluster

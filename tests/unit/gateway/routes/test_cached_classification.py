@@ -98,7 +98,7 @@ async def test_features_of_an_unmeasured_plan_answer_only_without_min_quality() 
         cached = cached_image_of(decode_entry(await store.get(key) or b""))
         assert cached is not None
         cheap = segmenter.card.plan("evit:0.5")
-        worse = CachedImage(cached.size, {0: replace(cached.windows[0], plan=cheap)})
+        worse = CachedImage(cached.size, {0: replace(cached.tiles[0], plan=cheap)})
         await store.put(key, encode_entry(worse.entry()), 60)
         await ask(gateway, "/classify", square_png(), x_min_quality="0.5")
         assert classifier.images == 1

@@ -67,10 +67,10 @@ async def test_model_without_an_input_specification_gets_the_bytes(image_input: 
         await image_input.decode_tiles(context(UNDECODED), IMAGE)
 
 
-async def test_all_windows_or_only_the_chosen_one_are_decoded(image_input: ImageInput) -> None:
+async def test_all_tiles_or_only_the_chosen_one_are_decoded(image_input: ImageInput) -> None:
     wide = encode(scene(240, 40), "PNG")
     every, _ = await image_input.decode_tiles(context(), wide)
-    chosen, _ = await image_input.decode_tiles(context(), wide, lambda windows, _: len(windows) - 1)
+    chosen, _ = await image_input.decode_tiles(context(), wide, lambda tiles, _: len(tiles) - 1)
     assert every.size == chosen.size == (240, 40)
     assert len(every.pixels) > 1
     assert len(chosen.pixels) == 1

@@ -1,4 +1,4 @@
-"""Masks of whole images: windows of large images, and features shared with point prompts."""
+"""Masks of whole images: tiles of large images, and features shared with point prompts."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from tests.support.red_segmenter import RedSegmenter, image_of, red_corner_png, 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("one_thread")]
 
 
-async def test_large_image_runs_in_windows_that_share_batches() -> None:
+async def test_large_image_runs_in_tiles_that_share_batches() -> None:
     async with serving_red() as gateway:
         body = Segmentation.model_validate_json((await segment(gateway, red_corner_png(2600, 1400))).content)
         assert body.windows == 6
@@ -26,7 +26,7 @@ async def test_large_image_runs_in_windows_that_share_batches() -> None:
         assert gateway.counted("ok") == 1
 
 
-async def test_failed_window_fails_the_request_once() -> None:
+async def test_failed_tile_fails_the_request_once() -> None:
     class FailsOnBlue(RedSegmenter):
         def segment(self, pixels: np.ndarray) -> Result:
             if pixels[..., 0].mean() < 100:

@@ -10,7 +10,7 @@ from foveate.core.errors import ImageTooLarge
 from foveate.core.outcome import ClassMaps
 from foveate.gateway.media.masks import areas
 from foveate.gateway.routes.mask_rendering import best_classes, object_mask, render_mask
-from tests.support.features import window_features
+from tests.support.features import tile_features
 from tests.support.media_samples import encode, scene
 
 WHOLE = (0, 0, 80, 80)
@@ -53,7 +53,7 @@ def test_overlay_respects_the_pixel_limit() -> None:
 def test_object_gets_the_class_of_most_of_its_area() -> None:
     classes = np.zeros((8, 8), np.uint8)
     classes[:, :3], classes[:, 3] = 3, 1
-    class_maps = window_features(8, classes).maps
+    class_maps = tile_features(8, classes).maps
 
     def label_of(columns: slice) -> int | None:
         logits = np.full((8, 8), -4, np.float16)
@@ -67,7 +67,7 @@ def test_object_gets_the_class_of_most_of_its_area() -> None:
 
 
 def test_empty_mask_has_no_area() -> None:
-    class_maps, tied = window_features().maps, np.zeros((8, 8), np.float16)
+    class_maps, tied = tile_features().maps, np.zeros((8, 8), np.float16)
     assert object_mask((80, 80), WHOLE, ClassMaps((0, 1), np.stack([tied, tied])), class_maps)[1] == []
     background = ClassMaps((0,), np.zeros((1, 8, 8), np.float16))
     mask, object_areas = object_mask((80, 80), WHOLE, background, class_maps)
@@ -75,9 +75,9 @@ def test_empty_mask_has_no_area() -> None:
     assert not object_areas
 
 
-def test_object_that_fills_its_window_covers_the_box_and_nothing_else() -> None:
+def test_object_that_fills_its_tile_covers_the_box_and_nothing_else() -> None:
     everywhere = ClassMaps((1,), np.zeros((1, 8, 8), np.float16))
-    mask, (area,) = object_mask((80, 60), (40, 10, 80, 60), everywhere, window_features().maps)
+    mask, (area,) = object_mask((80, 60), (40, 10, 80, 60), everywhere, tile_features().maps)
     assert mask.getbbox() == area.box == (40, 10, 80, 60)
     assert area.pixels == 40 * 50
 

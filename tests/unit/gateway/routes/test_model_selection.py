@@ -1,4 +1,4 @@
-"""The choice of the model: by name, by companion, and by the kind of media."""
+"""The choice of the model: by name, by clip model, and by the kind of media."""
 
 from dataclasses import replace
 

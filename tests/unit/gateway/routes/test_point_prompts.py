@@ -140,14 +140,14 @@ async def test_cached_features_of_another_plan_are_not_used() -> None:
         assert gateway.runner.images == 3
 
 
-async def test_only_the_clicked_windows_of_a_large_image_run() -> None:
+async def test_only_the_clicked_tiles_of_a_large_image_run() -> None:
     data = scene_png(2, (2600, 1400))
     async with serving_points() as gateway:
         corner = await click(gateway, data, "100,100")
         assert (gateway.runner.images, corner.json()["windows"]) == (1, 1)
         assert mask_of(corner).shape == (1400, 2600)
         right = tiles(2600, 1400)[0].box[2]
-        assert not mask_of(corner)[:, right:].any(), "other windows are empty"
+        assert not mask_of(corner)[:, right:].any(), "other tiles are empty"
         for points, cache in (("2500,1300", "miss"), ("100,100;2500,1300", "hit"), ("2500,1300", "hit")):
             assert (await click(gateway, data, points)).headers["x-cache"] == cache
         assert gateway.runner.images == 2

@@ -1,4 +1,4 @@
-"""Points: parsing, the window that answers them, and their places in it."""
+"""Points: parsing, the tile that answers them, and their places in it."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import pytest
 from foveate.core.errors import BadRequest
 from foveate.core.point_prompts import MAX_POINTS, Point
 from foveate.gateway.media.tiling import tiles
-from foveate.gateway.routes.points import Click, points_of, read_points, window_of, within_box
+from foveate.gateway.routes.points import Click, points_of, read_points, tile_of, within_box
 
 TWO = (Click(120, 80, True), Click(40, 10.5, False))
 
@@ -42,17 +42,17 @@ def test_invalid_json_is_refused(value: Any) -> None:
     assert 10 < len(refused.value.detail) < 150
 
 
-def test_window_with_the_first_positive_click_in_its_core_answers() -> None:
+def test_tile_with_the_first_positive_click_in_its_core_answers() -> None:
     size = (2600, 1400)
-    windows = tiles(*size)
-    for number, window in enumerate(windows):
-        left, top, right, bottom = window.core
+    all_tiles = tiles(*size)
+    for number, tile in enumerate(all_tiles):
+        left, top, right, bottom = tile.core
         for x, y in ((left, top), (right - 1, bottom - 1)):
             clicks = (Click(0, 0, False), Click(x, y, True), Click(2599, 1399, True))
-            assert window_of(clicks, windows, size) == number
+            assert tile_of(clicks, all_tiles, size) == number
     for outside in (Click(2600, 3, True), Click(3, 1400, False)):
         with pytest.raises(BadRequest, match="outside the image, which is 2600 x 1400"):
-            window_of((Click(1, 1, True), outside), windows, size)
+            tile_of((Click(1, 1, True), outside), all_tiles, size)
 
 
 def test_clicks_inside_a_box_become_shares_of_it() -> None:

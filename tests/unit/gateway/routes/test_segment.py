@@ -154,7 +154,7 @@ async def test_request_with_points_is_reserved_with_the_point_prompt_model(
     points: tuple[Click, ...], model: str
 ) -> None:
     async with serving_points() as gateway:
-        decoding = Decoding(1, gateway.cluster.host)
+        decoding = Decoding(1, gateway.cluster.host_load)
         admission = SegmentAdmission(gateway.cluster, decoding, "segment")
         options, choice = SegmentOptions(False, False, points), ClientChoice(None, None)
         context = RequestContext(

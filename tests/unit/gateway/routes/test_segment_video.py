@@ -11,7 +11,7 @@ from foveate.core.plan import Plan
 from foveate.gateway.media.video import decode_clip
 from foveate.gateway.media.video_demuxer import ClipLimits
 from foveate.gateway.schemas.video import ClipSegmentation
-from foveate.gateway.schemas.video_masks import frame_masks, window_boxes
+from foveate.gateway.schemas.video_masks import frame_masks, tile_boxes
 from foveate.models.runners.video_segmenter import ClipSegmenter
 from tests.support.dense_heads import dense_checkpoint
 from tests.support.gateway import assert_problem
@@ -42,7 +42,7 @@ async def test_every_sampled_frame_gets_a_mask(video: bytes) -> None:
                 assert area.area == int((mask == area.value).sum())
             assert frame.overlay is not None and image_of(frame.overlay).size == (320, 192)
         assert gateway.counted("ok", "tiny-seg-clip", "segment") == 1
-        # A named model of images passes videos on to its companion.
+        # A request that names a model of images goes to its clip model.
         named = await post_video(gateway, "/segment?model=tiny-seg", video)
         assert named.json()["frames"][0]["mask"] == answer.frames[0].mask
 
@@ -84,9 +84,9 @@ async def test_response_with_overlays_meets_a_long_deadline(video: bytes) -> Non
         assert response.headers["x-slo-met"] == "true"
 
 
-async def test_windows_under_different_plans_use_their_common_frames(video: bytes) -> None:
+async def test_tiles_under_different_plans_use_their_common_frames(video: bytes) -> None:
     runner = ClipSegmenter(dense_checkpoint(), frames=4)
-    source = decode_clip(video, 4, 64, window_boxes, "bicubic", ClipLimits())
+    source = decode_clip(video, 4, 64, tile_boxes, "bicubic", ClipLimits())
     outcomes = []
     for pixels, text in zip(source.pixels, ("full", "frames:2"), strict=True):
         plan = Plan.parse(text, runner.full)

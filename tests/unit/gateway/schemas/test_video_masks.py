@@ -13,7 +13,7 @@ from foveate.core.outcome import ClassMaps, Outcome, Result, Timings
 from foveate.gateway.media.masks import PALETTE
 from foveate.gateway.media.tiling import tiles
 from foveate.gateway.media.video import Clip
-from foveate.gateway.schemas.video_masks import animated_png, check_animation_size, frame_masks, window_boxes
+from foveate.gateway.schemas.video_masks import animated_png, check_animation_size, frame_masks, tile_boxes
 from tests.support.fake_runner import FULL
 
 CLIP = Clip(np.zeros((1, 4, 8, 8, 3), np.uint8), (0.1, 0.3, 0.5, 0.7), 0.8, (64, 48), 4)
@@ -42,7 +42,7 @@ def test_only_used_frames_get_a_mask() -> None:
 
 
 def test_the_tile_with_the_fewest_frames_decides_and_others_show_their_last_frame() -> None:
-    assert len(tiles(*WIDE.size)) == len(window_boxes(WIDE.size)) == 2
+    assert len(tiles(*WIDE.size)) == len(tile_boxes(WIDE.size)) == 2
     busy, idle = outcome(frame_0=1, frame_2=2, frame_3=3), outcome(frame_1=7, frame_3=9)
     first, second = frame_masks(WIDE, [busy, idle], None, "PNG")
     assert (first.at_s, second.at_s) == (0.3, 0.7)
