@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 ARGS ?=
 
-.PHONY: serve test check fmt docs bench-overhead bench-models bench-elastic bench-decode bench-slo bench-tasks bench-scale bench-peers train train-env clean
+.PHONY: serve test check fmt docs bench-overhead bench-models bench-elastic bench-decode bench-slo bench-tasks bench-scale bench-peers train clean
 
 serve: $(VENV)/.installed
 	$(BIN)/foveate serve $(ARGS)

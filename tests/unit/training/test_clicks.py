@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("cv2", reason="OpenCV is not installed: make train-env")
+pytest.importorskip("cv2", reason="OpenCV is not installed: pip install --group dev")
 
 from training.clicks import add_clicks, farthest_pixel, mask_loss, next_click
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-pytest.importorskip("cv2", reason="OpenCV is not installed: make train-env")
+pytest.importorskip("cv2", reason="OpenCV is not installed: pip install --group dev")
 
 from torch import nn
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-pytest.importorskip("cv2", reason="OpenCV is not installed: make train-env")
+pytest.importorskip("cv2", reason="OpenCV is not installed: pip install --group dev")
 
 from training import scenes
 from training.emoji import FONT

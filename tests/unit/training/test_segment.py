@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-pytest.importorskip("cv2", reason="OpenCV is not installed: make train-env")
+pytest.importorskip("cv2", reason="OpenCV is not installed: pip install --group dev")
 
 from foveate.models import reduction
 from foveate.models.runners.dense import dense_of
