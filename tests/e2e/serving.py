@@ -32,8 +32,9 @@ class ServerProcess:
 
 
 def environment(cache: Path) -> dict[str, str]:
-    """The environment without exported FOVEATE_ settings, with cache and profiles in this folder."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("FOVEATE_")}
+    """The environment without settings of Foveate or of a Ray, with cache and profiles in this folder."""
+    settings = ("FOVEATE_", "RAY_SERVE_")
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(settings)}
     return inherited | {"XDG_CACHE_HOME": str(cache), "XDG_DATA_HOME": str(cache / "data")}
 
 

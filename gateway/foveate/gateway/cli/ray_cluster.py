@@ -5,6 +5,7 @@ Import this module before Ray: it sets the environment variables that Ray reads 
 
 import logging
 import os
+import random
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,7 +23,37 @@ RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 """The environment of a Ray that this process starts. A Ray that runs already keeps its own."""
-for _name, _value in RAY_ENVIRONMENT.items():
+PORT_BLOCKS = range(20_000, 30_000, 200)
+"""First ports of the blocks that servers on one machine choose from, below Linux's ephemeral ports."""
+
+
+def ingress_ports() -> dict[str, str]:
+    """The port ranges on which Serve's HAProxy reaches the gateways, as environment variables.
+
+    Serve would start at the same port for every server of a machine and opens it with SO_REUSEPORT, so that a
+    server would get requests of another one. Each server therefore chooses a block of its own.
+    """
+    free = (first for first in random.sample(PORT_BLOCKS, len(PORT_BLOCKS)) if is_free(first))
+    first = next(free, PORT_BLOCKS[0])
+    limits = {"HTTP": (first, first + 99), "GRPC": (first + 100, first + 199)}
+    return {
+        f"RAY_SERVE_DIRECT_INGRESS_{bound}_{protocol}_PORT": str(port)
+        for protocol, ports in limits.items()
+        for bound, port in zip(("MIN", "MAX"), ports, strict=True)
+    }
+
+
+def is_free(port: int) -> bool:
+    """Whether no process listens on this port."""
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+for _name, _value in (RAY_ENVIRONMENT | ingress_ports()).items():
     os.environ.setdefault(_name, _value)
 
 import ray  # noqa: E402

@@ -170,9 +170,10 @@ def deploy(settings: Settings, factories: Sequence[RunnerFactory] | None = None)
 def failure_reason(error: Exception) -> str:
     """One sentence with the cause of a failed deployment, out of Ray's long messages."""
     messages = [str(error)]
-    with suppress(Exception):
-        status = ray_serve.status().applications[NAME]
-        messages += [status.message, *(deployment.message for deployment in status.deployments.values())]
+    if ray.is_initialized():  # else the call would start a Ray
+        with suppress(Exception):
+            status = ray_serve.status().applications[NAME]
+            messages += [status.message, *(deployment.message for deployment in status.deployments.values())]
     text = "\n".join(messages)
     for pattern in (r"SetupError: (.+)", r"(cannot bind socket .+?\]?)$", r"(\w+(?:Error|Exception): .+)"):
         if match := re.search(pattern, text, re.MULTILINE):

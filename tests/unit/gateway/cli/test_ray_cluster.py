@@ -11,10 +11,13 @@ pytest.importorskip("ray", reason="Ray is not installed: pip install 'foveate[ra
 
 from foveate.core.errors import SetupError
 from foveate.core.settings import Settings
+from foveate.gateway.cli import ray_cluster
 from foveate.gateway.cli.ray_cluster import (
+    PORT_BLOCKS,
     RAY_ENVIRONMENT,
     check_reachable,
     free_port,
+    ingress_ports,
     own_process_group,
     reserved_cpus,
     start,
@@ -29,6 +32,26 @@ def test_the_environment_is_set_before_ray_is_imported() -> None:
     environment = {name: value for name, value in os.environ.items() if name not in RAY_ENVIRONMENT}
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+
+
+def test_servers_on_one_machine_choose_different_ports_for_their_gateways(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ray_cluster, "PORT_BLOCKS", PORT_BLOCKS[:2])
+    first = "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT"
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # as the gateway of another server does
+        other.bind(("127.0.0.1", PORT_BLOCKS[0]))
+        other.listen()
+        assert {ingress_ports()[first] for _ in range(20)} == {str(PORT_BLOCKS[1])}
+
+
+def test_the_port_ranges_of_a_server_do_not_overlap() -> None:
+    ports = {
+        name.removeprefix("RAY_SERVE_DIRECT_INGRESS_"): int(port) for name, port in ingress_ports().items()
+    }
+    assert ports["MIN_HTTP_PORT"] < ports["MAX_HTTP_PORT"] < ports["MIN_GRPC_PORT"] < ports["MAX_GRPC_PORT"]
+    assert ports["MAX_GRPC_PORT"] - ports["MIN_HTTP_PORT"] < PORT_BLOCKS.step
 
 
 def test_replicas_reserve_the_cpus_of_the_settings() -> None:
