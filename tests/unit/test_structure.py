@@ -71,10 +71,11 @@ def test_test_folders_mirror_the_packages() -> None:
 
 def test_one_meaning_per_type_name() -> None:
     places = defaultdict(set)
-    for module in modules():
-        for node in ast.walk(parsed(module)):
-            if isinstance(node, ast.ClassDef):
-                places[node.name].add(str(module))
+    for source in (*SOURCES, "loadtests", "tests"):
+        for path in (ROOT / source).rglob("*.py"):
+            for node in ast.walk(parsed(path.relative_to(ROOT))):
+                if isinstance(node, ast.ClassDef):
+                    places[node.name].add(str(path.relative_to(ROOT)))
     assert not {name: sorted(where) for name, where in places.items() if len(where) > 1}
 
 

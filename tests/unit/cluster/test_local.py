@@ -16,7 +16,7 @@ from tests.support.workers import TIMEOUT_S, fake_request, forward_started
 pytestmark = pytest.mark.anyio
 
 
-class WithSubmodel(FakeRunner):
+class LocalSubmodelRunner(FakeRunner):
     """Serves a second model besides its own."""
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class WithSubmodel(FakeRunner):
 
 
 async def test_submodels_are_served_after_the_model_that_brings_them() -> None:
-    cluster = LocalCluster([WithSubmodel, FakeRunner], Metrics())
+    cluster = LocalCluster([LocalSubmodelRunner, FakeRunner], Metrics())
     assert list(cluster.cards()) == ["main", "sub", "fake"]
     await cluster.start()
     for model in cluster.cards():

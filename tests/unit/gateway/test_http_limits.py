@@ -11,7 +11,7 @@ from foveate.gateway.http_limits import MAX_HEAD_BYTES, BoundedHttp
 pytestmark = pytest.mark.anyio
 
 
-class Connection(asyncio.Transport):
+class ParserConnection(asyncio.Transport):
     """A transport that keeps what is written to it."""
 
     def __init__(self) -> None:
@@ -39,10 +39,10 @@ async def app(scope: object, receive: object, send: object) -> None:
     await asyncio.Event().wait()
 
 
-async def connect() -> tuple[BoundedHttp, Connection]:
+async def connect() -> tuple[BoundedHttp, ParserConnection]:
     config = uvicorn.Config(app, http=BoundedHttp, lifespan="off")
     config.load()
-    protocol, connection = BoundedHttp(config, ServerState(), {}), Connection()
+    protocol, connection = BoundedHttp(config, ServerState(), {}), ParserConnection()
     protocol.connection_made(connection)
     return protocol, connection
 

@@ -20,7 +20,7 @@ from tests.support.ray_handles import LocalHandle
 pytestmark = pytest.mark.anyio
 
 
-class Replica:
+class ReplicaMethods:
     """Has the methods of a model deployment."""
 
     async def cards(self) -> Sequence[ModelCard]:
@@ -37,7 +37,7 @@ def transport(handle: LocalHandle) -> RayTransport:
 
 
 async def test_cards_and_responses_come_from_the_replica() -> None:
-    replicas = transport(LocalHandle(Replica()))
+    replicas = transport(LocalHandle(ReplicaMethods()))
     assert [card.name for card in await replicas.cards()] == ["fake"]
     responses = [response async for response in replicas.send(RequestBatch("gateway", ()))]
     assert [(response.worker, response.queue_wait_s) for response in responses] == [
@@ -49,21 +49,21 @@ async def test_cards_and_responses_come_from_the_replica() -> None:
     ("error", "words"), [(RayActorError(), "was lost"), (TaskCancelledError(), "was stopped")]
 )
 async def test_a_lost_replica_becomes_worker_lost(error: Exception, words: str) -> None:
-    replicas = transport(LocalHandle(Replica(), error))
+    replicas = transport(LocalHandle(ReplicaMethods(), error))
     with pytest.raises(WorkerLost, match=words):
         async for _ in replicas.send(RequestBatch("gateway", ())):
             pass
 
 
 async def test_other_errors_pass_through() -> None:
-    replicas = transport(LocalHandle(Replica(), ZeroDivisionError()))
+    replicas = transport(LocalHandle(ReplicaMethods(), ZeroDivisionError()))
     with pytest.raises(ZeroDivisionError):
         async for _ in replicas.send(RequestBatch("gateway", ())):
             pass
 
 
 async def test_cancel_reaches_every_replica_by_a_method_that_the_deployment_has() -> None:
-    handle = LocalHandle(Replica())
+    handle = LocalHandle(ReplicaMethods())
     await transport(handle).cancel("gateway", (1, 2))
     ((method, arguments),) = handle.broadcasts
     inspect.signature(getattr(ModelDeployment, method)).bind(None, *arguments)
@@ -71,4 +71,4 @@ async def test_cancel_reaches_every_replica_by_a_method_that_the_deployment_has(
 
 
 async def test_a_failed_cancellation_is_ignored() -> None:
-    await transport(LocalHandle(Replica(), RayActorError())).cancel("gateway", (1,))
+    await transport(LocalHandle(ReplicaMethods(), RayActorError())).cancel("gateway", (1,))

@@ -16,7 +16,7 @@ from foveate.gateway.cli.autoscaler import RENAMED_OPTIONS
 from foveate.gateway.cli.main import app
 
 
-class PrometheusHandler(BaseHTTPRequestHandler):
+class DemandHandler(BaseHTTPRequestHandler):
     """Answers every instant query with 3.2, and every range query with no series."""
 
     def do_GET(self) -> None:
@@ -36,7 +36,7 @@ class PrometheusHandler(BaseHTTPRequestHandler):
 @pytest.fixture
 def prometheus() -> Iterator[str]:
     """The URL of a server with Prometheus' API."""
-    server = HTTPServer(("127.0.0.1", 0), PrometheusHandler)
+    server = HTTPServer(("127.0.0.1", 0), DemandHandler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"
