@@ -217,8 +217,9 @@ class _RenamedVariables(PydanticBaseSettingsSource):
 
     def __call__(self) -> dict[str, Any]:
         """Values of the environment variables that exist, by old name."""
+        environment = {name.upper(): value for name, value in os.environ.items()}  # as pydantic reads them
         names = {old: f"{ENV_PREFIX}{old.upper()}" for old in RENAMED}
-        return {old: os.environ[name] for old, name in names.items() if name in os.environ}
+        return {old: environment[name] for old, name in names.items() if name in environment}
 
 
 def renamed(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def test_an_invalid_setting_is_refused_in_one_sentence() -> None:
 def test_old_names_of_settings_work_for_one_release_with_a_warning(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setenv("FOVEATE_DRAIN_S", "7")
+    monkeypatch.setenv("foveate_drain_s", "7")
     monkeypatch.setenv("FOVEATE_PATIENCE_S", "8")
     monkeypatch.setenv("FOVEATE_DEFAULT_DEADLINE_S", "9")
     old: dict[str, Any] = {"body_s": 3, "policy": "promise"}
