@@ -6,7 +6,13 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 log = logging.getLogger(__name__)
 
@@ -171,14 +177,18 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments, then the environment, then the environment under old names."""
-        return init_settings, env_settings, _RenamedVariables(settings_cls)
+        """Arguments under any name, then the environment, then the environment under old names."""
+        arguments = InitSettingsSource(settings_cls, renamed(init_settings()))
+        return arguments, env_settings, _RenamedVariables(settings_cls)
 
-    @model_validator(mode="before")
+    @field_validator("policy", mode="before")
     @classmethod
-    def _accept_old_names(cls, values: Any) -> Any:
-        """Accept old names of settings and of the SLO policy, with one warning each."""
-        return renamed(values) if isinstance(values, Mapping) else values
+    def _accept_old_policy(cls, value: Any) -> Any:
+        """Accept the old name of the SLO policy, with a warning."""
+        if value != "promise":
+            return value
+        log.warning("the policy 'promise' is now called 'slo'; the old name works for one more release")
+        return "slo"
 
     @field_validator("models", mode="before")
     @classmethod
@@ -216,14 +226,14 @@ class _RenamedVariables(PydanticBaseSettingsSource):
         return None, field_name, False
 
     def __call__(self) -> dict[str, Any]:
-        """Values of the environment variables that exist, by old name."""
+        """Values of the environment variables that exist, by current name."""
         environment = {name.upper(): value for name, value in os.environ.items()}  # as pydantic reads them
         names = {old: f"{ENV_PREFIX}{old.upper()}" for old in RENAMED}
-        return {old: environment[name] for old, name in names.items() if name in environment}
+        return renamed({old: environment[name] for old, name in names.items() if name in environment})
 
 
 def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values under the current names of settings. Logs a warning for each old name or old value.
+    """The values under the current names of settings. Logs a warning for each old name.
 
     A value under the current name wins over one under the old name.
     """
@@ -235,7 +245,4 @@ def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
             old, ENV_PREFIX, old.upper(), new, ENV_PREFIX, new.upper(),
         )  # fmt: skip
         current.setdefault(new, values[old])
-    if current.get("policy") == "promise":
-        log.warning("the policy 'promise' is now called 'slo'; the old name works for one more release")
-        current["policy"] = "slo"
     return current

@@ -70,3 +70,11 @@ def test_every_setting_has_a_description_on_its_page() -> None:
             and isinstance(text.value, ast.Constant)
         }
         assert described == set(model.model_fields)
+
+
+def test_an_argument_under_its_old_name_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FOVEATE_DRAIN_TIMEOUT_S", "9")
+    monkeypatch.setenv("FOVEATE_POLICY", "promise")
+    old: dict[str, Any] = {"drain_s": 60}
+    settings = Settings(**old)
+    assert (settings.drain_timeout_s, settings.policy) == (60, "slo")
