@@ -14,7 +14,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from docs.generate.markdown import code, prose, table
-from foveate.core.settings import RENAMED, Settings
+from foveate.core.environment import RENAMED
+from foveate.core.settings import Settings
 
 _INTRO = """\
 ---

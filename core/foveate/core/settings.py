@@ -1,35 +1,38 @@
 """The server's settings. The entry point reads them once, from flags and FOVEATE_* variables."""
 
 import logging
-import os
+import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
-    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
+
+from foveate.core.environment import ENV_PREFIX, RENAMED, EnvironmentSource, renamed, variable
+from foveate.core.errors import SetupError
+from foveate.core.model import Task
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 log = logging.getLogger(__name__)
 
 MIB = 2**20
 """Bytes in a mebibyte."""
-ENV_PREFIX = "FOVEATE_"
-"""Prefix of the environment variables."""
-RENAMED = {
-    "patience_s": "default_deadline_s",
-    "body_s": "body_timeout_s",
-    "video_body_s": "video_body_timeout_s",
-    "drain_s": "drain_timeout_s",
-    "scale_start_s": "scale_replica_startup_s",
-    "scale_calm_s": "scale_downscale_delay_s",
-    "scale_every_s": "scale_interval_s",
-}
-"""Old names of settings. They work for one release, with a warning."""
+MAX_SHOWN = 80
+"""Longest value that an error repeats, in characters."""
+HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]*")
+"""The characters that HTTP allows in the name of a header."""
+
+
+Share = Annotated[float, Field(gt=0)]
+"""A part of a resource, above 0."""
 
 
 class SloClass(BaseModel):
@@ -48,13 +51,15 @@ class SloClass(BaseModel):
 class Settings(BaseSettings):
     """Everything that an operator may set. Each field is also an environment variable, as in FOVEATE_PORT."""
 
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, frozen=True, str_strip_whitespace=True, allow_inf_nan=False
+    )
 
     host: str = "127.0.0.1"
     """Address to listen on. 0.0.0.0 listens on all interfaces."""
     port: int = Field(default=8000, ge=0, le=65535)
     """TCP port to listen on. 0 takes any free port."""
-    models: Annotated[tuple[str, ...], NoDecode] = ("vit-t", "vit-t-seg", "vit-t-clip")
+    models: tuple[str, ...] = ("vit-t", "vit-t-seg", "vit-t-clip")
     """Names or paths of the models, separated by commas. The first model of a task answers requests that name
     none."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -137,7 +142,7 @@ class Settings(BaseSettings):
     """On Ray: number of gateway processes, which receive requests, decode media and render answers."""
     gateway_cpus: float = Field(default=1.0, ge=0)
     """On Ray: CPUs that each gateway reserves on its node."""
-    gateway_resources: dict[str, float] = Field(default_factory=dict)
+    gateway_resources: dict[str, Share] = Field(default_factory=dict)
     """On Ray: custom resources that a gateway reserves on its node, as JSON: {"gateway": 0.001}."""
     replicas: int = Field(default=1, ge=1)
     """On Ray: number of workers for each model; the minimum if max_replicas is higher."""
@@ -148,7 +153,7 @@ class Settings(BaseSettings):
     """On Ray: CPUs that each worker reserves on its node."""
     replica_gpus: float = Field(default=0.0, ge=0)
     """On Ray: GPUs that each worker reserves on its node. A fraction shares a GPU between workers."""
-    replica_resources: dict[str, float] = Field(default_factory=dict)
+    replica_resources: dict[str, Share] = Field(default_factory=dict)
     """On Ray: custom resources that a worker reserves on its node, as JSON: {"accelerator_type:L4":
     0.001}."""
     scale_utilisation: float = Field(default=0.75, gt=0, le=1)
@@ -173,18 +178,21 @@ class Settings(BaseSettings):
         cls,
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments under any name, then the environment, then the environment under old names."""
+        """Arguments under any name, then the environment."""
         arguments = InitSettingsSource(settings_cls, renamed(init_settings()))
-        return arguments, env_settings, _RenamedVariables(settings_cls)
+        return arguments, EnvironmentSource(settings_cls)
 
-    @field_validator("policy", mode="before")
+    @field_validator("precision", "policy", "device", "cluster", "log_level", mode="before")
     @classmethod
-    def _accept_old_policy(cls, value: Any) -> Any:
-        """Accept the old name of the SLO policy, with a warning."""
+    def _accept_any_case(cls, value: Any) -> Any:
+        """Accept FOVEATE_LOG_LEVEL=INFO, and the old name of the SLO policy with a warning."""
+        if not isinstance(value, str):
+            return value
+        value = value.strip().lower()
         if value != "promise":
             return value
         log.warning("the policy 'promise' is now called 'slo'; the old name works for one more release")
@@ -194,14 +202,8 @@ class Settings(BaseSettings):
     @classmethod
     def _split_models(cls, value: Any) -> Any:
         """An environment variable holds one text; flags are a tuple already."""
-        return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
-
-    @field_validator("cache")
-    @classmethod
-    def _check_cache(cls, value: str) -> str:
-        if value != "memory" and not value.startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError("must be memory or redis://HOST:PORT/DB")
-        return value
+        names = value.split(",") if isinstance(value, str) else value
+        return tuple(name.strip() for name in names if name.strip())
 
     @field_validator("models")
     @classmethod
@@ -210,39 +212,78 @@ class Settings(BaseSettings):
             raise ValueError("must name at least one model, and each model once")
         return value
 
+    @field_validator("cache")
+    @classmethod
+    def _check_cache(cls, value: str) -> str:
+        if value == "memory" or re.fullmatch("unix://.+", value):
+            return value
+        problem = ValueError("must be memory or redis://HOST:PORT/DB")
+        try:
+            url = urlsplit(value)
+            valid = bool(url.hostname) and url.port != 0
+        except ValueError:
+            raise problem from None
+        # The Redis client takes database 0 where the path is not a number.
+        if url.scheme not in ("redis", "rediss") or not valid or not re.fullmatch(r"(/\d*)?", url.path):
+            raise problem
+        return value
+
+    @field_validator("traces")
+    @classmethod
+    def _check_traces(cls, value: str) -> str:
+        url = urlsplit(value)
+        if value and (url.scheme not in ("http", "https") or not url.hostname):
+            raise ValueError("must be a URL, as in http://127.0.0.1:4318/v1/traces")
+        return value
+
+    @field_validator("tenant_header")
+    @classmethod
+    def _check_tenant_header(cls, value: str) -> str:
+        if not HEADER_NAME.fullmatch(value):
+            raise ValueError("must be the name of an HTTP header, as in x-tenant")
+        return value
+
+    @field_validator("default_slo_classes")
+    @classmethod
+    def _check_routes(cls, value: dict[str, str]) -> dict[str, str]:
+        routes = [f"/{task}" for task in get_args(Task) if task != "clicks"]
+        unknown = next((route for route in value if route not in routes), None)
+        if unknown is not None:
+            raise ValueError(f"there is no route {unknown!r}; the routes are {', '.join(routes)}")
+        return value
+
     @model_validator(mode="after")
-    def _check_default_classes(self) -> Self:
+    def _check_together(self) -> Self:
         unknown = sorted(set(self.default_slo_classes.values()) - set(self.slo_classes))
         if unknown:
             raise ValueError(f"default_slo_classes names {unknown[0]!r}, which is not in slo_classes")
+        for part, whole in (("max_body_bytes", "in_flight_bytes"), ("max_video_bytes", "spool_bytes")):
+            if getattr(self, part) > getattr(self, whole):
+                raise ValueError(
+                    f"{part} ({getattr(self, part)}) is over {whole} ({getattr(self, whole)}), so that no "
+                    f"request of this size could be read: raise {whole} or lower {part}"
+                )
         return self
 
 
-class _RenamedVariables(PydanticBaseSettingsSource):
-    """Environment variables under the old names of settings."""
+def read_settings(arguments: Mapping[str, Any]) -> Settings:
+    """Settings from arguments, then FOVEATE_* variables, then defaults.
 
-    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
-        """Unused: all values come from `__call__`."""
-        return None, field_name, False
-
-    def __call__(self) -> dict[str, Any]:
-        """Values of the environment variables that exist, by current name."""
-        environment = {name.upper(): value for name, value in os.environ.items()}  # as pydantic reads them
-        names = {old: f"{ENV_PREFIX}{old.upper()}" for old in RENAMED}
-        return renamed({old: environment[name] for old, name in names.items() if name in environment})
-
-
-def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values under the current names of settings. Logs a warning for each old name.
-
-    A value under the current name wins over one under the old name.
+    Raises SetupError with one sentence for a bad value. It names the argument or the variable.
     """
-    current = {name: value for name, value in values.items() if name not in RENAMED}
-    for old in sorted(values.keys() & RENAMED.keys()):
-        new = RENAMED[old]
-        log.warning(
-            "the setting %s (%s%s) is now called %s (%s%s); the old name works for one more release",
-            old, ENV_PREFIX, old.upper(), new, ENV_PREFIX, new.upper(),
-        )  # fmt: skip
-        current.setdefault(new, values[old])
-    return current
+    try:
+        return Settings(**arguments)
+    except ValidationError as error:
+        raise SetupError(_sentence(error.errors()[0], arguments)) from None
+
+
+def _sentence(error: "ErrorDetails", arguments: Mapping[str, Any]) -> str:
+    message = error["msg"].removeprefix("Value error, ")
+    if not error["loc"]:  # it concerns several settings, and names them
+        return message
+    name, *parts = map(str, error["loc"])
+    given = name in arguments or any(RENAMED.get(old) == name for old in arguments)
+    where = ".".join([name if given else variable(name), *parts])
+    value = repr(error["input"])
+    secret = "@" in value  # a URL with a password
+    return f"{where}: {message}" + ("" if secret or len(value) > MAX_SHOWN else f"; the value is {value}")

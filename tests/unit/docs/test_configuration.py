@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from docs.generate.configuration import Undocumented, docstrings, page, settings_of
-from foveate.core import settings
+from foveate.core import environment
 from foveate.core.settings import Settings
 
 
@@ -80,6 +80,6 @@ def test_page_has_a_row_for_each_setting_of_the_server() -> None:
     text = page()
     for name in Settings.model_fields:
         assert f"| <code>{name}</code><br><code>FOVEATE_{name.upper()}</code>" in text
-    for old, new in settings.RENAMED.items():
+    for old, new in environment.RENAMED.items():
         current = f"<code>FOVEATE_{new.upper()}</code>"
         assert f"{current}<br>deprecated: <code>FOVEATE_{old.upper()}</code>" in text

@@ -1,20 +1,28 @@
 """The command line: `foveate serve`, `predict`, `profile`, `autoscaler` and `models`."""
 
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import orjson
 import typer
-from pydantic import ValidationError
 from rich.markup import escape
 from rich.table import Table
 
 from foveate.core.errors import FoveateError, SetupError
-from foveate.core.settings import Settings
+from foveate.core.settings import Settings, read_settings
 from foveate.gateway.cli.autoscaler import autoscaler
 from foveate.gateway.cli.model_loader import load, load_unprofiled, ray_needed, torch_needed
-from foveate.gateway.cli.terminal import console, error_console, print_line, start_logging
+from foveate.gateway.cli.terminal import (
+    check_address,
+    console,
+    error_console,
+    prepare_terminal,
+    print_line,
+    spinner,
+    start_logging,
+)
 from foveate.gateway.objective import default_plan
 
 app = typer.Typer(
@@ -70,6 +78,7 @@ def serve(
     else:
         from foveate.gateway.cli import serve_local
 
+        check_address(settings.host, settings.port)
         serve_local.serve(settings, print_line, load_with_status)
 
 
@@ -82,11 +91,11 @@ def predict(
     precision: PrecisionOption = None,
     device: DeviceOption = None,
     explain: Annotated[
-        Path | None, typer.Option(help="Draw which patches the model kept into this .png.")
+        Path | None, typer.Option(help="Draw which patches the model kept, or the mask it found, into this .png.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON only.")] = False,
 ) -> None:
-    """Classify an image; print its classes, the compute spent, and the patches that the model kept."""
+    """Classify or segment an image; print its classes, the compute spent, and the patches or the mask."""
     flags = {"models": (model,) if model else None, "plan": plan, "precision": precision, "device": device}
     settings = settings_from(flags)
     start_logging(settings)
@@ -98,15 +107,25 @@ def predict(
         raise SetupError(f"cannot read {image}: {error.strerror}") from None
     runner = load_with_status(settings.models[0], settings, served=False)
     from foveate.gateway.cli import predict as command
+    from foveate.gateway.cli import predict_masks
 
+    command.check_takes_images(runner.card)
     chosen = default_plan(runner.card, settings) or runner.card.full
-    prediction = command.predict(runner, data, chosen, top_k, settings.max_pixels)
-    if explain is not None:
-        command.draw(prediction, explain)
-    if as_json:
-        sys.stdout.write(orjson.dumps(prediction.fields, option=orjson.OPT_INDENT_2).decode() + "\n")
+    answer: command.ExplainedPrediction | predict_masks.SegmentedImage
+    if runner.card.task == "segment":
+        answer = predict_masks.segment(runner, data, chosen, settings.max_pixels)
+        if explain is not None:
+            command.write_png(answer.rendered.overlay or answer.rendered.mask, explain)
     else:
-        command.show(console, prediction)
+        answer = command.predict(runner, data, chosen, top_k, settings.max_pixels)
+        if explain is not None:
+            command.draw(answer, explain)
+    if as_json:
+        sys.stdout.write(orjson.dumps(answer.fields, option=orjson.OPT_INDENT_2).decode() + "\n")
+    elif isinstance(answer, predict_masks.SegmentedImage):
+        predict_masks.show(console, answer)
+    else:
+        command.show(console, answer)
 
 
 @app.command()
@@ -146,9 +165,10 @@ def profile(
     with torch_needed():
         from foveate.gateway.cli import profile as command
 
-    with error_console.status(f"loading {escape(model)}"):
+    with error_console.status(f"loading {escape(model)}", spinner=spinner()):
         unprofiled = load_unprofiled(model, settings, siblings or ())
     options = command.ProfileOptions(model, data, plans, batches, rounds, limit, seed, diffrate, out)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what was measured is on disk
     try:
         measured = command.profile(options, unprofiled, settings.max_pixels, error_console)
     except KeyboardInterrupt:
@@ -178,22 +198,19 @@ def models() -> None:
 
 def settings_from(flags: dict[str, Any]) -> Settings:
     """Settings from flags, then FOVEATE_* variables, then defaults. Raises SetupError for a bad value."""
-    try:
-        return Settings(**{name: value for name, value in flags.items() if value is not None})
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise SetupError(f"{where}: {first['msg']}") from None
+    return read_settings({name: value for name, value in flags.items() if value is not None})
 
 
 def load_with_status(name: str, settings: Settings, served: bool = True) -> Any:
     """Load a model, with a status line on the terminal meanwhile."""
-    with error_console.status(f"loading {escape(name)}; a model that is new on this machine is timed once"):
+    message = f"loading {escape(name)}; a model that is new on this machine is timed once"
+    with error_console.status(message, spinner=spinner()):
         return load(name, settings, served)
 
 
 def main() -> None:
     """Run the command line. An expected error is printed in one sentence, with exit status 2."""
+    prepare_terminal()
     try:
         app()
     except FoveateError as error:

@@ -2,10 +2,11 @@
 
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,17 +17,17 @@ from rich.text import Text
 
 from foveate.core.errors import SetupError
 from foveate.core.model import ModelCard
-from foveate.core.outcome import Explanation, Result
+from foveate.core.outcome import Explanation, PatchState, Result
 from foveate.core.plan import Plan
 from foveate.engine.runner import HasExplanations, Runner
+from foveate.gateway.cli.terminal import is_unicode
 from foveate.gateway.media.image import decode_image
 from foveate.gateway.schemas.image import prediction_fields
 from foveate.gateway.schemas.response import chosen_field
 from foveate.models.profiling import explain_picture
 
-
-class ExplainingRunner(Runner, HasExplanations, Protocol):
-    """A runner that can also explain which patches it kept."""
+BLOCKS: Mapping[PatchState, str] = {"kept": "█", "merged": "░", "dropped": "·"}
+ASCII_BLOCKS: Mapping[PatchState, str] = {"kept": "#", "merged": "+", "dropped": "."}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,24 +38,20 @@ class ExplainedPrediction:
     """Classes and costs, ready for JSON."""
     pixels: NDArray[np.uint8]
     """(S, S, 3) uint8 RGB: the input of the model."""
-    explanation: Explanation
+    explanation: Explanation | None
+    """None for a model that cannot explain its answers."""
 
 
-def predict(
-    runner: ExplainingRunner, data: bytes, plan: Plan, top_k: int, max_pixels: int
-) -> ExplainedPrediction:
+def predict(runner: Runner, data: bytes, plan: Plan, top_k: int, max_pixels: int) -> ExplainedPrediction:
     """Classify an encoded image under a plan, and time it without set-up.
 
     Raises FoveateError for an image that cannot be decoded, a plan that cannot run, or a model that does
     not classify images.
     """
     card = runner.card
+    check_takes_images(card)
     if not card.labels or card.input is None:
         raise SetupError(f"{card.name} has no classifier: it only computes features")
-    if not isinstance(runner, HasExplanations):
-        raise SetupError(
-            f"{card.name} does not classify images: run `foveate serve` and send requests to /{card.task}"
-        )
     runner.check(plan)
     pixels = decode_image(data, card.input, plan.image_size, max_pixels)
     batch = runner.stack([pixels], plan)
@@ -64,8 +61,21 @@ def predict(
     compute_s = time.perf_counter() - started
     if isinstance(result, Exception):
         raise result
-    (explanation,) = runner.explain([pixels], plan)
+    explanation = runner.explain([pixels], plan)[0] if isinstance(runner, HasExplanations) else None
     return ExplainedPrediction(_fields(card, plan, result, top_k, compute_s), pixels, explanation)
+
+
+def check_takes_images(card: ModelCard) -> None:
+    """Raises SetupError for a model that needs more than one image: a clip, or points on an image."""
+    if card.task == "clicks":
+        raise SetupError(
+            f"{card.name} finds the object at points of an image: run `foveate serve` and send the image "
+            "with points to /segment"
+        )
+    if card.frames:
+        raise SetupError(
+            f"{card.name} takes clips, not images: run `foveate serve` and send clips to /{card.task}"
+        )
 
 
 def _fields(card: ModelCard, plan: Plan, result: Result, top_k: int, compute_s: float) -> dict[str, Any]:
@@ -98,16 +108,19 @@ def show(console: Console, prediction: ExplainedPrediction) -> None:
         f"cost    {fields['gflops']:.2f} GFLOPs, {share:.0%} of full; {fields['compute_ms']:.1f} ms"
     )
     console.print(f"tokens  {fields['tokens']} of {fields['tokens_full']} at the end")
-    console.print(_mosaic(prediction.pixels, explanation))
+    if explanation is None:
+        return
+    console.print(_mosaic(prediction.pixels, explanation, BLOCKS if is_unicode(console) else ASCII_BLOCKS))
     counts = Counter(explanation.patch_states)
     console.print(
         f"patches at the end: {counts['kept']} kept, {counts['merged']} merged, {counts['dropped']} dropped"
     )
 
 
-def _mosaic(pixels: NDArray[np.uint8], explanation: Explanation) -> Text:
-    """Two characters for each patch, in its mean colour: full blocks if it was kept to the end, shaded
-    blocks if it was merged, dots if it was dropped."""
+def _mosaic(
+    pixels: NDArray[np.uint8], explanation: Explanation, characters: Mapping[PatchState, str]
+) -> Text:
+    """Two characters for each patch, in its mean colour. They show the state of the patch at the end."""
     rows, columns = explanation.grid
     # A content plan may choose a rung whose patches do not divide the input evenly.
     means = Image.fromarray(pixels).resize((columns, rows), Image.Resampling.BOX)
@@ -116,7 +129,7 @@ def _mosaic(pixels: NDArray[np.uint8], explanation: Explanation) -> Text:
     for index, ((red, green, blue), fate) in enumerate(zip(colours, explanation.patch_states, strict=True)):
         # Block characters, not coloured spaces: they are visible without colours too.
         style = "dim" if fate == "dropped" else f"rgb({red},{green},{blue})"
-        text.append({"kept": "██", "merged": "░░", "dropped": "··"}[fate], style)
+        text.append(2 * characters[fate], style)
         if index % columns == columns - 1:
             text.append("\n")
     text.right_crop(1)
@@ -124,14 +137,21 @@ def _mosaic(pixels: NDArray[np.uint8], explanation: Explanation) -> Text:
 
 
 def draw(prediction: ExplainedPrediction, path: Path) -> None:
-    """Write the explanation as a PNG. Raises SetupError if the file cannot be written."""
+    """Write the explanation as a PNG. Raises SetupError if there is none, or the file cannot be written."""
     fields = prediction.fields
+    if prediction.explanation is None:
+        raise SetupError(f"{fields['model']} cannot explain its answers: leave out --explain")
     best = fields["predictions"][0]
     top1 = f"{best['score']:.0%} {best['label']}"
     plan = f"{fields['chosen']}, by its content" if fields["chosen"] else fields["plan"]
     encoded = BytesIO()
     explain_picture.draw(prediction.pixels, prediction.explanation, plan, top1).save(encoded, "png")
+    write_png(encoded.getvalue(), path)
+
+
+def write_png(png: bytes, path: Path) -> None:
+    """Write an encoded image. Raises SetupError if the file cannot be written."""
     try:
-        path.write_bytes(encoded.getvalue())
+        path.write_bytes(png)
     except OSError as error:
         raise SetupError(f"cannot write {path}: {error.strerror}") from None

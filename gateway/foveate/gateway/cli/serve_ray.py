@@ -33,7 +33,7 @@ from foveate.cluster.ray.transport import RayTransport
 from foveate.cluster.remote import RemoteCluster
 from foveate.core.errors import SetupError
 from foveate.core.metrics import Metrics
-from foveate.core.settings import Settings
+from foveate.core.settings import Settings, read_settings
 from foveate.estimation.host_load import HostLoadMonitor
 from foveate.gateway.app import create_app
 from foveate.gateway.cli import model_loader
@@ -133,7 +133,7 @@ def application(settings: Settings, factories: Sequence[RunnerFactory] | None = 
 
 def build(args: dict[str, Any]) -> Any:
     """For `import_path: foveate.gateway.cli.serve_ray:build`; `args` override FOVEATE_* variables."""
-    return application(with_reserved_threads(Settings(**args)))
+    return application(with_reserved_threads(read_settings(args)))
 
 
 def deployment_names(models: Sequence[str], count: int) -> list[str]:
@@ -202,10 +202,10 @@ def serve(
     """
     stopping, deployed = threading.Event(), False
 
-    def stop(*_: object) -> None:
+    def stop(number: int, *_: object) -> None:
         stopping.set()
         if not deployed:
-            raise SystemExit(1)
+            raise SystemExit(128 + number)
 
     ray_cluster.start(settings)
     if settings.ray_address:

@@ -1,0 +1,110 @@
+"""FOVEATE_* variables as a source of settings: old names, JSON, and the variables that Kubernetes sets."""
+
+import difflib
+import json
+import logging
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, get_origin
+
+from pydantic_settings import PydanticBaseSettingsSource
+
+from foveate.core.errors import SetupError
+
+log = logging.getLogger(__name__)
+
+ENV_PREFIX = "FOVEATE_"
+"""Prefix of the environment variables."""
+RENAMED = {
+    "patience_s": "default_deadline_s",
+    "body_s": "body_timeout_s",
+    "video_body_s": "video_body_timeout_s",
+    "drain_s": "drain_timeout_s",
+    "scale_start_s": "scale_replica_startup_s",
+    "scale_calm_s": "scale_downscale_delay_s",
+    "scale_every_s": "scale_interval_s",
+}
+"""Old names of settings. They work for one release, with a warning."""
+SERVICE_ADDRESS = re.compile("(tcp|udp|sctp)://")
+"""Start of the value that Kubernetes gives to NAME_PORT for a Service called NAME."""
+SERVICE_VARIABLE = re.compile(
+    r"(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
+"""End of the name of a variable that Kubernetes sets for a Service."""
+SERVICE_HINT = "Kubernetes sets it for a Service of this name; the pod setting enableServiceLinks: false avoids it"
+
+
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
+    return f"{ENV_PREFIX}{name.upper()}"
+
+
+class EnvironmentSource(PydanticBaseSettingsSource):
+    """Reads the FOVEATE_* variables under the current and the old names of the settings.
+
+    Spaces around a value are removed. Settings that are tables are JSON.
+    """
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
+        """Unused: all values come from `__call__`."""
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        """The values of the variables that are set, by current name. Raises SetupError for invalid JSON."""
+        fields = self.settings_cls.model_fields
+        environment = {name.upper(): value.strip() for name, value in os.environ.items()}
+        values = {
+            name: environment[variable(name)] for name in (*fields, *RENAMED) if variable(name) in environment
+        }
+        if SERVICE_ADDRESS.match(values.get("port", "")):
+            log.warning("%s=%s is ignored: %s", variable("port"), values.pop("port"), SERVICE_HINT)
+        return {
+            name: _parsed(name, value) if get_origin(fields[name].annotation) is dict else value
+            for name, value in renamed(values).items()
+        }
+
+
+def _parsed(name: str, value: str) -> Any:
+    try:
+        return json.loads(value)
+    except ValueError as error:
+        raise SetupError(f"{variable(name)} is not valid JSON ({error}); the value is {value[:80]!r}") from None
+
+
+def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values under the current names of settings. Logs a warning for each old name.
+
+    A value under the current name wins over one under the old name.
+    """
+    current = {name: value for name, value in values.items() if name not in RENAMED}
+    for old in sorted(values.keys() & RENAMED.keys()):
+        new = RENAMED[old]
+        log.warning(
+            "the setting %s (%s) is now called %s (%s); the old name works for one more release",
+            old, variable(old), new, variable(new),
+        )  # fmt: skip
+        current.setdefault(new, values[old])
+    return current
+
+
+def ignored_variables(fields: Iterable[str], environment: Mapping[str, str]) -> Sequence[str]:
+    """One sentence for each FOVEATE_* variable that is no setting; one for all that Kubernetes sets."""
+    known = [variable(name) for name in fields]
+    sentences, links = [], []
+    for name in sorted(name.upper() for name in environment):
+        if not name.startswith(ENV_PREFIX) or name in known or name in map(variable, RENAMED):
+            continue
+        if SERVICE_VARIABLE.search(name.removeprefix(ENV_PREFIX)):
+            links.append(name)
+            continue
+        nearest = difflib.get_close_matches(name, known, 1, 0.8)
+        hint = f"; did you mean {nearest[0]}?" if nearest else ""
+        sentences.append(f"{name} is not a setting, and is ignored{hint}")
+    if links:
+        sentences.append(
+            f"{links[0]} and {len(links) - 1} more are ignored: {SERVICE_HINT}"
+            if links[1:]
+            else f"{links[0]} is ignored: {SERVICE_HINT}"
+        )
+    return sentences
