@@ -29,10 +29,12 @@ RENAMED = {
 SERVICE_ADDRESS = re.compile("(tcp|udp|sctp)://")
 """Start of the value that Kubernetes gives to NAME_PORT for a Service called NAME."""
 SERVICE_VARIABLE = re.compile(
-    r"(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+    r"(^|_)(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)$"
 )
 """End of the name of a variable that Kubernetes sets for a Service."""
-SERVICE_HINT = "Kubernetes sets it for a Service of this name; the pod setting enableServiceLinks: false avoids it"
+SERVICE_HINT = (
+    "Kubernetes sets it for a Service of this name; the pod setting enableServiceLinks: false avoids it"
+)
 
 
 def variable(name: str) -> str:
@@ -69,7 +71,9 @@ def _parsed(name: str, value: str) -> Any:
     try:
         return json.loads(value)
     except ValueError as error:
-        raise SetupError(f"{variable(name)} is not valid JSON ({error}); the value is {value[:80]!r}") from None
+        raise SetupError(
+            f"{variable(name)} is not valid JSON ({error}); the value is {value[:80]!r}"
+        ) from None
 
 
 def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,21 +94,19 @@ def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def ignored_variables(fields: Iterable[str], environment: Mapping[str, str]) -> Sequence[str]:
     """One sentence for each FOVEATE_* variable that is no setting; one for all that Kubernetes sets."""
-    known = [variable(name) for name in fields]
+    known = [name.upper() for name in fields]
     sentences, links = [], []
     for name in sorted(name.upper() for name in environment):
-        if not name.startswith(ENV_PREFIX) or name in known or name in map(variable, RENAMED):
+        setting = name.removeprefix(ENV_PREFIX)
+        if not name.startswith(ENV_PREFIX) or setting in known or setting.lower() in RENAMED:
             continue
-        if SERVICE_VARIABLE.search(name.removeprefix(ENV_PREFIX)):
+        if SERVICE_VARIABLE.search(setting):
             links.append(name)
             continue
-        nearest = difflib.get_close_matches(name, known, 1, 0.8)
-        hint = f"; did you mean {nearest[0]}?" if nearest else ""
+        nearest = difflib.get_close_matches(setting, known, 1, 0.7)
+        hint = f"; did you mean {variable(nearest[0])}?" if nearest else ""
         sentences.append(f"{name} is not a setting, and is ignored{hint}")
     if links:
-        sentences.append(
-            f"{links[0]} and {len(links) - 1} more are ignored: {SERVICE_HINT}"
-            if links[1:]
-            else f"{links[0]} is ignored: {SERVICE_HINT}"
-        )
+        others = f" and {len(links) - 1} more are" if links[1:] else " is"
+        sentences.append(f"{links[0]}{others} ignored: {SERVICE_HINT}")
     return sentences

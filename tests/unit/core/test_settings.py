@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from foveate.core import settings
 from foveate.core.errors import SetupError
-from foveate.core.settings import Settings, SloClass
+from foveate.core.settings import Settings, SloClass, read_settings
 from foveate.gateway.cli.main import settings_from
 
 
@@ -78,3 +78,56 @@ def test_an_argument_under_its_old_name_wins_over_the_environment(monkeypatch: p
     old: dict[str, Any] = {"drain_s": 60}
     settings = Settings(**old)
     assert (settings.drain_timeout_s, settings.policy) == (60, "slo")
+
+
+@pytest.mark.parametrize(
+    ("variables", "sentence"),
+    [
+        ({"PORT": "abc"}, "FOVEATE_PORT: .*valid integer.*; the value is 'abc'"),
+        ({"PORT": ""}, "FOVEATE_PORT: .*valid integer.*; the value is ''"),
+        ({"PORT": "70000"}, "FOVEATE_PORT: .*less than or equal to 65535"),
+        ({"BODY_TIMEOUT_S": "inf"}, "FOVEATE_BODY_TIMEOUT_S: .*finite"),
+        ({"BODY_TIMEOUT_S": "nan"}, "FOVEATE_BODY_TIMEOUT_S: .*finite"),
+        ({"MODELS": "vit-t,vit-t"}, "FOVEATE_MODELS: must name at least one model, and each model once"),
+        ({"SLO_CLASSES": "[1]"}, "FOVEATE_SLO_CLASSES: .*dictionary"),
+        ({"SLO_CLASSES": '{"x": {"deadline": 5}}'}, "FOVEATE_SLO_CLASSES.x.deadline: Extra inputs"),
+        (
+            {"SLO_CLASSES": '{"x": {}}', "DEFAULT_SLO_CLASSES": '{"classify": "x"}'},
+            "FOVEATE_DEFAULT_SLO_CLASSES: there is no route 'classify'; the routes are /classify, /segment",
+        ),
+        ({"DEFAULT_SLO_CLASSES": '{"/classify": "y"}'}, "default_slo_classes names 'y', which is not in"),
+        ({"TENANT_HEADER": "x tenant"}, "FOVEATE_TENANT_HEADER: must be the name of an HTTP header"),
+        ({"TENANT_HEADER": "x-tenant:"}, "FOVEATE_TENANT_HEADER: must be the name of an HTTP header"),
+        ({"TRACES": "127.0.0.1:4318"}, "FOVEATE_TRACES: must be a URL"),
+        ({"TRACES": "http://"}, "FOVEATE_TRACES: must be a URL"),
+        ({"CACHE": "redis"}, "FOVEATE_CACHE: must be memory or redis://HOST:PORT/DB"),
+        ({"CACHE": "redis://"}, "FOVEATE_CACHE: must be memory or redis://HOST:PORT/DB"),
+        ({"CACHE": "redis://host:abc/0"}, "FOVEATE_CACHE: must be memory or redis://HOST:PORT/DB"),
+        ({"CACHE": "redis://host/cache"}, "FOVEATE_CACHE: must be memory or redis://HOST:PORT/DB"),
+        ({"REPLICA_RESOURCES": '{"gpu": -1}'}, "FOVEATE_REPLICA_RESOURCES.gpu: .*greater than 0"),
+        ({"MAX_BODY_BYTES": "2000", "IN_FLIGHT_BYTES": "1000"}, r"max_body_bytes \(2000\) is over in_flight"),
+        ({"MAX_VIDEO_BYTES": "2000", "SPOOL_BYTES": "1000"}, r"max_video_bytes \(2000\) is over spool_bytes"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_at_start(
+    variables: dict[str, str], sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(f"FOVEATE_{name}", value)
+    with pytest.raises(SetupError, match=sentence) as refused:
+        read_settings({})
+    assert "\n" not in refused.value.detail
+
+
+def test_the_password_of_a_url_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FOVEATE_CACHE", "redis://:secret@host:abc/0")
+    with pytest.raises(SetupError, match="FOVEATE_CACHE: must be") as refused:
+        read_settings({})
+    assert "secret" not in refused.value.detail
+
+
+@pytest.mark.parametrize(
+    "cache", ["memory", "redis://h:6379/1", "rediss://u:p@h/0?x=1", "unix:///run/redis.sock"]
+)
+def test_addresses_of_caches(cache: str) -> None:
+    assert Settings(cache=cache).cache == cache

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from foveate.core.metrics import Metrics
 from foveate.core.environment import RENAMED
+from foveate.core.metrics import Metrics
 from foveate.core.settings import Settings
 
 ROOT = Path(__file__).parents[3]

@@ -91,7 +91,8 @@ def predict(
     precision: PrecisionOption = None,
     device: DeviceOption = None,
     explain: Annotated[
-        Path | None, typer.Option(help="Draw which patches the model kept, or the mask it found, into this .png.")
+        Path | None,
+        typer.Option(help="Draw which patches the model kept, or the mask it found, into this .png."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON only.")] = False,
 ) -> None:

@@ -76,6 +76,7 @@ def profile(
     card = runner.card
     if not card.labels or card.input is None:
         raise SetupError(f"{card.name} has no classifier, so there is no quality to measure")
+    target = options.target  # a user without a home folder has none: say so before anything is measured
     sizes, shares = _batch_sizes(options, runner.max_batch), parse_shares(options.diffrate)
     if isinstance(runner, TorchRunner):
         set_uniform_schedules(runner, shares)
@@ -86,9 +87,9 @@ def profile(
     decode = decoder(card, max_pixels)
     with _progress(progress_console) as report:
         images = DecodedDataset(sample, decode, partial(report, "reading", "reading images"))
-        if images.unreadable:
-            progress_console.print(f"{images.unreadable} file(s) cannot be read as images and are left out")
-        return measure(model, images, job, options.target, report)
+        for sentence in images.refusals:
+            progress_console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+        return measure(model, images, job, target, report)
 
 
 def decoder(card: ModelCard, max_pixels: int) -> DecodeMedia:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from foveate.core.plan import PRECISIONS, Precision
 from foveate.models import huggingface
 from foveate.models.huggingface import Pretrained, PretrainedRunner
+from foveate.models.loading.user_folders import cache_folder
 from foveate.models.runners.image import TorchRunner
 from foveate.models.weights.hub import Checkpoint
 from foveate.models.zoo.heldout import HeldOut, heldout
@@ -42,10 +43,15 @@ ComparedRunner = TorchRunner | PretrainedRunner
 def choose(checkpoint: Checkpoint | Pretrained, device: str) -> Precision:
     """The precision for this model on this machine, measured once and cached on disk."""
     cache_file = _cache_file(checkpoint, device)
-    cached = _read_cached(cache_file)
+    cached = None if cache_file is None else _read_cached(cache_file)
     if cached is not None:
         return cached
     chosen = measure(checkpoint, device)
+    if cache_file is None:
+        log.info(
+            "the measured precision is not kept: this user has no home folder, nor is XDG_CACHE_HOME set"
+        )
+        return chosen
     try:
         cache_file.parent.mkdir(parents=True, exist_ok=True)
         # A rename is atomic: two servers that start together never read half a file.
@@ -154,8 +160,14 @@ def _cpu_features() -> str:
     return " ".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
 
 
-def _cache_file(checkpoint: Checkpoint | Pretrained, device: str) -> Path:
-    """Where the choice is cached: one small file for each combination of weights, machine and torch."""
+def _cache_file(checkpoint: Checkpoint | Pretrained, device: str) -> Path | None:
+    """Where the choice is cached: one small file for each combination of weights, machine and torch.
+
+    None if this user has no folder for it.
+    """
+    root = cache_folder()
+    if root is None:
+        return None
     digest = hashlib.sha256()
     for name, tensor in sorted(checkpoint.model.state_dict().items()):
         digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
@@ -163,5 +175,4 @@ def _cache_file(checkpoint: Checkpoint | Pretrained, device: str) -> Path:
     table = json.dumps(checkpoint.table(), sort_keys=True)
     digest.update(f"{table} {machine} {torch.__version__} {torch.get_num_threads()}".encode())
     digest.update(f"{AGREEMENT} {GAIN} {len(heldout())}".encode())
-    root = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
-    return root / "foveate" / "precision" / f"{digest.hexdigest()[:24]}.txt"
+    return root / "precision" / f"{digest.hexdigest()[:24]}.txt"

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 from collections.abc import Iterator
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -11,6 +10,7 @@ from foveate.core.errors import SetupError
 from foveate.core.profile import MeasurementEnvironment, Profile
 from foveate.models import zoo
 from foveate.models.huggingface import PREFIX, Pretrained
+from foveate.models.loading.user_folders import data_folder
 from foveate.models.weights.checkpoint import Checkpoint, variant
 
 log = logging.getLogger(__name__)
@@ -19,10 +19,18 @@ WEIGHTS_SUFFIX = ".safetensors"
 
 
 def profile_path(name: str) -> Path:
-    """Where the profile of a model is written: beside a weights file, else in the user's data folder."""
+    """Where the profile of a model is written: beside a weights file, else in the user's data folder.
+
+    Raises SetupError for a user without a data folder.
+    """
     if name.endswith(WEIGHTS_SUFFIX):
         return Path(name.removesuffix(WEIGHTS_SUFFIX) + ".profile.json")
-    return _data_folder() / f"{variant(name.removeprefix(PREFIX))}.json"
+    folder = data_folder()
+    if folder is None:
+        raise SetupError(
+            f"there is no home folder to keep the profile of {name} in: set XDG_DATA_HOME or pass --out"
+        )
+    return folder / "profiles" / f"{variant(name.removeprefix(PREFIX))}.json"
 
 
 def find_profile(
@@ -95,9 +103,8 @@ def weights_digest(model: Checkpoint | Pretrained) -> str:
 def _search_paths(name: str) -> list[Traversable]:
     """Where the profile of a model may be, in the order of precedence."""
     stem = variant(Path(name).stem if name.endswith(WEIGHTS_SUFFIX) else name.removeprefix(PREFIX))
-    paths: list[Traversable] = [profile_path(name), _data_folder() / f"{stem}.json"]
+    paths: list[Traversable] = [profile_path(name)] if name.endswith(WEIGHTS_SUFFIX) else []
+    folder = data_folder()
+    if folder is not None:
+        paths.append(folder / "profiles" / f"{stem}.json")
     return [*dict.fromkeys(paths), zoo.shipped() / f"{stem}.profile.json"]
-
-
-def _data_folder() -> Path:
-    return Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser() / "foveate/profiles"

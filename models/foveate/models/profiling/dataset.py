@@ -1,6 +1,8 @@
 """The images or videos that a profile is measured on: the shipped ones, or a user's folder."""
 
 import hashlib
+import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from foveate.core.errors import BrokenMedia, FoveateError, SetupError
+from foveate.models.profiling.class_names import class_indices
 from foveate.models.runners.base import Pixels
 from foveate.models.zoo.heldout import HeldOut, HeldOutClips
 
@@ -64,7 +67,8 @@ class Dataset:
                 digest.update(hashlib.sha256(item).digest())
             else:
                 state = item.stat()
-                digest.update(f"{item.resolve()} {state.st_size} {state.st_mtime_ns}\n".encode())
+                path = os.fsencode(item.resolve())
+                digest.update(path + f" {state.st_size} {state.st_mtime_ns}\n".encode())
         return digest.hexdigest()
 
 
@@ -92,9 +96,8 @@ def shipped_videos(heldout: HeldOutClips) -> Dataset:
 def class_folders(path: Path, labels: Sequence[str]) -> Dataset:
     """A folder with one folder for each class, or a folder of images without labels.
 
-    A class folder is named by a label in any case, or by a class index. Its files may be in subfolders.
-    Hidden files and folders are left out. Raises SetupError if there are no files, or for a class folder
-    whose name is neither a label nor an index.
+    Names of class folders are those of `class_indices`. Their files may be in subfolders. Hidden files and
+    folders are left out. Raises SetupError if there are no files, or for a folder that means no class.
     """
     if not path.is_dir():
         raise SetupError(f"there is no folder {path}")
@@ -106,10 +109,9 @@ def class_folders(path: Path, labels: Sequence[str]) -> Dataset:
         raise SetupError(f"cannot read {error.filename or path}: {error.strerror}") from None
     if not files:
         raise SetupError(f"there is no image in {path}")
-    targets = [
-        target for child, files in classes.items() for target in [_class_of(child, labels)] * len(files)
-    ]
-    return Dataset(path.resolve().name, tuple(files), tuple(targets) or None)
+    indices = class_indices(list(classes), labels)
+    targets = [indices[child] for child, files in classes.items() for _ in files]
+    return Dataset(_name(path), tuple(files), tuple(targets) or None)
 
 
 def mask_folders(path: Path) -> Dataset:
@@ -126,7 +128,7 @@ def mask_folders(path: Path) -> Dataset:
     if not items or missing is not None:
         problem = f"no mask for {missing.name}" if missing else "no image"
         raise SetupError(f"there is {problem} in {path}: it takes images/NAME.jpg with masks/NAME.png")
-    return Dataset(path.resolve().name, tuple(items), None, tuple(masks[file.stem] for file in items))
+    return Dataset(_name(path), tuple(items), None, tuple(masks[file.stem] for file in items))
 
 
 def _is_visible(path: Path, root: Path) -> bool:
@@ -137,18 +139,9 @@ def _files(path: Path) -> list[Path]:
     return sorted(file for file in path.rglob("*") if file.is_file() and _is_visible(file, path))
 
 
-def _class_of(folder: Path, labels: Sequence[str]) -> int:
-    """The class index that a folder's name gives. Raises SetupError if it gives none, or several."""
-    name = folder.name.casefold()
-    matches = [index for index, label in enumerate(labels) if label.casefold() == name]
-    if not matches and folder.name.isdecimal() and int(folder.name) < len(labels):
-        matches = [int(folder.name)]
-    if len(matches) == 1:
-        return matches[0]
-    raise SetupError(
-        f"{folder} stands for {'more than one class' if matches else 'no class'} of the model: name class "
-        "folders by label or by class index; without labels, put all images into one folder"
-    )
+def _name(path: Path) -> str:
+    """The name of a folder as valid Unicode: a profile is UTF-8, and names of files need not be."""
+    return os.fsencode(path.resolve().name).decode("utf-8", "backslashreplace")
 
 
 class DecodedDataset:
@@ -157,13 +150,15 @@ class DecodedDataset:
     def __init__(self, dataset: Dataset, decode: DecodeMedia, report: ReportProgress) -> None:
         """Decodes every item once, and leaves out the unreadable ones. Raises SetupError if none is left."""
         readable: list[int] = []
+        refused: list[tuple[int, FoveateError]] = []
         cached: list[Pixels] = []
         fits = True
         for index in range(len(dataset)):
             report(index, len(dataset))
             try:
                 pixels = decode(dataset.encoded(index))
-            except FoveateError:
+            except FoveateError as error:
+                refused.append((index, error))
                 continue
             readable.append(index)
             fits = fits and len(readable) * pixels.nbytes <= MAX_CACHED_BYTES
@@ -171,12 +166,17 @@ class DecodedDataset:
                 cached = []
             else:
                 cached.append(pixels)
+        self.refusals = _refusals(dataset, refused)
+        """One sentence for each reason for which items are left out, with their number."""
         if not readable:
-            raise SetupError(f"none of the {len(dataset)} file(s) in {dataset.name} is a readable image")
+            raise SetupError(
+                f"none of the {len(dataset)} file(s) in {dataset.name} is a readable image: "
+                f"{self.refusals[0]}"
+            )
         report(len(dataset), len(dataset))
         self.dataset = dataset.subset(readable)
         """The readable items."""
-        self.unreadable = len(dataset) - len(readable)
+        self.unreadable = len(refused)
         self._decode, self._cached = decode, cached
 
     def __len__(self) -> int:
@@ -192,3 +192,14 @@ class DecodedDataset:
         """All items in order, `size` at a time."""
         for first in range(0, len(self), size):
             yield self.at(range(first, min(first + size, len(self))))
+
+
+def _refusals(dataset: Dataset, refused: Sequence[tuple[int, FoveateError]]) -> Sequence[str]:
+    """One sentence for each kind of error, the most frequent first, with its first item as an example."""
+    sentences = []
+    for title, count in Counter(error.title for _, error in refused).most_common():
+        index, error = next(first for first in refused if first[1].title == title)
+        item = dataset.items[index]
+        example = f"item {index}" if isinstance(item, bytes) else item.name
+        sentences.append(f"{count} file(s) are left out: {title.lower()}, as in {example}: {error.detail}")
+    return sentences

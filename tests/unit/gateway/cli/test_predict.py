@@ -55,6 +55,7 @@ def test_the_rung_that_the_content_chose_is_returned_printed_and_drawn(
     prediction = answer(choosing(rung), plan)
     assert prediction.fields["chosen"] == chosen
     assert prediction.fields["plan"] == ("tiny@48/fp32" if plan == "tiny@48" else f"tiny@64/{plan}/fp32")
+    assert prediction.explanation is not None
     assert prediction.explanation.grid == (side, side)
     text = re.sub(r"\x1b[^m]*m", "", printed(prediction))
     assert (f", which chose {chosen}\n" in text) == (chosen is not None)

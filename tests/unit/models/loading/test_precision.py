@@ -196,3 +196,13 @@ def test_the_timer_gives_real_seconds() -> None:
     reference, candidate = runners(tiny())
     assert 0 < precision.seconds_per_batch(reference, repeats=1) < 10
     assert 0 < precision.seconds_per_batch(candidate, repeats=1) < 10
+
+
+def test_without_a_home_folder_nothing_is_kept_and_the_precision_is_measured(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(precision, "cache_folder", lambda: None)
+    monkeypatch.setattr(precision, "measure", lambda *_: "fp32")
+    with caplog.at_level("INFO"):
+        assert precision.choose(tiny(), "cpu") == "fp32"
+    assert "is not kept" in caplog.text

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from foveate.core.errors import BrokenMedia, SetupError
+from foveate.core.errors import BrokenMedia, ImageTooLarge, SetupError
 from foveate.models.profiling import dataset
 from foveate.models.profiling.dataset import Dataset, DecodedDataset
 from foveate.models.runners.base import Pixels
@@ -20,7 +20,7 @@ def put(folder: Path, *names: str) -> Path:
     for name in names:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(path.name.encode())
+        path.write_bytes(os.fsencode(path.name))
     return folder
 
 
@@ -152,3 +152,25 @@ def test_a_dataset_without_a_readable_image_is_refused(tmp_path: Path) -> None:
     (tmp_path / "gone.jpg").unlink()
     with pytest.raises(SetupError, match=r"none of the 2 file\(s\) in .* is a readable image"):
         DecodedDataset(loaded, decode, lambda *_: None)
+
+
+def test_items_that_are_left_out_are_named_with_the_reason(tmp_path: Path) -> None:
+    def decode_small(data: bytes) -> Pixels:
+        if data.startswith(b"9"):
+            raise ImageTooLarge("the image has 9000 x 9000 pixels")
+        return decode(data)
+
+    files = put(tmp_path, "1.jpg", "9.jpg", "a.txt", "b.txt")
+    decoded = DecodedDataset(dataset.class_folders(files, LABELS), decode_small, lambda *_: None)
+    assert decoded.refusals == [
+        "2 file(s) are left out: media cannot be decoded, as in a.txt: no number",
+        "1 file(s) are left out: image too large, as in 9.jpg: the image has 9000 x 9000 pixels",
+    ]
+
+
+def test_names_that_are_not_utf_8_are_measured(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    loaded = dataset.class_folders(put(folder, os.fsdecode(b"1\xe9.jpg"), "2.jpg"), LABELS)
+    assert loaded.name == r"caf\xe9"
+    assert len(loaded.digest()) == 64
+    assert len(DecodedDataset(loaded, lambda data: decode(data[:1] + b"."), lambda *_: None)) == 2
