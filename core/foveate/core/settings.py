@@ -86,7 +86,7 @@ class Settings(BaseSettings):
     deadline."""
     device: str = "auto"
     """Device for the models: cpu, cuda, or auto, which takes a GPU if torch has one."""
-    threads: int = Field(default=0, ge=0)
+    threads: int = Field(default=0, ge=0, le=1024)
     """CPU threads of one forward. 0 takes one for each core."""
     decode_threads: int = Field(default=2, ge=1)
     """Threads that decode images. Large images use one more thread."""

@@ -121,7 +121,10 @@ def mask_folders(path: Path) -> Dataset:
     images, or for an image without a mask.
     """
     if not (path / "masks").is_dir():
-        return replace(class_folders(path, ()), targets=None)
+        files = _files(path)  # rglob of a path that is no folder finds nothing
+        if not files:
+            raise SetupError(f"there is no image in {path}")
+        return Dataset(_name(path), tuple(files))
     items = _files(path / "images") if (path / "images").is_dir() else []
     masks = {file.stem: file for file in _files(path / "masks")}
     missing = next((file for file in items if file.stem not in masks), None)
