@@ -28,9 +28,9 @@ hide:
 After reading this page you can set every option of the server. Each row is one setting, with the environment
 variable that sets it. `foveate serve` reads the settings once, when it starts. A command-line flag
 (`foveate serve --help`) takes precedence over its environment variable. If a value is invalid, the server
-does not start, and the error names the variable, the value and the reason. Spaces around a value do not count. A
-deprecated variable works for one release. The server logs a warning for it, and for each FOVEATE_* variable that
-is not a setting.
+does not start, and the error names the variable, the value and the reason. Spaces around a value do not
+count. A deprecated variable works for one release. The server logs a warning for it, and for each FOVEATE_*
+variable that is not a setting.
 
 This page is generated from `Settings` in `core/foveate/core/settings.py`.
 
