@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from foveate.core.errors import DeadlineExceeded, Draining, FoveateError, Unavailable
+from foveate.core.errors import DeadlineExceeded, Draining, FoveateError, Unavailable, UnsupportedEncoding
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +25,8 @@ def problem(error: FoveateError, request_id: str) -> Response:
         headers["connection"] = "close"
     if isinstance(error, DeadlineExceeded):
         headers["x-slo-met"] = "false"
+    if isinstance(error, UnsupportedEncoding):
+        headers["accept-encoding"] = "gzip, deflate"  # RFC 9110, section 12.5.3
     return render(f"urn:foveate:problem:{slug}", error.title, error.status, error.detail, headers)
 
 
