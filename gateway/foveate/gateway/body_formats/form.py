@@ -6,6 +6,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from foveate.core.errors import BadRequest
+from foveate.gateway.body import FORM_TYPE
 
 MAX_OVERHEAD_BYTES = 2**17
 """Bytes of a form beside its file at most: boundaries, headers and text fields."""
@@ -32,9 +33,7 @@ class FormParser:
         # A charset in the content type is ignored: some codecs of Python take quadratic time.
         boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
         if not boundary:
-            raise BadRequest(
-                "the content-type of a form needs a boundary; let the HTTP client set the header"
-            )
+            raise BadRequest(f"content-type {FORM_TYPE} needs a boundary; let the HTTP client set it")
         try:
             self._parser = MultipartParser(
                 boundary,

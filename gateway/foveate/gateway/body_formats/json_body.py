@@ -9,6 +9,8 @@ from foveate.gateway.media.image import decode_base64
 
 MAX_JSON_TOKENS = 1000
 """Objects, arrays and commas in a JSON body at most."""
+MAX_JSON_OBJECTS = 300
+"""Objects and arrays in a JSON body at most, so that none is nested deeply."""
 DATA_NAMES = ("image", "images", "file", "files", "b64", "base64", "image_base64", "content", "inputs")
 """Names under which clients of other servers send the media."""
 URL_REFUSED = "this server does not fetch URLs; send the image itself, as base64 in 'data'"
@@ -42,8 +44,11 @@ def parse_members(body: bytes) -> JsonMembers:
     """The members of the JSON object that is the body. Raises BadRequest."""
     # The parser holds the interpreter lock while it runs. Base64 contains none of these characters, so a body
     # with many of them is made to be slow.
-    if sum(map(body.count, (b"{", b"[", b","))) > MAX_JSON_TOKENS:
+    objects = body.count(b"{") + body.count(b"[")
+    if objects + body.count(b",") > MAX_JSON_TOKENS:
         raise BadRequest(f"the JSON body has over {MAX_JSON_TOKENS} objects, arrays and commas")
+    if objects > MAX_JSON_OBJECTS:
+        raise BadRequest(f"the JSON body has over {MAX_JSON_OBJECTS} objects and arrays")
     if b"\0" in body[:4] or body.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise BadRequest("the JSON body is in UTF-16 or UTF-32; send it in UTF-8")
     try:
@@ -55,8 +60,8 @@ def parse_members(body: bytes) -> JsonMembers:
         raise BadRequest("the JSON body is not UTF-8 text") from None
     except json.JSONDecodeError as error:
         raise BadRequest(f"the body is not valid JSON: {error.msg} at character {error.pos}") from None
-    except (ValueError, RecursionError):
-        raise BadRequest("the JSON body has a number that is too long, or too many levels") from None
+    except ValueError:
+        raise BadRequest("the JSON body has a number with too many digits") from None
     if not isinstance(members, JsonMembers):
         raise BadRequest('JSON requests are an object, as in {"data": "<base64>"}')
     return members

@@ -56,7 +56,7 @@ def test_wider_encodings_are_named(codec: str) -> None:
         (b'{"data": "aa",}', "not valid JSON"),
         (b"{'data': 'aa'}", "not valid JSON"),
         (b'{"data": NaN}', "NaN is not a JSON number"),
-        (b'{"data": "aa", "top_k": ' + b"9" * 5000 + b"}", "too long"),
+        (b'{"data": "aa", "top_k": ' + b"9" * 5000 + b"}", "too many digits"),
         (b'{"data": "aa", "points": ' + b"[" * 900 + b"]" * 900 + b"}", "over 300 objects and arrays"),
         (b'{"data": "\xe9"}', "not UTF-8"),
         (b'{"data": "aa", "data": "bb"}', "'data' twice; send one image or clip a request"),

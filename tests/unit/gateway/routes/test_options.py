@@ -171,9 +171,8 @@ async def test_options_in_two_places_agree_or_are_refused() -> None:
         files, plan = {"file": ("a.jpg", b"image")}, {"x-plan": "full"}
         form = await gateway.client.post("/classify", files=files, data={"plan": "evit:0.5"}, headers=plan)
         assert_problem(form, 400, "plan is given twice")
-        assert_problem(
-            await gateway.post("/classify?plan=evit:0.5", x_plan="full"), 400, "plan is given twice"
-        )
+        query = await gateway.post("/classify?plan=evit:0.5", x_plan="full")
+        assert_problem(query, 400, "plan is given twice")
 
 
 async def test_cached_answers_depend_on_the_options_and_not_on_their_place() -> None:
