@@ -67,6 +67,7 @@ class Spool:
         """length: bytes that the media have at least, as far as the head of the request says. clip: None: the
         first bytes tell."""
         self._permit, self._budget, self._length, self._clip = permit, budget, length, clip
+        self._memory_bytes = min(MEMORY_BYTES, permit.max_body)
         self._chunks: list[bytes] = []
         self._pending = self._total = self._on_disk = 0
         """Bytes in `_chunks`, of the body so far, and counted in the budget."""
@@ -81,7 +82,7 @@ class Spool:
             self._recognise()
         if self._clip:
             self._budget.check(self._total)
-        if not self._clip or (self._path is None and self._total <= MEMORY_BYTES):
+        if not self._clip or (self._path is None and self._total <= self._memory_bytes):
             self._permit.reserve(self._total)
         elif self._path is None or self._pending >= WRITE_BYTES:
             await self._write()

@@ -203,6 +203,13 @@ async def test_a_clip_of_any_type_is_spooled_up_to_the_limit_for_clips(
     assert (limiter.bytes, budget.bytes) == (0, 0)
 
 
+async def test_a_small_clip_is_not_bound_by_a_lower_limit_for_images() -> None:
+    limiter, budget = AdmissionLimiter(8, 64 * MIB, MIB), SpoolBudget(64 * MIB, 20 * MIB)
+    with limiter.admit() as permit:
+        async with spool_body(stream(cut(CLIP + bytes(2 * MIB))), "0", permit, budget) as media:
+            assert isinstance(media, Path)
+
+
 @pytest.mark.parametrize("in_form", [False, True])
 @pytest.mark.parametrize("size", [1, HEAD_BYTES - 1, HEAD_BYTES, 5 * MIB])
 async def test_an_image_stays_in_memory(size: int, in_form: bool, folder: Path) -> None:

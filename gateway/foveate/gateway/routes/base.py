@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from time import monotonic
 from typing import ClassVar, Generic
 
@@ -19,6 +20,7 @@ from foveate.core.model import ModelCard, Task
 from foveate.gateway.body import holds_options, media_type
 from foveate.gateway.caching.response import ResponseCache, cards_identity
 from foveate.gateway.limits import cancel_on_disconnect
+from foveate.gateway.media.video_container import is_clip
 from foveate.gateway.meter import Meter
 from foveate.gateway.objective import check_headers, choose_plan, default_plan, read_objective
 from foveate.gateway.routes.admission import Admission
@@ -168,7 +170,8 @@ class TaskRoute(ABC, Generic[Options]):
                 with cancel_on_disconnect(http):
                     if context is None:
                         values = self.option_reader.read(content.fields, values)
-                        context = admit(self.models.by_name(values.get("model"), video=False), values)
+                        video = isinstance(content.media, Path) or is_clip(content.media)
+                        context = admit(self.models.by_name(values.get("model"), video), values)
                     if context.bypass_cache or self.response_cache is None:
                         return await self.work(context, content.media)
                     return await self._cached_or_computed(self.response_cache, context, content.media)

@@ -43,5 +43,8 @@ async def http_problem(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
     headers = dict(error.headers or {})
-    detail = f"{request.method} {request.url.path[:100]}: {error.detail}"
+    path = request.url.path
+    detail = f"{request.method} {path[:100]}: {error.detail}"
+    if error.status_code == 404 and path.endswith("/"):
+        detail += "; send the request without the slash at the end of the path"
     return render("about:blank", str(error.detail), error.status_code, detail, headers)

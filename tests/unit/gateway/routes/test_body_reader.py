@@ -3,6 +3,7 @@
 import asyncio
 import base64
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -99,3 +100,39 @@ async def test_json_body_with_too_many_parts_is_refused_before_parsing() -> None
         body = b"[" + b"{}," * 2000 + b"{}]"
         refused = await gateway.post("/classify", body, content_type="application/json")
         assert_problem(refused, 400, "commas")
+
+
+@pytest.mark.parametrize("kind", ["", "application/octet-stream", "binary/octet-stream", "image/jpeg"])
+@pytest.mark.parametrize("length", ["0", None])
+async def test_empty_body_of_any_type_is_a_400(kind: str, length: str | None) -> None:
+    async def nothing() -> AsyncIterator[bytes]:
+        yield b""
+
+    async with serving_fakes() as gateway:
+        headers: dict[str, Any] = {"content_type": kind} | ({"content_length": length} if length else {})
+        body = b"" if length else nothing()
+        assert_problem(await gateway.post("/classify", body, **headers), 400, "the body is empty")
+
+
+async def test_forms_and_untyped_bodies_of_images_keep_the_limit_for_images() -> None:
+    async with serving_fakes(max_body_bytes=10_000) as gateway:
+        form = await gateway.client.post("/classify", files={"file": ("a.jpg", b"x" * 10_001)})
+        untyped = await gateway.client.post("/classify", content=b"x" * 10_001)
+        for refused in (form, untyped):
+            assert_problem(refused, 413, "10000 bytes")
+        largest = await gateway.client.post("/classify", files={"file": ("a.jpg", b"x" * 10_000)})
+        assert largest.status_code == 200
+        assert gateway.app.state.limiter.bytes == 0
+
+
+async def test_body_announced_over_the_limit_for_images_has_the_time_of_clips() -> None:
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"\0\0\0\x20ftypisom" + bytes(6000)
+        await asyncio.sleep(0.2)
+        yield bytes(6000)
+
+    async with serving_fakes(max_body_bytes=10_000, body_timeout_s=0.05, video_body_timeout_s=60) as gateway:
+        answered = await gateway.post("/classify", slow(), content_type="", content_length="12012")
+        assert answered.status_code == 200, answered.text
+        late = await gateway.post("/classify", slow(), content_type="", content_length="9000")
+        assert_problem(late, 408)
