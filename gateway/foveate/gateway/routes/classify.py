@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from foveate.core.errors import BadRequest
+from foveate.core.errors import BadRequest, UnsupportedMedia
 from foveate.core.model import InputSpec, ModelCard, Task
 from foveate.gateway.routes.base import TaskRoute
 from foveate.gateway.routes.cached_classification import CachedClassifier
@@ -55,6 +55,8 @@ class ClassifyRoute(TaskRoute[ClassifyOptions]):
     async def work(self, context: RequestContext[ClassifyOptions], data: Medium) -> CacheableResponse:
         """Look in the feature cache; else reserve, decode, run. Raises FoveateError."""
         if context.card.input is None:
+            if isinstance(data, Path):
+                raise UnsupportedMedia(f"{context.card.name} takes no clips")
             self.admission.reserve(context)
             return await self._run(context, data, 0.0)  # the model takes undecoded bytes
         context = self.for_medium(context, await self.video_input.is_video(data))

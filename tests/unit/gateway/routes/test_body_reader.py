@@ -127,9 +127,9 @@ async def test_forms_and_untyped_bodies_of_images_keep_the_limit_for_images() ->
 
 async def test_body_announced_over_the_limit_for_images_has_the_time_of_clips() -> None:
     async def slow() -> AsyncIterator[bytes]:
-        yield b"\0\0\0\x20ftypisom" + bytes(6000)
+        yield b"\0\0\0\x20ftypisom" + bytes(4100)
         await asyncio.sleep(0.2)
-        yield bytes(6000)
+        yield bytes(4100)
 
     async with serving_fakes(max_body_bytes=10_000, body_timeout_s=0.05, video_body_timeout_s=60) as gateway:
         answered = await gateway.post("/classify", slow(), content_type="", content_length="12012")
