@@ -13,6 +13,9 @@ MAX_JSON_OBJECTS = 300
 """Objects and arrays in a JSON body at most, so that none is nested deeply."""
 DATA_NAMES = ("image", "images", "file", "files", "b64", "base64", "image_base64", "content", "inputs")
 """Names under which clients of other servers send the media."""
+DATA_URL = re.compile(rb"\s*data:[^,]{0,256};base64,", re.IGNORECASE)
+HEAD_CHARACTERS = 256
+"""Characters of base64 whose bytes show the type of the media."""
 URL_REFUSED = "this server does not fetch URLs; send the image itself, as base64 in 'data'"
 
 
@@ -21,7 +24,7 @@ class JsonMembers(list[tuple[str, Any]]):
 
 
 def read_json(body: bytes) -> tuple[bytes, list[tuple[str, Any]]]:
-    """The media, and the names and values of all other members. Raises BadRequest.
+    """The text in `data`, and the names and values of all other members. Raises BadRequest.
 
     Slow for large bodies: call it off the event loop.
     """
@@ -32,12 +35,12 @@ def read_json(body: bytes) -> tuple[bytes, list[tuple[str, Any]]]:
         raise BadRequest(f"send 'data' without 'url': {URL_REFUSED}" if data else URL_REFUSED)
     if len(data) > 1:
         raise BadRequest("the JSON object has the key 'data' twice; send one image or clip a request")
-    others = sorted(names.intersection(DATA_NAMES))
-    if others:
-        raise BadRequest(f"the JSON object has the key {others[0]!r}; send the image or clip in 'data'")
+    if misnamed := sorted(names.intersection(DATA_NAMES)):
+        raise BadRequest(f"the JSON object has the key {misnamed[0]!r}; send the image or clip in 'data'")
     if not data or not isinstance(data[0], str):
         raise BadRequest("JSON requests carry the image as base64 text in 'data'")
-    return decode_data(data[0]), [(name, value) for name, value in members if name != "data"]
+    others = [(name, value) for name, value in members if name != "data"]
+    return data[0].encode("utf-8", "replace"), others
 
 
 def parse_members(body: bytes) -> JsonMembers:
@@ -71,10 +74,24 @@ def _refuse_constant(name: str) -> None:
     raise BadRequest(f"the body is not valid JSON: {name} is not a JSON number")
 
 
-def decode_data(text: str) -> bytes:
-    """The bytes of the key `data`: base64, or a data URL that holds base64. Raises BadRequest."""
-    if re.match(r"\s*https?://", text):
+def decode_data(text: bytes) -> bytes:
+    """The media in `data`: base64, or a data URL that holds base64. Raises BadRequest.
+
+    Slow for large media: call it off the event loop.
+    """
+    if re.match(rb"\s*https?://", text):
         raise BadRequest(f"'data' holds a URL: {URL_REFUSED}")
-    if re.match(r"\s*data:(?![^,]{0,256};base64,)", text, re.IGNORECASE):
+    if re.match(rb"\s*data:", text, re.IGNORECASE) and not DATA_URL.match(text):
         raise BadRequest("'data' holds a data URL that is not base64; send data:image/png;base64,...")
     return decode_base64(text)
+
+
+def head_of_data(text: bytes) -> bytes:
+    """The first bytes of the media in `data`, which show its type; fewer where they are not base64."""
+    prefix = DATA_URL.match(text)
+    start = prefix.end() if prefix else 0
+    head = b"".join(text[start : start + HEAD_CHARACTERS].split())
+    try:
+        return decode_base64(head[: len(head) // 4 * 4])
+    except BadRequest:
+        return b""

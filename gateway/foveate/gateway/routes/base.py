@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from time import monotonic
 from typing import ClassVar, Generic
 
@@ -15,16 +14,16 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from foveate.core.errors import Draining, FoveateError, Unavailable
+from foveate.core.errors import BadRequest, Draining, FoveateError, Unavailable
 from foveate.core.model import ModelCard, Task
 from foveate.gateway.body import holds_options, media_type
+from foveate.gateway.body_formats.json_body import decode_data
 from foveate.gateway.caching.response import ResponseCache, cards_identity
-from foveate.gateway.limits import cancel_on_disconnect
-from foveate.gateway.media.video_container import is_clip
+from foveate.gateway.limits import cancel_on_disconnect, deadline_timeout
 from foveate.gateway.meter import Meter
 from foveate.gateway.objective import check_headers, choose_plan, default_plan, read_objective
 from foveate.gateway.routes.admission import Admission
-from foveate.gateway.routes.body_reader import BodyReader
+from foveate.gateway.routes.body_reader import BodyReader, RequestBody
 from foveate.gateway.routes.context import ClientChoice, Options, RequestContext, RequestLog, request_id_of
 from foveate.gateway.routes.model_selection import ModelSelector
 from foveate.gateway.routes.options import NO_VALUES, OptionReader, OptionValues, ReadOption, text_option
@@ -170,11 +169,10 @@ class TaskRoute(ABC, Generic[Options]):
                 with cancel_on_disconnect(http):
                     if context is None:
                         values = self.option_reader.read(content.fields, values)
-                        video = isinstance(content.media, Path) or is_clip(content.media)
-                        context = admit(self.models.by_name(values.get("model"), video), values)
+                        context = admit(self.models.by_name(values.get("model"), content.is_video), values)
                     if context.bypass_cache or self.response_cache is None:
-                        return await self.work(context, content.media)
-                    return await self._cached_or_computed(self.response_cache, context, content.media)
+                        return await self._computed(context, content)
+                    return await self._cached_or_computed(self.response_cache, context, content)
 
     def _head_options(self, query: Sequence[tuple[str, str]], headers: Mapping[str, str]) -> OptionValues:
         """The options in the query, with the plan in the header `x-plan`. Raises BadRequest."""
@@ -210,20 +208,30 @@ class TaskRoute(ABC, Generic[Options]):
         return self.response_cache is not None or self.services.feature_cache is not None
 
     async def _cached_or_computed(
-        self, response_cache: ResponseCache, context: RequestContext[Options], data: Medium
+        self, response_cache: ResponseCache, context: RequestContext[Options], content: RequestBody
     ) -> Response:
         """The response to the same request from the cache, else the task's own work."""
         identity = (
             self._identity, context.card.name, context.choice, context.options, str(context.plan),
-            context.objective.tenant,
+            content.encoded, context.objective.tenant,
         )  # fmt: skip
-        key = await self.decoding.digest(repr(identity), data)
+        key = await self.decoding.digest(repr(identity), content.media)
         return await response_cache.get_or_compute(
             key,
             context.objective,
-            partial(self.work, context, data),
+            partial(self._computed, context, content),
             partial(self._count_cached, context),
         )
+
+    async def _computed(self, context: RequestContext[Options], content: RequestBody) -> CacheableResponse:
+        """The task's own work on the media, which are decoded first if they are in base64."""
+        media = content.media
+        if content.encoded and isinstance(media, bytes):
+            async with deadline_timeout(context.objective.deadline):
+                media = await self.decoding.run(partial(decode_data, media))
+            if not media:
+                raise BadRequest("'data' is empty; send an image or a clip in base64")
+        return await self.work(context, media)
 
     def _count_cached(self, context: RequestContext[Options], quality: float | None) -> ReplyHeaders:
         """Count an answer of this quality that the cache gave, and return the headers of its response."""

@@ -12,9 +12,10 @@ from foveate.core.settings import Settings
 from foveate.gateway.body import FORM_TYPE, RAW_TYPES, check_type, is_json, parse_length, read_body
 from foveate.gateway.body_formats.compression import decompress, read_encoding
 from foveate.gateway.body_formats.form import FormParser
-from foveate.gateway.body_formats.json_body import read_json
-from foveate.gateway.decoding import Decoding
+from foveate.gateway.body_formats.json_body import head_of_data, read_json
+from foveate.gateway.decoding import SMALL_BYTES, Decoding
 from foveate.gateway.limits import Permit, SpoolBudget, deadline_timeout
+from foveate.gateway.media.video_container import is_clip
 from foveate.gateway.spool import Medium, spool_body
 
 
@@ -26,6 +27,15 @@ class RequestBody:
     """The bytes of an image or a clip; a large clip is a file."""
     fields: Sequence[tuple[str, Any]] = ()
     """Names and values of the fields of a form, or of the members of a JSON object, beside the media."""
+    encoded: bool = False
+    """The media are text in base64, from a JSON object."""
+
+    @property
+    def is_video(self) -> bool:
+        """Whether the media are a clip, as their first bytes show."""
+        if isinstance(self.media, bytes):
+            return is_clip(head_of_data(self.media) if self.encoded else self.media)
+        return True
 
 
 class BodyReader:
@@ -81,4 +91,6 @@ class BodyReader:
 
     async def _json_body(self, text: bytes, deadline: float | None) -> RequestBody:
         async with deadline_timeout(deadline):
-            return RequestBody(*await self.decoding.run(lambda: read_json(text)))
+            if len(text) <= SMALL_BYTES:
+                return RequestBody(*read_json(text), encoded=True)
+            return RequestBody(*await self.decoding.run(lambda: read_json(text)), encoded=True)

@@ -8,7 +8,14 @@ import orjson
 import pytest
 
 from foveate.core.errors import BadRequest
-from foveate.gateway.body_formats.json_body import MAX_JSON_OBJECTS, MAX_JSON_TOKENS, parse_members, read_json
+from foveate.gateway.body_formats.json_body import (
+    MAX_JSON_OBJECTS,
+    MAX_JSON_TOKENS,
+    decode_data,
+    head_of_data,
+    parse_members,
+    read_json,
+)
 from tests.support.gateway import assert_problem, serving_fakes
 
 DATA = bytes(range(256))
@@ -17,8 +24,8 @@ TEXT = base64.b64encode(DATA).decode()
 
 def test_media_and_options_are_read() -> None:
     body = orjson.dumps({"points": [[1, 2.5]], "data": TEXT, "top_k": 1, "explain": True, "model": None})
-    media, fields = read_json(body)
-    assert media == DATA
+    text, fields = read_json(body)
+    assert decode_data(text) == DATA
     assert fields == [("points", [[1, 2.5]]), ("top_k", 1), ("explain", True), ("model", None)]
 
 
@@ -35,11 +42,14 @@ def test_media_and_options_are_read() -> None:
     ],
 )
 def test_base64_is_read_in_all_its_forms(text: str) -> None:
-    assert read_json(orjson.dumps({"data": text}))[0] == DATA
+    encoded, _ = read_json(orjson.dumps({"data": text}))
+    assert decode_data(encoded) == DATA
+    assert DATA.startswith(head_of_data(encoded))
+    assert len(head_of_data(encoded)) > 64
 
 
 def test_a_byte_order_mark_is_ignored() -> None:
-    assert read_json(codecs.BOM_UTF8 + orjson.dumps({"data": TEXT}))[0] == DATA
+    assert read_json(codecs.BOM_UTF8 + orjson.dumps({"data": TEXT})) == (TEXT.encode(), [])
 
 
 @pytest.mark.parametrize("codec", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"])
@@ -62,11 +72,8 @@ def test_wider_encodings_are_named(codec: str) -> None:
         (b'{"data": "aa", "data": "bb"}', "'data' twice; send one image or clip a request"),
         (b'{"data": "aa", "url": "http://a/b.jpg"}', "send 'data' without 'url'"),
         (b'{"url": "http://a/b.jpg"}', "does not fetch URLs"),
-        (b'{"data": "https://example.org/a.jpg"}', "'data' holds a URL"),
-        (b'{"data": "data:image/svg+xml,<svg/>"}', "data URL that is not base64"),
         (b'{"image": "aa"}', "the key 'image'; send the image or clip in 'data'"),
         (b'{"data": "aa", "file": "aa"}', "the key 'file'; send the image or clip in 'data'"),
-        (b'{"data": "***"}', "not valid base64"),
         (b'{"data": ["aa"]}', "base64 text in 'data'"),
         (b'{"data": null}', "base64 text in 'data'"),
         (b'{"data": {"data": "aa"}}', "base64 text in 'data'"),
@@ -77,6 +84,22 @@ def test_other_bodies_are_refused_with_the_reason(body: bytes, words: str) -> No
         read_json(body)
     assert words in refused.value.detail
     assert len(refused.value.detail) < 200
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"https://example.org/a.jpg", "'data' holds a URL"),
+        (b"data:image/svg+xml,<svg/>", "data URL that is not base64"),
+        (b"***", "not valid base64"),
+        (b"aaaaa", "not valid base64"),
+        ("é".encode(), "not valid base64"),
+    ],
+)
+def test_other_texts_are_refused_with_the_reason(text: bytes, words: str) -> None:
+    with pytest.raises(BadRequest, match=words):
+        decode_data(text)
+    assert len(head_of_data(text)) < 4
 
 
 @pytest.mark.parametrize("fields", [[], "text", 5, None, [{"data": TEXT}]])

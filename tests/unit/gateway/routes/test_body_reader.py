@@ -37,6 +37,7 @@ async def test_raw_multipart_and_json_bodies_carry_the_same_bytes() -> None:
         ("application/json", b"{}", 400, "data"),
         ("application/json", b'{"data": 3}', 400, "data"),
         ("application/json", b'{"data": "***"}', 400, "base64"),
+        ("application/json", b'{"data": ""}', 400, "empty"),
         ("application/json", b'{"url": "http://localhost/"}', 400, "URL"),
         ("multipart/form-data", b"x", 400, "multipart"),
         ("multipart/form-data; boundary=b", b"nonsense", 400, ""),
