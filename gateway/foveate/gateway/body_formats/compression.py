@@ -4,12 +4,16 @@ import asyncio
 import zlib
 from collections.abc import AsyncIterator, Iterable
 
-from foveate.core.errors import BadRequest, UnsupportedEncoding
+from foveate.core.errors import BadRequest, BodyTooLarge, UnsupportedEncoding
+from foveate.core.settings import MIB
 
 ENCODINGS = ("gzip", "deflate")
 PIECE_BYTES = 2**18
 """Largest piece of decompressed bytes. The caller counts each piece before it asks for the next one, so that
 a decompression bomb ends at the limit for bodies."""
+MAX_RATIO, FREE_BYTES = 20, 32 * MIB
+"""Bytes that a compressed byte may become at most, in bodies that become larger than `FREE_BYTES`. Clips are
+compressed already, so that only a bomb becomes so large, and it would be written to disk."""
 _ALIASES = {"x-gzip": "gzip"}
 _WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 """zlib's argument for each encoding: with the header of gzip (RFC 1952), and with zlib's own (RFC 1950)."""
@@ -33,14 +37,19 @@ async def decompress(chunks: AsyncIterator[bytes], encoding: str) -> AsyncIterat
     """The decompressed bytes, in pieces of at most `PIECE_BYTES`.
 
     encoding: one of `ENCODINGS`. Runs zlib on threads. Raises BadRequest for bytes that are damaged,
-    incomplete, or followed by others.
+    incomplete, or followed by others, and BodyTooLarge for those that expand too much.
     """
-    decoder = None
+    decoder, received, total = None, 0, 0
     async for chunk in chunks:
         rest = chunk
+        received += len(chunk)
         while rest:
             decoder = decoder or _decoder(rest, encoding)
-            yield await asyncio.to_thread(_piece, decoder, rest, encoding)
+            piece = await asyncio.to_thread(_piece, decoder, rest, encoding)
+            total += len(piece)
+            if total > max(FREE_BYTES, MAX_RATIO * received):
+                raise BodyTooLarge(f"the body expands to over {MAX_RATIO} times its compressed size")
+            yield piece
             if decoder.unused_data:
                 raise BadRequest(f"the body goes on after the end of its {encoding} data")
             rest = decoder.unconsumed_tail

@@ -1,6 +1,7 @@
 """Compressed bodies: encodings, damaged and incomplete data, decompression bombs."""
 
 import gzip
+import random
 import tracemalloc
 import zlib
 from collections.abc import AsyncIterator
@@ -9,7 +10,7 @@ import pytest
 
 from foveate.core.errors import BadRequest, BodyTooLarge, UnsupportedEncoding
 from foveate.gateway.body import read_body
-from foveate.gateway.body_formats.compression import PIECE_BYTES, decompress, read_encoding
+from foveate.gateway.body_formats.compression import FREE_BYTES, PIECE_BYTES, decompress, read_encoding
 from foveate.gateway.limits import AdmissionLimiter
 from tests.support.gateway import assert_problem, serving_fakes
 
@@ -117,6 +118,19 @@ async def test_a_bomb_ends_at_the_limit_for_bodies() -> None:
     finally:
         tracemalloc.stop()
     assert limiter.bytes == 0
+
+
+async def test_a_bomb_is_not_written_to_disk_up_to_the_limit_for_clips() -> None:
+    seen = 0
+    with pytest.raises(BodyTooLarge, match="over 20 times its compressed size"):
+        async for piece in decompress(chunks(gzipped(bytes(64 * MIB))), "gzip"):
+            seen += len(piece)
+    assert seen <= FREE_BYTES
+
+
+async def test_a_large_body_that_was_hardly_compressible_passes() -> None:
+    body = random.Random(0).randbytes(2 * MIB) + bytes(35 * MIB)
+    assert sum([len(piece) async for piece in decompress(chunks(gzipped(body)), "gzip")]) == len(body)
 
 
 @pytest.mark.parametrize("kind", ["image/jpeg", "", "application/octet-stream"])
