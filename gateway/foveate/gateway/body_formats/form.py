@@ -1,5 +1,6 @@
 """Multipart forms (RFC 7578), parsed as they arrive: the part `file` holds the media, the others options."""
 
+import logging
 from collections.abc import Sequence
 
 from python_multipart.exceptions import FormParserError
@@ -12,6 +13,8 @@ MAX_OVERHEAD_BYTES = 2**17
 """Bytes of a form beside its file at most: boundaries, headers and text fields."""
 FILE_NAMES = ("image", "images", "img", "photo", "picture", "video", "clip", "data", "files", "upload")
 """Names under which clients of other servers send the media."""
+SILENT = logging.Logger("forms", logging.CRITICAL)
+"""The parser's log. Its warnings would repeat to the operator what the client gets as the reason."""
 PLAIN_ENCODINGS = ("", "binary", "8bit", "7bit")
 
 
@@ -49,6 +52,7 @@ class FormParser:
             )
         except FormParserError as error:
             raise unparsable(error) from None
+        self._parser.logger = SILENT
 
     def feed(self, chunk: bytes) -> Sequence[bytes]:
         """Parse the next bytes of the form: the bytes of the file that they hold. Raises BadRequest."""

@@ -111,6 +111,12 @@ def test_other_forms_are_refused_with_the_reason(body: bytes, words: str, size: 
     assert len(refused.value.detail) < 200
 
 
+def test_forms_that_do_not_parse_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(BadRequest):
+        parsed(b"nonsense")
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("encoding", ["binary", "8bit", "7BIT"])
 def test_plain_transfer_encodings_are_accepted(encoding: str) -> None:
     assert parsed(form(FILE, more=f"Content-Transfer-Encoding: {encoding}\r\n"))[0] == FILE[1]
