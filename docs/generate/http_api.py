@@ -89,6 +89,8 @@ def _operation(method: str, path: str, operation: Mapping[str, Any]) -> Iterator
             yield table(("Name", "Type", "Meaning"), rows)
     if "requestBody" in operation:
         yield "**Request body**\n\n"
+        if text := operation["requestBody"].get("description"):
+            yield f"{sentence(text)}\n\n"
         yield table(("Content type", "Content"), _contents(operation["requestBody"]["content"]))
     yield "**Responses**\n\n"
     yield table(("Status", "Meaning", "Content"), _responses(operation["responses"]))

@@ -162,6 +162,19 @@ async def test_content_length_over_the_limit_is_refused_before_the_body(serve: S
     served.assert_empty()
 
 
+async def test_client_that_expects_100_continue_sends_its_body_after_it(serve: Serve) -> None:
+    form = b"--b\r\ncontent-disposition: form-data; name=file\r\n\r\nimage\r\n--b--"
+    head = POST.replace(b"image/jpeg", b"multipart/form-data; boundary=b") + b"expect: 100-continue\r\n"
+    served = serve()
+    async with connection(served) as raw:
+        await raw.send(head + b"content-length: %d\r\n\r\n" % len(form))
+        assert (await raw.response())[0] == 100
+        await raw.send(form)
+        assert (await raw.response())[0] == 200
+    assert served.runner.batches == [[b"image"]]
+    served.assert_empty()
+
+
 async def test_chunked_body_over_the_limit_is_refused(serve: Serve) -> None:
     served = serve(max_body_bytes=1000)
     chunk = b"64\r\n" + b"x" * 100 + b"\r\n"

@@ -72,6 +72,12 @@ class UnsupportedMedia(BadRequest):
     title = "Unsupported media type"
 
 
+class UnsupportedEncoding(UnsupportedMedia):
+    """The body is compressed in a way that the server does not decompress."""
+
+    title = "Unsupported content encoding"
+
+
 class BrokenMedia(BadRequest):
     """The image or clip does not decode."""
 

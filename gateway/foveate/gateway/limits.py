@@ -16,10 +16,18 @@ class Permit:
     def __init__(self, limiter: "AdmissionLimiter") -> None:
         self._limiter, self.bytes = limiter, 0
 
+    @property
+    def max_body(self) -> int:
+        """Maximum bytes of one body."""
+        return self._limiter.max_body
+
     def check(self, total: int) -> None:
         """Raises BodyTooLarge for a body of this many bytes, if it is too long."""
         if total > self._limiter.max_body:
-            raise BodyTooLarge(f"the body is over {self._limiter.max_body} bytes, the server's limit")
+            raise BodyTooLarge(
+                f"the body is over {self._limiter.max_body} bytes, the server's limit for images and JSON;"
+                " send a clip under its own type, as in content-type: video/mp4, or in a multipart form"
+            )
 
     def reserve(self, total: int) -> None:
         """Count a body that is this long so far. Raises BodyTooLarge, Overloaded."""

@@ -1,8 +1,9 @@
 """Read the objective and the plan of a request from its headers."""
 
+import difflib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from foveate.core.errors import BadPlan, BadRequest
 from foveate.core.model import ModelCard
@@ -12,6 +13,38 @@ from foveate.core.settings import Settings, SloClass
 
 MAX_DEADLINE_S = 3600.0
 NO_SLO_CLASS = SloClass()
+OBJECTIVE_HEADERS = ("x-slo-ms", "x-request-timeout-seconds", "x-min-quality", "x-slo-class", "x-priority")
+OWN_HEADERS = (*OBJECTIVE_HEADERS, "x-plan", "x-request-id")
+"""The headers that only this server defines."""
+_OWN_STARTS = ("x-slo", "x-min", "x-foveate", "x_")
+_OWN_NAME = re.compile("x-(slo|min|foveate)(-.*)?")
+
+
+def check_headers(
+    pairs: Sequence[tuple[bytes, bytes]], headers: Mapping[str, str], tenant_header: str
+) -> None:
+    """Refuse headers that look like the server's own but are not, and own headers with two values.
+
+    Unknown headers are ignored (RFC 9110, section 5.1), except for names that can only be misspelt ones.
+    pairs: as they were sent. headers: the last value of each name. tenant_header: a name of the operator's.
+    Raises BadRequest.
+    """
+    for name in headers:
+        # Almost all names stop at this first test.
+        if name.startswith(_OWN_STARTS) and name not in OWN_HEADERS and name != tenant_header.lower():
+            _check_name(name)
+    if len(headers) < len(pairs):
+        for name in (*OWN_HEADERS, "content-type"):
+            if len({value for other, value in pairs if other.decode("latin-1") == name}) > 1:
+                raise BadRequest(f"the header {name} is sent twice, with different values")
+
+
+def _check_name(name: str) -> None:
+    plain = name.replace("_", "-")
+    if plain in OWN_HEADERS or _OWN_NAME.fullmatch(plain):
+        near = difflib.get_close_matches(plain.replace("-foveate", "")[:60], OWN_HEADERS, 1)
+        hint = f"did you mean {near[0]}?" if near else f"the server reads {', '.join(OWN_HEADERS)}"
+        raise BadRequest(f"there is no header {name[:60]}; {hint}")
 
 
 def read_objective(

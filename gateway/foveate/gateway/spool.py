@@ -7,46 +7,67 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect
 
 from foveate.core.errors import ClientGone, Unavailable
 from foveate.core.settings import MIB
 from foveate.gateway.body import parse_length
+from foveate.gateway.body_formats.form import MAX_OVERHEAD_BYTES, FormParser
 from foveate.gateway.limits import Permit, SpoolBudget
+from foveate.gateway.media.video_container import is_clip
 
 Medium = bytes | Path
 """The media of a request: in memory, or in a temporary file."""
 MEMORY_BYTES, WRITE_BYTES = 4 * MIB, MIB
-"""Size up to which a body stays in memory, and the least that is written at a time above that."""
+HEAD_BYTES = 4096
+"""First bytes of media, which show whether they are a clip."""
 
 
 @asynccontextmanager
 async def spool_body(
-    request: Request, content_length: str, permit: Permit, budget: SpoolBudget
+    stream: AsyncIterator[bytes],
+    content_length: str,
+    permit: Permit,
+    budget: SpoolBudget,
+    form: FormParser | None = None,
+    clip: bool = True,
 ) -> AsyncIterator[Medium]:
-    """The whole body: in memory if it is small, else in a file that is removed at the end of the context.
+    """The media of a body: in memory if they are small, else in a file that the end of the context removes.
 
-    A body that `content_length` says is too large is refused before it is read. Raises BadRequest,
-    BodyTooLarge, Overloaded, Unavailable where the disk is full, and ClientGone.
+    form: takes the media out of a multipart form. clip: the media are a clip, by their content type; False:
+    their first bytes tell, and an image stays in memory. A body that `content_length` says is too large is
+    refused before it is read. Raises BadRequest, BodyTooLarge, Overloaded, Unavailable where the disk is
+    full, and ClientGone.
     """
-    budget.check(parse_length(content_length))
-    spool = Spool(permit, budget)
+    # A form is longer than its file; the file itself is checked while it arrives.
+    length = max(0, parse_length(content_length) - (MAX_OVERHEAD_BYTES if form else 0))
+    if clip or length > permit.max_body:
+        budget.check(length)
+    spool = Spool(permit, budget, length, True if clip else None)
     try:
         try:
-            async for chunk in request.stream():
-                await spool.add(chunk)
+            async for chunk in stream:
+                for piece in form.feed(chunk) if form else (chunk,):
+                    await spool.add(piece)
         except ClientDisconnect:
             raise ClientGone("the client closed the connection while sending its body") from None
+        if form:
+            form.finish()
         yield await spool.finish()
     finally:
         await spool.remove()
 
 
 class Spool:
-    """One body while it arrives."""
+    """The media of one body while they arrive."""
 
-    def __init__(self, permit: Permit, budget: SpoolBudget) -> None:
-        self._permit, self._budget = permit, budget
+    def __init__(
+        self, permit: Permit, budget: SpoolBudget, length: int = 0, clip: bool | None = True
+    ) -> None:
+        """length: bytes that the media have at least, as far as the head of the request says. clip: None: the
+        first bytes tell."""
+        self._permit, self._budget, self._length, self._clip = permit, budget, length, clip
+        self._memory_bytes = min(MEMORY_BYTES, permit.max_body)
         self._chunks: list[bytes] = []
         self._pending = self._total = self._on_disk = 0
         """Bytes in `_chunks`, of the body so far, and counted in the budget."""
@@ -55,18 +76,26 @@ class Spool:
     async def add(self, chunk: bytes) -> None:
         """Keep or write the next bytes. Raises BodyTooLarge, Overloaded, Unavailable."""
         self._total += len(chunk)
-        self._budget.check(self._total)
         self._chunks.append(chunk)
         self._pending += len(chunk)
-        if self._path is None and self._total <= MEMORY_BYTES:
+        if self._clip is None and self._total >= HEAD_BYTES:
+            self._recognise()
+        if self._clip:
+            self._budget.check(self._total)
+        if not self._clip or (self._path is None and self._total <= self._memory_bytes):
             self._permit.reserve(self._total)
         elif self._path is None or self._pending >= WRITE_BYTES:
             await self._write()
 
+    def _recognise(self) -> None:
+        self._clip = is_clip(b"".join(self._chunks)[:HEAD_BYTES])
+        if not self._clip:
+            self._permit.check(self._length)
+
     async def finish(self) -> Medium:
         """The whole body, once its last bytes have been added."""
         if self._path is None:
-            return b"".join(self._chunks)
+            return self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         await self._write()
         return self._path
 

@@ -81,7 +81,7 @@ async def test_openapi_document_describes_classify() -> None:
         document = json.loads((await gateway.get("/openapi.json")).text)
     post = document["paths"]["/classify"]["post"]
     assert set(post["requestBody"]["content"]) == {
-        "image/*", "video/*", "multipart/form-data", "application/json",
+        "image/*", "video/*", "application/octet-stream", "multipart/form-data", "application/json",
     }  # fmt: skip
     assert {p["name"] for p in post["parameters"]} >= {
         "model",

@@ -6,8 +6,9 @@ from pydantic import ValidationError
 from foveate.core.errors import BadPlan, BadRequest
 from foveate.core.request import Objective
 from foveate.core.settings import Settings, SloClass
-from foveate.gateway.objective import choose_plan, default_plan, read_objective
+from foveate.gateway.objective import OWN_HEADERS, check_headers, choose_plan, default_plan, read_objective
 from tests.support.fake_runner import FULL, HALF, FakeRunner
+from tests.support.gateway import assert_problem, serving_fakes
 
 CLASSES = {
     "interactive": SloClass(deadline_ms=200, min_quality=0.9, priority=2),
@@ -131,3 +132,59 @@ def test_a_pinned_plan_that_contradicts_the_request_is_refused(
     with pytest.raises(BadPlan) as refused:
         choose_plan(CARD, None, pinned, min_quality)
     assert words in refused.value.detail
+
+
+def checked(*pairs: tuple[str, str], tenant_header: str = "") -> None:
+    """Check these headers as the server sees them."""
+    raw = [(name.encode(), value.encode()) for name, value in pairs]
+    check_headers(raw, dict(pairs), tenant_header)
+
+
+def test_own_headers_and_those_of_others_pass() -> None:
+    checked(*((name, "1") for name in OWN_HEADERS))
+    checked(("x-forwarded-for", "a"), ("x-forwarded-for", "b"), ("x-slow", "1"), ("x-miniprofiler-ids", "1"))
+    checked(("x-slo-ms", "50"), ("x-slo-ms", "50"))
+    checked(("x-slo-tenant", "a"), tenant_header="X-SLO-Tenant")
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("x-slo", "did you mean x-slo-ms?"),
+        ("x-slo_ms", "did you mean x-slo-ms?"),
+        ("x-slo-mss", "did you mean x-slo-ms?"),
+        ("x_slo_ms", "did you mean x-slo-ms?"),
+        ("x-slo-klass", "did you mean x-slo-class?"),
+        ("x-slo-met", "did you mean x-slo-ms?"),
+        ("x-min_quality", "did you mean x-min-quality?"),
+        ("x-min-qualty", "did you mean x-min-quality?"),
+        ("x_plan", "did you mean x-plan?"),
+        ("x_request_timeout_seconds", "did you mean x-request-timeout-seconds?"),
+        ("x-foveate-plan", "did you mean x-plan?"),
+        ("x-foveate-" + "z" * 200, "the server reads x-slo-ms, "),
+    ],
+)
+def test_misspelt_own_headers_are_refused_with_the_nearest(name: str, hint: str) -> None:
+    with pytest.raises(BadRequest) as refused:
+        checked(("accept", "*/*"), (name, "1"))
+    assert hint in refused.value.detail
+    assert name[:60] in refused.value.detail
+    assert len(refused.value.detail) < 250
+
+
+@pytest.mark.parametrize("name", [*OWN_HEADERS, "content-type"])
+def test_an_own_header_with_two_values_is_refused(name: str) -> None:
+    with pytest.raises(BadRequest, match=f"the header {name} is sent twice, with different values"):
+        checked((name, "1"), ("accept", "*/*"), (name, "2"))
+
+
+@pytest.mark.anyio
+async def test_misspelt_headers_are_a_400() -> None:
+    async with serving_fakes() as gateway:
+        refused = await gateway.client.post("/classify", content=b"image", headers={"x-slo": "50"})
+        assert_problem(refused, 400, "did you mean x-slo-ms?")
+        twice = await gateway.client.post(
+            "/classify", content=b"image", headers=[("x-slo-ms", "50"), ("x-slo-ms", "60")]
+        )
+        assert_problem(twice, 400, "x-slo-ms is sent twice")
+    assert gateway.runner.batches == []

@@ -21,7 +21,7 @@ from PIL.TiffImagePlugin import BITSPERSAMPLE, TILELENGTH, TILEWIDTH, TiffImageF
 
 from foveate.core.errors import BadRequest, BrokenMedia, FoveateError, ImageTooLarge, UnsupportedMedia
 from foveate.core.model import InputSpec
-from foveate.gateway.media.image_format import READERS, Size, sniff, webp_size
+from foveate.gateway.media.image_format import READERS, Size, describe_unknown, sniff, webp_size
 
 Pixels = NDArray[np.uint8]
 """(H, W, 3) RGB pixels, or (H, W) grey ones."""
@@ -101,7 +101,7 @@ def decode_stored(data: bytes, resized_size: Callable[[Size], Size], max_pixels:
     """
     kind = sniff(data)
     if kind is None:
-        raise BrokenMedia("the data is not an image in a known format" if data else "the image is empty")
+        raise BrokenMedia(describe_unknown(data))
     if kind != "image/jpeg" and kind not in READERS:
         raise UnsupportedMedia(f"{kind} is not supported; send JPEG, PNG, WebP, GIF, BMP or TIFF")
     with _decoder_boundary(kind):

@@ -52,6 +52,27 @@ def sniff(data: bytes) -> str | None:
     return next((kind for kind, sign in SIGNATURES.items() if re.match(sign, data, re.DOTALL)), None)
 
 
+_NOT_MEDIA = {
+    rb"\s*[{\[]": "the data is JSON; send it with content-type: application/json",
+    rb"--[^\r\n]{1,256}\r\n.{0,1000}form-data": "the data is a multipart form; send it with the content-type"
+    " multipart/form-data and its boundary",
+    rb"data:|/9j/|iVBORw0KGgo|R0lGOD|UklGR|AAAA[\w+/]{2}Z0eX": "the data is base64 text; send the bytes"
+    " themselves, or JSON with the text in 'data'",
+    rb"\x1f\x8b": "the data is compressed with gzip; send it with content-encoding: gzip",
+    rb"https?://": "the data is a URL; send the bytes themselves",
+}
+"""Regular expressions for the first bytes of what clients send in place of media, and what to do about it."""
+
+
+def describe_unknown(data: bytes) -> str:
+    """Why bytes that `sniff` does not know are no image."""
+    if not data:
+        return "the image is empty"
+    head = data[:2048]
+    hints = (hint for sign, hint in _NOT_MEDIA.items() if re.match(sign, head, re.DOTALL | re.IGNORECASE))
+    return next(hints, "the data is not an image in a known format")
+
+
 def webp_size(data: bytes) -> Size:
     """Width and height of the canvas in a WebP header (RFC 9649, section 2)."""
     if data[12:16] == b"VP8X":

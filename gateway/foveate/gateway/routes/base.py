@@ -4,28 +4,29 @@ import asyncio
 import logging
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from time import monotonic
-from typing import Generic
+from typing import ClassVar, Generic
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from foveate.core.errors import Draining, FoveateError, Unavailable
+from foveate.core.errors import BadRequest, Draining, FoveateError, Unavailable
 from foveate.core.model import ModelCard, Task
-from foveate.gateway.body import from_json, media_type
+from foveate.gateway.body import holds_options, media_type
+from foveate.gateway.body_formats.json_body import decode_data
 from foveate.gateway.caching.response import ResponseCache, cards_identity
-from foveate.gateway.limits import cancel_on_disconnect
+from foveate.gateway.limits import cancel_on_disconnect, deadline_timeout
 from foveate.gateway.meter import Meter
-from foveate.gateway.objective import choose_plan, default_plan, read_objective
+from foveate.gateway.objective import check_headers, choose_plan, default_plan, read_objective
 from foveate.gateway.routes.admission import Admission
-from foveate.gateway.routes.body_reader import BodyReader
+from foveate.gateway.routes.body_reader import BodyReader, RequestBody
 from foveate.gateway.routes.context import ClientChoice, Options, RequestContext, RequestLog, request_id_of
 from foveate.gateway.routes.model_selection import ModelSelector
+from foveate.gateway.routes.options import NO_VALUES, OptionReader, OptionValues, ReadOption, text_option
 from foveate.gateway.routes.services import RouteServices
 from foveate.gateway.schemas.problems import problem
 from foveate.gateway.schemas.response import CacheableResponse, ReplyHeaders
@@ -45,13 +46,17 @@ class TaskRoute(ABC, Generic[Options]):
     """
 
     task: Task
+    own_options: ClassVar[Mapping[str, ReadOption]]
+    """How the values of the task's own options are parsed, by their names."""
 
     def __init__(self, services: RouteServices, admission: Admission | None = None) -> None:
         """admission: None makes the default one."""
         self.services, self.settings = services, services.settings
         self.decoding = services.decoding
         self.admission = admission or Admission(services.cluster, services.decoding, self.task)
-        self.body_reader = BodyReader(services.settings, services.spool_budget)
+        self.body_reader = BodyReader(services.settings, services.spool_budget, services.decoding)
+        common = {"model": text_option("model"), "plan": text_option("plan")}
+        self.option_reader = OptionReader({**common, **self.own_options})
         all_cards = services.cluster.cards()
         self.cards = {name: card for name, card in all_cards.items() if card.task == self.task}
         self.models = ModelSelector(self.task, self.cards)
@@ -72,15 +77,12 @@ class TaskRoute(ABC, Generic[Options]):
         return f"/{self.task}"
 
     @abstractmethod
-    def options(self, http: HttpRequest, headers: Mapping[str, str], card: ModelCard) -> Options:
-        """The task's options from the query and the headers. Raises BadRequest."""
+    def options(self, values: OptionValues, headers: Mapping[str, str], card: ModelCard) -> Options:
+        """The task's options from the values that the request gives, and the headers. Raises BadRequest."""
 
     @abstractmethod
-    async def work(self, context: RequestContext[Options], data: Medium, encoded: bool) -> CacheableResponse:
-        """The answer to the media in `data`. Reserves before anything is decoded. Raises FoveateError.
-
-        encoded: the body is JSON; a model that takes undecoded bytes gets it as it is.
-        """
+    async def work(self, context: RequestContext[Options], data: Medium) -> CacheableResponse:
+        """The answer to the media in `data`. Reserves before anything is decoded. Raises FoveateError."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request (ASGI)."""
@@ -141,40 +143,59 @@ class TaskRoute(ABC, Generic[Options]):
         request_log: RequestLog,
         arrived: float,
     ) -> Response:
-        """Model, objective, limits, plan, body, response cache, and then the task's own work."""
+        """Options, objective, limits, body, response cache, and then the task's own work."""
+        check_headers(http.scope["headers"], headers, self.settings.tenant_header)
         kind = media_type(headers.get("content-type", ""))
-        card = self.models.by_name(http.query_params.get("model"), kind.startswith("video/"))
+        query = http.query_params.multi_items() if http.scope["query_string"] else ()
+        card = self.models.by_name(dict(query).get("model"), kind.startswith("video/"))
         request_log.model = card.name
+        values = self._head_options(query, headers)
         request_log.objective = read_objective(headers, arrived, self.settings, self.path)
+
+        def admit(card: ModelCard, values: OptionValues) -> RequestContext[Options]:
+            context = self._context(headers, request_id, card, values, request_log, arrived)
+            if kind.startswith("video/") or not self._may_be_cached(context):
+                # Refused before decoding. Other requests are reserved after the cache look-up.
+                self.admission.reserve(context)
+            return context
+
         with self.services.limiter.admit() as permit:
             if self.services.cluster.draining:
                 raise Draining("the server is shutting down; send the request to another one")
-            context = self._context(http, headers, request_id, card, request_log, arrived)
-            response_cache = None if context.bypass_cache else self.response_cache
-            if kind.startswith("video/") or not self._may_be_cached(context):
-                # Refused before the body is read. Other requests are reserved after the cache look-up.
-                self.admission.reserve(context)
-            body = self.body_reader.open(http, headers, kind, permit, context.objective.deadline)
-            async with body as data:
+            # Requests whose body may hold no options are checked, and refused, before the body is read.
+            context = None if holds_options(kind) else admit(card, values)
+            body = self.body_reader.open(http, headers, kind, permit, request_log.objective.deadline)
+            async with body as content:
                 with cancel_on_disconnect(http):
-                    if response_cache is None:
-                        return await self.work(context, data, kind == "application/json")
-                    return await self._cached_or_computed(response_cache, context, data, kind)
+                    if context is None:
+                        values = self.option_reader.read(content.fields, values)
+                        context = admit(self.models.by_name(values.get("model"), content.is_video), values)
+                    if context.bypass_cache or self.response_cache is None:
+                        return await self._computed(context, content)
+                    return await self._cached_or_computed(self.response_cache, context, content)
+
+    def _head_options(self, query: Sequence[tuple[str, str]], headers: Mapping[str, str]) -> OptionValues:
+        """The options in the query, with the plan in the header `x-plan`. Raises BadRequest."""
+        values = self.option_reader.read(query) if query else NO_VALUES
+        if "x-plan" in headers:
+            values = self.option_reader.read([("plan", headers["x-plan"])], values)
+        return values
 
     def _context(
         self,
-        http: HttpRequest,
         headers: Mapping[str, str],
         request_id: str,
         card: ModelCard,
+        values: OptionValues,
         request_log: RequestLog,
         arrived: float,
     ) -> RequestContext[Options]:
         """Read the plan, the options and `cache-control`. Raises BadPlan, BadRequest."""
+        request_log.model = card.name
         objective = request_log.objective
-        choice = ClientChoice(http.query_params.get("model"), headers.get("x-plan"))
+        choice = ClientChoice(values.get("model"), values.get("plan"))
         plan = choose_plan(card, self.defaults[card.name], choice.plan, objective.min_quality)
-        options = self.options(http, headers, card)
+        options = self.options(values, headers, card)
         bypass = "cache-control" in headers and bool(NO_CACHE.search(headers["cache-control"]))
         return RequestContext(
             request_id, card, objective, plan, choice, options, arrived, request_log, bypass
@@ -187,20 +208,30 @@ class TaskRoute(ABC, Generic[Options]):
         return self.response_cache is not None or self.services.feature_cache is not None
 
     async def _cached_or_computed(
-        self, response_cache: ResponseCache, context: RequestContext[Options], data: Medium, kind: str
+        self, response_cache: ResponseCache, context: RequestContext[Options], content: RequestBody
     ) -> Response:
         """The response to the same request from the cache, else the task's own work."""
         identity = (
-            self._identity, context.card.name, context.choice, context.options, str(context.plan), kind,
-            context.objective.tenant,
+            self._identity, context.card.name, context.choice, context.options, str(context.plan),
+            content.encoded, context.objective.tenant,
         )  # fmt: skip
-        key = await self.decoding.digest(repr(identity), data)
+        key = await self.decoding.digest(repr(identity), content.media)
         return await response_cache.get_or_compute(
             key,
             context.objective,
-            partial(self.work, context, data, kind == "application/json"),
+            partial(self._computed, context, content),
             partial(self._count_cached, context),
         )
+
+    async def _computed(self, context: RequestContext[Options], content: RequestBody) -> CacheableResponse:
+        """The task's own work on the media, which are decoded first if they are in base64."""
+        media = content.media
+        if content.encoded and isinstance(media, bytes):
+            async with deadline_timeout(context.objective.deadline):
+                media = await self.decoding.run(partial(decode_data, media))
+            if not media:
+                raise BadRequest("'data' is empty; send an image or a clip in base64")
+        return await self.work(context, media)
 
     def _count_cached(self, context: RequestContext[Options], quality: float | None) -> ReplyHeaders:
         """Count an answer of this quality that the cache gave, and return the headers of its response."""
@@ -220,9 +251,3 @@ class TaskRoute(ABC, Generic[Options]):
         context = replace(context, card=card, plan=plan)
         self.admission.move(context)
         return context
-
-    async def media_bytes(self, data: Medium, encoded: bool) -> Medium:
-        """The media, taken out of the JSON body if there is one. Raises BadRequest."""
-        if not encoded or isinstance(data, Path):
-            return data
-        return await self.decoding.run(lambda: from_json(data))

@@ -1,22 +1,48 @@
 """The body of a request on the task routes: checked, bounded in bytes and time, spooled if it is a clip."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
 
 from starlette.requests import Request as HttpRequest
 
 from foveate.core.errors import BadRequest
 from foveate.core.settings import Settings
-from foveate.gateway.body import check_type, from_multipart, read_body
+from foveate.gateway.body import FORM_TYPE, RAW_TYPES, check_type, is_json, parse_length, read_body
+from foveate.gateway.body_formats.compression import decompress, read_encoding
+from foveate.gateway.body_formats.form import FormParser
+from foveate.gateway.body_formats.json_body import head_of_data, read_json
+from foveate.gateway.decoding import SMALL_BYTES, Decoding
 from foveate.gateway.limits import Permit, SpoolBudget, deadline_timeout
+from foveate.gateway.media.video_container import is_clip
 from foveate.gateway.spool import Medium, spool_body
+
+
+@dataclass(frozen=True, slots=True)
+class RequestBody:
+    """The content of a body."""
+
+    media: Medium
+    """The bytes of an image or a clip; a large clip is a file."""
+    fields: Sequence[tuple[str, Any]] = ()
+    """Names and values of the fields of a form, or of the members of a JSON object, beside the media."""
+    encoded: bool = False
+    """The media are text in base64, from a JSON object."""
+
+    @property
+    def is_video(self) -> bool:
+        """Whether the media are a clip, as their first bytes show."""
+        if isinstance(self.media, bytes):
+            return is_clip(head_of_data(self.media) if self.encoded else self.media)
+        return True
 
 
 class BodyReader:
     """Reads the bodies of requests, within the limits of the settings."""
 
-    def __init__(self, settings: Settings, spool_budget: SpoolBudget) -> None:
-        self.settings, self.spool_budget = settings, spool_budget
+    def __init__(self, settings: Settings, spool_budget: SpoolBudget, decoding: Decoding) -> None:
+        self.settings, self.spool_budget, self.decoding = settings, spool_budget, decoding
 
     @asynccontextmanager
     async def open(
@@ -26,26 +52,45 @@ class BodyReader:
         kind: str,
         permit: Permit,
         deadline: float | None,
-    ) -> AsyncIterator[Medium]:
-        """The bytes of the media, or of the JSON that holds them; a large clip is a file while it is open.
+    ) -> AsyncIterator[RequestBody]:
+        """The media of the body, and what it holds beside them. A file exists while the context is open.
 
         headers: names in lower case. kind: the media type in the content type. deadline: monotonic clock
         seconds. Raises FoveateError.
         """
         check_type(kind)
-        length, video = headers.get("content-length", "0"), kind.startswith("video/")
-        timeout_s = self.settings.video_body_timeout_s if video else self.settings.body_timeout_s
+        length, clip = headers.get("content-length", "0"), kind.startswith("video/")
+        stream: AsyncIterator[bytes] = http.stream()
+        if "content-encoding" in headers and (
+            encoding := read_encoding(http.headers.getlist("content-encoding"))
+        ):
+            stream = decompress(stream, encoding)
+        form = FormParser(headers["content-type"]) if kind == FORM_TYPE else None
         async with AsyncExitStack() as stack:
-            body: Medium
-            async with deadline_timeout(deadline, timeout_s):
-                if video:
-                    body = await stack.enter_async_context(
-                        spool_body(http, length, permit, self.spool_budget)
-                    )
+            media: Medium
+            async with deadline_timeout(deadline, self._timeout_s(length, clip)):
+                if clip or form or kind in RAW_TYPES:
+                    spool = spool_body(stream, length, permit, self.spool_budget, form, clip)
+                    media = await stack.enter_async_context(spool)
                 else:
-                    body = await read_body(http, length, permit)
-            if kind == "multipart/form-data" and isinstance(body, bytes):
-                body = await from_multipart(headers["content-type"], body)
-            if not body:
+                    media = await read_body(stream, length, permit)
+            if not media:
                 raise BadRequest("the body is empty; send an image or a clip")
-            yield body
+            if form:
+                yield RequestBody(media, form.fields)
+            elif is_json(kind) and isinstance(media, bytes):
+                yield await self._json_body(media, deadline)
+            else:
+                yield RequestBody(media)
+
+    def _timeout_s(self, length: str, clip: bool) -> float:
+        """Seconds in which the body must arrive. A longer body than that of an image can only hold a clip."""
+        if clip or parse_length(length) > self.settings.max_body_bytes:
+            return self.settings.video_body_timeout_s
+        return self.settings.body_timeout_s
+
+    async def _json_body(self, text: bytes, deadline: float | None) -> RequestBody:
+        async with deadline_timeout(deadline):
+            if len(text) <= SMALL_BYTES:
+                return RequestBody(*read_json(text), encoded=True)
+            return RequestBody(*await self.decoding.run(lambda: read_json(text)), encoded=True)

@@ -3,25 +3,25 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from starlette.requests import Request as HttpRequest
-
-from foveate.core.errors import BadRequest
+from foveate.core.errors import BadRequest, UnsupportedMedia
 from foveate.core.model import InputSpec, ModelCard, Task
-from foveate.gateway.limits import deadline_timeout
 from foveate.gateway.routes.base import TaskRoute
 from foveate.gateway.routes.cached_classification import CachedClassifier
 from foveate.gateway.routes.completion import complete
 from foveate.gateway.routes.context import RequestContext
 from foveate.gateway.routes.image_input import ImageInput
-from foveate.gateway.routes.query import read_flag, read_top_k
+from foveate.gateway.routes.options import OptionValues, ReadOption, flag_option, read_top_k
 from foveate.gateway.routes.services import RouteServices
 from foveate.gateway.routes.video_input import VideoInput, center_crop
 from foveate.gateway.schemas.image import classification
 from foveate.gateway.schemas.response import CacheableResponse
 from foveate.gateway.schemas.video import clip_classification
 from foveate.gateway.spool import Medium
+
+DEFAULT_TOP_K = 5
+"""Classes in an answer to a request that gives no `top_k`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,7 @@ class ClassifyRoute(TaskRoute[ClassifyOptions]):
     """The route of task `classify`."""
 
     task: Task = "classify"
+    own_options: ClassVar[Mapping[str, ReadOption]] = {"top_k": read_top_k, "explain": flag_option("explain")}
 
     def __init__(self, services: RouteServices) -> None:
         super().__init__(services)
@@ -45,22 +46,19 @@ class ClassifyRoute(TaskRoute[ClassifyOptions]):
         self.video_input = VideoInput(self.decoding, self.settings, self.meters)
         self.cached_classifier = CachedClassifier(services, self.cards.values())
 
-    def options(self, http: HttpRequest, headers: Mapping[str, str], card: ModelCard) -> ClassifyOptions:
-        """Read `top_k` and `explain`. Raises BadRequest."""
+    def options(self, values: OptionValues, headers: Mapping[str, str], card: ModelCard) -> ClassifyOptions:
+        """The options of a classification. Raises BadRequest."""
         if not card.labels:
             raise BadRequest(f"{card.name} has no classifier; it only computes features")
-        top_k = read_top_k(http.query_params.get("top_k"))
-        return ClassifyOptions(top_k, read_flag("explain", http.query_params.get("explain")))
+        return ClassifyOptions(values.get("top_k", DEFAULT_TOP_K), values.get("explain", False))
 
-    async def work(
-        self, context: RequestContext[ClassifyOptions], data: Medium, encoded: bool
-    ) -> CacheableResponse:
+    async def work(self, context: RequestContext[ClassifyOptions], data: Medium) -> CacheableResponse:
         """Look in the feature cache; else reserve, decode, run. Raises FoveateError."""
-        if context.card.input is None and not encoded:
+        if context.card.input is None:
+            if isinstance(data, Path):
+                raise UnsupportedMedia(f"{context.card.name} takes no clips")
             self.admission.reserve(context)
             return await self._run(context, data, 0.0)  # the model takes undecoded bytes
-        async with deadline_timeout(context.objective.deadline):
-            data = await self.media_bytes(data, encoded)
         context = self.for_medium(context, await self.video_input.is_video(data))
         if context.card.frames or isinstance(data, Path):
             self.admission.reserve(context)

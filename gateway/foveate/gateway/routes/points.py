@@ -1,4 +1,4 @@
-"""Points of a request: `points=120,80;40,10,0` in the query, or the key "points" of a JSON body."""
+"""Points of a request: `points=120,80;40,10,0` in the query or a form, or the key "points" of a JSON body."""
 
 import re
 from collections.abc import Sequence
@@ -29,13 +29,16 @@ class Click:
     """On the object; False: on something else."""
 
 
-def read_points(text: str | None) -> tuple[Click, ...]:
-    """The points of the query parameter; none where it is absent. Raises BadRequest."""
-    if text is None:
-        return ()
-    if text.count(";") >= MAX_POINTS:
+def read_points(value: Any) -> tuple[Click, ...]:
+    """The points as text, as in 120,80;40,10,0, or from JSON, as in [[120, 80], [40, 10, 0]].
+
+    Raises BadRequest.
+    """
+    if not isinstance(value, str):
+        return points_of(value)
+    if value.count(";") >= MAX_POINTS:
         raise BadRequest(TOO_MANY_POINTS)
-    return _with_positive([_parse(point.split(",")) for point in text.split(";")])
+    return _with_positive([_parse(point.split(",")) for point in value.split(";")])
 
 
 def points_of(value: Any) -> tuple[Click, ...]:
@@ -62,7 +65,7 @@ def _parse(parts: Sequence[str]) -> Click:
 def _click(numbers: Sequence[float]) -> Click:
     if len(numbers) not in (2, 3) or (len(numbers) == 3 and numbers[2] not in (0, 1)):
         raise BadRequest(BAD_POINT)
-    return Click(numbers[0], numbers[1], len(numbers) == 2 or numbers[2] == 1)
+    return Click(float(numbers[0]), float(numbers[1]), len(numbers) == 2 or numbers[2] == 1)
 
 
 def _with_positive(clicks: Sequence[Click]) -> tuple[Click, ...]:

@@ -1,18 +1,15 @@
 """POST /segment: an image or a clip in, the class of each pixel out; with points, one object's mask."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-
-from starlette.requests import Request as HttpRequest
+from typing import ClassVar
 
 from foveate.cluster import Slot
 from foveate.core.errors import BadRequest
 from foveate.core.model import ModelCard, Task
-from foveate.gateway.body import decode_data, json_fields
-from foveate.gateway.limits import deadline_timeout
 from foveate.gateway.media.video import upright_frames
 from foveate.gateway.routes.admission import Admission
 from foveate.gateway.routes.base import TaskRoute
@@ -20,9 +17,9 @@ from foveate.gateway.routes.completion import complete
 from foveate.gateway.routes.context import RequestContext
 from foveate.gateway.routes.image_input import ImageInput
 from foveate.gateway.routes.image_segmentation import ImageSegmenter
+from foveate.gateway.routes.options import OptionValues, ReadOption, flag_option
 from foveate.gateway.routes.point_prompts import PointPromptHandler
-from foveate.gateway.routes.points import Click, points_of, read_points
-from foveate.gateway.routes.query import read_flag
+from foveate.gateway.routes.points import Click, read_points
 from foveate.gateway.routes.services import RouteServices
 from foveate.gateway.routes.video_input import VideoInput
 from foveate.gateway.schemas.image import segmentation
@@ -41,7 +38,7 @@ class SegmentOptions:
     as_png: bool
     """The response is the mask, or the overlay, as image/png instead of JSON."""
     points: tuple[Click, ...] = ()
-    """Points of the query: the answer is the mask of one object."""
+    """Points on and off one object: the answer is its mask."""
 
     @property
     def overlay_format(self) -> str | None:
@@ -69,6 +66,10 @@ class SegmentRoute(TaskRoute[SegmentOptions]):
     """The route of task `segment`."""
 
     task: Task = "segment"
+    own_options: ClassVar[Mapping[str, ReadOption]] = {
+        "overlay": flag_option("overlay"),
+        "points": read_points,
+    }
 
     def __init__(self, services: RouteServices) -> None:
         super().__init__(services, SegmentAdmission(services.cluster, services.decoding, self.task))
@@ -77,56 +78,39 @@ class SegmentRoute(TaskRoute[SegmentOptions]):
         self.image_segmenter = ImageSegmenter(services, self.admission, self.meters, image_input)
         self.point_prompts = PointPromptHandler(services, self.admission, self.meters, image_input)
 
-    def options(self, http: HttpRequest, headers: Mapping[str, str], card: ModelCard) -> SegmentOptions:
-        """Read `overlay`, `points` and the Accept header. Raises BadRequest."""
+    def options(self, values: OptionValues, headers: Mapping[str, str], card: ModelCard) -> SegmentOptions:
+        """The options of a segmentation, with what the Accept header asks for. Raises BadRequest."""
         accept = [part.partition(";")[0].strip() for part in headers.get("accept", "").lower().split(",")]
         # Only an image type asks for an image: */* and no header at all mean JSON.
         as_png = any(re.fullmatch(r"image/(png|\*)", kind) for kind in accept)
-        points = read_points(http.query_params.get("points"))
+        points = values.get("points", ())
         if points:
             self.point_prompts.check(card)
-        return SegmentOptions(read_flag("overlay", http.query_params.get("overlay")), as_png, points)
+        return SegmentOptions(values.get("overlay", False), as_png, points)
 
-    async def work(
-        self, context: RequestContext[SegmentOptions], data: Medium, encoded: bool
-    ) -> CacheableResponse:
+    async def work(self, context: RequestContext[SegmentOptions], data: Medium) -> CacheableResponse:
         """Segment the whole image, or the clicked object, and render the mask. Raises FoveateError."""
-        async with deadline_timeout(context.objective.deadline):
-            data, points = await self._media_and_points(context, data, encoded)
         context = self.for_medium(context, await self.video_input.is_video(data))
         options = context.options
         if context.card.frames or isinstance(data, Path):
+            if options.points:
+                raise BadRequest("points are for images; send one frame of the clip as an image")
             self.admission.reserve(context)
-            return await self._segment_video(context, data, points)
-        if points:
+            return await self._segment_video(context, data)
+        if options.points:
             self.admission.reserve(context)
-            served, rendered = await self.point_prompts.answer(context, data, points, options.overlay_format)
+            served, rendered = await self.point_prompts.answer(
+                context, data, options.points, options.overlay_format
+            )
         else:
             served, rendered = await self.image_segmenter.answer(context, data, options.overlay_format)
         if options.as_png:
             return served.to_response(rendered.overlay or rendered.mask)
         return segmentation(served, rendered)
 
-    async def _media_and_points(
-        self, context: RequestContext[SegmentOptions], data: Medium, encoded: bool
-    ) -> tuple[Medium, tuple[Click, ...]]:
-        """The media, and the points of the query or of the JSON body. Raises BadRequest."""
-        points = context.options.points
-        if not encoded or isinstance(data, Path):
-            return data, points
-        body: bytes = data
-        data, body_points = await self.decoding.run(lambda: media_and_points(body))
-        if body_points and points:
-            raise BadRequest("send points in the query or in the body, not in both")
-        if body_points:
-            self.point_prompts.check(context.card)
-        return data, body_points or points
-
     async def _segment_video(
-        self, context: RequestContext[SegmentOptions], data: Medium, points: Sequence[Click]
+        self, context: RequestContext[SegmentOptions], data: Medium
     ) -> CacheableResponse:
-        if points:
-            raise BadRequest("points are for images; send one frame of the clip as an image")
         clip, decode_s = await self.video_input.decode(context, data, tile_boxes)
         outcomes = await self.admission.submit_all(context, clip.pixels)
         options = context.options
@@ -145,10 +129,3 @@ class SegmentRoute(TaskRoute[SegmentOptions]):
         if options.as_png:
             return served.to_response(animation)
         return clip_segmentation(served, clip, masks)
-
-
-def media_and_points(body: bytes) -> tuple[bytes, tuple[Click, ...]]:
-    """The media in a JSON body, and its `points`. Raises BadRequest."""
-    fields = json_fields(body)
-    points = points_of(fields["points"]) if "points" in fields else ()
-    return decode_data(fields), points

@@ -1,5 +1,6 @@
 """The OpenAPI entries of the task routes, which are ASGI applications that the framework cannot describe."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -11,28 +12,77 @@ from foveate.gateway.schemas.video import ClipClassification, ClipSegmentation
 
 _REF = "#/components/schemas/{model}"
 _BINARY = {"type": "string", "format": "binary"}
-_BODY = {
-    "image/*": {"schema": _BINARY},
-    "video/*": {"schema": _BINARY},
-    "multipart/form-data": {
-        "schema": {"type": "object", "required": ["file"], "properties": {"file": _BINARY}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "model": {
+        "type": "string",
+        "description": "name of the model; default: the first model served for this task and type of media",
     },
-    "application/json": {
-        "schema": {
-            "type": "object",
-            "required": ["data"],
-            "properties": {
-                "data": {"type": "string", "format": "byte"},
-                "points": {
-                    "type": "array",
-                    "maxItems": MAX_POINTS,
-                    "items": {"type": "array", "minItems": 2, "maxItems": 3, "items": {"type": "number"}},
-                    "description": "only /segment: the points of the query parameter, as [[x, y], [x, y, 0]]",
-                },
-            },
-        }
+    "plan": {"type": "string", "description": "plan to run under, as the header x-plan names it"},
+    "top_k": {
+        "type": "integer",
+        "minimum": 1,
+        "description": "number of classes in the answer, at most; default 5",
+    },
+    "explain": {
+        "type": "boolean",
+        "description": "report which patches were kept, merged or dropped; costs one more forward",
+    },
+    "overlay": {"type": "boolean", "description": "also return the image with the mask's colours on it"},
+    "points": {
+        "type": "string",
+        "description": "segment one object: 1 to 32 points as x,y or x,y,label in pixels of the upright"
+        " image, separated by ; . Label 1, or none, is a point on the object, 0 a point off it. The mask is 1"
+        " on the object. Of a large image, only the tile around the first point on the object is used."
+        " Further points on the same image are cheap.",
     },
 }
+"""The schema of each option, as text in the query or in a form."""
+_POINT_LISTS = {
+    "type": "array",
+    "minItems": 1,
+    "maxItems": MAX_POINTS,
+    "items": {"type": "array", "minItems": 2, "maxItems": 3, "items": {"type": "number", "minimum": 0}},
+}
+CLASSIFY_OPTIONS = ("model", "plan", "top_k", "explain")
+SEGMENT_OPTIONS = ("model", "plan", "overlay", "points")
+_BODY_TEXT = (
+    "An image or a clip. Options may stand in the query, in fields of the form, or in keys of the JSON"
+    " object. An option with two different values, or with an unknown name, is a 400. With the header"
+    " content-encoding, the body is compressed with gzip or deflate."
+)
+
+
+def _body(options: Sequence[str]) -> dict[str, Any]:
+    """The OpenAPI entry of the body of a route with these options."""
+    fields = {name: OPTIONS[name] for name in options}
+    members = {name: {"anyOf": [*_json_types(name), {"type": "null"}]} for name in options}
+    data = {"type": "string", "format": "byte", "description": "the image or clip, in base64"}
+    return {
+        "required": True,
+        "description": _BODY_TEXT,
+        "content": {
+            "image/*": {"schema": _BINARY},
+            "video/*": {"schema": _BINARY},
+            "application/octet-stream": {"schema": _BINARY},
+            "multipart/form-data": {"schema": _closed_object({"file": _BINARY, **fields}, "file")},
+            "application/json": {"schema": _closed_object({"data": data, **members}, "data")},
+        },
+    }
+
+
+def _json_types(name: str) -> list[dict[str, Any]]:
+    """The JSON types of an option; points may be lists too, as in [[x, y], [x, y, 0]]."""
+    own = {key: value for key, value in OPTIONS[name].items() if key != "description"}
+    return [_POINT_LISTS, own] if name == "points" else [own]
+
+
+def _closed_object(properties: dict[str, Any], required: str) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "required": [required],
+        "properties": properties,
+        "additionalProperties": False,
+    }
 
 
 def _parameters(*rows: tuple[str, str, str, str]) -> list[dict[str, Any]]:
@@ -44,12 +94,6 @@ def _parameters(*rows: tuple[str, str, str, str]) -> list[dict[str, Any]]:
 
 
 _COMMON = _parameters(
-    (
-        "model",
-        "query",
-        "string",
-        "name of the model; default: the first model served for this task and type of media",
-    ),
     ("x-slo-ms", "header", "number", "deadline in milliseconds from the arrival of the request"),
     (
         "x-request-timeout-seconds",
@@ -63,34 +107,13 @@ _COMMON = _parameters(
     ("x-plan", "header", "string", "plan to run under, as in evit:0.5; default: the server chooses"),
     ("x-request-id", "header", "string", "ID that the answer repeats; default: a new one"),
 )
-_CLASSIFY = _parameters(
-    ("top_k", "query", "integer", "number of classes in the answer; default 5"),
-    (
-        "explain",
-        "query",
-        "boolean",
-        "report which patches were kept, merged or dropped; costs one more forward",
-    ),
-)
-_SEGMENT = _parameters(
-    ("overlay", "query", "boolean", "also return the image with the mask's colours on it"),
-    (
-        "points",
-        "query",
-        "string",
-        "segment one object: 1 to 32 points as x,y or x,y,label in pixels of the upright image, separated by "
-        "; . Label 1, or none, is a point on the object, 0 a point off it. The mask is 1 on the object. Of a "
-        "large image, only the tile around the first point on the object is used. Further points on the same "
-        "image are cheap.",
-    ),
-)
 RESPONSE_MODELS = (Classification, ClipClassification, Segmentation, ClipSegmentation, Problem)
 _STATUSES = {
     400: "Bad request",
     404: "Unknown model",
     408: "Body too slow",
     413: "Body, image or clip too large",
-    415: "Unsupported media type",
+    415: "Unsupported media type or content encoding",
     422: "Media cannot be decoded",
     429: "Overloaded",
     500: "Inference failed",
@@ -139,13 +162,13 @@ def problem_response(description: str) -> dict[str, Any]:
 
 def _classify() -> dict[str, Any]:
     answer = _json("Classification", "ClipClassification")
-    return _operation("classify", "Classify an image or a clip", _CLASSIFY, answer)
+    return _operation("classify", "Classify an image or a clip", CLASSIFY_OPTIONS, answer)
 
 
 def _segment() -> dict[str, Any]:
     answer = {**_json("Segmentation", "ClipSegmentation"), "image/png": {"schema": _BINARY}}
     summary = "Segment an image, or sampled frames of a clip"
-    return _operation("segment", summary, _SEGMENT, answer)
+    return _operation("segment", summary, SEGMENT_OPTIONS, answer)
 
 
 def _json(*models: str) -> dict[str, Any]:
@@ -154,14 +177,33 @@ def _json(*models: str) -> dict[str, Any]:
     return {"application/json": {"schema": {"anyOf": schemas}}}
 
 
-def _operation(
-    name: str, summary: str, parameters: list[dict[str, Any]], answer: dict[str, Any]
-) -> dict[str, Any]:
+def _query_parameters(options: Sequence[str]) -> list[dict[str, Any]]:
+    """The OpenAPI parameters of these options."""
+    schemas = {name: dict(OPTIONS[name]) for name in options}
+    return [
+        {
+            "name": name,
+            "in": "query",
+            "required": False,
+            "description": schema.pop("description"),
+            "schema": schema,
+        }
+        for name, schema in schemas.items()
+    ]
+
+
+def _operation(name: str, summary: str, options: Sequence[str], answer: dict[str, Any]) -> dict[str, Any]:
     problems = {str(status): problem_response(text) for status, text in _STATUSES.items()}
+    problems["415"]["headers"] = {
+        "accept-encoding": {
+            "description": "the encodings that the server supports, if that of the request is not",
+            "schema": {"type": "string"},
+        }
+    }
     return {
         "summary": summary,
         "operationId": name,
-        "parameters": [*_COMMON, *parameters],
-        "requestBody": {"required": True, "content": _BODY},
+        "parameters": [*_query_parameters(options), *_COMMON],
+        "requestBody": _body(options),
         "responses": {"200": {"description": "The answer", "content": answer}, **problems},
     }

@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from foveate.core.errors import DeadlineExceeded, Draining, FoveateError, Unavailable
+from foveate.core.errors import DeadlineExceeded, Draining, FoveateError, Unavailable, UnsupportedEncoding
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +25,8 @@ def problem(error: FoveateError, request_id: str) -> Response:
         headers["connection"] = "close"
     if isinstance(error, DeadlineExceeded):
         headers["x-slo-met"] = "false"
+    if isinstance(error, UnsupportedEncoding):
+        headers["accept-encoding"] = "gzip, deflate"  # RFC 9110, section 12.5.3
     return render(f"urn:foveate:problem:{slug}", error.title, error.status, error.detail, headers)
 
 
@@ -41,5 +43,8 @@ async def http_problem(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
     headers = dict(error.headers or {})
-    detail = f"{request.method} {request.url.path[:100]}: {error.detail}"
+    path = request.url.path
+    detail = f"{request.method} {path[:100]}: {error.detail}"
+    if error.status_code == 404 and path.endswith("/"):
+        detail += "; send the request without the slash at the end of the path"
     return render("about:blank", str(error.detail), error.status_code, detail, headers)

@@ -1,8 +1,11 @@
 """Media types and image sizes from the first bytes of a file."""
 
+import base64
+import gzip
+
 import pytest
 
-from foveate.gateway.media.image_format import sniff, webp_size
+from foveate.gateway.media.image_format import describe_unknown, sniff, webp_size
 from tests.support.media_samples import RED, encode, flat, webp_canvas
 
 
@@ -33,6 +36,32 @@ from tests.support.media_samples import RED, encode, flat, webp_canvas
 )
 def test_sniff_reads_the_media_type_from_the_first_bytes(data: bytes, kind: str | None) -> None:
     assert sniff(data) == kind
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "empty"),
+        (b"not an image", "not an image in a known format"),
+        (b'{"data": "/9j/4AAQ"}', "content-type: application/json"),
+        (b" \n[1]", "content-type: application/json"),
+        (
+            b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\n',
+            "multipart/form-data and its boundary",
+        ),
+        (base64.b64encode(encode(flat("RGB", RED), "JPEG")), "base64 text"),
+        (base64.b64encode(encode(flat("RGB", RED), "PNG")), "base64 text"),
+        (base64.b64encode(encode(flat("P", 0), "GIF")), "base64 text"),
+        (base64.b64encode(encode(flat("RGB", RED), "WEBP")), "base64 text"),
+        (base64.b64encode(b"\0\0\0\x20ftypisom"), "base64 text"),
+        (b"data:image/png;base64,iVBORw0KGgo", "base64 text"),
+        (gzip.compress(b"image"), "content-encoding: gzip"),
+        (b"https://example.org/a.jpg", "URL"),
+    ],
+)
+def test_what_clients_send_in_place_of_an_image_is_named(data: bytes, words: str) -> None:
+    assert sniff(data) is None
+    assert words in describe_unknown(data)
 
 
 @pytest.mark.parametrize("options", [{}, {"lossless": True}])

@@ -9,8 +9,9 @@ import pytest
 from foveate.core.outcome import Explanation, ReductionStage, Result
 from foveate.core.plan import Plan
 from foveate.gateway.schemas.image import Classification
+from foveate.gateway.spool import MEMORY_BYTES
 from tests.support.fake_runner import FULL, HALF, FakeRunner
-from tests.support.gateway import serving, serving_fakes
+from tests.support.gateway import assert_problem, serving, serving_fakes
 
 pytestmark = pytest.mark.anyio
 
@@ -39,6 +40,13 @@ async def test_query_chooses_model_and_top_k() -> None:
     assert len(top_1.json()["predictions"]) == 1
     assert len(top_99.json()["predictions"]) == 2
     assert top_99.json()["model"] == "other"
+
+
+async def test_model_of_undecoded_bytes_refuses_a_clip_on_disk() -> None:
+    async with serving_fakes() as gateway:
+        clip = b"\0\0\0\x20ftypisom" + bytes(MEMORY_BYTES)
+        assert_problem(await gateway.post("/classify", clip, content_type="video/mp4"), 415, "takes no clips")
+    assert gateway.runner.batches == []
 
 
 class ContentRunner(FakeRunner):

@@ -71,9 +71,13 @@ async def test_json_body_may_hold_points() -> None:
         in_query = await click(gateway, scene_png(), "120,80;40,10,0")
         assert (mask_of(in_json) == mask_of(in_query)).all()
         assert (in_json.headers["x-cache"], in_query.headers["x-cache"]) == ("miss", "hit")
-        both = await gateway.client.post("/segment?points=1,2", json={"data": data, "points": [[1, 2]]})
-        assert both.status_code == 400
-        assert "not in both" in both.json()["detail"]
+        both = await gateway.client.post("/segment?points=1,2", json={"data": data, "points": [[1, 3]]})
+        assert_problem(both, 400, "points is given twice, with different values")
+        in_form = await gateway.client.post(
+            "/segment", files={"file": ("a.png", scene_png())}, data={"points": "120,80;40,10,0"}
+        )
+        assert (mask_of(in_form) == mask_of(in_query)).all()
+        assert in_form.headers["x-cache"] == "hit"
         whole = await gateway.client.post("/segment", json={"data": data})
         assert whole.headers["x-cache"] == "hit", "the click computed all features"
 

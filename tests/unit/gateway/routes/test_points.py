@@ -13,10 +13,9 @@ TWO = (Click(120, 80, True), Click(40, 10.5, False))
 
 
 def test_points_are_read_from_query_and_json() -> None:
-    assert read_points(None) == ()
     assert read_points("120,80;40,10.5,0") == TWO
     assert read_points(" 120, 80,1 ; 40,10.5 ,0") == TWO
-    assert points_of([[120, 80], [40, 10.5, 0]]) == TWO
+    assert points_of([[120, 80], [40, 10.5, 0]]) == read_points([[120, 80], [40, 10.5, 0]]) == TWO
     assert len(read_points(";".join(["1,2"] * MAX_POINTS)) or ()) == MAX_POINTS
 
 

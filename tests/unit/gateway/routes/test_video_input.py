@@ -72,6 +72,44 @@ async def test_plan_with_fewer_frames_decodes_only_those_and_gives_the_same_answ
         assert sampled.clip == full.clip
 
 
+@pytest.mark.parametrize("place", ["form", "json", "untyped"])
+async def test_clip_may_stand_in_any_body(video: bytes, place: str) -> None:
+    options = {"top_k": "2", "plan": "frames:2"}
+    async with serving_videos() as gateway:
+        client, text = gateway.client, base64.b64encode(video).decode()
+        if place == "form":
+            response = await client.post("/classify", files={"file": ("a.mp4", video)}, data=options)
+        elif place == "json":
+            response = await client.post("/classify", json={"data": text, **options})
+        else:
+            response = await client.post("/classify?top_k=2&model=tiny-clip&plan=frames:2", content=video)
+        assert response.status_code == 200, response.text
+        answer = ClipClassification.model_validate_json(response.text)
+        assert answer.model == "tiny-clip"
+        assert len(answer.predictions) == 2
+        assert answer.compute.rung == "frames:2"
+
+
+@pytest.mark.parametrize("place", ["form", "untyped"])
+async def test_clip_over_the_limit_for_images_is_answered_from_disk(
+    video: bytes, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    large = video + b"\x00\x60\x00\x00free" + bytes(6 * MIB - 8)  # a box that players skip
+    async with serving_videos(max_body_bytes=MIB) as gateway:
+        if place == "form":
+            response = await gateway.client.post("/classify", files={"file": ("a.mp4", large)})
+        else:
+            response = await gateway.client.post("/classify", content=large)
+        assert response.status_code == 200, response.text
+        assert response.json()["model"] == "tiny-clip"
+        encoded = json.dumps({"data": base64.b64encode(large).decode()})
+        refused = await gateway.post("/classify", encoded.encode(), content_type="application/json")
+        assert_problem(refused, 413, "send a clip under its own type, as in content-type: video/mp4")
+        assert gateway.app.state.limiter.bytes == 0
+    assert not os.listdir(tmp_path)  # noqa: PTH208 -- nothing else runs on this event loop
+
+
 async def test_pinned_plan_chooses_the_frames(video: bytes) -> None:
     async with serving_videos() as gateway:
         response = await post_video(gateway, "/classify", video, x_plan="frames:2")

@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 
+from foveate.gateway.routes.base import TaskRoute
+from foveate.gateway.routes.classify import ClassifyRoute
+from foveate.gateway.routes.segment import SegmentRoute
 from foveate.gateway.schemas.openapi import RESPONSE_MODELS, describe_tasks
 
 
@@ -40,7 +43,8 @@ def test_every_reference_resolves(document: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "own"), [("/classify", {"top_k", "explain"}), ("/segment", {"overlay", "points"})]
+    ("path", "own"),
+    [("/classify", {"plan", "top_k", "explain"}), ("/segment", {"plan", "overlay", "points"})],
 )
 def test_parameters_are_described(document: Any, path: str, own: set[str]) -> None:
     parameters = document["paths"][path]["post"]["parameters"]
@@ -68,3 +72,28 @@ def test_every_status_of_a_task_is_a_problem(document: Any, path: str) -> None:
 def test_a_mask_may_be_returned_as_png(document: Any) -> None:
     assert "image/png" in document["paths"]["/segment"]["post"]["responses"]["200"]["content"]
     assert "image/png" not in document["paths"]["/classify"]["post"]["responses"]["200"]["content"]
+
+
+@pytest.mark.parametrize("route", [ClassifyRoute, SegmentRoute])
+def test_every_option_is_described_wherever_it_may_stand(document: Any, route: type[TaskRoute[Any]]) -> None:
+    names = {"model", "plan", *route.own_options}
+    operation = document["paths"][f"/{route.task}"]["post"]
+    content = operation["requestBody"]["content"]
+    form = content["multipart/form-data"]["schema"]
+    members = content["application/json"]["schema"]
+    query = {parameter["name"] for parameter in operation["parameters"] if parameter["in"] == "query"}
+    assert query == names
+    assert set(form["properties"]) == names | {"file"}
+    assert set(members["properties"]) == names | {"data"}
+    assert form["additionalProperties"] is members["additionalProperties"] is False
+    assert "content-encoding" in operation["requestBody"]["description"]
+
+
+def test_points_in_json_are_lists_or_text(document: Any) -> None:
+    members = document["paths"]["/segment"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    types = [each["type"] for each in members["properties"]["points"]["anyOf"]]
+    assert types == ["array", "string", "null"]
+
+
+def test_an_unsupported_encoding_names_the_supported_ones(document: Any) -> None:
+    assert "accept-encoding" in document["paths"]["/classify"]["post"]["responses"]["415"]["headers"]

@@ -14,6 +14,7 @@ from foveate.core.errors import (
     Overloaded,
     RunFailed,
     TooLate,
+    UnsupportedEncoding,
 )
 from foveate.gateway.schemas.image import Problem
 from foveate.gateway.schemas.problems import http_problem, problem
@@ -28,6 +29,7 @@ from foveate.gateway.schemas.problems import http_problem, problem
         (Draining("d"), 503, "draining", {"retry-after": "1", "connection": "close"}),
         (DeadlineExceeded("d"), 504, "deadline-exceeded", {"x-slo-met": "false"}),
         (RunFailed("d"), 500, "run-failed", {}),
+        (UnsupportedEncoding("d"), 415, "unsupported-encoding", {"accept-encoding": "gzip, deflate"}),
     ],
 )
 def test_an_error_is_a_problem_document(
@@ -58,6 +60,16 @@ async def test_an_error_of_the_framework_is_a_problem_document_too() -> None:
     assert (body["type"], body["title"]) == ("about:blank", "Method Not Allowed")
     assert body["detail"] == "GET /" + "x" * 99 + ": Method Not Allowed"
     assert "instance" not in body
+
+
+@pytest.mark.anyio
+async def test_a_slash_at_the_end_of_an_unknown_path_is_pointed_out() -> None:
+    for path, hint in (("/classify/", True), ("/clasify", False)):
+        request = Request({**REQUEST.scope, "path": path})
+        response = await http_problem(request, HTTPException(404))
+        detail = json.loads(bytes(response.body))["detail"]
+        assert detail.startswith(f"GET {path}: Not Found")
+        assert ("without the slash at the end" in detail) is hint
 
 
 @pytest.mark.anyio
