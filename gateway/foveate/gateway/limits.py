@@ -41,6 +41,13 @@ class AdmissionLimiter:
         """max_items: requests; max_bytes: bytes of all bodies together; max_body: bytes of one body."""
         self.max_items, self.max_bytes, self.max_body = max_items, max_bytes, max_body
         self.items = self.bytes = 0
+        self._ended = asyncio.Event()
+
+    async def wait_empty(self) -> None:
+        """Return once no request is in flight."""
+        while self.items:
+            self._ended.clear()
+            await self._ended.wait()
 
     @contextmanager
     def admit(self) -> Iterator[Permit]:
@@ -54,6 +61,8 @@ class AdmissionLimiter:
         finally:
             self.items -= 1
             self.bytes -= permit.bytes
+            if not self.items:
+                self._ended.set()
 
 
 class SpoolBudget:
