@@ -93,10 +93,16 @@ async def slowly(body: bytes, seconds: float) -> AsyncIterator[bytes]:
         await asyncio.sleep(seconds / len(body))
 
 
-async def test_sigterm_finishes_all_requests_that_are_read_queued_or_running(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cluster", ["local", "ray"])
+async def test_sigterm_finishes_all_requests_that_are_read_queued_or_running(
+    tmp_path: Path, cluster: str
+) -> None:
     """A steady stream, half of it with bodies that take three seconds; the forward takes 20 ms."""
     sent: list[tuple[float, asyncio.Task[httpx.Response]]] = []
-    with serving_commands(tmp_path, free_port(), "fake", drain_timeout_s=40) as server:
+    if cluster == "ray":
+        pytest.importorskip("ray", reason="Ray is not installed: pip install 'foveate[ray]'")
+    options = {"drain_timeout_s": 40, "cluster": cluster, "replica_cpus": 0.1, "gateway_cpus": 0.1}
+    with serving_commands(tmp_path, free_port(), "fake", **options) as server:
         async with server.client() as client:
             for number in range(60):
                 body = slowly(b"sleep 0.020", 3.0) if number % 2 else b"sleep 0.020"

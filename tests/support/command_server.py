@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from foveate.gateway.cli import serve_local
 from tests.support.fake_runner import FakeRunner
 
 ROOT = Path(__file__).parents[2]
-TIMEOUT_S = 60.0
+TIMEOUT_S = 120.0
 
 
 class SleepRunner(FakeRunner):
@@ -95,7 +96,12 @@ def wait_until_ready(server: CommandServer) -> None:
 def main(models: Sequence[str]) -> None:
     logging.basicConfig(level=logging.INFO)
     settings = Settings(models=tuple(models))
-    serve_local.serve(settings, print, lambda name, _: SleepRunner(name))
+    if settings.cluster == "ray":
+        from foveate.gateway.cli import serve_ray
+
+        serve_ray.serve(settings, print, [partial(SleepRunner, name) for name in models])
+    else:
+        serve_local.serve(settings, print, lambda name, _: SleepRunner(name))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from time import monotonic
 
 from starlette.requests import Request as HttpRequest
@@ -43,11 +43,13 @@ class AdmissionLimiter:
         self.items = self.bytes = 0
         self._ended = asyncio.Event()
 
-    async def wait_empty(self) -> None:
-        """Return once no request is in flight."""
-        while self.items:
-            self._ended.clear()
-            await self._ended.wait()
+    async def wait_empty(self, timeout_s: float) -> None:
+        """Return once no request is in flight, or after the time-out."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self.items:
+                    self._ended.clear()
+                    await self._ended.wait()
 
     @contextmanager
     def admit(self) -> Iterator[Permit]:

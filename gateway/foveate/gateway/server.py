@@ -6,7 +6,6 @@ import logging
 import os
 import sys
 import threading
-from contextlib import suppress
 from socket import socket
 from time import monotonic
 from types import FrameType
@@ -91,10 +90,8 @@ class DrainingServer(uvicorn.Server):
         log.info("draining")
         self.drain_until = monotonic() + self.drain_timeout_s
         self.cluster.begin_drain()
-        with suppress(TimeoutError):
-            # A request that is still read or decoded is admitted by the engines later.
-            async with asyncio.timeout(self.drain_timeout_s):
-                await self.limiter.wait_empty()
+        # A request that is still read or decoded is admitted by its engine later.
+        await self.limiter.wait_empty(self.drain_timeout_s)
         self.finished = await self.cluster.drain(max(0.0, self.drain_until - monotonic()))
         if not self.finished or self.limiter.items:
             self.finished = False
@@ -109,9 +106,7 @@ class DrainingServer(uvicorn.Server):
     async def _close_and_stop(self, force: bool) -> None:
         await self.cluster.close()  # requests that still wait get 503 while the server can send it
         if force and self._owns_process:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(LAST_SEND_S):
-                    await self.limiter.wait_empty()
+            await self.limiter.wait_empty(LAST_SEND_S)
             await asyncio.sleep(LAST_SEND_S)
             end_process()
         self.force_exit = force
