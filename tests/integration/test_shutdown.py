@@ -120,3 +120,55 @@ async def test_sigterm_finishes_all_requests_that_are_read_queued_or_running(
         assert late.status_code == 503 and int(late.headers["retry-after"]) >= 1
         assert all(task.result().status_code == 200 for began, task in sent if began < signalled)
         assert await exit_code(server) == 0
+
+
+async def metric(client: httpx.AsyncClient, name: str) -> float:
+    lines = (await client.get("/metrics")).text.splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+
+async def test_a_hanging_forward_makes_the_server_unready_and_then_not_alive(tmp_path: Path) -> None:
+    """Two models on one device; the forward of one never ends."""
+    options = {"hang_timeout_s": 1, "hang_restart_s": 4, "drain_timeout_s": 30}
+    with serving_commands(tmp_path, free_port(), "fake", "other", **options) as server:
+        async with server.client() as client:
+            assert (await post(client, model="other")).status_code == 200
+            hanging = asyncio.create_task(post(client, NEVER))
+            await running(client)
+            began = time.monotonic()
+            waiting = [asyncio.create_task(post(client, model=model)) for model in ("fake", "other")]
+            reason = (await until_status(client, "/readyz", 503)).json()
+            print(f"readyz_false_after_hang_s {time.monotonic() - began:.2f} with hang_timeout_s 1")
+            assert reason["status"] == "hanging" and "for fake under fake@32/fp32" in reason["reason"]
+            assert (await client.get("/livez")).status_code == 200
+            waiting += [asyncio.create_task(post(client, model=m, x_slo_ms="60000")) for m in ("fake", "other")]
+            for response in await asyncio.gather(*waiting):
+                assert response.status_code == 503 and int(response.headers["retry-after"]) >= 1
+                assert response.json()["title"] == "Device does not respond"
+            late = await post(client, model="other", x_slo_ms="1")
+            assert late.status_code in (503, 504)
+            assert not hanging.done()
+            assert (await until_status(client, "/livez", 503)).json()["status"] == "failed"
+            assert (await hanging).status_code == 500
+            assert await metric(client, 'foveate_hangs_total{model="fake",rung="full"}') == 1
+            assert await metric(client, 'foveate_hanging{model="fake"}') == 1
+            assert await metric(client, "foveate_requests_total") == 7
+            stopped = server.sigterm()
+        assert await exit_code(server) == 1
+        assert time.monotonic() - stopped < 20, "a drain does not wait for a forward that was given up"
+        assert_one_reason(server, "for fake under fake@32/fp32")
+
+
+async def test_a_slow_forward_that_ends_makes_the_server_ready_again(tmp_path: Path) -> None:
+    options = {"hang_timeout_s": 1, "hang_restart_s": 60}
+    with serving_commands(tmp_path, free_port(), "fake", **options) as server:
+        async with server.client() as client:
+            slow = asyncio.create_task(post(client, b"sleep 3"))
+            await running(client)
+            await until_status(client, "/readyz", 503)
+            assert (await slow).status_code == 200
+            await until_status(client, "/readyz", 200)
+            assert (await post(client)).status_code == 200
+            assert await metric(client, "foveate_hanging{") == 0
+            server.sigterm()
+        assert await exit_code(server) == 0
