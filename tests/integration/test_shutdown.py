@@ -17,7 +17,10 @@ NEVER = b"sleep 1000"
 
 
 async def post(
-    client: httpx.AsyncClient, body: bytes | AsyncIterator[bytes] = b"image", model: str = "fake", **headers: str
+    client: httpx.AsyncClient,
+    body: bytes | AsyncIterator[bytes] = b"image",
+    model: str = "fake",
+    **headers: str,
 ) -> httpx.Response:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return await client.post("/classify", params={"model": model}, content=body, headers=JPEG | named)
@@ -141,7 +144,9 @@ async def test_a_hanging_forward_makes_the_server_unready_and_then_not_alive(tmp
             print(f"readyz_false_after_hang_s {time.monotonic() - began:.2f} with hang_timeout_s 1")
             assert reason["status"] == "hanging" and "for fake under fake@32/fp32" in reason["reason"]
             assert (await client.get("/livez")).status_code == 200
-            waiting += [asyncio.create_task(post(client, model=m, x_slo_ms="60000")) for m in ("fake", "other")]
+            waiting += [
+                asyncio.create_task(post(client, model=m, x_slo_ms="60000")) for m in ("fake", "other")
+            ]
             for response in await asyncio.gather(*waiting):
                 assert response.status_code == 503 and int(response.headers["retry-after"]) >= 1
                 assert response.json()["title"] == "Device does not respond"

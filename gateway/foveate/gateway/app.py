@@ -174,13 +174,17 @@ def add_health(
         return as_json({"status": "alive"})
 
     @app.head("/readyz", include_in_schema=False)
-    @app.get("/readyz", responses={503: {"description": "Starting, draining, or the device does not respond"}})
+    @app.get(
+        "/readyz", responses={503: {"description": "Starting, draining, or the device does not respond"}}
+    )
     async def readyz() -> Response:
         """Models are loaded and warm, requests can run, and the server is not draining."""
         if cluster.ready:
             return as_json({"status": "ready"})
         if cluster.problem and not cluster.draining:
-            return as_json({"status": "failed" if cluster.failed else "hanging", "reason": cluster.problem}, 503)
+            return as_json(
+                {"status": "failed" if cluster.failed else "hanging", "reason": cluster.problem}, 503
+            )
         return as_json({"status": "draining" if cluster.draining else "starting"}, 503)
 
     unavailable = problem_response("The figures of the other processes are unavailable")

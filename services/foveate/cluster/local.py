@@ -70,7 +70,7 @@ class LocalCluster:
 
     @property
     def failed(self) -> bool:
-        """Only a restart of the process helps: an engine has failed, or a forward has not ended for too long."""
+        """Only a restart of the process helps: an engine has failed, or a forward was given up."""
         stopped = any(not engine.serving for engine in self._engines.values())
         return (stopped or self._device.hangs.lost) and not self.draining
 

@@ -116,7 +116,7 @@ class BatchExecutor:
             entry.fail(RunFailed("the model did not finish this request; the server has given it up"))
 
     def _run_checked(self, batch: ScheduledBatch) -> BatchResults:
-        """Run a batch and check every result once; an invalid one fails its own request. On the device thread."""
+        """Run a batch on this thread, and check every result; an invalid one fails its own request."""
         entries, results = run_batch(self.runner, batch, self.clock)
         checked = [
             self._check(result, features=entry.request.features)
@@ -129,7 +129,9 @@ class BatchExecutor:
         invalid = [result for result in results if isinstance(result, InvalidResult)]
         if invalid:
             self._invalid_results.labels(self.runner.card.name, self._rung_name(plan)).inc(len(invalid))
-            log.error("%d of %d results under %s are invalid: %s", len(invalid), len(results), plan, invalid[0])
+            log.error(
+                "%d of %d results under %s are invalid: %s", len(invalid), len(results), plan, invalid[0]
+            )
 
     def _rung_name(self, plan: Plan) -> str:
         """The plan as a metric label: the name of its rung, or other."""

@@ -15,8 +15,8 @@ log = logging.getLogger(__name__)
 WorkKind = Literal["batch", "explanation", "stacking"]
 
 HANG_FACTOR = 10.0
-"""Work hangs once it has taken this many times its predicted time. A prediction may be off by a few times: the
-first batch of a shape prepares its kernels, and a clip may have more to compute than the one that was timed."""
+"""Work hangs once it has taken this many times its predicted time. A prediction may be off by a few times:
+the first batch of a shape prepares its kernels, and a clip may be costlier than the one that was timed."""
 RESTART_FACTOR = 40.0
 """Work is lost once it has taken this many times its predicted time."""
 STALL_S = 1.0

@@ -38,7 +38,9 @@ class ResultCheck:
     def explain(self, explanation: object) -> Explanation:
         """The explanation. Raises InvalidResult for another type."""
         if not isinstance(explanation, Explanation):
-            raise InvalidResult(f"{self.model} gave a {type(explanation).__name__} in place of an explanation")
+            raise InvalidResult(
+                f"{self.model} gave a {type(explanation).__name__} in place of an explanation"
+            )
         return explanation
 
     def __call__(self, result: object, *, features: bool) -> Result | Exception:
@@ -78,7 +80,9 @@ class ResultCheck:
     def _check_maps(self, result: Result) -> None:
         if self.segments and self.frames:
             if not result.frame_maps or len(result.frame_maps) != len(result.frames):
-                raise _Invalid(f"frame_maps has {len(result.frame_maps)} maps for {len(result.frames)} frames")
+                raise _Invalid(
+                    f"frame_maps has {len(result.frame_maps)} maps for {len(result.frames)} frames"
+                )
         elif self.segments and result.maps is None:
             raise _Invalid("maps is missing")
         for maps in (*(() if result.maps is None else (result.maps,)), *result.frame_maps):
@@ -140,7 +144,5 @@ def is_finite(array: np.ndarray[Any, Any]) -> bool:
 def _is_below_infinity(array: np.ndarray[Any, Any]) -> bool:
     """Whether no number is NaN or infinity. Minus infinity is the logarithm of probability 0."""
     if array.dtype == np.float16:
-        return bool(
-            array.view(np.int16).max() < _F16_INF and array.view(np.uint16).max() <= _F16_MINUS_INF
-        )
+        return bool(array.view(np.int16).max() < _F16_INF and array.view(np.uint16).max() <= _F16_MINUS_INF)
     return bool(array.max() < math.inf)  # NaN is not less

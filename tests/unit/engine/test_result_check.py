@@ -26,6 +26,11 @@ def card(labels: int = 2, task: Task = "classify", frames: int = 0) -> ModelCard
     return ModelCard("m", "a model", FULL, names, 0, None, RUNGS, task=task, frames=frames)
 
 
+def changed(result: Result, **parts: Any) -> Result:
+    """The result with parts of any type."""
+    return replace(result, **parts)
+
+
 def scores(*values: float) -> np.ndarray:
     return np.array(values, np.float32)
 
@@ -38,8 +43,8 @@ def maps(value: float = -1.0, classes: tuple[int, ...] = (0, 2), kind: Any = np.
 
 GOOD = Result(scores(0.75, 0.25), 5, 12, 0.5)
 SEGMENTED = Result(scores(0.5, 0.25, 0.25), 5, 12, 0.5, maps=maps())
-CLIP = replace(GOOD, frames=(0, 4), over_time=np.full((2, 2), 0.5, np.float32))
-SEGMENTED_CLIP = replace(SEGMENTED, maps=None, frames=(0, 4), frame_maps=(maps(), maps()))
+CLIP = changed(GOOD, frames=(0, 4), over_time=np.full((2, 2), 0.5, np.float32))
+SEGMENTED_CLIP = changed(SEGMENTED, maps=None, frames=(0, 4), frame_maps=(maps(), maps()))
 FEATURES = Features(np.zeros((2, 2, 4), np.float16), np.zeros((8, 8, 3), np.float16))
 
 
@@ -47,16 +52,16 @@ FEATURES = Features(np.zeros((2, 2, 4), np.float16), np.zeros((8, 8, 3), np.floa
     ("model", "result"),
     [
         (card(), GOOD),
-        (card(), replace(GOOD, scores=scores(7, -2).astype(np.float64), gflops=0)),
-        (card(0), replace(GOOD, scores=scores(*range(9)))),
+        (card(), changed(GOOD, scores=scores(7, -2).astype(np.float64), gflops=0)),
+        (card(0), changed(GOOD, scores=scores(*range(9)))),
         (card(task="segment"), SEGMENTED),
-        (card(task="segment"), replace(SEGMENTED, maps=maps(-INF))),
-        (card(task="segment"), replace(SEGMENTED, image_scores=scores(1, 0, 0, 0), features=FEATURES)),
-        (card(1, task="clicks"), replace(SEGMENTED, scores=scores(0.5, 0.5), maps=maps(classes=(0, 1)))),
+        (card(task="segment"), changed(SEGMENTED, maps=maps(-INF))),
+        (card(task="segment"), changed(SEGMENTED, image_scores=scores(1, 0, 0, 0), features=FEATURES)),
+        (card(1, task="clicks"), changed(SEGMENTED, scores=scores(0.5, 0.5), maps=maps(classes=(0, 1)))),
         (card(frames=4), CLIP),
-        (card(frames=4), replace(CLIP, over_time=None)),
+        (card(frames=4), changed(CLIP, over_time=None)),
         (card(task="segment", frames=4), SEGMENTED_CLIP),
-        (card(), replace(GOOD, chosen=FULL)),
+        (card(), changed(GOOD, chosen=FULL)),
     ],
 )
 def test_valid_results_of_each_kind_pass(model: ModelCard, result: Result) -> None:
@@ -66,51 +71,51 @@ def test_valid_results_of_each_kind_pass(model: ModelCard, result: Result) -> No
 @pytest.mark.parametrize(
     ("model", "result", "words"),
     [
-        (card(3), replace(GOOD, scores=scores(NAN, 0.9, 0.1)), "scores holds NaN"),
-        (card(), replace(GOOD, scores=scores(NAN, NAN)), "scores holds NaN"),
-        (card(), replace(GOOD, scores=scores(INF, 0)), "scores holds NaN or infinity"),
-        (card(5), replace(GOOD, scores=scores(1.0)), "1 values and not 5"),
-        (card(), replace(GOOD, scores=scores(1.0, 0, 0)), "3 values and not 2"),
-        (card(), replace(GOOD, scores=[0.75, 0.25]), "list and not a floating-point array"),
-        (card(), replace(GOOD, scores=np.array([1, 0])), "int64"),
-        (card(), replace(GOOD, scores=np.array(["a", "b"])), "<U1"),
-        (card(), replace(GOOD, scores=None), "NoneType"),
-        (card(), replace(GOOD, scores=np.ones((1, 2), np.float32)), r"shape \(1, 2\)"),
-        (card(0), replace(GOOD, scores=scores()), r"shape \(0,\)"),
-        (card(), replace(GOOD, tokens=-1), "tokens is -1"),
-        (card(), replace(GOOD, tokens=5.5), "tokens is 5.5"),
-        (card(), replace(GOOD, exit_layer=None), "exit_layer is None"),
-        (card(), replace(GOOD, exit_layer=np.int64(3)), "exit_layer"),
-        (card(), replace(GOOD, gflops=NAN), "gflops is nan"),
-        (card(), replace(GOOD, gflops="1"), "gflops is '1'"),
-        (card(), replace(GOOD, chosen="full"), "chosen is a str"),
+        (card(3), changed(GOOD, scores=scores(NAN, 0.9, 0.1)), "scores holds NaN"),
+        (card(), changed(GOOD, scores=scores(NAN, NAN)), "scores holds NaN"),
+        (card(), changed(GOOD, scores=scores(INF, 0)), "scores holds NaN or infinity"),
+        (card(5), changed(GOOD, scores=scores(1.0)), "1 values and not 5"),
+        (card(), changed(GOOD, scores=scores(1.0, 0, 0)), "3 values and not 2"),
+        (card(), changed(GOOD, scores=[0.75, 0.25]), "list and not a floating-point array"),
+        (card(), changed(GOOD, scores=np.array([1, 0])), "int64"),
+        (card(), changed(GOOD, scores=np.array(["a", "b"])), "<U1"),
+        (card(), changed(GOOD, scores=None), "NoneType"),
+        (card(), changed(GOOD, scores=np.ones((1, 2), np.float32)), r"shape \(1, 2\)"),
+        (card(0), changed(GOOD, scores=scores()), r"shape \(0,\)"),
+        (card(), changed(GOOD, tokens=-1), "tokens is -1"),
+        (card(), changed(GOOD, tokens=5.5), "tokens is 5.5"),
+        (card(), changed(GOOD, exit_layer=None), "exit_layer is None"),
+        (card(), changed(GOOD, exit_layer=np.int64(3)), "exit_layer"),
+        (card(), changed(GOOD, gflops=NAN), "gflops is nan"),
+        (card(), changed(GOOD, gflops="1"), "gflops is '1'"),
+        (card(), changed(GOOD, chosen="full"), "chosen is a str"),
         (card(), "cat", "it is a str and not a Result"),
         (card(), None, "it is a NoneType"),
         (card(), ValueError, "it is a type"),
-        (card(task="segment"), replace(SEGMENTED, maps=None), "maps is missing"),
-        (card(task="segment"), replace(SEGMENTED, scores=scores(1, 0)), "2 values and not 3"),
-        (card(task="segment"), replace(SEGMENTED, maps=maps(NAN)), "maps.scores holds NaN"),
-        (card(task="segment"), replace(SEGMENTED, maps=maps(-NAN)), "maps.scores holds NaN"),
-        (card(task="segment"), replace(SEGMENTED, maps=maps(INF)), "maps.scores holds NaN"),
-        (card(task="segment"), replace(SEGMENTED, maps=maps(NAN, kind=np.float32)), "maps.scores holds NaN"),
-        (card(task="segment"), replace(SEGMENTED, maps=maps(classes=(0,))), "2 maps for 1 classes"),
-        (card(task="segment"), replace(SEGMENTED, maps=maps(classes=(0, 9))), "numbers of no class"),
-        (card(task="segment"), replace(SEGMENTED, maps=np.zeros((2, 3, 3))), "maps is a ndarray"),
-        (card(task="segment"), replace(SEGMENTED, image_scores=scores(NAN, 1)), "image_scores holds NaN"),
-        (card(task="segment"), replace(SEGMENTED, features="x"), "features is a str"),
+        (card(task="segment"), changed(SEGMENTED, maps=None), "maps is missing"),
+        (card(task="segment"), changed(SEGMENTED, scores=scores(1, 0)), "2 values and not 3"),
+        (card(task="segment"), changed(SEGMENTED, maps=maps(NAN)), "maps.scores holds NaN"),
+        (card(task="segment"), changed(SEGMENTED, maps=maps(-NAN)), "maps.scores holds NaN"),
+        (card(task="segment"), changed(SEGMENTED, maps=maps(INF)), "maps.scores holds NaN"),
+        (card(task="segment"), changed(SEGMENTED, maps=maps(NAN, kind=np.float32)), "maps.scores holds NaN"),
+        (card(task="segment"), changed(SEGMENTED, maps=maps(classes=(0,))), "2 maps for 1 classes"),
+        (card(task="segment"), changed(SEGMENTED, maps=maps(classes=(0, 9))), "numbers of no class"),
+        (card(task="segment"), changed(SEGMENTED, maps=np.zeros((2, 3, 3))), "maps is a ndarray"),
+        (card(task="segment"), changed(SEGMENTED, image_scores=scores(NAN, 1)), "image_scores holds NaN"),
+        (card(task="segment"), changed(SEGMENTED, features="x"), "features is a str"),
         (
             card(task="segment"),
-            replace(SEGMENTED, features=Features(FEATURES.coarse, FEATURES.fine + np.float16(NAN))),
+            changed(SEGMENTED, features=Features(FEATURES.coarse, FEATURES.fine + np.float16(NAN))),
             "features.fine holds NaN",
         ),
-        (card(1, task="clicks"), replace(GOOD, maps=None), "maps is missing"),
-        (card(frames=4), replace(CLIP, frames=(0,)), "over_time has the shape"),
-        (card(frames=4), replace(CLIP, frames=[0, 4]), "frames is not a tuple"),
-        (card(frames=4), replace(CLIP, over_time=np.full((2, 2), NAN)), "over_time holds NaN"),
-        (card(task="segment", frames=4), replace(SEGMENTED_CLIP, frame_maps=()), "0 maps for 2 frames"),
+        (card(1, task="clicks"), changed(GOOD, maps=None), "maps is missing"),
+        (card(frames=4), changed(CLIP, frames=(0,)), "over_time has the shape"),
+        (card(frames=4), changed(CLIP, frames=[0, 4]), "frames is not a tuple"),
+        (card(frames=4), changed(CLIP, over_time=np.full((2, 2), NAN)), "over_time holds NaN"),
+        (card(task="segment", frames=4), changed(SEGMENTED_CLIP, frame_maps=()), "0 maps for 2 frames"),
         (
             card(task="segment", frames=4),
-            replace(SEGMENTED_CLIP, frame_maps=(maps(), maps(NAN))),
+            changed(SEGMENTED_CLIP, frame_maps=(maps(), maps(NAN))),
             "maps.scores holds NaN",
         ),
     ],
@@ -126,7 +131,7 @@ def test_invalid_results_are_one_sentence(model: ModelCard, result: Any, words: 
 def test_failed_items_keep_their_error_and_features_that_were_not_asked_for_are_not_checked() -> None:
     check, failure = ResultCheck(card(task="segment")), ValueError("x")
     assert check(failure, features=False) is failure
-    unread = replace(SEGMENTED, features=Features(FEATURES.coarse, FEATURES.fine + np.float16(NAN)))
+    unread = changed(SEGMENTED, features=Features(FEATURES.coarse, FEATURES.fine + np.float16(NAN)))
     assert check(unread, features=False) is unread
 
 
@@ -154,7 +159,7 @@ async def test_an_invalid_result_is_counted_and_logged_and_fails_its_request_alo
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def make(batch: list[Any]) -> list[Result]:
-        return [replace(GOOD, scores=scores(NAN, 0.9)) if item == "bad" else GOOD for item in batch]
+        return [changed(GOOD, scores=scores(NAN, 0.9)) if item == "bad" else GOOD for item in batch]
 
     metrics = Metrics()
     engine = Engine(Returns(make), metrics)

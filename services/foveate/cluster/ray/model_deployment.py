@@ -41,7 +41,8 @@ class ModelDeployment:
         # Loading takes long. It runs in a thread so that the event loop can answer Serve meanwhile.
         cluster = await asyncio.to_thread(
             LocalCluster, [factory], self.metrics, settings.queue_items, settings.queue_bytes, policy,
-            settings.default_deadline_s, hang_limits=HangLimits(settings.hang_timeout_s, settings.hang_restart_s),
+            settings.default_deadline_s,
+            hang_limits=HangLimits(settings.hang_timeout_s, settings.hang_restart_s),
         )  # fmt: skip
         await cluster.start()
         self.worker = Worker(cluster, replica_name())
