@@ -127,8 +127,8 @@ class Metrics:
         )  # fmt: skip
         self.invalid_results = Counter(
             "foveate_invalid_results",
-            "Results of a model that were refused by rung, because a value is not finite or has a wrong type or "
-            "shape; other: a plan that is not in the ladder.",
+            "Results of a model that were refused, by rung, because a value is not finite or of a wrong type "
+            "or shape; other: a plan that is not in the ladder.",
             ("model", "rung"), registry=registry,
         )  # fmt: skip
 

@@ -38,13 +38,11 @@ class ResultCheck:
     def explain(self, explanation: object) -> Explanation:
         """The explanation. Raises InvalidResult for another type."""
         if not isinstance(explanation, Explanation):
-            raise InvalidResult(
-                f"{self.model} gave a {type(explanation).__name__} in place of an explanation"
-            )
+            raise InvalidResult(f"{self.model} gave no Explanation but a {type(explanation).__name__}")
         return explanation
 
     def __call__(self, result: object, *, features: bool) -> Result | Exception:
-        """The result, or the error that ends its request. features: whether the request asked for features."""
+        """The result, or the error that ends its request. features: the request asked for features."""
         if isinstance(result, Exception):
             return result
         try:

@@ -180,12 +180,12 @@ async def test_an_invalid_result_is_counted_and_logged_and_fails_its_request_alo
 @pytest.mark.parametrize(
     "make",
     [
-        lambda batch: None,
+        lambda _: None,
         lambda batch: (GOOD for _ in batch),
-        lambda batch: [],
-        lambda batch: GOOD,
+        lambda _: [],
+        lambda _: GOOD,
         lambda batch: np.zeros((len(batch), 2), np.float32),
-        lambda batch: {"scores": 1},
+        lambda _: {"scores": 1},
         lambda batch: [object() for _ in batch],
     ],
     ids=["none", "generator", "empty", "one", "array", "dict", "objects"],
@@ -193,7 +193,7 @@ async def test_an_invalid_result_is_counted_and_logged_and_fails_its_request_alo
 async def test_anything_else_than_results_fails_the_request_and_not_the_engine(make: Any) -> None:
     async with running(Returns(make)) as engine:
         for _ in range(2):
-            with pytest.raises(Exception, match="invalid answer|failed on this request|0 results") as failed:
+            with pytest.raises(Exception, match=r"invalid answer|failed on this request|0 results") as failed:
                 await soon(engine.submit(make_request("x")))
             assert getattr(failed.value, "status", None) == 500
         assert engine.serving
