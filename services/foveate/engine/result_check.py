@@ -11,6 +11,7 @@ from foveate.core.outcome import ClassMaps, Explanation, Result
 from foveate.core.plan import Plan
 from foveate.core.point_prompts import Features
 
+_NUMBER = (float, int)
 _F16_INF, _F16_MINUS_INF = 0x7C00, 0xFC00
 """Bits of infinity in float16. All larger ones, of the same sign, are NaN."""
 
@@ -59,7 +60,7 @@ class ResultCheck:
             raise _Invalid(f"scores has {len(scores)} values and not {self.scores}")
         _check_count("tokens", result.tokens)
         _check_count("exit_layer", result.exit_layer)
-        if not isinstance(result.gflops, float | int) or not 0 <= result.gflops < math.inf:
+        if not isinstance(result.gflops, _NUMBER) or not 0 <= result.gflops < math.inf:
             raise _Invalid(f"gflops is {result.gflops!r:.60} and not a finite number of at least 0")
         if result.chosen is not None and not isinstance(result.chosen, Plan):
             raise _Invalid(f"chosen is a {type(result.chosen).__name__} and not a Plan")
@@ -136,6 +137,8 @@ def is_finite(array: np.ndarray[Any, Any]) -> bool:
     if array.dtype == np.float16:  # numpy's own test of float16 takes ten times as long
         bits = array.view(np.uint16) & 0x7FFF
         return bool(bits.max() < _F16_INF)
+    if array.ndim == 1 and math.isfinite(array.dot(array)):  # less than half of the time of the exact test
+        return True
     return bool(np.isfinite(array).all())
 
 

@@ -197,3 +197,10 @@ async def test_anything_else_than_results_fails_the_request_and_not_the_engine(m
                 await soon(engine.submit(make_request("x")))
             assert getattr(failed.value, "status", None) == 500
         assert engine.serving
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_large_finite_numbers_are_finite(kind: Any) -> None:
+    large = np.full(9, np.finfo(kind).max)
+    assert is_finite(large) and not is_finite(np.append(large, kind(NAN)))
+    assert not is_finite(np.append(large, kind(-INF)))
