@@ -55,9 +55,12 @@ class ResultCheck:
         return result
 
     def _check(self, result: Result, features: bool) -> None:
-        scores = _floats("scores", result.scores, 1)
+        scores = _array("scores", result.scores, 1)
         if self.scores is not None and len(scores) != self.scores:
             raise _Invalid(f"scores has {len(scores)} values and not {self.scores}")
+        # The squares of probabilities do not overflow, and their sum takes a fourth of the time of `isfinite`.
+        if not (is_finite(scores) if self.scores is None else math.isfinite(scores.dot(scores))):
+            raise _Invalid("scores holds NaN or infinity")
         _check_count("tokens", result.tokens)
         _check_count("exit_layer", result.exit_layer)
         if not isinstance(result.gflops, _NUMBER) or not 0 <= result.gflops < math.inf:
@@ -137,8 +140,6 @@ def is_finite(array: np.ndarray[Any, Any]) -> bool:
     if array.dtype == np.float16:  # numpy's own test of float16 takes ten times as long
         bits = array.view(np.uint16) & 0x7FFF
         return bool(bits.max() < _F16_INF)
-    if array.ndim == 1 and math.isfinite(array.dot(array)):  # less than half of the time of the exact test
-        return True
     return bool(np.isfinite(array).all())
 
 
