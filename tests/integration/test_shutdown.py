@@ -177,3 +177,23 @@ async def test_a_slow_forward_that_ends_makes_the_server_ready_again(tmp_path: P
             assert await metric(client, "foveate_hanging{") == 0
             server.sigterm()
         assert await exit_code(server) == 0
+
+
+async def test_on_ray_requests_behind_a_hang_run_on_another_worker(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'foveate[ray]'")
+    options = {"cluster": "ray", "replicas": 2, "replica_cpus": 0.1, "gateway_cpus": 0.1}
+    options |= {"hang_timeout_s": 3, "hang_restart_s": 12, "drain_timeout_s": 5}
+    with serving_commands(tmp_path, free_port(), "fake", **options) as server:
+        async with server.client() as client:
+            hanging = asyncio.create_task(post(client, NEVER))
+            statuses: list[int] = []
+            async with asyncio.timeout(TIMEOUT_S):
+                while not hanging.done():  # the first requests may wait behind the forward until it hangs
+                    statuses += [
+                        r.status_code for r in await asyncio.gather(*(post(client) for _ in range(4)))
+                    ]
+                    await asyncio.sleep(0.1)
+            assert (await hanging).status_code == 500
+            assert len(statuses) > 20 and set(statuses) == {200}
+            server.sigterm()
+        await exit_code(server)

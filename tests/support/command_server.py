@@ -82,26 +82,28 @@ def serving_commands(folder: Path, port: int, *models: str, **settings: object) 
 
 
 def wait_until_ready(server: CommandServer) -> None:
-    """Return once the server is ready."""
+    """Return once the server has said its address and is ready."""
     until = time.monotonic() + TIMEOUT_S
     while server.process.poll() is None and time.monotonic() < until:
         try:
-            if httpx.get(f"{server.url}/readyz", trust_env=False).status_code == 200:
+            ready = httpx.get(f"{server.url}/readyz", trust_env=False).status_code == 200
+            if ready and any("serving on http" in line for line in server.lines()):
                 return
         except httpx.TransportError:
-            time.sleep(0.05)
+            pass
+        time.sleep(0.05)
     raise AssertionError(server.log.read_text())
 
 
 def main(models: Sequence[str]) -> None:
     logging.basicConfig(level=logging.INFO)
-    settings = Settings(models=tuple(models))
+    settings, say = Settings(models=tuple(models)), partial(print, flush=True)
     if settings.cluster == "ray":
         from foveate.gateway.cli import serve_ray
 
-        serve_ray.serve(settings, print, [partial(SleepRunner, name) for name in models])
+        serve_ray.serve(settings, say, [partial(SleepRunner, name) for name in models])
     else:
-        serve_local.serve(settings, print, lambda name, _: SleepRunner(name))
+        serve_local.serve(settings, say, lambda name, _: SleepRunner(name))
 
 
 if __name__ == "__main__":
