@@ -21,6 +21,7 @@ from foveate.core.outcome import Outcome, Result
 from foveate.core.plan import Plan
 from foveate.core.request import Request
 from foveate.engine.engine import Engine
+from foveate.engine.result_check import ResultCheck
 from foveate.engine.runner import HasExplanations, Runner
 from foveate.models import huggingface
 from foveate.models.huggingface.inputs import Preprocessing
@@ -138,6 +139,7 @@ every_runner = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def run_alone(runner: Runner, media: Any, plan: Plan) -> Result:
     (result,) = runner.run(runner.stack([media], plan), plan)
     assert isinstance(result, Result)
+    assert ResultCheck(runner.card)(result, features=True) is result
     return result
 
 

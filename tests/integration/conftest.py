@@ -64,9 +64,9 @@ class ObservedCluster(LocalCluster):
         self.events.record(f"submitted {request.id}")
         return await super().submit(request, reserved)
 
-    async def drain(self, timeout_s: float) -> bool:
+    def begin_drain(self) -> None:
+        super().begin_drain()
         self.events.record("draining")
-        return await super().drain(timeout_s)
 
 
 class ObservedRemoteCluster(RemoteCluster):
@@ -80,9 +80,9 @@ class ObservedRemoteCluster(RemoteCluster):
     async def start(self) -> None:
         await self.local.start()
 
-    async def drain(self, timeout_s: float) -> bool:
+    def begin_drain(self) -> None:
+        super().begin_drain()
         self.events.record("draining")
-        return await super().drain(timeout_s)
 
     async def close(self) -> None:
         await super().close()

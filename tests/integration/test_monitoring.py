@@ -133,7 +133,7 @@ def test_the_rules_use_only_metrics_that_exist() -> None:
         assert re.sub(r"_(bucket|sum|count)$", "", name) in names, name
 
 
-MAYBE_EMPTY = ("foveate_autoscaler", "foveate_cache_errors", "foveate_refused")
+MAYBE_EMPTY = ("foveate_autoscaler", "foveate_cache_errors", "foveate_invalid_results", "foveate_refused")
 """Metrics without a value in a run without failures and without an autoscaler."""
 
 

@@ -3,12 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from foveate.cluster.local import LocalCluster
 from foveate.cluster.remote import RemoteCluster
 from foveate.cluster.worker import Worker
 from foveate.core.metrics import Metrics
 from foveate.core.request import Objective, Request
+from foveate.engine.hang import HangLimits
 from foveate.estimation.host_load import HostLoadMonitor
 from tests.support.fake_runner import FakeRunner
 from tests.support.loopback import LoopbackTransport
@@ -22,11 +24,21 @@ def fake_request(name: str = "r", media: object = "image", **objective: float) -
     return Request(name, "fake", media, 100, objective=Objective(**objective))  # type: ignore[arg-type]
 
 
+def itself(runner: FakeRunner) -> FakeRunner:
+    """The factory of a runner that exists."""
+    return runner
+
+
 @asynccontextmanager
-async def running_workers(*runners: FakeRunner, queue_items: int = 64) -> AsyncIterator[list[Worker]]:
+async def running_workers(
+    *runners: FakeRunner, queue_items: int = 64, hang_limits: HangLimits | None = None
+) -> AsyncIterator[list[Worker]]:
     """One started worker for each runner."""
     workers = [
-        Worker(LocalCluster([lambda runner=runner: runner], Metrics(), queue_items), f"worker {number}")  # type: ignore[misc]
+        Worker(
+            LocalCluster([partial(itself, runner)], Metrics(), queue_items, hang_limits=hang_limits),
+            f"worker {number}",
+        )
         for number, runner in enumerate(runners)
     ]
     for worker in workers:

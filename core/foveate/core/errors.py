@@ -122,6 +122,13 @@ class Draining(Unavailable):
     reason = "draining"
 
 
+class DeviceHung(Unavailable):
+    """The device has been busy for far longer than predicted, so that the request would wait without end."""
+
+    title = "Device does not respond"
+    reason = "hung"
+
+
 class DeadlineExceeded(FoveateError):
     """The request's deadline passed after it was admitted."""
 

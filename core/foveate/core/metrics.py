@@ -108,6 +108,29 @@ class Metrics:
             "foveate_waiting_bytes", "Bytes of decoded media of waiting requests.", model, registry=registry
         )
         self.running = Gauge("foveate_running", "Requests in running batches.", model, registry=registry)
+        self.oldest_wait = Gauge(
+            "foveate_oldest_wait_seconds",
+            "Seconds that the oldest waiting request has waited for a batch; 0 if none waits. Of several "
+            "processes, the longest wait counts.",
+            model, registry=registry,
+        )  # fmt: skip
+        self.hanging = Gauge(
+            "foveate_hanging",
+            "Batches, explanations or stackings that hang: they have run for far longer than predicted.",
+            model, registry=registry,
+        )  # fmt: skip
+        self.hangs = Counter(
+            "foveate_hangs",
+            "Batches, explanations or stackings that began to hang, by rung; other: a plan that is not in "
+            "the ladder.",
+            ("model", "rung"), registry=registry,
+        )  # fmt: skip
+        self.invalid_results = Counter(
+            "foveate_invalid_results",
+            "Results of a model that were refused, by rung, because a value is not finite or of a wrong type "
+            "or shape; other: a plan that is not in the ladder.",
+            ("model", "rung"), registry=registry,
+        )  # fmt: skip
 
     def _define_cache_metrics(self, registry: CollectorRegistry) -> None:
         """Metrics of the response cache and the feature cache."""

@@ -166,7 +166,13 @@ class Settings(BaseSettings):
     scale_interval_s: float = Field(default=5.0, gt=0)
     """On Ray: seconds between two scaling decisions."""
     drain_timeout_s: float = Field(default=30.0, ge=0)
-    """Maximum seconds for which the server finishes admitted requests after SIGTERM."""
+    """Maximum seconds for which the server finishes accepted requests after SIGTERM."""
+    hang_timeout_s: float = Field(default=30.0, gt=0)
+    """Seconds after which a forward counts as hanging: /readyz fails, and other requests get 503 until the
+    forward ends. Ten times the predicted time applies if that is longer."""
+    hang_restart_s: float = Field(default=120.0, gt=0)
+    """Seconds after which a forward is given up: its requests fail, and /livez fails so that the server is
+    restarted. Forty times the predicted time applies if that is longer."""
     traces: str = ""
     """URL of an OTLP/HTTP collector for traces, as in http://127.0.0.1:4318/v1/traces. Empty disables
     tracing."""

@@ -163,20 +163,28 @@ def add_models(app: FastAPI, cluster: Cluster) -> None:
 def add_health(
     app: FastAPI, cluster: Cluster, metrics: Metrics, collect_metrics: CollectMetrics | None
 ) -> None:
-    """Add probes and metrics. Liveness depends on nothing but this process."""
+    """Add probes and metrics. Liveness depends on nothing but this process and its device."""
 
     @app.head("/livez", include_in_schema=False)
-    @app.get("/livez")
+    @app.get("/livez", responses={503: {"description": "Only a restart helps"}})
     async def livez() -> Response:
-        """The process is alive."""
+        """The process is alive, and no forward has to be ended by a restart."""
+        if cluster.failed:
+            return as_json({"status": "failed", "reason": cluster.problem}, 503)
         return as_json({"status": "alive"})
 
     @app.head("/readyz", include_in_schema=False)
-    @app.get("/readyz", responses={503: {"description": "Starting or draining"}})
+    @app.get(
+        "/readyz", responses={503: {"description": "Starting, draining, or the device does not respond"}}
+    )
     async def readyz() -> Response:
-        """Models are loaded and warm, and the server is not draining."""
+        """Models are loaded and warm, requests can run, and the server is not draining."""
         if cluster.ready:
             return as_json({"status": "ready"})
+        if cluster.problem and not cluster.draining:
+            return as_json(
+                {"status": "failed" if cluster.failed else "hanging", "reason": cluster.problem}, 503
+            )
         return as_json({"status": "draining" if cluster.draining else "starting"}, 503)
 
     unavailable = problem_response("The figures of the other processes are unavailable")

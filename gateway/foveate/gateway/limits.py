@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from time import monotonic
 
 from starlette.requests import Request as HttpRequest
@@ -49,6 +49,15 @@ class AdmissionLimiter:
         """max_items: requests; max_bytes: bytes of all bodies together; max_body: bytes of one body."""
         self.max_items, self.max_bytes, self.max_body = max_items, max_bytes, max_body
         self.items = self.bytes = 0
+        self._ended = asyncio.Event()
+
+    async def wait_empty(self, timeout_s: float) -> None:
+        """Return once no request is in flight, or after the time-out."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self.items:
+                    self._ended.clear()
+                    await self._ended.wait()
 
     @contextmanager
     def admit(self) -> Iterator[Permit]:
@@ -62,6 +71,8 @@ class AdmissionLimiter:
         finally:
             self.items -= 1
             self.bytes -= permit.bytes
+            if not self.items:
+                self._ended.set()
 
 
 class SpoolBudget:

@@ -3,8 +3,13 @@
 import asyncio
 import gc
 import logging
+import os
+import sys
+import threading
 from socket import socket
+from time import monotonic
 from types import FrameType
+from typing import NoReturn
 
 import uvicorn
 from fastapi import FastAPI
@@ -12,26 +17,46 @@ from fastapi import FastAPI
 from foveate.cluster import Cluster
 from foveate.core.settings import Settings
 from foveate.gateway.http_limits import BoundedHttp
+from foveate.gateway.limits import AdmissionLimiter
 
 log = logging.getLogger(__name__)
 SEND_TIMEOUT_S = 5
 """Seconds in which the last answers must be sent after the drain."""
+LAST_SEND_S = 0.2
+"""The same after the second signal: until the requests have ended, and once more to send their answers."""
 
 
 class DrainingServer(uvicorn.Server):
     """A server that drains on the first signal and stops at once on the second.
 
     While it drains it still listens, so that new requests get 503 and not a refused connection. The drain
-    ends when every admitted request has its answer, or after `drain_timeout_s` seconds.
+    ends when every accepted request has its answer and no forward runs, or after `drain_timeout_s` seconds.
     """
 
-    def __init__(self, config: uvicorn.Config, cluster: Cluster, drain_timeout_s: float) -> None:
+    def __init__(
+        self, config: uvicorn.Config, cluster: Cluster, limiter: AdmissionLimiter, drain_timeout_s: float
+    ) -> None:
+        """limiter: counts the requests that the gateway has accepted."""
         super().__init__(config)
-        self.cluster, self.drain_timeout_s = cluster, drain_timeout_s
+        self.cluster, self.limiter, self.drain_timeout_s = cluster, limiter, drain_timeout_s
         self.finished = False
         """Whether the drain was completed; if not, a forward may still be running in its thread."""
+        self.drain_until = 0.0
+        """When the drain time ends; monotonic clock seconds."""
+        self._owns_process = False
         self._shutdown: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+
+    def run(self, sockets: list[socket] | None = None) -> None:
+        """Serve until a signal arrives. Blocks.
+
+        On the main thread, exits the process with status 1 if work does not end: its thread would keep the
+        process for ever.
+        """
+        self._owns_process = threading.current_thread() is threading.main_thread()
+        super().run(sockets)
+        if self._owns_process and not self.finished:
+            end_process()
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
         """Start listening, and log the addresses."""
@@ -58,17 +83,55 @@ class DrainingServer(uvicorn.Server):
     def _stop_now(self) -> None:
         if self._shutdown is not None:
             self._shutdown.cancel()
+        log.warning("a second signal: the server stops at once, with status 1")
         self._shutdown = asyncio.ensure_future(self._close_and_stop(force=True))
 
     async def _drain_and_stop(self) -> None:
         log.info("draining")
-        self.finished = await self.cluster.drain(self.drain_timeout_s)
+        self.drain_until = monotonic() + self.drain_timeout_s
+        self.cluster.begin_drain()
+        # A request that is still read or decoded is admitted by its engine later.
+        await self.limiter.wait_empty(self.drain_timeout_s)
+        self.finished = await self.cluster.drain(max(0.0, self.drain_until - monotonic()))
+        if not self.finished or self.limiter.items:
+            self.finished = False
+            took_s = monotonic() - self.drain_until + self.drain_timeout_s
+            log.error("the drain ends unfinished after %.1f s, with status 1: %s", took_s, self._unfinished())
         await self._close_and_stop(force=False)
+
+    def _unfinished(self) -> str:
+        """What the drain has waited for, as one clause."""
+        return self.cluster.unfinished or f"{self.limiter.items} requests are being received or answered"
 
     async def _close_and_stop(self, force: bool) -> None:
         await self.cluster.close()  # requests that still wait get 503 while the server can send it
+        if force and self._owns_process:
+            await self.limiter.wait_empty(LAST_SEND_S)
+            await asyncio.sleep(LAST_SEND_S)
+            end_process()
         self.force_exit = force
         self.should_exit = True
+
+
+def end_leftover_threads(timeout_s: float) -> None:
+    """Wait for the threads that outlive the server, and end the process with status 1 if they do not end.
+
+    A decoder may still work on the media of a client that left. Its thread would keep the process for ever.
+    """
+    until, own = monotonic() + timeout_s, threading.current_thread()
+    threads = [thread for thread in threading.enumerate() if thread is not own and not thread.daemon]
+    for thread in threads:
+        thread.join(max(0.0, until - monotonic()))
+    if left := [thread.name for thread in threads if thread.is_alive()]:
+        log.error("the server has drained, but threads do not end; the process ends with status 1: %s", left)
+        end_process()
+
+
+def end_process() -> NoReturn:
+    """End the process with status 1, whatever its threads do."""
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(1)
 
 
 def freeze_gc_heap() -> None:
@@ -92,4 +155,4 @@ def server(app: FastAPI, cluster: Cluster, settings: Settings) -> DrainingServer
         server_header=False,
         timeout_graceful_shutdown=SEND_TIMEOUT_S,
     )
-    return DrainingServer(config, cluster, settings.drain_timeout_s)
+    return DrainingServer(config, cluster, app.state.limiter, settings.drain_timeout_s)

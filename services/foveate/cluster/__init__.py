@@ -15,12 +15,22 @@ class Cluster(Protocol):
 
     @property
     def ready(self) -> bool:
-        """Every model is loaded and warm, and the cluster is not draining."""
+        """Every model is loaded and warm, requests can run, and the cluster is not draining."""
+        ...
+
+    @property
+    def problem(self) -> str:
+        """Why requests cannot run now, as one clause for probes and logs; empty if they can."""
+        ...
+
+    @property
+    def failed(self) -> bool:
+        """Only a restart of the process helps."""
         ...
 
     @property
     def draining(self) -> bool:
-        """The cluster refuses new requests and finishes the admitted ones."""
+        """The gateway refuses new requests, and the cluster finishes the ones that it has."""
         ...
 
     @property
@@ -52,8 +62,20 @@ class Cluster(Protocol):
         """
         ...
 
+    def begin_drain(self) -> None:
+        """Set `draining`. Requests that the gateway has accepted before are still admitted."""
+        ...
+
+    @property
+    def unfinished(self) -> str:
+        """The work that `drain` waits for, as one clause for the log; empty if there is none."""
+        ...
+
     async def drain(self, timeout_s: float) -> bool:
-        """Refuse new requests. True once all admitted requests ended, False after the time-out."""
+        """Admit no more requests. True once all admitted requests ended, False after the time-out.
+
+        Call it when the gateway has no more requests to submit, or gives them up.
+        """
         ...
 
     async def close(self) -> None:

@@ -18,7 +18,7 @@ from foveate.cluster.envelope import (
     Transport,
     WorkerLost,
 )
-from foveate.core.errors import DeadlineExceeded, Draining, FoveateError, Overloaded
+from foveate.core.errors import DeadlineExceeded, DeviceHung, Draining, FoveateError, Overloaded
 from foveate.core.outcome import Outcome
 from foveate.core.request import Request
 
@@ -28,6 +28,10 @@ MAX_BATCH_ITEMS = 64
 """Requests in one batch. A larger batch would delay the requests that arrive while it is packed."""
 MAX_ATTEMPTS = 2
 """Workers that may receive one request: the first, and one more if the first is lost."""
+REFUSALS = (Draining, DeviceHung)
+"""Errors of a worker that has not run the request, so that another one may run it."""
+MAX_REFUSED_ATTEMPTS = 4
+"""As MAX_ATTEMPTS, for requests that a worker has refused. Serve may choose the same worker again."""
 TRANSIT_GAIN = 0.1
 """Weight of the newest measurement in the moving average of the transit time."""
 MAX_TRANSIT_S = 0.5
@@ -210,7 +214,7 @@ class WorkerClient:
                     timings = outcome.timings
                     self._observe_transit(now - pending.sent_at - timings.queue_s - timings.compute_s)
                 pending.future.set_result(outcome)
-            elif isinstance(outcome, Draining):
+            elif isinstance(outcome, REFUSALS):
                 self._retry(response.number, pending.attempts, outcome)
             else:
                 if isinstance(outcome, Overloaded):  # refused at once: all of the time is transit
@@ -228,7 +232,7 @@ class WorkerClient:
         pending = self._pending.get(number)
         if pending is None or pending.future.done() or pending.attempts != attempt or number in self._outbox:
             return
-        if pending.attempts < MAX_ATTEMPTS:
+        if pending.attempts < (MAX_REFUSED_ATTEMPTS if isinstance(lost, REFUSALS) else MAX_ATTEMPTS):
             pending.finished = False
             self._enqueue(number)
         else:

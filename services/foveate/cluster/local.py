@@ -12,6 +12,7 @@ from foveate.core.plan import Plan
 from foveate.core.request import Objective, Request
 from foveate.engine.device import DeviceExecutor
 from foveate.engine.engine import Engine
+from foveate.engine.hang import HangLimits
 from foveate.engine.runner import HasSubmodels, Runner
 from foveate.estimation.host_load import HostLoadMonitor
 from foveate.scheduling.policy import DEFAULT_DEADLINE_S, PolicyFactory
@@ -34,13 +35,15 @@ class LocalCluster:
         policy: PolicyFactory = SloPolicy,
         default_deadline_s: float = DEFAULT_DEADLINE_S,
         host_load: HostLoadMonitor | None = None,
+        hang_limits: HangLimits | None = None,
     ) -> None:
         """factories: create the runners; the first runner's model is the default. queue_items, queue_bytes:
         bounds of each engine's queue. default_deadline_s: seconds for requests without a deadline.
+        hang_limits: when a forward counts as hanging.
 
         Raises SetupError if two models have the same name, and whatever a factory raises.
         """
-        self._device = DeviceExecutor()
+        self._device = DeviceExecutor(hang_limits=hang_limits)
         runners = [self._device.call(factory) for factory in factories]
         self._runners = [served for runner in runners for served in (runner, *submodels_of(runner))]
         self._metrics, self._queue_items, self._queue_bytes = metrics, queue_items, queue_bytes
@@ -54,9 +57,22 @@ class LocalCluster:
 
     @property
     def ready(self) -> bool:
-        """All engines run, and the cluster is not draining."""
-        engines = self._engines.values()
-        return bool(engines) and all(engine.serving for engine in engines) and not self.draining
+        """All engines run, the device responds, and the cluster is not draining."""
+        return bool(self._engines) and not self.draining and not self.problem
+
+    @property
+    def problem(self) -> str:
+        """Why requests cannot run now, as one clause; empty if they can."""
+        stopped = [name for name, engine in self._engines.items() if not engine.serving]
+        if stopped:
+            return f"the engine of {stopped[0]} has failed"
+        return self._device.hangs.describe(hanging_only=True) if self._device.hangs.hangs else ""
+
+    @property
+    def failed(self) -> bool:
+        """Only a restart of the process helps: an engine has failed, or a forward was given up."""
+        stopped = any(not engine.serving for engine in self._engines.values())
+        return (stopped or self._device.hangs.lost) and not self.draining
 
     def cards(self) -> dict[str, ModelCard]:
         """Served models by name; the first is the default."""
@@ -95,20 +111,33 @@ class LocalCluster:
         """By model, predicted seconds until all queued requests have run on their cheapest rungs."""
         return {name: engine.queue_wait_s for name, engine in self._engines.items()}
 
+    async def wait_responds(self) -> None:
+        """Return once the device does not hang."""
+        await self._device.hangs.wait_responds()
+
+    def begin_drain(self) -> None:
+        """Begin to drain: the gateway refuses new requests, and the ones that it has are still admitted."""
+        self.draining = True
+
     @property
-    def failed(self) -> bool:
-        """An engine's loop has ended although the cluster is not draining."""
-        return any(not engine.serving for engine in self._engines.values()) and not self.draining
+    def unfinished(self) -> str:
+        """The work that a drain waits for, as one clause; empty if there is none."""
+        requests = sum(engine.unfinished for engine in self._engines.values())
+        parts = [self._device.hangs.describe(), f"{requests} requests wait or run" if requests else ""]
+        return "; ".join(filter(None, parts))
 
     async def drain(self, timeout_s: float) -> bool:
-        """Refuse new requests. True once all admitted requests ended, False after the time-out."""
+        """Admit no more requests. True once all admitted requests ended and no forward runs.
+
+        False after the time-out, or if a forward was given up as lost.
+        """
         self.draining = True
         try:
             async with asyncio.timeout(timeout_s):
                 await asyncio.gather(*(engine.drain() for engine in self._engines.values()))
         except TimeoutError:
             return False
-        return True
+        return not self._device.hangs.lost
 
     async def close(self) -> None:
         """Fail the requests that are left. A second call does nothing."""

@@ -14,6 +14,8 @@ GAUGE_TTL_S = 10.0
 """Gauges of a process that is silent for this long leave the sums: the process has ended."""
 PROCESS_TTL_S = 3600.0
 """The last report of a process that is silent for this long is deleted. Its counts stay in the sums."""
+MAX_GAUGES = frozenset({"foveate_oldest_wait_seconds"})
+"""Gauges of which the largest value of all processes counts, and not the sum."""
 SampleKey = tuple[str, tuple[tuple[str, str], ...]]
 """The name and the sorted labels of a sample."""
 Samples = dict[SampleKey, float]
@@ -89,7 +91,10 @@ class MetricsAggregator:
         self._last[process] = _LastReport(number, monotonic(), samples)
 
     def collect(self) -> tuple[MetricSnapshot, ...]:
-        """The sums: counters and histograms of all processes, gauges of the processes that still report."""
+        """The sums: counters and histograms of all processes, gauges of the processes that still report.
+
+        Of the gauges in MAX_GAUGES, the largest value takes the place of the sum.
+        """
         now = monotonic()
         for process in [name for name, last in self._last.items() if now - last.at > PROCESS_TTL_S]:
             del self._last[process]
@@ -102,7 +107,8 @@ class MetricsAggregator:
             sums = {}
             for samples in alive:
                 for key, value in samples.get(metric.name, {}).items():
-                    sums[key] = sums.get(key, 0.0) + value
+                    known = sums.get(key, 0.0)
+                    sums[key] = max(known, value) if metric.name in MAX_GAUGES else known + value
         return MetricSnapshot(metric.name, metric.kind, metric.documentation, dict(sums))
 
 

@@ -25,7 +25,7 @@ class RemoteCluster:
         host_load: HostLoadMonitor,
     ) -> None:
         """cards: the models of each client's deployment. Raises SetupError if two models have one name."""
-        self.host_load, self.draining = host_load, False
+        self.host_load, self.draining, self._closed = host_load, False, False
         self.worker_clients = tuple(worker_clients)
         self._cards = {card.name: card for deployment in cards for card in deployment}
         self._client_of = {
@@ -46,6 +46,16 @@ class RemoteCluster:
     def ready(self) -> bool:
         """The cluster is not draining. `connect` has waited for the workers."""
         return not self.draining
+
+    @property
+    def problem(self) -> str:
+        """Always empty: Ray watches the workers, and a request that a worker cannot run goes to another."""
+        return ""
+
+    @property
+    def failed(self) -> bool:
+        """Always false: the gateway runs no models."""
+        return False
 
     def cards(self) -> dict[str, ModelCard]:
         """Served models by name; the first is the default."""
@@ -79,13 +89,23 @@ class RemoteCluster:
         worker_client = self._client_of.get(request.model)
         if worker_client is None:
             raise UnknownModel(f"no model {request.model!r} is served here")
-        if self.draining:
+        if self._closed:
             raise Draining("the server is shutting down; send the request to another one")
         return await worker_client.submit(request)
 
-    async def drain(self, timeout_s: float) -> bool:
-        """Refuse new requests. True once all admitted requests ended, False after the time-out."""
+    def begin_drain(self) -> None:
+        """Begin to drain: the gateway refuses new requests, and the ones that it has are still sent."""
         self.draining = True
+
+    @property
+    def unfinished(self) -> str:
+        """The work that a drain waits for, as one clause; empty if there is none."""
+        pending = sum(len(client.pending()) for client in self.worker_clients)
+        return f"{pending} requests have no answer from a worker" if pending else ""
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Send no more requests. True once all sent requests ended, False after the time-out."""
+        self.draining = self._closed = True
         pending = [future for client in self.worker_clients for future in client.pending()]
         if not pending:
             return True
@@ -94,7 +114,7 @@ class RemoteCluster:
 
     async def close(self) -> None:
         """Fail the requests that are left. A second call does nothing."""
-        self.draining = True
+        self.draining = self._closed = True
         for worker_client in self.worker_clients:
             worker_client.fail_pending(Draining("the server shut down before the request was run"))
             worker_client.close()

@@ -15,7 +15,7 @@ from foveate.cluster.envelope import (
     ResponseEnvelope,
 )
 from foveate.cluster.local import LocalCluster
-from foveate.core.errors import FoveateError, RunFailed
+from foveate.core.errors import DeviceHung, FoveateError, RunFailed
 from foveate.core.model import ModelCard
 from foveate.core.outcome import Outcome
 from foveate.core.request import Request
@@ -38,6 +38,7 @@ class Worker:
     async def run(self, request_batch: RequestBatch) -> AsyncIterator[ResponseBatch]:
         """Run the requests. Each response is yielded once it is ready, with the others that are ready then.
 
+        After requests that were refused because the device hangs, the iterator ends when it responds again.
         Closing the iterator cancels the requests that still run.
         """
         for model, allowed_s in request_batch.refused.items():
@@ -49,6 +50,7 @@ class Worker:
             self._start(request_batch.sender, envelope, ready, task_ended)
             for envelope in request_batch.envelopes
         ]
+        hung = False
         try:
             while not all(task.done() for task in tasks) or ready:
                 if not ready:
@@ -58,6 +60,11 @@ class Worker:
                 responses, ready[:] = tuple(ready[:count]), ready[count:]
                 if responses:
                     yield ResponseBatch(self.name, responses, self.cluster.queue_wait_s())
+                    hung = hung or any(isinstance(response.outcome, DeviceHung) for response in responses)
+            if hung:
+                # Ray sends requests to the replica with the fewest open calls. A replica that refuses all of
+                # them at once would get most of them.
+                await self.cluster.wait_responds()
         finally:
             for task in tasks:
                 task.cancel()

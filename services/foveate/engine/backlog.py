@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from foveate.core.errors import DeviceHung
 from foveate.core.model import Rung
 from foveate.core.plan import Plan
 from foveate.engine.batch import ScheduledBatch
@@ -65,10 +66,25 @@ class Backlog:
         return max(0.0, self.free_at - self.clock()) + sum(item_s[entry.min_rung] for entry in self.queue)
 
     @property
+    def oldest_wait_s(self) -> float:
+        """Seconds since the admission of the request that has waited longest; 0 if none waits."""
+        waiting = [entry.admitted_at for entry in (*self.queue, *self._prefetched_entries) if entry.alive]
+        return max(0.0, self.clock() - min(waiting)) if waiting else 0.0
+
+    def refuse_waiting(self, error: DeviceHung) -> None:
+        """End the queued and the prefetched requests with this error."""
+        for entry in (*self.queue, *self._prefetched_entries):
+            self.queue.refuse(entry, error)
+
+    @property
+    def _prefetched_entries(self) -> Sequence[QueueEntry]:
+        return self.prefetched.decision.entries if self.prefetched else ()
+
+    @property
     def virtual_deadline(self) -> float:
         """The earliest virtual deadline of the waiting requests; infinite if none waits."""
-        prefetched = self.prefetched.decision.entries if self.prefetched else ()
-        return min((entry.virtual_deadline for entry in (*prefetched, *self.queue[:1])), default=math.inf)
+        candidates = (*self._prefetched_entries, *self.queue[:1])
+        return min((entry.virtual_deadline for entry in candidates), default=math.inf)
 
     @property
     def demand(self) -> DeviceDemand:

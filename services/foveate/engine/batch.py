@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from foveate.core.errors import DeadlineExceeded, RunFailed
+from foveate.core.errors import DeadlineExceeded
 from foveate.core.outcome import Result
 from foveate.engine.queue import QueueEntry
+from foveate.engine.result_check import InvalidResult
 from foveate.engine.runner import HasThreads, Runner
 from foveate.scheduling.policy import BatchDecision
 
@@ -44,7 +45,7 @@ def run_batch(runner: Runner, batch: ScheduledBatch, clock: Clock) -> BatchResul
     try:
         entries, results = _run_together(runner, batch, clock)
         if len(results) != len(entries):
-            raise RunFailed(f"the model returned {len(results)} results for {len(entries)} requests")
+            raise InvalidResult(f"the model returned {len(results)} results for {len(entries)} requests")
     except Exception as error:
         log.warning("a batch of %d failed", len(entries), exc_info=True)
         if len(entries) == 1:

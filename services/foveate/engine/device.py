@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Protocol, TypeVar
 
+from foveate.core.errors import DeviceHung
+from foveate.engine.hang import HangDetector, HangLimits
 from foveate.scheduling.device_demand import NO_DEMAND, DeviceDemand, combined_demand
 
 T = TypeVar("T")
@@ -25,6 +27,10 @@ class DeviceTenant(Protocol):
         """The device time that the waiting and the expected requests need."""
         ...
 
+    def refuse_waiting(self, error: DeviceHung) -> None:
+        """End the requests that wait with this error, because the device hangs."""
+        ...
+
 
 class DeviceExecutor:
     """One thread, and a lock on it that is granted to the tenant with the earliest virtual deadline.
@@ -32,8 +38,12 @@ class DeviceExecutor:
     A tenant decides what to run only after it has got the lock.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, hang_limits: HangLimits | None = None
+    ) -> None:
         self.clock = clock
+        self.hangs = HangDetector(hang_limits or HangLimits(), self._refuse_waiting)
+        """Watches the work on the thread, and the stacking of the next batches."""
         self._tenants: list[DeviceTenant] = []
         self._waiters: dict[DeviceTenant, asyncio.Future[None]] = {}
         self._locked, self._free_at = False, 0.0
@@ -110,6 +120,10 @@ class DeviceExecutor:
     async def run(self, work: Callable[[], T]) -> T:
         """Run a function on the thread without blocking the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    def _refuse_waiting(self, error: DeviceHung) -> None:
+        for tenant in self._tenants:
+            tenant.refuse_waiting(error)
 
     def close(self) -> None:
         """End the thread after the function that it runs now."""

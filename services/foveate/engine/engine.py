@@ -59,6 +59,7 @@ class Engine:
         self.draining = False
         self._changed = asyncio.Event()
         self._loop: asyncio.Task[None] | None = None
+        self._running = False
         self._device = device or DeviceExecutor()
         self.backlog = Backlog(self.queue, self.latency, rungs, runner.max_batch, self._device, clock)
         self._executor = BatchExecutor(runner, self.latency, self._device, metrics, clock)
@@ -69,6 +70,8 @@ class Engine:
         )  # fmt: skip
         metrics.waiting.labels(name).set_function(lambda: len(self.queue))
         metrics.waiting_bytes.labels(name).set_function(lambda: self.queue.bytes)
+        metrics.oldest_wait.labels(name).set_function(lambda: self.backlog.oldest_wait_s)
+        metrics.hanging.labels(name).set_function(lambda: self._device.hangs.count(name))
 
     @property
     def card(self) -> ModelCard:
@@ -82,8 +85,17 @@ class Engine:
 
     @property
     def busy(self) -> bool:
-        """True if an admitted request has no outcome yet."""
-        return bool(self.backlog.unfinished)
+        """True if an admitted request has no outcome yet, or if a batch still runs for clients that left.
+
+        A batch that was given up as lost does not count.
+        """
+        unfinished = bool(self.backlog.unfinished) or self.backlog.prefetched is not None
+        return unfinished or (self._running and not self._device.hangs.lost)
+
+    @property
+    def unfinished(self) -> int:
+        """Admitted requests without an outcome."""
+        return len(self.backlog.unfinished)
 
     @property
     def queue_wait_s(self) -> float:
@@ -101,15 +113,17 @@ class Engine:
         if loop.cancelled() or loop.exception() is None:
             return
         log.critical("the engine of %s failed", self.card.name, exc_info=loop.exception())
-        self.draining = True
+        self.draining, self.backlog.prefetched = True, None
         for entry in list(self.backlog.unfinished):
             self.queue.refuse(entry, RunFailed("the server failed on this request"))
 
     def reserve(self, objective: Objective, plan: Plan | None, ready_in_s: float) -> None:
         """Accept a request whose media will be decoded in `ready_in_s` seconds, or refuse it.
 
-        Nothing has been decoded yet, so a refusal costs little. Raises BadPlan, DeadlineExceeded, TooLate.
+        Nothing has been decoded yet, so a refusal costs little. Raises BadPlan, DeadlineExceeded, DeviceHung,
+        TooLate.
         """
+        self._device.hangs.check()
         self._admission.reserve(objective, plan, ready_in_s)
 
     def count_refused(self, allowed_s: float) -> None:
@@ -134,10 +148,11 @@ class Engine:
     def admit(self, request: Request, reserved: bool = False) -> QueueEntry:
         """Put a request into the queue.
 
-        Raises BadPlan, DeadlineExceeded, Draining, Overloaded, TooLate.
+        Raises BadPlan, DeadlineExceeded, DeviceHung, Draining, Overloaded, TooLate.
         """
         if self.draining:
             raise Draining("the server is shutting down; send the request to another one")
+        self._device.hangs.check()
         entry = self._admission.admit(request, reserved)
         if not math.isinf(entry.deadline):
             delay_s = entry.deadline - entry.admitted_at
@@ -179,6 +194,7 @@ class Engine:
     async def _run(self, batch: ScheduledBatch) -> None:
         """Run a batch, and prefetch the next one while it runs."""
         self._device.set_busy(batch.predicted_s)
+        self._running = True
         running = asyncio.create_task(self._executor.run(batch), name=f"batch-{self.card.name}")
         running.add_done_callback(lambda _: self._changed.set())
         try:
@@ -188,6 +204,8 @@ class Engine:
                 await self._changed.wait()
         finally:
             await running
+            self._running = False
+            self._changed.set()  # for `drain`
 
     def _prefetch(self) -> None:
         """Choose and stage the next batch early, if it is full and no other model waits for the device.
@@ -230,7 +248,7 @@ class Engine:
         return decision
 
     async def drain(self) -> None:
-        """Refuse new requests, and return once every admitted request has its outcome."""
+        """Refuse new requests. Return once every admitted request has its outcome and no batch runs."""
         self.draining = True
         while self.busy:
             self._changed.clear()

@@ -11,9 +11,11 @@ from foveate.core.errors import FoveateError, RunFailed
 from foveate.core.metrics import Metrics
 from foveate.core.outcome import Explanation, Outcome, Result, Timings
 from foveate.core.plan import Plan
-from foveate.engine.batch import ScheduledBatch, run_batch
+from foveate.engine.batch import BatchResults, ScheduledBatch, run_batch
 from foveate.engine.device import DeviceExecutor
+from foveate.engine.hang import DeviceWork, WorkKind
 from foveate.engine.queue import QueueEntry
+from foveate.engine.result_check import InvalidResult, ResultCheck
 from foveate.engine.runner import HasExplanations, Runner
 from foveate.estimation.threads import ThreadSelector
 from foveate.scheduling.policy import BatchDecision
@@ -34,6 +36,7 @@ class BatchExecutor:
     ) -> None:
         """latency: observes every batch; clock: the clock of the deadlines, in seconds."""
         self.runner, self.latency, self.device, self.clock = runner, latency, device, clock
+        self._check = ResultCheck(runner.card)
         self._stage_thread = ThreadPoolExecutor(1, "stage")
         # The labels are resolved once: that costs more than counting.
         name = runner.card.name
@@ -43,16 +46,20 @@ class BatchExecutor:
         self._batch_size, self._padding = metrics.batch_size.labels(name), metrics.padding.labels(name)
         self._prediction_ratio = metrics.prediction.labels(name)
         self._running_gauge = metrics.running.labels(name)
+        self._hangs, self._invalid_results = metrics.hangs, metrics.invalid_results
 
     async def stage(self, batch: ScheduledBatch) -> None:
         """Stack a batch while another one runs. If that fails, `run` stacks again and handles the failure."""
         started = self.clock()
-        media = [entry.request.media for entry in batch.decision.entries]
-        work = asyncio.get_running_loop().run_in_executor(
-            self._stage_thread, self.runner.stack, media, batch.decision.plan
+        entries, plan = batch.decision.entries, batch.decision.plan
+        media = [entry.request.media for entry in entries]
+        stacking = asyncio.get_running_loop().run_in_executor(
+            self._stage_thread, self.runner.stack, media, plan
         )
         try:
-            batch.stacked = await work
+            work = self._work("stacking", len(entries), plan, batch.predicted_s, partial(self._fail, entries))
+            with self.device.hangs.watch(work):
+                batch.stacked = await stacking
         except Exception:
             log.debug("stacking a prefetched batch failed", exc_info=True)
         self._stack_time.observe(self.clock() - started)
@@ -68,21 +75,68 @@ class BatchExecutor:
 
     async def _forward(self, batch: ScheduledBatch) -> None:
         """Run the forward, observe its latency, set the outcomes, and explain where asked."""
-        started = self.clock()
-        self._running_gauge.set(len(batch.decision.entries))
+        started, decision = self.clock(), batch.decision
+        # If the batch fails, its items run one after the other.
+        one_by_one_s = len(decision.entries) * self.latency.predict(decision.plan, 1)
+        predicted_s = max(batch.predicted_s, one_by_one_s)
+        size, give_up = len(decision.entries), partial(self._fail, decision.entries)
+        work = self._work("batch", size, decision.plan, predicted_s, give_up)
+        self._running_gauge.set(size)
         try:
-            entries, results = await self.device.run(partial(run_batch, self.runner, batch, self.clock))
+            with self.device.hangs.watch(work):
+                entries, results = await self.device.run(partial(self._run_checked, batch))
         finally:
             self._running_gauge.set(0)
         if not entries:
             return
+        self._report_invalid(results, decision.plan)
         if not any(isinstance(result, Exception) for result in results):
             seconds = self.clock() - started
-            ratio = self.latency.observe(batch.decision.plan, len(entries), seconds, batch.threads)
+            ratio = self.latency.observe(decision.plan, len(entries), seconds, batch.threads)
             self._prediction_ratio.observe(ratio)
-        to_explain = self._settle(entries, results, batch.decision, started)
+        to_explain = self._settle(entries, results, decision, started)
         if to_explain:
-            await self._explain(to_explain, batch.decision.plan)
+            await self._explain(to_explain, decision.plan)
+
+    def _work(
+        self, kind: WorkKind, size: int, plan: Plan, predicted_s: float, give_up: Callable[[], None]
+    ) -> DeviceWork:
+        """A piece of work of this model. A hang is counted. give_up: called when the work is lost."""
+
+        def on_change(work: DeviceWork) -> None:
+            if work.state == "lost":
+                give_up()
+            else:
+                self._hangs.labels(work.model, self._rung_name(plan)).inc()
+
+        return DeviceWork(self.runner.card.name, plan, size, predicted_s, kind, on_change)
+
+    def _fail(self, entries: Sequence[QueueEntry]) -> None:
+        for entry in entries:
+            entry.fail(RunFailed("the model did not finish this request; the server has given it up"))
+
+    def _run_checked(self, batch: ScheduledBatch) -> BatchResults:
+        """Run a batch on this thread, and check every result; an invalid one fails its own request."""
+        entries, results = run_batch(self.runner, batch, self.clock)
+        checked = [
+            self._check(result, features=entry.request.features)
+            for entry, result in zip(entries, results, strict=True)
+        ]
+        return entries, checked
+
+    def _report_invalid(self, results: Sequence[Result | Exception], plan: Plan) -> None:
+        """Count and log the results that the check has refused."""
+        invalid = [result for result in results if isinstance(result, InvalidResult)]
+        if invalid:
+            self._invalid_results.labels(self.runner.card.name, self._rung_name(plan)).inc(len(invalid))
+            log.error(
+                "%d of %d results under %s are invalid: %s", len(invalid), len(results), plan, invalid[0]
+            )
+
+    def _rung_name(self, plan: Plan) -> str:
+        """The plan as a metric label: the name of its rung, or other."""
+        card = self.runner.card
+        return "other" if card.rung(plan) is None else plan.relative_to(card.full)
 
     def _settle(
         self,
@@ -132,14 +186,25 @@ class BatchExecutor:
         if isinstance(self.runner, HasExplanations):
             media = [entry.request.media for entry, _ in to_explain]
             try:
-                returned = await self.device.run(partial(self.runner.explain, media, plan))
+                predicted_s = self.latency.predict(plan, len(media))
+                give_up = partial(self._finish, to_explain, explanations)
+                work = self._work("explanation", len(to_explain), plan, predicted_s, give_up)
+                with self.device.hangs.watch(work):
+                    returned = await self.device.run(partial(self.runner.explain, media, plan))
                 if len(returned) != len(to_explain):
                     raise RunFailed(
                         f"the model returned {len(returned)} explanations for {len(to_explain)} requests"
                     )
-                explanations = returned
+                explanations = [self._check.explain(explanation) for explanation in returned]
             except Exception:
                 log.warning("explaining %d results failed", len(to_explain), exc_info=True)
+        self._finish(to_explain, explanations)
+
+    @staticmethod
+    def _finish(
+        to_explain: Sequence[tuple[QueueEntry, Outcome]], explanations: Sequence[Explanation | None]
+    ) -> None:
+        """Set the outcomes of these entries, with their explanations."""
         for (entry, outcome), explanation in zip(to_explain, explanations, strict=True):
             if entry.alive:
                 result = replace(outcome.result, explanation=explanation)

@@ -7,12 +7,22 @@ from time import monotonic
 
 import pytest
 
-from foveate.cluster.client import MAX_TRANSIT_S, WorkerClient, _PendingRequest
+from foveate.cluster.client import MAX_REFUSED_ATTEMPTS, MAX_TRANSIT_S, WorkerClient, _PendingRequest
 from foveate.cluster.envelope import RequestBatch, ResponseBatch, ResponseEnvelope, WorkerLost
-from foveate.core.errors import BadPlan, DeadlineExceeded, Overloaded, RunFailed, TooLate, UnknownModel
+from foveate.cluster.worker import Worker
+from foveate.core.errors import (
+    BadPlan,
+    DeadlineExceeded,
+    DeviceHung,
+    Overloaded,
+    RunFailed,
+    TooLate,
+    UnknownModel,
+)
 from foveate.core.outcome import Result
 from foveate.core.plan import Plan
 from foveate.core.request import Request
+from foveate.engine.hang import HangLimits
 from tests.support.fake_runner import FakeRunner
 from tests.support.loopback import LoopbackTransport, SilentTransport
 from tests.support.workers import TIMEOUT_S, connect, fake_request, forward_started, running_workers
@@ -267,3 +277,65 @@ async def test_requests_that_a_draining_worker_refuses_run_on_another_worker() -
         await workers[0].cluster.drain(1)
         await cluster.submit(fake_request())
     assert not draining.batches and len(serving.batches) == 1
+
+
+class LeastBusyTransport(LoopbackTransport):
+    """Sends each batch to the worker with the fewest open calls, as Serve does; the first one of equals."""
+
+    def __init__(self, *workers: Worker) -> None:
+        super().__init__(*workers)
+        self.open = dict.fromkeys(workers, 0)
+
+    async def send(self, request_batch: RequestBatch) -> AsyncIterator[ResponseBatch]:
+        worker = min(self.open, key=lambda each: self.open[each])
+        self.open[worker] += 1
+        try:
+            async for response_batch in worker.run(request_batch):
+                yield response_batch
+        finally:
+            self.open[worker] -= 1
+
+
+async def test_requests_behind_a_hang_run_on_another_worker_and_the_hung_one_gets_few() -> None:
+    hung, serving = FakeRunner(), FakeRunner()
+    limits = HangLimits(0.1, 1000)
+    async with running_workers(hung, serving, hang_limits=limits) as workers:
+        transport = LeastBusyTransport(*workers)
+        cluster = await connect(transport)
+        hung.gate.clear()
+        inside = asyncio.create_task(cluster.submit(fake_request()))
+        await forward_started(hung)
+        behind = [asyncio.create_task(cluster.submit(fake_request(f"r{i}"))) for i in range(3)]
+        async with asyncio.timeout(TIMEOUT_S):
+            while workers[0].cluster.ready:
+                await asyncio.sleep(0.01)
+        await asyncio.wait_for(asyncio.gather(*behind), TIMEOUT_S)
+        for number in range(20):
+            await asyncio.wait_for(cluster.submit(fake_request(f"s{number}")), TIMEOUT_S)
+        assert transport.open[workers[0]] <= 5, "most requests never reach the hung worker"
+        assert sum(map(len, serving.batches)) == 23 and not inside.done()
+        hung.gate.set()
+        await asyncio.wait_for(inside, TIMEOUT_S)
+        async with asyncio.timeout(TIMEOUT_S):
+            while transport.open[workers[0]]:
+                await asyncio.sleep(0.01)
+        await cluster.close()
+
+
+async def test_a_request_that_every_worker_refuses_because_of_a_hang_fails_with_503() -> None:
+    runner = FakeRunner()
+    async with running_workers(runner, hang_limits=HangLimits(0.1, 0.5)) as workers:
+        transport = LoopbackTransport(*workers)
+        cluster = await connect(transport)
+        runner.gate.clear()
+        inside = asyncio.create_task(cluster.submit(fake_request()))
+        await forward_started(runner)
+        async with asyncio.timeout(TIMEOUT_S):
+            while workers[0].cluster.ready:
+                await asyncio.sleep(0.01)
+        with pytest.raises(DeviceHung):
+            await asyncio.wait_for(cluster.submit(fake_request()), TIMEOUT_S)
+        assert len(transport.request_batches) == 1 + MAX_REFUSED_ATTEMPTS
+        with pytest.raises(RunFailed):  # not retried: the request may make another worker hang
+            await asyncio.wait_for(inside, TIMEOUT_S)
+        await cluster.close()

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 import pytest
 
 from foveate.cluster.local import LocalCluster
-from foveate.core.errors import Draining, SetupError, UnknownModel
+from foveate.core.errors import DeviceHung, Draining, RunFailed, SetupError, UnknownModel
 from foveate.core.metrics import Metrics
 from foveate.core.request import Objective, Request
+from foveate.engine.hang import HangLimits
 from foveate.engine.runner import Runner
 from tests.support.fake_runner import FakeRunner
 from tests.support.workers import TIMEOUT_S, fake_request, forward_started
@@ -72,3 +73,53 @@ async def test_a_drain_ends_at_its_time_out_and_closing_fails_queued_requests() 
     await asyncio.wait_for(closing, TIMEOUT_S)
     results = await asyncio.gather(running, *queued, return_exceptions=True)
     assert any(isinstance(result, Draining) for result in results)
+
+
+async def test_requests_that_the_gateway_has_accepted_are_admitted_during_a_drain() -> None:
+    cluster = LocalCluster([FakeRunner], Metrics())
+    await cluster.start()
+    slot = cluster.reserve("fake", Objective(), None, 1.0)
+    cluster.begin_drain()
+    assert cluster.draining and not cluster.ready
+    assert (await slot.submit(fake_request())).result.scores[0] == 0.75
+    assert await cluster.drain(TIMEOUT_S)
+    with pytest.raises(Draining):
+        await slot.submit(fake_request())
+    await cluster.close()
+
+
+async def test_a_hang_of_one_model_makes_the_cluster_unready_and_then_failed() -> None:
+    runner = FakeRunner("slow")
+    cluster = LocalCluster([lambda: runner, FakeRunner], Metrics(), hang_limits=HangLimits(0.1, 0.4))
+    await cluster.start()
+    assert cluster.ready and not cluster.problem and not cluster.unfinished
+    runner.gate.clear()
+    inside = asyncio.create_task(cluster.submit(Request("r", "slow", "image", 1)))
+    await forward_started(runner)
+    assert "a batch of 1 for slow" in cluster.unfinished and "1 requests" in cluster.unfinished
+    async with asyncio.timeout(TIMEOUT_S):
+        while cluster.ready:
+            await asyncio.sleep(0.01)
+    assert "a batch of 1 for slow under" in cluster.problem
+    with pytest.raises(DeviceHung, match="slow"):
+        await cluster.submit(fake_request())
+    async with asyncio.timeout(TIMEOUT_S):
+        while not cluster.failed:
+            await asyncio.sleep(0.01)
+    with pytest.raises(RunFailed):
+        await inside
+    assert not await asyncio.wait_for(cluster.drain(1000), TIMEOUT_S), "the thread of the forward is lost"
+    assert not cluster.failed, "a cluster that drains ends anyway"
+    runner.gate.set()
+    await cluster.close()
+
+
+async def test_an_engine_that_has_failed_is_a_reason() -> None:
+    cluster = LocalCluster([FakeRunner], Metrics())
+    await cluster.start()
+    loop = cluster._engines["fake"]._loop
+    assert loop is not None
+    loop.cancel()
+    await asyncio.wait([loop])
+    assert cluster.failed and cluster.problem == "the engine of fake has failed"
+    await cluster.close()

@@ -5,7 +5,13 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from foveate.cluster import metrics_aggregator as module
-from foveate.cluster.metrics_aggregator import AggregatedCollector, MetricsAggregator, SampleKey, snapshot
+from foveate.cluster.metrics_aggregator import (
+    MAX_GAUGES,
+    AggregatedCollector,
+    MetricsAggregator,
+    SampleKey,
+    snapshot,
+)
 from foveate.core.metrics import Metrics
 
 ANSWERED = ("foveate_requests_total", (("model", "m"), ("outcome", "ok"), ("task", "classify")))
@@ -123,3 +129,15 @@ def test_the_sums_are_written_as_the_metrics_of_one_process() -> None:
     assert values["foveate_request_duration_seconds_count"] == 2
     assert values["foveate_request_duration_seconds_sum"] == pytest.approx(0.06)
     assert values["foveate_request_duration_seconds_bucket"] == 2
+
+
+def test_of_the_longest_waits_the_longest_counts() -> None:
+    assert {
+        gauge for gauge in MAX_GAUGES if gauge not in {m.name for m in snapshot(Metrics().registry)}
+    } == set()
+    aggregator = MetricsAggregator()
+    for name, seconds in (("one", 2.0), ("other", 3.0), ("third", 1.0)):
+        process = ReportingProcess(name, aggregator)
+        process.metrics.oldest_wait.labels("m").set(seconds)
+        process.report()
+    assert sample(aggregator, ("foveate_oldest_wait_seconds", (("model", "m"),))) == 3

@@ -98,3 +98,27 @@ async def test_the_model_of_the_first_deployment_is_the_default() -> None:
         cluster = await connect(LoopbackTransport(one), LoopbackTransport(other))
         cards: Sequence[ModelCard] = tuple(cluster.cards().values())
     assert [card.name for card in cards] == ["b", "a"]
+
+
+async def test_requests_that_the_gateway_has_accepted_are_sent_during_a_drain() -> None:
+    async with running_workers(FakeRunner()) as workers:
+        cluster = await connect(LoopbackTransport(*workers))
+        slot = cluster.reserve("fake", Objective(), None, 1.0)
+        cluster.begin_drain()
+        assert cluster.draining and not cluster.ready
+        await slot.submit(fake_request())
+        assert await cluster.drain(TIMEOUT_S)
+        with pytest.raises(Draining):
+            await slot.submit(fake_request())
+
+
+async def test_it_says_what_a_drain_waits_for() -> None:
+    async with running_workers(FakeRunner()) as workers:
+        cluster = await connect(SilentTransport(*workers))
+        assert not cluster.unfinished and not cluster.problem and not cluster.failed
+        task = asyncio.create_task(cluster.submit(fake_request()))
+        await asyncio.sleep(0.05)
+        assert "1 requests" in cluster.unfinished
+        await cluster.close()
+        with pytest.raises(Draining):
+            await task

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from foveate.core.errors import DeviceHung
 from foveate.core.plan import Plan
 from foveate.core.request import Objective
 from foveate.engine.backlog import RECENT_S, Backlog
@@ -129,3 +130,31 @@ async def test_an_efficient_batch_at_full_has_to_wait_before_one_is_prefetched()
         assert not backlog.full_batch_waits
         backlog.queue.push(await entry(float(number)))
     assert backlog.full_batch_waits
+
+
+async def test_the_oldest_wait_is_that_of_the_first_admitted_request_that_still_waits() -> None:
+    clock = VirtualClock()
+    backlog = backlog_at(clock)
+    assert backlog.oldest_wait_s == 0
+    oldest, urgent, staged = [await entry(deadline) for deadline in (9.0, 1.0, 2.0)]
+    oldest.admitted_at, urgent.admitted_at, staged.admitted_at = 70.0, 90.0, 60.0
+    backlog.queue.push(oldest)
+    backlog.queue.push(urgent)
+    assert backlog.oldest_wait_s == 30
+    backlog.prefetched = prefetched(staged, predicted_s=0.5)
+    clock.now += 1
+    assert backlog.oldest_wait_s == 41
+    staged.future.cancel()
+    assert backlog.oldest_wait_s == 31, "the client of the prefetched request has left"
+
+
+async def test_waiting_requests_are_refused_wherever_they_wait() -> None:
+    backlog = backlog_at(VirtualClock())
+    queued, staged, running = [await entry(float(n)) for n in range(3)]
+    backlog.queue.push(queued)
+    backlog.prefetched = prefetched(staged, predicted_s=0.5)
+    backlog.unfinished |= {queued, staged, running}
+    error = DeviceHung("no")
+    backlog.refuse_waiting(error)
+    assert queued.future.exception() is staged.future.exception() is error
+    assert running.alive and not len(backlog.queue)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from foveate.core.errors import DeviceHung
 from foveate.engine.device import DeviceExecutor
 from foveate.scheduling.device_demand import NO_DEMAND, DeviceDemand
 
@@ -19,6 +20,9 @@ class StubTenant:
 
     virtual_deadline: float
     demand: DeviceDemand = NO_DEMAND
+
+    def refuse_waiting(self, error: DeviceHung) -> None:
+        raise AssertionError(error)
 
 
 async def run_turn(device: DeviceExecutor, tenant: StubTenant, order: list[StubTenant]) -> None:

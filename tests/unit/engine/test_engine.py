@@ -333,3 +333,42 @@ async def test_no_forward_is_spent_on_expired_or_cancelled_requests() -> None:
     answered = [i for i, end in enumerate(ended[1:]) if isinstance(end, Outcome)]
     assert sorted(ran) == answered
     assert 50 < len(answered) < 200
+
+
+async def test_a_drain_waits_for_a_batch_whose_clients_have_left() -> None:
+    runner = FakeRunner(max_batch=2)
+    async with running(runner) as engine:
+        tasks = [
+            await blocked(engine, runner),
+            *await submitted(engine, *(make_request(n) for n in range(2))),
+        ]
+        for task in tasks:
+            task.cancel()
+        await asyncio.sleep(0.02)
+        assert engine.busy and not engine.unfinished
+        drain = asyncio.create_task(engine.drain())
+        await asyncio.sleep(0.05)
+        assert not drain.done()
+        runner.gate.set()
+        await soon(drain)
+        assert not engine.busy
+    assert runner.batches == [["first"]]
+
+
+async def test_the_longest_wait_is_exported() -> None:
+    runner, metrics = FakeRunner(), Metrics()
+    engine = Engine(runner, metrics)
+    engine.start()
+
+    def oldest_s() -> float:
+        return metrics.registry.get_sample_value("foveate_oldest_wait_seconds", {"model": "fake"}) or 0.0
+
+    first = await blocked(engine, runner)
+    assert oldest_s() == 0, "a running request does not wait"
+    waiting = await submitted(engine, make_request("waiting"))
+    await asyncio.sleep(0.05)
+    assert 0.05 <= oldest_s() < 20
+    runner.gate.set()
+    await soon(asyncio.gather(first, *waiting))
+    assert oldest_s() == 0
+    await engine.close()

@@ -1,12 +1,17 @@
 """The ASGI application: listing of models, probes, metrics, the API document, paths and methods."""
 
+import asyncio
 import json
 
+import httpx
 import pytest
 
 from foveate.cluster.local import LocalCluster
 from foveate.core.errors import SetupError
 from foveate.core.metrics import Metrics
+from foveate.core.settings import Settings
+from foveate.engine.hang import HangLimits
+from foveate.gateway.app import create_app
 from tests.support.fake_runner import FakeRunner
 from tests.support.gateway import assert_problem, serving_fakes
 
@@ -94,3 +99,30 @@ async def test_openapi_document_describes_classify() -> None:
     schemas = document["components"]["schemas"]
     assert "explain" not in schemas["Classification"]["required"]
     assert "-1" in schemas["Stage"]["properties"]["patches"]["description"]
+
+
+async def test_probes_say_why_a_server_whose_forward_hangs_cannot_serve() -> None:
+    runner = FakeRunner()
+    limits, settings, metrics = HangLimits(0.05, 0.5), Settings(cache_bytes=0), Metrics()
+    cluster = LocalCluster([lambda: runner], metrics, hang_limits=limits)
+    app = create_app(cluster, settings, metrics)
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
+    ):
+        runner.gate.clear()
+        inside = asyncio.create_task(
+            client.post("/classify", content=b"x", headers={"content-type": "image/png"})
+        )
+        seen: list[tuple[int, int, str]] = []
+        async with asyncio.timeout(20):
+            while not seen or seen[-1][1] == 200:
+                ready, alive = await client.get("/readyz"), await client.get("/livez")
+                seen.append((ready.status_code, alive.status_code, ready.json()["status"]))
+                await asyncio.sleep(0.01)
+        assert seen[0] == (200, 200, "ready")
+        assert (503, 200, "hanging") in seen and seen[-1][0] == 503
+        assert "for fake under" in (await client.get("/livez")).json()["reason"]
+        assert_problem(await inside, 500, "did not finish")
+        runner.gate.set()

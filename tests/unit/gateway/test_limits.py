@@ -125,3 +125,18 @@ async def test_a_cancellation_from_outside_passes_through() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+@pytest.mark.anyio
+async def test_a_drain_waits_until_no_request_is_in_flight() -> None:
+    limiter = AdmissionLimiter(9, 100, 100)
+    await limiter.wait_empty(20)
+    with limiter.admit():
+        with limiter.admit():
+            waiting = asyncio.create_task(limiter.wait_empty(20))
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        await limiter.wait_empty(0.01)
+        assert limiter.items == 1, "the time is over"
+    await asyncio.wait_for(waiting, 20)

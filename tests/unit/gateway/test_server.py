@@ -109,3 +109,38 @@ def test_freezing_the_heap_takes_its_objects_out_of_collections() -> None:
         assert gc.get_freeze_count() > 10_000
     finally:
         gc.unfreeze()
+
+
+async def test_a_request_whose_body_still_arrives_is_answered_during_the_drain() -> None:
+    signalled = asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"im"
+        await signalled.wait()
+        yield b"age"
+
+    async with running() as here:
+        sending = asyncio.create_task(here.client.post("/classify", content=body(), headers=JPEG))
+        while not here.server.limiter.items:
+            await asyncio.sleep(0.01)
+        here.server.handle_exit(signal.SIGTERM, None)
+        while (await here.client.get("/readyz")).status_code == 200:
+            await asyncio.sleep(0.01)
+        assert (await here.post()).status_code == 503
+        signalled.set()
+        assert (await sending).status_code == 200
+        await asyncio.wait_for(here.serving, 20)
+        assert here.server.finished
+
+
+async def test_a_drain_that_does_not_finish_says_why(caplog: pytest.LogCaptureFixture) -> None:
+    async with running(drain_timeout_s=0.05) as here:
+        admitted = await here.blocked_request()
+        admitted.cancel()  # the client leaves, and the forward goes on
+        while here.server.limiter.items:
+            await asyncio.sleep(0.01)
+        here.server.handle_exit(signal.SIGTERM, None)
+        await asyncio.wait_for(here.serving, 20)
+        assert not here.server.finished
+    (reason,) = (record.getMessage() for record in caplog.records if "status 1" in record.getMessage())
+    assert "a batch of 1 for fake under" in reason

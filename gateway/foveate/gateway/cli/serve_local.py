@@ -1,25 +1,29 @@
 """`foveate serve` in one process, with the gateway, the engines and the models."""
 
-import os
 from collections.abc import Callable
 from functools import partial
+from time import monotonic
 from typing import Any
 
 from foveate.cluster.local import LocalCluster
 from foveate.core.metrics import Metrics
 from foveate.core.settings import Settings
+from foveate.engine.hang import HangLimits
 from foveate.estimation.host_load import HostLoadMonitor
 from foveate.gateway.app import create_app
-from foveate.gateway.server import freeze_gc_heap, server
+from foveate.gateway.server import end_leftover_threads, freeze_gc_heap, server
 from foveate.scheduling.fifo import Fifo
 from foveate.scheduling.slo_policy import SloPolicy
+
+MIN_JOIN_S = 1.0
+"""Seconds that threads have to end after the server, even where the drain time is over."""
 
 
 def serve(settings: Settings, tell: Callable[[str], None], load: Callable[[str, Settings], Any]) -> None:
     """Serve until a signal arrives and all admitted requests have ended.
 
     tell: prints one line for each model. load: creates the runner of a model's name.
-    Exits the process with status 1 if a forward does not end. Raises SetupError.
+    Exits the process with status 1 if work does not end. Raises SetupError.
     """
     metrics = Metrics()
     factories = [partial(load, name, settings) for name in settings.models]
@@ -27,6 +31,7 @@ def serve(settings: Settings, tell: Callable[[str], None], load: Callable[[str, 
         factories, metrics, settings.queue_items, settings.queue_bytes,
         SloPolicy if settings.policy == "slo" else Fifo, settings.default_deadline_s,
         HostLoadMonitor(settings.decode_threads),
+        HangLimits(settings.hang_timeout_s, settings.hang_restart_s),
     )  # fmt: skip
     application = create_app(cluster, settings, metrics)
     for card in cluster.cards().values():
@@ -34,5 +39,4 @@ def serve(settings: Settings, tell: Callable[[str], None], load: Callable[[str, 
     web = server(application, cluster, settings)
     freeze_gc_heap()
     web.run()
-    if not web.finished:
-        os._exit(1)  # a forward that does not end would keep its thread, and with it the process, for ever
+    end_leftover_threads(max(MIN_JOIN_S, web.drain_until - monotonic()))

@@ -3,6 +3,7 @@
 The gateway is the ingress deployment. Each model is a deployment of its own behind it.
 """
 
+import logging
 import os
 import re
 import signal
@@ -29,7 +30,7 @@ from foveate.cluster.ray.model_deployment import (
     RunnerFactory,
     deployment_options,
 )
-from foveate.cluster.ray.transport import RayTransport
+from foveate.cluster.ray.transport import CALL_ERRORS, RayTransport, direct
 from foveate.cluster.remote import RemoteCluster
 from foveate.core.errors import SetupError
 from foveate.core.metrics import Metrics
@@ -37,11 +38,16 @@ from foveate.core.settings import Settings, read_settings
 from foveate.estimation.host_load import HostLoadMonitor
 from foveate.gateway.app import create_app
 from foveate.gateway.cli import model_loader
+from foveate.gateway.limits import AdmissionLimiter
+
+log = logging.getLogger(__name__)
 
 NAME = "foveate"
 """The name of the Ray Serve application."""
 GATEWAY, METRICS = "gateway", "metrics"
 """The names of the deployments that are not models."""
+DRAIN_CALL_S = 5.0
+"""Seconds that the call which drains the gateways may take, in addition to the drain time-out."""
 TEARDOWN_TIMEOUT_S = 60.0
 """Seconds to take the application down, in addition to the drain time-out of admitted requests."""
 SERVE_DRAIN_S = 35.0
@@ -70,7 +76,17 @@ class GatewayDeployment:
         self.reporter.start()
         app = create_app(self.cluster, self.settings, self.metrics, collect_metrics=self.reporter.collect_all)
         app.add_middleware(StripRequestId)
+        self.limiter: AdmissionLimiter = app.state.limiter
         return app
+
+    async def drain(self) -> None:
+        """Refuse new requests, and return once the accepted ones have their answers, or at the time-out.
+
+        Serve stops all deployments of an application at once. Without a drain of the gateways before that, a
+        request that is still read or decoded would reach no worker.
+        """
+        self.cluster.begin_drain()
+        await self.limiter.wait_empty(self.settings.drain_timeout_s)
 
     async def __del__(self) -> None:
         self.reporter.stop()
@@ -191,18 +207,37 @@ def exit_after(seconds: float) -> None:
     timer.start()
 
 
+def drain_gateways(timeout_s: float, drained: threading.Event) -> None:
+    """Drain all gateways, and set `drained` when they have drained or cannot be reached."""
+
+    try:
+        handle: Any = ray_serve.get_deployment_handle(GATEWAY, NAME)
+        handle._init(_run_router_in_separate_loop=True)  # this process has no event loop
+        direct(handle).broadcast("drain").results(timeout_s=timeout_s + DRAIN_CALL_S)
+    except (*CALL_ERRORS, RuntimeError, TimeoutError):
+        log.warning("the gateways could not be drained before the end", exc_info=True)
+    finally:
+        drained.set()
+
+
 def serve(
     settings: Settings,
     tell: Callable[[str], None],
     factories: Sequence[RunnerFactory] | None = None,
 ) -> None:
-    """Serve until a signal arrives. Then finish the admitted requests and take the application down.
+    """Serve until a signal arrives. Then finish the accepted requests and take the application down.
+
+    A second signal does not wait for the requests.
 
     tell: prints the address. factories: as for `application`. Raises SetupError.
     """
-    stopping, deployed = threading.Event(), False
+    stopping, drained, deployed = threading.Event(), threading.Event(), False
 
     def stop(number: int, *_: object) -> None:
+        if stopping.is_set() and not settings.ray_address:
+            os._exit(1)  # a second signal; Ray's processes end with this one
+        if stopping.is_set():
+            drained.set()
         stopping.set()
         if not deployed:
             raise SystemExit(128 + number)
@@ -217,7 +252,9 @@ def serve(
         deployed = True
         tell(f"serving on http://{settings.host}:{settings.port}, on Ray")
         stopping.wait()
-        exit_after(settings.drain_timeout_s + TEARDOWN_TIMEOUT_S)
+        exit_after(2 * settings.drain_timeout_s + TEARDOWN_TIMEOUT_S)
+        threading.Thread(target=drain_gateways, args=(settings.drain_timeout_s, drained), daemon=True).start()
+        drained.wait()
         ray_serve.delete(NAME)
     finally:
         if not settings.ray_address:

@@ -133,7 +133,7 @@ class TaskRoute(ABC, Generic[Options]):
         if isinstance(error, Unavailable):
             metrics.refused.labels(model, error.reason).inc()
         elif error.status == 500:
-            log.error("inference failed", exc_info=error)
+            log.error("inference failed: %s", error.detail, exc_info=error.__cause__)
 
     async def _answer(
         self,

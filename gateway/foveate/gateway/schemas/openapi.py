@@ -117,7 +117,7 @@ _STATUSES = {
     422: "Media cannot be decoded",
     429: "Overloaded",
     500: "Inference failed",
-    503: "Draining",
+    503: "Draining, or the device does not respond",
     504: "Deadline exceeded",
 }
 

@@ -19,6 +19,7 @@ from foveate.cluster.worker import Worker
 from foveate.core.metrics import Metrics
 from foveate.core.model import ModelCard
 from foveate.core.settings import Settings
+from foveate.engine.hang import HangLimits
 from foveate.engine.runner import Runner
 from foveate.scheduling.fifo import Fifo
 from foveate.scheduling.slo_policy import SloPolicy
@@ -41,6 +42,7 @@ class ModelDeployment:
         cluster = await asyncio.to_thread(
             LocalCluster, [factory], self.metrics, settings.queue_items, settings.queue_bytes, policy,
             settings.default_deadline_s,
+            hang_limits=HangLimits(settings.hang_timeout_s, settings.hang_restart_s),
         )  # fmt: skip
         await cluster.start()
         self.worker = Worker(cluster, replica_name())
@@ -68,7 +70,7 @@ class ModelDeployment:
     async def check_health(self) -> None:
         """Called by Serve, which replaces the replica if this raises RuntimeError."""
         if self.worker.cluster.failed:
-            raise RuntimeError("an engine has failed")
+            raise RuntimeError(self.worker.cluster.problem)
 
     async def __del__(self) -> None:
         """Called by Serve at shutdown, after the last call has ended."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from foveate.core.outcome import Explanation, ReductionStage, Result
@@ -92,3 +93,33 @@ async def test_explanation_is_null_if_the_model_has_none() -> None:
     assert answer["explain"] is None
     assert answer["predictions"]
     assert Classification.model_validate(answer).explain is None
+
+
+class WrongScores(FakeRunner):
+    """Answers with scores that a test sets."""
+
+    def __init__(self, *scores: float) -> None:
+        super().__init__()
+        self.scores = np.array(scores, np.float32)
+
+    def run(self, batch: list[Any], plan: Plan) -> list[Result | Exception]:
+        super().run(batch, plan)
+        return [Result(self.scores, 5, 12, 0.5) for _ in batch]
+
+
+@pytest.mark.parametrize(
+    ("scores", "words"),
+    [
+        ((float("nan"), 0.9), "scores holds NaN"),
+        ((float("nan"),) * 2, "scores holds NaN"),
+        ((float("inf"), 0.1), "scores holds NaN or infinity"),
+        ((1.0,), "1 values and not 2"),
+    ],
+)
+async def test_invalid_scores_are_no_answer(scores: tuple[float, ...], words: str) -> None:
+    async with serving(WrongScores(*scores)) as gateway:
+        response = await gateway.post("/classify", x_slo_ms="5000")
+        assert_problem(response, 500, words)
+        assert "x-foveate-quality" not in response.headers
+        assert gateway.counted("failed") == 1 and gateway.counted("ok") == 0
+        assert gateway.metric("foveate_invalid_results_total", model="fake", rung="full") == 1
