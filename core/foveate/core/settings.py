@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -54,6 +55,19 @@ class Settings(BaseSettings):
     """Address to listen on. 0.0.0.0 listens on all interfaces."""
     port: int = Field(default=8000, ge=0, le=65535)
     """TCP port to listen on. 0 takes any free port."""
+    max_connections: int = Field(default=0, ge=0)
+    """Maximum number of connections with a request in flight. Requests on further ones get 503, except for
+    /livez, /readyz and /metrics. Connections that only wait for a request are closed for room, the oldest first.
+    0 takes three quarters of the limit on open files, at most 8192."""
+    head_timeout_s: float = Field(default=10.0, gt=0)
+    """Seconds in which the request line and headers must arrive."""
+    keep_alive_timeout_s: int = Field(default=75, ge=1)
+    """Seconds for which a connection is kept without a request. Must be longer than that of a proxy in front."""
+    send_timeout_s: float = Field(default=30.0, gt=0)
+    """Seconds in which a client must read its answer. An answer over 16 KiB adds a second for each 16 KiB."""
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    """Origins whose web pages may send requests from a browser, separated by commas, as in
+    https://app.example.org. * allows every page. Empty allows none but those of the server itself."""
     models: Annotated[tuple[str, ...], NoDecode] = ("vit-t", "vit-t-seg", "vit-t-clip")
     """Names or paths of the models, separated by commas. The first model of a task answers requests that name
     none."""
@@ -190,11 +204,22 @@ class Settings(BaseSettings):
         log.warning("the policy 'promise' is now called 'slo'; the old name works for one more release")
         return "slo"
 
-    @field_validator("models", mode="before")
+    @field_validator("models", "cors_origins", mode="before")
     @classmethod
-    def _split_models(cls, value: Any) -> Any:
+    def _split_list(cls, value: Any) -> Any:
         """An environment variable holds one text; flags are a tuple already."""
-        return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
+        return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_cors_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#,\s]+", origin):
+                raise ValueError(
+                    f"holds {origin!r}; an origin is a scheme and a host without a path, as in "
+                    "https://app.example.org, or *"
+                )
+        return value
 
     @field_validator("cache")
     @classmethod

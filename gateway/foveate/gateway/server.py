@@ -3,15 +3,18 @@
 import asyncio
 import gc
 import logging
+from functools import partial
 from socket import socket
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 
 from foveate.cluster import Cluster
 from foveate.core.settings import Settings
-from foveate.gateway.http_limits import BoundedHttp
+from foveate.gateway.http_server.connections import ConnectionLimits, ConnectionTable
+from foveate.gateway.http_server.protocol import BoundedHttp
 
 log = logging.getLogger(__name__)
 SEND_TIMEOUT_S = 5
@@ -25,9 +28,11 @@ class DrainingServer(uvicorn.Server):
     ends when every admitted request has its answer, or after `drain_timeout_s` seconds.
     """
 
-    def __init__(self, config: uvicorn.Config, cluster: Cluster, drain_timeout_s: float) -> None:
+    def __init__(
+        self, config: uvicorn.Config, cluster: Cluster, drain_timeout_s: float, connections: ConnectionTable
+    ) -> None:
         super().__init__(config)
-        self.cluster, self.drain_timeout_s = cluster, drain_timeout_s
+        self.cluster, self.drain_timeout_s, self.connections = cluster, drain_timeout_s, connections
         self.finished = False
         """Whether the drain was completed; if not, a forward may still be running in its thread."""
         self._shutdown: asyncio.Task[None] | None = None
@@ -41,6 +46,12 @@ class DrainingServer(uvicorn.Server):
             for open_socket in listener.sockets:
                 host, port = open_socket.getsockname()[:2]
                 log.info("serving on http://%s:%d, API described at /openapi.json", host, port)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Close connections whose time is over, once a second. uvicorn ticks ten times a second."""
+        if counter % 10 == 0:
+            self.connections.close_expired()
+        return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Handle SIGTERM or SIGINT."""
@@ -82,14 +93,20 @@ def freeze_gc_heap() -> None:
 
 def server(app: FastAPI, cluster: Cluster, settings: Settings) -> DrainingServer:
     """A server for the app. `.run()` blocks until it has drained."""
+    limits = ConnectionLimits.of(settings)
+    connections = ConnectionTable(limits)
+    protocol: Any = partial(BoundedHttp, table=connections)
     config = uvicorn.Config(
         app,
-        http=BoundedHttp,
+        http=protocol,
+        ws="none",
         host=settings.host,
         port=settings.port,
+        backlog=limits.backlog,
         log_level="warning" if settings.log_level == "info" else settings.log_level,
         access_log=False,
         server_header=False,
+        timeout_keep_alive=settings.keep_alive_timeout_s,
         timeout_graceful_shutdown=SEND_TIMEOUT_S,
     )
-    return DrainingServer(config, cluster, settings.drain_timeout_s)
+    return DrainingServer(config, cluster, settings.drain_timeout_s, connections)

@@ -1,0 +1,170 @@
+"""The open connections of a server: how many there may be, and how long each may wait for its client."""
+
+import logging
+import resource
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic
+from typing import Protocol
+
+from foveate.core.settings import Settings
+
+log = logging.getLogger(__name__)
+
+RESERVED_CONNECTIONS = 32
+"""Connections above the limit, for probes and metrics, and for requests that get 503."""
+MAX_DEFAULT_CONNECTIONS = 8192
+"""The largest limit that is derived from the limit on open files."""
+MIN_SEND_RATE = 16 * 1024
+"""Bytes per second at which a client must read its answer, after the send time-out."""
+WARNING_INTERVAL_S = 10.0
+"""Seconds between two warnings about closed connections."""
+
+
+class WaitingConnection(Protocol):
+    """A connection as the table sees it."""
+
+    def expire(self) -> None:
+        """Close the connection, because its client took too long."""
+        ...
+
+    def make_room(self) -> None:
+        """Close the connection at once, because another one needs its place."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """The limits of one server. The defaults are those of a server behind a proxy, which has limits of its own."""
+
+    max_connections: int = 2**31
+    """Connections with a request in flight."""
+    head_timeout_s: float = 10.0
+    keep_alive_timeout_s: float = 75.0
+    send_timeout_s: float = 30.0
+
+    @classmethod
+    def of(cls, settings: Settings) -> "ConnectionLimits":
+        """The limits that the settings ask for."""
+        return cls(
+            settings.max_connections or default_max_connections(),
+            settings.head_timeout_s,
+            settings.keep_alive_timeout_s,
+            settings.send_timeout_s,
+        )
+
+    @property
+    def max_open(self) -> int:
+        """All connections together."""
+        return self.max_connections + RESERVED_CONNECTIONS
+
+    @property
+    def backlog(self) -> int:
+        """Connections that the system may hold until they are accepted.
+
+        All of them are accepted before the first one can be closed, so they must fit into the open files
+        that are left.
+        """
+        return max(64, min(2048, self.max_connections // 6))
+
+
+def default_max_connections() -> int:
+    """Three quarters of the open files that this process may have, less those of the reserve."""
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if files == resource.RLIM_INFINITY:
+        return MAX_DEFAULT_CONNECTIONS
+    return max(1, min(MAX_DEFAULT_CONNECTIONS, files * 3 // 4 - RESERVED_CONNECTIONS))
+
+
+class ConnectionTable:
+    """Counts connections, and closes those that wait too long or whose place is needed.
+
+    A connection is in `opening` until the head of its request is complete, and in `idle` between two
+    requests; each maps to the time at which it expires, and the one that has waited longest comes first. A
+    connection that is in neither has a request in flight. For the event loop's thread only.
+    """
+
+    def __init__(self, limits: ConnectionLimits, clock: Callable[[], float] = monotonic) -> None:
+        self.limits, self.clock = limits, clock
+        self.open = 0
+        """Number of open connections."""
+        self.opening: dict[WaitingConnection, float] = {}
+        self.idle: dict[WaitingConnection, float] = {}
+        self.sending: dict[WaitingConnection, float] = {}
+        """Connections whose client does not read its answer as fast as it is sent."""
+        self._closed: Counter[str] = Counter()
+        self._warned = -WARNING_INTERVAL_S
+
+    @property
+    def is_full(self) -> bool:
+        """Whether more connections than the limit have a request in flight."""
+        return self.open - len(self.opening) - len(self.idle) > self.limits.max_connections
+
+    def add(self, connection: WaitingConnection) -> None:
+        """Count a new connection. Past the limit, close the one that has waited longest for a head."""
+        self.open += 1
+        if self.open > self.limits.max_open:
+            victim = next(iter(self.opening), None) or next(iter(self.idle), connection)
+            self.begin(victim)
+            self._closed["to make room"] += 1
+            victim.make_room()
+            if victim is connection:
+                return
+        self.await_head(connection)
+
+    def remove(self, connection: WaitingConnection) -> None:
+        """Forget a connection that is closed."""
+        self.open -= 1
+        self.begin(connection)
+        self.sending.pop(connection, None)
+
+    def begin(self, connection: WaitingConnection) -> None:
+        """The head of a request is complete."""
+        self.opening.pop(connection, None)
+        self.idle.pop(connection, None)
+
+    def await_head(self, connection: WaitingConnection, timeout_s: float | None = None) -> None:
+        """Wait for the rest of a head. timeout_s: None means the limit's."""
+        self.begin(connection)
+        self.opening[connection] = self.clock() + (timeout_s or self.limits.head_timeout_s)
+
+    def await_request(self, connection: WaitingConnection) -> None:
+        """Keep a connection for its next request."""
+        self.opening.pop(connection, None)
+        self.idle[connection] = self.clock() + self.limits.keep_alive_timeout_s
+
+    def await_reader(self, connection: WaitingConnection, size: int) -> None:
+        """Wait until the client has read its answer, of which `size` bytes are left."""
+        self.sending[connection] = self.clock() + self.limits.send_timeout_s + size / MIN_SEND_RATE
+
+    def reader_caught_up(self, connection: WaitingConnection) -> None:
+        """The client has read enough of its answer."""
+        self.sending.pop(connection, None)
+
+    def refuse(self) -> None:
+        """Count a request that got 503, because the server is full."""
+        self._closed["with 503"] += 1
+
+    def close_expired(self) -> None:
+        """Close the connections whose time is over. Call it about once a second."""
+        now = self.clock()
+        kinds = (
+            ("without a complete request head", self.opening),
+            ("", self.idle),
+            ("whose clients did not read", self.sending),
+        )
+        for reason, waiting in kinds:
+            for connection in [each for each, until in waiting.items() if until <= now]:
+                waiting.pop(connection, None)
+                if reason:
+                    self._closed[reason] += 1
+                connection.expire()
+        if self._closed and now - self._warned >= WARNING_INTERVAL_S:
+            self._warned = now
+            reasons = ", ".join(f"{count} {reason}" for reason, count in self._closed.items())
+            log.warning(
+                "closed connections: %s; %d are open, and %d may have a request in flight (FOVEATE_MAX_CONNECTIONS)",
+                reasons, self.open, self.limits.max_connections,
+            )  # fmt: skip
+            self._closed.clear()
