@@ -98,12 +98,12 @@ class ListeningServer:
 
 
 @asynccontextmanager
-async def listening(**settings: Any) -> AsyncIterator[ListeningServer]:
-    """A server with a fake model and these settings."""
+async def listening(app: Any = None, **settings: Any) -> AsyncIterator[ListeningServer]:
+    """A server with a fake model and these settings. app: another ASGI application than the gateway's."""
     all_settings = Settings(port=0, **({"cache_bytes": 0} | settings))
     metrics, runner = Metrics(), FakeRunner()
     cluster = LocalCluster([lambda: runner], metrics)
-    running = server(create_app(cluster, all_settings, metrics), cluster, all_settings)
+    running = server(app or create_app(cluster, all_settings, metrics), cluster, all_settings)
     serving = asyncio.create_task(running.serve())
     while not running.started:
         await asyncio.sleep(0.01)

@@ -16,8 +16,6 @@ RESERVED_CONNECTIONS = 32
 """Connections above the limit, for probes and metrics, and for requests that get 503."""
 MAX_DEFAULT_CONNECTIONS = 8192
 """The largest limit that is derived from the limit on open files."""
-MIN_SEND_RATE = 16 * 1024
-"""Bytes per second at which a client must read its answer, after the send time-out."""
 WARNING_INTERVAL_S = 10.0
 """Seconds between two warnings about closed connections."""
 
@@ -26,7 +24,11 @@ class WaitingConnection(Protocol):
     """A connection as the table sees it."""
 
     def expire(self) -> None:
-        """Close the connection, because its client took too long."""
+        """Close the connection, because no request has arrived in time."""
+        ...
+
+    def cut(self) -> None:
+        """Close the connection, because its client does not read its answer."""
         ...
 
     def make_room(self) -> None:
@@ -43,6 +45,8 @@ class ConnectionLimits:
     head_timeout_s: float = 10.0
     keep_alive_timeout_s: float = 75.0
     send_timeout_s: float = 30.0
+    min_send_rate: int = 16 * 1024
+    """Bytes per second at which a client must read its answer, after the send time-out."""
 
     @classmethod
     def of(cls, settings: Settings) -> "ConnectionLimits":
@@ -98,8 +102,8 @@ class ConnectionTable:
 
     @property
     def is_full(self) -> bool:
-        """Whether more connections than the limit have a request in flight."""
-        return self.open - len(self.opening) - len(self.idle) > self.limits.max_connections
+        """Whether as many connections as there may be have a request in flight."""
+        return self.open - len(self.opening) - len(self.idle) >= self.limits.max_connections
 
     def add(self, connection: WaitingConnection) -> None:
         """Count a new connection. Past the limit, close the one that has waited longest for a head."""
@@ -136,7 +140,7 @@ class ConnectionTable:
 
     def await_reader(self, connection: WaitingConnection, size: int) -> None:
         """Wait until the client has read its answer, of which `size` bytes are left."""
-        self.sending[connection] = self.clock() + self.limits.send_timeout_s + size / MIN_SEND_RATE
+        self.sending[connection] = self.clock() + self.limits.send_timeout_s + size / self.limits.min_send_rate
 
     def reader_caught_up(self, connection: WaitingConnection) -> None:
         """The client has read enough of its answer."""
@@ -149,17 +153,14 @@ class ConnectionTable:
     def close_expired(self) -> None:
         """Close the connections whose time is over. Call it about once a second."""
         now = self.clock()
-        kinds = (
-            ("without a complete request head", self.opening),
-            ("", self.idle),
-            ("whose clients did not read", self.sending),
-        )
-        for reason, waiting in kinds:
-            for connection in [each for each, until in waiting.items() if until <= now]:
-                waiting.pop(connection, None)
+        for reason, waiting in (("without a complete request head", self.opening), ("", self.idle)):
+            for connection in expired(waiting, now):
                 if reason:
                     self._closed[reason] += 1
                 connection.expire()
+        for connection in expired(self.sending, now):
+            self._closed["whose clients did not read"] += 1
+            connection.cut()
         if self._closed and now - self._warned >= WARNING_INTERVAL_S:
             self._warned = now
             reasons = ", ".join(f"{count} {reason}" for reason, count in self._closed.items())
@@ -168,3 +169,11 @@ class ConnectionTable:
                 reasons, self.open, self.limits.max_connections,
             )  # fmt: skip
             self._closed.clear()
+
+
+def expired(waiting: dict[WaitingConnection, float], now: float) -> list[WaitingConnection]:
+    """Remove the connections whose time is over, and return them."""
+    over = [connection for connection, until in waiting.items() if until <= now]
+    for connection in over:
+        del waiting[connection]
+    return over

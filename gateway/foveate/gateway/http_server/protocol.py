@@ -131,6 +131,8 @@ class BoundedHttp(HttpToolsProtocol):
         )  # fmt: skip
         headers = [b"%b: %b" % pair for pair in self.headers if pair[0] != b"upgrade"]
         self._hosts.clear()
+        self.parser = httptools.HttpRequestParser(self)  # after `connection: close`, the old one takes no more
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         return b"\r\n".join((line, *headers, b"", b""))
 
     def _continue_head(self, size: int) -> None:
@@ -165,7 +167,7 @@ class BoundedHttp(HttpToolsProtocol):
             self._offered = True
             return
         refusal = self._check_head()
-        if refusal is None and self.table.is_full and self.url.partition(b"?")[0] not in PROBES:
+        if refusal is None and self.table.is_full and self._needs_place:
             self.table.refuse()
             refusal = refusals.TOO_MANY_CONNECTIONS
         if refusal is None and len(self.pipeline) >= MAX_PIPELINED:
@@ -180,6 +182,12 @@ class BoundedHttp(HttpToolsProtocol):
         if refusal is not None:
             self._deaf = True
             raise ParsingStopped
+
+    @property
+    def _needs_place(self) -> bool:
+        """Whether this request adds to those in flight: it is no probe, and follows on no other one."""
+        follows = self.cycle is not None and not self.cycle.response_complete
+        return not follows and self.url.partition(b"?")[0] not in PROBES
 
     def _check_head(self) -> Refusal | None:
         """Why this head is refused; None if it is not."""
@@ -235,15 +243,15 @@ class BoundedHttp(HttpToolsProtocol):
                 self._answer_and_close(self._last_refusal)
         elif self._head_bytes < 0:
             self.table.await_head(self, DISCARD_TIMEOUT_S)
-        elif self._head_has_begun:
+        elif self._head_bytes or self._head_has_begun:
             self.table.await_head(self)
         else:
             self.table.await_request(self)
 
     @property
     def _head_has_begun(self) -> bool:
-        """Whether a part of the next head has arrived."""
-        return self._head_bytes > 0 or self.scope is not (self.cycle and self.cycle.scope)
+        """Whether a part of the next head has arrived, except for empty lines before it."""
+        return self.scope is not (self.cycle and self.cycle.scope)
 
     def _should_upgrade(self) -> bool:
         return False
@@ -310,11 +318,19 @@ class BoundedHttp(HttpToolsProtocol):
         self.expire()
 
     def expire(self) -> None:
-        """Close the connection, because its client took too long."""
-        if self._deaf or self._head_bytes < 0 or self.transport.get_write_buffer_size():
+        """Close the connection, because no request has arrived in time."""
+        if size := self.transport.get_write_buffer_size():
+            if self not in self.table.sending:
+                self.table.await_reader(self, size)
+            self.table.await_request(self)  # the time begins anew: the client still reads its last answer
+        elif self._deaf or self._head_bytes < 0:
             self.transport.abort()
         else:
             self._close_waiting(refusals.HEAD_TOO_SLOW)
+
+    def cut(self) -> None:
+        """Close the connection, because its client does not read its answer."""
+        self.transport.abort()
 
     def make_room(self) -> None:
         """Close the connection, because another one needs its place."""

@@ -83,8 +83,10 @@ async def test_an_offer_to_a_client_of_http_1_0_is_ignored() -> None:
     async with listening() as served:
         head = POST.replace(b"HTTP/1.1", b"HTTP/1.0") + H2C + b"expect: 100-continue\r\n"
         answer = await served.ask(head + sized(b"image"))  # and HTTP/1.0 has no status 100
-    assert (answer.status, served.bodies) == (200, [b"image"])
-    assert answer.headers["connection"] == "close"
+        assert (answer.status, served.bodies) == (200, [b"image"])
+        assert answer.headers["connection"] == "close"
+        answer = await served.ask(POST + H2C.replace(b"Upgrade,", b"close, Upgrade,") + sized(b"image"))
+        assert (answer.status, answer.headers["connection"]) == (200, "close")
 
 
 @pytest.mark.parametrize(
