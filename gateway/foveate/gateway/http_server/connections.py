@@ -16,6 +16,10 @@ RESERVED_CONNECTIONS = 32
 """Connections above the limit, for probes and metrics, and for requests that get 503."""
 MAX_DEFAULT_CONNECTIONS = 8192
 """The largest limit that is derived from the limit on open files."""
+DISCARD_TIMEOUT_S = 30.0
+"""Seconds for which the rest of a request is read and discarded, once it has its answer."""
+ARRIVAL_S = 1.0
+"""Seconds in which the head of a request normally arrives."""
 WARNING_INTERVAL_S = 10.0
 """Seconds between two warnings about closed connections."""
 
@@ -84,9 +88,10 @@ def default_max_connections() -> int:
 class ConnectionTable:
     """Counts connections, and closes those that wait too long or whose place is needed.
 
-    A connection is in `opening` until the head of its request is complete, and in `idle` between two
-    requests; each maps to the time at which it expires, and the one that has waited longest comes first. A
-    connection that is in neither has a request in flight. For the event loop's thread only.
+    A connection is in `opening` until the head of its request is complete, in `idle` between two requests,
+    and in `discarding` after its answer, while the rest of the request arrives; each maps to the time at
+    which it expires, and the one that has waited longest comes first. A connection that is in none of them
+    has a request in flight. For the event loop's thread only.
     """
 
     def __init__(self, limits: ConnectionLimits, clock: Callable[[], float] = monotonic) -> None:
@@ -95,6 +100,7 @@ class ConnectionTable:
         """Number of open connections."""
         self.opening: dict[WaitingConnection, float] = {}
         self.idle: dict[WaitingConnection, float] = {}
+        self.discarding: dict[WaitingConnection, float] = {}
         self.sending: dict[WaitingConnection, float] = {}
         """Connections whose client does not read its answer as fast as it is sent."""
         self._closed: Counter[str] = Counter()
@@ -103,19 +109,30 @@ class ConnectionTable:
     @property
     def is_full(self) -> bool:
         """Whether as many connections as there may be have a request in flight."""
-        return self.open - len(self.opening) - len(self.idle) >= self.limits.max_connections
+        waiting = len(self.opening) + len(self.idle) + len(self.discarding)
+        return self.open - waiting >= self.limits.max_connections
 
     def add(self, connection: WaitingConnection) -> None:
-        """Count a new connection. Past the limit, close the one that has waited longest for a head."""
+        """Count a new connection. Past the limit, close another one that only waits."""
         self.open += 1
         if self.open > self.limits.max_open:
-            victim = next(iter(self.opening), None) or next(iter(self.idle), connection)
+            victim = self._longest_waiting() or connection
             self.begin(victim)
             self._closed["to make room"] += 1
             victim.make_room()
             if victim is connection:
                 return
         self.await_head(connection)
+
+    def _longest_waiting(self) -> WaitingConnection | None:
+        """The connection to close for room. A request that is just arriving has not waited yet."""
+        arriving_since = self.clock() + self.limits.head_timeout_s - ARRIVAL_S
+        late = next(iter(self.opening.items()), None)
+        if self.discarding:
+            return next(iter(self.discarding))
+        if late is not None and (late[1] <= arriving_since or not self.idle):
+            return late[0]
+        return next(iter(self.idle), None)
 
     def remove(self, connection: WaitingConnection) -> None:
         """Forget a connection that is closed."""
@@ -127,15 +144,21 @@ class ConnectionTable:
         """The head of a request is complete."""
         self.opening.pop(connection, None)
         self.idle.pop(connection, None)
+        self.discarding.pop(connection, None)
 
-    def await_head(self, connection: WaitingConnection, timeout_s: float | None = None) -> None:
-        """Wait for the rest of a head. timeout_s: None means the limit's."""
+    def await_head(self, connection: WaitingConnection) -> None:
+        """Wait for the rest of a head."""
         self.begin(connection)
-        self.opening[connection] = self.clock() + (timeout_s or self.limits.head_timeout_s)
+        self.opening[connection] = self.clock() + self.limits.head_timeout_s
+
+    def await_end(self, connection: WaitingConnection) -> None:
+        """Wait for the rest of a request that has its answer, or for the client to close the connection."""
+        self.begin(connection)
+        self.discarding[connection] = self.clock() + DISCARD_TIMEOUT_S
 
     def await_request(self, connection: WaitingConnection) -> None:
         """Keep a connection for its next request."""
-        self.opening.pop(connection, None)
+        self.begin(connection)
         self.idle[connection] = self.clock() + self.limits.keep_alive_timeout_s
 
     def await_reader(self, connection: WaitingConnection, size: int) -> None:
@@ -153,7 +176,8 @@ class ConnectionTable:
     def close_expired(self) -> None:
         """Close the connections whose time is over. Call it about once a second."""
         now = self.clock()
-        for reason, waiting in (("without a complete request head", self.opening), ("", self.idle)):
+        waits = (("without a complete request head", self.opening), ("", self.idle), ("", self.discarding))
+        for reason, waiting in waits:
             for connection in expired(waiting, now):
                 if reason:
                     self._closed[reason] += 1

@@ -16,8 +16,6 @@ from foveate.gateway.http_server.refusals import MAX_HEAD_BYTES, MAX_PIPELINED, 
 
 PROBES = (b"/livez", b"/readyz", b"/metrics")
 """Paths that are answered while the server has too many connections."""
-DISCARD_TIMEOUT_S = 30.0
-"""Seconds for which the rest of a body is read and discarded, once the request has its answer."""
 MANY_CHUNKS, MIN_CHUNK_BYTES = 1024, 64
 """A body of more chunks than this needs this many bytes in a chunk, on average: each chunk costs a call."""
 
@@ -242,7 +240,7 @@ class BoundedHttp(HttpToolsProtocol):
             if self._last_refusal is not None:
                 self._answer_and_close(self._last_refusal)
         elif self._head_bytes < 0:
-            self.table.await_head(self, DISCARD_TIMEOUT_S)
+            self.table.await_end(self)
         elif self._head_bytes or self._head_has_begun:
             self.table.await_head(self)
         else:
@@ -291,7 +289,7 @@ class BoundedHttp(HttpToolsProtocol):
         if not self.transport.is_closing():
             self.transport.write_eof()
             self.flow.resume_reading()
-            self.table.await_head(self, DISCARD_TIMEOUT_S)
+            self.table.await_end(self)
 
     def close_after_answer(self) -> None:
         """Close the connection after the last answer on it."""
