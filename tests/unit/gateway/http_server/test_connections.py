@@ -57,7 +57,7 @@ def table(max_connections: int = 2) -> tuple[ConnectionTable, Time]:
 
 
 def test_the_longest_waiting_connection_is_closed_for_room_and_idle_ones_last() -> None:
-    connections, _ = table()
+    connections, clock = table()
     entries = [TableEntry() for _ in range(connections.limits.max_open)]
     for entry in entries:
         connections.add(entry)
@@ -65,6 +65,7 @@ def test_the_longest_waiting_connection_is_closed_for_room_and_idle_ones_last() 
         connections.begin(answered)
         connections.await_request(answered)
     connections.begin(entries[3])  # in flight
+    clock.now = 2.0
     for _ in range(len(entries) - 4):
         connections.add(TableEntry())
     assert [entry.closed for entry in entries] == [""] * 4 + ["for room"] * (len(entries) - 4)
@@ -80,6 +81,24 @@ def test_idle_connections_are_closed_for_room_the_oldest_first() -> None:
         connections.await_request(entry)
     connections.add(TableEntry())
     assert [entry for entry in entries if entry.closed] == [entries[1]]
+
+
+def test_an_arriving_request_is_not_closed_for_room_while_others_wait() -> None:
+    connections, clock = table()
+    idle = [TableEntry() for _ in range(connections.limits.max_open)]
+    for entry in idle:
+        connections.add(entry)
+        connections.begin(entry)
+        connections.await_request(entry)
+    answered = idle.pop()
+    connections.await_end(answered)
+    clock.now = 20.0
+    arriving = [TableEntry() for _ in range(10)]
+    for entry in arriving:
+        connections.add(entry)
+    assert answered.closed
+    assert [entry.closed for entry in idle[:9]] == ["for room"] * 9
+    assert not any(entry.closed for entry in (*arriving, *idle[9:]))
 
 
 def test_without_a_waiting_connection_the_new_one_is_closed() -> None:
