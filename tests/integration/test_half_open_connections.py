@@ -1,4 +1,4 @@
-"""A server that may open 1,024 files, while clients hold 1,100 connections on which no request is complete."""
+"""A server that may open 1,024 files, while clients hold 1,100 connections without a complete request."""
 
 import asyncio
 import multiprocessing
@@ -56,6 +56,10 @@ def port() -> Iterator[int]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+def new_client(port: int) -> httpx.AsyncClient:
+    return httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=TIMEOUT_S, trust_env=False)
+
+
 async def hold(port: int, start: bytes, opened: asyncio.Semaphore) -> None:
     """Hold a connection without a complete request, and open another one each time it is closed."""
     while True:
@@ -74,8 +78,7 @@ async def hold(port: int, start: bytes, opened: asyncio.Semaphore) -> None:
 @pytest.mark.parametrize("kind", STARTS)
 async def test_requests_and_probes_are_answered(port: int, kind: str) -> None:
     opened, ok, sent = asyncio.Semaphore(0), 0, 0
-    options = {"base_url": f"http://127.0.0.1:{port}", "timeout": TIMEOUT_S, "trust_env": False}
-    async with httpx.AsyncClient(**options) as kept:
+    async with new_client(port) as kept:
         assert (await kept.get("/livez")).status_code == 200
         holders = [asyncio.create_task(hold(port, STARTS[kind], opened)) for _ in range(HALF_OPEN)]
         try:
@@ -83,7 +86,7 @@ async def test_requests_and_probes_are_answered(port: int, kind: str) -> None:
                 for _ in range(HALF_OPEN):
                     await opened.acquire()
             for _ in range(REQUESTS):
-                async with httpx.AsyncClient(**options) as fresh:
+                async with new_client(port) as fresh:
                     for client in (fresh, kept):
                         for path in ("/livez", "/readyz", "/metrics"):
                             assert (await client.get(path)).status_code == 200

@@ -57,12 +57,13 @@ class Settings(BaseSettings):
     """TCP port to listen on. 0 takes any free port."""
     max_connections: int = Field(default=0, ge=0)
     """Maximum number of connections with a request in flight. Requests on further ones get 503, except for
-    /livez, /readyz and /metrics. Connections that only wait for a request are closed for room, the oldest first.
-    0 takes three quarters of the limit on open files, at most 8192."""
+    /livez, /readyz and /metrics. Connections that only wait are closed for room, the oldest first. 0 takes
+    three quarters of the limit on open files, at most 8192."""
     head_timeout_s: float = Field(default=10.0, gt=0)
     """Seconds in which the request line and headers must arrive."""
     keep_alive_timeout_s: int = Field(default=75, ge=1)
-    """Seconds for which a connection is kept without a request. Must be longer than that of a proxy in front."""
+    """Seconds for which a connection is kept without a request. A proxy in front must keep its connections for
+    less time."""
     send_timeout_s: float = Field(default=30.0, gt=0)
     """Seconds in which a client must read its answer. An answer over 16 KiB adds a second for each 16 KiB."""
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()

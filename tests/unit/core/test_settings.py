@@ -78,3 +78,16 @@ def test_an_argument_under_its_old_name_wins_over_the_environment(monkeypatch: p
     old: dict[str, Any] = {"drain_s": 60}
     settings = Settings(**old)
     assert (settings.drain_timeout_s, settings.policy) == (60, "slo")
+
+
+def test_origins_are_a_list_of_schemes_with_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings().cors_origins == ()
+    monkeypatch.setenv("FOVEATE_CORS_ORIGINS", "https://app.example.org, http://localhost:3000")
+    assert Settings().cors_origins == ("https://app.example.org", "http://localhost:3000")
+    assert Settings(cors_origins=("*",)).cors_origins == ("*",)
+
+
+@pytest.mark.parametrize("origin", ["app.example.org", "https://a.org/", "https://a.org/path", "https://"])
+def test_what_is_no_origin_is_refused(origin: str) -> None:
+    with pytest.raises(ValueError, match="an origin is a scheme and a host"):
+        Settings(cors_origins=(origin,))

@@ -42,7 +42,7 @@ class WaitingConnection(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """The limits of one server. The defaults are those of a server behind a proxy, which has limits of its own."""
+    """The limits of one server. By default there is no limit on their number, as behind a proxy that has one."""
 
     max_connections: int = 2**31
     """Connections with a request in flight."""
@@ -163,7 +163,9 @@ class ConnectionTable:
 
     def await_reader(self, connection: WaitingConnection, size: int) -> None:
         """Wait until the client has read its answer, of which `size` bytes are left."""
-        self.sending[connection] = self.clock() + self.limits.send_timeout_s + size / self.limits.min_send_rate
+        self.sending[connection] = (
+            self.clock() + self.limits.send_timeout_s + size / self.limits.min_send_rate
+        )
 
     def reader_caught_up(self, connection: WaitingConnection) -> None:
         """The client has read enough of its answer."""
@@ -189,7 +191,7 @@ class ConnectionTable:
             self._warned = now
             reasons = ", ".join(f"{count} {reason}" for reason, count in self._closed.items())
             log.warning(
-                "closed connections: %s; %d are open, and %d may have a request in flight (FOVEATE_MAX_CONNECTIONS)",
+                "closed connections: %s; %d are open, and FOVEATE_MAX_CONNECTIONS allows %d with a request",
                 reasons, self.open, self.limits.max_connections,
             )  # fmt: skip
             self._closed.clear()

@@ -12,7 +12,7 @@ from uvicorn.server import ServerState
 
 from foveate.gateway.http_server import refusals
 from foveate.gateway.http_server.connections import ConnectionLimits, ConnectionTable
-from foveate.gateway.http_server.refusals import MAX_HEAD_BYTES, MAX_PIPELINED, Refusal
+from foveate.gateway.http_server.refusals import MAX_HEAD_BYTES, MAX_PIPELINED, HttpRefusal
 
 PROBES = (b"/livez", b"/readyz", b"/metrics")
 """Paths that are answered while the server has too many connections."""
@@ -64,8 +64,8 @@ class BoundedHttp(HttpToolsProtocol):
         self._offered = False
         """The head offers an upgrade, and is about to be parsed again without the offer."""
         self._chunks = self._body_bytes = self._framing_bytes = 0
-        self._refusal: Refusal | None = None
-        self._last_refusal: Refusal | None = None
+        self._refusal: HttpRefusal | None = None
+        self._last_refusal: HttpRefusal | None = None
         """Sent after the answers to all earlier requests."""
         self._deaf = False
         """All further bytes are discarded."""
@@ -129,7 +129,9 @@ class BoundedHttp(HttpToolsProtocol):
         )  # fmt: skip
         headers = [b"%b: %b" % pair for pair in self.headers if pair[0] != b"upgrade"]
         self._hosts.clear()
-        self.parser = httptools.HttpRequestParser(self)  # after `connection: close`, the old one takes no more
+        self.parser = httptools.HttpRequestParser(
+            self
+        )  # after `connection: close`, the old one takes no more
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         return b"\r\n".join((line, *headers, b"", b""))
 
@@ -141,7 +143,7 @@ class BoundedHttp(HttpToolsProtocol):
         if self._head_bytes > MAX_HEAD_BYTES and not self._deaf:
             self._refuse(self._too_large())
 
-    def _too_large(self) -> Refusal:
+    def _too_large(self) -> HttpRefusal:
         """The refusal of a head over the limit."""
         return refusals.URL_TOO_LONG if 2 * len(self.url) > MAX_HEAD_BYTES else refusals.HEAD_TOO_LARGE
 
@@ -187,7 +189,7 @@ class BoundedHttp(HttpToolsProtocol):
         follows = self.cycle is not None and not self.cycle.response_complete
         return not follows and self.url.partition(b"?")[0] not in PROBES
 
-    def _check_head(self) -> Refusal | None:
+    def _check_head(self) -> HttpRefusal | None:
         """Why this head is refused; None if it is not."""
         hosts, self._hosts = self._hosts, []
         unknown_coding, self._unknown_coding = self._unknown_coding, False
@@ -204,7 +206,7 @@ class BoundedHttp(HttpToolsProtocol):
             self.url = origin_form(self.url)
         if unknown_coding:
             return refusals.UNKNOWN_CODING
-        if len(hosts) == 1 and is_valid_host(hosts[0]) or not hosts and version == "1.0":
+        if (len(hosts) == 1 and is_valid_host(hosts[0])) or (not hosts and version == "1.0"):
             return None
         return refusals.NO_HOST
 
@@ -254,7 +256,7 @@ class BoundedHttp(HttpToolsProtocol):
     def _should_upgrade(self) -> bool:
         return False
 
-    def _refuse(self, refusal: Refusal) -> None:
+    def _refuse(self, refusal: HttpRefusal) -> None:
         """Refuse the bytes at which the parser has stopped, after the answers to all earlier requests."""
         self._deaf = True
         cycle, in_body = self.cycle, self._head_bytes < 0
@@ -273,7 +275,7 @@ class BoundedHttp(HttpToolsProtocol):
             else:
                 self._answer_and_close(refusal)
 
-    def _answer_and_close(self, refusal: Refusal) -> None:
+    def _answer_and_close(self, refusal: HttpRefusal) -> None:
         if not self.transport.is_closing():
             self._last_refusal = None
             self.transport.write(refusal.encoded(self.server_state.default_headers))
@@ -337,7 +339,7 @@ class BoundedHttp(HttpToolsProtocol):
         else:
             self._close_waiting(refusals.TOO_MANY_CONNECTIONS)
 
-    def _close_waiting(self, refusal: Refusal) -> None:
+    def _close_waiting(self, refusal: HttpRefusal) -> None:
         """Close a connection without a request in flight; if a head has begun, say why."""
         self._deaf = True
         if self._head_has_begun and not self.transport.is_closing():

@@ -181,7 +181,9 @@ async def test_half_heads_do_not_stop_requests_or_probes(caplog: pytest.LogCaptu
         async with served.client() as client:
             for _ in range(20):
                 assert (await client.get("/livez")).status_code == 200
-                response = await client.post("/classify", content=b"image", headers={"content-type": "image/png"})
+                response = await client.post(
+                    "/classify", content=b"image", headers={"content-type": "image/png"}
+                )
                 assert response.status_code == 200
                 await half_heads(served, stack, 5)
         closed = await halves[-1].answer()

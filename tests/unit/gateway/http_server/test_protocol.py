@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+from typing import Any
 
 import pytest
 
@@ -213,7 +214,8 @@ async def test_requests_that_wait_on_one_connection_are_bounded() -> None:
     async with listening() as served, served.connect() as connection:
         served.runner.gate.clear()
         await connection.send(POST + sized(b"first") + GET * 8_000)
-        assert len(next(iter(served.server.server_state.connections)).pipeline) <= MAX_PIPELINED + 1
+        protocol: Any = next(iter(served.server.server_state.connections))
+        assert len(protocol.pipeline) <= MAX_PIPELINED + 1
         served.runner.gate.set()
         answers = [await connection.answer() for _ in range(MAX_PIPELINED + 2)]
         assert {answer.status for answer in answers[:-1]} == {200}
