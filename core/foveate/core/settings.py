@@ -62,8 +62,8 @@ class Settings(BaseSettings):
     head_timeout_s: float = Field(default=10.0, gt=0)
     """Seconds in which the request line and headers must arrive."""
     keep_alive_timeout_s: int = Field(default=75, ge=1)
-    """Seconds for which a connection is kept without a request. A proxy in front must keep its connections for
-    less time."""
+    """Seconds for which a connection is kept without a request. A proxy in front must keep its connections
+    for less time."""
     send_timeout_s: float = Field(default=30.0, gt=0)
     """Seconds in which a client must read its answer. An answer over 16 KiB adds a second for each 16 KiB."""
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()

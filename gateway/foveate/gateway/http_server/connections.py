@@ -42,7 +42,7 @@ class WaitingConnection(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """The limits of one server. By default there is no limit on their number, as behind a proxy that has one."""
+    """The limits of one server. The default has none on their number: behind a proxy, which has one."""
 
     max_connections: int = 2**31
     """Connections with a request in flight."""

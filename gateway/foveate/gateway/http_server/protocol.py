@@ -1,18 +1,17 @@
 """uvicorn's fast HTTP protocol, with limits on connections, heads and chunks, and without upgrades."""
 
 import asyncio
-import re
-from functools import lru_cache
 from typing import Any
 
 import httptools
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from foveate.gateway.http_server import refusals
-from foveate.gateway.http_server.connections import ConnectionLimits, ConnectionTable
+from foveate.gateway.http_server.connections import ConnectionTable
+from foveate.gateway.http_server.head import check_host, check_size, origin_form, too_large
 from foveate.gateway.http_server.refusals import MAX_HEAD_BYTES, MAX_PIPELINED, HttpRefusal
+from foveate.gateway.http_server.waiting import WaitingHttp
 
 PROBES = (b"/livez", b"/readyz", b"/metrics")
 """Paths that are answered while the server has too many connections."""
@@ -20,29 +19,14 @@ MANY_CHUNKS, MIN_CHUNK_BYTES = 1024, 64
 """A body of more chunks than this needs this many bytes in a chunk, on average: each chunk costs a call."""
 
 _CHECKED_HEADERS = frozenset((b"host", b"expect", b"transfer-encoding"))
-_HOST = re.compile(rb"(\[[0-9a-f:.%]+\]|[\w.~!$&'()*+,;=%-]+)(:\d*)?", re.IGNORECASE)
 
 
 class ParsingStopped(Exception):
     """Raised in a callback of the parser: the rest of the connection is not parsed."""
 
 
-class AnswerTransport:
-    """The transport that answers are written to. The protocol decides how it is closed."""
-
-    __slots__ = ("close", "is_closing", "write")
-
-    def __init__(self, protocol: "BoundedHttp", transport: asyncio.Transport) -> None:
-        self.write, self.is_closing = transport.write, transport.is_closing
-        self.close = protocol.close_after_answer
-
-
-class BoundedHttp(HttpToolsProtocol):
-    """One connection of a server.
-
-    `_head_bytes` is the number of bytes received since the end of the last request, and -1 while a body is
-    read.
-    """
+class BoundedHttp(WaitingHttp):
+    """One connection of a server: how its bytes are parsed, and what is refused."""
 
     def __init__(
         self,
@@ -53,9 +37,7 @@ class BoundedHttp(HttpToolsProtocol):
         table: ConnectionTable | None = None,
     ) -> None:
         """table: the connections of the server; None: the number of connections has no limit."""
-        super().__init__(config, server_state, app_state, _loop)
-        self.table = table or ConnectionTable(ConnectionLimits())
-        self._head_bytes = 0
+        super().__init__(config, server_state, app_state, _loop, table)
         self._head_ended = False
         self._check_size = False
         """Whether the head may be too large: its exact size is computed when it is complete."""
@@ -65,22 +47,7 @@ class BoundedHttp(HttpToolsProtocol):
         """The head offers an upgrade, and is about to be parsed again without the offer."""
         self._chunks = self._body_bytes = self._framing_bytes = 0
         self._refusal: HttpRefusal | None = None
-        self._last_refusal: HttpRefusal | None = None
-        """Sent after the answers to all earlier requests."""
-        self._deaf = False
-        """All further bytes are discarded."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """The connection is open."""
-        super().connection_made(transport)
-        self._answers = AnswerTransport(self, transport)
-        self.table.add(self)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is closed."""
-        self.table.remove(self)
-        self._unset_keepalive_if_required()
-        super().connection_lost(exc)
+        """Why a callback has stopped the parser."""
 
     def data_received(self, data: bytes) -> None:
         """Parse bytes of the connection."""
@@ -106,9 +73,6 @@ class BoundedHttp(HttpToolsProtocol):
             try:
                 self.parser.feed_data(data)
             except httptools.HttpParserUpgrade as pause:
-                if not self._offered:
-                    self._deaf = True  # the rest is for the tunnel that CONNECT has asked for
-                    return
                 data = self._head_without_offer() + data[pause.args[0] :]
             except httptools.HttpParserError:
                 if not self._deaf:
@@ -129,9 +93,8 @@ class BoundedHttp(HttpToolsProtocol):
         )  # fmt: skip
         headers = [b"%b: %b" % pair for pair in self.headers if pair[0] != b"upgrade"]
         self._hosts.clear()
-        self.parser = httptools.HttpRequestParser(
-            self
-        )  # after `connection: close`, the old one takes no more
+        # After `connection: close`, the old parser takes no more bytes.
+        self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         return b"\r\n".join((line, *headers, b"", b""))
 
@@ -141,11 +104,7 @@ class BoundedHttp(HttpToolsProtocol):
             self.table.await_head(self)
         self._head_bytes += size
         if self._head_bytes > MAX_HEAD_BYTES and not self._deaf:
-            self._refuse(self._too_large())
-
-    def _too_large(self) -> HttpRefusal:
-        """The refusal of a head over the limit."""
-        return refusals.URL_TOO_LONG if 2 * len(self.url) > MAX_HEAD_BYTES else refusals.HEAD_TOO_LARGE
+            self._refuse(too_large(self.url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """The parser has read a header, or a trailer of a body in chunks, which is ignored."""
@@ -193,8 +152,8 @@ class BoundedHttp(HttpToolsProtocol):
         """Why this head is refused; None if it is not."""
         hosts, self._hosts = self._hosts, []
         unknown_coding, self._unknown_coding = self._unknown_coding, False
-        if self._check_size and head_size(self.url, self.headers) > MAX_HEAD_BYTES:
-            return self._too_large()
+        if self._check_size and (refusal := check_size(self.url, self.headers)):
+            return refusal
         version = self.parser.get_http_version()
         if version != "1.1":
             self.expect_100_continue = False  # RFC 9110, section 10.1.1
@@ -204,11 +163,7 @@ class BoundedHttp(HttpToolsProtocol):
             if self.parser.get_method() == b"CONNECT":
                 return refusals.NO_TUNNEL
             self.url = origin_form(self.url)
-        if unknown_coding:
-            return refusals.UNKNOWN_CODING
-        if (len(hosts) == 1 and is_valid_host(hosts[0])) or (not hosts and version == "1.0"):
-            return None
-        return refusals.NO_HOST
+        return refusals.UNKNOWN_CODING if unknown_coding else check_host(hosts, version)
 
     def on_chunk_header(self) -> None:
         """The parser has read the size of a chunk."""
@@ -232,27 +187,6 @@ class BoundedHttp(HttpToolsProtocol):
         if self.cycle.response_complete:
             self.table.await_request(self)
 
-    def on_response_complete(self) -> None:
-        """An answer has been sent."""
-        super().on_response_complete()
-        if self.transport.is_closing() or not self.cycle.response_complete:
-            return
-        if self._deaf:
-            self._unset_keepalive_if_required()
-            if self._last_refusal is not None:
-                self._answer_and_close(self._last_refusal)
-        elif self._head_bytes < 0:
-            self.table.await_end(self)
-        elif self._head_bytes or self._head_has_begun:
-            self.table.await_head(self)
-        else:
-            self.table.await_request(self)
-
-    @property
-    def _head_has_begun(self) -> bool:
-        """Whether a part of the next head has arrived, except for empty lines before it."""
-        return self.scope is not (self.cycle and self.cycle.scope)
-
     def _should_upgrade(self) -> bool:
         return False
 
@@ -274,96 +208,3 @@ class BoundedHttp(HttpToolsProtocol):
                 self._discard()
             else:
                 self._answer_and_close(refusal)
-
-    def _answer_and_close(self, refusal: HttpRefusal) -> None:
-        if not self.transport.is_closing():
-            self._last_refusal = None
-            self.transport.write(refusal.encoded(self.server_state.default_headers))
-            self._discard()
-
-    def _discard(self) -> None:
-        """Send nothing more, and discard what arrives until the client closes the connection.
-
-        Closing it with bytes unread would reset it, and the client could lose its last answer.
-        """
-        self._deaf = True
-        self.pipeline.clear()
-        if not self.transport.is_closing():
-            self.transport.write_eof()
-            self.flow.resume_reading()
-            self.table.await_end(self)
-
-    def close_after_answer(self) -> None:
-        """Close the connection after the last answer on it."""
-        if self._head_bytes < 0 and not self.transport.is_closing():
-            self._discard()
-            return
-        self.transport.close()
-        if size := self.transport.get_write_buffer_size():
-            self.table.await_reader(self, size)
-
-    def pause_writing(self) -> None:
-        """The client does not read its answer as fast as it is sent."""
-        super().pause_writing()
-        self.table.await_reader(self, self.transport.get_write_buffer_size())
-
-    def resume_writing(self) -> None:
-        """The client has read most of its answer."""
-        super().resume_writing()
-        if not self.transport.is_closing():
-            self.table.reader_caught_up(self)
-
-    def timeout_keep_alive_handler(self) -> None:
-        """No request has arrived for the keep-alive time."""
-        self.expire()
-
-    def expire(self) -> None:
-        """Close the connection, because no request has arrived in time."""
-        if size := self.transport.get_write_buffer_size():
-            if self not in self.table.sending:
-                self.table.await_reader(self, size)
-            self.table.await_request(self)  # the time begins anew: the client still reads its last answer
-        elif self._deaf or self._head_bytes < 0:
-            self.transport.abort()
-        else:
-            self._close_waiting(refusals.HEAD_TOO_SLOW)
-
-    def cut(self) -> None:
-        """Close the connection, because its client does not read its answer."""
-        self.transport.abort()
-
-    def make_room(self) -> None:
-        """Close the connection, because another one needs its place."""
-        if self._deaf:
-            self.transport.abort()
-        else:
-            self._close_waiting(refusals.TOO_MANY_CONNECTIONS)
-
-    def _close_waiting(self, refusal: HttpRefusal) -> None:
-        """Close a connection without a request in flight; if a head has begun, say why."""
-        self._deaf = True
-        if self._head_has_begun and not self.transport.is_closing():
-            self.transport.write(refusal.encoded(self.server_state.default_headers))
-        self.transport.close()
-
-
-def head_size(url: bytes, headers: list[tuple[bytes, bytes]]) -> int:
-    """The bytes of a head, about."""
-    return len(url) + sum(len(name) + len(value) + 4 for name, value in headers)
-
-
-@lru_cache(maxsize=256)
-def is_valid_host(host: bytes) -> bool:
-    """Whether this is the value of a host header: a name or an address, and perhaps a port."""
-    return len(host) < 1024 and _HOST.fullmatch(host) is not None
-
-
-def origin_form(target: bytes) -> bytes:
-    """A request target in absolute form, or `*`, as a path with a query (RFC 9112, section 3.2).
-
-    Raises httptools.HttpParserInvalidURLError.
-    """
-    if target == b"*":
-        return b"/*"
-    parsed = httptools.parse_url(target)
-    return (parsed.path or b"/") + (b"?" + parsed.query if parsed.query else b"")

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from foveate.gateway.http_server.protocol import is_valid_host, origin_form
 from foveate.gateway.http_server.refusals import MAX_HEAD_BYTES, MAX_PIPELINED
 from tests.support.http_connections import ByteConnection, RawAnswer, listening
 
@@ -270,19 +269,3 @@ async def test_a_refused_upload_gets_its_answer_although_the_connection_is_close
                     await connection.writer.drain()
                 assert (await connection.answer()).status == 413
                 assert await connection.rest() == b""
-
-
-@pytest.mark.parametrize("host", [b"a", b"example.org:80", b"127.0.0.1:8000", b"[::1]", b"a_b", b"%41"])
-def test_hosts_that_are_valid(host: bytes) -> None:
-    assert is_valid_host(host)
-
-
-@pytest.mark.parametrize("host", [b"", b":80", b"a:b", b"a b", b"a/b", b"u@a", b"[", b"a,b c", b"\xff"])
-def test_hosts_that_are_not(host: bytes) -> None:
-    assert not is_valid_host(host)
-
-
-def test_absolute_targets_become_paths() -> None:
-    assert origin_form(b"http://a/b?c=d") == b"/b?c=d"
-    assert origin_form(b"http://a?c") == b"/?c"
-    assert origin_form(b"*") == b"/*"
