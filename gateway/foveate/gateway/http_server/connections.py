@@ -27,6 +27,9 @@ WARNING_INTERVAL_S = 10.0
 class WaitingConnection(Protocol):
     """A connection as the table sees it."""
 
+    place: "Waiting | None"
+    """Where the connection waits; set by the table. None: a request is in flight."""
+
     def expire(self) -> None:
         """Close the connection, because no request has arrived in time."""
         ...
@@ -38,6 +41,10 @@ class WaitingConnection(Protocol):
     def make_room(self) -> None:
         """Close the connection at once, because another one needs its place."""
         ...
+
+
+Waiting = dict[WaitingConnection, float]
+"""Connections, with the times at which they expire."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,17 +98,20 @@ class ConnectionTable:
     A connection is in `opening` until the head of its request is complete, in `idle` between two requests,
     and in `discarding` after its answer, while the rest of the request arrives; each maps to the time at
     which it expires, and the one that has waited longest comes first. A connection that is in none of them
-    has a request in flight. For the event loop's thread only.
+    has a request in flight, or is being closed and in `closing`. For the event loop's thread only.
     """
 
     def __init__(self, limits: ConnectionLimits, clock: Callable[[], float] = monotonic) -> None:
         self.limits, self.clock = limits, clock
         self.open = 0
         """Number of open connections."""
-        self.opening: dict[WaitingConnection, float] = {}
-        self.idle: dict[WaitingConnection, float] = {}
-        self.discarding: dict[WaitingConnection, float] = {}
-        self.sending: dict[WaitingConnection, float] = {}
+        self.in_flight = 0
+        """Number of connections with a request in flight."""
+        self.opening: Waiting = {}
+        self.idle: Waiting = {}
+        self.discarding: Waiting = {}
+        self.closing: Waiting = {}
+        self.sending: Waiting = {}
         """Connections whose client does not read its answer as fast as it is sent."""
         self._closed: Counter[str] = Counter()
         self._warned = -WARNING_INTERVAL_S
@@ -109,63 +119,67 @@ class ConnectionTable:
     @property
     def is_full(self) -> bool:
         """Whether as many connections as there may be have a request in flight."""
-        waiting = len(self.opening) + len(self.idle) + len(self.discarding)
-        return self.open - waiting >= self.limits.max_connections
+        return self.in_flight >= self.limits.max_connections
 
     def add(self, connection: WaitingConnection) -> None:
         """Count a new connection. Past the limit, close another one that only waits."""
         self.open += 1
+        self.in_flight += 1
+        self._wait(connection, self.opening, self.limits.head_timeout_s)
         if self.open > self.limits.max_open:
-            victim = self._longest_waiting() or connection
-            self.begin(victim)
             self._closed["to make room"] += 1
+            victim = self._longest_waiting()
+            self._wait(victim, self.closing, DISCARD_TIMEOUT_S)
             victim.make_room()
-            if victim is connection:
-                return
-        self.await_head(connection)
 
-    def _longest_waiting(self) -> WaitingConnection | None:
+    def _longest_waiting(self) -> WaitingConnection:
         """The connection to close for room. A request that is just arriving has not waited yet."""
-        arriving_since = self.clock() + self.limits.head_timeout_s - ARRIVAL_S
-        late = next(iter(self.opening.items()), None)
         if self.discarding:
             return next(iter(self.discarding))
-        if late is not None and (late[1] <= arriving_since or not self.idle):
-            return late[0]
-        return next(iter(self.idle), None)
+        first, until = next(iter(self.opening.items()))
+        arriving_since = self.clock() + self.limits.head_timeout_s - ARRIVAL_S
+        if self.idle and until > arriving_since:
+            return next(iter(self.idle))
+        return first
 
     def remove(self, connection: WaitingConnection) -> None:
         """Forget a connection that is closed."""
-        self.open -= 1
         self.begin(connection)
+        self.in_flight -= 1
+        self.open -= 1
         self.sending.pop(connection, None)
 
     def begin(self, connection: WaitingConnection) -> None:
         """The head of a request is complete."""
-        self.opening.pop(connection, None)
-        self.idle.pop(connection, None)
-        self.discarding.pop(connection, None)
+        if connection.place is not None:
+            del connection.place[connection]
+            connection.place = None
+            self.in_flight += 1
+
+    def _wait(self, connection: WaitingConnection, place: Waiting, timeout_s: float) -> None:
+        if connection.place is None:
+            self.in_flight -= 1
+        else:
+            del connection.place[connection]
+        connection.place = place
+        place[connection] = self.clock() + timeout_s
 
     def await_head(self, connection: WaitingConnection) -> None:
         """Wait for the rest of a head."""
-        self.begin(connection)
-        self.opening[connection] = self.clock() + self.limits.head_timeout_s
-
-    def await_end(self, connection: WaitingConnection) -> None:
-        """Wait for the rest of a request that has its answer, or for the client to close the connection."""
-        self.begin(connection)
-        self.discarding[connection] = self.clock() + DISCARD_TIMEOUT_S
+        self._wait(connection, self.opening, self.limits.head_timeout_s)
 
     def await_request(self, connection: WaitingConnection) -> None:
         """Keep a connection for its next request."""
-        self.begin(connection)
-        self.idle[connection] = self.clock() + self.limits.keep_alive_timeout_s
+        self._wait(connection, self.idle, self.limits.keep_alive_timeout_s)
+
+    def await_end(self, connection: WaitingConnection) -> None:
+        """Wait for the rest of a request that has its answer, or for the client to close the connection."""
+        self._wait(connection, self.discarding, DISCARD_TIMEOUT_S)
 
     def await_reader(self, connection: WaitingConnection, size: int) -> None:
         """Wait until the client has read its answer, of which `size` bytes are left."""
-        self.sending[connection] = (
-            self.clock() + self.limits.send_timeout_s + size / self.limits.min_send_rate
-        )
+        limits = self.limits
+        self.sending[connection] = self.clock() + limits.send_timeout_s + size / limits.min_send_rate
 
     def reader_caught_up(self, connection: WaitingConnection) -> None:
         """The client has read enough of its answer."""
@@ -178,15 +192,17 @@ class ConnectionTable:
     def close_expired(self) -> None:
         """Close the connections whose time is over. Call it about once a second."""
         now = self.clock()
-        waits = (("without a complete request head", self.opening), ("", self.idle), ("", self.discarding))
-        for reason, waiting in waits:
-            for connection in expired(waiting, now):
-                if reason:
-                    self._closed[reason] += 1
-                connection.expire()
         for connection in expired(self.sending, now):
+            del self.sending[connection]
             self._closed["whose clients did not read"] += 1
             connection.cut()
+        for connection in expired(self.closing, now):
+            connection.cut()
+        if late := expired(self.opening, now):
+            self._closed["without a complete request head"] += len(late)
+        for connection in (*late, *expired(self.idle, now), *expired(self.discarding, now)):
+            self._wait(connection, self.closing, DISCARD_TIMEOUT_S)
+            connection.expire()
         if self._closed and now - self._warned >= WARNING_INTERVAL_S:
             self._warned = now
             reasons = ", ".join(f"{count} {reason}" for reason, count in self._closed.items())
@@ -197,9 +213,6 @@ class ConnectionTable:
             self._closed.clear()
 
 
-def expired(waiting: dict[WaitingConnection, float], now: float) -> list[WaitingConnection]:
-    """Remove the connections whose time is over, and return them."""
-    over = [connection for connection, until in waiting.items() if until <= now]
-    for connection in over:
-        del waiting[connection]
-    return over
+def expired(waiting: Waiting, now: float) -> list[WaitingConnection]:
+    """The connections whose time is over."""
+    return [connection for connection, until in waiting.items() if until <= now]

@@ -5,6 +5,7 @@ from typing import Any
 
 import httptools
 import uvicorn
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.server import ServerState
 
 from foveate.gateway.http_server import refusals
@@ -53,12 +54,16 @@ class BoundedHttp(WaitingHttp):
         """Parse bytes of the connection."""
         if self._deaf:
             return
-        self._unset_keepalive_if_required()
-        before, self._head_ended = self._head_bytes, False
-        self._framing_bytes += len(data)
-        if before + len(data) > MAX_HEAD_BYTES:
+        before, self._head_ended, size = self._head_bytes, False, len(data)
+        self._framing_bytes += size
+        if before + size > MAX_HEAD_BYTES:
             self._check_size = True
-        self._parse(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self._parse_on(data, error)
+        except httptools.HttpParserUpgrade as error:
+            self._parse_on(data, error)
         if self._head_bytes < 0:
             self._check_size = False
             if self._framing_bytes > MAX_HEAD_BYTES and not self._deaf:
@@ -66,20 +71,19 @@ class BoundedHttp(WaitingHttp):
         elif before < 0 or self._head_ended:
             self._check_size = self._head_has_begun  # in these bytes, at an unknown position
         else:
-            self._continue_head(len(data))
+            self._continue_head(size)
 
-    def _parse(self, data: bytes) -> None:
-        while True:
+    def _parse_on(self, data: bytes, error: Exception | None) -> None:
+        """Parse on after an offer of an upgrade; refuse what the parser does not take."""
+        while isinstance(error, httptools.HttpParserUpgrade):
+            data = self._head_without_offer() + data[error.args[0] :]
             try:
                 self.parser.feed_data(data)
-            except httptools.HttpParserUpgrade as pause:
-                data = self._head_without_offer() + data[pause.args[0] :]
-            except httptools.HttpParserError:
-                if not self._deaf:
-                    self._refuse(self._refusal or refusals.INVALID)
-                return
-            else:
-                return
+                error = None
+            except (httptools.HttpParserError, httptools.HttpParserUpgrade) as next_error:
+                error = next_error
+        if error is not None and not self._deaf:
+            self._refuse(self._refusal or refusals.INVALID)
 
     def _head_without_offer(self) -> bytes:
         """The head without the header `upgrade`: a server may ignore an offer (RFC 9110, section 7.8).
@@ -100,7 +104,7 @@ class BoundedHttp(WaitingHttp):
 
     def _continue_head(self, size: int) -> None:
         """Count the bytes of an incomplete head, and start its time limit."""
-        if self._head_bytes == 0 and self in self.table.idle:
+        if self._head_bytes == 0 and self.place is self.table.idle:
             self.table.await_head(self)
         self._head_bytes += size
         if self._head_bytes > MAX_HEAD_BYTES and not self._deaf:
@@ -176,16 +180,23 @@ class BoundedHttp(WaitingHttp):
         """The parser has read a part of a body."""
         self._framing_bytes = 0
         self._body_bytes += len(body)
-        super().on_body(body)
+        cycle = self.cycle
+        if not cycle.response_complete:
+            cycle.body += body
+            if len(cycle.body) > HIGH_WATER_LIMIT:
+                self.flow.pause_reading()
+            cycle.message_event.set()
 
     def on_message_complete(self) -> None:
         """The parser has read a whole request."""
         if self._offered:
             return
-        self._head_bytes = 0
-        super().on_message_complete()
-        if self.cycle.response_complete:
+        self._head_bytes, cycle = 0, self.cycle
+        if cycle.response_complete:
             self.table.await_request(self)
+        else:
+            cycle.more_body = False
+            cycle.message_event.set()
 
     def _should_upgrade(self) -> bool:
         return False

@@ -17,7 +17,7 @@ class TableEntry:
     """A connection that records how it was closed."""
 
     def __init__(self) -> None:
-        self.closed = ""
+        self.closed, self.place = "", None
 
     def expire(self) -> None:
         self.closed = "expired"

@@ -120,7 +120,7 @@ async def test_a_client_that_does_not_read_its_answer_is_cut() -> None:
         async with asyncio.timeout(30):
             while table.open:
                 await asyncio.sleep(0.05)
-        assert not (table.opening or table.idle or table.discarding or table.sending)
+        assert not (table.opening or table.idle or table.discarding or table.closing or table.sending)
 
 
 async def test_a_client_that_reads_a_large_answer_slowly_gets_all_of_it() -> None:
@@ -141,4 +141,4 @@ async def test_nothing_is_left_of_closed_connections() -> None:
         async with asyncio.timeout(10):
             while table.open:
                 await asyncio.sleep(0.01)
-        assert not (table.opening or table.idle or table.discarding or table.sending)
+        assert not (table.opening or table.idle or table.discarding or table.closing or table.sending)
