@@ -23,7 +23,7 @@ class TableEntry:
         self.closed = "expired"
 
     def cut(self) -> None:
-        self.closed = "cut"
+        self.closed = self.closed or "cut"
 
     def make_room(self) -> None:
         self.closed = "for room"
