@@ -142,3 +142,13 @@ async def test_nothing_is_left_of_closed_connections() -> None:
             while table.open:
                 await asyncio.sleep(0.01)
         assert not (table.opening or table.idle or table.discarding or table.closing or table.sending)
+
+
+async def test_a_server_that_stops_does_not_wait_for_refused_clients() -> None:
+    async with listening() as served, served.connect() as connection:
+        await connection.send(b"POST /classify HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz")
+        assert (await connection.answer()).status == 400
+        async with asyncio.timeout(4):  # less than the time for which answers are sent at the end
+            served.server.should_exit = True
+            while served.server.connections.open:
+                await asyncio.sleep(0.01)
