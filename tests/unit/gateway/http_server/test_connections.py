@@ -9,6 +9,7 @@ from foveate.core.settings import Settings
 from foveate.gateway.http_server.connections import (
     ConnectionLimits,
     ConnectionTable,
+    Waiting,
     default_max_connections,
 )
 
@@ -17,7 +18,8 @@ class TableEntry:
     """A connection that records how it was closed."""
 
     def __init__(self) -> None:
-        self.closed, self.place = "", None
+        self.closed = ""
+        self.place: Waiting | None = None
 
     def expire(self) -> None:
         self.closed = "expired"
