@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -259,3 +260,19 @@ def test_errors_are_one_line(arguments: list[str], words: str, tmp_path: Path) -
     assert len(lines) == 1, done.stderr
     assert lines[0].startswith("foveate: ")
     assert words in lines[0]
+
+
+def test_an_offer_of_http_2_keeps_its_body(served: ServerProcess) -> None:
+    """As the default clients of Java and `curl --http2` send it."""
+    url, fox = served.client.base_url, EXAMPLES[0].read_bytes()
+    offer = "connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQBAAAAAAIAAAAA"
+    head = (
+        f"POST /classify HTTP/1.1\r\nhost: {url.host}:{url.port}\r\n{offer}\r\n"
+        f"content-type: image/jpeg\r\ncontent-length: {len(fox)}\r\n\r\n"
+    )
+    for pieces in ((head.encode() + fox,), (head.encode(), fox)):
+        with socket.create_connection((url.host, url.port or 80), TIMEOUT_S) as connection:
+            for piece in pieces:
+                connection.sendall(piece)
+                time.sleep(0.1)
+            assert connection.recv(20).startswith(b"HTTP/1.1 200")

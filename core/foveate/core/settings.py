@@ -59,6 +59,20 @@ class Settings(BaseSettings):
     """Address to listen on. 0.0.0.0 listens on all interfaces."""
     port: int = Field(default=8000, ge=0, le=65535)
     """TCP port to listen on. 0 takes any free port."""
+    max_connections: int = Field(default=0, ge=0)
+    """Maximum number of connections with a request in flight. Requests on further ones get 503, except for
+    /livez, /readyz and /metrics. Connections that only wait are closed for room, the oldest first. 0 takes
+    three quarters of the limit on open files, at most 8192."""
+    head_timeout_s: float = Field(default=10.0, gt=0)
+    """Seconds in which the request line and headers must arrive."""
+    keep_alive_timeout_s: int = Field(default=75, ge=1)
+    """Seconds for which a connection is kept without a request. A proxy in front must keep its connections
+    for less time."""
+    send_timeout_s: float = Field(default=30.0, gt=0)
+    """Seconds in which a client must read its answer. An answer over 16 KiB adds a second for each 16 KiB."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins whose web pages may send requests from a browser, separated by commas, as in
+    https://app.example.org. * allows every page. Empty allows none but those of the server itself."""
     models: tuple[str, ...] = ("vit-t", "vit-t-seg", "vit-t-clip")
     """Names or paths of the models, separated by commas. The first model of a task answers requests that name
     none."""
@@ -204,12 +218,23 @@ class Settings(BaseSettings):
         log.warning("the policy 'promise' is now called 'slo'; the old name works for one more release")
         return "slo"
 
-    @field_validator("models", mode="before")
+    @field_validator("models", "cors_origins", mode="before")
     @classmethod
-    def _split_models(cls, value: Any) -> Any:
+    def _split_list(cls, value: Any) -> Any:
         """An environment variable holds one text; flags are a tuple already."""
         names = value.split(",") if isinstance(value, str) else value
         return tuple(name.strip() for name in names if name.strip())
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_cors_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#,\s]+", origin):
+                raise ValueError(
+                    f"holds {origin!r}; an origin is a scheme and a host without a path, as in "
+                    "https://app.example.org, or *"
+                )
+        return value
 
     @field_validator("models")
     @classmethod

@@ -12,6 +12,7 @@ from fastapi.responses import PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -34,9 +35,10 @@ from foveate.gateway.routes.classify import ClassifyRoute
 from foveate.gateway.routes.context import request_id_of
 from foveate.gateway.routes.segment import SegmentRoute
 from foveate.gateway.routes.services import RouteServices, TraceSink
-from foveate.gateway.schemas.image import card_fields, rung_fields
+from foveate.gateway.schemas.image import ModelLadder, ModelList, ProbeAnswer, card_fields, rung_fields
 from foveate.gateway.schemas.openapi import describe_tasks, problem_response
 from foveate.gateway.schemas.problems import http_problem, problem
+from foveate.gateway.schemas.response import EXPOSED_HEADERS
 
 CollectMetrics = Callable[[], Awaitable[Sequence[MetricSnapshot]]]
 """Collects the metrics of all processes that belong together."""
@@ -84,6 +86,7 @@ def create_app(
     add_models(app, cluster)
     add_health(app, cluster, metrics, collect_metrics)
     describe_tasks(app)
+    allow_origins(app, settings.cors_origins)
     return app
 
 
@@ -116,10 +119,10 @@ def tracing_of(settings: Settings) -> TraceSink | None:
 
 
 class FastPath:
-    """Sends POST requests to the task routes past the framework's layers.
+    """Sends POST requests to the task routes past the framework's layers, and HEAD to the routes of GET.
 
-    The layers do nothing for them: task routes have limits of their own and render their own errors. The
-    framework's routes stay, for other methods.
+    The layers do nothing for task routes, which have limits of their own and render their own errors. The
+    framework's routes stay, for other methods. The server leaves out the bodies of answers to HEAD.
     """
 
     def __init__(self, app: ASGIApp, routes: Mapping[str, ASGIApp]) -> None:
@@ -128,8 +131,11 @@ class FastPath:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request (ASGI)."""
         route = None
-        if scope["type"] == "http" and scope["method"] == "POST":
-            route = self.routes.get(scope["path"])
+        if scope["type"] == "http":
+            if scope["method"] == "POST":
+                route = self.routes.get(scope["path"])
+            elif scope["method"] == "HEAD":
+                scope = {**scope, "method": "GET"}
         await (route or self.app)(scope, receive, send)
 
 
@@ -140,15 +146,34 @@ def add_tasks(app: FastAPI, routes: Sequence[TaskRoute[Any]]) -> None:
     app.add_middleware(FastPath, routes={route.path: route for route in routes})
 
 
+def allow_origins(app: FastAPI, origins: Sequence[str]) -> None:
+    """Let web pages of these origins call every route from a browser (CORS). `*` stands for all pages.
+
+    Call it last: the outermost layer answers preflight requests, and adds its headers to problems too.
+    """
+    if origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=("GET", "HEAD", "POST"),
+            allow_headers=("*",),
+            expose_headers=EXPOSED_HEADERS,
+        )
+
+
 def add_models(app: FastAPI, cluster: Cluster) -> None:
     """Add the routes that list models and their ladders."""
 
-    @app.get("/models")
+    @app.get("/models", response_model=ModelList)
     async def models() -> Response:
         """The cards of all served models."""
         return as_json({"models": [card_fields(card) for card in cluster.cards().values()]})
 
-    @app.get("/models/{name}/ladder", responses={404: problem_response("Unknown model")})
+    @app.get(
+        "/models/{name}/ladder",
+        response_model=ModelLadder,
+        responses={404: problem_response("Unknown model")},
+    )
     async def ladder(name: str, request: Request) -> Response:
         """A model's plans, cheapest first, with their measured quality."""
         card = cluster.cards().get(name)
@@ -165,17 +190,26 @@ def add_health(
 ) -> None:
     """Add probes and metrics. Liveness depends on nothing but this process and its device."""
 
-    @app.head("/livez", include_in_schema=False)
-    @app.get("/livez", responses={503: {"description": "Only a restart helps"}})
+    @app.get(
+        "/livez",
+        response_model=ProbeAnswer,
+        responses={503: {"description": "Only a restart helps", "model": ProbeAnswer}},
+    )
     async def livez() -> Response:
         """The process is alive, and no forward has to be ended by a restart."""
         if cluster.failed:
             return as_json({"status": "failed", "reason": cluster.problem}, 503)
         return as_json({"status": "alive"})
 
-    @app.head("/readyz", include_in_schema=False)
     @app.get(
-        "/readyz", responses={503: {"description": "Starting, draining, or the device does not respond"}}
+        "/readyz",
+        response_model=ProbeAnswer,
+        responses={
+            503: {
+                "description": "Starting, draining, or the device does not respond",
+                "model": ProbeAnswer,
+            }
+        },
     )
     async def readyz() -> Response:
         """Models are loaded and warm, requests can run, and the server is not draining."""

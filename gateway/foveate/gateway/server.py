@@ -6,17 +6,19 @@ import logging
 import os
 import sys
 import threading
+from functools import partial
 from socket import socket
 from time import monotonic
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import uvicorn
 from fastapi import FastAPI
 
 from foveate.cluster import Cluster
 from foveate.core.settings import Settings
-from foveate.gateway.http_limits import BoundedHttp
+from foveate.gateway.http_server.connections import ConnectionLimits, ConnectionTable
+from foveate.gateway.http_server.protocol import BoundedHttp
 from foveate.gateway.limits import AdmissionLimiter
 
 log = logging.getLogger(__name__)
@@ -34,11 +36,17 @@ class DrainingServer(uvicorn.Server):
     """
 
     def __init__(
-        self, config: uvicorn.Config, cluster: Cluster, limiter: AdmissionLimiter, drain_timeout_s: float
+        self,
+        config: uvicorn.Config,
+        cluster: Cluster,
+        limiter: AdmissionLimiter,
+        connections: ConnectionTable,
+        drain_timeout_s: float,
     ) -> None:
         """limiter: counts the requests that the gateway has accepted."""
         super().__init__(config)
         self.cluster, self.limiter, self.drain_timeout_s = cluster, limiter, drain_timeout_s
+        self.connections = connections
         self.finished = False
         """Whether the drain was completed; if not, a forward may still be running in its thread."""
         self.drain_until = 0.0
@@ -66,6 +74,12 @@ class DrainingServer(uvicorn.Server):
             for open_socket in listener.sockets:
                 host, port = open_socket.getsockname()[:2]
                 log.info("serving on http://%s:%d, API described at /openapi.json", host, port)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Close connections whose time is over, once a second. uvicorn ticks ten times a second."""
+        if counter % 10 == 0:
+            self.connections.close_expired()
+        return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Handle SIGTERM or SIGINT."""
@@ -145,14 +159,20 @@ def freeze_gc_heap() -> None:
 
 def server(app: FastAPI, cluster: Cluster, settings: Settings) -> DrainingServer:
     """A server for the app. `.run()` blocks until it has drained."""
+    limits = ConnectionLimits.of(settings)
+    connections = ConnectionTable(limits)
+    protocol: Any = partial(BoundedHttp, table=connections)
     config = uvicorn.Config(
         app,
-        http=BoundedHttp,
+        http=protocol,
+        ws="none",
         host=settings.host,
         port=settings.port,
+        backlog=limits.backlog,
         log_level="warning" if settings.log_level == "info" else settings.log_level,
         access_log=False,
         server_header=False,
+        timeout_keep_alive=settings.keep_alive_timeout_s,
         timeout_graceful_shutdown=SEND_TIMEOUT_S,
     )
-    return DrainingServer(config, cluster, app.state.limiter, settings.drain_timeout_s)
+    return DrainingServer(config, cluster, app.state.limiter, connections, settings.drain_timeout_s)

@@ -131,3 +131,16 @@ def test_the_password_of_a_url_is_not_repeated(monkeypatch: pytest.MonkeyPatch) 
 )
 def test_addresses_of_caches(cache: str) -> None:
     assert Settings(cache=cache).cache == cache
+
+
+def test_origins_are_a_list_of_schemes_with_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings().cors_origins == ()
+    monkeypatch.setenv("FOVEATE_CORS_ORIGINS", "https://app.example.org, http://localhost:3000")
+    assert Settings().cors_origins == ("https://app.example.org", "http://localhost:3000")
+    assert Settings(cors_origins=("*",)).cors_origins == ("*",)
+
+
+@pytest.mark.parametrize("origin", ["app.example.org", "https://a.org/", "https://a.org/path", "https://"])
+def test_what_is_no_origin_is_refused(origin: str) -> None:
+    with pytest.raises(ValueError, match="an origin is a scheme and a host"):
+        Settings(cors_origins=(origin,))

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import re
+from typing import Any
 
 import httpx
 import pytest
@@ -40,7 +42,81 @@ async def test_probes_accept_head_and_paths_are_not_redirected() -> None:
     async with serving_fakes() as gateway:
         assert (await gateway.client.head("/livez")).status_code == 200
         assert (await gateway.client.head("/readyz")).status_code == 200
-        assert_problem(await gateway.post("/classify/"), 404)
+        assert_problem(await gateway.post("/classify/"), 404, "the path is /classify, without a slash")
+        assert_problem(await gateway.get("/models/fake/ladder/"), 404, "the path is /models/fake/ladder, ")
+        assert "slash" not in assert_problem(await gateway.get("/nowhere/"), 404)
+
+
+async def test_head_works_where_get_does_and_refused_methods_name_the_allowed_ones() -> None:
+    async with serving_fakes() as gateway:
+        for path in ("/models", "/models/fake/ladder", "/metrics", "/openapi.json"):
+            answer = await gateway.client.head(path)
+            assert answer.status_code == 200
+            assert answer.headers["content-type"] == (await gateway.get(path)).headers["content-type"]
+        assert (await gateway.client.head("/models/gpt/ladder")).status_code == 404
+        for method, path, allowed in (
+            ("POST", "/livez", "GET, HEAD"),
+            ("OPTIONS", "/models", "GET, HEAD"),
+            ("OPTIONS", "/classify", "POST"),
+            ("HEAD", "/classify", "POST"),
+            ("PUT", "/segment", "POST"),
+        ):
+            refused = await gateway.client.request(method, path)
+            assert (refused.status_code, refused.headers["content-type"]) == (405, "application/problem+json")
+            assert refused.headers["allow"] == allowed
+
+
+async def test_strange_paths_are_problems() -> None:
+    async with serving_fakes() as gateway:
+        for path in ("/%00", "/%ff%fe", "/%zz", "/models/%00/ladder", "//", "/" + "a" * 5000):
+            assert_problem(await gateway.client.get(f"http://test{path}"), 404)
+        strange = await gateway.client.get("/nowhere", headers={"host": "["})
+        assert_problem(strange, 404)
+
+
+PREFLIGHT = {
+    "origin": "https://app.example.org",
+    "access-control-request-method": "POST",
+    "access-control-request-headers": "content-type,x-slo-ms,x-plan,x-min-quality,authorization",
+}
+
+
+@pytest.mark.parametrize("origins", ["https://app.example.org,http://localhost:3000", "*"])
+async def test_web_pages_of_allowed_origins_may_send_requests(origins: str) -> None:
+    origin: Any = {"origin": PREFLIGHT["origin"]}
+    allowed = "*" if origins == "*" else PREFLIGHT["origin"]
+    async with serving_fakes(cors_origins=origins) as gateway:
+        preflight = await gateway.client.options("/classify", headers=PREFLIGHT)
+        assert preflight.status_code == 200
+        assert preflight.headers["access-control-allow-origin"] == allowed
+        assert "POST" in preflight.headers["access-control-allow-methods"]
+        granted = preflight.headers["access-control-allow-headers"].lower()
+        assert {"x-slo-ms", "x-plan", "x-min-quality", "authorization"} <= set(re.split(", ?", granted))
+        for answer, status in (
+            (await gateway.post("/classify", **origin), 200),
+            (await gateway.post("/classify", query={"model": "gpt"}, **origin), 404),
+            (await gateway.post("/classify", content_type="text/plain", **origin), 415),
+            (await gateway.client.get("/models", headers=origin), 200),
+            (await gateway.client.get("/nowhere", headers=origin), 404),
+            (await gateway.client.put("/classify", headers=origin), 405),
+        ):
+            assert answer.status_code == status
+            assert answer.headers["access-control-allow-origin"] == allowed
+            assert origins == "*" or "origin" in answer.headers["vary"].lower()
+            exposed = answer.headers["access-control-expose-headers"].split(", ")
+            ours = {name for name in answer.headers if name.startswith(("x-", "server-timing"))}
+            assert ours <= set(exposed)
+            assert "retry-after" in exposed
+
+
+async def test_web_pages_of_other_origins_may_not() -> None:
+    stranger: Any = {"origin": "https://other.example.org"}
+    for origins in ("", "https://app.example.org"):
+        async with serving_fakes(cors_origins=origins) as gateway:
+            preflight = await gateway.client.options("/classify", headers=PREFLIGHT | stranger)
+            assert preflight.status_code in (400, 405)
+            for answer in (preflight, await gateway.post("/classify", **stranger)):
+                assert "access-control-allow-origin" not in answer.headers
 
 
 async def test_draining_server_refuses_requests_and_is_alive_but_not_ready() -> None:

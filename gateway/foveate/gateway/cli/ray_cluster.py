@@ -4,6 +4,7 @@ Import this module before Ray: it sets the environment variables that Ray reads 
 """
 
 import logging
+import math
 import os
 import random
 import socket
@@ -79,6 +80,8 @@ def start(settings: Settings) -> None:
     # Each server on a machine has an HAProxy of its own, and all would listen on Ray's default ports.
     for name in ("RAY_SERVE_HAPROXY_STATS_PORT", "RAY_SERVE_HAPROXY_METRICS_PORT"):
         os.environ.setdefault(name, str(free_port()))
+    # HAProxy would wait an hour for the rest of a request.
+    os.environ.setdefault("RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S", str(math.ceil(settings.body_timeout_s)))
     os.environ.setdefault(
         "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S", f"{settings.scale_interval_s}"
     )

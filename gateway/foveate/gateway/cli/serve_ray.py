@@ -22,6 +22,7 @@ from ray.exceptions import RayError
 from ray.serve.config import HTTPOptions
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.config import HTTP_PROTOCOLS
 
 from foveate.cluster.ray.metrics import MetricsAggregatorDeployment, MetricsReporter
 from foveate.cluster.ray.model_deployment import (
@@ -38,6 +39,7 @@ from foveate.core.settings import Settings, read_settings
 from foveate.estimation.host_load import HostLoadMonitor
 from foveate.gateway.app import create_app
 from foveate.gateway.cli import model_loader
+from foveate.gateway.http_server.protocol import BoundedHttp
 from foveate.gateway.limits import AdmissionLimiter
 
 log = logging.getLogger(__name__)
@@ -66,6 +68,8 @@ class GatewayDeployment:
         aggregator: DeploymentHandle[Any],
         models: Sequence[DeploymentHandle[Any]],
     ) -> None:
+        # Serve starts uvicorn with this name, once the gateway is made. HAProxy in front limits connections.
+        HTTP_PROTOCOLS["auto"] = f"{BoundedHttp.__module__}:{BoundedHttp.__qualname__}"
         self.settings, self.metrics = settings, Metrics()
         self.reporter = MetricsReporter(aggregator, self.metrics)
         self.cluster = await RemoteCluster.connect(
@@ -175,9 +179,10 @@ def deploy(settings: Settings, factories: Sequence[RunnerFactory] | None = None)
     An upgrade replaces the replicas one after the other, and no request is lost. Raises SetupError.
     """
     try:
-        ray_serve.start(
-            http_options=HTTPOptions(host=settings.host, port=settings.port), logging_config=LOGGING
+        http = HTTPOptions(
+            host=settings.host, port=settings.port, keep_alive_timeout_s=settings.keep_alive_timeout_s
         )
+        ray_serve.start(http_options=http, logging_config=LOGGING)
         ray_serve.run(application(settings, factories), name=NAME, route_prefix="/", logging_config=LOGGING)
     except (RuntimeError, RayError) as error:
         raise SetupError(f"the server did not start on Ray: {failure_reason(error)}") from error

@@ -97,6 +97,53 @@ class Segmentation(BaseModel):
     timings_ms: dict[str, float]
 
 
+class ModelEntry(BaseModel):
+    """One served model."""
+
+    name: str
+    description: str
+    task: str = Field(description="classify, segment or clicks")
+    frames: int = Field(description="frames of one forward; 0: the model takes images")
+    full: str = Field(description="the full plan, which spends all compute")
+    parameters: int = Field(description="number of parameters")
+    classes: int = Field(description="number of classes")
+    licence: str
+    source: str
+
+
+class ModelList(BaseModel):
+    """The answer of GET /models."""
+
+    models: list[ModelEntry]
+
+
+class RungEntry(BaseModel):
+    """One plan of a ladder."""
+
+    plan: str
+    rung: str = Field(description="the plan relative to full")
+    quality: float | None = Field(description="measured quality of the plan, 0 to 1; null: never measured")
+    gflops: float = Field(description="billions of multiply-adds")
+    tokens: int = Field(description="tokens left after the last block")
+    latency_ms: dict[str, float] | None = Field(
+        description="measured milliseconds of a batch, by its size; null: never measured"
+    )
+
+
+class ModelLadder(BaseModel):
+    """The answer of GET /models/{name}/ladder."""
+
+    model: str
+    ladder: list[RungEntry] = Field(description="the cheapest plan first")
+
+
+class ProbeAnswer(BaseModel):
+    """The answer of GET /livez and GET /readyz."""
+
+    status: str = Field(description="alive, ready, starting, draining, hanging or failed")
+    reason: str | None = Field(None, description="what hangs or failed, with model and plan")
+
+
 class Problem(BaseModel):
     """RFC 9457 problem details."""
 

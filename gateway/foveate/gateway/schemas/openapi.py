@@ -85,10 +85,26 @@ def _closed_object(properties: dict[str, Any], required: str) -> dict[str, Any]:
     }
 
 
+_BOUNDS: dict[str, dict[str, float]] = {
+    "x-slo-ms": {"exclusiveMinimum": 0, "maximum": 3_600_000},
+    "x-request-timeout-seconds": {"exclusiveMinimum": 0, "maximum": 3_600},
+    "x-min-quality": {"minimum": 0, "maximum": 1},
+    "x-priority": {"minimum": -9, "maximum": 9},
+    "top_k": {"minimum": 1},
+}
+"""JSON schema keywords of parameters, by name."""
+
+
 def _parameters(*rows: tuple[str, str, str, str]) -> list[dict[str, Any]]:
     """OpenAPI parameters from rows of name, location, type and description."""
     return [
-        {"name": name, "in": location, "required": False, "schema": {"type": kind}, "description": text}
+        {
+            "name": name,
+            "in": location,
+            "required": False,
+            "schema": {"type": kind, **_BOUNDS.get(name, {})},
+            "description": text,
+        }
         for name, location, kind, text in rows
     ]
 

@@ -8,6 +8,7 @@ import orjson
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
 
 from foveate.core.errors import DeadlineExceeded, Draining, FoveateError, Unavailable, UnsupportedEncoding
 
@@ -42,9 +43,17 @@ async def http_problem(request: Request, error: Exception) -> Response:
     """The response for errors of the framework, such as an unknown route or a method that is not allowed."""
     if not isinstance(error, HTTPException):
         raise error
-    headers = dict(error.headers or {})
-    path = request.url.path
+    headers, path = dict(error.headers or {}), str(request.scope["path"])
     detail = f"{request.method} {path[:100]}: {error.detail}"
-    if error.status_code == 404 and path.endswith("/"):
-        detail += "; send the request without the slash at the end of the path"
+    if error.status_code == 404 and path.endswith("/") and _is_route(request, path.rstrip("/")):
+        detail += f"; the path is {path.rstrip('/')}, without a slash at its end"
+    if "Allow" in headers:
+        allowed = set(headers["Allow"].split(", "))
+        headers["Allow"] = ", ".join(sorted(allowed | {"HEAD"} if "GET" in allowed else allowed))
     return render("about:blank", str(error.detail), error.status_code, detail, headers)
+
+
+def _is_route(request: Request, path: str) -> bool:
+    """Whether the application has a route at this path."""
+    scope = {**request.scope, "path": path}
+    return any(route.matches(scope)[0] is not Match.NONE for route in request.app.routes)

@@ -10,6 +10,11 @@ from foveate.cache.entry import CacheEntry
 from foveate.core.model import ModelCard
 from foveate.core.outcome import Outcome, Result
 
+EXPOSED_HEADERS = (
+    "x-request-id", "server-timing", "x-foveate-plan", "x-foveate-quality", "x-slo-met", "x-cache",
+    "retry-after",
+)  # fmt: skip
+"""The headers of responses that web pages of other origins may read."""
 StageSeconds = dict[str, float]
 """Seconds by stage, in the order of the stages."""
 
