@@ -1,4 +1,4 @@
-"""A file that a media library reads through callbacks, with a limit on time and on bytes."""
+"""Files that media libraries read, with limits on reads, on bytes and on time."""
 
 from io import SEEK_CUR, SEEK_END, SEEK_SET, BytesIO
 from pathlib import Path
@@ -7,6 +7,22 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from foveate.core.errors import ClipTooLarge
+
+
+class ReadLimitedFile(BytesIO):
+    """A file in memory with a limit on the number of reads.
+
+    An image of millions of empty chunks is made to be slow: the decoder creates a Python object for each.
+    """
+
+    reads_left = 200_000
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read up to `size` bytes. Raises ValueError after too many reads."""
+        self.reads_left -= 1
+        if self.reads_left < 0:
+            raise ValueError("the file has too many chunks")
+        return super().read(size)
 
 
 class BoundedFile:
