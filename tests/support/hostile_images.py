@@ -10,6 +10,7 @@ from tests.support.media_samples import encode, flat, png, png_chunk, scene, tif
 
 MIB = 2**20
 SHORT, LONG, RATIONAL, UNDEFINED, DOUBLE = 3, 4, 5, 7, 12
+CODES = ((0x00, b"\0"), (0x10, b"\xe0"))
 GREY_TIFF = {256: (LONG, 64), 257: (LONG, 64), 258: (SHORT, 8), 262: (SHORT, 1), 278: (LONG, 64)}
 """Size, bits, colour and rows in a strip of a grey TIFF."""
 
@@ -83,11 +84,28 @@ def jpeg_segments(marker: int, body: bytes, count: int) -> bytes:
     return data[:2] + (bytes((0xFF, marker)) + struct.pack(">H", 2 + len(body)) + body) * count + data[2:]
 
 
-def jpeg_scans(side: int, scans: int, subsampling: int = 0) -> bytes:
-    """A flat progressive JPEG of side x side pixels whose last scan is repeated: a few kB."""
-    data = encode(flat("RGB", (9, 99, 9), (side, side)), "JPEG", progressive=True, subsampling=subsampling)
-    last = data.rindex(b"\xff\xda")
-    return data[:last] + data[last:-2] * scans + data[-2:]
+def jpeg_scans(side: int, scans: int) -> bytes:
+    """A black progressive JPEG of side x side pixels in this many valid scans of a few bytes each."""
+    blocks = (side + 7) // 8
+    tables = b"\xff\xdb\0\x43\0" + b"\1" * 64  # the Huffman codes: 0 is "no difference", 0 is a run of blocks
+    tables += b"".join(b"\xff\xc4\0\x14" + bytes((kind, 1)) + bytes(15) + symbol for kind, symbol in CODES)
+    frame = b"\xff\xc2\0\x11\x08" + struct.pack(">HH", side, side) + b"\3\1\x11\0\2\x11\0\3\x11\0"
+    first = b"\xff\xda\0\x0c\3\1\0\2\0\3\0\0\0\0" + bytes(3 * blocks * blocks // 8 + 1)
+    run = "0" + "1" * 14  # 32,767 blocks without any coefficient
+    bits = run * -(-blocks * blocks // 32767)
+    data = (
+        int(bits + "1" * (-len(bits) % 8), 2)
+        .to_bytes((len(bits) + 7) // 8, "big")
+        .replace(b"\xff", b"\xff\0")
+    )
+    more = []
+    for low in range(13, -1, -1):
+        for component in (1, 2, 3):
+            high = 0 if low == 13 else low + 1
+            for start, end in ((1, 31), (32, 63)):
+                head = bytes((1, component, 0, start, end, high << 4 | low))
+                more.append(b"\xff\xda\0\x08" + head + data)
+    return b"\xff\xd8" + tables + frame + first + b"".join(more[: scans - 1]) + b"\xff\xd9"
 
 
 def gif_blocks(label: int, body: bytes, count: int) -> bytes:
@@ -170,7 +188,8 @@ IMAGES: dict[str, tuple[Callable[[], bytes], int, int]] = {
         lambda: jpeg_segments(0xE2, b"ICC_PROFILE\0\1\xff" + bytes(65519), 250), 200, 60),
     "jpeg, 200,000 exif": (lambda: jpeg_segments(0xE1, b"Exif\0\0", 200_000), 200, 20),
     "jpeg, 100,000 tables": (lambda: jpeg_segments(0xDB, b"\0" + b"\1" * 64, 100_000), 200, 20),
-    "jpeg, 90 scans of 16 Mpixel": (lambda: jpeg_scans(4000, 80), 422, 60),
+    "jpeg, 5 scans of 49 Mpixel": (lambda: jpeg_scans(7000, 5), 200, 500),
+    "jpeg, 85 scans of 49 Mpixel": (lambda: jpeg_scans(7000, 85), 200, 500),
     "gif, comment of 16 MB": (lambda: gif_blocks(254, b"a" * 255, 65_000), 200, 90),
     "gif, comment of 2 million blocks": (lambda: gif_blocks(254, b"a", 2_000_000), 422, 90),
     "gif, 200,000 comments": (lambda: gif_extensions(254, b"a", 200_000), 422, 60),

@@ -21,7 +21,7 @@ from foveate.core.errors import BadRequest, BrokenMedia, FoveateError, ImageTooL
 from foveate.core.model import InputSpec
 from foveate.gateway.media.bounded_file import ReadLimitedFile
 from foveate.gateway.media.color_profile import ColorConversion, conversion_to_srgb
-from foveate.gateway.media.image_format import READERS, Size, sniff, webp_size
+from foveate.gateway.media.image_format import READERS, Size, image_type, webp_size
 from foveate.gateway.media.jpeg import decode_pixels, read_header, read_metadata
 from foveate.gateway.media.png import open_png, png_profile
 from foveate.gateway.media.tiff_directory import check_tiff_directory
@@ -96,11 +96,7 @@ def decode_stored(data: bytes, resized_size: Callable[[Size], Size], max_pixels:
     resized_size: gives the size that the whole image would have after the resize, from its size in the
     file. A JPEG is decoded at a fraction of its size where that is enough.
     """
-    kind = sniff(data)
-    if kind is None:
-        raise BrokenMedia("the data is not an image in a known format" if data else "the image is empty")
-    if kind != "image/jpeg" and kind not in READERS:
-        raise UnsupportedMedia(f"{kind} is not supported; send JPEG, PNG, WebP, GIF, BMP or TIFF")
+    kind = image_type(data)
     with _decoder_boundary(kind):
         if kind == "image/jpeg":
             return _decode_jpeg(data, resized_size, max_pixels)

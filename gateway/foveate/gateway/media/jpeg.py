@@ -123,6 +123,7 @@ def _clean_header(data: bytes) -> bytes:
     """The file with its header as libjpeg reads it: without filler, and with the usual values in place of
     those that it ignores."""
     frame, clean = _frame_header(data), [SOI]
+    profile_is_damaged = not read_metadata(data)[1]
     for marker, at, end in _header_segments(data):
         segment = data[at:end]
         if marker == 0xE0 and segment[4:9] == b"JFIF\0" and len(segment) > 9:
@@ -130,7 +131,7 @@ def _clean_header(data: bytes) -> bytes:
         elif marker == 0xEE and segment[4:9] == b"Adobe" and len(segment) > 15 and segment[15] > 2:
             inks = frame[9:10] == b"\4"
             segment = segment[:15] + (b"\2" if inks else b"\1") + segment[16:]
-        elif marker == 0xE2 and segment[4:16] == ICC_NAME and not read_metadata(data)[1]:
+        elif marker == 0xE2 and segment[4:16] == ICC_NAME and profile_is_damaged:
             continue
         clean.append(segment)
     scan = data.find(SOS, _header_end(data))
