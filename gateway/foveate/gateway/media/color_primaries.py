@@ -58,6 +58,8 @@ def gamma_profile(gamma: float, chromaticities: Chromaticities | None) -> bytes 
 def rgb_profile(chromaticities: Chromaticities, curve: Curve) -> bytes | None:
     """An ICC profile of three primaries and one curve (ICC.1:2022, section 8.3); None for primaries that do
     not span a space of colours."""
+    if not all(-1 <= value <= 1 for value in chromaticities) or chromaticities[1] <= 0.01:
+        return None
     (white, *primaries) = [(x, y, 1 - x - y) for x, y in zip(*[iter(chromaticities)] * 2, strict=True)]
     try:
         whites = np.array(white) / white[1]
@@ -65,7 +67,7 @@ def rgb_profile(chromaticities: Chromaticities, curve: Curve) -> bytes | None:
         matrix = matrix * np.linalg.solve(matrix, whites)
         response = _BRADFORD @ whites
         adaptation = np.linalg.inv(_BRADFORD) @ np.diag(_BRADFORD @ _D50 / response) @ _BRADFORD
-    except (np.linalg.LinAlgError, ZeroDivisionError):
+    except np.linalg.LinAlgError:
         return None
     columns = (adaptation @ matrix).T
     if not np.isfinite(columns).all() or abs(columns).max() > 10:

@@ -58,7 +58,7 @@ SIGNATURES = {
     "audio/aiff": rb"FORM....AIF[FC]",
     "audio/amr": rb"#!AMR",
     "audio/aac": rb"\xff[\xf0\xf1\xf8\xf9]",
-    "audio/mpeg": rb"ID3[\2-\4]|\xff[\xe2-\xe7\xf2-\xf7\xfa-\xff]",
+    "audio/mpeg": rb"ID3[\x02-\x04]|\xff[\xe2-\xe7\xf2-\xf7\xfa-\xff]",
     "image/x-jpeg2000-codestream": rb"\xff\x4f\xff\x51",
     "image/x-exr": rb"\x76\x2f\x31\x01",
     "image/vnd.radiance": rb"#\?R(?:ADIANCE|GBE)",
@@ -68,9 +68,8 @@ SIGNATURES = {
     "image/qoi": rb"qoif",
     "application/pdf": rb"%PDF-",
     "application/postscript": rb"%!PS",
-    "application/zip": rb"PK\3\4",
+    "application/zip": rb"PK\x03\x04",
     "application/gzip": rb"\x1f\x8b\x08",
-    "text/html": rb"(?:\xef\xbb\xbf)?\s*<(?i:!doctype html|html)",
 }
 """Regular expressions for the first bytes of each known media type. The first match wins."""
 NAMES = {
@@ -106,7 +105,9 @@ def image_type(head: bytes) -> str:
     """
     kind = sniff(head)
     if kind is None:
-        raise BrokenMedia("the data is not an image in a known format" if head else "the image is empty")
+        raise BrokenMedia(
+            "the data is not an image or a clip in a known format" if head else "the image is empty"
+        )
     if not is_supported_image(head):
         raise unsupported(kind)
     return kind
@@ -115,7 +116,7 @@ def image_type(head: bytes) -> str:
 def unsupported(kind: str) -> UnsupportedMedia:
     """The error for a media type that is known and not supported. It says which formats are."""
     formats = IMAGE_FORMATS if kind.startswith(("image/", "application/p")) else CLIP_FORMATS
-    if kind.startswith(("audio/", "text/", "application/zip", "application/gzip")):
+    if kind.startswith(("audio/", "application/zip", "application/gzip")):
         formats = "an image or a clip"
     return UnsupportedMedia(f"{NAMES.get(kind, kind)} is not supported; send {formats}")
 
