@@ -4,8 +4,11 @@ import struct
 import zlib
 from collections.abc import Callable
 
+import numpy as np
 from PIL import Image
 
+from foveate.gateway.media.color_primaries import SRGB_PRIMARIES, rgb_profile
+from tests.support.color_profiles import cmyk_profile
 from tests.support.media_samples import encode, flat, png, png_chunk, scene, tiff, tiff_entries
 
 MIB = 2**20
@@ -180,7 +183,7 @@ IMAGES: dict[str, tuple[Callable[[], bytes], int, int]] = {
     "png, animation control": (lambda: png_after(b"fcTL", bytes(26), 200_000), 422, 60),
     "png, compressed texts": (lambda: png_text(b"zTXt", 100, 900_000), 422, 90),
     "png, international texts": (lambda: png_text(b"iTXt", 100, 900_000), 422, 90),
-    "png, profile of 1 GB": (lambda: png_text(b"iCCP", 1, 2**30), 200, 30),
+    "png, profile of 128 MB": (lambda: png_text(b"iCCP", 1, 2**27), 200, 30),
     "png, 60 profiles": (lambda: png_text(b"iCCP", 60, 900_000), 200, 30),
     "png, 16 MB exif": (lambda: png_chunks(b"eXIf", b"II*\0\x08\0\0\0" + bytes(16 * MIB), 1), 200, 60),
     "jpeg, 4 million comments": (lambda: jpeg_segments(0xFE, b"", 4_000_000), 200, 60),
@@ -201,6 +204,11 @@ IMAGES: dict[str, tuple[Callable[[], bytes], int, int]] = {
     "bmp, header of 16 MB": (lambda: bmp(header_size=16 * MIB), 422, 60),
     "bmp, 4 billion colours": (lambda: bmp(colours=2**32 - 1), 422, 60),
     "bmp, negative size": (lambda: bmp(width=-48), 413, 30),
+    "icc, table of 3.6 MB": (
+        lambda: encode(flat("CMYK", 0), "JPEG", icc_profile=cmyk_profile(27)), 200, 60),
+    "icc, curves of 2 million values": (
+        lambda: encode(flat("RGB", 0), "JPEG", icc_profile=rgb_profile(SRGB_PRIMARIES, np.linspace(0, 1, 690_000))),
+        200, 60),
     "icc, 16 MB in a png": (
         lambda: encode(Image.new("RGB", (48, 48)), "PNG", icc_profile=icc(9, 16 * MIB)), 200, 60),
     "icc, 100,000 tags": (

@@ -36,7 +36,9 @@ def sound(container: str, codec: str) -> bytes:
         size = stream.codec_context.frame_size or 1024
         form = stream.codec_context.format.name
         for number in range(20):
-            kind = {"s16": np.int16, "s16p": np.int16, "s32": np.int32, "s32p": np.int32}.get(form, np.float32)
+            kind = {"s16": np.int16, "s16p": np.int16, "s32": np.int32, "s32p": np.int32}.get(
+                form, np.float32
+            )
             frame = av.AudioFrame.from_ndarray(np.zeros((1, size), kind), form, "mono")
             frame.sample_rate, frame.pts = 48000, number * size
             output.mux(stream.encode(frame))
