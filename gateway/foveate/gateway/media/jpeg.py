@@ -71,8 +71,9 @@ def read_metadata(data: bytes) -> tuple[bytes, bytes]:
         elif marker == 0xE2 and data[at + 4 : at + 16] == ICC_NAME and end - at > 18:
             total = data[at + 17]
             parts[data[at + 16]] = data[at + 18 : end]
-    complete = total > 0 and all(number in parts for number in range(1, total + 1))
-    return exif, b"".join(parts[number] for number in range(1, total + 1)) if complete else b""
+    if parts.keys() != set(range(1, total + 1)):
+        return exif, b""
+    return exif, b"".join(parts[number] for number in sorted(parts))
 
 
 def _with_repairs(data: bytes, decode: Callable[[bytes], Decoded]) -> tuple[Decoded, bytes]:
@@ -101,13 +102,20 @@ def _repair(data: bytes, warning: str) -> bytes | None:
 
 def _header_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """Marker, start and end of each segment before the first scan. Between them may lie filler."""
-    at = len(SOI)
+    at, last = len(SOI), len(data) - 4
     for _ in range(MAX_SEGMENTS):
-        match = _MARKER.search(data, at)
-        if match is None or match[1] in (b"\xda", b"\xd9"):
+        if at > last:
             return
-        at = match.end() + int.from_bytes(data[match.end() : match.end() + 2], "big")
-        yield match[1][0], match.end() - 2, at
+        if data[at] != 0xFF or data[at + 1] in (0, 0xFF):
+            match = _MARKER.search(data, at)
+            if match is None or match.end() - 2 > last:
+                return
+            at = match.end() - 2
+        marker = data[at + 1]
+        if marker in (0xDA, 0xD9):
+            return
+        start, at = at, at + 2 + (data[at + 2] << 8 | data[at + 3])
+        yield marker, start, at
 
 
 def _header_end(data: bytes) -> int:
