@@ -197,8 +197,10 @@ def _decode_with_pillow(data: bytes, kind: str, max_pixels: int) -> StoredImage:
     _check_pixels(image.size, max_pixels)
     _check_layout(image, max_pixels)
     image.load()
-    profile = png_profile(image, data) if kind == "image/png" else image.info.get("icc_profile")
-    conversion = conversion_to_srgb(profile, image.mode)
+    profile, mode = image.info.get("icc_profile"), image.mode
+    if kind == "image/png":
+        profile, mode = png_profile(image, data)
+    conversion = conversion_to_srgb(profile, mode)
     # Pillow turns a TIFF itself when it loads it.
     orientation = 1 if kind == "image/tiff" else _orientation(image.info.get("exif", b""))
     keep = conversion is not None and image.mode == "CMYK"

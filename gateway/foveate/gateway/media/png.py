@@ -12,6 +12,8 @@ from foveate.gateway.media.color_primaries import coded_profile, gamma_profile
 MAX_CHUNKS = 64
 """Chunks that are searched for colours. They precede the pixels, and most programs write them first."""
 FIRST_CHUNK = 8
+CICP_BYTES = 16
+"""Length of a whole chunk cICP: four bytes of content between its header and its checksum."""
 
 
 def open_png(file: BytesIO) -> PngImageFile:
@@ -29,19 +31,22 @@ def open_png(file: BytesIO) -> PngImageFile:
     return PngImageFile(type(file)(data[: span[0]] + data[span[1] :]))
 
 
-def png_profile(image: ImageFile, data: bytes) -> bytes | None:
-    """The colour profile of a PNG: its own, or one made from its other chunks; None for sRGB."""
-    for name, at, _ in _chunks(data):
-        if name == b"cICP":
+def png_profile(image: ImageFile, data: bytes) -> tuple[bytes | None, str]:
+    """The colour profile of a PNG, and the mode of pixels that it is for.
+
+    Its own profile, or one of RGB that is made from its other chunks, for grey images too; None for sRGB.
+    """
+    for name, at, end in _chunks(data):
+        if name == b"cICP" and end - at == CICP_BYTES:
             primaries, transfer = data[at + 8 : at + 10]
-            return coded_profile(primaries, transfer)
+            return coded_profile(primaries, transfer), "RGB"
     info = image.info
     if info.get("icc_profile"):
-        return bytes(info["icc_profile"])
+        return bytes(info["icc_profile"]), image.mode
     if "srgb" in info or "gamma" not in info:
-        return None
+        return None, "RGB"
     # cHRM without gAMA is ignored, as browsers do.
-    return gamma_profile(info["gamma"], info.get("chromaticity"))
+    return gamma_profile(info["gamma"], info.get("chromaticity")), "RGB"
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
