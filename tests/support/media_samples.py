@@ -73,6 +73,16 @@ def tiff(tags: dict[int, tuple[int, int]], strip: bytes) -> bytes:
     )
 
 
+def tiff_entries(entries: list[tuple[int, int, int, int]], data: bytes) -> bytes:
+    """A little-endian TIFF of `data`, at offset 8, and one directory.
+
+    entries: tag, type, number of values, and the value or the offset of the values.
+    """
+    table = b"".join(struct.pack("<HHII", *entry) for entry in sorted(entries))
+    at = struct.pack("<I", 8 + len(data))
+    return b"II*\0" + at + data + struct.pack("<H", len(entries)) + table + bytes(4)
+
+
 def tiff_with_huge_tile(side: int) -> bytes:
     """A 10 x 10 TIFF whose single tile unpacks to side x side."""
     packed = zlib.compress(bytes(side * side))

@@ -78,11 +78,14 @@ def clip(
     matrix: int = 5,
     full: bool = False,
     tagged: bool = False,
+    primaries: int = 2,
+    transfer: int = 2,
 ) -> bytes:
     """A clip of numbered frames.
 
     rotation: degrees counter-clockwise, and whether the frame is flipped after that. matrix: colour matrix, 1
-    for BT.709, 5 for BT.601. full: full colour range. tagged: write matrix and range to the file.
+    for BT.709, 5 for BT.601. full: full colour range. tagged: write matrix and range to the file, with
+    primaries and transfer characteristics.
     """
     os.environ.setdefault("SVT_LOG", "0")  # otherwise SVT-AV1 prints its version
     path = Path(tempfile.mkdtemp(), "clip")
@@ -99,6 +102,7 @@ def clip(
             video.set_display_rotation(rotation[0], hflip=rotation[1])
         if tagged:
             video.codec_context.colorspace, video.codec_context.color_range = matrix, 1 + full
+            video.codec_context.color_primaries, video.codec_context.color_trc = primaries, transfer
         if ratio:
             video.codec_context.sample_aspect_ratio = ratio
         for number in range(count):

@@ -14,6 +14,7 @@ from foveate.core.settings import MIB
 from foveate.gateway.body import parse_length
 from foveate.gateway.body_formats.form import MAX_OVERHEAD_BYTES, FormParser
 from foveate.gateway.limits import Permit, SpoolBudget
+from foveate.gateway.media.image_format import is_supported_image
 from foveate.gateway.media.video_container import is_clip
 
 Medium = bytes | Path
@@ -93,11 +94,18 @@ class Spool:
             self._permit.check(self._length)
 
     async def finish(self) -> Medium:
-        """The whole body, once its last bytes have been added."""
+        """The whole body, once its last bytes have been added.
+
+        A large image that was sent as video is read into memory, so that it is treated as a small one is.
+        Raises BodyTooLarge, Overloaded, Unavailable.
+        """
         if self._path is None:
             return self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         await self._write()
-        return self._path
+        if not is_supported_image(await asyncio.to_thread(head_of, self._path)):
+            return self._path
+        self._permit.reserve(self._total)
+        return await asyncio.to_thread(self._path.read_bytes)
 
     async def _write(self) -> None:
         self._budget.reserve(self._pending)
@@ -124,6 +132,12 @@ def new_file() -> Path:
     handle, name = tempfile.mkstemp(prefix="foveate-")
     os.close(handle)
     return Path(name)
+
+
+def head_of(path: Path) -> bytes:
+    """The first 4,096 bytes of a file."""
+    with path.open("rb") as file:
+        return file.read(4096)
 
 
 def append(path: Path, chunks: Sequence[bytes]) -> None:

@@ -9,6 +9,8 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import Colorspace, VideoReformatter
 from PIL import Image
 
+from foveate.gateway.media.color_primaries import coded_profile
+from foveate.gateway.media.color_profile import ColorConversion, conversion_to_srgb
 from foveate.gateway.media.image import Pixels
 from foveate.gateway.media.image_format import Size
 from foveate.gateway.media.video_demuxer import VideoDemuxer
@@ -24,7 +26,7 @@ MAX_PIXEL_ASPECT = 8
 
 @dataclass(frozen=True, slots=True)
 class ConvertedFrame:
-    """A frame in RGB, in the orientation in which its file stores it."""
+    """A frame in RGB, in the orientation and with the primaries in which its file stores it."""
 
     image: Image.Image
     size: Size
@@ -36,6 +38,8 @@ class ConvertedFrame:
     flip_x: bool = False
     flip_y: bool = False
     """Whether the frame, after any transposition, is flipped left to right, or top to bottom."""
+    conversion: ColorConversion | None = None
+    """The conversion to sRGB, for wide gamuts and for HDR."""
 
     def crop(self, box: FrameBox, size: Size, side: int, resample: Image.Resampling) -> Pixels:
         """A box of the upright frame, whose width and height are `size`, as (side, side, 3) pixels."""
@@ -53,7 +57,7 @@ class ConvertedFrame:
             min(1, right) * width,
             min(1, bottom) * height,
         )
-        return self._to_upright(np.asarray(self.image.resize((side, side), resample, stored_box)))
+        return self._to_upright(self.image.resize((side, side), resample, stored_box))
 
     def upright(self) -> Image.Image:
         """The whole upright frame."""
@@ -61,9 +65,11 @@ class ConvertedFrame:
         image = (
             self.image if self.image.size == stored else self.image.resize(stored, Image.Resampling.BICUBIC)
         )
-        return Image.fromarray(self._to_upright(np.asarray(image)))
+        return Image.fromarray(self._to_upright(image))
 
-    def _to_upright(self, pixels: Pixels) -> Pixels:
+    def _to_upright(self, image: Image.Image) -> Pixels:
+        """A resized part of the frame in sRGB, upright."""
+        pixels = np.asarray(self.conversion.apply(image) if self.conversion else image)
         pixels = pixels.transpose(1, 0, 2) if self.transposed else pixels
         return np.ascontiguousarray(pixels[:: -1 if self.flip_y else 1, :: -1 if self.flip_x else 1])
 
@@ -89,7 +95,10 @@ class FrameConverter:
             size = size[::-1] if transposed else size
             self._demuxer.check_size(*size)
             at_s = max(0.0, float((at - self._demuxer.start) * self._demuxer.time_base))
-            self._converted = ConvertedFrame(self._rgb(frame), size, at_s, transposed, flip_x, flip_y)
+            conversion = conversion_to_srgb(coded_profile(frame.color_primaries, frame.color_trc), "RGB")
+            self._converted = ConvertedFrame(
+                self._rgb(frame), size, at_s, transposed, flip_x, flip_y, conversion
+            )
         return self._converted
 
     def _rgb(self, frame: VideoFrame) -> Image.Image:

@@ -8,11 +8,9 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO
 from typing import Literal
 
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.BmpImagePlugin import BmpImageFile
@@ -21,7 +19,12 @@ from PIL.TiffImagePlugin import BITSPERSAMPLE, TILELENGTH, TILEWIDTH, TiffImageF
 
 from foveate.core.errors import BadRequest, BrokenMedia, FoveateError, ImageTooLarge, UnsupportedMedia
 from foveate.core.model import InputSpec
-from foveate.gateway.media.image_format import READERS, Size, describe_unknown, sniff, webp_size
+from foveate.gateway.media.bounded_file import ReadLimitedFile
+from foveate.gateway.media.color_profile import ColorConversion, conversion_to_srgb
+from foveate.gateway.media.image_format import READERS, Size, image_type, webp_size
+from foveate.gateway.media.jpeg import decode_pixels, read_header, read_metadata
+from foveate.gateway.media.png import open_png, png_profile
+from foveate.gateway.media.tiff_directory import check_tiff_directory
 
 Pixels = NDArray[np.uint8]
 """(H, W, 3) RGB pixels, or (H, W) grey ones."""
@@ -36,33 +39,27 @@ SHRINK_MARGIN = 2
 docs/benchmarks/decode.md."""
 
 
-class ReadLimitedFile(BytesIO):
-    """A file in memory with a limit on the number of reads.
-
-    An image of millions of empty chunks is made to be slow: the decoder creates a Python object for each.
-    """
-
-    reads_left = 200_000
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        """Read up to `size` bytes. Raises ValueError after too many reads."""
-        self.reads_left -= 1
-        if self.reads_left < 0:
-            raise ValueError("the file has too many chunks")
-        return super().read(size)
-
-
 @dataclass(frozen=True, slots=True)
 class StoredImage:
-    """A decoded image in the orientation in which its file stores it."""
+    """A decoded image in the orientation and with the colours in which its file stores it."""
 
     image: Image.Image
-    """Mode L, RGB or RGBA."""
+    """Mode L, RGB or RGBA; CMYK where `conversion` takes inks."""
     size: Size
     """Width and height in the file's header; `image` is smaller by the factor `shrink`."""
     shrink: int = 1
     orientation: int = 1
     """EXIF's orientation, 1 to 8."""
+    conversion: ColorConversion | None = None
+    """The conversion to sRGB that the file's colour profile asks for."""
+
+    def in_srgb(self, image: Image.Image) -> Image.Image:
+        """A part of this image in RGB, converted to sRGB, on a white page.
+
+        The parts are resized first: that is up to a hundred times less to convert. At an edge between two
+        colours the order makes a small difference.
+        """
+        return on_white(self.conversion.apply(image) if self.conversion else image)
 
     @property
     def transposed(self) -> bool:
@@ -83,10 +80,10 @@ class StoredImage:
 def decode_image(data: bytes, spec: InputSpec, size: int, max_pixels: int) -> Pixels:
     """The (size, size, 3) RGB pixels of a model's input, resized and cropped as timm and torchvision do it.
 
-    Transparent areas become white. Of an animation, the first frame is taken. Colour profiles are not
-    applied. Safe to call from many threads. Raises UnsupportedMedia for a format that is not supported,
-    ImageTooLarge for more than `max_pixels` (width x height, from the header), and BrokenMedia for any other
-    data that does not decode.
+    Transparent areas become white. Of an animation, the first frame is taken. Colours are converted to sRGB
+    through the file's profile. Safe to call from many threads. Raises UnsupportedMedia for a format that is
+    not supported, ImageTooLarge for more than `max_pixels` (width x height, from the header), and BrokenMedia
+    for any other data that does not decode.
     """
     image = decode_stored(data, lambda whole: _resized_size(whole, spec, size), max_pixels)
     # Resize and crop in one pass, then turn the small result: cheaper than turning the whole image first.
@@ -99,11 +96,7 @@ def decode_stored(data: bytes, resized_size: Callable[[Size], Size], max_pixels:
     resized_size: gives the size that the whole image would have after the resize, from its size in the
     file. A JPEG is decoded at a fraction of its size where that is enough.
     """
-    kind = sniff(data)
-    if kind is None:
-        raise BrokenMedia(describe_unknown(data))
-    if kind != "image/jpeg" and kind not in READERS:
-        raise UnsupportedMedia(f"{kind} is not supported; send JPEG, PNG, WebP, GIF, BMP or TIFF")
+    kind = image_type(data)
     with _decoder_boundary(kind):
         if kind == "image/jpeg":
             return _decode_jpeg(data, resized_size, max_pixels)
@@ -157,7 +150,7 @@ def _check_pixels(size: Size, max_pixels: int) -> None:
 
 
 def _decode_jpeg(data: bytes, resized_size: Callable[[Size], Size], max_pixels: int) -> StoredImage:
-    height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+    (width, height), space, data = read_header(data)
     _check_pixels((width, height), max_pixels)
     # Each progressive scan is a pass over every pixel and may take only a few bytes. The limit grows with
     # the file because phones append whole videos, in which the marker's two bytes occur by chance once in
@@ -168,23 +161,18 @@ def _decode_jpeg(data: bytes, resized_size: Callable[[Size], Size], max_pixels: 
     factor = min(width / target[0], height / target[1]) / SHRINK_MARGIN
     # Powers of two only: these inverse transforms have SIMD code.
     shrink = next((n for n in (8, 4, 2) if n <= factor), 1)
-    pixels = simplejpeg.decode_jpeg(
-        data, "RGB", min_width=-(-width // shrink), min_height=-(-height // shrink), strict=True
-    )
-    return StoredImage(Image.fromarray(pixels), (width, height), shrink, _orientation(_jpeg_exif(data)))
-
-
-def _jpeg_exif(data: bytes) -> bytes:
-    """The EXIF block of a JPEG; empty where it has none."""
-    at = 2
-    for _ in range(64):  # cameras write EXIF first; the bound keeps a file of many segments cheap
-        marker, length = data[at : at + 2], int.from_bytes(data[at + 2 : at + 4], "big")
-        if marker == b"\xff\xe1" and data[at + 4 : at + 10] == b"Exif\0\0":
-            return data[at + 10 : at + 2 + length]
-        if marker[:1] != b"\xff" or marker == b"\xff\xda":
-            break
-        at += 1 if marker == b"\xff\xff" else 2 + length
-    return b""
+    exif, profile = read_metadata(data)
+    mode = {"Gray": "L", "CMYK": "CMYK", "YCCK": "CMYK"}.get(space, "RGB")
+    conversion = conversion_to_srgb(profile, mode)
+    # TurboJPEG converts inks to RGB without any profile.
+    inks = conversion is not None and mode == "CMYK"
+    pixels, _ = decode_pixels(data, "CMYK" if inks else "RGB", (-(-width // shrink), -(-height // shrink)))
+    if inks:
+        # The file stores inks inverted, as Adobe's programs do.
+        image = Image.frombytes("CMYK", pixels.shape[1::-1], (255 - pixels).tobytes())
+    else:
+        image = Image.fromarray(pixels)
+    return StoredImage(image, (width, height), shrink, _orientation(exif), conversion)
 
 
 def _orientation(exif: bytes) -> int:
@@ -202,13 +190,22 @@ def _orientation(exif: bytes) -> int:
 def _decode_with_pillow(data: bytes, kind: str, max_pixels: int) -> StoredImage:
     if kind == "image/webp":
         _check_pixels(webp_size(data), max_pixels)  # opening the file already allocates its canvas
-    image = READERS[kind](ReadLimitedFile(data))
+    if kind == "image/tiff":
+        check_tiff_directory(data)
+    file = ReadLimitedFile(data)
+    image = open_png(file) if kind == "image/png" else READERS[kind](file)
     _check_pixels(image.size, max_pixels)
     _check_layout(image, max_pixels)
     image.load()
+    profile, mode = image.info.get("icc_profile"), image.mode
+    if kind == "image/png":
+        profile, mode = png_profile(image, data)
+    conversion = conversion_to_srgb(profile, mode)
     # Pillow turns a TIFF itself when it loads it.
     orientation = 1 if kind == "image/tiff" else _orientation(image.info.get("exif", b""))
-    return StoredImage(_simple_mode(image), image.size, orientation=orientation)
+    keep = conversion is not None and image.mode == "CMYK"
+    simple = image if keep else _simple_mode(image)
+    return StoredImage(simple, image.size, orientation=orientation, conversion=conversion)
 
 
 def _check_layout(image: ImageFile, max_pixels: int) -> None:
@@ -263,7 +260,8 @@ def resize_box(image: StoredImage, box: tuple[float, ...], size: int, spec: Inpu
     left, top, right, bottom = (box[1], box[0], box[3], box[2]) if image.transposed else box
     shrink, (width, height) = image.shrink, image.image.size
     stored_box = left / shrink, top / shrink, min(right / shrink, width), min(bottom / shrink, height)
-    pixels = np.asarray(on_white(image.image.resize((size, size), FILTERS[spec.interpolation], stored_box)))
+    resized = image.image.resize((size, size), FILTERS[spec.interpolation], stored_box)
+    pixels = np.asarray(image.in_srgb(resized))
     pixels = pixels.transpose(1, 0, 2) if image.transposed else pixels
     flip_x, flip_y = image.flips
     return np.array(pixels[:: -1 if flip_y else 1, :: -1 if flip_x else 1], order="C")

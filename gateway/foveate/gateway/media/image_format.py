@@ -9,6 +9,8 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from foveate.core.errors import BrokenMedia, UnsupportedMedia
+
 Size = tuple[int, int]
 """Width and height in pixels, in Pillow's order."""
 
@@ -41,10 +43,48 @@ SIGNATURES = {
     "video/quicktime": rb"....ftypqt  ",
     "video/mp4": rb"....ftyp",
     "video/webm": rb"\x1a\x45\xdf\xa3.{0,60}webm",
+    "video/mp2t": rb"(?:.{4})?\x47.{187}(?:.{4})?\x47.{187}(?:.{4})?\x47",
+    "video/mpeg": rb"\0\0\x01[\xba\xb3]",
+    "video/x-flv": rb"FLV\x01",
+    "video/x-ms-asf": rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11",
+    "video/h264": rb"\0{2,3}\x01[\x09\x27\x47\x67]",
+    "video/x-ivf": rb"DKIF",
+    "video/x-yuv4mpeg": rb"YUV4MPEG2 ",
+    "video/vnd.rn-realvideo": rb"\.RMF",
+    "application/mxf": rb"\x06\x0e\x2b\x34",
+    "application/ogg": rb"OggS",
+    "audio/wav": rb"RIFF....WAVE",
+    "audio/flac": rb"fLaC",
+    "audio/aiff": rb"FORM....AIF[FC]",
+    "audio/amr": rb"#!AMR",
+    "audio/aac": rb"\xff[\xf0\xf1\xf8\xf9]",
+    "audio/mpeg": rb"ID3[\x02-\x04]|\xff[\xe2-\xe7\xf2-\xf7\xfa-\xff]",
+    "image/x-jpeg2000-codestream": rb"\xff\x4f\xff\x51",
+    "image/x-exr": rb"\x76\x2f\x31\x01",
+    "image/vnd.radiance": rb"#\?R(?:ADIANCE|GBE)",
+    "image/x-portable-anymap": rb"P[1-7]\s",
+    "image/x-icns": rb"icns",
+    "image/x-dds": rb"DDS ",
+    "image/qoi": rb"qoif",
     "application/pdf": rb"%PDF-",
     "application/postscript": rb"%!PS",
+    "application/zip": rb"PK\x03\x04",
+    "application/gzip": rb"\x1f\x8b\x08",
 }
 """Regular expressions for the first bytes of each known media type. The first match wins."""
+NAMES = {
+    "video/mp2t": "MPEG-TS",
+    "video/mpeg": "MPEG-PS",
+    "video/x-flv": "FLV",
+    "video/x-ms-asf": "Windows Media (WMV)",
+    "video/vnd.rn-realvideo": "RealVideo",
+    "application/ogg": "Ogg",
+    "application/mxf": "MXF",
+    "audio/mpeg": "MP3",
+}
+"""Formats that are known by another name than their media type."""
+IMAGE_FORMATS = "JPEG, PNG, WebP, GIF, BMP or TIFF"
+CLIP_FORMATS = "MP4, MOV, WebM, Matroska or AVI"
 
 
 def sniff(data: bytes) -> str | None:
@@ -70,7 +110,34 @@ def describe_unknown(data: bytes) -> str:
         return "the image is empty"
     head = data[:2048]
     hints = (hint for sign, hint in _NOT_MEDIA.items() if re.match(sign, head, re.DOTALL | re.IGNORECASE))
-    return next(hints, "the data is not an image in a known format")
+    return next(hints, "the data is not an image or a clip in a known format")
+
+
+def is_supported_image(head: bytes) -> bool:
+    """Whether a file with these first bytes is an image of a supported format."""
+    kind = sniff(head)
+    return kind == "image/jpeg" or kind in READERS
+
+
+def image_type(head: bytes) -> str:
+    """The media type of an image of a supported format, from its first bytes.
+
+    Raises UnsupportedMedia for another known format, and BrokenMedia for unknown bytes.
+    """
+    kind = sniff(head)
+    if kind is None:
+        raise BrokenMedia(describe_unknown(head))
+    if not is_supported_image(head):
+        raise unsupported(kind)
+    return kind
+
+
+def unsupported(kind: str) -> UnsupportedMedia:
+    """The error for a media type that is known and not supported. It says which formats are."""
+    formats = IMAGE_FORMATS if kind.startswith(("image/", "application/p")) else CLIP_FORMATS
+    if kind.startswith(("audio/", "application/zip", "application/gzip")):
+        formats = "an image or a clip"
+    return UnsupportedMedia(f"{NAMES.get(kind, kind)} is not supported; send {formats}")
 
 
 def webp_size(data: bytes) -> Size:

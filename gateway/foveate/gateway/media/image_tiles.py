@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from foveate.core.model import InputSpec
-from foveate.gateway.media.image import Pixels, decode_stored, on_white, resize_box
+from foveate.gateway.media.image import Pixels, decode_stored, resize_box
 from foveate.gateway.media.image_format import Size
 from foveate.gateway.media.tiling import Tile, tiles
 
@@ -75,6 +75,6 @@ def decode_tiles(
 def decode_whole(data: bytes, max_pixels: int) -> Image.Image:
     """The upright image in RGB at its own size. Raises the errors of `decode_image`."""
     stored = decode_stored(data, lambda whole: whole, max_pixels)
-    image = on_white(stored.image)
+    image = stored.in_srgb(stored.image)
     transposition = TRANSPOSITIONS.get(stored.orientation)
     return image if transposition is None else image.transpose(transposition)

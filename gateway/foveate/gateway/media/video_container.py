@@ -12,7 +12,7 @@ from typing import Literal
 from foveate.core.errors import BrokenMedia, ClipTooLarge, UnsupportedMedia
 from foveate.core.settings import MIB
 from foveate.gateway.media.bounded_file import BoundedFile
-from foveate.gateway.media.image_format import sniff
+from foveate.gateway.media.image_format import CLIP_FORMATS, sniff, unsupported
 
 DemuxerName = Literal["mov", "matroska", "avi"]
 """libav's name of a demuxer."""
@@ -23,6 +23,17 @@ MAX_ENTRIES = 1_000_000
 """Samples that the tables of an MP4 may list. Each costs libav about 75 bytes."""
 MAX_HEADER = 16 * MIB
 """Bytes that libav may read before the first frame."""
+HEADER_CPU_S = 2.0
+"""Processor time in which libav must have read the header, in seconds. A million samples take a tenth."""
+MAX_METADATA = 4000
+"""Tags, chapters and attachments. libav compares each with all before it. 16 MB of other data hold about a
+thousand marks by chance."""
+METADATA_MARKS: dict[DemuxerName, re.Pattern[bytes]] = {
+    "matroska": re.compile(rb"\x45\xa3|\x73\xc4|\x73\x73|\x61\xa7"),
+    "mov": re.compile(rb"data"),
+}
+"""Bytes that each of these starts with. Matroska's IDs: TagName, ChapterUID, Tag, AttachedFile (RFC 9559); it
+keeps all of them until the whole header is read. The tags of an AVI are limited by the time alone."""
 CHUNK = 4 * MIB
 """Bytes that are searched at a time."""
 CHUNK_OVERLAP = 64
@@ -70,9 +81,11 @@ def inspect_container(file: BoundedFile) -> Container:
     # AVIF and HEIC are MP4 files too.
     if head[4:8] in _FIRST_BOXES and not (kind or "").startswith("image/"):
         return _inspect_mp4(file)
+    if kind and kind.startswith("image/"):
+        raise UnsupportedMedia(f"{kind} is not a clip; send {CLIP_FORMATS}")
     if kind:
-        raise UnsupportedMedia(f"{kind} is not a clip; send MP4, MOV, WebM, Matroska or AVI")
-    raise BrokenMedia("the data is not a clip in a known format; send MP4, MOV, WebM, Matroska or AVI")
+        raise unsupported(kind)
+    raise BrokenMedia(f"the data is not a clip in a known format; send {CLIP_FORMATS}")
 
 
 def _inspect_matroska(head: bytes, size: int) -> Container:

@@ -18,7 +18,13 @@ from foveate.core.errors import BrokenMedia, ClipTooLarge, UnsupportedMedia
 from foveate.core.settings import MIB
 from foveate.gateway.media.bounded_file import BoundedFile
 from foveate.gateway.media.video_bitstream import check_bitstream_limits, length_prefix_size
-from foveate.gateway.media.video_container import MAX_HEADER, inspect_container
+from foveate.gateway.media.video_container import (
+    HEADER_CPU_S,
+    MAX_HEADER,
+    MAX_METADATA,
+    METADATA_MARKS,
+    inspect_container,
+)
 
 CODECS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mjpeg")
 """Supported codecs, by libav's names."""
@@ -96,11 +102,13 @@ class VideoDemuxer:
         self.file.seek(0)
         self.file.allow(MAX_HEADER)
         demuxer = self.container.demuxer
+        self.file.start_header(METADATA_MARKS.get(demuxer), MAX_METADATA, HEADER_CPU_S)
         av_container = av.open(
             self.file, "r", demuxer, container_options=OPTIONS | {"format_whitelist": demuxer},
             metadata_errors="ignore", buffer_size=BUFFER_BYTES, io_open=_refuse_open,
         )  # fmt: skip
         self._av_container: InputContainer = av_container
+        self.file.end_header()
         # With it, libav would keep all packets of a file without timestamps until the first timestamp.
         av_container.flags &= ~GENERATE_PTS
         self.stream = self._select_stream()

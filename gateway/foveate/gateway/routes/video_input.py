@@ -1,11 +1,10 @@
 """Videos on the task routes: recognised by their bytes, decoded on a thread pool of their own."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from foveate.core.errors import BrokenMedia, DeadlineExceeded, UnsupportedMedia
+from foveate.core.errors import DeadlineExceeded, UnsupportedMedia
 from foveate.core.model import InputSpec
 from foveate.core.plan import sampled_frames
 from foveate.core.settings import Settings
@@ -13,13 +12,13 @@ from foveate.gateway.decoding import Decoding
 from foveate.gateway.limits import deadline_timeout
 from foveate.gateway.media.frame_transform import FrameBox
 from foveate.gateway.media.image import crop_box
-from foveate.gateway.media.image_format import Size
+from foveate.gateway.media.image_format import Size, image_type, sniff, unsupported
 from foveate.gateway.media.video import Clip, decode_clip
 from foveate.gateway.media.video_container import is_clip
 from foveate.gateway.media.video_demuxer import ClipLimits
 from foveate.gateway.routes.context import RequestContext
 from foveate.gateway.routes.services import Meters
-from foveate.gateway.spool import Medium
+from foveate.gateway.spool import Medium, head_of
 
 Boxes = Callable[[Size], Sequence[FrameBox]]
 """The parts of a frame of this size that the model gets."""
@@ -32,15 +31,20 @@ class VideoInput:
         self.decoding, self.settings, self.meters = decoding, settings, meters
 
     async def is_video(self, data: Medium) -> bool:
-        """Whether the bytes are a video, of a supported format or not.
+        """Whether the bytes are a video of a supported container.
 
-        Raises BrokenMedia for a file that is no video: only bodies that were sent as video are spooled.
+        Raises UnsupportedMedia for a video in another container, of any size, and the errors of `image_type`
+        for any other file: a supported image is never one.
         """
-        if isinstance(data, bytes):
-            return is_clip(data)
-        if not is_clip(await self.decoding.run(lambda: head_of(data))):
-            raise BrokenMedia("the bytes are not a clip in a known format")
-        return True
+        head = data if isinstance(data, bytes) else await self.decoding.run(lambda: head_of(data))
+        if is_clip(head):
+            return True
+        kind = sniff(head[:4096]) or ""
+        if kind.startswith("video/"):
+            raise unsupported(kind)
+        if not isinstance(data, bytes):
+            image_type(head)
+        return False
 
     async def decode(self, context: RequestContext[Any], data: Medium, boxes: Boxes) -> tuple[Clip, float]:
         """The frames that the request's plan may use, and the seconds that decoding took.
@@ -77,9 +81,3 @@ class VideoInput:
 def center_crop(spec: InputSpec, side: int) -> Boxes:
     """The crop of a frame that the model gets, the same as of an image."""
     return lambda size: [crop_box(size, spec, side)]
-
-
-def head_of(path: Path) -> bytes:
-    """The first 4,096 bytes of a file."""
-    with path.open("rb") as file:
-        return file.read(4096)

@@ -1,13 +1,14 @@
 """Bounded files: they end at a limit, and say so only when they are checked."""
 
 import io
+import re
 import time
 from pathlib import Path
 
 import pytest
 
 from foveate.core.errors import ClipTooLarge
-from foveate.gateway.media.bounded_file import BoundedFile
+from foveate.gateway.media.bounded_file import BoundedFile, ReadLimitedFile
 
 DATA = bytes(range(100))
 
@@ -35,7 +36,7 @@ def test_an_unknown_seek_of_libav_is_answered_with_minus_one() -> None:
 def test_after_the_allowed_bytes_the_file_ends_and_the_check_fails() -> None:
     with BoundedFile(DATA, 10.0) as file:
         file.allow(30)
-        assert len(file.read(40)) == 40, "the read that crosses the limit is complete"
+        assert len(file.read(40)) == 30, "one read of a large element could take all memory"
         file.check()
         assert file.read(1) == b""
         with pytest.raises(ClipTooLarge, match="larger than the server reads"):
@@ -58,3 +59,42 @@ def test_reads_at_a_position_do_not_count() -> None:
         assert file.read_at(90, 50) == DATA[90:]
         assert file.read_at(200, 5) == b""
         file.check()
+
+
+def test_marks_in_a_header_are_counted_across_reads() -> None:
+    with BoundedFile(b".ab." * 5, 10.0) as file:
+        file.allow(100)
+        file.start_header(re.compile(b"ab"), 4, 10.0)
+        assert len(file.read(2) + file.read(8)) == 10
+        file.check()
+        file.read(10)
+        assert file.read(1) == b"", "five marks are one too many"
+        with pytest.raises(ClipTooLarge, match="remove its metadata"):
+            file.end_header()
+
+
+def test_marks_after_the_header_do_not_count() -> None:
+    with BoundedFile(b"ab" * 5, 10.0) as file:
+        file.allow(100)
+        file.start_header(re.compile(b"ab"), 4, 10.0)
+        file.read(4)
+        file.end_header()
+        assert len(file.read(6)) == 6
+        file.check()
+
+
+def test_a_header_that_takes_too_much_processor_time_ends() -> None:
+    with BoundedFile(DATA, 10.0) as file:
+        file.allow(100)
+        file.start_header(None, 0, 0.0)
+        assert file.read(10) == b""
+        with pytest.raises(ClipTooLarge, match="remove its metadata"):
+            file.end_header()
+
+
+def test_too_many_reads_fail() -> None:
+    file = ReadLimitedFile(b"abc")
+    file.reads_left = 2
+    assert (file.read(1), file.read()) == (b"a", b"bc")
+    with pytest.raises(ValueError, match="too many chunks"):
+        file.read(1)

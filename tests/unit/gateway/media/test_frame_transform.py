@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from foveate.gateway.media.color_primaries import coded_profile
+from foveate.gateway.media.color_profile import conversion_to_srgb
 from foveate.gateway.media.video import Clip, decode_clip, upright_frames
 from foveate.gateway.media.video_demuxer import ClipLimits
 from tests.support.video_samples import SIZE, clip, number_of, numbered
@@ -75,14 +77,44 @@ def test_odd_frame_sizes() -> None:
     assert numbers(result) == [1, 4, 7]
 
 
-@pytest.mark.parametrize(("size", "matrix"), [((160, 96), 5), ((1280, 720), 1), ((160, 96), 1)])
+@pytest.mark.parametrize(
+    ("size", "matrix"), [((160, 96), 5), ((1280, 720), 1), ((160, 96), 1), ((160, 96), 9)]
+)
 @pytest.mark.parametrize("full", [False, True])
 def test_colours_are_preserved(size: tuple[int, int], matrix: int, full: bool) -> None:
-    """BT.601 and BT.709, in limited and full range. The matrix is in the file, or follows from the size."""
-    tagged = full or (matrix == 1) != (size[1] >= 720)
+    """In limited and full range. The matrix is in the file, or follows from the size."""
+    tagged = full or matrix == 9 or (matrix == 1) != (size[1] >= 720)
     colour = (200, 60, 30)
     flat = np.full((size[1], size[0], 3), colour, np.uint8)
     data = clip(
         count=1, size=size, draw=lambda _: flat, matrix=matrix, full=full, tagged=tagged, options={"qp": "2"}
+    )
+    assert abs(decode(data, 1).pixels.astype(int) - colour).max() <= 4
+
+
+@pytest.mark.parametrize("container", ["mp4", "matroska"])
+@pytest.mark.parametrize(("primaries", "transfer"), [(9, 14), (12, 13), (9, 16), (9, 18)])
+def test_wide_gamuts_and_hdr_are_converted_to_srgb(container: str, primaries: int, transfer: int) -> None:
+    """Crops and whole frames, as a still image with the same colours is."""
+    colour = (150, 90, 80)
+    flat = np.full((96, 160, 3), colour, np.uint8)
+    data = clip(
+        count=2, container=container, size=(160, 96), draw=lambda _: flat, matrix=9, tagged=True,
+        primaries=primaries, transfer=transfer, options={"qp": "2"},
+    )  # fmt: skip
+    still = conversion_to_srgb(coded_profile(primaries, transfer), "RGB")
+    assert still is not None
+    expected = np.asarray(still.apply(Image.fromarray(flat)), np.int64)[0, 0]
+    assert abs(expected - colour).max() > 8
+    assert abs(decode(data, 1).pixels.astype(int) - expected).max() <= 6
+    assert abs(np.asarray(next(upright_frames(data, 1, LIMITS))).astype(int) - expected).max() <= 6
+
+
+@pytest.mark.parametrize("primaries", [1, 2, 5, 6, 7])
+def test_usual_primaries_are_kept(primaries: int) -> None:
+    colour = (200, 60, 30)
+    flat = np.full((96, 160, 3), colour, np.uint8)
+    data = clip(
+        count=1, size=(160, 96), draw=lambda _: flat, tagged=True, primaries=primaries, options={"qp": "2"}
     )
     assert abs(decode(data, 1).pixels.astype(int) - colour).max() <= 4

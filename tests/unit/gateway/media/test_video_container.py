@@ -34,7 +34,7 @@ def numbers(result: Clip) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"\0", b"\0" * 5000, b"hello", bytes(range(256)) * 20, b"RIFF\0\0\0\0WAVE"]
+    "data", [b"", b"\0", b"\0" * 5000, b"hello", bytes(range(256)) * 20, b"RIFF\0\0\0\0JUNK"]
 )
 def test_bytes_of_no_known_format_are_refused(data: bytes) -> None:
     with pytest.raises(BrokenMedia):

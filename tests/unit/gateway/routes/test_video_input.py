@@ -17,6 +17,7 @@ from foveate.gateway.schemas.video import ClipClassification
 from foveate.models import huggingface
 from tests.support.gateway import assert_problem, serving
 from tests.support.media_samples import encode, red_corner
+from tests.support.other_media import UNSUPPORTED
 from tests.support.pretrained import CLIP, saved, settled, videomae
 from tests.support.video_gateway import post_video, serving_videos
 from tests.support.video_samples import clip
@@ -166,6 +167,60 @@ async def test_body_that_is_not_a_video_is_refused(body: bytes, status: int, wor
             assert_problem(await post_video(gateway, path, body), status, word)
 
 
+@pytest.mark.parametrize("name", UNSUPPORTED)
+async def test_other_formats_are_a_415_that_says_what_to_send(name: str) -> None:
+    """Of any size: above 4 MiB, what is sent as video is spooled to a file."""
+    make, kind, message = UNSUPPORTED[name]
+    data = make()
+    async with serving_videos() as gateway:
+        for path in ("/classify", "/segment"):
+            for content_type in (kind, "video/mp4", "application/octet-stream"):
+                answer = await post_video(gateway, path, data, content_type=content_type)
+                assert_problem(answer, 415, message)
+        large = data + bytes(5 * MIB)
+        assert_problem(await post_video(gateway, "/classify", large), 415, message)
+        assert_problem(await post_video(gateway, "/classify?model=tiny-clip", large), 415)
+
+
+async def test_an_image_sent_as_video_is_answered_at_any_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    image = encode(red_corner(1), "JPEG")
+    async with serving_videos(max_body_bytes=8 * MIB) as gateway:
+        for size in (0, 3 * MIB, 5 * MIB):
+            response = await post_video(gateway, "/classify", image + bytes(size))
+            assert response.status_code == 200, response.text
+            assert response.json()["model"] == "images"
+        assert_problem(
+            await post_video(gateway, "/classify", image + bytes(9 * MIB)), 413, "the server's limit"
+        )
+        assert gateway.counted("ok", "images") == 3
+    assert not os.listdir(tmp_path)  # noqa: PTH208 -- nothing else runs on this event loop
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    ["image/jpg", "IMAGE/JPEG", "image/jpeg; charset=binary", "image/png", "Image/*", "image/jpeg;",
+     "video/mp4", "application/octet-stream", "Application/Octet-Stream; x=y", "binary/octet-stream"],
+)  # fmt: skip
+async def test_the_bytes_decide_under_any_spelling_of_the_content_type(content_type: str) -> None:
+    async with serving_videos() as gateway:
+        response = await post_video(
+            gateway, "/classify", encode(red_corner(1), "JPEG"), content_type=content_type
+        )
+        assert response.status_code == 200, response.text
+        assert response.json()["model"] == "images"
+
+
+@pytest.mark.parametrize("name", ["a.JPG", "no extension", "clip.mp4", "夏.heic", ""])
+async def test_file_names_do_not_matter(name: str) -> None:
+    async with serving_videos() as gateway:
+        files = {"file": (name or "x", encode(red_corner(1), "JPEG"), "text/plain")}
+        response = await gateway.client.post("/classify", files=files)
+        assert response.status_code == 200, response.text
+
+
 async def test_video_over_a_limit_is_a_413(video: bytes) -> None:
     async with serving_videos(max_clip_s=3.0) as gateway:
         assert_problem(await post_video(gateway, "/classify", video), 413, "3 s")
@@ -215,7 +270,7 @@ async def test_spooled_videos_leave_no_files(
     async with serving_videos() as gateway:
         response = await post_video(gateway, "/classify", large)
         assert response.status_code == 200, response.text
-        assert_problem(await post_video(gateway, "/classify", bytes(5 * MIB)), 422, "not a clip")
+        assert_problem(await post_video(gateway, "/classify", bytes(5 * MIB)), 422, "not an image or a clip")
     assert not os.listdir(tmp_path)  # noqa: PTH208 -- nothing else runs on this event loop
 
 
