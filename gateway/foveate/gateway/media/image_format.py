@@ -69,7 +69,6 @@ SIGNATURES = {
     "application/pdf": rb"%PDF-",
     "application/postscript": rb"%!PS",
     "application/zip": rb"PK\x03\x04",
-    "application/gzip": rb"\x1f\x8b\x08",
 }
 """Regular expressions for the first bytes of each known media type. The first match wins."""
 NAMES = {
@@ -135,7 +134,7 @@ def image_type(head: bytes) -> str:
 def unsupported(kind: str) -> UnsupportedMedia:
     """The error for a media type that is known and not supported. It says which formats are."""
     formats = IMAGE_FORMATS if kind.startswith(("image/", "application/p")) else CLIP_FORMATS
-    if kind.startswith(("audio/", "application/zip", "application/gzip")):
+    if kind.startswith(("audio/", "application/zip")):
         formats = "an image or a clip"
     return UnsupportedMedia(f"{NAMES.get(kind, kind)} is not supported; send {formats}")
 
