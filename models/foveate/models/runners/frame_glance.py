@@ -13,11 +13,12 @@ the training distribution."""
 
 def resized_grids(features: Tensor, side: int) -> Tensor:
     """Features of the patches of square frames (B, n, P, W) on a grid of `side` rows: (B, n, side^2, W)."""
-    before = round(features.shape[2] ** 0.5)
+    clips, frames, patches, width = features.shape
+    before = round(patches**0.5)
     if before == side:
         return features
-    square = features.flatten(0, 1).transpose(1, 2).unflatten(2, (before, before))
-    return resample(square, side).flatten(2).transpose(1, 2).unflatten(0, features.shape[:2])
+    square = features.flatten(0, 1).transpose(1, 2).reshape(clips * frames, width, before, before)
+    return resample(square, side).flatten(2).transpose(1, 2).reshape(clips, frames, side * side, width)
 
 
 def changing_patches(glances: Tensor, salient: Tensor, side: int, share: float) -> Tensor:
@@ -49,7 +50,8 @@ def merge_details(glances: Tensor, details: Tensor, computed: Tensor, salient: T
     distance = (at.view(1, -1, 1) - at[salient].unsqueeze(1)).abs()  # (B, n, K)
     weight = (-distance / SHIFT_TIME).exp()
     total = weight @ computed.float()  # (B, n, P)
-    shift = (weight @ difference.flatten(2)).unflatten(2, difference.shape[2:])
+    shift = torch.einsum("bnk,bkpw->bnpw", weight, difference)
     shift = shift / total.unsqueeze(-1).clamp(min=torch.finfo(torch.float32).tiny)
-    shifted = (glances + shift).to(glances.dtype)
-    return shifted.scatter(1, where, torch.where(known, details, shifted.gather(1, where)))
+    shifted: Tensor = (glances + shift).to(glances.dtype)
+    merged: Tensor = shifted.scatter(1, where, torch.where(known, details, shifted.gather(1, where)))
+    return merged

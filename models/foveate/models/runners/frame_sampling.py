@@ -198,13 +198,17 @@ class VideoExecutor:
             state, attention, glanced = state.select(stay), attention[stay], glanced[stay]
         if not len(state.rows):
             return
-        salient = attention.topk(min(glance.frames, len(frames)), dim=1).indices.sort(dim=1).values
+        salient = self.salient_frames(attention, min(glance.frames, len(frames)))
         details, computed = self._details(state, glanced, salient, glance.share, plan)
         glanced = resized_grids(glanced, plan.image_size // self.model.config.patch_size)
         features = merge_details(glanced, details, computed, salient, self._times(state.frames))
         regions = by_clip(self.head.pooled(features.flatten(0, 1)), len(state.rows))
         full, partial = (salient.shape[1], 0) if glance.share >= 1 else (0, salient.shape[1])
         self._finish(replace(state, regions=regions), FrameCost(full, partial, len(frames), runs), results)
+
+    def salient_frames(self, attention: Tensor, count: int) -> Tensor:
+        """The frames with the most attention (B, n): their positions (B, count), in order of time."""
+        return attention.topk(count, dim=1).indices.sort(dim=1).values
 
     def _details(
         self, state: ClipState, glanced: Tensor, salient: Tensor, share: float, plan: VideoPlan
