@@ -64,7 +64,7 @@ def test_half_precision_stays_half(glances: Tensor) -> None:
     torch.testing.assert_close(merged.float(), glances + 1, atol=0.05, rtol=0.05)
 
 
-def test_grids_keep_their_mean_when_they_grow(glances: Tensor) -> None:
+def test_a_larger_grid_keeps_the_corners(glances: Tensor) -> None:
     assert resized_grids(glances, 3) is glances
     larger = resized_grids(glances, 6)
     assert larger.shape == (CLIPS, FRAMES, 36, WIDTH)
