@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 ARGS ?=
 
-.PHONY: serve test check fmt docs bench-overhead bench-models bench-elastic bench-decode bench-slo bench-tasks bench-scale bench-peers train clean
+.PHONY: serve test check fmt docs bench-overhead bench-models bench-elastic bench-decode bench-slo bench-tasks bench-glances bench-scale bench-peers train clean
 
 serve: $(VENV)/.installed
 	$(BIN)/foveate serve $(ARGS)
@@ -45,6 +45,9 @@ bench-slo: $(VENV)/.dev
 
 bench-tasks: $(VENV)/.dev
 	$(BIN)/python -m loadtests.tasks $(ARGS)
+
+bench-glances: $(VENV)/.dev
+	$(BIN)/python -m loadtests.glances $(ARGS)
 
 bench-scale: $(VENV)/.dev
 	$(BIN)/python -m loadtests.scale $(ARGS)

@@ -27,11 +27,12 @@ from foveate.models.runners.frame_sampling import (
     Glance,
     VideoExecutor,
     VideoPlan,
+    clip_of,
     coarse_to_fine,
 )
 from foveate.models.vit.vit import ElasticViT, ResolvedPlan
 from foveate.models.weights import hub
-from training.fit import TrainingRun, fit
+from training.fit import CHECK_EVERY, TrainingRun, fit
 from training.images import normalise, resized
 from training.motions import NAMES, MotionVideo
 from training.optimisation import initialise
@@ -66,18 +67,19 @@ def video_frames(split: str, number: int, spec: ClipSpec) -> tuple[np.ndarray, i
     return np.stack(frames), video.motion
 
 
-def draw_batch(step: int, size: int, spec: ClipSpec) -> VideoBatch:
-    """The videos of a step. The step alone decides what they are."""
-    videos = [video_frames("train", number, spec) for number in range(step * size, (step + 1) * size)]
+def draw_batch(step: int, size: int, spec: ClipSpec, first: int = 0) -> VideoBatch:
+    """The videos of a step. The step alone decides what they are. first: number of the first step's first."""
+    numbers = range(first + step * size, first + (step + 1) * size)
+    videos = [video_frames("train", number, spec) for number in numbers]
     return VideoBatch(
         torch.from_numpy(np.stack([frames for frames, _ in videos])),
         torch.tensor([motion for _, motion in videos]),
     )
 
 
-def batches(start: int, size: int, spec: ClipSpec) -> Iterator[VideoBatch]:
+def batches(start: int, size: int, spec: ClipSpec, first: int = 0) -> Iterator[VideoBatch]:
     """Endless batches of fresh videos from a step on, drawn a few batches ahead."""
-    return prefetched(start, partial(draw_batch, size=size, spec=spec), ahead=4)
+    return prefetched(start, partial(draw_batch, size=size, spec=spec, first=first), ahead=4)
 
 
 def frame_loader(clips: Tensor) -> FrameLoader:
@@ -161,19 +163,26 @@ def logged_plans(model: ElasticViT, spec: ClipSpec) -> dict[str, VideoPlan]:
         "size_80": VideoPlan(full.frames, 80, full.resolved),
         "depth_6": VideoPlan(full.frames, full.image_size, resolved_plan(model, "none", 6)),
         "glance_4": VideoPlan(full.frames, full.image_size, full.resolved, glance=Glance(4, 0.5)),
+        "glance_8": VideoPlan(full.frames, full.image_size, full.resolved, glance=Glance(8, 1.0)),
         "reuse_40": VideoPlan(full.frames, full.image_size, full.resolved, reuse=0.4),
         "exit_90": VideoPlan(full.frames, full.image_size, full.resolved, exit_rule=rule),
     }
 
 
-def train(name: str, run: TrainingRun, batch_size: int) -> None:
-    """Train or resume. The run's folder gets the head and a log."""
+def train(name: str, run: TrainingRun, batch_size: int, first: int = 0) -> None:
+    """Train or resume. The run's folder gets the head and a log.
+
+    name: a shipped model. Its clip head, if it has one, is trained further; otherwise a new head is trained.
+    first: the number of the first video to train on.
+    """
     cv2.setNumThreads(1)  # its threads would not survive the fork of the worker process
     torch.manual_seed(run.seed)
     model = hub.load(name).model.eval().requires_grad_(False)
     spec = ClipSpec(len(NAMES))
-    head = model.clip = ClipHead(model.config, spec)
-    initialise(head)
+    if model.clip is None:
+        model.clip = ClipHead(model.config, spec)
+        initialise(model.clip)
+    head = clip_of(model).requires_grad_(True)
     drawn = [video_frames("train", 2**42 + number, spec) for number in range(208)]
     clips = torch.from_numpy(np.stack([clip for clip, _ in drawn]))
     motions = torch.tensor([motion for _, motion in drawn])
@@ -182,7 +191,7 @@ def train(name: str, run: TrainingRun, batch_size: int) -> None:
     def loss_at(step: int, rng: random.Random) -> Tensor:
         nonlocal stream
         if stream is None:
-            stream = batches(step, batch_size, spec)
+            stream = batches(step, batch_size, spec, first)
         return loss_of(model, next(stream), rng, spec)
 
     def accuracies() -> dict[str, float]:
@@ -196,15 +205,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", default="vit-t", help="a shipped model, the trunk")
-    parser.add_argument("--run", type=Path, help="folder of the run; default: runs/MODEL-clip")
+    parser.add_argument(
+        "--model", default="vit-t", help="a shipped model: a trunk, or a clip model to train further"
+    )
+    parser.add_argument("--run", type=Path, help="folder of the run; default: runs/TRUNK-clip")
     parser.add_argument("--steps", type=int, default=1300)
     parser.add_argument("--batch-size", type=int, default=26)
     parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--first", type=int, default=0, help="number of the first video (%(default)s)")
+    parser.add_argument("--check-every", type=int, default=CHECK_EVERY, help="steps between checkpoints")
+    parser.add_argument("--threads", type=int, default=0, help="threads of torch; 0 for its default")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    folder = args.run or Path("runs") / f"{args.model}-clip"
-    train(args.model, TrainingRun(folder, "clip", args.steps, args.lr, args.seed, 0.05), args.batch_size)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    folder = args.run or Path("runs") / f"{args.model.removesuffix('-clip')}-clip"
+    run = TrainingRun(folder, "clip", args.steps, args.lr, args.seed, 0.05, check_every=args.check_every)
+    train(args.model, run, args.batch_size, args.first)
 
 
 if __name__ == "__main__":

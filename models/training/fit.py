@@ -30,6 +30,8 @@ class TrainingRun:
     """The weight decay."""
     half: bool = True
     """Whether autocast computes in bfloat16."""
+    check_every: int = CHECK_EVERY
+    """Steps between checks, each with a checkpoint."""
 
 
 def fit(
@@ -41,7 +43,8 @@ def fit(
     """Train a head. A run that was interrupted resumes after its last check.
 
     `loss_at` gives the loss of a step under autocast, with the randomness to use; `checks` gives the figures
-    to log every CHECK_EVERY steps, with the head in eval mode. Raises RuntimeError if the loss is not finite.
+    to log every `check_every` steps, with the head in eval mode. Raises RuntimeError if the loss is not
+    finite.
     """
     optim = torch.optim.AdamW(head.parameters(), lr=run.lr, weight_decay=run.decay, betas=(0.9, 0.98))
     path, log = run.folder / f"{run.name}.pt", run.folder / f"{run.name}.jsonl"
@@ -59,7 +62,7 @@ def fit(
             continue
         now = seconds + time.monotonic() - started
         row: dict[str, float] = {"step": step, "minutes": round(now / 60, 2), "loss": round(running, 4)}
-        if step % CHECK_EVERY == 0 or step == run.steps:
+        if step % run.check_every == 0 or step == run.steps:
             head.eval()
             row |= {name: round(value, 4) for name, value in checks().items()}
             head.train()

@@ -34,14 +34,13 @@ def train(folder: Path, steps: int, head: nn.Linear, stop_at: int = -1) -> list[
         assert not head.training
         return {"norm": float(head.weight.detach().norm())}
 
-    fit(TrainingRun(folder, "head", steps, 0.05), head, loss_at, checks)
+    fit(TrainingRun(folder, "head", steps, 0.05, check_every=10), head, loss_at, checks)
     return [json.loads(line) for line in (folder / "head.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(autouse=True)
 def short_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fitting, "LOG_EVERY", 5)
-    monkeypatch.setattr(fitting, "CHECK_EVERY", 10)
 
 
 def test_the_loss_falls_and_checks_are_logged(tmp_path: Path) -> None:

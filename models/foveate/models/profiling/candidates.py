@@ -87,7 +87,11 @@ def _can_run(plan: Plan, check: CheckPlan) -> bool:
 
 
 def _video_classifier(full: Plan, frames: int) -> Iterator[str]:
-    """For a model that classifies videos: each axis alone, and combinations that save more."""
+    """For a model that classifies videos: each axis alone, and combinations that save more.
+
+    Glances are left out: fewer frames with fewer blocks are more accurate at the same cost
+    (docs/benchmarks/glances.md). `--plans glance:4` measures them.
+    """
     fewer = [f"frames:{frames * part // 8}" for part in (6, 4, 3, 2) if frames * part // 8]
     half = fewer[1:2]
     smaller = [*half, "depth:6", *(f"{count}/depth:6" for count in half)]
@@ -98,10 +102,6 @@ def _video_classifier(full: Plan, frames: int) -> Iterator[str]:
             yield f"{count}{step}"
     for side in sides:
         yield from (f"{full.variant}@{side}", *(f"{full.variant}@{side}/{step}" for step in smaller))
-    for close in (2, 3, 4, 6, 8):
-        for part in ("", ":0.5", ":0.3"):
-            yield f"glance:{close}{part}"
-            yield f"glance:{close}{part}/exit:0.9"
     for threshold in ("0.95", "0.9", "0.8", "0.6"):
         for step in ("", "depth:6/", "reuse:0.5/", *(f"{count}/" for count in half)):
             yield f"{step}exit:{threshold}"

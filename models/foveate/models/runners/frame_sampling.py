@@ -8,11 +8,12 @@ from torch import Tensor
 
 from foveate.core.plan import sampled_frames
 from foveate.models.exits import ExitRule
-from foveate.models.heads.clip import ClipHead, resample
+from foveate.models.heads.clip import ClipHead
 from foveate.models.layers.tokens import Assignment
 from foveate.models.reduction.none import Identity
 from foveate.models.runners.dense import PatchReader, encode_tokens
-from foveate.models.runners.temporal_reuse import ReuseState, encode_first, encode_next, patches_in_share
+from foveate.models.runners.frame_glance import changing_patches, merge_details, resized_grids
+from foveate.models.runners.temporal_reuse import ReuseState, encode_first, encode_next
 from foveate.models.vit.vit import ElasticViT, ResolvedPlan
 
 FrameLoader = Callable[[Tensor, Tensor, int], Tensor]
@@ -177,7 +178,8 @@ class VideoExecutor:
 
         "AVGN: Audio-Visual Glance Network for Efficient Video Recognition" (ICCV 2023), section 3, without
         its sound: the salience of a frame is the temporal head's own attention to it; the salience of a
-        region is its distance from its mean over the clip.
+        region is its distance from its mean over the clip. Details replace glances only after all glances
+        were shifted towards them (`merge_details`).
         """
         spec, rows = self.head.spec, self.start(clips).rows
         images = self._images(rows, self._repeat(frames, clips), spec.glance_size)
@@ -196,42 +198,35 @@ class VideoExecutor:
             state, attention, glanced = state.select(stay), attention[stay], glanced[stay]
         if not len(state.rows):
             return
-        salient = attention.topk(min(glance.frames, len(frames)), dim=1).indices.sort(dim=1).values
-        detailed = self._detailed_regions(state, glanced, salient, glance.share, plan)
-        where = salient[..., None, None, None].expand_as(detailed)
-        state = replace(state, regions=state.regions.scatter(1, where, detailed))
+        salient = self.salient_frames(attention, min(glance.frames, len(frames)))
+        details, computed = self._details(state, glanced, salient, glance.share, plan)
+        glanced = resized_grids(glanced, plan.image_size // self.model.config.patch_size)
+        features = merge_details(glanced, details, computed, salient, self._times(state.frames))
+        regions = by_clip(self.head.pooled(features.flatten(0, 1)), len(state.rows))
         full, partial = (salient.shape[1], 0) if glance.share >= 1 else (0, salient.shape[1])
-        self._finish(state, FrameCost(full, partial, len(frames), runs), results)
+        self._finish(replace(state, regions=regions), FrameCost(full, partial, len(frames), runs), results)
 
-    def _detailed_regions(
+    def salient_frames(self, attention: Tensor, count: int) -> Tensor:
+        """The frames with the most attention (B, n): their positions (B, count), in order of time."""
+        return attention.topk(count, dim=1).indices.sort(dim=1).values
+
+    def _details(
         self, state: ClipState, glanced: Tensor, salient: Tensor, share: float, plan: VideoPlan
-    ) -> Tensor:
-        """Regions (B, K, R, G, G) of the salient frames, computed under the plan.
+    ) -> tuple[Tensor, Tensor]:
+        """Features (B, K, P, R) of the salient frames under the plan, and which were computed (B, K, P).
 
-        glanced: (B, n, P, R), features of the glance; salient: (B, K), positions among the glanced frames.
+        glanced: (B, n, Q, R), features of the glance; salient: (B, K), positions among the glanced frames.
         """
-        clips = len(salient)
         frames = torch.tensor(state.frames, device=salient.device)[salient]
-        images = self._images(state.rows, frames, plan.image_size).flatten(0, 1)
-        if share >= 1:
-            return by_clip(self.head.pooled(self._features(images, plan.resolved, None)), clips)
-        side = plan.image_size // self.model.config.patch_size
-        glance_side = round(glanced.shape[2] ** 0.5)
-        moved = (glanced - glanced.mean(1, keepdim=True)).float().norm(dim=-1, keepdim=True)
-
-        def upsample(patches: Tensor) -> Tensor:
-            """Patches of the salient frames, from the glance's grid to the plan's: (B * K, P, W)."""
-            where = salient[..., None, None].expand(-1, -1, *patches.shape[2:])
-            square = patches.gather(1, where).flatten(0, 1).transpose(1, 2)
-            square = square.reshape(*square.shape[:2], glance_side, glance_side)
-            return resample(square, side).flatten(2).transpose(1, 2)
-
-        kept = upsample(moved)[..., 0].topk(patches_in_share(side * side, share), dim=1).indices
+        images, kept = self._images(state.rows, frames, plan.image_size).flatten(0, 1), None
+        if share < 1:
+            side = plan.image_size // self.model.config.patch_size
+            kept = changing_patches(glanced, salient, side, share).flatten(0, 1)
         features = self._features(images, plan.resolved, kept)
-        entered = torch.zeros(features.shape[:2], dtype=torch.bool, device=features.device)
-        entered = entered.scatter(1, kept, True)
-        merged = torch.where(entered.unsqueeze(-1), features, upsample(glanced))
-        return by_clip(self.head.pooled(merged), clips)
+        computed = torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
+        if kept is not None:
+            computed = torch.zeros_like(computed).scatter(1, kept, True)
+        return by_clip(features, len(salient)), by_clip(computed, len(salient))
 
     def _images(self, rows: Tensor, frames: Tensor, side: int) -> Tensor:
         """Frames (B, n) of the clips (B,): (B, n, 3, side, side)."""
@@ -244,9 +239,13 @@ class VideoExecutor:
     def predict(self, state: ClipState) -> tuple[Tensor, Tensor]:
         """The head's logits (B, n, C) after each frame, in the order of `state.frames`, and its attention to
         each frame (B, n)."""
-        at = (self._repeat(state.frames, len(state.rows)).float() + 0.5) / self.total
+        at = self._times(state.frames).expand(len(state.rows), -1)
         predicted: tuple[Tensor, Tensor] = self.head(state.regions, at)
         return predicted
+
+    def _times(self, frames: Sequence[int]) -> Tensor:
+        """The time of each frame, from 0 to 1: (n,)."""
+        return (torch.tensor(frames, device=self.device).float() + 0.5) / self.total
 
     def _repeat(self, frames: Sequence[int], clips: int) -> Tensor:
         """The same frames for this many clips: (B, n)."""

@@ -8,7 +8,7 @@ from torch import nn
 from foveate.core.errors import BadPlan
 from foveate.core.plan import Plan
 from foveate.models.layers.config import ViTConfig
-from foveate.models.profiling.candidates import candidates, parse_plans
+from foveate.models.profiling.candidates import candidates, parse_plans, video_candidates
 from foveate.models.runners.image import TorchRunner
 from foveate.models.vit.vit import ElasticViT
 from tests.support.measuring import CONFIG, quiet, tiny
@@ -51,6 +51,15 @@ def test_schedules_and_siblings_are_candidates() -> None:
     assert Plan("tiny", 64, reducer="diffrate:0.6") in plans
     assert Plan("tinier", 48) in plans
     assert Plan("tinier", 48, reducer="evit:0.5") in plans
+
+
+def test_a_video_classifier_is_measured_without_glances() -> None:
+    """They are dominated by fewer frames with fewer blocks, so that they only take time."""
+    full = Plan("vit", 112)
+    plans = video_candidates(full, 16, "classify", quiet)
+    assert plans[0] == full and len(plans) > 40
+    assert {p.depth for p in plans} > {4, 6, 8} and {p.frames for p in plans} > {4, 6, 8, 12}
+    assert not any(p.glance for p in plans)
 
 
 def test_a_list_of_plans_may_contain_image_sizes() -> None:

@@ -50,6 +50,20 @@ def test_equal_plans_give_equal_results(runner: ClipRunner, clips: list[np.ndarr
             np.testing.assert_allclose(one.scores, other.scores, atol=2e-5)
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["glance:2", "glance:2:0.5", "glance:5:0.3", "tiny-clip@48/glance:3", "depth:3/glance:2",
+     "evit:0.5/glance:2", "tiny-clip@48", "reuse:0.3", "depth:3", "evit:0.5", "tome:2"],
+)  # fmt: skip
+def test_a_still_clip_shows_no_motion_under_any_plan(
+    runner: ClipRunner, clips: list[np.ndarray], text: str
+) -> None:
+    """Features of different sizes, depths or shares of patches in one clip must not look like motion."""
+    still = [np.repeat(clip[:1], 8, 0) for clip in clips]
+    for one, other in zip(run(runner, still, "full"), run(runner, still, text), strict=True):
+        np.testing.assert_allclose(one.scores, other.scores, atol=1e-3)
+
+
 def test_scores_depend_on_the_frames_so_far_alone(runner: ClipRunner, clips: list[np.ndarray]) -> None:
     later = clips[0].copy()
     later[5:] = clips[1][5:]
