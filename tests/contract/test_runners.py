@@ -23,7 +23,7 @@ from foveate.core.request import Request
 from foveate.engine.engine import Engine
 from foveate.engine.runner import HasExplanations, Runner
 from foveate.models import huggingface
-from foveate.models.huggingface.inputs import Preprocessing
+from foveate.models.weights.preprocessing import Preprocessing
 from foveate.models.layers.config import ViTConfig
 from foveate.models.runners.image import TorchRunner
 from foveate.models.vit.vit import ElasticViT

@@ -12,6 +12,7 @@ from foveate.core.profile import MeasurementEnvironment, Profile
 from foveate.models import zoo
 from foveate.models.huggingface import PREFIX, Pretrained
 from foveate.models.weights.checkpoint import Checkpoint, variant
+from foveate.models.weights.local_files import canonical_name
 
 log = logging.getLogger(__name__)
 
@@ -20,6 +21,7 @@ WEIGHTS_SUFFIX = ".safetensors"
 
 def profile_path(name: str) -> Path:
     """Where the profile of a model is written: beside a weights file, else in the user's data folder."""
+    name = canonical_name(name)
     if name.endswith(WEIGHTS_SUFFIX):
         return Path(name.removesuffix(WEIGHTS_SUFFIX) + ".profile.json")
     return _data_folder() / f"{variant(name.removeprefix(PREFIX))}.json"
@@ -81,7 +83,7 @@ def with_valid_latencies(
 
 
 def weights_digest(model: Checkpoint | Pretrained) -> str:
-    """SHA-256 over the names, shapes and values of the weights.
+    """SHA-256 over the names, shapes and values of the weights, and over what is stated about them.
 
     Take it before a runner is made: the runner may convert the weights from float32 to its precision.
     """
@@ -89,6 +91,8 @@ def weights_digest(model: Checkpoint | Pretrained) -> str:
     for name, tensor in sorted(model.model.state_dict().items()):
         total.update(f"{name} {tuple(tensor.shape)}".encode())
         total.update(tensor.detach().contiguous().numpy())
+    if isinstance(model, Checkpoint):
+        total.update(model.preparation.encode())
     return total.hexdigest()
 
 

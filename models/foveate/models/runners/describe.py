@@ -49,7 +49,9 @@ def describe(
         frames=frames,
         trunk=fingerprint(model.patch_embed, model.blocks[-1], model.norm, model.head, repr(model.config)),
         weights=fingerprint(
-            model, repr((checkpoint.mean, checkpoint.std, sorted(model.schedules.items()))), *depends_on
+            model,
+            repr((checkpoint.mean, checkpoint.std, model.config, sorted(model.schedules.items()))),
+            *depends_on,
         ),
     )
 

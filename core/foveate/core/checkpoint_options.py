@@ -1,0 +1,100 @@
+"""What a user states about a checkpoint, because its weights alone do not show it."""
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from foveate.core.model import CropMode, Interpolation
+
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
+"""Activation of the MLP. `quick_gelu` is that of OpenAI's CLIP weights."""
+Pool = Literal["token", "avg"]
+"""Input of the classifier: the first prefix token, or the mean over patches."""
+
+
+def _three(value: Any) -> Any:
+    """One value per channel: from a text with commas, or from a single number for all channels."""
+    if isinstance(value, str):
+        value = [part.strip() for part in value.split(",")]
+        value = value[0] if len(value) == 1 else value
+    return value if isinstance(value, list | tuple) else (value, value, value)
+
+
+def _in_order(value: Any) -> Any:
+    """Class names in order: a table by class index becomes a list without gaps."""
+    if not isinstance(value, Mapping):
+        return value
+    try:
+        names = {int(index): name for index, name in value.items()}
+    except (TypeError, ValueError):
+        raise ValueError("a table of labels has class indices as keys, as in 0, 1, 2") from None
+    last = max(names, default=-1)
+    if min(names, default=0) < 0 or last > MAX_LABELS:
+        raise ValueError(f"class indices go from 0 to {MAX_LABELS}")
+    return [names.get(index, f"class {index}") for index in range(last + 1)]
+
+
+MAX_LABELS = 1_000_000
+"""Highest class index in a table of labels."""
+_Mean = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+_Deviation = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+
+
+class CheckpointOptions(BaseModel):
+    """The preparation and architecture of a checkpoint, as far as they are stated. None: not stated.
+
+    Raises pydantic's ValidationError for unknown names and for values out of range.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    mean: Annotated[tuple[_Mean, _Mean, _Mean], BeforeValidator(_three)] | None = None
+    """Mean of each channel in 0..1; one number stands for all channels. Divide values for bytes by 255."""
+    std: Annotated[tuple[_Deviation, _Deviation, _Deviation], BeforeValidator(_three)] | None = None
+    """Standard deviation of each channel in 0..1; one number stands for all channels."""
+    crop_pct: float | None = Field(default=None, gt=0, le=1)
+    """Side of the crop over the shorter side of the resized image."""
+    crop_mode: CropMode | None = None
+    """center keeps the aspect ratio; squash resizes both sides to the same length."""
+    interpolation: Interpolation | None = None
+    """Filter that resizes images."""
+    heads: int | None = Field(default=None, ge=1)
+    """Attention heads of each block."""
+    activation: Activation | None = None
+    """Activation of the MLP."""
+    eps: float | None = Field(default=None, gt=0, lt=1)
+    """Epsilon of the layer norms."""
+    pool: Pool | None = None
+    """Input of the classifier: the class token, or the average of the patches."""
+    image_size: int | None = Field(default=None, ge=1)
+    """Side of the input in pixels; the position embeddings are interpolated to it."""
+    labels: Annotated[tuple[str, ...], BeforeValidator(_in_order)] | str | None = None
+    """Class names in the order of the logits, or the path of a text file with one name in each line."""
+    prefix: str | None = None
+    """Prefix of the names of the parameters to read, as in model_ema. ; parameters without it are left
+    out."""
+
+    def over(self, other: "CheckpointOptions") -> "CheckpointOptions":
+        """These options, and those of the other where this one states nothing."""
+        return other.model_copy(update=self.stated())
+
+    def stated(self) -> dict[str, Any]:
+        """The values that are stated, by name."""
+        return {name: value for name, value in self if value is not None}
+
+
+NOTHING_STATED = CheckpointOptions()
+
+
+def flag_of(name: str) -> str:
+    """The command line's flag of an option: `crop_pct` -> `--crop-pct`."""
+    return f"--{name.replace('_', '-')}"
+
+
+def text_of(value: object) -> str:
+    """A value as the flag takes it: `(0.5, 0.5, 0.5)` -> `0.5,0.5,0.5`."""
+    if isinstance(value, tuple):
+        return ",".join(text_of(each) for each in value)
+    return f"{value:g}" if isinstance(value, float) and math.isfinite(value) else str(value)
