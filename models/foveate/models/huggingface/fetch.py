@@ -15,9 +15,9 @@ from safetensors import SafetensorError
 from foveate.core.errors import SetupError
 from foveate.core.model import Task
 from foveate.models import zoo
-from foveate.models.weights.preprocessing import Preprocessing, parse_preprocessing
 from foveate.models.weights.checkpoint import variant
 from foveate.models.weights.local_files import OTHER_FORMATS, for_transformers, is_folder, is_local
+from foveate.models.weights.preprocessing import Preprocessing, parse_preprocessing
 from foveate.models.weights.timm_config import sentence
 
 PREFIX = "hf:"

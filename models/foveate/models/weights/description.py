@@ -1,4 +1,4 @@
-"""What a JSON file beside the weights states about them: foveate's options, timm's or transformers' config."""
+"""What the JSON file beside the weights states about them, in the format of foveate, timm or transformers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -60,6 +60,7 @@ def describe_beside(weights: Path) -> Description:
     if path is None:
         return Description(CheckpointOptions())
     table, where = read_table(path), f"{path.name} beside {weights.name}"
+    values: Mapping[str, Any]
     expected: Mapping[str, int] = {}
     if is_timm_format(table):
         values, expected = timm_values(table, where)
@@ -107,6 +108,6 @@ def _own_values(table: Mapping[str, Any], where: str, optional: bool) -> Mapping
         entries = ", ".join(sorted(table)[:3]) or "nothing"
         raise SetupError(
             f"{where} is not understood: it holds {entries}, and neither timm's architecture, transformers' "
-            "model_type nor options of foveate; rename it, or describe the weights in a JSON file of their name"
+            "model_type nor options of foveate; move it, or describe the weights in a JSON file of their name"
         )
     return table

@@ -1,4 +1,4 @@
-"""The config.json and the preprocessor that transformers' save_pretrained writes beside a classifier's weights."""
+"""The config.json and preprocessor that transformers' save_pretrained writes for a classifier."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,7 +41,7 @@ def transformers_values(
 ) -> tuple[dict[str, Any], dict[str, int]]:
     """Values for `CheckpointOptions`, and the shape that the weights must show.
 
-    Raises SetupError for a model that is no ViT or DeiT classifier, and for a preprocessor that cannot be read.
+    Raises SetupError for a model that is no ViT or DeiT classifier, and for an unreadable preprocessor.
     """
     kind = (table.get("architectures") or [table.get("model_type")])[0]
     if not runs_in_trunk(table) or kind not in _CLASSES:
