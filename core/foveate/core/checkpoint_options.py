@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from foveate.core.model import CropMode, Interpolation
 
@@ -20,6 +20,13 @@ def _three(value: Any) -> Any:
         value = [part.strip() for part in value.split(",")]
         value = value[0] if len(value) == 1 else value
     return value if isinstance(value, list | tuple) else (value, value, value)
+
+
+def _check_unit(value: float) -> float:
+    """Refuse values for channels in 0..255, which no network that is trained on 0..1 takes."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{value:g} is not in 0..1; divide values for channels in 0..255 by 255")
+    return value
 
 
 def _in_order(value: Any) -> Any:
@@ -38,8 +45,8 @@ def _in_order(value: Any) -> Any:
 
 MAX_LABELS = 1_000_000
 """Highest class index in a table of labels."""
-_Mean = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-_Deviation = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+_Mean = Annotated[float, AfterValidator(_check_unit)]
+_Deviation = Annotated[float, AfterValidator(_check_unit), Field(gt=0)]
 
 
 class CheckpointOptions(BaseModel):

@@ -5,7 +5,9 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 
+from foveate.core.checkpoint_options import CheckpointOptions, flag_of
 from foveate.core.errors import SetupError
 from foveate.core.settings import Settings
 
@@ -56,16 +58,22 @@ def with_checkpoint_flags(command: Callable[..., None]) -> Callable[..., None]:
 def model_options(models: Sequence[str], stated: dict[str, Any]) -> dict[str, Any] | None:
     """The setting `model_options` of these flags; None without flags.
 
-    Raises SetupError for flags beside several models, or beside none.
+    Raises SetupError for values out of range, and for flags beside several models, or beside none.
     """
     if not stated:
         return None
     if len(models) != 1:
-        flag = next(iter(stated)).replace("_", "-")
         raise SetupError(
-            f"--{flag} describes the weights of one --model, and there are {len(models)}: write it into a "
-            "JSON file beside the weights, or set FOVEATE_MODEL_OPTIONS"
+            f"{flag_of(next(iter(stated)))} describes the weights of one --model, and there are "
+            f"{len(models)}: write it into a JSON file beside the weights, or set FOVEATE_MODEL_OPTIONS"
         )
+    try:
+        CheckpointOptions(**stated)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        reason = first["msg"].removeprefix("Value error, ")
+        raise SetupError(f"{flag_of(name)} cannot be {stated[name]}: {reason}") from None
     return {models[0]: stated}
 
 

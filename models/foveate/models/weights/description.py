@@ -84,8 +84,8 @@ def parse_options(values: Mapping[str, Any], where: str, folder: Path) -> Checkp
         if first["type"] == "extra_forbidden":
             known = ", ".join(CheckpointOptions.model_fields)
             raise SetupError(f"{where} has an unknown entry, {name}; known are {known}") from None
-        value = values.get(name)
-        raise SetupError(f"{where}: {name} cannot be {value!r}: {first['msg']}") from None
+        reason = first["msg"].removeprefix("Value error, ")
+        raise SetupError(f"{where}: {name} cannot be {values.get(name)!r}: {reason}") from None
     return with_labels_read(options, folder)
 
 

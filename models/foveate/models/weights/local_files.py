@@ -93,8 +93,7 @@ def other_format(name: str) -> str:
 def check_no_options(name: str, options: CheckpointOptions) -> None:
     """Raise SetupError when something is stated about a model that states it itself."""
     if options != NOTHING_STATED:
-        entries = ", ".join(options.stated())
         raise SetupError(
-            f"{entries} cannot be set for {name}, which has its own configuration: options describe "
-            f"{SUFFIX} files and their folders"
+            f"{', '.join(options.stated())} cannot be set for {name}, which has a configuration of its own; "
+            f"options describe plain ViTs in {SUFFIX} files"
         )

@@ -80,10 +80,8 @@ def _reason(path: Path, error: Exception) -> str:
         return str(error)
     if not head:
         return "it is empty"
-    reason = next((f"it is {kind}" for start, kind in _SIGNATURES if head.startswith(start)), str(error))
-    if "incomplete" in reason or "header too large" in reason or "InvalidHeader" in reason:
-        return f"{reason}; it may be truncated: copy or download it again"
-    return reason
+    kind = next((kind for start, kind in _SIGNATURES if head.startswith(start)), None)
+    return f"it is {kind}" if kind else f"{error}; it may be truncated: copy or download it again"
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:

@@ -1,10 +1,11 @@
 """The config.json that timm's save_for_hf and push_to_hf_hub write beside a model's weights."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
+from foveate.core.checkpoint_options import Activation
 from foveate.core.errors import SetupError
 from foveate.models.weights.timm_architectures import architecture
 from foveate.models.weights.timm_config import import_timm, sentence, vit_config
@@ -22,7 +23,7 @@ _WITHOUT_EFFECT = frozenset({
     "patch_drop_rate", "pos_drop_rate", "proj_drop_rate", "strict_img_size", "weight_init",
 })  # fmt: skip
 """Arguments that change training alone, or the input size, which is read from the configuration."""
-_READ = frozenset({"global_pool", "num_heads"})
+_READ = frozenset({"act_layer", "global_pool", "num_heads"})
 
 
 def is_timm_format(table: Mapping[str, Any]) -> bool:
@@ -63,13 +64,15 @@ def _shape(
     """Heads, epsilon, activation and pooling, and the width and depth that belong to them."""
     name = table["architecture"].partition(".")[0]
     known = architecture(name)
-    if known is None or arguments.keys() - _SHOWN_BY_WEIGHTS - _WITHOUT_EFFECT - _READ:
+    activation = arguments.get("act_layer") or (known and known.activation)
+    unknown = arguments.keys() - _SHOWN_BY_WEIGHTS - _WITHOUT_EFFECT - _READ
+    if known is None or unknown or activation not in get_args(Activation):
         return _shape_by_timm(table["architecture"], arguments, where)
     pool = arguments.get("global_pool") or table.get("global_pool") or known.pool
     values = {
         "heads": arguments.get("num_heads", known.heads),
         "eps": known.eps,
-        "activation": known.activation,
+        "activation": activation,
         "pool": pool,
     }
     width, depth = arguments.get("embed_dim", known.width), arguments.get("depth", known.depth)
@@ -80,7 +83,7 @@ def _shape_by_timm(
     name: str, arguments: Mapping[str, Any], where: str
 ) -> tuple[dict[str, Any], dict[str, int]]:
     """The same from timm's own module, without weights."""
-    timm = import_timm(f"{name}, the architecture in {where},")
+    timm = import_timm(f"the {name} of {where}")
     if not timm.is_model(name.partition(".")[0]):
         raise SetupError(
             f"{where} names the architecture {name}, which timm {timm.__version__} does not have"

@@ -1,5 +1,6 @@
 """timm's vision transformers, converted to the elastic trunk. Models that it cannot represent are refused."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
@@ -17,6 +18,8 @@ from foveate.models.vit.vit import ElasticViT, ResolvedPlan
 from foveate.models.weights.checkpoint import Checkpoint, attach, variant
 from foveate.models.weights.timm_config import import_timm, sentence, vit_config
 from foveate.models.zoo import CheckpointCard
+
+log = logging.getLogger(__name__)
 
 _SAFE = {"hf_hub_filename": "model.safetensors"}
 """Without this entry timm falls back to a pickle where a repository has no safetensors file."""
@@ -89,7 +92,7 @@ def _card(module: Any, shape: ViTConfig, name: str) -> CheckpointCard:
     return CheckpointCard(
         name=variant(name.partition("@")[0].rpartition("/")[2]),
         config=shape,
-        labels=_labels(config, shape.classes),
+        labels=_labels(config, shape.classes, name),
         input=InputSpec(data["crop_pct"], data["crop_mode"], data["interpolation"]),
         mean=tuple(data["mean"]),
         std=tuple(data["std"]),
@@ -99,7 +102,7 @@ def _card(module: Any, shape: ViTConfig, name: str) -> CheckpointCard:
     )
 
 
-def _labels(config: Mapping[str, Any], classes: int) -> tuple[str, ...]:
+def _labels(config: Mapping[str, Any], classes: int, name: str) -> tuple[str, ...]:
     """Class names from the checkpoint's configuration, else ImageNet's where the number of classes fits."""
     data = import_module("timm.data")
     labels = list(config.get("label_names") or ())
@@ -111,7 +114,15 @@ def _labels(config: Mapping[str, Any], classes: int) -> tuple[str, ...]:
     subset = data.infer_imagenet_subset({"num_classes": classes})
     if not labels and subset is not None:
         labels = data.ImageNetInfo(subset).label_descriptions()
-    return tuple(labels) if len(labels) == classes else ()
+    if labels and len(labels) != classes:
+        log.warning(
+            "%s names %d labels, which do not name its %d classes, and are left out",
+            name,
+            len(labels),
+            classes,
+        )
+        return ()
+    return tuple(labels)
 
 
 def _check_known(timm: Any, name: str, zoo_names: Sequence[str]) -> None:
