@@ -95,11 +95,12 @@ def test_heads_are_guessed_as_timm_has_them(width: int, depth: int, heads: int) 
 
 def test_stated_heads_give_the_answers_of_the_origin(tmp_path: Path) -> None:
     config = replace(SMALL, heads=8)
-    save_file(weights(config), tmp_path / "a.safetensors")
+    # Large weights, so that attention is far from uniform and depends on the heads.
+    save_file({name: value * 8 for name, value in weights(config).items()}, tmp_path / "a.safetensors")
     path = str(tmp_path / "a.safetensors")
     origin = hub.load(path, options=CheckpointOptions(heads=8))
     assert origin.config == config
-    assert (answer(origin) - answer(hub.load(path))).abs().max() > 1e-4
+    assert (answer(origin) - answer(hub.load(path))).abs().max() > 1e-2
 
 
 def test_heads_of_an_odd_width_must_be_stated(tmp_path: Path) -> None:
