@@ -1,4 +1,4 @@
-"""Folders that transformers' save_pretrained writes for ViT and DeiT, served with transformers' own outputs."""
+"""Folders that transformers' save_pretrained writes for ViT and DeiT, with transformers' own outputs."""
 
 import json
 import logging
