@@ -70,7 +70,7 @@ def test_options_of_a_transformers_model_are_refused(tmp_path: Path) -> None:
     options = LoadOptions(checkpoints={folder: CheckpointOptions(heads=3)})
     for load in (loader_for(folder).load, loader_for(folder).load_unprofiled):
         with pytest.raises(
-            SetupError, match="heads cannot be set for .*, which has a configuration of its own"
+            SetupError, match=r"heads cannot be set for .*, which has a configuration of its own"
         ):
             load(folder, options)
 

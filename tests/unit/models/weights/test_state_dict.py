@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def write_shards(folder: Path, state: dict[str, Tensor], parts: int = 3) -> Path:
     """A checkpoint in shards, as transformers writes large ones."""
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for part in range(parts):
         file = f"model-{part + 1:05}-of-{parts:05}.safetensors"
         shard = {name: state[name] for name in sorted(state)[part::parts]}
