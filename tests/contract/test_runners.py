@@ -24,11 +24,11 @@ from foveate.engine.engine import Engine
 from foveate.engine.result_check import ResultCheck
 from foveate.engine.runner import HasExplanations, Runner
 from foveate.models import huggingface
-from foveate.models.huggingface.inputs import Preprocessing
 from foveate.models.layers.config import ViTConfig
 from foveate.models.runners.image import TorchRunner
 from foveate.models.vit.vit import ElasticViT
 from foveate.models.weights.checkpoint import Checkpoint
+from foveate.models.weights.preprocessing import Preprocessing
 from tests.support.fake_runner import HALF, FakeRunner
 
 T = TypeVar("T")

@@ -66,7 +66,8 @@ class ModelCard:
     weights: str = ""
     """Digest of everything that decides the answers; empty if unknown, and then answers are not cached."""
     trunk: str = ""
-    """Digest of the trunk and its classifier: models with the same digest compute the same features."""
+    """Digest of the trunk, its classifier and the normalisation of pixels: models with the same digest
+    compute the same features."""
     clip_model: str = ""
     """Name of the served model that takes clips for this one; empty for none."""
 

@@ -14,6 +14,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from foveate.core.checkpoint_options import CheckpointOptions
 from foveate.core.environment import ENV_PREFIX, RENAMED, EnvironmentSource, renamed, variable
 from foveate.core.errors import SetupError
 from foveate.core.model import Task
@@ -76,6 +77,9 @@ class Settings(BaseSettings):
     models: tuple[str, ...] = ("vit-t", "vit-t-seg", "vit-t-clip")
     """Names or paths of the models, separated by commas. The first model of a task answers requests that name
     none."""
+    model_options: dict[str, CheckpointOptions] = Field(default_factory=dict)
+    """What the weights of models do not show, by the model's name in models, as JSON: {"mine.safetensors":
+    {"mean": [0.485, 0.456, 0.406], "heads": 12}}. It comes before the JSON file beside the weights."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Number format of the forward. auto measures once on each machine, and takes fp32 unless a faster format
     gives the same answers."""

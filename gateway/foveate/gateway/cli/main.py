@@ -13,6 +13,7 @@ from rich.table import Table
 from foveate.core.errors import FoveateError, SetupError
 from foveate.core.settings import Settings, read_settings
 from foveate.gateway.cli.autoscaler import autoscaler
+from foveate.gateway.cli.checkpoint_flags import check_model_options, model_options, with_checkpoint_flags
 from foveate.gateway.cli.model_loader import load, load_unprofiled, ray_needed, torch_needed
 from foveate.gateway.cli.terminal import (
     check_address,
@@ -33,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-MODEL_HELP = "Shipped name, timm name, .safetensors file, or transformers' org/name or folder"
+MODEL_HELP = "Shipped name, timm name, .safetensors file or its folder, or transformers' org/name"
 ModelsOption = Annotated[list[str] | None, typer.Option("--model", "-m", help=f"{MODEL_HELP}; repeatable.")]
 ModelOption = Annotated[str | None, typer.Option("--model", "-m", help=f"{MODEL_HELP}.")]
 PrecisionOption = Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16; auto measures here.")]
@@ -47,7 +48,9 @@ LogLevelOption = Annotated[str | None, typer.Option(help="debug, info, warning o
 
 
 @app.command()
+@with_checkpoint_flags
 def serve(
+    stated: dict[str, Any],
     model: ModelsOption = None,
     host: HostOption = None,
     port: PortOption = None,
@@ -67,9 +70,11 @@ def serve(
     """Serve models over HTTP. Every setting is a FOVEATE_* environment variable too."""
     flags = dict(locals())
     flags["models"] = tuple(flags.pop("model") or ()) or None
+    flags["model_options"] = model_options(model or (), flags.pop("stated"))
     if ray_address:
         flags["cluster"] = "ray"
     settings = settings_from(flags)
+    check_model_options(settings)
     start_logging(settings)
     if settings.cluster == "ray":
         with ray_needed():
@@ -83,7 +88,9 @@ def serve(
 
 
 @app.command()
+@with_checkpoint_flags
 def predict(
+    stated: dict[str, Any],
     image: Annotated[Path, typer.Argument(help="An image file.")],
     model: ModelOption = None,
     plan: PlanOption = None,
@@ -97,8 +104,9 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON only.")] = False,
 ) -> None:
     """Classify or segment an image; print its classes, the compute spent, and the patches or the mask."""
-    flags = {"models": (model,) if model else None, "plan": plan, "precision": precision, "device": device}
-    settings = settings_from(flags)
+    models = (model,) if model else ()
+    flags = {"models": models or None, "plan": plan, "precision": precision, "device": device}
+    settings = settings_from({**flags, "model_options": model_options(models, stated)})
     start_logging(settings)
     if explain is not None and explain.suffix.lower() != ".png":
         raise SetupError(f"--explain writes a PNG, so its file name must end in .png, not {explain}")
@@ -130,7 +138,9 @@ def predict(
 
 
 @app.command()
+@with_checkpoint_flags
 def profile(
+    stated: dict[str, Any],
     model: Annotated[str, typer.Argument(help=f"{MODEL_HELP}.")],
     data: Annotated[
         Path | None,
@@ -161,7 +171,7 @@ def profile(
     After an interruption, the same command resumes.
     """
     flags = {"models": (model,), "precision": precision, "device": device, "threads": threads}
-    settings = settings_from(flags)
+    settings = settings_from({**flags, "model_options": model_options((model,), stated)})
     start_logging(settings)
     with torch_needed():
         from foveate.gateway.cli import profile as command
@@ -194,7 +204,9 @@ def models() -> None:
             accuracy = "" if m.accuracy is None else f"{m.accuracy:.1%}"
             table.add_row(name, m.plan, f"{m.quality:.3f}", accuracy, f"{m.gflops:.3f}")
     console.print(table)
-    console.print("Any timm ViT by name and any local .safetensors file can be served too: --model NAME")
+    console.print(
+        "Any timm ViT by name, and any local .safetensors file or folder, can be served too: --model NAME"
+    )
 
 
 def settings_from(flags: dict[str, Any]) -> Settings:

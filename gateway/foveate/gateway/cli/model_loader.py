@@ -36,7 +36,9 @@ def load_options(settings: Settings) -> "LoadOptions":
     from foveate.models.loading.loader import LoadOptions
 
     precision = None if settings.precision == "auto" else settings.precision
-    return LoadOptions(precision, settings.device, settings.threads, settings.max_batch)
+    return LoadOptions(
+        precision, settings.device, settings.threads, settings.max_batch, settings.model_options
+    )
 
 
 @contextmanager

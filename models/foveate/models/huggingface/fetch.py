@@ -15,9 +15,10 @@ from safetensors import SafetensorError
 from foveate.core.errors import SetupError
 from foveate.core.model import Task
 from foveate.models import zoo
-from foveate.models.huggingface.inputs import Preprocessing, parse_preprocessing
 from foveate.models.weights.checkpoint import variant
-from foveate.models.weights.timm_models import sentence
+from foveate.models.weights.local_files import OTHER_FORMATS, for_transformers, is_folder, is_local
+from foveate.models.weights.preprocessing import Preprocessing, parse_preprocessing
+from foveate.models.weights.timm_config import sentence
 
 PREFIX = "hf:"
 """Put before a name, it says that the name is one of transformers."""
@@ -26,7 +27,6 @@ SERVED = (
 )
 """The tested architectures, for error messages."""
 _ON_HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_FILES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".npz", ".onnx")
 _HEADS: tuple[tuple[str, Task], ...] = (
     ("MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING", "segment"),
     ("MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING", "segment"),
@@ -66,20 +66,22 @@ class Pretrained:
 
 
 def is_transformers_name(spec: str) -> bool:
-    """Whether a name belongs to transformers: a folder, `org/name` on the hub, or `hf:` before either."""
+    """Whether a name belongs to transformers: `org/name` on the hub, a folder of a model that the trunk does
+    not run, the weights file in such a folder, or `hf:` before any of them."""
     if spec.startswith(PREFIX):
         return True
-    if spec.endswith(_FILES) or spec.startswith("timm/"):
-        return False
-    path = Path(spec)
-    if path.is_dir():
-        return "/" in spec or (spec not in zoo.names() and (path / "config.json").is_file())
-    return _ON_HUB.fullmatch(spec) is not None
+    if spec.startswith("timm/") or is_local(spec):
+        return for_transformers(spec)
+    if is_folder(spec):
+        return True
+    return not spec.endswith(OTHER_FORMATS) and _ON_HUB.fullmatch(spec) is not None
 
 
 def load(spec: str) -> Pretrained:
     """Load a checkpoint by name. Raises SetupError with one sentence when it cannot be loaded or served."""
     source = spec.removeprefix(PREFIX)
+    if for_transformers(source) and not Path(source).is_dir():
+        source = str(Path(source).parent)  # the weights file of a folder stands for the folder
     transformers = _transformers(source)
     _check_folder(Path(source))
     config = _config(transformers, source)

@@ -18,7 +18,7 @@ from foveate.models.huggingface.cost import count, skeleton
 from foveate.models.huggingface.fetch import Pretrained
 from foveate.models.runners.base import BaseRunner, fingerprint
 from foveate.models.runners.describe import profiled_ladder
-from foveate.models.weights.timm_models import sentence
+from foveate.models.weights.timm_config import sentence
 
 MAX_BATCH = {"cpu": 4, "cuda": 16}
 """The default limit of items per batch. It is lower than the trunk's, since some of these models give 150

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from foveate.models.layers.config import Activation, ReductionPoint, ViTConfig
+from foveate.core.checkpoint_options import Activation
+from foveate.models.layers.config import ReductionPoint, ViTConfig
 from foveate.models.layers.reducer import Attention, Needs, Reducer
 from foveate.models.layers.tokens import Assignment, Tokens
 

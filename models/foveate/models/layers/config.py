@@ -3,10 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Literal
 
-Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
-"""Activation of the MLP. `quick_gelu` is that of OpenAI's CLIP weights."""
+from foveate.core.checkpoint_options import Activation, Pool
 
 
 class ReductionPoint(Enum):
@@ -56,7 +54,7 @@ class ViTConfig:
     patch_bias: bool = True
     final_norm: bool = True
     """A norm after the last block."""
-    pool: Literal["token", "avg"] = "token"
+    pool: Pool = "token"
     """Input of the classifier: the first prefix token, or the mean over patches."""
     fc_norm: bool = False
     """A norm between pooling and the classifier."""

@@ -1,7 +1,6 @@
 """Load video models: classifiers of video clips, and dense models that segment videos."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from foveate.core.errors import SetupError
 from foveate.core.profile import Profile
@@ -14,12 +13,14 @@ from foveate.models.loading.loader import (
     UnprofiledModel,
     start,
 )
-from foveate.models.loading.profile_store import WEIGHTS_SUFFIX, find_profile, weights_digest
+from foveate.models.loading.profile_store import find_profile, weights_digest
 from foveate.models.loading.warmup import COMPANION_WARMUP_LIMIT_S, run_once
 from foveate.models.runners.video_classifier import ClipRunner
 from foveate.models.runners.video_segmenter import ClipSegmenter
 from foveate.models.weights import hub
 from foveate.models.weights.checkpoint import Checkpoint, card_of
+from foveate.models.weights.local_files import canonical_name, is_local, weights_path
+from foveate.models.zoo import CheckpointCard
 
 VideoRunner = ClipRunner | ClipSegmenter
 
@@ -31,8 +32,8 @@ class VideoModelLoader:
         """Whether the model is a video classifier, or a shipped dense model with `-clip` in its name."""
         if name in zoo.names():
             return zoo.card(name).clip is not None
-        if name.endswith(WEIGHTS_SUFFIX):
-            card = card_of(Path(name))
+        if is_local(name):
+            card = _card_of(name)
             return card is not None and card.clip is not None
         shipped = name.removesuffix(hub.CLIPS)
         return name.endswith(hub.CLIPS) and shipped in zoo.names() and zoo.card(shipped).dense is not None
@@ -42,7 +43,7 @@ class VideoModelLoader:
     ) -> VideoRunner:
         """Load a model with its profile."""
         fetched = fetch_checkpoint(name, options)
-        profile = find_profile(name, fetched.model, fetched.setting)
+        profile = find_profile(canonical_name(name), fetched.model, fetched.setting)
         runner = _runner(fetched, options.max_batch, profile)
         start(name, runner, warm_ladder, COMPANION_WARMUP_LIMIT_S)
         return runner
@@ -58,6 +59,14 @@ class VideoModelLoader:
         runner = _runner(fetched, options.max_batch, None)
         run_once(runner)
         return UnprofiledModel(runner, weights)
+
+
+def _card_of(name: str) -> CheckpointCard | None:
+    """The card in the metadata of local weights; None where there are none, which loading them reports."""
+    try:
+        return card_of(weights_path(name))
+    except SetupError:
+        return None
 
 
 def _runner(fetched: FetchedModel[Checkpoint], max_batch: int, profile: Profile | None) -> VideoRunner:

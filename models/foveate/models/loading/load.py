@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
@@ -37,6 +38,7 @@ from foveate.models.runners.video_segmenter import ClipSegmenter
 from foveate.models.weights import hub
 from foveate.models.weights.checkpoint import Checkpoint
 from foveate.models.weights.family import STITCHES, Family, read_stitches
+from foveate.models.weights.local_files import canonical_name
 
 
 class ImageModelLoader:
@@ -51,7 +53,7 @@ class ImageModelLoader:
     ) -> TorchRunner:
         """Load a model, its siblings, and for a dense model its companions for clicks and videos."""
         fetched = fetch_checkpoint(name, options)
-        checkpoint = fetched.model
+        name, checkpoint = canonical_name(name), fetched.model
         profile, members = find_family_profile(name, checkpoint, fetched.setting)
         if profile is not None:
             checkpoint.model.schedules = profile.schedules
@@ -79,7 +81,7 @@ class ImageModelLoader:
     ) -> UnprofiledModel[TorchRunner]:
         """Load a model with the siblings that are to be measured with it."""
         fetched = fetch_checkpoint(name, options)
-        members = family(name, fetched.model, siblings)
+        members = family(canonical_name(name), fetched.model, siblings)
         # All digests are taken before the runner changes the precision of the weights.
         weights = weights_digest(fetched.model)
         digests = _sibling_digests(members)
@@ -90,7 +92,7 @@ class ImageModelLoader:
 
 def fetch_checkpoint(name: str, options: LoadOptions) -> FetchedModel[Checkpoint]:
     """Read a checkpoint by name, and choose its precision and device."""
-    return fetch(name, options, hub.load, _precision_basis)
+    return fetch(name, options, partial(hub.load, options=options.stated(name)), _precision_basis)
 
 
 def _precision_basis(name: str, checkpoint: Checkpoint) -> Checkpoint:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
+from foveate.core.checkpoint_options import NOTHING_STATED, CheckpointOptions
 from foveate.core.errors import BadPlan, SetupError
 from foveate.core.plan import Plan, Precision
 from foveate.core.profile import MeasurementEnvironment
@@ -27,6 +28,12 @@ class LoadOptions:
     """Threads of one forward; 0: one for each core."""
     max_batch: int = 0
     """Requests in a batch at most; 0: the default of the device."""
+    checkpoints: Mapping[str, CheckpointOptions] = field(default_factory=dict)
+    """What is stated about checkpoints, by the name that the model is loaded by."""
+
+    def stated(self, name: str) -> CheckpointOptions:
+        """What is stated about the checkpoint of this name."""
+        return self.checkpoints.get(name, NOTHING_STATED)
 
 
 DEFAULT_OPTIONS = LoadOptions()

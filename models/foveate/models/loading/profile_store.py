@@ -12,6 +12,7 @@ from foveate.models import zoo
 from foveate.models.huggingface import PREFIX, Pretrained
 from foveate.models.loading.user_folders import data_folder
 from foveate.models.weights.checkpoint import Checkpoint, variant
+from foveate.models.weights.local_files import canonical_name
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +24,7 @@ def profile_path(name: str) -> Path:
 
     Raises SetupError for a user without a data folder.
     """
+    name = canonical_name(name)
     if name.endswith(WEIGHTS_SUFFIX):
         return Path(name.removesuffix(WEIGHTS_SUFFIX) + ".profile.json")
     folder = data_folder()
@@ -89,7 +91,7 @@ def with_valid_latencies(
 
 
 def weights_digest(model: Checkpoint | Pretrained) -> str:
-    """SHA-256 over the names, shapes and values of the weights.
+    """SHA-256 over the names, shapes and values of the weights, and over what is stated about them.
 
     Take it before a runner is made: the runner may convert the weights from float32 to its precision.
     """
@@ -97,11 +99,14 @@ def weights_digest(model: Checkpoint | Pretrained) -> str:
     for name, tensor in sorted(model.model.state_dict().items()):
         total.update(f"{name} {tuple(tensor.shape)}".encode())
         total.update(tensor.detach().contiguous().numpy())
+    if isinstance(model, Checkpoint):
+        total.update(model.preparation.encode())
     return total.hexdigest()
 
 
 def _search_paths(name: str) -> list[Traversable]:
     """Where the profile of a model may be, in the order of precedence."""
+    name = canonical_name(name)
     stem = variant(Path(name).stem if name.endswith(WEIGHTS_SUFFIX) else name.removeprefix(PREFIX))
     paths: list[Traversable] = [profile_path(name)] if name.endswith(WEIGHTS_SUFFIX) else []
     folder = data_folder()

@@ -14,6 +14,7 @@ from foveate.models.loading.loader import (
 )
 from foveate.models.loading.profile_store import find_profile, weights_digest
 from foveate.models.loading.warmup import run_once
+from foveate.models.weights.local_files import check_no_options
 
 
 class TransformersLoader:
@@ -27,6 +28,7 @@ class TransformersLoader:
         self, name: str, options: LoadOptions = DEFAULT_OPTIONS, *, warm_ladder: bool = True
     ) -> PretrainedRunner:
         """Load a model with its profile."""
+        check_no_options(name, options.stated(name))
         fetched = fetch(name, options, huggingface.load)
         profile = find_profile(name, fetched.model, fetched.setting)
         runner = huggingface.runner(
@@ -43,6 +45,7 @@ class TransformersLoader:
             raise SetupError(
                 f"{name} runs in transformers, where no other model answers in its name: leave out --with"
             )
+        check_no_options(name, options.stated(name))
         fetched = fetch(name, options, huggingface.load)
         weights = weights_digest(fetched.model)  # before the runner changes the precision of the weights
         runner = huggingface.runner(fetched.model, fetched.precision, fetched.device, options.max_batch)

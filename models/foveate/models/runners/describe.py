@@ -35,6 +35,7 @@ def describe(
         classes = model.clip.spec.classes
     elif model.dense is not None:
         classes = model.dense.spec.classes - 1  # the background has no label
+    prepared = repr((checkpoint.mean, checkpoint.std, model.config))
     return ModelCard(
         name=checkpoint.name,
         description=checkpoint.description,
@@ -47,9 +48,12 @@ def describe(
         source=checkpoint.source,
         task=checkpoint.task,
         frames=frames,
-        trunk=fingerprint(model.patch_embed, model.blocks[-1], model.norm, model.head, repr(model.config)),
+        trunk=fingerprint(model.patch_embed, model.blocks[-1], model.norm, model.head, prepared),
         weights=fingerprint(
-            model, repr((checkpoint.mean, checkpoint.std, sorted(model.schedules.items()))), *depends_on
+            model,
+            prepared,
+            repr(sorted(model.schedules.items())),
+            *depends_on,
         ),
     )
 

@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from foveate.core.checkpoint_options import NOTHING_STATED, CheckpointOptions
 from foveate.core.errors import SetupError
 from foveate.models.vit.vit import ElasticViT
-from foveate.models.weights.config_from_weights import config_from_weights
-from foveate.models.zoo import CheckpointCard
+from foveate.models.weights.description import CONFIG, describe_beside, with_labels_read
+from foveate.models.weights.inferred_card import infer_card, preparation_text, with_options
+from foveate.models.weights.parameter_names import timm_names
+from foveate.models.weights.state_dict import check_tensors, read_metadata, read_state
+from foveate.models.zoo import MAX_NAME, CheckpointCard
 
 METADATA_KEY = "foveate"
 """The safetensors metadata entry that holds the card, as JSON."""
@@ -26,6 +29,8 @@ class Checkpoint(CheckpointCard):
     """A card and its model: float32, in eval mode, on the CPU."""
 
     model: ElasticViT = field(kw_only=True)
+    preparation: str = field(default="", kw_only=True)
+    """What is stated about the weights and differs from the guess, as text; a part of their digest."""
 
 
 def attach(card: CheckpointCard, state: Mapping[str, Tensor], where: str) -> Checkpoint:
@@ -42,31 +47,47 @@ def attach(card: CheckpointCard, state: Mapping[str, Tensor], where: str) -> Che
         shapes = f"{actual.get(wrong[0], 'nothing')} where {expected.get(wrong[0], 'nothing')} fits"
         more = f", and {len(wrong) - 1} more do not fit" if len(wrong) > 1 else ""
         raise SetupError(f"{where} does not fit the trunk: {wrong[0]} is {shapes}{more}")
-    not_float = next((n for n, value in state.items() if not value.is_floating_point()), None)
-    if not_float is not None:
-        raise SetupError(f"{where} stores {not_float} as {state[not_float].dtype}, and only floats are read")
     model.load_state_dict({n: v.detach().float() for n, v in state.items()}, assign=True)
     values = {f.name: getattr(card, f.name) for f in fields(CheckpointCard)}
     return Checkpoint(**values, model=model.eval())
 
 
-def read(path: Path, card: CheckpointCard | None = None) -> Checkpoint:
+def read(
+    path: Path, card: CheckpointCard | None = None, options: CheckpointOptions = NOTHING_STATED
+) -> Checkpoint:
     """Read a local safetensors file. Its card is `card`, or else the one in its metadata.
 
-    Without either, the configuration is inferred from the weights, as `config_from_weights` describes.
-    Raises SetupError for a file that is missing, is not safetensors, or does not fit.
+    Without either, the configuration is that of the JSON file beside the weights, and what it leaves open is
+    inferred from the weights, as `config_from_weights` describes. A warning names each guess. `options` come
+    before all of these. Raises SetupError for a file that is missing, is not safetensors, or does not fit.
     """
-    state, metadata = _read_file(path)
-    card = card or _card(path, metadata)
-    if card is None:
-        note = "configuration inferred from the shapes of the weights"
-        card = CheckpointCard(variant(path.stem), config_from_weights(state, path.name), description=note)
-    return attach(card, state, path.name)
+    state, metadata = read_state(path)
+    check_tensors(state, path.name)
+    if card is not None:
+        return attach(card, state, path.name)
+    own, options = _card(path, metadata), with_labels_read(options)
+    if own is not None:
+        checkpoint = attach(
+            with_options(own, options), timm_names(state, path.name, options.prefix), path.name
+        )
+        return resize(checkpoint, options.image_size or own.config.image_size)
+    beside = describe_beside(path)
+    stated = options.over(beside.options)
+    state = timm_names(state, path.name, stated.prefix)
+    card = infer_card(_name(path), path, state, stated, beside)
+    checkpoint = replace(attach(card, state, path.name), preparation=preparation_text(card, state))
+    return resize(checkpoint, stated.image_size or card.config.image_size)
+
+
+def _name(path: Path) -> str:
+    """The file's name; that of its folder for the `model.safetensors` of timm and transformers."""
+    generic = path.name == "model.safetensors" and (path.parent / CONFIG).is_file()
+    return variant(path.parent.resolve().name if generic else path.stem)[:MAX_NAME]
 
 
 def card_of(path: Path) -> CheckpointCard | None:
     """The card in a file's metadata. None where the file is missing or holds no card."""
-    return _card(path, _metadata(path)) if path.is_file() else None
+    return _card(path, read_metadata(path)) if path.is_file() else None
 
 
 def _card(path: Path, metadata: Mapping[str, str]) -> CheckpointCard | None:
@@ -77,28 +98,7 @@ def _card(path: Path, metadata: Mapping[str, str]) -> CheckpointCard | None:
 
 def tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file by name. Raises SetupError for a missing or unreadable file."""
-    return _read_file(path)[0]
-
-
-def _read_file(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
-    """Tensors and metadata."""
-    if not path.is_file():
-        raise SetupError(f"there is no file {path}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 -- no mapping
-    except (SafetensorError, OSError) as error:
-        raise SetupError(f"{path.name} is not a readable safetensors file: {error}") from error
-
-
-def _metadata(path: Path) -> Mapping[str, str]:
-    """Empty for a file that is not safetensors: reading its weights later reports the error."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}
-    except (SafetensorError, OSError):
-        return {}
+    return read_state(path)[0]
 
 
 def save(path: Path, checkpoint: Checkpoint, half: bool = False) -> None:
@@ -120,6 +120,8 @@ def resize(checkpoint: Checkpoint, image_size: int) -> Checkpoint:
 
     Raises SetupError unless the size is a multiple of the patch size.
     """
+    if image_size == checkpoint.config.image_size:
+        return checkpoint
     side, rest = divmod(image_size, checkpoint.config.patch_size)
     if rest or side < 1:
         patch = checkpoint.config.patch_size
@@ -129,7 +131,8 @@ def resize(checkpoint: Checkpoint, image_size: int) -> Checkpoint:
     with torch.no_grad():
         state = checkpoint.model.state_dict() | {"pos_embed": checkpoint.model.positions(side)}
     config = replace(checkpoint.config, image_size=image_size)
-    return attach(replace(checkpoint, config=config), state, checkpoint.name)
+    resized = attach(replace(checkpoint, config=config), state, checkpoint.name)
+    return replace(resized, preparation=checkpoint.preparation)
 
 
 def variant(text: str) -> str:

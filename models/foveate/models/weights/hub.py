@@ -8,12 +8,20 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from foveate.core.checkpoint_options import NOTHING_STATED, CheckpointOptions
 from foveate.core.errors import SetupError
 from foveate.models import zoo
 from foveate.models.layers.config import ViTConfig
 from foveate.models.vit.vit import ElasticViT
 from foveate.models.weights import timm_models
 from foveate.models.weights.checkpoint import Checkpoint, attach, read, resize, save, tensors
+from foveate.models.weights.local_files import (
+    OTHER_FORMATS,
+    check_no_options,
+    is_local,
+    other_format,
+    weights_path,
+)
 from foveate.models.zoo import CheckpointCard
 
 __all__ = ["Checkpoint", "load", "save"]
@@ -28,20 +36,28 @@ _WELL_KNOWN = {
 
 CLIPS = "-clip"
 """The suffix that makes the name of a segmentation model the name of the same model for video clips."""
-_OTHER_FORMATS = (".pt", ".pth", ".bin", ".ckpt", ".npz", ".onnx")
 
 
-def load(name: str, image_size: int | None = None, folder: Traversable | None = None) -> Checkpoint:
-    """The model of a name. These are tried in order: a card in the zoo, a .safetensors path, `random:` and an
-    architecture, a timm name (``vit_tiny_patch16_224``, with a tag or without, or ``hf-hub:timm/...``).
+def load(
+    name: str,
+    image_size: int | None = None,
+    folder: Traversable | None = None,
+    options: CheckpointOptions = NOTHING_STATED,
+) -> Checkpoint:
+    """The model of a name. These are tried in order: a card in the zoo, the path of a .safetensors file or of
+    its folder, `random:` and an architecture, a timm name (``vit_tiny_patch16_224``, with a tag or without,
+    or ``hf-hub:timm/...``).
 
-    image_size: in pixels, the position embeddings are interpolated to it; folder: used in place of the zoo.
-    Raises SetupError with one sentence when there is no such model.
+    image_size: in pixels, the position embeddings are interpolated to it; folder: used in place of the zoo;
+    options: what is stated about a file. Raises SetupError with one sentence when there is no such model,
+    and for options of a model that is no file.
     """
-    checkpoint = _find(name, folder or zoo.shipped())
-    if image_size in (None, checkpoint.config.image_size):
-        return checkpoint
-    return resize(checkpoint, image_size)
+    if is_local(name):
+        checkpoint = read(weights_path(name), options=options)
+    else:
+        check_no_options(name, options)
+        checkpoint = _find(name, folder or zoo.shipped())
+    return resize(checkpoint, image_size or checkpoint.config.image_size)
 
 
 def _find(name: str, folder: Traversable) -> Checkpoint:
@@ -56,12 +72,8 @@ def _find(name: str, folder: Traversable) -> Checkpoint:
         and zoo.card(without_suffix, folder).dense
     ):
         return replace(_find(without_suffix, folder), name=name)
-    if name.endswith(".safetensors"):
-        return read(Path(name))
-    if name.endswith(_OTHER_FORMATS):
-        raise SetupError(
-            f"{name} cannot be loaded: weights are read from .safetensors files alone, which run no code"
-        )
+    if name.endswith(OTHER_FORMATS):
+        raise SetupError(other_format(name))
     if name.startswith("random:"):
         return _random(name.removeprefix("random:"))
     return timm_models.load(name, zoo.names(folder))

@@ -1,5 +1,6 @@
 """timm's vision transformers, converted to the elastic trunk. Models that it cannot represent are refused."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
@@ -12,18 +13,14 @@ from torch import nn
 from foveate.core.errors import SetupError
 from foveate.core.model import CropMode, InputSpec, Interpolation
 from foveate.models import reduction
-from foveate.models.layers.config import Activation, ViTConfig
+from foveate.models.layers.config import ViTConfig
 from foveate.models.vit.vit import ElasticViT, ResolvedPlan
 from foveate.models.weights.checkpoint import Checkpoint, attach, variant
-from foveate.models.weights.config_from_weights import ratio
+from foveate.models.weights.timm_config import import_timm, sentence, vit_config
 from foveate.models.zoo import CheckpointCard
 
-_MODELS = frozenset({"VisionTransformer", "VisionTransformerDistilled"})
-_LAYERS = frozenset({
-    "Attention", "Block", "Conv2d", "DropPath", "Dropout", "Identity", "LayerNorm", "LayerScale", "Linear",
-    "Mlp", "PatchEmbed", "Sequential",
-})  # fmt: skip
-_ACTIVATIONS: Mapping[str, Activation] = {"GELU": "gelu", "GELUTanh": "gelu_tanh", "QuickGELU": "quick_gelu"}
+log = logging.getLogger(__name__)
+
 _SAFE = {"hf_hub_filename": "model.safetensors"}
 """Without this entry timm falls back to a pickle where a repository has no safetensors file."""
 _TOLERANCE = 1e-3
@@ -36,7 +33,7 @@ def load(spec: str, zoo_names: Sequence[str] = ()) -> Checkpoint:
     Raises SetupError when timm is missing, has no such model or weights, cannot fetch them, or the
     trunk does not represent the model exactly.
     """
-    timm, name = _timm(spec, zoo_names), spec.removeprefix("timm/")
+    timm, name = import_timm(spec, zoo_names), spec.removeprefix("timm/")
     _check_known(timm, name, zoo_names)
     # On the meta device the model has no weights: a model that is refused is never downloaded.
     skeleton: Any = _create(timm, name, pretrained=False)
@@ -48,7 +45,7 @@ def load(spec: str, zoo_names: Sequence[str] = ()) -> Checkpoint:
 
 def card(name: str) -> CheckpointCard:
     """The card of a timm model, which needs no weights. Raises SetupError as `load` does."""
-    timm = _timm(name)
+    timm = import_timm(name)
     _check_known(timm, name, ())
     module = _create(timm, name, pretrained=False)
     return _card(module, vit_config(module, name), name)
@@ -70,72 +67,6 @@ def convert(module: nn.Module, name: str) -> Checkpoint:
 def _trunk(module: nn.Module, name: str) -> Checkpoint:
     """The converted module, unchecked."""
     return attach(_card(module, vit_config(module, name), name), module.state_dict(), name)
-
-
-def vit_config(module: Any, name: str) -> ViTConfig:
-    """The configuration of a timm module. Raises SetupError for anything that the trunk does not have."""
-    if type(module).__name__ not in _MODELS:
-        raise SetupError(
-            f"{name} is a {type(module).__name__}, and of timm only plain vision transformers are served"
-        )
-    unknown = sorted({type(m).__name__ for m in module.modules()} - _MODELS - _LAYERS - _ACTIVATIONS.keys())
-    if unknown:
-        raise SetupError(f"{name} uses {', '.join(unknown)}, which the trunk does not have")
-    if module.pos_embed is None:
-        raise SetupError(f"{name} has no learned position embedding, which the trunk needs")
-    if module.global_pool not in ("token", "avg") or getattr(module, "pool_include_prefix", False):
-        raise SetupError(
-            f"{name} pools its tokens by {module.global_pool!r} in a way the trunk does not have"
-        )
-    patch, block = module.patch_embed, module.blocks[0]
-    if patch.proj.in_channels != 3 or len(set(patch.img_size)) > 1 or len(set(patch.patch_size)) > 1:
-        raise SetupError(f"{name} does not take square RGB images in square patches")
-    config = ViTConfig(
-        image_size=patch.img_size[0],
-        patch_size=patch.patch_size[0],
-        width=module.embed_dim,
-        depth=len(module.blocks),
-        heads=block.attn.num_heads,
-        mlp_ratio=ratio(block.mlp.fc1.out_features, module.embed_dim),
-        classes=module.num_classes,
-        class_token=module.cls_token is not None,
-        distilled=hasattr(module, "dist_token"),
-        registers=0 if module.reg_token is None else module.reg_token.shape[1],
-        embed_prefix=not module.no_embed_class,
-        pre_norm=_present(module.norm_pre),
-        layer_scale=_present(block.ls1),
-        qkv_bias=block.attn.qkv.bias is not None,
-        qk_norm=_present(block.attn.q_norm),
-        patch_bias=patch.proj.bias is not None,
-        final_norm=_present(module.norm),
-        pool=module.global_pool,
-        fc_norm=_present(module.fc_norm),
-        eps=_eps(module, name),
-        activation=_activation(block.mlp.act),
-    )
-    if config.prefix != module.num_prefix_tokens:
-        raise SetupError(
-            f"{name} has {module.num_prefix_tokens} prefix tokens, and only {config.prefix} of them are known"
-        )
-    return config
-
-
-def _present(module: nn.Module) -> bool:
-    """Whether an optional layer is there: timm puts an Identity where it is not."""
-    return not isinstance(module, nn.Identity)
-
-
-def _eps(module: nn.Module, name: str) -> float:
-    values = {m.eps for m in module.modules() if isinstance(m, nn.LayerNorm)}
-    if len(values) != 1:
-        raise SetupError(f"{name} mixes norms with different epsilons, which the trunk does not")
-    return values.pop()
-
-
-def _activation(act: nn.Module) -> Activation:
-    if isinstance(act, nn.GELU) and act.approximate == "tanh":
-        return "gelu_tanh"
-    return _ACTIVATIONS[type(act).__name__]
 
 
 @torch.inference_mode()
@@ -161,7 +92,7 @@ def _card(module: Any, shape: ViTConfig, name: str) -> CheckpointCard:
     return CheckpointCard(
         name=variant(name.partition("@")[0].rpartition("/")[2]),
         config=shape,
-        labels=_labels(config, shape.classes),
+        labels=_labels(config, shape.classes, name),
         input=InputSpec(data["crop_pct"], data["crop_mode"], data["interpolation"]),
         mean=tuple(data["mean"]),
         std=tuple(data["std"]),
@@ -171,7 +102,7 @@ def _card(module: Any, shape: ViTConfig, name: str) -> CheckpointCard:
     )
 
 
-def _labels(config: Mapping[str, Any], classes: int) -> tuple[str, ...]:
+def _labels(config: Mapping[str, Any], classes: int, name: str) -> tuple[str, ...]:
     """Class names from the checkpoint's configuration, else ImageNet's where the number of classes fits."""
     data = import_module("timm.data")
     labels = list(config.get("label_names") or ())
@@ -183,24 +114,15 @@ def _labels(config: Mapping[str, Any], classes: int) -> tuple[str, ...]:
     subset = data.infer_imagenet_subset({"num_classes": classes})
     if not labels and subset is not None:
         labels = data.ImageNetInfo(subset).label_descriptions()
-    return tuple(labels) if len(labels) == classes else ()
-
-
-def _timm(spec: str, zoo_names: Sequence[str] = ()) -> Any:
-    """The timm package. Raises SetupError where it is not installed or does not import."""
-    suggestion = f" (did you mean {', '.join(m)}?)" if (m := get_close_matches(spec, zoo_names)) else ""
-    try:
-        return import_module("timm")
-    except ModuleNotFoundError as error:
-        if error.name != "timm":
-            raise SetupError(f"timm does not import, because {error.name} is not installed") from error
-        command = "pip install 'foveate[timm]'"
-        raise SetupError(f"{spec} comes from timm, which is not installed{suggestion}: {command}") from None
-    except (ImportError, RuntimeError, OSError, AttributeError) as error:
-        # torchvision's operators load only with the version of torch that they were built for.
-        hint = f"install the torchvision that was built for torch {torch.__version__}"
-        why = f"timm, which {spec} comes from, does not import{suggestion}"
-        raise SetupError(f"{why}; {hint}: {sentence(error)}") from error
+    if labels and len(labels) != classes:
+        log.warning(
+            "%s names %d labels, which do not name its %d classes, and are left out",
+            name,
+            len(labels),
+            classes,
+        )
+        return ()
+    return tuple(labels)
 
 
 def _check_known(timm: Any, name: str, zoo_names: Sequence[str]) -> None:
@@ -238,10 +160,3 @@ def _create(timm: Any, name: str, pretrained: bool) -> nn.Module:
     except (RuntimeError, ValueError, TypeError, KeyError, AssertionError, SafetensorError) as error:
         raise SetupError(f"timm cannot load {name}: {sentence(error)}") from error
     return module.eval()
-
-
-def sentence(error: BaseException) -> str:
-    """The first sentence of an error's text, at most 160 characters, for use inside another message."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    first = text.partition(". ")[0].rstrip(".: ")
-    return first if len(first) <= 160 else first[:157] + "..."

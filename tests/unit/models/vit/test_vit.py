@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from foveate.core.errors import SetupError
 from foveate.models import reduction
 from foveate.models.vit.vit import ResolvedPlan, TrunkOutput
-from foveate.models.weights import timm_models
+from foveate.models.weights import timm_config, timm_models
 from foveate.models.weights.checkpoint import Checkpoint, resize
 from foveate.models.weights.config_from_weights import config_from_weights
 from tests.support.torchvision_ops import import_timm
@@ -151,7 +151,7 @@ def test_unsupported_models_are_refused(name: str) -> None:
     with torch.device("meta"):
         module = timm.create_model(name)
     with pytest.raises(SetupError, match=REFUSED[name]):
-        timm_models.vit_config(module, name)
+        timm_config.vit_config(module, name)
 
 
 @pytest.mark.parametrize("why", REFUSED_ARGUMENTS)
@@ -179,7 +179,7 @@ def test_a_difference_only_in_the_output_is_refused() -> None:
 def test_the_config_from_weights_is_the_one_from_timm(name: str) -> None:
     with torch.device("meta"):
         module = timm.create_model(name, **MODELS[name])
-    stated = timm_models.vit_config(module, name)
+    stated = timm_config.vit_config(module, name)
     assert config_from_weights(module.state_dict(), name) == replace(
         stated, mlp_ratio=float(stated.mlp_ratio)
     )

@@ -9,7 +9,7 @@ import torch
 
 from foveate.core.errors import SetupError
 from foveate.core.model import InputSpec
-from foveate.models.huggingface.inputs import parse_preprocessing
+from foveate.models.weights.preprocessing import parse_preprocessing
 from tests.support import pretrained
 from tests.support.pretrained import (
     RANGE,

@@ -1,0 +1,99 @@
+"""Weights by path: a safetensors file, the folder that holds one, and the formats that are not read."""
+
+from pathlib import Path
+from typing import Any
+
+from foveate.core.checkpoint_options import NOTHING_STATED, CheckpointOptions
+from foveate.core.errors import SetupError
+from foveate.models import zoo
+from foveate.models.weights.description import CONFIG
+from foveate.models.weights.json_file import read_table
+from foveate.models.weights.state_dict import INDEX_SUFFIX, SUFFIX
+from foveate.models.weights.transformers_format import is_transformers_format, runs_in_trunk
+
+OTHER_FORMATS = (".pt", ".pth", ".bin", ".ckpt", ".npz", ".onnx")
+"""Suffixes of weights that are not read."""
+MAIN = f"model{SUFFIX}"
+"""The file that timm and transformers write."""
+_COMPANIONS = (f".stitches{SUFFIX}", f".clicks{SUFFIX}")
+"""Files that foveate keeps beside the weights of a model."""
+
+
+def is_local(name: str) -> bool:
+    """Whether a model's name is the path of weights: a file, or a folder for the elastic trunk."""
+    if name.endswith((SUFFIX, INDEX_SUFFIX)):
+        return True
+    return is_folder(name) and not for_transformers(name)
+
+
+def is_folder(name: str) -> bool:
+    """Whether a name means a folder of this machine, and not the model of the same name."""
+    path = Path(name)
+    if not path.is_dir():
+        return False
+    return "/" in name or (name not in zoo.names() and (path / CONFIG).is_file())
+
+
+def for_transformers(name: str) -> bool:
+    """Whether a folder, or the weights file in it, is a transformers model that the trunk does not run."""
+    path = Path(name)
+    folder = path.parent if path.name in (MAIN, MAIN + ".index.json") else path
+    if not (folder.is_dir() and (folder / CONFIG).is_file()):
+        return False
+    try:
+        table: dict[str, Any] = read_table(folder / CONFIG)
+    except SetupError:
+        return False  # reading the description reports the error
+    return is_transformers_format(table) and not runs_in_trunk(table)
+
+
+def weights_path(name: str) -> Path:
+    """The weights file of a local model. For shards it is the file that an index stands for.
+
+    Raises SetupError for a folder without weights, or with several files that may be meant.
+    """
+    path = Path(name.removesuffix(INDEX_SUFFIX) + SUFFIX if name.endswith(INDEX_SUFFIX) else name)
+    if not path.is_dir():
+        return path
+    files = sorted(p for p in path.glob(f"*{SUFFIX}") if not p.name.endswith(_COMPANIONS))
+    indices = sorted(path.glob(f"*{INDEX_SUFFIX}"))
+    if (path / MAIN).is_file() or (len(indices) == 1 and indices[0].name == MAIN + ".index.json"):
+        return path / MAIN
+    if len(indices) == 1:
+        return path / (indices[0].name.removesuffix(INDEX_SUFFIX) + SUFFIX)
+    if len(files) == 1:
+        return files[0]
+    if files:
+        names = ", ".join(p.name for p in files[:3]) + (", ..." if len(files) > 3 else "")
+        raise SetupError(f"{name} holds {len(files)} weights files, {names}: name one of them")
+    others = sorted(p for p in path.iterdir() if p.name.endswith(OTHER_FORMATS))
+    if others:
+        raise SetupError(other_format(str(others[0])))
+    raise SetupError(f"there is no {SUFFIX} file in {name}")
+
+
+def canonical_name(name: str) -> str:
+    """The path of the weights file for a local folder; any other name as it is."""
+    return str(weights_path(name)) if is_local(name) else name
+
+
+def other_format(name: str) -> str:
+    """A sentence that refuses weights in another format, with the fix."""
+    path = Path(name)
+    text = f"{name} cannot be loaded: weights are read from {SUFFIX} files alone, which run no code"
+    if path.suffix in (".onnx", ".npz"):
+        return text
+    target = path.with_suffix(SUFFIX).name
+    return (
+        f'{text}; convert it with: python -c "import torch, safetensors.torch as s; '
+        f"s.save_file(torch.load('{path.name}', map_location='cpu', weights_only=True), '{target}')\""
+    )
+
+
+def check_no_options(name: str, options: CheckpointOptions) -> None:
+    """Raise SetupError when something is stated about a model that states it itself."""
+    if options != NOTHING_STATED:
+        raise SetupError(
+            f"{', '.join(options.stated())} cannot be set for {name}, which has a configuration of its own; "
+            f"options describe plain ViTs in {SUFFIX} files"
+        )

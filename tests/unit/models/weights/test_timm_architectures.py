@@ -1,0 +1,37 @@
+"""The table of timm's architectures, compared with timm."""
+
+import json
+
+import torch
+
+from foveate.models.weights.timm_architectures import architecture, architectures, usual_heads
+from foveate.models.weights.timm_config import vit_config
+from tests.support.torchvision_ops import import_timm
+
+timm = import_timm()
+
+
+def test_table_is_that_of_timm() -> None:
+    assert len(architectures()) > 120
+    for name in architectures():
+        known = architecture(name)
+        assert known is not None
+        with torch.device("meta"):
+            config = vit_config(timm.create_model(name), name)
+        assert (known.width, known.depth, known.heads) == (config.width, config.depth, config.heads), name
+        assert (known.eps, known.activation, known.pool) == (config.eps, config.activation, config.pool), name
+
+
+def test_rows_of_the_file_are_distinct() -> None:
+    from importlib.resources import files
+
+    rows = json.loads((files("foveate.models.weights") / "timm_architectures.json").read_text())
+    names = [name for row in rows for name in row["names"]]
+    assert len(names) == len(set(names)) == len(architectures())
+
+
+def test_heads_of_a_shape() -> None:
+    assert usual_heads(768, 12) == 12  # one model of this shape has 16
+    assert usual_heads(1280, 32) == 16
+    assert usual_heads(100, 3) is None
+    assert architecture("resnet18") is None
