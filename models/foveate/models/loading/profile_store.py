@@ -106,9 +106,8 @@ def weights_digest(model: Checkpoint | Pretrained) -> str:
 
 def _search_paths(name: str) -> list[Traversable]:
     """Where the profile of a model may be, in the order of precedence."""
-    name = canonical_name(name)
     stem = variant(Path(name).stem if name.endswith(WEIGHTS_SUFFIX) else name.removeprefix(PREFIX))
-    paths: list[Traversable] = [profile_path(name)] if name.endswith(WEIGHTS_SUFFIX) else []
+    paths: list[Traversable] = [profile_path(name)] if canonical_name(name).endswith(WEIGHTS_SUFFIX) else []
     folder = data_folder()
     if folder is not None:
         paths.append(folder / "profiles" / f"{stem}.json")
