@@ -100,6 +100,11 @@ class DiffRate(Reducer):
         """A count of the schedule, scaled to an input of `patches` patches and rounded up."""
         return -(-count * patches // self.patches)
 
+    def macs(self, config: ViTConfig, patches: int, tokens: int, block: int) -> float:
+        """Matching of the merged tokens, and mixing of their features into the kept ones."""
+        prune, merge = (self._scaled(count, patches) for count in self.kept[block])
+        return (prune - merge) * (2 * merge + config.prefix) * config.width
+
     def __call__(self, tokens: Tokens, attention: Attention, block: int) -> Assignment:
         """Prune and merge by the class token's attention."""
         if attention.class_row is None:

@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from foveate.core.errors import BadPlan
-from foveate.models.layers.config import ReductionPoint
+from foveate.models.heads.gates import Gate
+from foveate.models.layers.config import ReductionPoint, ViTConfig
 from foveate.models.layers.reducer import Attention, Needs, Reducer, ReducerContext
 from foveate.models.layers.tokens import Assignment, Tokens
 
@@ -44,6 +45,11 @@ class IaRed(Reducer):
     def _kept(self, patches: int) -> int:
         """Patch tokens that stay."""
         return math.ceil(self.keep * patches)
+
+    def macs(self, config: ViTConfig, patches: int, tokens: int, block: int) -> float:
+        """The gate."""
+        gate = self.gates[block]
+        return gate.macs(tokens - config.prefix) if isinstance(gate, Gate) else 0.0
 
     def __call__(self, tokens: Tokens, attention: Attention, block: int) -> Assignment:
         """Keep the patch tokens to which the block's gate gives the best scores."""

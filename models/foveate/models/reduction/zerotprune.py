@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from foveate.core.errors import BadPlan
-from foveate.models.layers.matching import positions
+from foveate.models.layers.config import ViTConfig
+from foveate.models.layers.matching import pair_count, positions
 from foveate.models.layers.reducer import Attention, Needs, Reducer, ReducerContext
 from foveate.models.layers.tokens import Assignment, Tokens, gather_tokens
 
@@ -83,6 +84,16 @@ class ZeroTPrune(Reducer):
         """Patch tokens after the S-stage, which can drop at most half of them, and after the I-stage."""
         distinct = patches - min(round(self.similar * input_patches), patches // 2)
         return distinct, math.ceil(layer.keep * distinct)
+
+    def macs(self, config: ViTConfig, patches: int, tokens: int, block: int) -> float:
+        """The votes of both rankings, and the similarities of the S-stage."""
+        layer, left = self._layer(block), tokens - config.prefix
+        if layer is None:
+            return 0.0
+        distinct, important = self._kept(layer, left, patches)
+        # A ranking is one product for the sums of the rows and one for each vote.
+        products = 2 + (1 + layer.votes if important < distinct else 0)
+        return products * config.heads * tokens**2 + pair_count(left) * config.width
 
     def __call__(self, tokens: Tokens, attention: Attention, block: int) -> Assignment:
         """Run the block's pruning layer. Tokens stay in image order."""
