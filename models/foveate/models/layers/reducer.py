@@ -79,6 +79,13 @@ class Reducer(Protocol):
         """
         return 0.0
 
+    def drops(self, block: int) -> bool:
+        """Whether patches may leave at this block without a token that represents them from then on.
+
+        A dense head reads them once more before they leave.
+        """
+        return False
+
     def __call__(self, tokens: Tokens, attention: Attention, block: int) -> Assignment:
         """The assignment for this block.
 
@@ -107,6 +114,10 @@ class PatchClassifier(Protocol):
 
     def classify_patches(self, features: Tensor) -> Tensor:
         """Class scores of each patch: patch features (B, P, W) to (B, P, C)."""
+        ...
+
+    def patch_macs(self, classify: bool) -> float:
+        """Multiply-adds of reading a patch, and of classifying it if `classify`."""
         ...
 
 

@@ -45,6 +45,10 @@ class Evit(Reducer):
         """Fusion of the tokens that do not stay."""
         return (tokens - config.prefix - self._kept(tokens, config.prefix)) * config.width
 
+    def drops(self, block: int) -> bool:
+        """At every block that it reduces."""
+        return True
+
     def __call__(self, tokens: Tokens, attention: Attention, block: int) -> Assignment:
         """Keep the tokens with the highest attention, and fuse the others."""
         if attention.class_row is None:

@@ -51,6 +51,10 @@ class IaRed(Reducer):
         gate = self.gates[block]
         return gate.macs(tokens - config.prefix) if isinstance(gate, Gate) else 0.0
 
+    def drops(self, block: int) -> bool:
+        """At every block that it reduces."""
+        return True
+
     def __call__(self, tokens: Tokens, attention: Attention, block: int) -> Assignment:
         """Keep the patch tokens to which the block's gate gives the best scores."""
         prefix = tokens.prefix

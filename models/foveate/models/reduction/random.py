@@ -37,6 +37,10 @@ class RandomPruning(Reducer):
         """Tokens after one chosen block, prefix included."""
         return prefix + math.ceil(self.keep * (tokens - prefix))
 
+    def drops(self, block: int) -> bool:
+        """At every block that it reduces."""
+        return True
+
     def __call__(self, tokens: Tokens, attention: Attention, block: int) -> Assignment:
         """Keep random patch tokens, in image order."""
         return keep_random(tokens, self.remaining(len(tokens), tokens.prefix), self.seed, block)

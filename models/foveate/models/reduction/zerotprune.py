@@ -95,6 +95,10 @@ class ZeroTPrune(Reducer):
         products = 2 + (1 + layer.votes if important < distinct else 0)
         return products * config.heads * tokens**2 + pair_count(left) * config.width
 
+    def drops(self, block: int) -> bool:
+        """At every block that it reduces."""
+        return True
+
     def __call__(self, tokens: Tokens, attention: Attention, block: int) -> Assignment:
         """Run the block's pruning layer. Tokens stay in image order."""
         layer = self._layer(block)

@@ -25,7 +25,7 @@ def flops(
     total += reducer_macs(resolved.reducer, config, tokens, counts)
     side = image_size // config.patch_size
     if model.dense is not None:
-        return (total + model.dense.macs(side)) / 1e9
+        return (total + model.dense.macs(side) + _further_reads(model, resolved, tokens, counts)) / 1e9
     used_heads = [
         head for head in map(int, model.exit_heads) if head == depth or (resolved.exit_rule and head < depth)
     ]
@@ -33,6 +33,21 @@ def flops(
     if depth not in used_heads:
         total += classifier_macs(config)
     return total / 1e9
+
+
+def _further_reads(
+    model: ElasticViT, resolved: ResolvedPlan, tokens: int, counts: Sequence[int]
+) -> float:
+    """Multiply-adds of a dense head's readings, beyond one of each patch.
+
+    It reads all tokens before patches leave, and at the end the tokens that are left.
+    """
+    if model.dense is None:
+        return 0.0
+    entering, reducer = (tokens, *counts), resolved.reducer
+    leaving = [block for block in range(len(counts)) if reducer.needs(block) is not None and reducer.drops(block)]
+    reads = sum(entering[block] for block in leaving) + entering[-1] - tokens
+    return reads * model.dense.patch_macs(classify=False)
 
 
 def exit_macs(head: nn.Module, side: int, tokens: int) -> float:
