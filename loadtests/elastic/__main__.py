@@ -38,7 +38,7 @@ SETTINGS = (
     PublishedSetting("diffrate:2.5G", 2.5, "DiffRate, the target itself"),
     PublishedSetting("diffrate:2.3G", 2.3, "DiffRate, the target itself"),
     PublishedSetting("mctf:16", 2.6, "MCTF, table 1"),
-    PublishedSetting("zerotprune:0.75", 3.0, "Zero-TPrune: 34.7% below 4.6, with our own profile"),
+    PublishedSetting("zerotprune:0.82", 3.0, "Zero-TPrune: 34.7% below 4.6, with our own profile"),
     PublishedSetting("gtp:8", 3.4, "GTP-ViT: 26% below 4.6"),
 )
 

@@ -19,7 +19,7 @@ ARGUMENTS = {
     "pooling": SHARES,
     "random": SHARES,
 }
-"""Arguments to choose from, by reducer. The baselines `pooling` and `random` are always among the reducers."""
+"""Arguments to choose from, by reducer. The baselines `pooling` and `random` are always among them."""
 
 
 def gflops(model: ElasticViT, spec: str, image_size: int) -> float:

@@ -98,7 +98,7 @@ class DenseHead(nn.Module):
     def patch_macs(self, classify: bool) -> float:
         """Multiply-adds of reading a patch, and of classifying it if `classify`."""
         width = self.spec.width
-        read = self.readers[0][1].in_features * width  # type: ignore[index, operator]
+        read = self.readers[0][1].in_features * width  # type: ignore[index]
         return float(read + width * self.spec.classes if classify else read)
 
     def macs(self, side: int) -> float:

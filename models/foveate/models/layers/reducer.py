@@ -96,7 +96,7 @@ class Reducer(Protocol):
 
 
 def reducer_macs(reducer: Reducer, config: ViTConfig, tokens: int, after: Sequence[int]) -> float:
-    """Multiply-adds of a reducer's own work on an image. `tokens` enter the trunk; `after` leave each block."""
+    """Multiply-adds of a reducer's own work. `tokens` enter the first block; `after` leave each block."""
     patches, entering = tokens - config.prefix, (tokens, *after)
     return sum(
         reducer.macs(config, patches, entering[block], block)

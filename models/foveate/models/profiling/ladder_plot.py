@@ -56,14 +56,14 @@ def _title(profile: Profile) -> str:
 
 
 def _panel(axis: Any, profile: Profile, label: str, cost: PlanCost) -> None:
-    others = [
-        (cost(m), m.quality) for m in profile.measurements if not m.rung and not m.baseline and cost(m)
-    ]
+    others = [(cost(m), m.quality) for m in profile.measurements if not m.rung and not m.baseline and cost(m)]
     rungs = sorted((cost(m) or 0, m.quality) for m in profile.ladder)
     if others:
         axis.scatter(*zip(*others, strict=True), s=14, color=OTHER, alpha=0.6, label="other plans", zorder=2)
     for name, colour in BASELINES.items():
-        line = sorted((cost(m) or 0, m.quality) for m in profile.measurements if m.baseline == name and cost(m))
+        line = sorted(
+            (cost(m) or 0, m.quality) for m in profile.measurements if m.baseline == name and cost(m)
+        )
         if line:
             axis.plot(
                 *zip(*line, strict=True), color=colour, linestyle="--", marker=".", label=name, linewidth=1

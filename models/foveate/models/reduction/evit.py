@@ -66,7 +66,7 @@ class Evit(Reducer):
 
 
 def stages(depth: int) -> tuple[int, ...]:
-    """The blocks that reduce, counted from 0: those after a quarter, a half and three quarters of the depth."""
+    """The blocks that reduce, counted from 0: at a quarter, a half and three quarters of the depth."""
     return tuple(sorted({depth // 4, depth * 6 // 12, depth * 9 // 12}))
 
 

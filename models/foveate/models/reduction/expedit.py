@@ -56,7 +56,7 @@ class Expedit(Reducer):
         return max(1, min(side, round(self.share * side)))
 
     def macs(self, config: ViTConfig, patches: int, tokens: int, block: int) -> float:
-        """Distances and means of k-means, the distances for the restoration, and the means of the clusters."""
+        """Distances and means of k-means, distances for the restoration, and means of the clusters."""
         left = tokens - config.prefix
         return 2 * (ITERATIONS + 1) * self._side(math.isqrt(left)) ** 2 * left * config.width
 

@@ -25,7 +25,7 @@ EXAMPLES: tuple[str | None, ...] = ("1.0", "0.6", "0.3")
 
 @dataclass(frozen=True, slots=True)
 class Pooling(Reducer):
-    """After the attention of the chosen blocks, each cell of a coarser grid becomes the mean of its tokens."""
+    """After the attention of the chosen blocks, the tokens in each cell of a coarser grid become one."""
 
     keep: float
     """Cells of the coarser grid per cell of the finer one, above 0 and at most 1; the side is rounded."""
@@ -51,7 +51,7 @@ class Pooling(Reducer):
         return after * (tokens - after) * config.width
 
     def __call__(self, tokens: Tokens, attention: Attention, block: int) -> Assignment:
-        """Pool a square grid, whose tokens are in image order. Raises BadPlan for another number of tokens."""
+        """Pool a square grid of tokens in image order. Raises BadPlan for another number of tokens."""
         prefix, side = tokens.prefix, math.isqrt(len(tokens) - tokens.prefix)
         if side * side != len(tokens) - prefix:
             raise BadPlan("pooling needs a square grid of patches")

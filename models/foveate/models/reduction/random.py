@@ -63,6 +63,7 @@ def build(argument: str | None, context: ReducerContext) -> RandomPruning:
     keep = float(match[1]) if match else math.nan
     if match is None or not 0 < keep <= 1:
         raise BadPlan(
-            f"random takes a keep rate up to 1, and a seed if wanted, as in 0.7 or 0.7:3; got {argument or ''!r}"
+            "random takes a keep rate up to 1, and a seed if wanted, as in 0.7 or 0.7:3; "
+            f"got {argument or ''!r}"
         )
     return RandomPruning(keep, stages(context.config.depth), int(match[2] or 0))

@@ -31,7 +31,7 @@ EXAMPLES: tuple[str | None, ...] = ("1.0", "0.7", "0.4")
 
 PROFILE = ((0, 0.0), (2, 0.0), (5, 0.8), (8, 1.0), (10, 0.0))
 """Blocks of 12 that prune, counted from 0, and the share of the argument's pruning that the I-stage does."""
-SIMILAR = 1 / 3
+SIMILAR = 1 / 2
 """The share of the argument's pruning that each S-stage does, relative to the patches of the input."""
 VOTES = 5
 """Rounds of page rank in the I-stage: the paper's number for the middle blocks, where the I-stages stand."""
@@ -193,8 +193,8 @@ def build(argument: str | None, context: ReducerContext) -> ZeroTPrune:
     other depths.
 
     With the argument KEEP, the I-stage keeps the share KEEP of the tokens at the 9th block, and drops 0.8
-    times as large a share at the 6th; the other layers have no I-stage. Each S-stage drops (1 - KEEP) / 3 of
-    the input's patches, at most half of those that are left. `zerotprune:0.75` takes DeiT-S from 4.6 to the
+    times as large a share at the 6th; the other layers have no I-stage. Each S-stage drops (1 - KEEP) / 2 of
+    the input's patches, at most half of those that are left. `zerotprune:0.82` takes DeiT-S from 4.6 to the
     paper's 3.0 GFLOPs. Without a class token all tokens start with equal scores (the paper's
     Zero-TPrune-uni). Raises BadPlan for an argument that is not a keep rate.
     """

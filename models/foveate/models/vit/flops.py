@@ -35,9 +35,7 @@ def flops(
     return total / 1e9
 
 
-def _further_reads(
-    model: ElasticViT, resolved: ResolvedPlan, tokens: int, counts: Sequence[int]
-) -> float:
+def _further_reads(model: ElasticViT, resolved: ResolvedPlan, tokens: int, counts: Sequence[int]) -> float:
     """Multiply-adds of a dense head's readings, beyond one of each patch.
 
     It reads all tokens before patches leave, and at the end the tokens that are left.
@@ -45,7 +43,9 @@ def _further_reads(
     if model.dense is None:
         return 0.0
     entering, reducer = (tokens, *counts), resolved.reducer
-    leaving = [block for block in range(len(counts)) if reducer.needs(block) is not None and reducer.drops(block)]
+    leaving = [
+        block for block in range(len(counts)) if reducer.needs(block) is not None and reducer.drops(block)
+    ]
     reads = sum(entering[block] for block in leaving) + entering[-1] - tokens
     return reads * model.dense.patch_macs(classify=False)
 

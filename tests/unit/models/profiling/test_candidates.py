@@ -8,7 +8,7 @@ from torch import nn
 from foveate.core.errors import BadPlan
 from foveate.core.plan import Plan
 from foveate.models.layers.config import ViTConfig
-from foveate.models.profiling.candidates import candidates, parse_plans
+from foveate.models.profiling.candidates import baselines, candidates, parse_plans
 from foveate.models.runners.image import TorchRunner
 from foveate.models.vit.vit import ElasticViT
 from tests.support.measuring import CONFIG, quiet, tiny
@@ -51,6 +51,16 @@ def test_schedules_and_siblings_are_candidates() -> None:
     assert Plan("tiny", 64, reducer="diffrate:0.6") in plans
     assert Plan("tinier", 48) in plans
     assert Plan("tinier", 48, reducer="evit:0.5") in plans
+
+
+def test_baselines_are_measured_but_are_no_candidates() -> None:
+    runner = TorchRunner(tiny())
+    compared = baselines(runner.full, runner.check)
+    assert {p.reducer.partition(":")[0] for p in compared} == {"random", "pooling"}
+    assert len({p.reducer for p in compared}) >= 6
+    served = candidates(runner.models["tiny"], runner.full, runner.check)
+    assert not set(served) & set(compared)
+    assert not any(p.reducer.startswith(("random", "pooling")) for p in served)
 
 
 def test_a_list_of_plans_may_contain_image_sizes() -> None:
