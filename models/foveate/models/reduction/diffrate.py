@@ -143,11 +143,12 @@ def fit_schedule(config: ViTConfig, rates: Sequence[float], target: float) -> Sc
 def build(argument: str | None, context: ReducerContext) -> DiffRate:
     """`diffrate:0.6` is a share of the full model's compute, `diffrate:0.6G` a number of GFLOPs.
 
+    Both leave out the reducer's own work, as in the paper.
+
     `diffrate:1` is the identity. If no schedule was searched for a share, every block keeps the same fraction
     of its tokens. For GFLOPs a schedule must exist: from this model's profile, or from the authors. Theirs
     serve every model of the shape for which they were searched. A number above 1 cannot be a share, so
-    `diffrate:2.9` is `diffrate:2.9G`. These GFLOPs count as in the paper, without the reducer's own work;
-    the authors' `0.6G` and `0.7G` for DeiT-T cost 0.655 and 0.726.
+    `diffrate:2.9` is `diffrate:2.9G`. The authors' `0.6G` and `0.7G` for DeiT-T cost 0.655 and 0.726.
 
     Raises BadPlan for a model without a class token, an argument that is not such a number, or a schedule
     that does not exist or does not fit the model.

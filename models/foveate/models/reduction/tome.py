@@ -92,8 +92,7 @@ def build(argument: str | None, context: ReducerContext) -> ToMe:
     inflection = float(match[2] or 0) if match else math.nan
     if match is None or not -1 <= inflection <= 1:
         raise BadPlan(
-            "tome takes how many tokens each block merges, and a trend from -1 to 1 if wanted, "
-            "as in 8 or 8:-1; "
+            "tome takes how many tokens each block merges, and a trend if wanted, as in 8 or 8:-1; "
             f"got {argument or ''!r}"
         )
     config = context.config
