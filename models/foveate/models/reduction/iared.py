@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from foveate.core.errors import BadPlan
-from foveate.models.heads.gates import Gate
 from foveate.models.layers.config import ReductionPoint, ViTConfig
 from foveate.models.layers.reducer import Attention, Needs, Reducer, ReducerContext
 from foveate.models.layers.tokens import Assignment, Tokens
@@ -47,9 +46,9 @@ class IaRed(Reducer):
         return math.ceil(self.keep * patches)
 
     def macs(self, config: ViTConfig, patches: int, tokens: int, block: int) -> float:
-        """The gate."""
-        gate = self.gates[block]
-        return gate.macs(tokens - config.prefix) if isinstance(gate, Gate) else 0.0
+        """The gate, if it states its cost."""
+        gate_macs = getattr(self.gates[block], "macs", None)
+        return float(gate_macs(tokens - config.prefix)) if callable(gate_macs) else 0.0
 
     def drops(self, block: int) -> bool:
         """At every block that it reduces."""
