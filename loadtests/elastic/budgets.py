@@ -16,7 +16,10 @@ ARGUMENTS = {
     "tome": NUMBERS,
     "mctf": NUMBERS,
     "gtp": NUMBERS,
+    "pooling": SHARES,
+    "random": SHARES,
 }
+"""Arguments to choose from, by reducer. The baselines `pooling` and `random` are always among them."""
 
 
 def gflops(model: ElasticViT, spec: str, image_size: int) -> float:

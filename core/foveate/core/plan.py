@@ -12,7 +12,7 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 MAX_TEXT = 200
 """Characters in the text form at most."""
 _HEAD = re.compile(r"(?P<variant>[A-Za-z0-9][A-Za-z0-9_.-]*)@(?P<size>[1-9][0-9]{1,3})")
-_NUMBER = re.compile(r"[0-9]*\.?[0-9]+")
+_NUMBER = re.compile(r"-?[0-9]*\.?[0-9]+")
 _PART = re.compile(r"[a-z][a-z0-9_]*(:[A-Za-z0-9_.,@-]+)*")
 
 
@@ -161,9 +161,10 @@ def _canonical(argument: str) -> str:
     """
     if not _NUMBER.fullmatch(argument):
         return argument
-    whole, _, fraction = argument.partition(".")
+    whole, _, fraction = argument.removeprefix("-").partition(".")
     whole, fraction = whole.lstrip("0") or "0", fraction.rstrip("0")
-    return f"{whole}.{fraction}" if fraction else whole
+    number = f"{whole}.{fraction}" if fraction else whole
+    return f"-{number}" if argument.startswith("-") and number != "0" else number
 
 
 def _whole(kind: str, argument: str) -> int:

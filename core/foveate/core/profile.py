@@ -16,6 +16,9 @@ COST_TOLERANCE = 0.02
 GFLOPS_MARGIN = 0.25
 """A plan is not timed if another plan of at least its quality needs this much less GFLOPs."""
 
+BASELINE_REDUCERS = ("random", "pooling")
+"""Token reducers that are measured for comparison only. A plan with one of them never becomes a rung."""
+
 Schedule = tuple[tuple[int, int], ...]
 """For each block, the tokens kept by pruning and then by merging, prefix included (DiffRate)."""
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -85,6 +88,12 @@ class Measurement:
     def seconds(self) -> float | None:
         """Seconds for one image in the largest batch that was measured; None if not measured."""
         return self.latency_s[max(self.latency_s)] / max(self.latency_s) if self.latency_s else None
+
+    @property
+    def baseline(self) -> str | None:
+        """The baseline reducer of the plan; None for a plan that may become a rung."""
+        parts = {part.partition(":")[0] for part in self.plan.split("/")}
+        return next((name for name in BASELINE_REDUCERS if name in parts), None)
 
 
 @with_config(_STRICT)
@@ -161,21 +170,25 @@ class Profile:
 def mark_rungs(measurements: Sequence[Measurement]) -> tuple[Measurement, ...]:
     """The same measurements with the rungs marked: full, and the Pareto-optimal plans below it.
 
+    Plans with a baseline reducer are neither rungs nor do they dominate a rung.
+
     Cost is seconds for an image in the largest measured batch, or GFLOPs if full was not timed. A plan is
     dominated by a plan of better quality that costs at most COST_TOLERANCE more, and by a cheaper plan of the
     same quality. A rung must cost less than full by more than COST_TOLERANCE.
     """
-    return _marked(measurements, measurements)
+    return _marked(measurements, [m for m in measurements if m.baseline is None])
 
 
 def worth_timing(measurements: Sequence[Measurement]) -> tuple[Measurement, ...]:
     """The measurements of plans that may become rungs once they are timed, full included.
 
-    Each other plan is matched in quality by a plan that needs less GFLOPs, by more than GFLOPS_MARGIN.
+    Each other plan is matched in quality by a plan that needs less GFLOPs, by more than GFLOPS_MARGIN. Plans
+    with a baseline reducer are compared with the others, but not the others with them.
     """
+    rivals = [o for o in measurements if o.baseline is None]
 
     def dominated(m: Measurement) -> bool:
-        return any(o.quality >= m.quality and (1 + GFLOPS_MARGIN) * o.gflops < m.gflops for o in measurements)
+        return any(o.quality >= m.quality and (1 + GFLOPS_MARGIN) * o.gflops < m.gflops for o in rivals)
 
     return tuple(m for m in measurements if m.plan == "full" or not dominated(m))
 

@@ -50,6 +50,22 @@ def test_rungs_are_the_pareto_optimal_plans(
     assert rungs(mark_rungs([*by_seconds, plan("full", 1.0, 1.0, 1.0)])) == ladder
 
 
+def test_a_baseline_is_no_rung_and_dominates_none() -> None:
+    better = [
+        plan("random:0.5", 1.0, 0.3),
+        plan("a@32/pooling:0.5", 1.0, 0.2),
+        plan("evit:0.5", 0.9, 0.5),
+        FULL,
+    ]
+    assert [m.baseline for m in better] == ["random", "pooling", None, None]
+    assert rungs(mark_rungs(better)) == ["evit:0.5", "full"]
+    assert [m.plan for m in worth_timing(better)] == ["random:0.5", "a@32/pooling:0.5", "evit:0.5", "full"]
+    dear = [plan("random:0.5", 0.8, 0.7), *better[2:]]
+    assert [m.plan for m in worth_timing(dear)] == ["evit:0.5", "full"]
+    untimed = written(*mark_rungs(better)).latency_on(replace(HERE, threads=9))
+    assert [m.plan for m in untimed.ladder] == ["evit:0.5", "full"]
+
+
 def test_an_untimed_plan_is_no_rung_once_full_is_timed() -> None:
     assert rungs(mark_rungs([plan("a", 0.9, 0.5), plan("full", 1.0, 1.0, 1.0)])) == ["full"]
 

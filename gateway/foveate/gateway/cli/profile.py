@@ -24,7 +24,7 @@ from foveate.models.huggingface import PretrainedRunner
 from foveate.models.loading.loader import UnprofiledModel
 from foveate.models.loading.profile_store import profile_path
 from foveate.models.profiling import dataset, ladder_plot
-from foveate.models.profiling.candidates import candidates, parse_plans, video_candidates
+from foveate.models.profiling.candidates import baselines, candidates, parse_plans, video_candidates
 from foveate.models.profiling.dataset import Dataset, DecodedDataset, DecodeMedia
 from foveate.models.profiling.profile import ReportStage, measure
 from foveate.models.profiling.profile_state import ProfilingJob, partial_path
@@ -149,17 +149,19 @@ def _plot(console: Console, profile: Profile, target: Path) -> list[str]:
 
 def _table(profile: Profile) -> Table:
     sizes = sorted(profile.full.latency_s)
+    """The rungs, and below them the plans with a baseline reducer, cheapest first."""
     table = Table(Column("plan", no_wrap=True), box=None, pad_edge=False)
     for name in ("quality", "top-1", "GFLOPs", *(f"ms/{size}" for size in sizes), "speed-up"):
         table.add_column(name, justify="right")
-    for m in profile.ladder:
+    compared = sorted((m for m in profile.measurements if m.baseline), key=lambda m: m.gflops)
+    for m in (*profile.ladder, *compared):
         table.add_row(
-            m.plan,
+            f"{m.plan} (baseline)" if m.baseline else m.plan,
             f"{m.quality:.3f}",
             "" if m.accuracy is None else f"{m.accuracy:.1%}",
             f"{m.gflops:.3f}",
-            *(f"{1e3 * m.latency_s[size]:.2f}" for size in sizes),
-            f"{(profile.full.seconds or 0) / (m.seconds or 1):.2f}x",
+            *(f"{1e3 * m.latency_s[size]:.2f}" if m.latency_s else "" for size in sizes),
+            f"{(profile.full.seconds or 0) / m.seconds:.2f}x" if m.seconds else "",
         )
     return table
 
@@ -198,7 +200,8 @@ def _plans(options: ProfileOptions, runner: ModelRunner) -> tuple[Plan, ...]:
         for name, model in runner.models.items()
         if name != runner.full.variant
     ]
-    return candidates(runner.models[runner.full.variant], runner.full, runner.check, siblings)
+    served = candidates(runner.models[runner.full.variant], runner.full, runner.check, siblings)
+    return (*served, *baselines(runner.full, runner.check))
 
 
 def _batch_sizes(options: ProfileOptions, max_batch: int) -> tuple[int, ...]:

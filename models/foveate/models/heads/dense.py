@@ -95,11 +95,17 @@ class DenseHead(nn.Module):
         scores: Tensor = self.classes(F.gelu(self.refine(fine)))
         return scores + F.interpolate(patch_scores, scale_factor=up, mode="bilinear", align_corners=False)
 
+    def patch_macs(self, classify: bool) -> float:
+        """Multiply-adds of reading a patch, and of classifying it if `classify`."""
+        width = self.spec.width
+        read = self.readers[0][1].in_features * width  # type: ignore[index]
+        return float(read + width * self.spec.classes if classify else read)
+
     def macs(self, side: int) -> float:
         """Multiply-adds for a grid of side x side patches, with one reader."""
         s, patches = self.spec, side * side
         pixels = patches * (self.patch_size // STRIDE) ** 2
-        read = patches * (self.readers[0][1].in_features * s.width + s.width * s.classes)  # type: ignore[index]
+        read = patches * self.patch_macs(classify=True)
         context = 2 * patches * s.width * (9 + s.width)
         detail = pixels * (4 * 27 * s.fine // 2 + 9 * s.fine // 2 * s.fine)
         refine = 2 * pixels * s.fine * (9 + s.fine) + pixels * s.fine * s.classes

@@ -61,8 +61,8 @@ class ExitHead(nn.Module):
         """One feature vector (B, D) of the remaining patches."""
         raise NotImplementedError
 
-    def macs(self, side: int) -> float:
-        """Multiply-adds on a grid of side x side patches without reduction."""
+    def macs(self, side: int, tokens: int) -> float:
+        """Multiply-adds on `tokens` tokens, prefix included, of a grid of side x side patches."""
         raise NotImplementedError
 
 
@@ -76,7 +76,7 @@ class LocalHead(ExitHead):
     def __init__(self, config: ViTConfig, kernel: int) -> None:
         """kernel: the odd side k of the depth-wise convolution."""
         super().__init__(config)
-        width, self.prefix = config.width, config.prefix
+        width = config.width
         self.expand = nn.Linear(width, width)
         self.depthwise = nn.Conv2d(width, width, kernel, padding=kernel // 2, groups=width)
         self.project = nn.Linear(width, width)
@@ -91,11 +91,11 @@ class LocalHead(ExitHead):
         out: Tensor = self.project(_mean(local.flatten(2).transpose(1, 2), present))
         return out + _mean(tokens.grid(), present)
 
-    def macs(self, side: int) -> float:
-        """Multiply-adds on a grid of side x side patches without reduction."""
+    def macs(self, side: int, tokens: int) -> float:
+        """Multiply-adds on `tokens` tokens, prefix included, of a grid of side x side patches."""
         width, classes = self.head.in_features, self.head.out_features
         kernel = self.depthwise.kernel_size[0]
-        mixed = (side**2 + self.prefix) * width**2 + side**2 * kernel**2 * width
+        mixed = tokens * width**2 + side**2 * kernel**2 * width
         return float(mixed + width**2 + width * classes)
 
 
@@ -132,8 +132,8 @@ class GlobalHead(ExitHead):
         batch, cells, _ = x.shape
         return x.reshape(batch, cells, self.heads, -1).transpose(1, 2)
 
-    def macs(self, side: int) -> float:
-        """Multiply-adds on a grid of side x side patches without reduction."""
+    def macs(self, side: int, tokens: int) -> float:
+        """Multiply-adds on a grid of side x side patches. Squares of patches are mapped, not tokens."""
         width, classes = self.head.in_features, self.head.out_features
         cells = math.ceil(side / self.window) ** 2
         mapped = cells * width * (2 * self.narrow + width)

@@ -23,6 +23,10 @@ class Gate(nn.Module):
         self.query = nn.Linear(width, heads * head_width)
         self.key = nn.Linear(width, heads * head_width)
 
+    def macs(self, patches: int) -> float:
+        """Multiply-adds for an image of this many patch tokens."""
+        return float((patches + 1) * self.query.in_features * self.query.out_features)
+
     def logits(self, x: Tensor, prefix: int) -> Tensor:
         """Logits of each patch token, one per head: x (B, N, D) to (B, N - prefix, heads) float32."""
         x = self.norm(x)

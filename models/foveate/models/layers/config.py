@@ -68,6 +68,11 @@ class ViTConfig:
         return int(self.class_token) + int(self.distilled) + self.registers
 
     @property
+    def ignores_class_token(self) -> bool:
+        """The classifier reads the mean over patches beside a class token, as in MAE's fine-tuned models."""
+        return self.class_token and self.pool == "avg"
+
+    @property
     def hidden(self) -> int:
         """Width of the MLP's hidden layer."""
         return int(self.width * self.mlp_ratio)
@@ -82,7 +87,6 @@ def gmacs(
     image_size: int,
     after: Sequence[float],
     point: ReductionPoint = ReductionPoint.MIDDLE,
-    heads: int = 0,
 ) -> float:
     """Billions of multiply-adds of one forward pass. Papers on vision transformers call them GFLOPs.
 
@@ -91,7 +95,7 @@ def gmacs(
     norms, softmax, activations and a reducer's own work.
     """
     tokens = config.patches(image_size) + config.prefix
-    total = embedding_macs(config, image_size) + block_macs(config, tokens, after, point, heads)
+    total = embedding_macs(config, image_size) + block_macs(config, tokens, after, point)
     return (total + classifier_macs(config)) / 1e9
 
 
@@ -110,21 +114,19 @@ def block_macs(
     tokens: float,
     after: Sequence[float],
     point: ReductionPoint = ReductionPoint.MIDDLE,
-    heads: int = 0,
 ) -> float:
     """Multiply-adds of consecutive blocks. `tokens` enter the first one; `after` leave each of them.
 
     `point` decides which part of a block works on the reduced tokens. At MIDDLE a block's attention still
-    works on the tokens of the block before. `heads` is the number of heads that each token uses; 0: all.
+    works on the tokens of the block before.
     """
     width, hidden = config.width, config.hidden
-    used_share = (heads or config.heads) / config.heads
     total: float = 0
     for remaining in after:
         attending = remaining if point is ReductionPoint.BEFORE else tokens
         valued = tokens if point is ReductionPoint.MIDDLE else remaining
-        total += used_share * 2 * (attending * width**2 + attending**2 * width)
-        total += used_share * 2 * valued * width**2
+        total += 2 * (attending * width**2 + attending**2 * width)
+        total += 2 * valued * width**2
         total += 2 * remaining * width * hidden
         tokens = remaining
     return total

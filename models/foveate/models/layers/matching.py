@@ -22,6 +22,11 @@ def split_by_parity(x: Tensor, prefix: int) -> tuple[Tensor, Tensor]:
     return x[:, prefix + prefix % 2 :: 2], x[:, prefix | 1 :: 2]
 
 
+def pair_count(patches: int) -> int:
+    """Number of pairs of patch tokens at even and at odd positions."""
+    return (patches // 2) * (patches - patches // 2)
+
+
 def best_edges(scores: Tensor) -> tuple[Tensor, Tensor]:
     """The best edge of each row, strongest first.
 

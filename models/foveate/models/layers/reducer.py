@@ -1,6 +1,6 @@
 """The reducer protocol: the reducer's inputs, its decision, and the model context it is built with."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Flag, auto
 from typing import Protocol
@@ -71,6 +71,21 @@ class Reducer(Protocol):
         """
         return tokens
 
+    def macs(self, config: ViTConfig, patches: int, tokens: int, block: int) -> float:
+        """Multiply-adds of its own work at this block: the matrix products that rank, match and mix tokens.
+
+        patches: patch tokens of the image that enter the trunk. tokens: tokens that enter this block, prefix
+        included.
+        """
+        return 0.0
+
+    def drops(self, block: int) -> bool:
+        """Whether patches may leave at this block without a token that represents them from then on.
+
+        A dense head reads them once more before they leave.
+        """
+        return False
+
     def __call__(self, tokens: Tokens, attention: Attention, block: int) -> Assignment:
         """The assignment for this block.
 
@@ -78,6 +93,16 @@ class Reducer(Protocol):
         the features that enter the block.
         """
         ...
+
+
+def reducer_macs(reducer: Reducer, config: ViTConfig, tokens: int, after: Sequence[int]) -> float:
+    """Multiply-adds of a reducer's own work. `tokens` enter the first block; `after` leave each block."""
+    patches, entering = tokens - config.prefix, (tokens, *after)
+    return sum(
+        reducer.macs(config, patches, entering[block], block)
+        for block in range(len(after))
+        if reducer.needs(block) is not None
+    )
 
 
 class PatchClassifier(Protocol):
@@ -89,6 +114,10 @@ class PatchClassifier(Protocol):
 
     def classify_patches(self, features: Tensor) -> Tensor:
         """Class scores of each patch: patch features (B, P, W) to (B, P, C)."""
+        ...
+
+    def patch_macs(self, classify: bool) -> float:
+        """Multiply-adds of reading a patch, and of classifying it if `classify`."""
         ...
 
 

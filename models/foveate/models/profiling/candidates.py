@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from foveate.core.errors import BadPlan
 from foveate.core.model import Task
 from foveate.core.plan import Plan
+from foveate.core.profile import BASELINE_REDUCERS
 from foveate.models.layers.config import ViTConfig
 from foveate.models.vit.vit import ElasticViT
 
@@ -16,6 +17,8 @@ DENSE_SIZES = (13 / 14, 6 / 7)
 KEEP_RATES = ("0.9", "0.8", "0.7", "0.6", "0.5", "0.4", "0.3", "0.2", "0.1")
 SMALLER_KEEP_RATES = ("0.7", "0.5", "0.3")
 SIBLING_KEEP_RATES = ("0.7", "0.5", "0.3", "0.2")
+BASELINE_KEEP_RATES = ("0.8", "0.6", "0.4", "0.2")
+"""Keep rates of the baseline reducers, at the model's own size."""
 MERGED_SHARES = (0.25, 0.5, 0.75, 0.9)
 """Share of all patches that ToMe merges from the first block to the last, the same number in each block."""
 EXIT_THRESHOLDS = ("0.95", "0.9", "0.8")
@@ -47,6 +50,15 @@ def candidates(
         for side in (sibling.image_size, *_sizes(model.config, sibling.image_size)):
             sized = f"{sibling.variant}@{side}"
             texts += [sized, *(f"{sized}/evit:{keep}" for keep in SIBLING_KEEP_RATES)]
+    return _parsed(texts, full, check)
+
+
+def baselines(full: Plan, check: CheckPlan) -> tuple[Plan, ...]:
+    """Plans with a baseline reducer, which are measured next to the candidates and are never rungs.
+
+    Plans for which `check` raises BadPlan are left out.
+    """
+    texts = [f"{name}:{keep}" for name in BASELINE_REDUCERS for keep in BASELINE_KEEP_RATES]
     return _parsed(texts, full, check)
 
 

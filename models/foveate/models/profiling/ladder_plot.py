@@ -1,4 +1,4 @@
-"""Plot a profile: quality against latency and against GFLOPs, with the rungs as a line."""
+"""Plot a profile: quality against latency and against GFLOPs, with the rungs and the baselines as lines."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from foveate.core.profile import Measurement, Profile
+from foveate.core.profile import BASELINE_REDUCERS, Measurement, Profile
 
 RUNG, FULL, OTHER = "#0072B2", "#D55E00", "#999999"
 """Blue, vermilion and grey of the Okabe-Ito palette, which is safe for colour-blind readers."""
+BASELINES = dict(zip(BASELINE_REDUCERS, ("#000000", "#009E73"), strict=True))
+"""Black and green of the same palette, for the lines of the baseline reducers."""
 PlanCost = Callable[[Measurement], float | None]
 
 
@@ -54,10 +56,18 @@ def _title(profile: Profile) -> str:
 
 
 def _panel(axis: Any, profile: Profile, label: str, cost: PlanCost) -> None:
-    others = [(cost(m), m.quality) for m in profile.measurements if not m.rung and cost(m)]
+    others = [(cost(m), m.quality) for m in profile.measurements if not m.rung and not m.baseline and cost(m)]
     rungs = sorted((cost(m) or 0, m.quality) for m in profile.ladder)
     if others:
         axis.scatter(*zip(*others, strict=True), s=14, color=OTHER, alpha=0.6, label="other plans", zorder=2)
+    for name, colour in BASELINES.items():
+        line = sorted(
+            (cost(m) or 0, m.quality) for m in profile.measurements if m.baseline == name and cost(m)
+        )
+        if line:
+            axis.plot(
+                *zip(*line, strict=True), color=colour, linestyle="--", marker=".", label=name, linewidth=1
+            )
     axis.plot(*zip(*rungs, strict=True), color=RUNG, marker="o", markersize=4, label="ladder", zorder=3)
     axis.plot(cost(profile.full), profile.full.quality, color=FULL, marker="s", linestyle="", zorder=4)
     meaning = "accuracy relative to full" if profile.data.labelled else "agreement with full"

@@ -55,6 +55,10 @@ class Ats(Reducer):
             return math.ceil(self.limit * patches)
         return max(1, min(int(self.limit) - prefix, patches))
 
+    def drops(self, block: int) -> bool:
+        """At every block that it reduces."""
+        return True
+
     def __call__(self, tokens: Tokens, attention: Attention, block: int) -> Assignment:
         """Keep the sampled patch tokens, in image order."""
         if attention.class_row is None or attention.values is None:

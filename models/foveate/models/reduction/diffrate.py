@@ -2,14 +2,19 @@
 
 "DiffRate: Differentiable Compression Rate for Efficient Vision Transformers" (ICCV 2023), section 3.2.
 A schedule that was searched for the model says how many tokens each block keeps. The module
-`foveate.models.profiling.schedules` does that search.
+`foveate.models.profiling.schedules` does that search. `diffrate_schedules.json` has the schedules that the
+authors published for DeiT-T, S and B, and for the fine-tuned MAE models B, L and H.
 """
 
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 from itertools import accumulate
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,58 +27,6 @@ from foveate.models.layers.tokens import Assignment, Tokens, gather_tokens
 
 EXAMPLES: tuple[str | None, ...] = ("1", "0.7", "0.4")
 """Arguments the contract tests use; the first is the identity."""
-
-_PATCHES = 196
-"""Patch tokens of the models with published schedules. The schedules count a class token too."""
-
-_PUBLISHED: Mapping[int, Mapping[str, tuple[Sequence[int], Sequence[int]]]] = {
-    384: {
-        "2.3": (
-            (197, 192, 168, 143, 121, 105, 92, 74, 62, 45, 33, 3),
-            (197, 180, 156, 127, 109, 98, 80, 66, 52, 37, 31, 3),
-        ),
-        "2.5": (
-            (197, 192, 174, 156, 131, 115, 111, 99, 76, 50, 39, 3),
-            (197, 186, 160, 133, 119, 107, 96, 82, 66, 43, 37, 3),
-        ),
-        "2.7": (
-            (197, 196, 182, 160, 141, 127, 115, 105, 88, 66, 49, 3),
-            (197, 188, 170, 147, 131, 119, 109, 96, 76, 54, 45, 3),
-        ),
-        "2.9": (
-            (197, 196, 190, 168, 150, 139, 129, 117, 99, 78, 58, 3),
-            (197, 194, 176, 156, 141, 133, 121, 107, 88, 64, 56, 3),
-        ),
-        "3.1": (
-            (197, 197, 194, 180, 160, 147, 137, 129, 115, 92, 76, 3),
-            (197, 196, 186, 164, 150, 141, 133, 121, 103, 78, 68, 3),
-        ),
-    },
-    768: {
-        "8.7": (
-            (197, 192, 172, 156, 131, 107, 90, 72, 56, 33, 17, 3),
-            (197, 178, 162, 141, 115, 96, 78, 60, 47, 21, 13, 3),
-        ),
-        "10": (
-            (197, 194, 182, 168, 148, 129, 113, 101, 82, 49, 25, 3),
-            (197, 186, 174, 156, 137, 117, 105, 90, 66, 31, 19, 3),
-        ),
-        "10.4": (
-            (197, 196, 188, 174, 156, 141, 121, 103, 90, 58, 25, 3),
-            (197, 190, 184, 164, 145, 131, 107, 94, 74, 31, 21, 3),
-        ),
-        "11.5": (
-            (197, 197, 197, 188, 170, 154, 139, 123, 107, 72, 43, 3),
-            (197, 197, 192, 178, 158, 145, 127, 111, 94, 50, 35, 3),
-        ),
-        "12.5": (
-            (197, 197, 196, 192, 184, 170, 154, 139, 129, 94, 58, 3),
-            (197, 196, 194, 190, 176, 160, 145, 131, 115, 68, 47, 3),
-        ),
-    },
-}
-"""Tokens kept by pruning and by merging at each of 12 blocks, by width and by GFLOPs. The authors searched
-them for DeiT-S and DeiT-B: github.com/OpenGVLab/DiffRate, compression_rate.json."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +52,15 @@ class DiffRate(Reducer):
     def _scaled(self, count: int, patches: int) -> int:
         """A count of the schedule, scaled to an input of `patches` patches and rounded up."""
         return -(-count * patches // self.patches)
+
+    def macs(self, config: ViTConfig, patches: int, tokens: int, block: int) -> float:
+        """Matching of the merged tokens, and mixing of their features into the kept ones."""
+        prune, merge = (self._scaled(count, patches) for count in self.kept[block])
+        return (prune - merge) * (2 * merge + config.prefix) * config.width
+
+    def drops(self, block: int) -> bool:
+        """At blocks that prune."""
+        return self.kept[block][0] < (self.kept[block - 1][1] if block else self.patches)
 
     def __call__(self, tokens: Tokens, attention: Attention, block: int) -> Assignment:
         """Prune and merge by the class token's attention."""
@@ -179,12 +141,14 @@ def fit_schedule(config: ViTConfig, rates: Sequence[float], target: float) -> Sc
 
 
 def build(argument: str | None, context: ReducerContext) -> DiffRate:
-    """`diffrate:2.9`, a schedule by its name.
+    """`diffrate:0.6` is a share of the full model's compute, `diffrate:0.6G` a number of GFLOPs.
 
-    Up to 1 the name is a share of the full model's compute. `diffrate:1` is the identity. If no schedule was
-    searched for a share, every block keeps the same fraction of its tokens. Above 1 the name is a number of
-    GFLOPs, for which a schedule must exist: from this model's profile, or from the authors, whose schedules
-    for DeiT-S and DeiT-B serve every model of that shape.
+    Both leave out the reducer's own work, as in the paper.
+
+    `diffrate:1` is the identity. If no schedule was searched for a share, every block keeps the same fraction
+    of its tokens. For GFLOPs a schedule must exist: from this model's profile, or from the authors. Theirs
+    serve every model of the shape for which they were searched. A number above 1 cannot be a share, so
+    `diffrate:2.9` is `diffrate:2.9G`. The authors' `0.6G` and `0.7G` for DeiT-T cost 0.655 and 0.726.
 
     Raises BadPlan for a model without a class token, an argument that is not such a number, or a schedule
     that does not exist or does not fit the model.
@@ -192,22 +156,32 @@ def build(argument: str | None, context: ReducerContext) -> DiffRate:
     config = context.config
     if not config.class_token:
         raise BadPlan("diffrate ranks tokens by the class token's attention, and this model has none")
-    value = float(argument) if argument and re.fullmatch(r"[0-9]*\.?[0-9]+", argument) else math.nan
-    if not 0 < value < math.inf:
+    name = schedule_name(argument or "")
+    if name is None:
         raise BadPlan(
-            f"diffrate takes a share of compute, or GFLOPs, as in diffrate:0.7; got {argument or ''!r}"
+            f"diffrate takes a share of compute, or GFLOPs, as in 0.7 or 2.9G; got {argument or ''!r}"
         )
-    schedules = {**_published(config), **context.schedules}
-    name = f"{value:g}"
-    if name not in schedules and value > 1:
+    own = {schedule_name(key) or key: schedule for key, schedule in context.schedules.items()}
+    schedules = {**_published(config), **own}
+    if name not in schedules and name.endswith("G"):
         known = f"it has {', '.join(schedules)}" if schedules else "it has none"
         raise BadPlan(
-            f"this model has no DiffRate schedule for {name} GFLOPs; {known}; `foveate profile` finds one"
+            f"this model has no DiffRate schedule for {name[:-1]} GFLOPs; {known}; "
+            "a number up to 1 is a share of its full compute, as in diffrate:0.6"
         )
-    schedule = schedules[name] if name in schedules else uniform_schedule(config, value)
+    schedule = schedules[name] if name in schedules else uniform_schedule(config, float(name))
     if len(schedule) != config.depth:
         raise BadPlan(f"DiffRate schedule {name} has {len(schedule)} blocks, this model {config.depth}")
     return from_schedule(schedule, config)
+
+
+def schedule_name(text: str) -> str | None:
+    """The one spelling of a share, as in `0.6`, or of GFLOPs, as in `2.9G`; None for any other text."""
+    match = re.fullmatch(r"([0-9]*\.?[0-9]+)(G?)", text, re.ASCII)
+    value = float(match[1]) if match else math.nan
+    if match is None or not 0 < value < math.inf:
+        return None
+    return f"{value:g}G" if match[2] or value > 1 else f"{value:g}"
 
 
 def from_schedule(schedule: Schedule, config: ViTConfig) -> DiffRate:
@@ -221,10 +195,24 @@ def from_schedule(schedule: Schedule, config: ViTConfig) -> DiffRate:
 
 def _published(config: ViTConfig) -> Mapping[str, Schedule]:
     """The authors' schedules for a model of this shape, adjusted to its number of prefix tokens."""
-    if config.depth != 12 or config.patches(config.image_size) != _PATCHES:
-        return {}
+    shape = (config.width, config.depth, config.patches(config.image_size), config.ignores_class_token)
     extra = config.prefix - 1
     return {
         name: tuple((prune + extra, merge + extra) for prune, merge in zip(*counts, strict=True))
-        for name, counts in _PUBLISHED.get(config.width, {}).items()
+        for name, counts in _tables().get(shape, {}).items()
+    }
+
+
+@cache
+def _tables() -> Mapping[tuple[int, int, int, bool], Mapping[str, Sequence[Sequence[int]]]]:
+    """The published schedules, by the width, the depth, the patches and the pooling of their network.
+
+    Each has the tokens kept by pruning, and then those kept by merging, for every block.
+    """
+    content: Any = json.loads(
+        (files("foveate.models") / "reduction/diffrate_schedules.json").read_text("utf-8")
+    )
+    return {
+        (n["width"], n["depth"], n["patches"], n["ignores_class_token"]): n["schedules"]
+        for n in content["networks"]
     }

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from foveate.core.errors import BadPlan
-from foveate.models.layers.config import ReductionPoint
+from foveate.models.layers.config import ReductionPoint, ViTConfig
 from foveate.models.layers.packing import keep_padded
 from foveate.models.layers.reducer import Attention, Needs, PatchClassifier, Reducer, ReducerContext
 from foveate.models.layers.tokens import Assignment, Tokens
@@ -48,6 +48,14 @@ class Dtop(Reducer):
         """All tokens: no patch may be certain."""
         return tokens
 
+    def macs(self, config: ViTConfig, patches: int, tokens: int, block: int) -> float:
+        """Classes of the patches that are left."""
+        return (tokens - config.prefix) * self.head.patch_macs(classify=True)
+
+    def drops(self, block: int) -> bool:
+        """At every block that it reduces."""
+        return True
+
     def __call__(self, tokens: Tokens, attention: Attention, block: int) -> Assignment:
         """Keep uncertain patches and the context of each class, in image order."""
         present = tokens.counts[:, tokens.prefix :] > 0
@@ -74,6 +82,14 @@ class DtopShare(Reducer):
     def remaining(self, tokens: int, prefix: int) -> int:
         """Tokens after its block, prefix included."""
         return prefix + math.ceil(self.share * (tokens - prefix))
+
+    def macs(self, config: ViTConfig, patches: int, tokens: int, block: int) -> float:
+        """Classes of the patches that are left."""
+        return (tokens - config.prefix) * self.head.patch_macs(classify=True)
+
+    def drops(self, block: int) -> bool:
+        """At every block that it reduces."""
+        return True
 
     def __call__(self, tokens: Tokens, attention: Attention, block: int) -> Assignment:
         """Keep the least certain patches, in image order."""

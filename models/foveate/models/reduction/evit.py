@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from foveate.core.errors import BadPlan
+from foveate.models.layers.config import ViTConfig
 from foveate.models.layers.reducer import Attention, Needs, Reducer, ReducerContext
 from foveate.models.layers.tokens import Assignment, Tokens
 
@@ -40,6 +41,14 @@ class Evit(Reducer):
         kept = prefix + self._kept(tokens, prefix)
         return tokens if kept == tokens else kept + 1
 
+    def macs(self, config: ViTConfig, patches: int, tokens: int, block: int) -> float:
+        """Fusion of the tokens that do not stay."""
+        return (tokens - config.prefix - self._kept(tokens, config.prefix)) * config.width
+
+    def drops(self, block: int) -> bool:
+        """At every block that it reduces."""
+        return True
+
     def __call__(self, tokens: Tokens, attention: Attention, block: int) -> Assignment:
         """Keep the tokens with the highest attention, and fuse the others."""
         if attention.class_row is None:
@@ -56,6 +65,11 @@ class Evit(Reducer):
         return Assignment(kept, rest + prefix, scores.gather(1, rest).unsqueeze(1))
 
 
+def stages(depth: int) -> tuple[int, ...]:
+    """The blocks that reduce, counted from 0: at a quarter, a half and three quarters of the depth."""
+    return tuple(sorted({depth // 4, depth * 6 // 12, depth * 9 // 12}))
+
+
 def build(argument: str | None, context: ReducerContext) -> Evit:
     """`evit:0.7`. It reduces at blocks 4, 7 and 10 of 12, counted from 1, and in proportion at other depths.
 
@@ -67,5 +81,4 @@ def build(argument: str | None, context: ReducerContext) -> Evit:
     keep = float(argument) if argument and re.fullmatch(r"[0-9]*\.?[0-9]+", argument) else math.nan
     if not 0 < keep <= 1:
         raise BadPlan(f"evit takes a keep rate above 0 and at most 1, as in evit:0.7; got {argument or ''!r}")
-    depth = config.depth
-    return Evit(keep, tuple(sorted({depth // 4, depth * 6 // 12, depth * 9 // 12})))
+    return Evit(keep, stages(config.depth))

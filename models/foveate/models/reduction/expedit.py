@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from foveate.core.errors import BadPlan
-from foveate.models.layers.config import ReductionPoint
+from foveate.models.layers.config import ReductionPoint, ViTConfig
 from foveate.models.layers.matching import positions
 from foveate.models.layers.reducer import Attention, Needs, Reducer, ReducerContext
 from foveate.models.layers.tokens import Assignment, Tokens
@@ -54,6 +54,11 @@ class Expedit(Reducer):
     def _side(self, side: int) -> int:
         """Number of rows of clusters, at least 1."""
         return max(1, min(side, round(self.share * side)))
+
+    def macs(self, config: ViTConfig, patches: int, tokens: int, block: int) -> float:
+        """Distances and means of k-means, distances for the restoration, and means of the clusters."""
+        left = tokens - config.prefix
+        return 2 * (ITERATIONS + 1) * self._side(math.isqrt(left)) ** 2 * left * config.width
 
     def __call__(self, tokens: Tokens, attention: Attention, block: int) -> Assignment:
         """Replace all patch tokens by clusters. Raises BadPlan unless the patches are a square grid."""

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from foveate.core.errors import BadPlan
+from foveate.models.layers.config import ViTConfig
 from foveate.models.layers.reducer import Attention, Needs, Reducer, ReducerContext
 from foveate.models.layers.tokens import Assignment, Tokens
 
@@ -52,6 +53,11 @@ class Gtp(Reducer):
     def _leaving(self, patches: int) -> int:
         """Patch tokens that leave, of `patches` patch tokens."""
         return min(self.leaving, patches - 1)
+
+    def macs(self, config: ViTConfig, patches: int, tokens: int, block: int) -> float:
+        """Propagation of the features, and of the scales, of the tokens that leave."""
+        leaving = self._leaving(tokens - config.prefix)
+        return leaving * (tokens - leaving) * (config.width + 1)
 
     def __call__(self, tokens: Tokens, attention: Attention, block: int) -> Assignment:
         """Drop the least useful patch tokens, and give shares of their features to their neighbours."""

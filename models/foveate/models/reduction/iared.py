@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from foveate.core.errors import BadPlan
-from foveate.models.layers.config import ReductionPoint
+from foveate.models.layers.config import ReductionPoint, ViTConfig
 from foveate.models.layers.reducer import Attention, Needs, Reducer, ReducerContext
 from foveate.models.layers.tokens import Assignment, Tokens
 
@@ -44,6 +44,15 @@ class IaRed(Reducer):
     def _kept(self, patches: int) -> int:
         """Patch tokens that stay."""
         return math.ceil(self.keep * patches)
+
+    def macs(self, config: ViTConfig, patches: int, tokens: int, block: int) -> float:
+        """The gate, if it states its cost."""
+        gate_macs = getattr(self.gates[block], "macs", None)
+        return float(gate_macs(tokens - config.prefix)) if callable(gate_macs) else 0.0
+
+    def drops(self, block: int) -> bool:
+        """At every block that it reduces."""
+        return True
 
     def __call__(self, tokens: Tokens, attention: Attention, block: int) -> Assignment:
         """Keep the patch tokens to which the block's gate gives the best scores."""

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from foveate.core.errors import BadPlan
-from foveate.models.layers.config import ReductionPoint
-from foveate.models.layers.matching import best_edges, merge, positions, split_by_parity
+from foveate.models.layers.config import ReductionPoint, ViTConfig
+from foveate.models.layers.matching import best_edges, merge, pair_count, positions, split_by_parity
 from foveate.models.layers.reducer import Attention, Needs, Reducer, ReducerContext
 from foveate.models.layers.tokens import Assignment, Tokens, gather_tokens
 
@@ -47,6 +47,11 @@ class Mctf(Reducer):
     def _fusing(self, tokens: int, prefix: int) -> int:
         """Tokens that are fused into others, of `tokens` tokens."""
         return max(0, min(self.fused, tokens - MIN_TOKENS, (tokens - prefix) // 2))
+
+    def macs(self, config: ViTConfig, patches: int, tokens: int, block: int) -> float:
+        """Matching by features, and mixing of the fused tokens' features and updates."""
+        fusing, pairs = self._fusing(tokens, config.prefix), pair_count(tokens - config.prefix)
+        return (pairs + 2 * fusing * (tokens - fusing)) * config.width if fusing else 0.0
 
     def __call__(self, tokens: Tokens, attention: Attention, block: int) -> Assignment:
         """Fuse the pairs of tokens with the strongest attraction."""

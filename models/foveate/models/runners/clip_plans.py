@@ -6,6 +6,7 @@ from itertools import accumulate
 from foveate.core.errors import BadPlan
 from foveate.core.plan import Plan
 from foveate.models.layers.config import block_macs, embedding_macs
+from foveate.models.layers.reducer import reducer_macs
 from foveate.models.runners.base import check_model
 from foveate.models.runners.frame_sampling import FrameCost, Glance, VideoPlan, clip_of, coarse_to_fine
 from foveate.models.runners.temporal_reuse import patches_in_share
@@ -55,7 +56,7 @@ def frame_macs(model: ElasticViT, plan: VideoPlan, partial: bool) -> float:
     """Multiply-adds of one frame in the trunk, and in the clip head's reader where there is one."""
     g, tokens = model.config, entering_tokens(model, plan, partial)
     after, point = tokens_after_blocks(model, plan, partial), plan.resolved.reducer.point
-    blocks = block_macs(g, tokens, after, point)
+    blocks = block_macs(g, tokens, after, point) + reducer_macs(plan.resolved.reducer, g, tokens, after)
     reads = clip_of(model).spec.reads if model.clip else 0
     return embedding_macs(g, plan.image_size) + blocks + g.patches(plan.image_size) * g.width * reads
 

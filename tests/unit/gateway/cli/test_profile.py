@@ -70,12 +70,15 @@ def test_without_matplotlib_the_ladder_is_printed_with_a_hint(
     setting = MeasurementEnvironment("a chip", 2, "fp32", "2.13", "3.11", "0.1", "2026-01-01")
     full = Measurement("full", 1.0, 0.9, 1.0, 5, {1: 0.1, 8: 0.4}, rung=True)
     half = Measurement("evit:0.5", 0.98, 0.88, 0.6, 3, {1: 0.08, 8: 0.2}, rung=True)
-    measured = Profile("mine", "0", ProfilingSet("animals", 9, labelled=True), 0, setting, (half, full))
+    random = Measurement("random:0.5", 0.7, 0.63, 0.59, 3, {})
+    compared = (half, full, random)
+    measured = Profile("mine", "0", ProfilingSet("animals", 9, labelled=True), 0, setting, compared)
     show(Console(width=200), measured, tmp_path / "p.json")
     output = capsys.readouterr().out
     assert "pip install 'foveate[profile]'" in output
-    assert [line.split() for line in output.splitlines()[1:3]] == [
+    assert [line.split() for line in output.splitlines()[1:4]] == [
         ["evit:0.5", "0.980", "88.0%", "0.600", "80.00", "200.00", "2.00x"],
         ["full", "1.000", "90.0%", "1.000", "100.00", "400.00", "1.00x"],
+        ["random:0.5", "(baseline)", "0.700", "63.0%", "0.590"],
     ]
     assert not list(tmp_path.iterdir())

@@ -182,10 +182,10 @@ def test_the_cost_is_that_of_the_operations_and_far_below_that_of_a_block(spec: 
     with FlopCounterMode(display=False) as counter:
         head(tokens)
     # The means over patches are matrix products too, but too small to be part of the cost.
-    assert counter.get_total_flops() / 2 == pytest.approx(head.macs(side), rel=0.06)
+    assert counter.get_total_flops() / 2 == pytest.approx(head.macs(side, len(tokens)), rel=0.06)
     count = len(tokens)
     if spec != ExitSpec(1, "global", 1):  # without averaging, its attention costs as much as a block's
-        assert head.macs(side) < 0.1 * block_macs(config, count, (count,))
+        assert head.macs(side, count) < 0.1 * block_macs(config, count, (count,))
 
 
 def test_temperature_divides_the_logits_and_is_stored() -> None:

@@ -8,7 +8,7 @@ from torch import nn
 from foveate.core.errors import BadPlan
 from foveate.core.plan import Plan
 from foveate.models.layers.config import ViTConfig
-from foveate.models.profiling.candidates import candidates, parse_plans, video_candidates
+from foveate.models.profiling.candidates import baselines, candidates, parse_plans, video_candidates
 from foveate.models.runners.image import TorchRunner
 from foveate.models.vit.vit import ElasticViT
 from tests.support.measuring import CONFIG, quiet, tiny
@@ -60,6 +60,16 @@ def test_a_video_classifier_is_measured_without_glances() -> None:
     assert plans[0] == full and len(plans) > 40
     assert {p.depth for p in plans} > {4, 6, 8} and {p.frames for p in plans} > {4, 6, 8, 12}
     assert not any(p.glance for p in plans)
+
+
+def test_baselines_are_measured_but_are_no_candidates() -> None:
+    runner = TorchRunner(tiny())
+    compared = baselines(runner.full, runner.check)
+    assert {p.reducer.partition(":")[0] for p in compared} == {"random", "pooling"}
+    assert len({p.reducer for p in compared}) >= 6
+    served = candidates(runner.models["tiny"], runner.full, runner.check)
+    assert not set(served) & set(compared)
+    assert not any(p.reducer.startswith(("random", "pooling")) for p in served)
 
 
 def test_a_list_of_plans_may_contain_image_sizes() -> None:

