@@ -1,0 +1,99 @@
+"""Warms up the rest of a model's ladder, one batch at a time, while no request needs the device."""
+
+import asyncio
+import logging
+import math
+
+from prometheus_client import Gauge
+
+from foveate.engine.backlog import RECENT_S, Backlog
+from foveate.engine.device import DeviceExecutor
+from foveate.engine.runner import Warmup
+from foveate.estimation.host_load import HostLoadMonitor
+from foveate.estimation.threads import ThreadSelector
+from foveate.scheduling.device_demand import NO_DEMAND, DeviceDemand
+
+log = logging.getLogger(__name__)
+
+QUIET_S = 0.02
+"""For this long there must be no unfinished request before a batch runs, and then it is looked at again."""
+SETUP_S = 0.03
+"""Seconds that the first batch of a plan and size takes besides its forward, about."""
+MAX_PIECE_S = 0.1
+"""Longest batch, in predicted seconds, that runs while requests arrive: the next one waits for its end."""
+
+
+class IdleWarmup:
+    """The warm-up of one model. A `DeviceTenant` that comes after every request.
+
+    For the event loop's thread only. Requests of all models on the device come first: a batch begins only if
+    the device is free, no request is unfinished or being decoded, and either the batch is short or no request
+    has arrived for a while.
+    """
+
+    def __init__(
+        self,
+        warmup: Warmup,
+        latency: ThreadSelector,
+        backlog: Backlog,
+        device: DeviceExecutor,
+        host_load: HostLoadMonitor,
+        ratio: Gauge,
+    ) -> None:
+        """latency: learns which rungs are warm; ratio: the metric of what is done."""
+        self.warmup, self.latency, self.backlog = warmup, latency, backlog
+        self.device, self.host_load = device, host_load
+        ratio.set_function(lambda: warmup.ratio)
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def virtual_deadline(self) -> float:
+        """Infinite: a request always comes first."""
+        return math.inf
+
+    @property
+    def demand(self) -> DeviceDemand:
+        """None: requests of other models are not degraded for it."""
+        return NO_DEMAND
+
+    def start(self, name: str) -> None:
+        """Start on the running event loop. name: of the model, for the log."""
+        self._task = asyncio.create_task(self._run(name), name=f"warm-up-{name}")
+
+    def stop(self) -> None:
+        """Stop before the next batch."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _run(self, name: str) -> None:
+        try:
+            while self.warmup.next is not None:
+                if self._allowed():
+                    await self._run_next()
+                    await asyncio.sleep(0)  # the other models take turns
+                else:
+                    await asyncio.sleep(QUIET_S)
+        except Exception:
+            # A rung that fails here would fail requests too; it stays cold, and better rungs serve them.
+            log.warning("%s: the warm-up failed; rungs that are not warm stay unused", name, exc_info=True)
+        else:
+            log.info("%s: all rungs are warm", name)
+
+    def _allowed(self) -> bool:
+        """Whether the next batch may begin now."""
+        if not self.device.idle or self.backlog.unfinished or self.host_load.pending:
+            return False
+        quiet_s = self.device.clock() - self.device.last_batch_at
+        return quiet_s >= RECENT_S or (quiet_s >= QUIET_S and self._predicted_s() <= MAX_PIECE_S)
+
+    def _predicted_s(self) -> float:
+        if self.warmup.next is None:
+            return 0.0
+        return self.latency.predict(*self.warmup.next) + SETUP_S
+
+    async def _run_next(self) -> None:
+        async with self.device.turn(self):
+            self.device.set_busy(self._predicted_s())
+            warmed = await self.device.run(self.warmup.run_next)
+        if warmed is not None:
+            self.latency.add_warm(warmed)
