@@ -97,7 +97,7 @@ def route_services(
         metrics,
         AdmissionLimiter(settings.in_flight_items, settings.in_flight_bytes, settings.max_body_bytes),
         SpoolBudget(settings.spool_bytes, settings.max_video_bytes),
-        Decoding(settings.decode_threads, cluster.host_load),
+        Decoding(settings.decode_threads, cluster.host_load, settings.decode_bytes),
         response_cache_of(settings, metrics, response_store),
         feature_cache_of(settings, metrics, feature_store),
         tracing_of(settings),

@@ -38,6 +38,8 @@ class DeviceExecutor:
         self._tenants: list[DeviceTenant] = []
         self._waiters: dict[DeviceTenant, asyncio.Future[None]] = {}
         self._locked, self._free_at = False, 0.0
+        self.idle_turn = asyncio.Lock()
+        """Held by the one model that may use the device while no request does."""
         self.last_batch_at = -math.inf
         """When the last batch of requests has ended; clock seconds."""
         self._thread = ThreadPoolExecutor(1, "compute")

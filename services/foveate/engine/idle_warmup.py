@@ -6,6 +6,7 @@ import math
 
 from prometheus_client import Gauge
 
+from foveate.core.heap import trim_heap
 from foveate.engine.backlog import RECENT_S, Backlog
 from foveate.engine.device import DeviceExecutor
 from foveate.engine.runner import Warmup
@@ -68,16 +69,16 @@ class IdleWarmup:
     async def _run(self, name: str) -> None:
         try:
             while self.warmup.next is not None:
-                if self._allowed():
+                async with self.device.idle_turn:  # granted in order: the models take turns
+                    while not self._allowed():
+                        await asyncio.sleep(QUIET_S)
                     await self._run_next()
-                    await asyncio.sleep(0)  # the other models take turns
-                else:
-                    await asyncio.sleep(QUIET_S)
         except Exception:
             # A rung that fails here would fail requests too; it stays cold, and better rungs serve them.
             log.warning("%s: the warm-up failed; rungs that are not warm stay unused", name, exc_info=True)
         else:
             log.info("%s: all rungs are warm", name)
+            await self.device.run(trim_heap)  # the warm-up freed large blocks between small ones
 
     def _allowed(self) -> bool:
         """Whether the next batch may begin now."""

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from foveate.cluster.local import LocalCluster
+from foveate.core.heap import limit_heap, trim_heap
 from foveate.core.metrics import Metrics
 from foveate.core.settings import Settings
 from foveate.estimation.host_load import HostLoadMonitor
@@ -21,6 +22,7 @@ def serve(settings: Settings, tell: Callable[[str], None], load: Callable[[str, 
     tell: prints one line for each model. load: creates the runner of a model's name.
     Exits the process with status 1 if a forward does not end. Raises SetupError.
     """
+    limit_heap()
     metrics = Metrics()
     factories = [partial(load, name, settings) for name in settings.models]
     cluster = LocalCluster(
@@ -33,6 +35,7 @@ def serve(settings: Settings, tell: Callable[[str], None], load: Callable[[str, 
         tell(f"{card.full}: {card.description}")
     web = server(application, cluster, settings)
     freeze_gc_heap()
+    trim_heap()
     web.run()
     if not web.finished:
         os._exit(1)  # a forward that does not end would keep its thread, and with it the process, for ever

@@ -11,7 +11,7 @@ import torch
 from foveate.core.errors import SetupError
 from foveate.core.profile import MeasurementEnvironment
 
-ONEDNN_CACHED_KERNELS = 1280
+ONEDNN_CACHED_KERNELS = 1024
 """Prepared kernels that oneDNN keeps, for all models of the process. One takes half a megabyte, and the first
 batch of a plan and size prepares up to 30 of them in about 15 ms. With 4096, a default server grew to 2.5 GB;
 with fewer than the batches of a burst need, each batch takes longer by what it has to prepare again."""

@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ class MeasuredTimes:
 def write_atomically(path: Path, text: str) -> None:
     """Write a file of the cache folder by a rename, which is atomic. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}")
+    temporary = path.with_suffix(f".{os.getpid()}-{threading.get_native_id()}")
     temporary.write_text(text, "utf-8")
     temporary.replace(path)
 
