@@ -40,10 +40,9 @@ async def test_an_idle_engine_warms_up_and_then_uses_the_rung() -> None:
 async def test_no_step_runs_while_a_request_runs_or_is_decoded() -> None:
     runner, host_load = WarmingRunner(), HostLoadMonitor()
     with host_load.timer("images", "fake"):
-        async with running(runner, host_load=host_load) as engine:
+        async with running(runner, host_load=host_load):
             await asyncio.sleep(0.1)
             assert runner.warmup.steps_run == 0, "an image is being decoded"
-            first = await blocked(engine, runner)
     runner = WarmingRunner()
     async with running(runner) as engine:
         first = await blocked(engine, runner)
