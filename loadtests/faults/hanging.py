@@ -25,7 +25,7 @@ HANG = b"hang"
 class HangingRunner(NoopRunner):
     """A Runner that accepts any bytes, and never returns from a batch with media that begin with HANG."""
 
-    def stack(self, media: Sequence[Any], plan: Plan) -> Any:  # noqa: ARG002
+    def stack(self, media: Sequence[Any], plan: Plan) -> Any:
         """The media."""
         return list(media)
 

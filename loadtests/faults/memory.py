@@ -1,4 +1,4 @@
-"""Memory of a default server: after its start, at the peak of a burst of large pictures, and a minute later."""
+"""Memory of a default server: after its start, in a burst of large pictures, and a minute later."""
 
 import io
 import time

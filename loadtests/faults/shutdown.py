@@ -1,4 +1,4 @@
-"""Hung forwards and shutdown: readiness after a hang, SIGTERM beside a hang, and SIGTERM under steady load."""
+"""Hung forwards and shutdown: readiness after a hang, SIGTERM beside a hang, and SIGTERM under load."""
 
 import socket
 import threading
@@ -45,7 +45,7 @@ def hang(server: ServerProcess) -> None:
 
 
 def not_ready_after_s(server: ServerProcess, limit_s: float) -> float:
-    """Seconds until /readyz no longer answers 200, while clients go on to ask; `limit_s` if it always does."""
+    """Seconds until /readyz answers 200 no longer, while clients go on to ask; at most `limit_s`."""
     started = time.monotonic()
     stop = threading.Event()
 

@@ -35,7 +35,8 @@ class HttpResponse:
 def serving(*options: str, environment: Mapping[str, str] = UNCACHED) -> Iterator[str]:
     """Run `foveate serve` with these options and environment variables; yield its URL once it is warm.
 
-    Raises RuntimeError if it does not become ready, and TimeoutError if it does not warm up. The server is stopped at the end.
+    Raises RuntimeError if it does not become ready, and TimeoutError if it does not warm up. The server is
+    stopped at the end.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

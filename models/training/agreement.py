@@ -8,6 +8,7 @@ import os
 
 import torch
 
+from foveate.core.plan import Precision
 from foveate.models import zoo
 from foveate.models.loading import precision
 from foveate.models.loading.profile_store import weights_digest
@@ -16,7 +17,7 @@ from foveate.models.weights import hub
 from foveate.models.zoo.heldout import heldout
 from training.ship import ZOO
 
-PRECISION = "bf16"
+PRECISION: Precision = "bf16"
 
 
 def main() -> None:

@@ -8,9 +8,9 @@ from typing import Any
 M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8
 """Numbers of options, from glibc's malloc.h."""
 MMAP_THRESHOLD = 16 * 2**20
-"""Larger blocks come from the system and go back to it as soon as they are freed. glibc would raise this bound
-to 32 MiB with the first large block that is freed, and would then keep the pixels of large images. Blocks of
-a forward are smaller: they stay in the process, because new pages cost time."""
+"""Larger blocks come from the system and go back to it as soon as they are freed. glibc would raise this
+bound to 32 MiB with the first large block that is freed, and would then keep the pixels of large images.
+Blocks of a forward are smaller: they stay in the process, because new pages cost time."""
 MAX_ARENAS = 4
 """Heaps that threads share. Each keeps its own free blocks; by default there are eight for each core."""
 

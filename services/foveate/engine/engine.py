@@ -71,11 +71,9 @@ class Engine:
             runner, self.policy, self.backlog, self.host_load, metrics.demand.labels(name),
             default_deadline_s, clock,
         )  # fmt: skip
-        self._idle_warmup = warmup and IdleWarmup(
+        self._idle_warmup = IdleWarmup(
             warmup, self.latency, self.backlog, self._device, self.host_load, metrics.warm_ratio.labels(name)
         )
-        if warmup is None:
-            metrics.warm_ratio.labels(name).set(1)
         metrics.waiting.labels(name).set_function(lambda: len(self.queue))
         metrics.waiting_bytes.labels(name).set_function(lambda: self.queue.bytes)
 
@@ -104,8 +102,7 @@ class Engine:
         self._device.add_tenant(self.backlog)
         self._loop = asyncio.create_task(self._serve(), name=f"engine-{self.card.name}")
         self._loop.add_done_callback(self._loop_ended)
-        if self._idle_warmup is not None:
-            self._idle_warmup.start(self.card.name)
+        self._idle_warmup.start(self.card.name)
 
     def _loop_ended(self, loop: asyncio.Task[None]) -> None:
         """If the loop failed, fail all unfinished requests and admit no more."""
@@ -243,8 +240,7 @@ class Engine:
     async def drain(self) -> None:
         """Refuse new requests, and return once every admitted request has its outcome."""
         self.draining = True
-        if self._idle_warmup is not None:
-            self._idle_warmup.stop()
+        self._idle_warmup.stop()
         while self.busy:
             self._changed.clear()
             await self._changed.wait()
@@ -254,8 +250,7 @@ class Engine:
         self.draining = True
         if self._loop is not None:
             self._loop.cancel()
-        if self._idle_warmup is not None:
-            self._idle_warmup.stop()
+        self._idle_warmup.stop()
         for entry in self.backlog.unfinished:
             entry.fail(Draining("the server shut down before the request was run"))
         self._device.remove_tenant(self.backlog)

@@ -34,17 +34,18 @@ class IdleWarmup:
 
     def __init__(
         self,
-        warmup: Warmup,
+        warmup: Warmup | None,
         latency: ThreadSelector,
         backlog: Backlog,
         device: DeviceExecutor,
         host_load: HostLoadMonitor,
         ratio: Gauge,
     ) -> None:
-        """latency: learns which rungs are warm; ratio: the metric of what is done."""
+        """warmup: None for a runner without one; latency: learns which rungs are warm; ratio: the metric of
+        what is done."""
         self.warmup, self.latency, self.backlog = warmup, latency, backlog
         self.device, self.host_load = device, host_load
-        ratio.set_function(lambda: warmup.ratio)
+        ratio.set_function(lambda: 1.0 if warmup is None else warmup.ratio)
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -59,20 +60,22 @@ class IdleWarmup:
 
     def start(self, name: str) -> None:
         """Start on the running event loop. name: of the model, for the log."""
-        self._task = asyncio.create_task(self._run(name), name=f"warm-up-{name}")
+        if self.warmup is not None:
+            self._task = asyncio.create_task(self._run(self.warmup, name), name=f"warm-up-{name}")
 
     def stop(self) -> None:
         """Stop before the next batch."""
         if self._task is not None:
             self._task.cancel()
 
-    async def _run(self, name: str) -> None:
+    async def _run(self, warmup: Warmup, name: str) -> None:
         try:
-            while self.warmup.next is not None:
+            while (batch := warmup.next) is not None:
+                predicted_s = self.latency.predict(*batch) + SETUP_S
                 async with self.device.idle_turn:  # granted in order: the models take turns
-                    while not self._allowed():
+                    while not self._allowed(predicted_s):  # noqa: ASYNC110 -- no event tells that all is quiet
                         await asyncio.sleep(QUIET_S)
-                    await self._run_next()
+                    await self._run_next(warmup, predicted_s)
         except Exception:
             # A rung that fails here would fail requests too; it stays cold, and better rungs serve them.
             log.warning("%s: the warm-up failed; rungs that are not warm stay unused", name, exc_info=True)
@@ -80,21 +83,16 @@ class IdleWarmup:
             log.info("%s: all rungs are warm", name)
             await self.device.run(trim_heap)  # the warm-up freed large blocks between small ones
 
-    def _allowed(self) -> bool:
-        """Whether the next batch may begin now."""
+    def _allowed(self, predicted_s: float) -> bool:
+        """Whether a batch of this length may begin now."""
         if not self.device.idle or self.backlog.unfinished or self.host_load.pending:
             return False
         quiet_s = self.device.clock() - self.device.last_batch_at
-        return quiet_s >= RECENT_S or (quiet_s >= QUIET_S and self._predicted_s() <= MAX_PIECE_S)
+        return quiet_s >= RECENT_S or (quiet_s >= QUIET_S and predicted_s <= MAX_PIECE_S)
 
-    def _predicted_s(self) -> float:
-        if self.warmup.next is None:
-            return 0.0
-        return self.latency.predict(*self.warmup.next) + SETUP_S
-
-    async def _run_next(self) -> None:
+    async def _run_next(self, warmup: Warmup, predicted_s: float) -> None:
         async with self.device.turn(self):
-            self.device.set_busy(self._predicted_s())
-            warmed = await self.device.run(self.warmup.run_next)
+            self.device.set_busy(predicted_s)
+            warmed = await self.device.run(warmup.run_next)
         if warmed is not None:
             self.latency.add_warm(warmed)

@@ -181,7 +181,7 @@ class LatencyModel:
         self._store(plan, {size: _TimedSize(s, 1.0, s) for size, s in times.items()})
         self.version += 1
 
-    def is_warm(self, plan: Plan) -> bool:  # noqa: ARG002
+    def is_warm(self, plan: Plan) -> bool:
         """True: a latency model alone knows no set-up."""
         return True
 

@@ -50,7 +50,7 @@ class ThreadSelector:
             self._warm_size[warmed.plan] = max(warmed.size, self._warm_size.get(warmed.plan, 0))
         for threads, seconds in warmed.times.items():
             if threads in self._models and self._times.get(threads, {}).get(warmed.plan) != seconds:
-                self._times[threads][warmed.plan] = seconds
+                self._times[threads][warmed.plan] = dict(seconds)
                 self._models[threads].learn(warmed.plan, seconds)
         self._idle_times.clear()
         self.version += 1

@@ -9,8 +9,8 @@ from foveate.core.plan import Plan, Precision
 from foveate.core.profile import MeasurementEnvironment
 from foveate.models.loading import precision
 from foveate.models.loading.machine import current_setting, prepare_device
-from foveate.models.loading.precision import ModelT
 from foveate.models.loading.measured_times import MeasuredTimes
+from foveate.models.loading.precision import ModelT
 from foveate.models.loading.warmup import LadderWarmup, run_once
 from foveate.models.runners.base import ModelRunner
 
@@ -56,8 +56,8 @@ class ModelLoader(Protocol[RunnerT_co]):
     ) -> RunnerT_co:
         """Load a model with its profile, and run it once.
 
-        `warm_ladder`: run and time what the first requests need, for a model that is to be served. Raises SetupError for
-        a model that does not exist or that cannot run on this machine.
+        `warm_ladder`: run and time what the first requests need, for a model that is to be served. Raises
+        SetupError for a model that does not exist or that cannot run on this machine.
         """
         ...
 

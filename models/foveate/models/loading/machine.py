@@ -39,9 +39,9 @@ def cache_folder() -> Path | None:
 
     An empty or relative XDG_CACHE_HOME counts as not set, as the XDG specification says.
     """
-    named = os.environ.get("XDG_CACHE_HOME", "")
+    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
     try:
-        root = Path(named) if os.path.isabs(named) else Path.home() / ".cache"
+        root = named if named.is_absolute() else Path.home() / ".cache"
     except RuntimeError:  # no HOME, and a user without an entry in the password database
         return None
     return root / "foveate"

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from foveate.core.plan import Plan
-from foveate.models.loading.loader import LoadOptions
 from foveate.models.loading.load import ImageModelLoader
+from foveate.models.loading.loader import LoadOptions
 from foveate.models.loading.measured_times import MeasuredTimes
 from foveate.models.runners.image import TorchRunner
 
@@ -48,7 +48,15 @@ def test_another_setting_has_times_of_its_own(user_folders: Path, monkeypatch: p
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"[]", b"\xff\xfe", b'{"1": {"full": {"1": -1}}}', b'{"1": {"full": {"1": NaN}}}', b'{"1": 5}'],
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"\xff\xfe",
+        b'{"1": {"full": {"1": -1}}}',
+        b'{"1": {"full": {"1": NaN}}}',
+        b'{"1": 5}',
+    ],
 )
 def test_a_damaged_file_is_ignored_with_one_warning_and_replaced(
     content: bytes, user_folders: Path, caplog: pytest.LogCaptureFixture
