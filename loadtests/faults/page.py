@@ -37,19 +37,19 @@ figure is measured from outside, on server processes of their own, by `make benc
 warm, at the peak of eight transparent PNGs that are sent at once to `/segment?overlay=true` (10,000 x 5,000
 pixels, 209 kB each), and a minute later.
 
-**Start-up** is measured on the same server, with an empty cache folder and then with the one that it has filled.
-The step comes right after the second start: {step}.
+**Start-up** is measured on the same server, with an empty cache folder and then with the one that it has
+filled. The step comes right after the second start: {step}.
 
-**Slow clients**: 1,100 connections send half a head, to a server with 1,024 descriptors. 50 normal requests, ten
-at a time, time out after 5 s.
+**Slow clients**: 1,100 connections send half a head, to a server with 1,024 descriptors. 50 normal requests,
+ten at a time, time out after 5 s.
 
 **Hung forward**: a model whose forward never returns for one input. That client leaves. The drain time-out is
 {drain:g} s. A figure of 60 s for readiness means that the server stayed ready.
 
 **Shutdown**: 30 requests per second to a model that takes 20 ms; SIGTERM after 3 s.
 
-When ready, the server had {ready_mb:.0f} MB. It had used {first_cpu:.1f} s of processor time at the first start,
-and {second_cpu:.1f} s at the second.
+When ready, the server had {ready_mb:.0f} MB. It had used {first_cpu:.1f} s of processor time at the first
+start, and {second_cpu:.1f} s at the second.
 """
 
 STEP = "15 requests per second of 640x480 pixels, in the middle third 60, with a deadline of 500 ms"

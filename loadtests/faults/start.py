@@ -1,4 +1,4 @@
-"""Start-up: seconds until ready with an empty and with a used cache folder, and a step in load right after."""
+"""Start-up: seconds until ready with an empty and with a used cache folder, and a step in load after it."""
 
 import tempfile
 from pathlib import Path

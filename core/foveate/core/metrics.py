@@ -105,8 +105,8 @@ class Metrics:
         )  # fmt: skip
         self.warm_ratio = Gauge(
             "foveate_warm_ratio",
-            "Share of the warm-up of a model that is done, 0 to 1. A rung is chosen only once it is warm; the "
-            "rest of the warm-up runs while the server is idle.",
+            "Share of the warm-up of a model that is done, 0 to 1. A rung is chosen only once it is warm. "
+            "The warm-up goes on while the server is idle.",
             model, registry=registry,
         )  # fmt: skip
         self.waiting = Gauge("foveate_waiting", "Requests that wait for a batch.", model, registry=registry)

@@ -174,7 +174,7 @@ def add_health(
     @app.head("/readyz", include_in_schema=False)
     @app.get("/readyz", responses={503: {"description": "Starting or draining"}})
     async def readyz() -> Response:
-        """Models are loaded and warm, and the server is not draining."""
+        """Models are loaded and can answer, and the server is not draining."""
         if cluster.ready:
             return as_json({"status": "ready"})
         return as_json({"status": "draining" if cluster.draining else "starting"}, 503)
