@@ -5,7 +5,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
-from loadtests.faults.process import ServerProcess, post, running
+from loadtests.faults.process import MeasuredServer, post, running
 from loadtests.faults.shutdown import HANGING
 from loadtests.load.machine import raise_file_limit
 from loadtests.report import Figures
@@ -26,7 +26,7 @@ def measure() -> Figures:
         return {"slowloris_normal_ok_share": normal_ok_share(server)}
 
 
-def open_half_heads(server: ServerProcess, count: int, stack: ExitStack) -> None:
+def open_half_heads(server: MeasuredServer, count: int, stack: ExitStack) -> None:
     """Open connections and send half a head on each; a connection that is refused is left out."""
     for _ in range(count):
         try:
@@ -36,7 +36,7 @@ def open_half_heads(server: ServerProcess, count: int, stack: ExitStack) -> None
             continue
 
 
-def normal_ok_share(server: ServerProcess, count: int = NORMAL) -> float:
+def normal_ok_share(server: MeasuredServer, count: int = NORMAL) -> float:
     """The share of normal requests, ten at a time, that get 200."""
 
     def send(number: int) -> bool:

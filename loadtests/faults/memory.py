@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from PIL import Image
 
-from loadtests.faults.process import ServerProcess, post, running
+from loadtests.faults.process import MeasuredServer, post, running
 from loadtests.report import Figures
 
 PICTURES, SIZE = 8, (10_000, 5_000)
@@ -22,7 +22,7 @@ def large_picture() -> bytes:
     return out.getvalue()
 
 
-def burst(server: ServerProcess, pictures: int = PICTURES) -> float:
+def burst(server: MeasuredServer, pictures: int = PICTURES) -> float:
     """Send large pictures at once, and ask for overlays. The share of them that got 200."""
     picture = large_picture()
 

@@ -1,6 +1,6 @@
 """The page of the bench of faults."""
 
-from loadtests.report import Figures, Goal, goal_table
+from loadtests.report import Figures, Goal, cell, goal_table
 
 GOALS = (
     Goal("memory once all rungs are warm, MB", "rss_mb_after_start", "below", 1200, "{:.0f}"),
@@ -38,18 +38,19 @@ warm, at the peak of eight transparent PNGs that are sent at once to `/segment?o
 pixels, 209 kB each), and a minute later.
 
 **Start-up** is measured on the same server, with an empty cache folder and then with the one that it has
-filled. The step comes right after the second start: {step}.
+filled. The step comes right after the second start:
+{step}.
 
 **Slow clients**: 1,100 connections send half a head, to a server with 1,024 descriptors. 50 normal requests,
 ten at a time, time out after 5 s.
 
 **Hung forward**: a model whose forward never returns for one input. That client leaves. The drain time-out is
-{drain:g} s. A figure of 60 s for readiness means that the server stayed ready.
+{drain} s. A figure of 60 s for readiness means that the server stayed ready.
 
 **Shutdown**: 30 requests per second to a model that takes 20 ms; SIGTERM after 3 s.
 
-When ready, the server had {ready_mb:.0f} MB. It had used {first_cpu:.1f} s of processor time at the first
-start, and {second_cpu:.1f} s at the second.
+When ready, the server had {ready_mb} MB. It had used {first_cpu} s of processor time at the first
+start, and {second_cpu} s at the second.
 """
 
 STEP = "15 requests per second of 640x480 pixels, in the middle third 60, with a deadline of 500 ms"
@@ -62,8 +63,8 @@ def page(figures: Figures) -> str:
     return METHOD.format(
         goals=goal_table(GOALS, shown),
         step=STEP,
-        drain=figures.get("drain_timeout_s", 0),
-        ready_mb=figures.get("rss_mb_when_ready", 0),
-        first_cpu=figures.get("ready_cpu_s_first", 0),
-        second_cpu=figures.get("ready_cpu_s_second", 0),
+        drain=cell(figures, "drain_timeout_s", "{:g}"),
+        ready_mb=cell(figures, "rss_mb_when_ready", "{:.0f}"),
+        first_cpu=cell(figures, "ready_cpu_s_first", "{:.1f}"),
+        second_cpu=cell(figures, "ready_cpu_s_second", "{:.1f}"),
     )

@@ -21,7 +21,7 @@ SERVE = ("foveate.gateway.cli", "serve")
 
 
 @dataclass(slots=True)
-class ServerProcess:
+class MeasuredServer:
     """A running server."""
 
     process: "subprocess.Popen[bytes]"
@@ -73,7 +73,7 @@ class ServerProcess:
 @contextmanager
 def running(
     command: Sequence[str] = SERVE, environment: Mapping[str, str] | None = None, max_files: int = 0
-) -> Iterator[ServerProcess]:
+) -> Iterator[MeasuredServer]:
     """Run `python -m COMMAND --port PORT` and yield it once it is ready.
 
     max_files: the limit on its descriptors; 0 keeps that of this process. Raises RuntimeError if it does not
@@ -91,7 +91,7 @@ def running(
         process = subprocess.Popen(  # noqa: S603
             arguments, env={**os.environ, **(environment or {})}, stdout=log, stderr=log
         )
-    server = ServerProcess(process, port)
+    server = MeasuredServer(process, port)
     try:
         while status(server, "/readyz") != 200:
             if process.poll() is not None or time.monotonic() - started > START_LIMIT_S:
@@ -105,7 +105,7 @@ def running(
             server.exit_s(60)
 
 
-def status(server: ServerProcess, path: str, timeout_s: float = 5) -> int:
+def status(server: MeasuredServer, path: str, timeout_s: float = 5) -> int:
     """The status of a GET; 0 without an answer."""
     with suppress(OSError, http.client.HTTPException):
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=timeout_s)
@@ -117,7 +117,7 @@ def status(server: ServerProcess, path: str, timeout_s: float = 5) -> int:
     return 0
 
 
-def post(server: ServerProcess, path: str, body: bytes, kind: str, timeout_s: float = 60) -> int:
+def post(server: MeasuredServer, path: str, body: bytes, kind: str, timeout_s: float = 60) -> int:
     """The status of a POST, once its whole answer has been read; 0 without an answer."""
     with suppress(OSError, http.client.HTTPException):
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=timeout_s)

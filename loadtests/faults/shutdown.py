@@ -6,7 +6,7 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from loadtests.faults.hanging import HANG
-from loadtests.faults.process import ServerProcess, post, running, status
+from loadtests.faults.process import MeasuredServer, post, running, status
 from loadtests.report import Figures
 
 HANGING = ("loadtests.faults.hanging",)
@@ -36,7 +36,7 @@ def measure(hang_limit_s: float = HANG_LIMIT_S) -> Figures:
     return figures
 
 
-def hang(server: ServerProcess) -> None:
+def hang(server: MeasuredServer) -> None:
     """Make the forward hang, and close the connection of the request that does it."""
     with socket.create_connection(("127.0.0.1", server.port), 10) as client:
         client.sendall(b"POST /classify HTTP/1.1\r\nhost: x\r\ncontent-type: image/jpeg\r\n"
@@ -44,7 +44,7 @@ def hang(server: ServerProcess) -> None:
         time.sleep(1)  # the forward has begun
 
 
-def not_ready_after_s(server: ServerProcess, limit_s: float) -> float:
+def not_ready_after_s(server: MeasuredServer, limit_s: float) -> float:
     """Seconds until /readyz answers 200 no longer, while clients go on to ask; at most `limit_s`."""
     started = time.monotonic()
     stop = threading.Event()
@@ -68,7 +68,7 @@ def not_ready_after_s(server: ServerProcess, limit_s: float) -> float:
             client.join()
 
 
-def inflight_ok_share(server: ServerProcess, rate: int = RATE, before_s: float = BEFORE_S) -> float:
+def inflight_ok_share(server: MeasuredServer, rate: int = RATE, before_s: float = BEFORE_S) -> float:
     """Of a steady stream, the share of the requests begun before SIGTERM that got 200.
 
     The stream goes on for a second after it: new requests may be refused.
