@@ -18,8 +18,10 @@ log = logging.getLogger(__name__)
 
 QUIET_S = 0.02
 """For this long there must be no unfinished request before a batch runs, and then it is looked at again."""
-SETUP_S = 0.03
-"""Seconds that the first batch of a plan and size takes besides its forward, about."""
+SETUP_S, SETUP_DECAY = 0.03, 0.9
+"""Seconds that the first batch of a plan and size is assumed to take besides its forward, until one was
+slower; and the share of the slowest that counts after each further batch. A busy machine takes many times as
+long."""
 MAX_PIECE_S = 0.1
 """Longest batch, in predicted seconds, that runs while requests arrive: the next one waits for its end."""
 
@@ -46,6 +48,7 @@ class IdleWarmup:
         self.warmup, self.latency, self.backlog = warmup, latency, backlog
         self.device, self.host_load = device, host_load
         ratio.set_function(lambda: 1.0 if warmup is None else warmup.ratio)
+        self._setup_s = SETUP_S
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -71,11 +74,11 @@ class IdleWarmup:
     async def _run(self, warmup: Warmup, name: str) -> None:
         try:
             while (batch := warmup.next) is not None:
-                predicted_s = self.latency.predict(*batch) + SETUP_S
+                forward_s = self.latency.predict(*batch)
                 async with self.device.idle_turn:  # granted in order: the models take turns
-                    while not self._allowed(predicted_s):  # noqa: ASYNC110 -- no event tells that all is quiet
+                    while not self._allowed(forward_s + self._setup_s):  # noqa: ASYNC110 -- no event tells that all is quiet
                         await asyncio.sleep(QUIET_S)
-                    await self._run_next(warmup, predicted_s)
+                    await self._run_next(warmup, forward_s)
         except Exception:
             # A rung that fails here would fail requests too; it stays cold, and better rungs serve them.
             log.warning("%s: the warm-up failed; rungs that are not warm stay unused", name, exc_info=True)
@@ -90,9 +93,12 @@ class IdleWarmup:
         quiet_s = self.device.clock() - self.device.last_batch_at
         return quiet_s >= RECENT_S or (quiet_s >= QUIET_S and predicted_s <= MAX_PIECE_S)
 
-    async def _run_next(self, warmup: Warmup, predicted_s: float) -> None:
+    async def _run_next(self, warmup: Warmup, forward_s: float) -> None:
         async with self.device.turn(self):
-            self.device.set_busy(predicted_s)
+            self.device.set_busy(forward_s + self._setup_s)
+            started = self.device.clock()
             warmed = await self.device.run(warmup.run_next)
+            setup_s = self.device.clock() - started - forward_s
+        self._setup_s = max(setup_s, SETUP_S, SETUP_DECAY * self._setup_s)
         if warmed is not None:
             self.latency.add_warm(warmed)

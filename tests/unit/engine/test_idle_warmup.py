@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 
 import pytest
 from prometheus_client import generate_latest
@@ -127,3 +128,26 @@ async def test_a_draining_engine_does_not_warm_up() -> None:
         before = runner.warmup.steps_run
         await asyncio.sleep(0.1)
         assert runner.warmup.steps_run == before
+
+
+class SlowWarmup(StepWarmup):
+    """A step takes much longer than its forward is predicted to."""
+
+    def run_next(self) -> WarmedPlan | None:
+        time.sleep(0.3)
+        return super().run_next()
+
+
+async def test_after_a_step_that_took_long_the_next_one_waits_for_a_quiet_second() -> None:
+    runner = WarmingRunner()
+    runner.warmup = SlowWarmup(3)
+    device = DeviceExecutor()
+    device.last_batch_at = device.clock() - 0.5
+    async with running(runner, device=device):
+        while runner.warmup.steps_run == 0:
+            device.last_batch_at = device.clock() - 0.5
+            await asyncio.sleep(0.005)
+        for _ in range(20):
+            device.last_batch_at = device.clock() - 0.5
+            await asyncio.sleep(0.02)
+        assert runner.warmup.steps_run == 1, "requests have arrived within the last second"
