@@ -3,6 +3,8 @@
 import argparse
 import json
 import logging
+import signal
+import sys
 from pathlib import Path
 
 from loadtests.faults import connections, memory, shutdown, start
@@ -23,6 +25,7 @@ OF_METHODS = ("zerotprune_vs_tome_points", "glance8_points_lost")
 
 def main() -> None:
     options = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # so that the running server is stopped too
     logging.basicConfig(level="INFO", format="%(asctime)s %(message)s")
     if options.render:
         print(render("faults", page(read("faults"))).read_text())
