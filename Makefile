@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 ARGS ?=
 
-.PHONY: serve test check fmt docs bench-overhead bench-models bench-elastic bench-decode bench-slo bench-tasks bench-glances bench-scale bench-peers train clean
+.PHONY: serve test check fmt docs bench-overhead bench-models bench-elastic bench-decode bench-slo bench-tasks bench-glances bench-scale bench-peers bench-faults train clean
 
 serve: $(VENV)/.installed
 	$(BIN)/foveate serve $(ARGS)
@@ -54,6 +54,9 @@ bench-scale: $(VENV)/.dev
 
 bench-peers: $(VENV)/.dev
 	$(BIN)/python -m loadtests.peers $(ARGS)
+
+bench-faults: $(VENV)/.dev
+	$(BIN)/python -m loadtests.faults $(ARGS)
 
 train: $(VENV)/.train
 	$(BIN)/python -m training.train $(ARGS)

@@ -37,6 +37,7 @@ from loadtests.report import (
     table,
     write,
 )
+from loadtests.warm import wait_warm
 
 MODEL = "random:vit_small_patch16_224"
 CONCURRENCY = (1, 8, 32)
@@ -97,6 +98,7 @@ def served(*command: str) -> Iterator[int]:
     )
     try:
         wait_ready(port, process)
+        wait_warm(f"http://127.0.0.1:{port}")
         yield port
     finally:
         process.terminate()

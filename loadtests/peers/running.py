@@ -13,6 +13,7 @@ from pathlib import Path
 
 from loadtests.peers.config import PeerConfig
 from loadtests.report import UNCACHED
+from loadtests.warm import wait_warm
 
 ROOT = Path(__file__).parents[2]
 QUIET = {
@@ -79,6 +80,8 @@ def running(server: PeerServer, python: Path, config: PeerConfig, jpeg: bytes, l
         )
     try:
         _wait(url, jpeg, process, log)
+        with suppress(urllib.error.URLError, ConnectionError):  # some servers listen on this path elsewhere
+            wait_warm(url)
         yield url
     finally:
         _stop(process, config.token)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loadtests.report import UNCACHED
+from loadtests.warm import wait_warm
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +33,10 @@ class HttpResponse:
 
 @contextmanager
 def serving(*options: str, environment: Mapping[str, str] = UNCACHED) -> Iterator[str]:
-    """Run `foveate serve` with these options and environment variables; yield its URL once it is ready.
+    """Run `foveate serve` with these options and environment variables; yield its URL once it is warm.
 
-    Raises RuntimeError if it does not become ready. The server is stopped at the end.
+    Raises RuntimeError if it does not become ready, and TimeoutError if it does not warm up. The server is
+    stopped at the end.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -46,6 +48,7 @@ def serving(*options: str, environment: Mapping[str, str] = UNCACHED) -> Iterato
     url = f"http://127.0.0.1:{port}"
     try:
         _wait(f"{url}/readyz", process)
+        wait_warm(url)
         yield url
     finally:
         process.send_signal(signal.SIGTERM)

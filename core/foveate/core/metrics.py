@@ -103,6 +103,12 @@ class Metrics:
             "Its rate is the number of replicas that full quality needs.",
             model, registry=registry,
         )  # fmt: skip
+        self.warm_ratio = Gauge(
+            "foveate_warm_ratio",
+            "Share of the warm-up of a model that is done, 0 to 1. A rung is chosen only once it is warm. "
+            "The warm-up goes on while the server is idle.",
+            model, registry=registry,
+        )  # fmt: skip
         self.waiting = Gauge("foveate_waiting", "Requests that wait for a batch.", model, registry=registry)
         self.waiting_bytes = Gauge(
             "foveate_waiting_bytes", "Bytes of decoded media of waiting requests.", model, registry=registry

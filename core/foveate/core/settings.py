@@ -122,6 +122,9 @@ class Settings(BaseSettings):
     """Maximum bytes of one request body that is not a clip."""
     body_timeout_s: float = Field(default=30.0, gt=0)
     """Seconds in which a request body must arrive. A shorter deadline of the request applies first."""
+    decode_bytes: int = Field(default=512 * MIB, ge=1)
+    """Maximum bytes of memory for decoding large images, and for drawing masks on them, at one time; further
+    large images wait. An image of over 4 million pixels counts 10 bytes a pixel."""
     max_pixels: int = Field(default=50_000_000, ge=1)
     """Maximum pixels of an image, width times height. Decoding takes up to 12 bytes a pixel, and far less for
     a JPEG."""

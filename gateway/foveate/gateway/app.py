@@ -100,7 +100,7 @@ def route_services(
         metrics,
         AdmissionLimiter(settings.in_flight_items, settings.in_flight_bytes, settings.max_body_bytes),
         SpoolBudget(settings.spool_bytes, settings.max_video_bytes),
-        Decoding(settings.decode_threads, cluster.host_load),
+        Decoding(settings.decode_threads, cluster.host_load, settings.decode_bytes),
         response_cache_of(settings, metrics, response_store),
         feature_cache_of(settings, metrics, feature_store),
         tracing_of(settings),
@@ -212,7 +212,7 @@ def add_health(
         },
     )
     async def readyz() -> Response:
-        """Models are loaded and warm, requests can run, and the server is not draining."""
+        """Models are loaded and can answer, no forward hangs, and the server is not draining."""
         if cluster.ready:
             return as_json({"status": "ready"})
         if cluster.problem and not cluster.draining:

@@ -5,14 +5,17 @@ import hashlib
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from time import monotonic, thread_time
 from typing import TypeVar
 
+from foveate.core.heap import trim_heap
 from foveate.core.model import ModelCard
 from foveate.estimation.host_load import HostLoadMonitor
-from foveate.gateway.media.image_size import is_large
+from foveate.gateway.limits import MemoryBudget
+from foveate.gateway.media.image_size import decoded_bytes, is_large, working_bytes
 from foveate.gateway.spool import Medium
 
 T = TypeVar("T")
@@ -21,37 +24,55 @@ NICE = 10
 """Niceness of decode threads: a forward gets nine times as much of a core that both want."""
 SMALL_BYTES = 2**17
 """Media up to this size are hashed, and JSON is parsed, on the event loop, in a tenth of a millisecond."""
+MAX_PIXELS = 50_000_000
+"""Pixels of an image whose size is not in its first bytes: the default of the setting max_pixels."""
 CHUNK_BYTES = 2**20
 """Bytes of a file that are hashed at a time."""
 
 
 class Decoding:
     """The thread pools for decoding and rendering. Large images and clips have pools of their own, so that
-    they never delay small images. The event loop is never blocked."""
+    they never delay small images. The event loop is never blocked. Work on large images waits for its share
+    of a memory budget."""
 
-    def __init__(self, threads: int, host_load: HostLoadMonitor) -> None:
-        """threads: of each pool, except for the one thread for large images."""
-        self.host_load = host_load
+    def __init__(self, threads: int, host_load: HostLoadMonitor, max_bytes: int = 2**29) -> None:
+        """threads: of each pool, except for the one thread for large images. max_bytes: for all large images
+        together, at the sizes that `image_size` estimates."""
+        self.host_load, self.memory = host_load, MemoryBudget(max_bytes)
         self._pools = {
             pool: ThreadPoolExecutor(1 if pool == "large" else threads, pool, initializer=lower_priority)
             for pool in ("images", "large", "clips", "masks", "other")
         }
 
-    async def decode_image(self, name: str, data: bytes, work: Callable[[], T]) -> tuple[T, float]:
+    async def decode_image(
+        self, name: str, data: bytes, work: Callable[[], T], max_pixels: int = MAX_PIXELS
+    ) -> tuple[T, float]:
         """Run `work`, which decodes an image for the model of that name: its result and its seconds.
 
         The seconds exclude the wait for a thread. A large image has a pool of its own and does not count in
-        the estimate for other images.
+        the estimate for other images. max_pixels: `work` decodes no larger image.
         """
-        return await self._run("large" if is_large(data) else "images", name, work)
+        if not is_large(data):
+            return await self._run("images", name, work)
+        async with self._large(decoded_bytes(data, max_pixels)):
+            return await self._run("large", name, work)
 
     async def decode_video(self, name: str, work: Callable[[], T]) -> tuple[T, float]:
         """As `decode_image`, for a clip."""
         return await self._run("clips", name, work)
 
-    async def render(self, name: str, work: Callable[[], T]) -> T:
-        """Run `work`, which renders an answer of the model of that name."""
-        return (await self._run("masks", f"{name} rendering", work))[0]
+    async def render(self, name: str, work: Callable[[], T], pixels: int = 0) -> T:
+        """Run `work`, which renders an answer of the model of that name. pixels: of the rendered image."""
+        async with self._large(working_bytes(pixels)):
+            return (await self._run("masks", f"{name} rendering", work))[0]
+
+    @asynccontextmanager
+    async def _large(self, needed: int) -> AsyncIterator[None]:
+        """Hold so many bytes of memory; after the last large image, give free memory back to the system."""
+        async with self.memory.share(needed):
+            yield
+        if needed and self.memory.free == self.memory.max_bytes:
+            self._pools["large"].submit(trim_heap)
 
     def decode_wait_s(self, card: ModelCard) -> float:
         """Seconds until a request for this model that arrives now is decoded."""

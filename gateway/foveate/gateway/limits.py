@@ -1,6 +1,7 @@
 """Limits on a request before it reaches the engine: admission, body bytes, spool bytes, time, disconnects."""
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from time import monotonic
@@ -93,6 +94,52 @@ class SpoolBudget:
         if self.bytes + added > self.max_bytes:
             raise Overloaded(f"the clips on disk are over {self.max_bytes} bytes together; retry later")
         self.bytes += added
+
+
+class MemoryBudget:
+    """Bytes that several tasks share: a task waits, in order of arrival, until its share is free.
+
+    For the event loop's thread only. A task that needs more than all of it gets all of it.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = self.free = max_bytes
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    @asynccontextmanager
+    async def share(self, needed: int) -> AsyncIterator[None]:
+        """Hold so many bytes within the context. 0 never waits."""
+        needed = min(needed, self.max_bytes)
+        if needed:
+            await self._take(needed)
+        try:
+            yield
+        finally:
+            self.free += needed
+            self._grant()
+
+    async def _take(self, needed: int) -> None:
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append((needed, turn))
+        self._grant()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():  # it was granted in the meantime
+                self.free += needed
+            self._grant()
+            raise
+
+    def _grant(self) -> None:
+        """Give the first waiting tasks their shares, as far as they fit."""
+        while self._waiting:
+            needed, turn = self._waiting[0]
+            if not turn.cancelled():
+                if needed > self.free:
+                    return
+                self.free -= needed
+                turn.set_result(None)
+            self._waiting.popleft()
 
 
 @asynccontextmanager

@@ -1,6 +1,7 @@
 """The thread of a device that runs forwards. Engines of several models take turns on it."""
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -47,6 +48,10 @@ class DeviceExecutor:
         self._tenants: list[DeviceTenant] = []
         self._waiters: dict[DeviceTenant, asyncio.Future[None]] = {}
         self._locked, self._free_at = False, 0.0
+        self.idle_turn = asyncio.Lock()
+        """Held by the one model that may use the device while no request does."""
+        self.last_batch_at = -math.inf
+        """When the last batch of requests has ended; clock seconds."""
         self._thread = ThreadPoolExecutor(1, "compute")
 
     def add_tenant(self, tenant: DeviceTenant) -> None:
@@ -66,6 +71,11 @@ class DeviceExecutor:
     def set_busy(self, predicted_s: float) -> None:
         """Announce a forward of this many seconds. Called by the tenant that holds the lock."""
         self._free_at = self.clock() + predicted_s
+
+    @property
+    def idle(self) -> bool:
+        """Whether no tenant holds the lock."""
+        return not self._locked
 
     def contended(self, tenant: DeviceTenant) -> bool:
         """Whether a tenant other than this one waits for the lock."""
@@ -87,6 +97,8 @@ class DeviceExecutor:
             yield
         finally:
             self._free_at = self.clock()
+            if tenant in self._tenants:
+                self.last_batch_at = self._free_at
             if len(self._tenants) > 1:
                 # In the next iteration of the event loop: this tenant may ask again, and have the earliest
                 # deadline once more.

@@ -18,8 +18,9 @@ from foveate.engine.backlog import Backlog
 from foveate.engine.batch import ScheduledBatch
 from foveate.engine.device import DeviceExecutor
 from foveate.engine.executor import BatchExecutor
+from foveate.engine.idle_warmup import IdleWarmup
 from foveate.engine.queue import QueueEntry, WaitingQueue
-from foveate.engine.runner import HasThreads, Runner
+from foveate.engine.runner import HasThreads, HasWarmup, Runner
 from foveate.estimation.host_load import CpuLoad, HostLoadMonitor
 from foveate.estimation.threads import ThreadSelector
 from foveate.scheduling.policy import DEFAULT_DEADLINE_S, BatchDecision, PolicyFactory, pareto_rungs
@@ -53,6 +54,9 @@ class Engine:
         self.latency = ThreadSelector(
             runner.card.ladder, runner.times if isinstance(runner, HasThreads) else {}
         )
+        warmup = runner.warmup if isinstance(runner, HasWarmup) else None
+        if warmup is not None:
+            self.latency.set_warm(warmup.warm)
         rungs = pareto_rungs(runner.card)
         self.policy = policy(rungs, self.latency, runner.max_batch)
         self.queue = WaitingQueue(max_items, max_bytes)
@@ -68,6 +72,9 @@ class Engine:
             runner, self.policy, self.backlog, self.host_load, metrics.demand.labels(name),
             default_deadline_s, clock,
         )  # fmt: skip
+        self._idle_warmup = IdleWarmup(
+            warmup, self.latency, self.backlog, self._device, self.host_load, metrics.warm_ratio.labels(name)
+        )
         metrics.waiting.labels(name).set_function(lambda: len(self.queue))
         metrics.waiting_bytes.labels(name).set_function(lambda: self.queue.bytes)
         metrics.oldest_wait.labels(name).set_function(lambda: self.backlog.oldest_wait_s)
@@ -107,6 +114,7 @@ class Engine:
         self._device.add_tenant(self.backlog)
         self._loop = asyncio.create_task(self._serve(), name=f"engine-{self.card.name}")
         self._loop.add_done_callback(self._loop_ended)
+        self._idle_warmup.start(self.card.name)
 
     def _loop_ended(self, loop: asyncio.Task[None]) -> None:
         """If the loop failed, fail all unfinished requests and admit no more."""
@@ -250,6 +258,7 @@ class Engine:
     async def drain(self) -> None:
         """Refuse new requests. Return once every admitted request has its outcome and no batch runs."""
         self.draining = True
+        self._idle_warmup.stop()
         while self.busy:
             self._changed.clear()
             await self._changed.wait()
@@ -259,6 +268,7 @@ class Engine:
         self.draining = True
         if self._loop is not None:
             self._loop.cancel()
+        self._idle_warmup.stop()
         for entry in self.backlog.unfinished:
             entry.fail(Draining("the server shut down before the request was run"))
         self._device.remove_tenant(self.backlog)

@@ -12,7 +12,7 @@ from foveate.core.plan import Plan
 
 log = logging.getLogger(__name__)
 
-WorkKind = Literal["batch", "explanation", "stacking"]
+WorkKind = Literal["batch", "explanation", "stacking", "warm-up"]
 
 HANG_FACTOR = 10.0
 """Work hangs once it has taken this many times its predicted time. A prediction may be off by a few times:
@@ -47,7 +47,7 @@ class DeviceWork:
     model: str
     plan: Plan
     size: int
-    """Number of requests."""
+    """Number of items."""
     predicted_s: float
     kind: WorkKind = "batch"
     on_change: Callable[["DeviceWork"], None] = lambda _: None

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+from foveate.core.batching import WarmedPlan
 from foveate.core.model import ModelCard
 from foveate.core.outcome import Explanation, Result
 from foveate.core.plan import Plan
@@ -43,11 +44,44 @@ class HasThreads(Protocol):
 
     @property
     def times(self) -> Mapping[int, Mapping[Plan, Mapping[int, float]]]:
-        """Seconds of a batch by threads, plan and batch size, measured on this machine at start-up."""
+        """Seconds of a batch by threads, plan and batch size, as far as they are measured on this machine."""
         ...
 
     def use(self, threads: int) -> None:
         """Run the next batch on this many threads, a key of `times`. Called on the thread of `run`."""
+        ...
+
+
+class Warmup(Protocol):
+    """The blank batches that a runner has yet to run, so that no request waits for the set-up of its plan."""
+
+    @property
+    def warm(self) -> Sequence[WarmedPlan]:
+        """The plans that have run; full is one of them."""
+        ...
+
+    @property
+    def next(self) -> tuple[Plan, int] | None:
+        """Plan and size of the next batch; None if all have run."""
+        ...
+
+    @property
+    def ratio(self) -> float:
+        """The share of the batches that have run, 0 to 1."""
+        ...
+
+    def run_next(self) -> WarmedPlan | None:
+        """Run the next batch, on the thread of `run`; the plan, once all its batches have run."""
+        ...
+
+
+@runtime_checkable
+class HasWarmup(Protocol):
+    """Optional: a runner whose first batch of a plan takes much longer than the next one."""
+
+    @property
+    def warmup(self) -> Warmup | None:
+        """The batches that are left when the runner starts to serve; None if there are none."""
         ...
 
 

@@ -126,6 +126,10 @@ class Predictor(Protocol):
         """The size, at most `max_batch`, beyond which a larger batch hardly makes an item cheaper."""
         ...
 
+    def is_warm(self, plan: Plan) -> bool:
+        """Whether a batch of this plan runs without set-up, so that a policy may choose the plan."""
+        ...
+
 
 class LatencyModel:
     """latency(plan, size) = slowdown * (fixed_s + item_s * size).
@@ -171,6 +175,15 @@ class LatencyModel:
         if plan not in self._lines:
             self._guess(plan)
         return self._lines[plan]
+
+    def learn(self, plan: Plan, times: Mapping[int, float]) -> None:
+        """Replace what is known about a plan by batch seconds by size, measured on this machine just now."""
+        self._store(plan, {size: _TimedSize(s, 1.0, s) for size, s in times.items()})
+        self.version += 1
+
+    def is_warm(self, plan: Plan) -> bool:
+        """True: a latency model alone knows no set-up."""
+        return True
 
     def item_s(self, plan: Plan) -> float:
         """Seconds by which one more item lengthens a batch."""

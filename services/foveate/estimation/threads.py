@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from foveate.core.batching import BATCH_SIZES, WarmedPlan
 from foveate.core.model import Rung
 from foveate.core.plan import Plan
 from foveate.estimation.host_load import CpuLoad
@@ -28,9 +29,35 @@ class ThreadSelector:
         if not self._models:
             self._models = {1: LatencyModel(ladder)}
         self._max_threads = max(self._models)
-        self._ladder, self._times, self._idle_times = ladder, times, dict[Plan, _IdleTimes]()
+        self._ladder, self._idle_times = ladder, dict[Plan, _IdleTimes]()
+        # Copies: a runner adds to its own while it warms up.
+        self._times = {
+            threads: {plan: dict(seconds) for plan, seconds in measured.items()}
+            for threads, measured in times.items()
+        }
+        self._warm_size: dict[Plan, int] | None = None
         self._load, self._choice, self.version = CpuLoad(), dict[Plan, int](), 0
         self.set_cpu_load(self._load)
+
+    def set_warm(self, plans: Sequence[WarmedPlan]) -> None:
+        """Only these rungs are warm, until `add_warm` adds others. Without this call, all are."""
+        self._warm_size = {warmed.plan: warmed.size for warmed in plans}
+        self.version += 1
+
+    def add_warm(self, warmed: WarmedPlan) -> None:
+        """A rung has run in batches of up to this size. Times that come with it replace what was assumed."""
+        if self._warm_size is not None:
+            self._warm_size[warmed.plan] = max(warmed.size, self._warm_size.get(warmed.plan, 0))
+        for threads, seconds in warmed.times.items():
+            if threads in self._models and self._times.get(threads, {}).get(warmed.plan) != seconds:
+                self._times[threads][warmed.plan] = dict(seconds)
+                self._models[threads].learn(warmed.plan, seconds)
+        self._idle_times.clear()
+        self.version += 1
+
+    def is_warm(self, plan: Plan) -> bool:
+        """Whether a policy may choose this rung: its kernels are prepared."""
+        return self._warm_size is None or plan in self._warm_size
 
     def set_cpu_load(self, load: CpuLoad) -> None:
         """Choose the numbers of threads for forwards that share the cores with this load."""
@@ -62,7 +89,7 @@ class ThreadSelector:
         if len(self._idle_times) > MAX_EXTRA_PLANS:
             self._idle_times.clear()
         baseline = self._times[self._max_threads]
-        measured = [rung for rung in self._ladder if baseline.get(rung.plan)]
+        measured = [rung for rung in self._ladder if all(t.get(rung.plan) for t in self._times.values())]
         cost = next((rung.gflops for rung in self._ladder if rung.plan == plan), self._ladder[-1].gflops)
         nearest = min(measured, key=lambda rung: log_ratio(rung.gflops, cost)).plan
         sizes = set.intersection(*(set(times[nearest]) for times in self._times.values()))
@@ -90,7 +117,11 @@ class ThreadSelector:
 
     def efficient_batch_size(self, plan: Plan, max_batch: int) -> int:
         """The size, at most `max_batch`, beyond which a larger batch hardly makes an item cheaper."""
-        return self._model(plan).efficient_batch_size(plan, max_batch)
+        size = self._model(plan).efficient_batch_size(plan, max_batch)
+        if self._warm_size is None or plan not in self._warm_size:
+            return size
+        # One size more than has run: each new size prepares kernels, and a burst must not meet all at once.
+        return min(size, next((s for s in BATCH_SIZES if s > self._warm_size[plan]), size))
 
     def decay(self) -> None:
         """Move all slowdowns back towards 1: what is known about the machine may be out of date."""
@@ -101,6 +132,8 @@ class ThreadSelector:
     def observe(self, plan: Plan, size: int, seconds: float, threads: int) -> float:
         """Learn from a batch that ran on this many threads. Returns its seconds over the predicted."""
         self.version += 1
+        if self._warm_size is not None and size > self._warm_size.get(plan, size):
+            self._warm_size[plan] = size
         return self._models[threads].observe(plan, size, seconds)
 
 

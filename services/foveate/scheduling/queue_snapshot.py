@@ -56,13 +56,22 @@ class QueueSnapshot:
 
     @classmethod
     def from_queue(
-        cls, waiting: Sequence[QueuedRequest], start: float, rungs: Sequence[Plan]
+        cls,
+        waiting: Sequence[QueuedRequest],
+        start: float,
+        rungs: Sequence[Plan],
+        served_by: Sequence[int] = (),
     ) -> "QueueSnapshot":
-        """The requests in `waiting`; start: clock seconds at which the next batch begins."""
+        """The requests in `waiting`; start: clock seconds at which the next batch begins.
+
+        served_by: for each rung, the index of the rung that runs in its place; empty: each runs itself.
+        """
         pinned_plans = {row: entry.pinned for row, entry in enumerate(waiting) if entry.pinned}
         plans = dict.fromkeys((*rungs, *pinned_plans.values()))
         index_of = {plan: index for index, plan in enumerate(plans)}
         min_plan = np.array([entry.min_rung for entry in waiting])
+        if served_by:
+            min_plan = np.array(served_by)[min_plan]
         pinned = np.zeros(len(waiting), bool)
         for row, plan in pinned_plans.items():
             min_plan[row], pinned[row] = index_of[plan], True

@@ -44,8 +44,16 @@ class SloPolicy:
         """rungs: cheapest first, the last is full; each has a higher quality than those before it."""
         self.plans = tuple(rung.plan for rung in rungs)
         self.latency, self.max_batch, self.target_utilization = latency, max_batch, target_utilization
-        self._costs_version = latency.version
-        self._rung_costs = BatchCosts.predict(self.plans, latency, max_batch)
+        self._refresh()
+
+    def _refresh(self) -> None:
+        """Compute again what depends on the latency model alone."""
+        self._costs_version = self.latency.version
+        self._rung_costs = BatchCosts.predict(self.plans, self.latency, self.max_batch)
+        # Full is warm before the first request, so each rung that is not warm has a better one that is.
+        last = len(self.plans) - 1
+        self._warm = [i for i, plan in enumerate(self.plans) if i == last or self.latency.is_warm(plan)]
+        self._served_by = [next(i for i in self._warm if i >= rung) for rung in range(last + 1)]
 
     def admit(
         self,
@@ -109,7 +117,8 @@ class SloPolicy:
 
     def _min_costs(self, waiting: Sequence[QueuedT]) -> Iterator[tuple[float, float, float, QueuedT]]:
         """Virtual deadline, deadline and seconds on the cheapest accepted plan, of each request."""
-        rung_s: list[float] = self._costs(self.plans).request_s.tolist()
+        request_s: list[float] = self._costs(self.plans).request_s.tolist()
+        rung_s = [request_s[rung] for rung in self._served_by]
         pinned_s: dict[Plan, float] = {}
         for entry in waiting:
             plan = entry.pinned
@@ -155,7 +164,8 @@ class SloPolicy:
         if not waiting:
             return None
         start = max(now, free_at)
-        queue = QueueSnapshot.from_queue(waiting, start, self.plans)
+        self._costs(self.plans)
+        queue = QueueSnapshot.from_queue(waiting, start, self.plans, self._served_by)
         costs = self._costs(queue.plans)
         forecast = Forecast.of(
             queue, costs, other_demand.relative_to(start), self.latency.safety_factor, len(self.plans) - 1
@@ -182,15 +192,14 @@ class SloPolicy:
 
     def _plan(self, entry: QueuedRequest, rung: int) -> Plan:
         """The plan that a request gets when the queue is served at this rung."""
-        return entry.pinned or self.plans[max(rung, entry.min_rung)]
+        return entry.pinned or self.plans[self._served_by[max(rung, entry.min_rung)]]
 
     def _costs(self, plans: tuple[Plan, ...]) -> BatchCosts:
         """The costs of batches now. Those of the rungs are computed again only if they may have changed."""
         if plans != self.plans:
             return BatchCosts.predict(plans, self.latency, self.max_batch)
         if self._costs_version != self.latency.version:
-            self._costs_version = self.latency.version
-            self._rung_costs = BatchCosts.predict(plans, self.latency, self.max_batch)
+            self._refresh()
         return self._rung_costs
 
     def _shed(self, forecast: Forecast, kept: Mask) -> Indices:
@@ -221,12 +230,12 @@ class SloPolicy:
         """
         reason: Reason = "full"
         queue, factor = forecast.queue, forecast.safety_factor
-        for rung in range(len(self.plans) - 1, -1, -1):
+        for rung in reversed(self._warm):
             done, others_done = forecast.completion_s(rung)
             sustainable = not forecast.delays_others(others_done) and forecast.keeps_up(
                 rung, delay_s, arrivals, self.target_utilization
             )
-            if rung and not sustainable:
+            if rung != self._warm[0] and not sustainable:
                 reason = "load"
             elif (factor * done > queue.slack_s).any():
                 reason = DEADLINE

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from foveate.core.batching import WarmedPlan
 from foveate.core.model import Rung
 from foveate.core.plan import Plan
 from foveate.estimation.host_load import CpuLoad
@@ -72,3 +73,39 @@ def test_a_batch_refits_the_model_of_its_number_of_threads_only() -> None:
     for _ in range(3):
         selector.decay()
     assert selector.predict(FULL, 8) == pytest.approx(0.035, rel=0.1)
+
+
+SEEDED = {1: {FULL: {1: 0.01, 8: 0.066}}, 2: {FULL: {1: 0.01, 8: 0.035}}}
+
+
+def test_all_rungs_are_warm_unless_a_warm_up_says_otherwise() -> None:
+    selector = ThreadSelector(LADDER, SEEDED)
+    assert selector.is_warm(CHEAP)
+    selector.set_warm([WarmedPlan(FULL, 8)])
+    assert not selector.is_warm(CHEAP)
+    assert selector.is_warm(FULL)
+    before = selector.version
+    selector.add_warm(WarmedPlan(CHEAP, 8))
+    assert selector.is_warm(CHEAP)
+    assert selector.version > before, "a policy looks again only after a change of the version"
+
+
+def test_times_of_the_warm_up_replace_what_was_assumed() -> None:
+    selector = ThreadSelector(LADDER, SEEDED)
+    selector.set_warm([WarmedPlan(FULL, 8)])
+    selector.add_warm(WarmedPlan(CHEAP, 8, {1: {1: 0.004, 8: 0.02}, 2: {1: 0.5, 8: 0.5}}))
+    assert selector.threads(CHEAP) == 2, "the choice is made anew with the load"
+    selector.set_cpu_load(CpuLoad())
+    assert selector.threads(CHEAP) == 1
+    assert selector.predict(CHEAP, 8) == pytest.approx(0.02)
+
+
+def test_a_batch_is_at_most_one_size_larger_than_the_largest_that_has_run() -> None:
+    ladder = tuple(replace(rung, latency_s={1: 0.01, 8: 0.012}) for rung in LADDER)
+    selector = ThreadSelector(ladder, {})
+    assert selector.efficient_batch_size(CHEAP, 32) == 32
+    selector.set_warm([WarmedPlan(CHEAP, 8), WarmedPlan(FULL, 8)])
+    assert selector.efficient_batch_size(CHEAP, 32) == 12
+    selector.observe(CHEAP, 12, 0.013, 1)
+    assert selector.efficient_batch_size(CHEAP, 32) == 16
+    assert selector.efficient_batch_size(FULL, 32) == 12

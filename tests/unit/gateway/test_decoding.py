@@ -106,3 +106,22 @@ def test_timed_reports_wall_and_processor_time() -> None:
     assert result is False
     assert wall_s >= 0.05
     assert cpu_s < wall_s
+
+
+async def test_large_images_wait_for_their_share_of_memory() -> None:
+    """The image of 4.8 million pixels counts 48 MB, for decoding as for rendering."""
+    decoding, release = Decoding(2, HostLoadMonitor(), 60_000_000), threading.Event()
+    try:
+        rendering = asyncio.create_task(decoding.render("fake", lambda: release.wait(20), 4_800_000))
+        await asyncio.sleep(0.01)
+        large = asyncio.create_task(decoding.decode_image("fake", LARGE, lambda: 1))
+        small = await asyncio.wait_for(decoding.decode_image("fake", SMALL, lambda: 2), 20)
+        assert small[0] == 2
+        assert not large.done()
+        release.set()
+        assert (await asyncio.wait_for(large, 20))[0] == 1
+        assert await rendering
+        assert decoding.memory.free == 60_000_000
+    finally:
+        release.set()
+        decoding.close()

@@ -8,7 +8,13 @@ from starlette.requests import Request
 from starlette.types import Message
 
 from foveate.core.errors import BodyTooLarge, BodyTooSlow, ClientGone, DeadlineExceeded, Overloaded
-from foveate.gateway.limits import AdmissionLimiter, SpoolBudget, cancel_on_disconnect, deadline_timeout
+from foveate.gateway.limits import (
+    AdmissionLimiter,
+    MemoryBudget,
+    SpoolBudget,
+    cancel_on_disconnect,
+    deadline_timeout,
+)
 
 
 def test_requests_in_flight_are_limited() -> None:
@@ -140,3 +146,56 @@ async def test_a_drain_waits_until_no_request_is_in_flight() -> None:
         await limiter.wait_empty(0.01)
         assert limiter.items == 1, "the time is over"
     await asyncio.wait_for(waiting, 20)
+
+
+@pytest.mark.anyio
+async def test_shares_of_memory_are_granted_in_order_of_arrival() -> None:
+    budget, order = MemoryBudget(100), list[str]()
+    gates = {name: asyncio.Event() for name in "abcd"}
+
+    async def work(name: str, needed: int) -> None:
+        async with budget.share(needed):
+            order.append(name)
+            await gates[name].wait()
+
+    tasks = [asyncio.create_task(work(*each)) for each in (("a", 60), ("b", 60), ("c", 40), ("d", 1000))]
+    await asyncio.sleep(0.01)
+    assert order == ["a"], "c would fit, but b came first"
+    gates["a"].set()
+    await asyncio.sleep(0.01)
+    assert order == ["a", "b", "c"]
+    gates["b"].set()
+    await asyncio.sleep(0.01)
+    assert order == ["a", "b", "c"], "a task that needs more than there is waits for all of it"
+    gates["c"].set()
+    gates["d"].set()
+    await asyncio.gather(*tasks)
+    assert order == ["a", "b", "c", "d"]
+    assert budget.free == 100
+
+
+@pytest.mark.anyio
+async def test_a_cancelled_task_gives_its_place_and_its_share_back() -> None:
+    budget = MemoryBudget(100)
+
+    async def hold(needed: int) -> None:
+        async with budget.share(needed):
+            await asyncio.sleep(60)
+
+    first, second, third = (asyncio.create_task(hold(needed)) for needed in (80, 50, 20))
+    await asyncio.sleep(0.01)
+    assert budget.free == 20, "the third waits behind the second"
+    second.cancel()
+    await asyncio.sleep(0.01)
+    assert budget.free == 0
+    for task in (first, third):
+        task.cancel()
+    await asyncio.gather(first, second, third, return_exceptions=True)
+    assert budget.free == 100
+
+
+@pytest.mark.anyio
+async def test_a_share_of_nothing_never_waits() -> None:
+    budget = MemoryBudget(100)
+    async with budget.share(100), budget.share(0):
+        assert budget.free == 0

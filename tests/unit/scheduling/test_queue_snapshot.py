@@ -64,3 +64,9 @@ def test_costs_are_those_of_the_latency_model() -> None:
     assert costs.item_s.tolist() == pytest.approx([0.001, 0.040])
     assert costs.efficient_size.tolist() == [16, 1]
     assert costs.request_s.tolist() == pytest.approx([0.010 / 16 + 0.001, 0.040])
+
+
+def test_a_rung_may_be_served_by_a_better_one() -> None:
+    queue = QueueSnapshot.from_queue(QUEUE, 10.0, (CHEAP, FULL), (1, 1))
+    assert queue.min_plan.tolist() == [1, 1, 2, 0], "pinned plans stay as they are"
+    assert queue.plan_at(0).tolist() == [1, 1, 2, 0]

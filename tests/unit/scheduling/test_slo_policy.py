@@ -315,3 +315,52 @@ def test_a_batch_takes_a_bounded_share_of_the_time_that_other_models_allow() -> 
     assert 1 <= len(short.entries) <= 3 and short.plan == FULL
     none = demand_of(full_share=0.01, allowed_s=0.001)
     assert len(chosen(waiting, other_demand=none, rungs=BATCHING).entries) == 1
+
+
+class PartlyWarm(LatencyModel):
+    """Only these plans are warm."""
+
+    def __init__(self, rungs: Sequence[Rung], *plans: Plan) -> None:
+        self.warm_plans = set(plans)
+        super().__init__(rungs)
+
+    def is_warm(self, plan: Plan) -> bool:
+        return plan in self.warm_plans
+
+
+def test_a_rung_that_is_not_warm_is_not_chosen() -> None:
+    latency = PartlyWarm(RUNGS, CHEAP, FULL)
+    cold = SloPolicy(RUNGS, latency, 8)
+    in_between = request(0.03)
+    decision = cold.choose([in_between], 0.0, 0.0, ArrivalStats())
+    assert decision is not None
+    assert decision.plan == CHEAP
+    latency.warm_plans.add(MIDDLE)
+    latency.version += 1
+    decision = cold.choose([in_between], 0.0, 0.0, ArrivalStats())
+    assert decision is not None
+    assert decision.plan == MIDDLE
+
+
+def test_a_minimum_quality_that_no_warm_rung_below_full_has_is_served_at_full() -> None:
+    cold = SloPolicy(BATCHING, PartlyWarm(BATCHING, CHEAP, FULL), 8)
+    waiting = [request(1.0, min_rung=1), request(1.0, min_rung=2), request(1.0, min_rung=1)]
+    decision = cold.choose(waiting, 0.0, 0.0, ArrivalStats())
+    assert decision is not None
+    assert (decision.plan, decision.entries) == (FULL, tuple(waiting))
+    assert cold.admit(request(0.03, min_rung=1), (), 0.0, 0.0) is not None, "full takes 40 ms"
+    assert policy().admit(request(0.03, min_rung=1), (), 0.0, 0.0) is None
+
+
+def test_a_pinned_plan_runs_warm_or_not() -> None:
+    cold = SloPolicy(RUNGS, PartlyWarm(RUNGS, FULL), 8)
+    decision = cold.choose([request(1.0, pinned=MIDDLE)], 0.0, 0.0, ArrivalStats())
+    assert decision is not None
+    assert (decision.plan, decision.reason) == (MIDDLE, "pinned")
+
+
+def test_with_full_alone_warm_nothing_is_degraded() -> None:
+    cold = SloPolicy(RUNGS, PartlyWarm(RUNGS), 8)
+    decision = cold.choose([request(0.2)] * 3, 0.0, 0.0, ArrivalStats(rate=1000, allowed_s=0.2))
+    assert decision is not None
+    assert decision.plan == FULL

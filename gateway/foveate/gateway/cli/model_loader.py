@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from foveate.core.errors import SetupError
+from foveate.core.openmp import limit_spinning
 from foveate.core.settings import Settings
 from foveate.gateway.objective import default_plan
 
@@ -13,10 +14,11 @@ if TYPE_CHECKING:
 
 
 def load(name: str, settings: Settings, served: bool = True) -> Any:
-    """A runner that is ready; with `served`, every rung of its ladder is warm.
+    """A runner that is ready; with `served`, the first rungs of its ladder are warm.
 
     Raises SetupError for a model that does not exist or cannot run here, and if torch is not installed.
     """
+    limit_spinning()
     with torch_needed():
         from foveate.models.loading.registry import loader_for
     runner = loader_for(name).load(name, load_options(settings), warm_ladder=served)
@@ -26,6 +28,7 @@ def load(name: str, settings: Settings, served: bool = True) -> Any:
 
 def load_unprofiled(name: str, settings: Settings, siblings: Sequence[str]) -> "UnprofiledModel[Any]":
     """A model and its siblings, to measure a profile. Raises SetupError as `load` does."""
+    limit_spinning()
     with torch_needed():
         from foveate.models.loading.registry import loader_for
     return loader_for(name).load_unprofiled(name, load_options(settings), siblings)

@@ -6,6 +6,7 @@ from time import monotonic
 from typing import Any
 
 from foveate.cluster.local import LocalCluster
+from foveate.core.heap import limit_heap, trim_heap
 from foveate.core.metrics import Metrics
 from foveate.core.settings import Settings
 from foveate.engine.hang import HangLimits
@@ -25,6 +26,7 @@ def serve(settings: Settings, tell: Callable[[str], None], load: Callable[[str, 
     tell: prints one line for each model. load: creates the runner of a model's name.
     Exits the process with status 1 if work does not end. Raises SetupError.
     """
+    limit_heap()
     metrics = Metrics()
     factories = [partial(load, name, settings) for name in settings.models]
     cluster = LocalCluster(
@@ -38,5 +40,6 @@ def serve(settings: Settings, tell: Callable[[str], None], load: Callable[[str, 
         tell(f"{card.full}: {card.description}")
     web = server(application, cluster, settings)
     freeze_gc_heap()
+    trim_heap()
     web.run()
     end_leftover_threads(max(MIN_JOIN_S, web.drain_until - monotonic()))

@@ -34,6 +34,8 @@ TIFF_CODECS = re.compile("raw|packbits|jpeg|tiff_(lzw|deflate|adobe_deflate)")
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 WIDE_SAMPLE_COST = 4
 """Images with 16 or 32 bits a sample are converted through float32: the pixel limit is divided by this."""
+STRIP_ROWS = 256
+"""Rows of an image that are processed at one time where a copy of all of it would take much memory."""
 SHRINK_MARGIN = 2
 """A JPEG is decoded to at least this many times the size of the resized image. See
 docs/benchmarks/decode.md."""
@@ -225,9 +227,9 @@ def _simple_mode(image: ImageFile) -> Image.Image:
     """The image in mode L, RGB or RGBA."""
     if image.mode[:1] in ("I", "F"):
         return Image.fromarray(_eight_bits(image))
-    if image.has_transparency_data:
+    if image.mode != "RGBA" and image.has_transparency_data:
         return image.convert("RGBA")
-    return image if image.mode in ("L", "RGB") else image.convert("RGB")
+    return image if image.mode in ("L", "RGB", "RGBA") else image.convert("RGB")
 
 
 def _eight_bits(image: ImageFile) -> Pixels:
@@ -260,11 +262,27 @@ def resize_box(image: StoredImage, box: tuple[float, ...], size: int, spec: Inpu
     left, top, right, bottom = (box[1], box[0], box[3], box[2]) if image.transposed else box
     shrink, (width, height) = image.shrink, image.image.size
     stored_box = left / shrink, top / shrink, min(right / shrink, width), min(bottom / shrink, height)
-    resized = image.image.resize((size, size), FILTERS[spec.interpolation], stored_box)
+    source = image.image
+    if source.mode == "RGBA":
+        # Pillow would multiply all of the image by its transparency first, in a copy, for each box.
+        source, stored_box = _crop_around(source, stored_box, size)
+    resized = source.resize((size, size), FILTERS[spec.interpolation], stored_box)
     pixels = np.asarray(image.in_srgb(resized))
     pixels = pixels.transpose(1, 0, 2) if image.transposed else pixels
     flip_x, flip_y = image.flips
     return np.array(pixels[:: -1 if flip_y else 1, :: -1 if flip_x else 1], order="C")
+
+
+def _crop_around(
+    image: Image.Image, box: tuple[float, ...], size: int
+) -> tuple[Image.Image, tuple[float, float, float, float]]:
+    """A crop of the image that has all pixels which resizing the box reads, and the box in the crop."""
+    left, top, right, bottom = box
+    # A filter reads two pixels of the result on each side at most: FILTERS has no wider one.
+    x, y = (2 * max(1.0, (end - start) / size) + 1 for start, end in ((left, right), (top, bottom)))
+    x0, y0 = max(0, math.floor(left - x)), max(0, math.floor(top - y))
+    x1, y1 = min(image.width, math.ceil(right + x)), min(image.height, math.ceil(bottom + y))
+    return image.crop((x0, y0, x1, y1)), (left - x0, top - y0, right - x0, bottom - y0)
 
 
 def crop_box(
@@ -280,10 +298,14 @@ def crop_box(
 
 
 def on_white(image: Image.Image) -> Image.Image:
-    """The image in RGB, transparent areas white."""
+    """The image in RGB, transparent areas white. An RGB image is returned as it is."""
     # Fully transparent pixels keep arbitrary colours from the editor; viewers show the page behind them.
+    if image.mode == "RGB":
+        return image
     if image.mode != "RGBA":
         return image.convert("RGB")
     page = Image.new("RGB", image.size, (255, 255, 255))
-    page.paste(image, mask=image.getchannel("A"))
+    for top in range(0, image.height, STRIP_ROWS):
+        strip = image.crop((0, top, image.width, min(top + STRIP_ROWS, image.height)))
+        page.paste(strip, (0, top), strip.getchannel("A"))
     return page

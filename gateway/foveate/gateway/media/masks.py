@@ -15,7 +15,7 @@ ClassMask = NDArray[np.uint8]
 """(H, W): 0 is the background, k the model's label k - 1."""
 
 STRIP_BYTES = 16 * 2**20
-"""Bytes of scores that are held at the size of the image at one time."""
+"""Bytes of scores, or of other intermediate results, that are held at the size of the image at one time."""
 OPACITY = 0.55
 """Opacity of the mask's colours over the image."""
 LEVELS_PER_LOGIT = 4
@@ -102,11 +102,18 @@ def encode_mask(mask: ClassMask | Image.Image) -> bytes:
 
 
 def overlay(image: Image.Image, mask: ClassMask | Image.Image, kind: str) -> bytes:
-    """The image with the mask's colours on it, as PNG or JPEG. The background is unchanged."""
+    """The RGB image with the mask's colours on it, as PNG or JPEG. The background is unchanged.
+
+    Draws on `image` itself, strip by strip: a large image is never held twice.
+    """
     mask = np.asarray(mask)
-    colours = Image.fromarray(PALETTE[mask])
-    opacity = Image.fromarray(np.where(mask > 0, np.uint8(255 * OPACITY), np.uint8(0)))
-    return _encode(Image.composite(colours, image, opacity), kind)
+    rows = max(1, STRIP_BYTES // (4 * mask.shape[1]))
+    for top in range(0, len(mask), rows):
+        part = mask[top : top + rows]
+        if part.any():
+            opacity = Image.fromarray(np.where(part > 0, np.uint8(255 * OPACITY), np.uint8(0)))
+            image.paste(Image.fromarray(PALETTE[part]), (0, top), opacity)
+    return _encode(image, kind)
 
 
 def _encode(image: Image.Image, kind: str, **options: int) -> bytes:
@@ -143,7 +150,10 @@ class RenderedMask:
 
 def areas(mask: ClassMask) -> list[ClassArea]:
     """The classes in a mask, the largest first, without the background."""
-    counts = np.bincount(mask.ravel(), minlength=256)
+    # In strips: the count makes a copy of its input with eight bytes a pixel.
+    rows = max(1, STRIP_BYTES // (8 * mask.shape[1]))
+    strips = (mask[top : top + rows].ravel() for top in range(0, len(mask), rows))
+    counts = sum((np.bincount(strip, minlength=256) for strip in strips), np.zeros(256, np.int64))
     order = (np.argsort(-counts[1:], kind="stable") + 1).tolist()
     return [
         ClassArea(value, value - 1, int(counts[value]), box_of(mask == value))

@@ -29,7 +29,7 @@ class ImageInput:
         side, max_pixels = input_side(context), self.settings.max_pixels
         async with deadline_timeout(context.objective.deadline):
             pixels, seconds = await self.decoding.decode_image(
-                card.name, data, lambda: decode_image(data, spec, side, max_pixels)
+                card.name, data, lambda: decode_image(data, spec, side, max_pixels), max_pixels
             )
         self.meters[card.name].decode.observe(seconds)
         return pixels, seconds
@@ -47,7 +47,7 @@ class ImageInput:
         side, max_pixels = input_side(context), self.settings.max_pixels
         async with deadline_timeout(context.objective.deadline):
             image, seconds = await self.decoding.decode_image(
-                card.name, data, lambda: decode_tiles(data, spec, side, max_pixels, choose)
+                card.name, data, lambda: decode_tiles(data, spec, side, max_pixels, choose), max_pixels
             )
         self.meters[card.name].decode.observe(seconds)
         return image, seconds

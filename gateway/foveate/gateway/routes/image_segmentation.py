@@ -51,7 +51,9 @@ class ImageSegmenter:
         image = await self._segment(context, data)
         render_started = monotonic()
         rendered = await self.services.decoding.render(
-            context.card.name, lambda: self._render(image, data, overlay_format)
+            context.card.name,
+            lambda: self._render(image, data, overlay_format),
+            image.size[0] * image.size[1],
         )
         served = complete(
             self.meters,

@@ -82,7 +82,9 @@ class PointPromptHandler:
         answer = await self._run_decoder(context, prompt, clicks)
         render_started = monotonic()
         rendered = await self.services.decoding.render(
-            context.card.name, lambda: self._render(prompt, answer, data, overlay_format)
+            context.card.name,
+            lambda: self._render(prompt, answer, data, overlay_format),
+            prompt.size[0] * prompt.size[1],
         )
         served = complete(
             self.meters,

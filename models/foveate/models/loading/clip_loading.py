@@ -14,7 +14,7 @@ from foveate.models.loading.loader import (
     start,
 )
 from foveate.models.loading.profile_store import find_profile, weights_digest
-from foveate.models.loading.warmup import COMPANION_WARMUP_LIMIT_S, run_once
+from foveate.models.loading.warmup import run_once
 from foveate.models.runners.video_classifier import ClipRunner
 from foveate.models.runners.video_segmenter import ClipSegmenter
 from foveate.models.weights import hub
@@ -45,7 +45,7 @@ class VideoModelLoader:
         fetched = fetch_checkpoint(name, options)
         profile = find_profile(canonical_name(name), fetched.model, fetched.setting)
         runner = _runner(fetched, options.max_batch, profile)
-        start(name, runner, warm_ladder, COMPANION_WARMUP_LIMIT_S)
+        start(name, runner, warm_ladder)
         return runner
 
     def load_unprofiled(

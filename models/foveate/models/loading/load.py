@@ -17,6 +17,7 @@ from foveate.models.loading.loader import (
     UnprofiledModel,
     fetch,
     start,
+    warm_up,
 )
 from foveate.models.loading.profile_store import (
     WEIGHTS_SUFFIX,
@@ -26,12 +27,7 @@ from foveate.models.loading.profile_store import (
     weights_digest,
     with_valid_latencies,
 )
-from foveate.models.loading.warmup import (
-    COMPANION_WARMUP_LIMIT_S,
-    WARMUP_LIMIT_S,
-    run_once,
-    warm_up,
-)
+from foveate.models.loading.warmup import run_once
 from foveate.models.runners.image import TorchRunner
 from foveate.models.runners.point_prompts import CLICKS, read_clicks
 from foveate.models.runners.video_segmenter import ClipSegmenter
@@ -68,12 +64,11 @@ class ImageModelLoader:
             runner.submodels = (*runner.submodels, companion)
             runner.card = replace(runner.card, clip_model=companion.card.name)
         content = [Plan.parse(text, runner.full) for text in (runner.content.rungs if runner.content else ())]
-        limit_s = COMPANION_WARMUP_LIMIT_S if checkpoint.dense else WARMUP_LIMIT_S
-        start(name, runner, warm_ladder, limit_s, content)
+        start(name, runner, warm_ladder, content)
         for submodel in runner.submodels if warm_ladder else ():
             # A click head is so small that a second thread costs more than it saves.
             threads = (1,) if submodel.card.task == "clicks" else ()
-            warm_up(submodel, threads, COMPANION_WARMUP_LIMIT_S)
+            warm_up(submodel, submodel.card.weights or runner.card.weights, threads)
         return runner
 
     def load_unprofiled(

@@ -10,8 +10,9 @@ from foveate.core.plan import Plan, Precision
 from foveate.core.profile import MeasurementEnvironment
 from foveate.models.loading import precision
 from foveate.models.loading.machine import current_setting, prepare_device
+from foveate.models.loading.measured_times import MeasuredTimes
 from foveate.models.loading.precision import ModelT
-from foveate.models.loading.warmup import WARMUP_LIMIT_S, run_once, warm_up
+from foveate.models.loading.warmup import LadderWarmup, run_once
 from foveate.models.runners.base import ModelRunner
 
 RunnerT_co = TypeVar("RunnerT_co", bound=ModelRunner, covariant=True)
@@ -62,8 +63,8 @@ class ModelLoader(Protocol[RunnerT_co]):
     ) -> RunnerT_co:
         """Load a model with its profile, and run it once.
 
-        `warm_ladder`: run and time every rung, for a model that is to be served. Raises SetupError for
-        a model that does not exist or that cannot run on this machine.
+        `warm_ladder`: run and time what the first requests need, for a model that is to be served. Raises
+        SetupError for a model that does not exist or that cannot run on this machine.
         """
         ...
 
@@ -124,12 +125,25 @@ def start(
     name: str,
     runner: ModelRunner,
     warm_ladder: bool,
-    limit_s: float = WARMUP_LIMIT_S,
     other_plans: Sequence[Plan] = (),
 ) -> None:
-    """Check every rung of a runner, then warm up its ladder or run it once."""
+    """Check every rung of a runner, then run it once, or what its first requests need (`warm_up`)."""
     check_rungs(name, runner, other_plans)
     if warm_ladder:
-        warm_up(runner, limit_s=limit_s)
+        warm_up(runner, runner.card.weights)
     else:
         run_once(runner)
+
+
+def warm_up(runner: ModelRunner, weights: str, thread_counts: Sequence[int] = ()) -> None:
+    """Run what the first requests of a runner need. The engine runs the rest of its ladder in idle time.
+
+    weights: a digest of the weights, under which measured times are kept for the next start; empty keeps
+    none. thread_counts: the numbers of threads to try; empty: a few up to the number of cores. Raises
+    SetupError if the model gives no finite answer.
+    """
+    rungs = [rung.plan for rung in runner.card.ladder]
+    kept = MeasuredTimes(weights, runner.full, rungs, runner.device.type)
+    warmup = LadderWarmup(runner, thread_counts, kept.read(), kept.write)
+    warmup.run_essential()
+    runner.times, runner.warmup = warmup.times, warmup

@@ -4,8 +4,6 @@ import copy
 import hashlib
 import json
 import logging
-import os
-import platform
 import statistics
 import time
 from dataclasses import replace
@@ -17,8 +15,11 @@ import torch
 from numpy.typing import NDArray
 
 from foveate.core.plan import PRECISIONS, Precision
-from foveate.models import huggingface
+from foveate.models import huggingface, zoo
 from foveate.models.huggingface import Pretrained, PretrainedRunner
+from foveate.models.loading.machine import processor_features
+from foveate.models.loading.measured_times import write_atomically
+from foveate.models.loading.profile_store import weights_digest
 from foveate.models.loading.user_folders import cache_folder
 from foveate.models.runners.image import TorchRunner
 from foveate.models.weights.hub import Checkpoint
@@ -53,11 +54,7 @@ def choose(checkpoint: Checkpoint | Pretrained, device: str) -> Precision:
         )
         return chosen
     try:
-        cache_file.parent.mkdir(parents=True, exist_ok=True)
-        # A rename is atomic: two servers that start together never read half a file.
-        temporary = cache_file.with_suffix(f".{os.getpid()}")
-        temporary.write_text(chosen)
-        temporary.replace(cache_file)
+        write_atomically(cache_file, chosen)
     except OSError:
         log.info("the measured precision could not be written to %s", cache_file.parent)
     return chosen
@@ -81,6 +78,9 @@ def measure(checkpoint: Checkpoint | Pretrained, device: str) -> Precision:
     if slow < GAIN * fast:
         log.info("%s: %s is no faster than fp32 here (%.2fx)", checkpoint.name, lower, slow / fast)
         return "fp32"
+    known = known_agreement(checkpoint, lower)
+    if known is not None:
+        return lower if known >= AGREEMENT else "fp32"
     scenes = heldout()
     if (slow + fast) * len(scenes) / _chunk(reference) > CHECK_LIMIT_S:
         log.warning(
@@ -98,6 +98,17 @@ def measure(checkpoint: Checkpoint | Pretrained, device: str) -> Precision:
         100 * share,
     )
     return lower if share >= AGREEMENT else "fp32"
+
+
+def known_agreement(checkpoint: Checkpoint | Pretrained, precision: Precision) -> float | None:
+    """The recorded agreement of shipped weights; None for all others.
+
+    The rounding of weights and activations decides it, and not the machine, so it was measured once
+    (`python -m training.agreement`): that takes longer than the rest of a first start.
+    """
+    if isinstance(checkpoint, Pretrained) or checkpoint.name not in zoo.names():
+        return None
+    return zoo.agreements(weights_digest(checkpoint)).get(precision)
 
 
 def copy_of(checkpoint: ModelT) -> ModelT:
@@ -151,28 +162,19 @@ def top1(runner: ComparedRunner, scenes: HeldOut, plan_text: str = "full") -> ND
     return np.array(classes, np.int64)
 
 
-def _cpu_features() -> str:
-    """What decides a CPU's speed in each precision: its name and its instruction sets."""
-    info = Path("/proc/cpuinfo")
-    if not info.exists():
-        return f"{platform.processor()} {torch.backends.cpu.get_cpu_capability()}"
-    lines = info.read_text().splitlines()
-    return " ".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
-
-
 def _cache_file(checkpoint: Checkpoint | Pretrained, device: str) -> Path | None:
     """Where the choice is cached: one small file for each combination of weights, machine and torch.
 
     None if this user has no folder for it.
     """
-    root = cache_folder()
-    if root is None:
+    folder = cache_folder()
+    if folder is None:
         return None
     digest = hashlib.sha256()
     for name, tensor in sorted(checkpoint.model.state_dict().items()):
         digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    machine = torch.cuda.get_device_name() if device == "cuda" else _cpu_features()
+    machine = torch.cuda.get_device_name() if device == "cuda" else processor_features()
     table = json.dumps(checkpoint.table(), sort_keys=True)
     digest.update(f"{table} {machine} {torch.__version__} {torch.get_num_threads()}".encode())
     digest.update(f"{AGREEMENT} {GAIN} {len(heldout())}".encode())
-    return root / "precision" / f"{digest.hexdigest()[:24]}.txt"
+    return folder / "precision" / f"{digest.hexdigest()[:24]}.txt"

@@ -44,7 +44,9 @@ class ModelRunner(Protocol):
     max_batch: int
     """The largest number of items in one batch."""
     times: Mapping[int, Mapping[Plan, Mapping[int, float]]]
-    """Seconds per batch by number of threads, plan and batch size, measured at startup."""
+    """Seconds per batch by number of threads, plan and batch size, as far as they are measured."""
+    warmup: Any
+    """The first runs that are left, a `Warmup` of the engine's protocol; None for none."""
 
     @property
     def card(self) -> ModelCard:
@@ -118,7 +120,9 @@ class BaseRunner:
         self._scale = (1 / (255 * deviations)).to(self.device)
         self._shift = (-means / deviations).to(self.device)
         self.times: Mapping[int, Mapping[Plan, Mapping[int, float]]] = {}
-        """Seconds per batch by number of threads, plan and batch size, measured at startup."""
+        """Seconds per batch by number of threads, plan and batch size, as far as they are measured."""
+        self.warmup: Any = None
+        """The first runs that are left, a `Warmup` of the engine's protocol; None for none."""
 
     def use(self, threads: int) -> None:
         """Run the following batches on this number of threads."""

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,7 +65,9 @@ class ClickRunner:
         self.max_batch = max_batch or MAX_BATCH.get(self.device.type, DEFAULT_MAX_BATCH)
         self.full = Plan(f"{model.name}-clicks", model.config.image_size, precision)
         self.times: Mapping[int, Mapping[Plan, Mapping[int, float]]] = {}
-        """Seconds per batch by number of threads, plan and batch size, measured at startup."""
+        """Seconds per batch by number of threads, plan and batch size, as far as they are measured."""
+        self.warmup: Any = None
+        """The first runs that are left, a `Warmup` of the engine's protocol; None for none."""
         rung = Rung(self.full, self._gflops(self.full), self._tokens(self.full), 1.0)
         self.card = ModelCard(
             name=self.full.variant,

@@ -1,5 +1,6 @@
 """The models shipped with this package: their cards, weights and profiles."""
 
+import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,7 +15,10 @@ from foveate.models.heads.dense import DenseSpec
 from foveate.models.zoo.checkpoint_card import MAX_NAME, CheckpointCard
 from foveate.models.zoo.tables import RGB, parse_record
 
-__all__ = ["MAX_NAME", "RGB", "CheckpointCard", "card", "names", "profile", "shipped"]
+__all__ = ["MAX_NAME", "RGB", "CheckpointCard", "agreements", "card", "names", "profile", "shipped"]
+
+AGREEMENTS = "agreements.json"
+"""The file with the agreements of shipped weights, by digest."""
 
 
 def shipped() -> Traversable:
@@ -67,3 +71,12 @@ def profile(name: str) -> Profile | None:
     """A shipped model's profile: the measured quality and cost of its plans. None where it has none."""
     file = shipped() / f"{name}.profile.json"
     return Profile.read(file.read_text("utf-8"), file.name) if file.is_file() else None
+
+
+def agreements(weights: str) -> Mapping[str, float]:
+    """By precision, the share of the held-out images to which shipped weights answer as in float32.
+
+    weights: their SHA-256 digest. Empty for weights that were not measured.
+    """
+    recorded: Mapping[str, Mapping[str, float]] = json.loads((shipped() / AGREEMENTS).read_text("utf-8"))
+    return recorded.get(weights, {})

@@ -16,6 +16,7 @@ from foveate.cluster.ray.metrics import MetricsReporter
 from foveate.cluster.ray.scaling import DEMAND_METRIC, DemandMeter, FullQualityDemandPolicy
 from foveate.cluster.ray.transport import replica_name
 from foveate.cluster.worker import Worker
+from foveate.core.heap import limit_heap
 from foveate.core.metrics import Metrics
 from foveate.core.model import ModelCard
 from foveate.core.settings import Settings
@@ -36,6 +37,7 @@ class ModelDeployment:
     async def __init__(  # type: ignore[misc]
         self, factory: RunnerFactory, settings: Settings, aggregator: DeploymentHandle[Any]
     ) -> None:
+        limit_heap()
         self.metrics = Metrics()
         policy = SloPolicy if settings.policy == "slo" else Fifo
         # Loading takes long. It runs in a thread so that the event loop can answer Serve meanwhile.

@@ -15,7 +15,7 @@ from foveate.core.model import InputSpec
 from foveate.core.settings import Settings
 from foveate.gateway.app import create_app
 from foveate.gateway.media.image import decode_image
-from foveate.gateway.media.image_size import is_large
+from foveate.gateway.media.image_size import decoded_bytes, is_large, working_bytes
 from tests.support.fake_runner import FakeRunner
 
 LARGE, SMALL = (2400, 2000), (640, 480)
@@ -72,3 +72,12 @@ async def test_a_large_image_does_not_delay_a_small_one(monkeypatch: pytest.Monk
         assert small.status_code == 200
         released.set()
         assert [(await task).status_code for task in large] == [200, 200, 200]
+
+
+def test_memory_follows_from_the_size_in_the_header_and_is_bounded_by_the_pixel_limit() -> None:
+    assert decoded_bytes(encoded("PNG", LARGE), 10**8) == 10 * 2400 * 2000
+    assert decoded_bytes(encoded("PNG", LARGE), 5_000_000) <= 10 * 5_000_000
+    assert decoded_bytes(encoded("PNG", SMALL), 10**8) == 0
+    assert decoded_bytes(encoded("TIFF", SMALL), 10**8) == 10 * 10**8, "a TIFF may have any size"
+    assert decoded_bytes(encoded("JPEG", LARGE), 10**8) == 0
+    assert (working_bytes(10**6), working_bytes(10**7)) == (0, 10**8)

@@ -112,3 +112,17 @@ def test_a_mask_of_two_values_takes_one_bit_a_pixel() -> None:
     array[0, 0] = 2
     assert encode_mask(array)[24] == 8
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(encode_mask(array)))), array)
+
+
+def test_strips_give_the_same_overlay_and_areas_as_the_whole_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    image = Image.fromarray(random.integers(0, 256, (60, 40, 3), np.uint8))
+    mask = random.integers(0, 4, (60, 40)).astype(np.uint8)
+    mask[10:20] = 0
+    whole = overlay(image.copy(), mask, "PNG"), areas(mask)
+    monkeypatch.setattr(masks, "STRIP_BYTES", 40 * 8 * 3)
+    assert (overlay(image.copy(), mask, "PNG"), areas(mask)) == whole
+    colours = Image.fromarray(PALETTE[mask])
+    opacity = Image.fromarray(np.where(mask > 0, np.uint8(255 * masks.OPACITY), np.uint8(0)))
+    expected = np.asarray(Image.composite(colours, image, opacity))
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(whole[0]))), expected)

@@ -1,5 +1,6 @@
 """The shipped cards, and gates that a card declares and the weights hold."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,14 @@ from foveate.core.plan import Plan
 from foveate.models import zoo
 from foveate.models.heads import ExitSpec
 from foveate.models.layers.config import ViTConfig
+from foveate.models.loading import precision
+from foveate.models.loading.profile_store import weights_digest
 from foveate.models.runners.image import TorchRunner
 from foveate.models.vit.vit import ElasticViT
 from foveate.models.weights import hub
 from foveate.models.weights.checkpoint import Checkpoint, attach, read, resize, save
 from foveate.models.zoo import CheckpointCard
+from foveate.models.zoo.heldout import heldout
 
 CONFIG = ViTConfig(image_size=64, width=24, depth=6, heads=2, classes=3)
 EXITS = (ExitSpec(2, "local", 3), ExitSpec(4, "global", 2))
@@ -89,3 +93,22 @@ def test_iared_without_gates_is_refused() -> None:
 def test_shipped_cards_are_readable() -> None:
     for name in zoo.names():
         assert zoo.card(name).name == name
+
+
+def test_shipped_trunks_have_a_recorded_agreement_that_holds() -> None:
+    """On a sample: all held-out scenes in float32 take half a minute."""
+    scenes = heldout()
+    sample = replace(scenes, jpegs=scenes.jpegs[:24], targets=scenes.targets[:24])
+    for name in zoo.names():
+        if not zoo.card(name).trunk:
+            checkpoint = hub.load(name)
+            recorded = zoo.agreements(weights_digest(checkpoint))["bf16"]
+            assert precision.known_agreement(checkpoint, "bf16") == recorded
+            reference = TorchRunner(precision.copy_of(checkpoint), "fp32")
+            candidate = TorchRunner(precision.copy_of(checkpoint), "bf16")
+            assert precision.agreement(reference, candidate, sample) >= recorded - 0.05
+    assert zoo.agreements("0" * 64) == {}
+
+
+def test_other_weights_under_a_shipped_name_have_no_recorded_agreement() -> None:
+    assert precision.known_agreement(replace(gated(), name="vit-t"), "bf16") is None

@@ -1,0 +1,153 @@
+"""Warm-up in idle time: after requests, in turns, and rungs are used once they are warm."""
+
+import asyncio
+import logging
+import time
+
+import pytest
+from prometheus_client import generate_latest
+
+from foveate.core.batching import WarmedPlan
+from foveate.core.errors import RunFailed
+from foveate.core.metrics import Metrics
+from foveate.engine.device import DeviceExecutor
+from foveate.engine.engine import Engine
+from foveate.estimation.host_load import HostLoadMonitor
+from tests.support.engines import blocked, make_request, running, soon
+from tests.support.fake_runner import FULL, HALF
+from tests.support.warming_runner import StepWarmup, WarmingRunner
+
+pytestmark = pytest.mark.anyio
+
+
+async def warm(*runners: WarmingRunner) -> None:
+    """Return once all steps of these runners have run."""
+    while any(runner.warmup.next is not None for runner in runners):
+        await asyncio.sleep(0.005)
+    await asyncio.sleep(0.01)
+
+
+async def test_an_idle_engine_warms_up_and_then_uses_the_rung() -> None:
+    runner = WarmingRunner()
+    engine = Engine(runner, Metrics())
+    assert not engine.latency.is_warm(HALF)
+    assert engine.latency.is_warm(FULL)
+    engine.start()
+    await soon(warm(runner))
+    assert engine.latency.is_warm(HALF)
+    await engine.close()
+
+
+async def test_no_step_runs_while_a_request_runs_or_is_decoded() -> None:
+    runner, host_load = WarmingRunner(), HostLoadMonitor()
+    with host_load.timer("images", "fake"):
+        async with running(runner, host_load=host_load):
+            await asyncio.sleep(0.1)
+            assert runner.warmup.steps_run == 0, "an image is being decoded"
+    runner = WarmingRunner()
+    async with running(runner) as engine:
+        first = await blocked(engine, runner)
+        before = runner.warmup.steps_run
+        await asyncio.sleep(0.1)
+        assert runner.warmup.steps_run == before, "a forward runs"
+        runner.gate.set()
+        await soon(first)
+        await soon(warm(runner))
+
+
+async def test_a_long_step_waits_until_no_request_has_arrived_for_a_second() -> None:
+    runner = WarmingRunner()
+    runner.times[1][HALF] = {1: 0.5, 4: 0.6}
+    device = DeviceExecutor()
+    async with running(runner, device=device) as engine:
+        device.last_batch_at = device.clock()
+        await asyncio.sleep(0.2)
+        assert runner.warmup.steps_run == 0
+        device.last_batch_at -= 10
+        await soon(warm(runner))
+        assert engine.latency.is_warm(HALF)
+
+
+async def test_models_take_turns() -> None:
+    device, metrics = DeviceExecutor(), Metrics()
+    runners = WarmingRunner(20, "a"), WarmingRunner(20, "b")
+    engines = [Engine(runner, metrics, device=device) for runner in runners]
+    for engine in engines:
+        engine.start()
+    while max(runner.warmup.steps_run for runner in runners) < 10:
+        await asyncio.sleep(0)
+    assert min(runner.warmup.steps_run for runner in runners) >= 8
+    await soon(warm(*runners))
+    for engine in engines:
+        await engine.close()
+
+
+async def test_the_metric_shows_how_much_is_warm() -> None:
+    metrics, runner = Metrics(), WarmingRunner(4)
+    engine = Engine(runner, metrics)
+    assert b'foveate_warm_ratio{model="fake"} 0.0' in generate_latest(metrics.registry)
+    engine.start()
+    await soon(warm(runner))
+    assert b'foveate_warm_ratio{model="fake"} 1.0' in generate_latest(metrics.registry)
+    await engine.close()
+
+
+async def test_a_runner_without_warm_up_counts_as_warm() -> None:
+    metrics, runner = Metrics(), WarmingRunner()
+    runner.warmup = None  # type: ignore[assignment]
+    async with running(runner) as engine:
+        assert engine.latency.is_warm(HALF)
+    Engine(runner, metrics)
+    assert b'foveate_warm_ratio{model="fake"} 1.0' in generate_latest(metrics.registry)
+
+
+class FailingWarmup(StepWarmup):
+    def run_next(self) -> WarmedPlan | None:
+        raise RunFailed("no memory")
+
+
+async def test_a_failed_warm_up_is_logged_and_requests_are_still_served(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    runner = WarmingRunner()
+    runner.warmup = FailingWarmup(3)
+    async with running(runner) as engine:
+        caplog.set_level(logging.WARNING)
+        while "the warm-up failed" not in caplog.text:
+            await asyncio.sleep(0.005)
+        outcome = await soon(engine.submit(make_request("a", deadline=None)))
+    assert outcome.plan == FULL
+    assert not engine.latency.is_warm(HALF)
+
+
+async def test_a_draining_engine_does_not_warm_up() -> None:
+    runner = WarmingRunner(1000)
+    async with running(runner) as engine:
+        await soon(engine.drain())
+        await asyncio.sleep(0.01)
+        before = runner.warmup.steps_run
+        await asyncio.sleep(0.1)
+        assert runner.warmup.steps_run == before
+
+
+class SlowWarmup(StepWarmup):
+    """A step takes much longer than its forward is predicted to."""
+
+    def run_next(self) -> WarmedPlan | None:
+        time.sleep(0.3)
+        return super().run_next()
+
+
+async def test_after_a_step_that_took_long_the_next_one_waits_for_a_quiet_second() -> None:
+    runner = WarmingRunner()
+    runner.warmup = SlowWarmup(3)
+    device = DeviceExecutor()
+    device.last_batch_at = device.clock() - 0.5
+    async with running(runner, device=device):
+        while runner.warmup.steps_run == 0:
+            device.last_batch_at = device.clock() - 0.5
+            await asyncio.sleep(0.005)
+        for _ in range(20):
+            device.last_batch_at = device.clock() - 0.5
+            await asyncio.sleep(0.02)
+        assert runner.warmup.steps_run == 1, "requests have arrived within the last second"
