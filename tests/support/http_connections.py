@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
+from starlette.routing import BaseRoute
 
 from foveate.cluster.local import LocalCluster
 from foveate.core.metrics import Metrics
@@ -98,12 +99,14 @@ class ListeningServer:
 
 
 @asynccontextmanager
-async def listening(app: Any = None, **settings: Any) -> AsyncIterator[ListeningServer]:
-    """A server with a fake model and these settings. app: another ASGI application than the gateway's."""
+async def listening(*routes: BaseRoute, **settings: Any) -> AsyncIterator[ListeningServer]:
+    """A server with a fake model and these settings. routes: come before those of the gateway."""
     all_settings = Settings(port=0, **({"cache_bytes": 0} | settings))
     metrics, runner = Metrics(), FakeRunner()
     cluster = LocalCluster([lambda: runner], metrics)
-    running = server(app or create_app(cluster, all_settings, metrics), cluster, all_settings)
+    app = create_app(cluster, all_settings, metrics)
+    app.router.routes[:0] = routes
+    running = server(app, cluster, all_settings)
     serving = asyncio.create_task(running.serve())
     while not running.started:
         await asyncio.sleep(0.01)

@@ -43,7 +43,7 @@ def test_caches_of_no_bytes_are_off() -> None:
 @pytest.mark.parametrize("address", ["redis://:secret@localhost:abc/0", "redis://localhost:99999/0"])
 def test_invalid_address_is_refused_without_showing_its_password(address: str) -> None:
     with pytest.raises(SetupError, match="address") as refused:
-        open_response_store(Settings(cache=address), Metrics())
+        open_response_store(Settings().model_copy(update={"cache": address}), Metrics())
     assert "secret" not in refused.value.detail
     with pytest.raises(ValueError, match="redis://HOST"):
         Settings(cache="memcached://localhost")

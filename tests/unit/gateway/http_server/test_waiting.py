@@ -5,8 +5,9 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 
 import pytest
+from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.routing import Route
 
 from foveate.gateway.http_server.connections import RESERVED_CONNECTIONS
 from tests.support.http_connections import ByteConnection, ListeningServer, listening
@@ -103,14 +104,17 @@ async def test_an_idle_connection_is_closed_after_the_keep_alive_time() -> None:
         assert await connection.rest() == b""
 
 
-async def large_answer(scope: Scope, receive: Receive, send: Send) -> None:
-    """An application whose answers have more bytes than the system buffers."""
-    if scope["type"] == "http":
-        await Response(bytes(30_000_000))(scope, receive, send)
+def large_answer(_: Request) -> Response:
+    """More bytes than the system buffers."""
+    return Response(bytes(30_000_000))
+
+
+LARGE = Route("/livez", large_answer)
+"""In place of the gateway's route."""
 
 
 async def test_a_client_that_does_not_read_its_answer_is_cut() -> None:
-    async with listening(large_answer, send_timeout_s=0.5) as served, AsyncExitStack() as stack:
+    async with listening(LARGE, send_timeout_s=0.5) as served, AsyncExitStack() as stack:
         table = served.server.connections
         table.limits = replace(table.limits, min_send_rate=10**9)
         for last in (b"", b"connection: close\r\n"):
@@ -124,7 +128,7 @@ async def test_a_client_that_does_not_read_its_answer_is_cut() -> None:
 
 
 async def test_a_client_that_reads_a_large_answer_slowly_gets_all_of_it() -> None:
-    async with listening(large_answer, send_timeout_s=1, keep_alive_timeout_s=1) as served:
+    async with listening(LARGE, send_timeout_s=1, keep_alive_timeout_s=1) as served:
         for last in (b"", b"connection: close\r\n"):
             async with served.connect() as connection:
                 await connection.send(GET[:-2] + last + b"\r\n")

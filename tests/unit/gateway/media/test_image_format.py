@@ -42,7 +42,7 @@ def test_sniff_reads_the_media_type_from_the_first_bytes(data: bytes, kind: str 
     ("data", "words"),
     [
         (b"", "empty"),
-        (b"not an image", "not an image in a known format"),
+        (b"not an image", "not an image or a clip in a known format"),
         (b'{"data": "/9j/4AAQ"}', "content-type: application/json"),
         (b" \n[1]", "content-type: application/json"),
         (

@@ -63,16 +63,6 @@ async def test_an_error_of_the_framework_is_a_problem_document_too() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_slash_at_the_end_of_an_unknown_path_is_pointed_out() -> None:
-    for path, hint in (("/classify/", True), ("/clasify", False)):
-        request = Request({**REQUEST.scope, "path": path})
-        response = await http_problem(request, HTTPException(404))
-        detail = json.loads(bytes(response.body))["detail"]
-        assert detail.startswith(f"GET {path}: Not Found")
-        assert ("without the slash at the end" in detail) is hint
-
-
-@pytest.mark.anyio
 async def test_any_other_error_is_raised_again() -> None:
     with pytest.raises(ValueError, match="internal"):
         await http_problem(REQUEST, ValueError("internal"))
