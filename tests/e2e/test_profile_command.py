@@ -81,7 +81,7 @@ def test_a_checkpoint_with_a_labelled_folder_gets_a_ladder(weights: Path, tmp_pa
     assert full["quality"] == 1
     assert 0 < full["accuracy"] < 1
     assert set(full["latency_s"]) == {"1", "4", "8", "32"}
-    assert "1 file(s) cannot be read as images" in done.stderr
+    assert "1 file(s) are left out: media cannot be decoded, as in notes.txt" in done.stderr
     assert "speed-up" in done.stdout
     for kind in ("png", "svg"):
         assert (tmp_path / f"mine.profile.{kind}").stat().st_size > 5000

@@ -77,7 +77,7 @@ async def hold(port: int, start: bytes, opened: asyncio.Semaphore) -> None:
 
 @pytest.mark.parametrize("kind", STARTS)
 async def test_requests_and_probes_are_answered(port: int, kind: str) -> None:
-    opened, ok, sent = asyncio.Semaphore(0), 0, 0
+    opened, sent, failures = asyncio.Semaphore(0), 0, list[str]()
     async with new_client(port) as kept:
         assert (await kept.get("/livez")).status_code == 200
         holders = [asyncio.create_task(hold(port, STARTS[kind], opened)) for _ in range(HALF_OPEN)]
@@ -91,13 +91,17 @@ async def test_requests_and_probes_are_answered(port: int, kind: str) -> None:
                         for path in ("/livez", "/readyz", "/metrics"):
                             assert (await client.get(path)).status_code == 200
                         sent += 1
-                        with suppress(httpx.HTTPError):
-                            headers = {"content-type": "image/jpeg"}
+                        headers = {"content-type": "image/jpeg"}
+                        try:
                             response = await client.post("/classify", content=b"image", headers=headers)
-                            ok += response.status_code == 200
+                        except httpx.HTTPError as error:
+                            failures.append(f"{sent}, {client is kept}: {error!r}")
+                        else:
+                            if response.status_code != 200:
+                                failures.append(f"{sent}, {client is kept}: {response.text}")
         finally:
             for holder in holders:
                 holder.cancel()
             await asyncio.gather(*holders, return_exceptions=True)
-    print(f"slowloris_normal_ok_share {ok / sent:.3f} ({kind}, {sent} requests)")
-    assert ok == sent
+    print(f"slowloris_normal_ok_share {1 - len(failures) / sent:.3f} ({kind}, {sent} requests)")
+    assert not failures
