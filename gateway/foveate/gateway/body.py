@@ -1,15 +1,18 @@
 """Bodies in memory: their content types and lengths, and the bytes themselves within the admission limits."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 from starlette.requests import ClientDisconnect
 
-from foveate.core.errors import BadRequest, ClientGone, UnsupportedMedia
+from foveate.core.errors import BadRequest, BodyTooSlow, ClientGone, UnsupportedMedia
 from foveate.gateway.limits import Permit
 
 RAW_TYPES = ("application/octet-stream", "binary/octet-stream", "")
 """Content types of media whose own type the client does not say."""
 FORM_TYPE, JSON_TYPE = "multipart/form-data", "application/json"
+STALL_S = 15.0
+"""Most seconds between two chunks of a body that may take minutes. Mobile networks pause for a few seconds."""
 
 
 def parse_length(content_length: str) -> int:
@@ -36,6 +39,20 @@ async def read_body(stream: AsyncIterator[bytes], content_length: str, permit: P
     except ClientDisconnect:
         raise ClientGone("the client closed the connection while sending its body") from None
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def without_stalls(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The chunks of a body that may take minutes. Raises BodyTooSlow if none arrives for STALL_S seconds."""
+    chunks = aiter(stream)
+    while True:
+        try:
+            async with asyncio.timeout(STALL_S):
+                chunk = await anext(chunks)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            raise BodyTooSlow(f"no byte of the body arrived for {STALL_S:g} s") from None
+        yield chunk
 
 
 def media_type(content_type: str) -> str:

@@ -1,13 +1,23 @@
 """Request bodies in memory: content types, lengths and bytes."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
 from starlette.requests import Request
 from starlette.types import Message
 
-from foveate.core.errors import BadRequest, BodyTooLarge, ClientGone, UnsupportedMedia
-from foveate.gateway.body import check_type, holds_options, is_json, media_type, parse_length, read_body
+from foveate.core.errors import BadRequest, BodyTooLarge, BodyTooSlow, ClientGone, UnsupportedMedia
+from foveate.gateway import body
+from foveate.gateway.body import (
+    check_type,
+    holds_options,
+    is_json,
+    media_type,
+    parse_length,
+    read_body,
+    without_stalls,
+)
 from foveate.gateway.limits import AdmissionLimiter
 
 
@@ -115,3 +125,17 @@ def test_other_content_types_are_refused_with_an_alternative(kind: str, words: s
 )
 def test_forms_and_json_may_hold_options(kind: str, json: bool, options: bool) -> None:
     assert (is_json(kind), holds_options(kind)) == (json, options)
+
+
+@pytest.mark.anyio
+async def test_a_body_that_stalls_is_ended_and_a_slow_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(body, "STALL_S", 0.5)
+
+    async def chunks(pause_s: float) -> AsyncIterator[bytes]:
+        for part in (b"a", b"b", b"c"):
+            await asyncio.sleep(pause_s)
+            yield part
+
+    assert [part async for part in without_stalls(chunks(0.2))] == [b"a", b"b", b"c"]
+    with pytest.raises(BodyTooSlow, match=r"no byte of the body arrived for 0\.5 s"):
+        await anext(without_stalls(chunks(60)))

@@ -9,7 +9,15 @@ from starlette.requests import Request as HttpRequest
 
 from foveate.core.errors import BadRequest
 from foveate.core.settings import Settings
-from foveate.gateway.body import FORM_TYPE, RAW_TYPES, check_type, is_json, parse_length, read_body
+from foveate.gateway.body import (
+    FORM_TYPE,
+    RAW_TYPES,
+    check_type,
+    is_json,
+    parse_length,
+    read_body,
+    without_stalls,
+)
 from foveate.gateway.body_formats.compression import decompress, read_encoding
 from foveate.gateway.body_formats.form import FormParser
 from foveate.gateway.body_formats.json_body import head_of_data, read_json
@@ -61,6 +69,9 @@ class BodyReader:
         check_type(kind)
         length, clip = headers.get("content-length", "0"), kind.startswith("video/")
         stream: AsyncIterator[bytes] = http.stream()
+        timeout_s = self._timeout_s(length, clip)
+        if timeout_s > self.settings.body_timeout_s:
+            stream = without_stalls(stream)
         if "content-encoding" in headers and (
             encoding := read_encoding(http.headers.getlist("content-encoding"))
         ):
@@ -68,7 +79,7 @@ class BodyReader:
         form = FormParser(headers["content-type"]) if kind == FORM_TYPE else None
         async with AsyncExitStack() as stack:
             media: Medium
-            async with deadline_timeout(deadline, self._timeout_s(length, clip)):
+            async with deadline_timeout(deadline, timeout_s):
                 if clip or form or kind in RAW_TYPES:
                     spool = spool_body(stream, length, permit, self.spool_budget, form, clip)
                     media = await stack.enter_async_context(spool)
