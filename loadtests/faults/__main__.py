@@ -19,8 +19,8 @@ PARTS = {
     "connections": connections.measure,
     "shutdown": shutdown.measure,
 }
-OF_METHODS = ("zerotprune_vs_tome_points", "glance8_points_lost")
-"""Figures of other benches, which are kept as they are in the present file: see `--figure`."""
+OF_METHODS = {"zerotprune_vs_tome_points": "elastic", "glance8_points_lost": "glances"}
+"""Figures that other benches measure, with the name of the bench: they are copied from its file."""
 
 
 def main() -> None:
@@ -31,8 +31,7 @@ def main() -> None:
         print(render("faults", page(read("faults"))).read_text())
         return
     names = [name for name in options.only.split(",") if name] or list(PARTS)
-    figures = committed() if options.only else kept(committed())
-    figures |= given(options.figure)
+    figures = (committed() if options.only else {}) | of_methods()
     for name in names:
         measured = PARTS[name]()
         log.info("%s: %s", name, {key: round(value, 3) for key, value in measured.items()})
@@ -48,26 +47,15 @@ def committed() -> Figures:
     return read("faults") if (FOLDER / "faults.json").exists() else {}
 
 
-def kept(figures: Figures) -> Figures:
-    """The figures that this bench does not measure."""
-    return {name: value for name, value in figures.items() if name in OF_METHODS}
-
-
-def given(texts: list[str]) -> Figures:
-    """Figures as NAME=VALUE. Raises SystemExit for any other text."""
-    try:
-        return {name: float(value) for name, _, value in (text.partition("=") for text in texts)}
-    except ValueError:
-        raise SystemExit(f"--figure takes NAME=VALUE, not {' '.join(texts)!r}") from None
+def of_methods() -> Figures:
+    """The figures of other benches, from their committed files."""
+    return {name: value for name, bench in OF_METHODS.items() if (value := read(bench).get(name)) is not None}
 
 
 def arguments() -> argparse.Namespace:
     """The options of the command line."""
     parser = argparse.ArgumentParser(prog="python -m loadtests.faults", description=__doc__)
     parser.add_argument("--only", default="", help=f"measure some parts only, of {','.join(PARTS)}")
-    parser.add_argument(
-        "--figure", action="append", default=[], help=f"NAME=VALUE of another bench: {', '.join(OF_METHODS)}"
-    )
     parser.add_argument("--json", type=Path, help="write the figures to this file, and no page")
     parser.add_argument("--render", action="store_true", help=RENDER_HELP)
     options = parser.parse_args()

@@ -1,9 +1,8 @@
 """The page of the bench of faults."""
 
-import pytest
-
-from loadtests.faults.__main__ import OF_METHODS, given, kept
+from loadtests.faults.__main__ import OF_METHODS, of_methods
 from loadtests.faults.page import GOALS, page
+from loadtests.report import read
 
 
 def test_the_page_has_all_goals_and_says_what_was_not_measured() -> None:
@@ -15,9 +14,10 @@ def test_the_page_has_all_goals_and_says_what_was_not_measured() -> None:
     assert text.count("not measured") == len(GOALS) - 3
 
 
-def test_figures_of_other_benches_are_kept() -> None:
-    name = OF_METHODS[0]
-    assert kept({name: 1.5, "ready_s_first": 3.0}) == {name: 1.5}
-    assert given([f"{name}=2.5"]) == {name: 2.5}
-    with pytest.raises(SystemExit, match="NAME=VALUE"):
-        given([name])
+def test_the_exit_after_a_hang_is_compared_with_the_drain_time_out() -> None:
+    text = page({"sigterm_hung_forward_exit_s": 11.5, "drain_timeout_s": 10.0})
+    assert "| 1.5 | at most 2 | met |" in text
+
+
+def test_figures_of_other_benches_come_from_their_files() -> None:
+    assert of_methods() == {name: read(bench)[name] for name, bench in OF_METHODS.items()}
