@@ -44,8 +44,8 @@ class CheckpointOptions(BaseModel):
     """Epsilon of the layer norms."""
     pool: Pool | None = None
     """Input of the classifier: the class token, or the average of the patches."""
-    image_size: int | None = Field(default=None, ge=1)
-    """Side of the input in pixels; the position embeddings are interpolated to it."""
+    image_size: int | None = Field(default=None, ge=10, le=9999)
+    """Side of the input in pixels, as a plan can name it; the position embeddings are interpolated to it."""
     labels: tuple[str, ...] | str | None = None
     """Class names in the order of the logits, a table of names by class index, or the path of a text file
     with one name in each line."""
@@ -59,6 +59,8 @@ class CheckpointOptions(BaseModel):
         if isinstance(value, str):
             value = [part.strip() for part in value.split(",")]
             value = value[0] if len(value) == 1 else value
+        if isinstance(value, list | tuple) and len(value) != 3:
+            raise ValueError("it takes one number, or three separated by commas: red, green, blue")
         return value if value is None or isinstance(value, list | tuple) else (value, value, value)
 
     @field_validator("mean", "std")

@@ -69,10 +69,12 @@ class Decoding:
     @asynccontextmanager
     async def _large(self, needed: int) -> AsyncIterator[None]:
         """Hold so many bytes of memory; after the last large image, give free memory back to the system."""
-        async with self.memory.share(needed):
-            yield
-        if needed and self.memory.free == self.memory.max_bytes:
-            self._pools["large"].submit(trim_heap)
+        try:
+            async with self.memory.share(needed):
+                yield
+        finally:  # an image that does not decode has taken memory too
+            if needed and self.memory.free == self.memory.max_bytes:
+                self._pools["large"].submit(trim_heap)
 
     def decode_wait_s(self, card: ModelCard) -> float:
         """Seconds until a request for this model that arrives now is decoded."""

@@ -135,9 +135,9 @@ def new_file() -> Path:
 
 
 def head_of(path: Path) -> bytes:
-    """The first 4,096 bytes of a file."""
+    """The first HEAD_BYTES of a file."""
     with path.open("rb") as file:
-        return file.read(4096)
+        return file.read(HEAD_BYTES)
 
 
 def append(path: Path, chunks: Sequence[bytes]) -> None:

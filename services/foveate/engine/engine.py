@@ -94,10 +94,10 @@ class Engine:
     def busy(self) -> bool:
         """True if an admitted request has no outcome yet, or if a batch still runs for clients that left.
 
-        A batch that was given up as lost does not count.
+        After a batch was given up as lost, only requests without an outcome count.
         """
-        unfinished = bool(self.backlog.unfinished) or self.backlog.prefetched is not None
-        return unfinished or (self._running and not self._device.hangs.lost)
+        batch = self._running or self.backlog.prefetched is not None
+        return bool(self.backlog.unfinished) or (batch and not self._device.hangs.lost)
 
     @property
     def unfinished(self) -> int:

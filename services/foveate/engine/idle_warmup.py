@@ -72,7 +72,7 @@ class IdleWarmup:
             self._task = asyncio.create_task(self._run(self.warmup, name), name=f"warm-up-{name}")
 
     def stop(self) -> None:
-        """Stop before the next batch."""
+        """Stop before the next batch. One that runs holds the device until it ends, and is still watched."""
         if self._task is not None:
             self._task.cancel()
 
@@ -83,7 +83,8 @@ class IdleWarmup:
                 async with self.device.idle_turn:  # granted in order: the models take turns
                     while not self._allowed(forward_s + self._setup_s):  # noqa: ASYNC110 -- no event tells that all is quiet
                         await asyncio.sleep(QUIET_S)
-                    await self._run_next(warmup, DeviceWork(name, *batch, forward_s, "warm-up"))
+                    work = DeviceWork(name, *batch, forward_s, "warm-up")
+                    await asyncio.shield(self._run_next(warmup, work))
         except Exception:
             # A rung that fails here would fail requests too; it stays cold, and better rungs serve them.
             log.warning("%s: the warm-up failed; rungs that are not warm stay unused", name, exc_info=True)

@@ -49,7 +49,7 @@ class ThreadSelector:
         if self._warm_size is not None:
             self._warm_size[warmed.plan] = max(warmed.size, self._warm_size.get(warmed.plan, 0))
         for threads, seconds in warmed.times.items():
-            if threads in self._models and self._times.get(threads, {}).get(warmed.plan) != seconds:
+            if threads in self._times and self._times[threads].get(warmed.plan) != seconds:
                 self._times[threads][warmed.plan] = dict(seconds)
                 self._models[threads].learn(warmed.plan, seconds)
         self._idle_times.clear()

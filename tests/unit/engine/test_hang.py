@@ -79,12 +79,17 @@ async def test_a_deadline_ends_a_request_in_a_batch_that_hangs() -> None:
 
 
 async def test_after_the_second_limit_the_requests_of_the_batch_fail_and_a_drain_does_not_wait() -> None:
-    device, runner = DeviceExecutor(hang_limits=HangLimits(0.05, 0.2)), FakeRunner()
+    device, runner = DeviceExecutor(hang_limits=HangLimits(0.5, 1)), FakeRunner(max_batch=2)
     async with running(runner, device=device) as engine:
         inside = await blocked(engine, runner)
+        waiting = await submitted(engine, *(make_request(n) for n in range(4)))
+        async with asyncio.timeout(20):
+            while engine.backlog.prefetched is None:
+                await asyncio.sleep(0.01)
         with pytest.raises(RunFailed, match="given it up"):
             await soon(inside)
-        assert device.hangs.lost
+        await asyncio.wait(waiting)
+        assert device.hangs.lost and not engine.busy
         await soon(engine.drain())
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 import time
 
 import pytest
@@ -12,6 +13,7 @@ from foveate.core.errors import RunFailed
 from foveate.core.metrics import Metrics
 from foveate.engine.device import DeviceExecutor
 from foveate.engine.engine import Engine
+from foveate.engine.hang import HangLimits
 from foveate.estimation.host_load import HostLoadMonitor
 from tests.support.engines import blocked, make_request, running, soon
 from tests.support.fake_runner import FULL, HALF
@@ -66,6 +68,34 @@ async def test_a_long_step_waits_until_no_request_has_arrived_for_a_second() -> 
         device.last_batch_at -= 10
         await soon(warm(runner))
         assert engine.latency.is_warm(HALF)
+
+
+class GatedWarmup(StepWarmup):
+    """A warm-up whose step waits for the gate."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.begun, self.gate = threading.Event(), threading.Event()
+
+    def run_next(self) -> WarmedPlan | None:
+        self.begun.set()
+        assert self.gate.wait(20)
+        return super().run_next()
+
+
+async def test_a_step_that_runs_holds_the_device_and_is_watched_after_a_drain_has_begun() -> None:
+    device, runner = DeviceExecutor(hang_limits=HangLimits(0.05, 1000)), WarmingRunner()
+    warmup = runner.warmup = GatedWarmup()
+    async with running(runner, device=device) as engine:
+        await soon(asyncio.to_thread(warmup.begun.wait, 20))
+        await soon(engine.drain())
+        await asyncio.sleep(0.1)
+        assert not device.idle
+        assert "a warm-up of 1 for fake" in device.hangs.describe(hanging_only=True)
+        warmup.gate.set()
+        await soon(device.hangs.wait_responds())
+        await asyncio.sleep(0.05)
+        assert device.idle and warmup.next is None
 
 
 async def test_models_take_turns() -> None:

@@ -53,6 +53,8 @@ FEATURES = Features(np.zeros((2, 2, 4), np.float16), np.zeros((8, 8, 3), np.floa
     [
         (card(), GOOD),
         (card(), changed(GOOD, scores=scores(7, -2).astype(np.float64), gflops=0)),
+        (card(104), changed(GOOD, scores=np.full(104, 30, np.float16))),
+        (card(), changed(GOOD, scores=np.full(2, np.finfo(np.float32).max))),
         (card(0), changed(GOOD, scores=scores(*range(9)))),
         (card(task="segment"), SEGMENTED),
         (card(task="segment"), changed(SEGMENTED, maps=maps(-INF))),

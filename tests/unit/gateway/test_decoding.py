@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from foveate.core.errors import BrokenMedia
 from foveate.core.model import ModelCard
 from foveate.estimation.host_load import HostLoadMonitor
 from foveate.gateway.decoding import NICE, SMALL_BYTES, Decoding, digest_of, timed
@@ -106,6 +107,20 @@ def test_timed_reports_wall_and_processor_time() -> None:
     assert result is False
     assert wall_s >= 0.05
     assert cpu_s < wall_s
+
+
+async def test_memory_is_given_back_after_a_large_image_that_does_not_decode(
+    decoding: Decoding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trimmed = threading.Event()
+    monkeypatch.setattr("foveate.gateway.decoding.trim_heap", trimmed.set)
+
+    def fail() -> None:
+        raise BrokenMedia("the image/png data is truncated or damaged")
+
+    with pytest.raises(BrokenMedia):
+        await decoding.decode_image("fake", LARGE, fail)
+    assert await asyncio.to_thread(trimmed.wait, 20)
 
 
 async def test_large_images_wait_for_their_share_of_memory() -> None:

@@ -148,8 +148,8 @@ def _plot(console: Console, profile: Profile, target: Path) -> list[str]:
 
 
 def _table(profile: Profile) -> Table:
-    sizes = sorted(profile.full.latency_s)
     """The rungs, and below them the plans with a baseline reducer, cheapest first."""
+    sizes = sorted(profile.full.latency_s)
     table = Table(Column("plan", no_wrap=True), box=None, pad_edge=False)
     for name in ("quality", "top-1", "GFLOPs", *(f"ms/{size}" for size in sizes), "speed-up"):
         table.add_column(name, justify="right")

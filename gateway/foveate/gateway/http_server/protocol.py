@@ -52,7 +52,7 @@ class BoundedHttp(WaitingHttp):
 
     def data_received(self, data: bytes) -> None:
         """Parse bytes of the connection."""
-        if self._deaf:
+        if self._ignores_input:
             return
         before, self._head_ended, size = self._head_bytes, False, len(data)
         self._framing_bytes += size
@@ -66,7 +66,7 @@ class BoundedHttp(WaitingHttp):
             self._parse_on(data, error)
         if self._head_bytes < 0:
             self._check_size = False
-            if self._framing_bytes > MAX_HEAD_BYTES and not self._deaf:
+            if self._framing_bytes > MAX_HEAD_BYTES and not self._ignores_input:
                 self._refuse(refusals.TINY_CHUNKS)
         elif before < 0 or self._head_ended:
             self._check_size = self._head_has_begun  # in these bytes, at an unknown position
@@ -82,7 +82,7 @@ class BoundedHttp(WaitingHttp):
                 error = None
             except (httptools.HttpParserError, httptools.HttpParserUpgrade) as next_error:
                 error = next_error
-        if error is not None and not self._deaf:
+        if error is not None and not self._ignores_input:
             self._refuse(self._refusal or refusals.INVALID)
 
     def _head_without_offer(self) -> bytes:
@@ -107,7 +107,7 @@ class BoundedHttp(WaitingHttp):
         if self._head_bytes == 0 and self.place is self.table.idle:
             self.table.await_head(self)
         self._head_bytes += size
-        if self._head_bytes > MAX_HEAD_BYTES and not self._deaf:
+        if self._head_bytes > MAX_HEAD_BYTES and not self._ignores_input:
             self._refuse(too_large(self.url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -143,7 +143,7 @@ class BoundedHttp(WaitingHttp):
         self._head_ended, self._head_bytes = True, -1
         self._chunks = self._body_bytes = self._framing_bytes = 0
         if refusal is not None:
-            self._deaf = True
+            self._ignores_input = True
             raise ParsingStopped
 
     @property
@@ -203,7 +203,7 @@ class BoundedHttp(WaitingHttp):
 
     def _refuse(self, refusal: HttpRefusal) -> None:
         """Refuse the bytes at which the parser has stopped, after the answers to all earlier requests."""
-        self._deaf = True
+        self._ignores_input = True
         cycle, in_body = self.cycle, self._head_bytes < 0
         if cycle is None or (cycle.response_complete and not in_body):
             self._answer_and_close(refusal)

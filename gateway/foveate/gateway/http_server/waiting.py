@@ -44,7 +44,7 @@ class WaitingHttp(HttpToolsProtocol):
         self._head_bytes = 0
         self._last_refusal: HttpRefusal | None = None
         """Sent after the answers to all earlier requests."""
-        self._deaf = False
+        self._ignores_input = False
         """All further bytes are discarded."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -72,7 +72,7 @@ class WaitingHttp(HttpToolsProtocol):
             task = self.loop.create_task(cycle.run_asgi(app))
             task.add_done_callback(self.tasks.discard)
             self.tasks.add(task)
-        elif self._deaf:
+        elif self._ignores_input:
             if self._last_refusal is not None:
                 self._answer_and_close(self._last_refusal)
         elif self._head_bytes < 0:
@@ -98,7 +98,7 @@ class WaitingHttp(HttpToolsProtocol):
 
         Closing it with bytes unread would reset it, and the client could lose its last answer.
         """
-        self._deaf = True
+        self._ignores_input = True
         self.pipeline.clear()
         if not self.transport.is_closing():
             self.transport.write_eof()
@@ -138,7 +138,7 @@ class WaitingHttp(HttpToolsProtocol):
             if self not in self.table.sending:
                 self.table.await_reader(self, size)
             self.table.await_request(self)  # the time begins anew: the client still reads its last answer
-        elif self._deaf or self._head_bytes < 0:
+        elif self._ignores_input or self._head_bytes < 0:
             self.transport.abort()
         else:
             self._close_waiting(refusals.HEAD_TOO_SLOW)
@@ -149,14 +149,14 @@ class WaitingHttp(HttpToolsProtocol):
 
     def make_room(self) -> None:
         """Close the connection, because another one needs its place."""
-        if self._deaf or self.transport.get_write_buffer_size():
+        if self._ignores_input or self.transport.get_write_buffer_size():
             self.transport.abort()
         else:
             self._close_waiting(refusals.TOO_MANY_CONNECTIONS)
 
     def _close_waiting(self, refusal: HttpRefusal) -> None:
         """Close a connection without a request in flight; if a head has begun, say why."""
-        self._deaf = True
+        self._ignores_input = True
         if self._head_has_begun and not self.transport.is_closing():
             self.transport.write(refusal.encoded(self.server_state.default_headers))
         self.transport.close()

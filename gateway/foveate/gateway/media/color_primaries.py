@@ -43,6 +43,7 @@ def coded_profile(primaries: int, transfer: int) -> bytes | None:
     return rgb_profile(WIDE_PRIMARIES.get(primaries, SRGB_PRIMARIES), _curve(transfer))
 
 
+@lru_cache(32)
 def gamma_profile(gamma: float, chromaticities: Chromaticities | None) -> bytes | None:
     """The profile for the chunks gAMA and cHRM of a PNG; None for values that make no sense.
 

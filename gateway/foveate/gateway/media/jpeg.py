@@ -24,8 +24,8 @@ MAX_SEGMENTS = 300
 MAX_MARKERS = 100_000
 """Markers in the scans of a file that is repaired."""
 MAX_FILLER = 16
-"""Bytes before a marker that may have any value. More are filler only if all have the same value: left-over
-data of a damaged scan looks different."""
+"""Bytes before a marker that may have any value. More are filler only if all have the same value: the rest
+of a damaged scan looks different."""
 
 SOI, EOI, SOS = b"\xff\xd8", b"\xff\xd9", b"\xff\xda"
 ICC_NAME = b"ICC_PROFILE\0"

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 
 from foveate.core.errors import DeadlineExceeded, Draining, FoveateError, Unavailable, UnsupportedEncoding
+from foveate.gateway.body_formats.compression import ENCODINGS
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ def problem(error: FoveateError, request_id: str) -> Response:
     if isinstance(error, DeadlineExceeded):
         headers["x-slo-met"] = "false"
     if isinstance(error, UnsupportedEncoding):
-        headers["accept-encoding"] = "gzip, deflate"  # RFC 9110, section 12.5.3
+        headers["accept-encoding"] = ", ".join(ENCODINGS)  # RFC 9110, section 12.5.3
     return render(f"urn:foveate:problem:{slug}", error.title, error.status, error.detail, headers)
 
 

@@ -34,6 +34,11 @@ def prepare_device(device: str, threads: int) -> str:
     return device
 
 
+def hardware(device: str) -> str:
+    """What decides the speed of torch's device: the name of the GPU, or the features of the processor."""
+    return torch.cuda.get_device_name() if device.startswith("cuda") else processor_features()
+
+
 def processor_features() -> str:
     """What decides a CPU's speed in each precision: its name and its instruction sets."""
     info = Path("/proc/cpuinfo")

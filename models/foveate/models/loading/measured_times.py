@@ -14,7 +14,7 @@ import torch
 
 from foveate.core.errors import BadPlan
 from foveate.core.plan import Plan
-from foveate.models.loading.machine import processor_features
+from foveate.models.loading.machine import hardware
 from foveate.models.loading.user_folders import cache_folder
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ class MeasuredTimes:
         """weights: the digest of all that decides the answers; empty keeps nothing."""
         self.full = full
         folder = cache_folder() if weights else None
-        machine = torch.cuda.get_device_name() if device.startswith("cuda") else processor_features()
+        machine = hardware(device)
         cores, threads = len(os.sched_getaffinity(0)), torch.get_num_threads()
         parts = (FORMAT, weights, str(full), *map(str, rungs), machine, cores, threads, torch.__version__)
         key = hashlib.sha256(repr(parts).encode()).hexdigest()[:24]

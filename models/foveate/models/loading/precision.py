@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from foveate.core.plan import PRECISIONS, Precision
 from foveate.models import huggingface, zoo
 from foveate.models.huggingface import Pretrained, PretrainedRunner
-from foveate.models.loading.machine import processor_features
+from foveate.models.loading.machine import hardware
 from foveate.models.loading.measured_times import write_atomically
 from foveate.models.loading.profile_store import weights_digest
 from foveate.models.loading.user_folders import cache_folder
@@ -173,8 +173,7 @@ def _cache_file(checkpoint: Checkpoint | Pretrained, device: str) -> Path | None
     digest = hashlib.sha256()
     for name, tensor in sorted(checkpoint.model.state_dict().items()):
         digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    machine = torch.cuda.get_device_name() if device == "cuda" else processor_features()
     table = json.dumps(checkpoint.table(), sort_keys=True)
-    digest.update(f"{table} {machine} {torch.__version__} {torch.get_num_threads()}".encode())
+    digest.update(f"{table} {hardware(device)} {torch.__version__} {torch.get_num_threads()}".encode())
     digest.update(f"{AGREEMENT} {GAIN} {len(heldout())}".encode())
     return folder / "precision" / f"{digest.hexdigest()[:24]}.txt"

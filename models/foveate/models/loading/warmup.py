@@ -138,7 +138,8 @@ class LadderWarmup:
         warmed = self._run(self._later.popleft())
         if not self._later:
             self._retime_later()
-            self._store()
+        if warmed is not None:
+            self._store()  # a server may end before its whole ladder is warm
         return warmed
 
     def run_all(self) -> None:

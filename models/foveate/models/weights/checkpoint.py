@@ -15,7 +15,7 @@ from foveate.core.checkpoint_options import NOTHING_STATED, CheckpointOptions
 from foveate.core.errors import SetupError
 from foveate.models.vit.vit import ElasticViT
 from foveate.models.weights.description import CONFIG, describe_beside, with_labels_read
-from foveate.models.weights.inferred_card import infer_card, preparation_text, with_options
+from foveate.models.weights.inferred_card import guessed_card, infer_card, preparation_text, with_options
 from foveate.models.weights.parameter_names import timm_names
 from foveate.models.weights.state_dict import check_tensors, read_metadata, read_state
 from foveate.models.zoo import MAX_NAME, CheckpointCard
@@ -30,7 +30,8 @@ class Checkpoint(CheckpointCard):
 
     model: ElasticViT = field(kw_only=True)
     preparation: str = field(default="", kw_only=True)
-    """What is stated about the weights and differs from the guess, as text; a part of their digest."""
+    """What is stated about the weights and differs from the guess, or from the card in the file, as text; a
+    part of their digest."""
 
 
 def attach(card: CheckpointCard, state: Mapping[str, Tensor], where: str) -> Checkpoint:
@@ -66,16 +67,18 @@ def read(
     if card is not None:
         return attach(card, state, path.name)
     own, options = _card(path, metadata), with_labels_read(options)
+    default = own
     if own is not None:
-        checkpoint = attach(
-            with_options(own, options), timm_names(state, path.name, options.prefix), path.name
-        )
-        return resize(checkpoint, options.image_size or own.config.image_size)
-    beside = describe_beside(path)
-    stated = options.over(beside.options)
-    state = timm_names(state, path.name, stated.prefix)
-    card = infer_card(_name(path), path, state, stated, beside)
-    checkpoint = replace(attach(card, state, path.name), preparation=preparation_text(card, state))
+        stated = options
+        state = timm_names(state, path.name, stated.prefix)
+        card = with_options(own, stated)
+    else:
+        beside = describe_beside(path)
+        stated = options.over(beside.options)
+        state = timm_names(state, path.name, stated.prefix)
+        card = infer_card(_name(path), path, state, stated, beside)
+        default = guessed_card(card.name, state)
+    checkpoint = replace(attach(card, state, path.name), preparation=preparation_text(card, default))
     return resize(checkpoint, stated.image_size or card.config.image_size)
 
 

@@ -50,17 +50,21 @@ def with_options(card: CheckpointCard, options: CheckpointOptions) -> Checkpoint
     return replace(card, config=replace(card.config, **config), input=replace(card.input, **crop), **rest)
 
 
-def preparation_text(card: CheckpointCard, state: Mapping[str, Tensor]) -> str:
-    """What the card adds to the weights, as text; empty where it is what would be guessed.
+def guessed_card(name: str, state: Mapping[str, Tensor]) -> CheckpointCard | None:
+    """The card of weights about which nothing is stated; None where the heads cannot be guessed."""
+    try:
+        return CheckpointCard(name, config_from_weights(state, name, NOTHING_STATED))
+    except SetupError:
+        return None
+
+
+def preparation_text(card: CheckpointCard, default: CheckpointCard | None) -> str:
+    """What the card says that the weights do not show, as text; empty where the default card says the same.
 
     Weights are measured under their preparation, so profiles of other preparations do not hold.
     """
     used = _not_in_weights(card)
-    try:
-        guess = CheckpointCard(card.name, config_from_weights(state, card.name, NOTHING_STATED))
-    except SetupError:  # the heads cannot be guessed
-        return repr(used)
-    return "" if used == _not_in_weights(guess) else repr(used)
+    return "" if default is not None and used == _not_in_weights(default) else repr(used)
 
 
 def _not_in_weights(card: CheckpointCard) -> tuple[object, ...]:

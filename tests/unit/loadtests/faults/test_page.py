@@ -14,10 +14,5 @@ def test_the_page_has_all_goals_and_says_what_was_not_measured() -> None:
     assert text.count("not measured") == len(GOALS) - 3
 
 
-def test_the_exit_after_a_hang_is_compared_with_the_drain_time_out() -> None:
-    text = page({"sigterm_hung_forward_exit_s": 11.5, "drain_timeout_s": 10.0})
-    assert "| 1.5 | at most 2 | met |" in text
-
-
 def test_figures_of_other_benches_come_from_their_files() -> None:
     assert of_methods() == {name: read(bench)[name] for name, bench in OF_METHODS.items()}

@@ -78,6 +78,22 @@ def test_remembered_times_are_not_measured_again() -> None:
     assert len(second.ran) < len(first.ran) / 2
 
 
+def test_times_of_each_plan_are_stored_once_it_is_warm() -> None:
+    saved = list[set[Plan]]()
+
+    def save(times: BatchTimes) -> None:
+        saved.append({plan for plan, by_size in times[1].items() if by_size})
+
+    warmup = LadderWarmup(RecordingRunner(), (1,), save=save)
+    warmup.run_essential()
+    cheapest, other, *_, full = (rung.plan for rung in warmup.runner.card.ladder)
+    assert saved == [{cheapest, full}]
+    warmed = None
+    while warmed is None or warmed.plan != other:
+        warmed = warmup.run_next()
+    assert saved[-1] == {cheapest, other, full}
+
+
 def test_an_outlier_is_timed_again() -> None:
     runner = RecordingRunner()
     warmup = LadderWarmup(runner, (1,))

@@ -157,6 +157,16 @@ def test_digest_of_weights_depends_on_their_preparation(bare: str, tmp_path: Pat
     assert "4" in hub.load(str(folder)).preparation
 
 
+def test_digest_of_weights_with_a_card_depends_on_the_options_that_change_it(
+    bare: str, tmp_path: Path
+) -> None:
+    saved = tmp_path / "saved.safetensors"
+    hub.save(saved, hub.load(bare, options=IMAGENET))
+    own = weights_digest(hub.load(str(saved)))
+    assert weights_digest(hub.load(str(saved), options=IMAGENET)) == own
+    assert weights_digest(hub.load(str(saved), options=CheckpointOptions(crop_pct=0.9))) != own
+
+
 def test_runner_cards_differ_by_what_is_stated(bare: str) -> None:
     def card(options: CheckpointOptions) -> tuple[str, str]:
         card = TorchRunner(hub.load(bare, options=options), "fp32", "cpu", 1).card
