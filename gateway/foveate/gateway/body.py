@@ -12,7 +12,7 @@ RAW_TYPES = ("application/octet-stream", "binary/octet-stream", "")
 """Content types of media whose own type the client does not say."""
 FORM_TYPE, JSON_TYPE = "multipart/form-data", "application/json"
 STALL_S = 15.0
-"""Most seconds between two chunks of a body that may take minutes. Mobile networks pause for a few seconds."""
+"""Most seconds between two chunks of a body that may take minutes: mobile networks pause for some."""
 
 
 def parse_length(content_length: str) -> int:
