@@ -101,7 +101,7 @@ async def test_a_signal_that_arrives_twice_at_once_is_one_signal() -> None:
         admitted = await here.blocked_request()
         for _ in range(2):
             here.server.handle_exit(signal.SIGINT, None)
-        await asyncio.sleep(0.05)
+            await asyncio.sleep(0.01)
         here.runner.gate.set()
         assert (await admitted).status_code == 200
         await asyncio.wait_for(here.serving, 10)
