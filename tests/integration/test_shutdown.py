@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from foveate.gateway.server import SAME_SIGNAL_S
 from tests.e2e.serving import free_port
 from tests.support.command_server import TIMEOUT_S, CommandServer, serving_commands
 
@@ -83,6 +84,7 @@ async def test_a_second_sigterm_ends_the_server_at_once(tmp_path: Path) -> None:
             await running(client)
             server.sigterm()
             await until_status(client, "/readyz", 503)
+            await asyncio.sleep(SAME_SIGNAL_S)
             server.sigterm()
             assert (await stuck).status_code == 503
         assert await exit_code(server) == 1

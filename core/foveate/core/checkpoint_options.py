@@ -16,6 +16,8 @@ Pool = Literal["token", "avg"]
 
 MAX_LABELS = 1_000_000
 """Most class names."""
+MAX_IMAGE_SIZE = 4096
+"""Largest side of the input in pixels. The position embeddings of a side of 100,000 pixels would take 20 GB."""
 
 
 class CheckpointOptions(BaseModel):
@@ -44,7 +46,7 @@ class CheckpointOptions(BaseModel):
     """Epsilon of the layer norms."""
     pool: Pool | None = None
     """Input of the classifier: the class token, or the average of the patches."""
-    image_size: int | None = Field(default=None, ge=10, le=9999)
+    image_size: int | None = Field(default=None, ge=10, le=MAX_IMAGE_SIZE)
     """Side of the input in pixels, as a plan can name it; the position embeddings are interpolated to it."""
     labels: tuple[str, ...] | str | None = None
     """Class names in the order of the logits, a table of names by class index, or the path of a text file

@@ -90,7 +90,7 @@ def _priority(text: str) -> int:
 def _number(name: str, text: str, maximum: float, allow_zero: bool = False) -> float:
     """A finite number above 0, or from 0, and at most `maximum`. Raises BadRequest."""
     try:
-        value = float(text)
+        value = math.nan if "_" in text else float(text)  # Python takes 1_000
     except ValueError:
         value = math.nan
     if not (0 <= value <= maximum if allow_zero else 0 < value <= maximum):

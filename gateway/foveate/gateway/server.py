@@ -24,6 +24,9 @@ from foveate.gateway.limits import AdmissionLimiter
 log = logging.getLogger(__name__)
 SEND_TIMEOUT_S = 5
 """Seconds in which the last answers must be sent after the drain."""
+SAME_SIGNAL_S = 0.2
+"""Signals within so many seconds of the first one are that signal once more: the terminal sends it to a whole
+group of processes, and a parent such as `timeout` or a task runner passes it on too."""
 LAST_SEND_S = 0.2
 """The same after the second signal: until the requests have ended, and once more to send their answers."""
 
@@ -53,6 +56,7 @@ class DrainingServer(uvicorn.Server):
         """When the drain time ends; monotonic clock seconds."""
         self._owns_process = False
         self._shutdown: asyncio.Task[None] | None = None
+        self._signalled = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def run(self, sockets: list[socket] | None = None) -> None:
@@ -92,9 +96,12 @@ class DrainingServer(uvicorn.Server):
 
     def _begin_drain(self) -> None:
         if self._shutdown is None:
+            self._signalled = monotonic()
             self._shutdown = asyncio.ensure_future(self._drain_and_stop())
 
     def _stop_now(self) -> None:
+        if monotonic() - self._signalled < SAME_SIGNAL_S:
+            return
         if self._shutdown is not None:
             self._shutdown.cancel()
         log.warning("a second signal: the server stops at once, with status 1")

@@ -60,7 +60,7 @@ class BatchExecutor:
             work = self._work("stacking", len(entries), plan, batch.predicted_s, partial(self._fail, entries))
             with self.device.hangs.watch(work):
                 batch.stacked = await stacking
-        except Exception:
+        except (Exception, SystemExit):
             log.debug("stacking a prefetched batch failed", exc_info=True)
         self._stack_time.observe(self.clock() - started)
 
@@ -68,7 +68,7 @@ class BatchExecutor:
         """Run the entries that are alive. A failure ends these requests and does not stop the engine."""
         try:
             await self._forward(batch)
-        except Exception:
+        except (Exception, SystemExit):  # a library of the model may call sys.exit
             log.exception("a batch of %d failed", len(batch.decision.entries))
             for entry in batch.decision.entries:
                 entry.fail(RunFailed("the model failed on this request"))

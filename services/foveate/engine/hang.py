@@ -115,8 +115,12 @@ class HangDetector:
         work.began = loop.time()
         limit = _Limit(self, work)
         self._running.add(work)
+        ended = True
         try:
             yield
+        except asyncio.CancelledError:
+            ended = False  # the thread works on: only the wait for it has ended
+            raise
         finally:
             limit.timer.cancel()
             self._running.discard(work)
@@ -124,7 +128,8 @@ class HangDetector:
                 del self._hanging[work]
                 if not self._hanging:
                     self._responds.set()
-                log.warning("no longer hanging: %s", work.describe(loop.time()))
+                if ended:
+                    log.warning("no longer hanging: %s", work.describe(loop.time()))
 
     def begin_hang(self, work: DeviceWork) -> None:
         """The first limit of a work has passed."""

@@ -118,8 +118,9 @@ def _check_count(name: str, value: object) -> None:
 
 def _array(name: str, value: Any, axes: int) -> np.ndarray[Any, Any]:
     """The value, if it is a floating-point array with so many axes and at least one number."""
-    if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
-        kind = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
+    # A masked array would pass the test of its values, and answer NaN for those that are masked.
+    if not isinstance(value, np.ndarray) or isinstance(value, np.ma.MaskedArray) or value.dtype.kind != "f":
+        kind = value.dtype if type(value) is np.ndarray else type(value).__name__
         raise _Invalid(f"{name} is of type {kind} and not a floating-point array")
     if value.ndim != axes or not value.size:
         raise _Invalid(f"{name} has the shape {value.shape} and not {axes} axes with numbers")

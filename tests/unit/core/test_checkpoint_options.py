@@ -29,7 +29,7 @@ def test_one_number_stands_for_all_channels(value: Any) -> None:
         ({"std": 0}, "greater than 0"),
         ({"std": [0.2, 0.2]}, "it takes one number, or three"),
         ({"mean": "0.5,0.5"}, "it takes one number, or three"),
-        ({"image_size": 100_000}, "less than or equal to 9999"),
+        ({"image_size": 100_000}, "less than or equal to 4096"),
         ({"mena": 0.5}, "Extra inputs are not permitted"),
         ({"interpolation": "lanczos"}, "'bilinear' or 'bicubic'"),
         ({"eps": 0}, "greater than 0"),

@@ -1,6 +1,7 @@
 """From a batch to outcomes: faulty items, explanations, padding."""
 
 import asyncio
+import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -32,6 +33,22 @@ async def test_a_faulty_item_fails_alone() -> None:
     assert isinstance(fine, Outcome)
     assert isinstance(bad, RunFailed)
     assert "poison" not in bad.detail
+
+
+class Exits(FakeRunner):
+    """Calls sys.exit for the media "exit", as code that was written as a script does."""
+
+    def run(self, batch: list[Any], plan: Plan) -> list[Result | Exception]:
+        if "exit" in batch:
+            sys.exit(3)
+        return super().run(batch, plan)
+
+
+async def test_a_runner_that_exits_fails_its_batch_and_not_the_server() -> None:
+    async with running(Exits()) as engine:
+        with pytest.raises(RunFailed):
+            await soon(engine.submit(make_request("exit")))
+        assert isinstance(await soon(engine.submit(make_request("fine"))), Outcome)
 
 
 class AcceptsContentPlans(FakeRunner):

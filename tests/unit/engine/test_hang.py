@@ -188,3 +188,21 @@ async def test_work_in_time_leaves_nothing_behind() -> None:
     assert not detector.describe() and not detector.count("fake")
     detector.check()
     await soon(detector.wait_responds())
+
+
+async def test_work_that_is_cancelled_is_not_logged_as_ended(caplog: pytest.LogCaptureFixture) -> None:
+    """At the end of a drain the wait for the thread ends, but not its work."""
+    detector = HangDetector(SHORT, lambda _: None)
+
+    async def wait() -> None:
+        with detector.watch(DeviceWork("m", FULL, 1, 0.0)):
+            await asyncio.Event().wait()
+
+    waiting = asyncio.create_task(wait())
+    async with asyncio.timeout(20):
+        while not detector.hangs:
+            await asyncio.sleep(0.01)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    assert not detector.hangs
+    assert "no longer hanging" not in caplog.text

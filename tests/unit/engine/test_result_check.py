@@ -64,6 +64,8 @@ FEATURES = Features(np.zeros((2, 2, 4), np.float16), np.zeros((8, 8, 3), np.floa
         (card(frames=4), changed(CLIP, over_time=None)),
         (card(task="segment", frames=4), SEGMENTED_CLIP),
         (card(), changed(GOOD, chosen=FULL)),
+        (card(), changed(GOOD, scores=scores(300, -300).astype(np.float16))),
+        (card(), changed(GOOD, scores=scores(1e30, 0))),
     ],
 )
 def test_valid_results_of_each_kind_pass(model: ModelCard, result: Result) -> None:
@@ -111,6 +113,7 @@ def test_valid_results_of_each_kind_pass(model: ModelCard, result: Result) -> No
             "features.fine holds NaN",
         ),
         (card(1, task="clicks"), changed(GOOD, maps=None), "maps is missing"),
+        (card(), changed(GOOD, scores=np.ma.array(GOOD.scores, mask=(True, False))), "of type MaskedArray"),
         (card(frames=4), changed(CLIP, frames=(0,)), "over_time has the shape"),
         (card(frames=4), changed(CLIP, frames=[0, 4]), "frames is not a tuple"),
         (card(frames=4), changed(CLIP, over_time=np.full((2, 2), NAN)), "over_time holds NaN"),

@@ -68,6 +68,7 @@ def test_the_tenant_is_read_from_the_configured_header() -> None:
         ({"x-priority": "high"}, "x-priority must be a whole number from -9 to 9"),
         ({"x-priority": "10"}, "x-priority"),
         ({"x-priority": "1.5"}, "x-priority"),
+        ({"x-slo-ms": "1_000"}, "x-slo-ms must be a number above 0 to 3.6e+06, not '1_000'"),
         ({"x-priority": ""}, "x-priority"),
         ({"x-priority": "٣"}, "x-priority"),
     ],

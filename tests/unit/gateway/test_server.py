@@ -14,7 +14,7 @@ from foveate.cluster.local import LocalCluster
 from foveate.core.metrics import Metrics
 from foveate.core.settings import Settings
 from foveate.gateway.app import create_app
-from foveate.gateway.server import DrainingServer, freeze_gc_heap, server
+from foveate.gateway.server import SAME_SIGNAL_S, DrainingServer, freeze_gc_heap, server
 from tests.support.fake_runner import FakeRunner
 
 pytestmark = pytest.mark.anyio
@@ -87,12 +87,25 @@ async def test_the_second_signal_stops_at_once() -> None:
     async with running() as here:
         admitted = await here.blocked_request()
         here.server.handle_exit(signal.SIGTERM, None)
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(SAME_SIGNAL_S + 0.05)
         here.server.handle_exit(signal.SIGTERM, None)
         await asyncio.wait_for(here.serving, 10)
         assert here.server.force_exit
         assert not here.server.finished
         admitted.cancel()
+
+
+async def test_a_signal_that_arrives_twice_at_once_is_one_signal() -> None:
+    """`timeout` and task runners pass on a signal that the terminal has sent to the server already."""
+    async with running() as here:
+        admitted = await here.blocked_request()
+        for _ in range(2):
+            here.server.handle_exit(signal.SIGINT, None)
+            await asyncio.sleep(0.01)
+        here.runner.gate.set()
+        assert (await admitted).status_code == 200
+        await asyncio.wait_for(here.serving, 10)
+        assert here.server.finished and not here.server.force_exit
 
 
 async def test_an_idle_server_stops_at_the_first_signal() -> None:

@@ -104,7 +104,7 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON only.")] = False,
 ) -> None:
     """Classify or segment an image; print its classes, the compute spent, and the patches or the mask."""
-    models = (model,) if model else ()
+    models = () if model is None else (model,)  # an empty name is refused, as in --model "$UNSET"
     flags = {"models": models or None, "plan": plan, "precision": precision, "device": device}
     settings = settings_from({**flags, "model_options": model_options(models, stated)})
     start_logging(settings)

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Protocol
 
+from foveate.core.errors import SetupError
 from foveate.core.settings import Settings
 
 log = logging.getLogger(__name__)
 
 RESERVED_CONNECTIONS = 32
 """Connections above the limit, for probes and metrics, and for requests that get 503."""
+OTHER_FILES = 32
+"""Open files besides connections: listeners, logs, clips on disk, and clients of other services."""
 MAX_DEFAULT_CONNECTIONS = 8192
 """The largest limit that is derived from the limit on open files."""
 DISCARD_TIMEOUT_S = 30.0
@@ -61,13 +64,22 @@ class ConnectionLimits:
 
     @classmethod
     def of(cls, settings: Settings) -> "ConnectionLimits":
-        """The limits that the settings ask for."""
-        return cls(
+        """The limits that the settings ask for. Raises SetupError for more connections than open files."""
+        limits = cls(
             settings.max_connections or default_max_connections(),
             settings.head_timeout_s,
             settings.keep_alive_timeout_s,
             settings.send_timeout_s,
         )
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        needed = limits.max_open + limits.backlog + OTHER_FILES
+        if settings.max_connections and files != resource.RLIM_INFINITY and needed > files:
+            # Past the limit the system refuses connections without a word, probes included.
+            raise SetupError(
+                f"max_connections {settings.max_connections} needs {needed} open files, and this process may "
+                f"have {files}: raise that limit (ulimit -n), or lower max_connections"
+            )
+        return limits
 
     @property
     def max_open(self) -> int:

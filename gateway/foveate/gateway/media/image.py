@@ -23,7 +23,7 @@ from foveate.gateway.media.bounded_file import ReadLimitedFile
 from foveate.gateway.media.color_profile import ColorConversion, conversion_to_srgb
 from foveate.gateway.media.image_format import READERS, Size, image_type, webp_size
 from foveate.gateway.media.jpeg import decode_pixels, read_header, read_metadata
-from foveate.gateway.media.png import open_png, png_profile
+from foveate.gateway.media.png import open_png, png_profile, without_texts
 from foveate.gateway.media.tiff_directory import check_tiff_directory
 
 Pixels = NDArray[np.uint8]
@@ -194,6 +194,8 @@ def _decode_with_pillow(data: bytes, kind: str, max_pixels: int) -> StoredImage:
         _check_pixels(webp_size(data), max_pixels)  # opening the file already allocates its canvas
     if kind == "image/tiff":
         check_tiff_directory(data)
+    if kind == "image/png":
+        data = without_texts(data)
     file = ReadLimitedFile(data)
     image = open_png(file) if kind == "image/png" else READERS[kind](file)
     _check_pixels(image.size, max_pixels)

@@ -12,6 +12,10 @@ from foveate.gateway.media.color_primaries import coded_profile, gamma_profile
 MAX_CHUNKS = 64
 """Chunks that are searched for colours. They precede the pixels, and most programs write them first."""
 FIRST_CHUNK = 8
+TEXT_CHUNKS = (b"zTXt", b"iTXt")
+"""Chunks of text that may be compressed. Pillow refuses a file in which one expands to over 1 MB."""
+MAX_SEARCHED_CHUNKS = 10_000
+"""Chunks that are searched for texts; a file of more of them keeps the rest."""
 CICP_BYTES = 16
 """Length of a whole chunk cICP: four bytes of content between its header and its checksum."""
 
@@ -29,6 +33,23 @@ def open_png(file: BytesIO) -> PngImageFile:
         if span is None:
             raise
     return PngImageFile(type(file)(data[: span[0]] + data[span[1] :]))
+
+
+def without_texts(data: bytes) -> bytes:
+    """The file without compressed texts, such as the drawing or the workflow that an image was made from."""
+    if not any(name in data for name in TEXT_CHUNKS):
+        return data
+    view, kept, start, at = memoryview(data), list[memoryview](), 0, FIRST_CHUNK
+    for _ in range(MAX_SEARCHED_CHUNKS):
+        if at + 12 > len(data):
+            break
+        (length,), name = struct.unpack_from(">I", data, at), data[at + 4 : at + 8]
+        end = at + 12 + length
+        if name in TEXT_CHUNKS:
+            kept.append(view[start:at])
+            start = end
+        at = end
+    return b"".join((*kept, view[start:]))
 
 
 def png_profile(image: ImageFile, data: bytes) -> tuple[bytes | None, str]:

@@ -94,6 +94,7 @@ def test_folder_and_its_file_are_served_alike(tmp_path: Path) -> None:
             ("profile", "a.safetensors", "--activation", "relu"),
             "--activation cannot be relu: Input should be",
         ),
+        (("predict", FOX, "-m", "a.safetensors", "--image-size", "100000"), "--image-size cannot be 100000"),
         (("predict", FOX, "-m", "a.safetensors", "--crop-mode", "border"), "--crop-mode cannot be border"),
     ],
 )

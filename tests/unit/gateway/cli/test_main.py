@@ -42,6 +42,7 @@ def test_a_prediction_as_json(tmp_path: Path) -> None:
             "--explain writes a PNG, so",
         ),
         (("missing.jpg", "--precision", "fp8"), "precision: "),
+        (("missing.jpg", "--model", ""), "models: must name at least one model"),
     ],
 )
 def test_an_expected_error_is_one_sentence_and_status_2(

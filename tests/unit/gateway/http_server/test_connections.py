@@ -5,6 +5,7 @@ import resource
 
 import pytest
 
+from foveate.core.errors import SetupError
 from foveate.core.settings import Settings
 from foveate.gateway.http_server.connections import (
     ConnectionLimits,
@@ -153,4 +154,11 @@ def test_the_default_limit_leaves_files_for_other_uses(monkeypatch: pytest.Monke
         limits = ConnectionLimits.of(Settings())
         if files == 1024:
             assert limits.max_open + limits.backlog < 900
-    assert ConnectionLimits.of(Settings(max_connections=7)).max_connections == 7
+
+
+def test_a_limit_above_the_open_files_is_refused_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 1024))
+    for limit in (7, 800):
+        assert ConnectionLimits.of(Settings(max_connections=limit)).max_connections == limit
+    with pytest.raises(SetupError, match=r"max_connections 5000 .* may have 1024: raise .*ulimit -n"):
+        ConnectionLimits.of(Settings(max_connections=5000))

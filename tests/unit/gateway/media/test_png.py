@@ -1,12 +1,14 @@
 """The colours of PNG files without a profile, and profiles that Pillow refuses."""
 
 import struct
+import zlib
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from foveate.core.errors import BrokenMedia
 from foveate.core.model import InputSpec
 from foveate.gateway.media.color_primaries import SRGB_PRIMARIES, WIDE_PRIMARIES, coded_profile
 from foveate.gateway.media.image import decode_image
@@ -95,3 +97,19 @@ def test_a_palette_is_converted_too() -> None:
     image = Image.new("P", (48, 48), 1)
     image.putpalette([0, 0, 0, *COLOUR])
     assert abs(decode(encode(image, "PNG", icc_profile=coded_profile(12, 13))) - BY_PROFILE).max() <= 1
+
+
+@pytest.mark.parametrize("after_pixels", [False, True])
+@pytest.mark.parametrize("name", [b"zTXt", b"iTXt"])
+def test_long_compressed_texts_do_not_matter(name: bytes, after_pixels: bool) -> None:
+    """Drawing programs and image generators keep their source in one. Pillow refuses more than 1 MB."""
+    head = b"mxfile\0\0" if name == b"zTXt" else b"mxfile\0\1\0\0\0"
+    text = png_chunk(name, head + zlib.compress(b"ab" * 10**6))
+    data = PLAIN[:-12] + text + PLAIN[-12:] if after_pixels else with_chunks(text)
+    assert tuple(decode(data)) == COLOUR
+
+
+def test_texts_of_a_truncated_file_hide_no_damage() -> None:
+    text = png_chunk(b"zTXt", b"a\0\0" + zlib.compress(b"ab"))
+    with pytest.raises(BrokenMedia):
+        decode(PLAIN[:33] + text[:-6])
