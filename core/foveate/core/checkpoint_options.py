@@ -17,7 +17,7 @@ Pool = Literal["token", "avg"]
 MAX_LABELS = 1_000_000
 """Most class names."""
 MAX_IMAGE_SIZE = 4096
-"""Largest side of the input in pixels. The position embeddings of a side of 100,000 pixels would take 20 GB."""
+"""Largest side of the input in pixels. Position embeddings of a side of 100,000 pixels would take 20 GB."""
 
 
 class CheckpointOptions(BaseModel):
