@@ -76,6 +76,10 @@ def _find(name: str, folder: Traversable) -> Checkpoint:
         raise SetupError(other_format(name))
     if name.startswith("random:"):
         return _random(name.removeprefix("random:"))
+    if name.startswith(("/", "./", "../", "~")) or Path(name).is_file():
+        if not Path(name).exists():
+            raise SetupError(f"there is no file or folder {name}")
+        raise SetupError(f"{name} is no model: name a .safetensors file, or a folder with a config.json")
     return timm_models.load(name, zoo.names(folder))
 
 

@@ -37,6 +37,17 @@ def test_card_without_weights_is_refused(folder: Path) -> None:
         hub.load("vit-x", folder=folder)
 
 
+def test_a_path_is_no_name_of_timm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("notes.txt").touch()
+    for name in ("notes.txt", "./notes.txt", str(tmp_path / "notes.txt")):
+        with pytest.raises(SetupError, match="is no model: name a .safetensors file, or a folder with a con"):
+            hub.load(name)
+    for name in ("./nothing", "../nothing", str(tmp_path / "nothing"), "~/nothing"):
+        with pytest.raises(SetupError, match=f"there is no file or folder {name}"):
+            hub.load(name)
+
+
 def test_files_that_are_not_safetensors_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     with pytest.raises(SetupError, match="there is no file"):
