@@ -41,7 +41,7 @@ def test_a_path_is_no_name_of_timm(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     Path("notes.txt").touch()
     for name in ("notes.txt", "./notes.txt", str(tmp_path / "notes.txt")):
-        with pytest.raises(SetupError, match="is no model: name a .safetensors file, or a folder with a con"):
+        with pytest.raises(SetupError, match="is no model: name a"):
             hub.load(name)
     for name in ("./nothing", "../nothing", str(tmp_path / "nothing"), "~/nothing"):
         with pytest.raises(SetupError, match=f"there is no file or folder {name}"):
