@@ -75,7 +75,11 @@ def profiled_ladder(profile: Profile, full: Plan) -> tuple[Rung, ...]:
 
 
 def standard_ladder(model: ElasticViT, full: Plan) -> tuple[Rung, ...]:
-    """A few plans that every model with a class token can run, and full. Only full has a quality."""
-    texts = STANDARD_RUNGS if model.config.class_token else ()
+    """A few plans that every model with a class token can run, and full. Only full has a quality.
+
+    In a very small model, a reducer that drops few tokens costs more than it saves: it is left out.
+    """
+    texts, top = STANDARD_RUNGS if model.config.class_token else (), _rung(model, full, 1.0)
     rungs = [_rung(model, Plan.parse(text, full), None) for text in texts]
-    return (*sorted(rungs, key=lambda r: r.gflops), _rung(model, full, 1.0))
+    cheaper = [rung for rung in rungs if rung.gflops < top.gflops]
+    return (*sorted(cheaper, key=lambda rung: rung.gflops), top)

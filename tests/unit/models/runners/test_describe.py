@@ -48,11 +48,11 @@ def test_digests_change_with_what_answers_depend_on() -> None:
 
 def test_standard_ladder_is_sorted_by_cost_and_unmeasured_below_full() -> None:
     ladder = standard_ladder(tiny().model, FULL)
-    assert [rung.plan for rung in ladder] == [*(Plan.parse(t, FULL) for t in STANDARD_RUNGS), FULL]
-    costs = [rung.gflops for rung in ladder[:-1]]
+    # Of 16 patches evit:0.9 keeps 16, one of them fused, which costs more than it saves.
+    assert [rung.plan for rung in ladder] == [*(Plan.parse(t, FULL) for t in STANDARD_RUNGS[:-1]), FULL]
+    costs = [rung.gflops for rung in ladder]
     assert costs == sorted(costs)
-    assert costs[-1] < 1.001 * ladder[-1].gflops  # of 16 patches evit:0.9 keeps 16, one of them fused
-    assert [rung.quality for rung in ladder] == [None] * len(STANDARD_RUNGS) + [1.0]
+    assert [rung.quality for rung in ladder] == [None] * 3 + [1.0]
     assert ladder[-1].tokens == 17 > ladder[0].tokens
 
 
