@@ -20,7 +20,7 @@ from foveate.core.outcome import Result
 from foveate.core.plan import Plan
 from foveate.core.settings import Settings
 from foveate.gateway.app import create_app
-from foveate.gateway.server import freeze_gc_heap, server
+from foveate.gateway.server import SAME_SIGNAL_S, freeze_gc_heap, server
 from tests.integration.conftest import TIMEOUT_S, RunningServer, Serve, listen
 from tests.support.fake_runner import FakeRunner
 from tests.support.media_samples import encode, png, scene
@@ -443,6 +443,7 @@ async def test_second_signal_answers_waiting_requests_and_stops_at_once(serve: S
         stuck = await held_request(served, client)
         served.sigterm()
         await served.events.wait_for("draining", 1)
+        await asyncio.sleep(1.5 * SAME_SIGNAL_S)
         served.sigterm()
         assert (await asyncio.wait_for(stuck, TIMEOUT_S)).status_code == 503
     assert await asyncio.to_thread(served.ended)
