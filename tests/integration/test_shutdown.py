@@ -188,6 +188,7 @@ async def test_on_ray_requests_behind_a_hang_run_on_another_worker(tmp_path: Pat
     with serving_commands(tmp_path, free_port(), "fake", **options) as server:
         async with server.client() as client:
             hanging = asyncio.create_task(post(client, NEVER))
+            await asyncio.sleep(1)  # it is alone in its batch
             statuses: list[int] = []
             async with asyncio.timeout(TIMEOUT_S):
                 while not hanging.done():  # the first requests may wait behind the forward until it hangs

@@ -97,13 +97,12 @@ def test_an_image_at_the_limit_is_decoded() -> None:
 
 
 @pytest.mark.parametrize("chunk", [b"zTXt", b"iTXt"])
-def test_a_text_bomb_in_a_png_is_refused(chunk: bytes) -> None:
+def test_a_text_bomb_in_a_png_is_not_expanded(chunk: bytes) -> None:
     text = zlib.compress(bytes(100_000_000))
     body = b"a\0\0" + text if chunk == b"zTXt" else b"a\0\1\0\0\0" + text
     data = samples.png(16, 16, samples.png_chunk(chunk, body))
     tracemalloc.start()
-    with pytest.raises(BrokenMedia):
-        decode(data)
+    decode(data)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 8_000_000
