@@ -1,6 +1,7 @@
 """Memory of a default server: after its start, in a burst of large pictures, and a minute later."""
 
 import io
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -37,7 +38,8 @@ def burst(server: MeasuredServer, pictures: int = PICTURES) -> float:
 
 def measure(later_s: float = LATER_S) -> Figures:
     """The figures of one server, once it has warmed up."""
-    with running() as server:
+    # An own cache folder: a remembered precision of a busy hour would need other kernels, and other memory.
+    with tempfile.TemporaryDirectory() as folder, running(environment={"XDG_CACHE_HOME": folder}) as server:
         figures = {"rss_mb_when_ready": server.memory_mb()}
         server.wait_warm()
         time.sleep(1)
