@@ -125,7 +125,9 @@ class OpaqueRunner(ClassifierRunner):
         side, network = plan.image_size, self._skeletons[plan.variant]
         shape, labels = (1, 3, side, side), self.family[plan.variant].labels
         try:
-            gflops, out = count(network, torch.empty(shape, dtype=self.dtype, device="meta"), nn.Module.__call__)
+            gflops, out = count(
+                network, torch.empty(shape, dtype=self.dtype, device="meta"), nn.Module.__call__
+            )
         except INPUT_ERRORS:
             gflops, out = self._count_on_device(plan.variant, shape)
         if not isinstance(out, Tensor) or out.shape != (1, len(labels)):

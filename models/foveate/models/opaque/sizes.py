@@ -11,7 +11,15 @@ SMALLEST_SHARE = 0.45
 """The smallest side to try, as a share of the network's own. Below it, classifiers are rarely usable."""
 MAX_SIZES = 8
 """Sides to try at most. Fewer are tried of networks for large images."""
-INPUT_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError, ArithmeticError)
+INPUT_ERRORS = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
+)
 """What networks raise for inputs that they cannot run."""
 
 
