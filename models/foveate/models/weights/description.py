@@ -79,8 +79,8 @@ def _check_inside(labels: str, where: str) -> None:
     path = PurePath(labels)
     if path.is_absolute() or ".." in path.parts:
         raise SetupError(
-            f"{where}: the file of labels {labels[:200]!r} is not in the folder of the weights; move it there, "
-            "or remove the entry and pass --labels"
+            f"{where}: the file of labels {labels[:200]!r} is not in the folder of the weights; move it "
+            "there, or remove the entry and pass --labels"
         )
 
 
