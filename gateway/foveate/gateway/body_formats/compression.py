@@ -15,7 +15,8 @@ MAX_RATIO, FREE_BYTES = 20, 32 * MIB
 """Bytes that a compressed byte may become at most, in bodies that become larger than `FREE_BYTES`. Clips are
 compressed already, so that only a bomb becomes so large, and it would be written to disk."""
 MAX_MEMBERS = 10_000
-"""Most members of a body in gzip. Each one takes as much set-up as many bytes; bgzip makes one every 64 kB."""
+"""Most members of a body in gzip. Each one takes as long to set up as many bytes; bgzip makes one every
+64 kB."""
 GZIP_FIRST_BYTE = 0x1F
 _ALIASES = {"x-gzip": "gzip"}
 _WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
@@ -57,7 +58,7 @@ async def decompress(chunks: AsyncIterator[bytes], encoding: str) -> AsyncIterat
 
 
 class _Decoder:
-    """The state of one compressed body. A body in gzip is one member after another (RFC 1952, section 2.2)."""
+    """The state of one compressed body. gzip may have several members in a row (RFC 1952, section 2.2)."""
 
     def __init__(self, encoding: str) -> None:
         self.encoding, self.rest = encoding, b""

@@ -100,9 +100,7 @@ def test_a_checkpoint_cannot_read_labels_from_elsewhere(tmp_path: Path) -> None:
     elsewhere.write_text("a\nb\nc\n")
     for name in (str(elsewhere), "../secret.txt", "lists/../../secret.txt"):
         folder = write_described(tmp_path / "a", {**OWN, "labels": name})
-        with pytest.raises(
-            SetupError, match=r"is not in the folder of the weights; move it there, or"
-        ):
+        with pytest.raises(SetupError, match=r"is not in the folder of the weights; move it there, or"):
             hub.load(str(folder))
 
 
