@@ -8,7 +8,6 @@ from prometheus_client import Gauge
 
 from foveate.core.errors import DeviceHung
 from foveate.core.heap import trim_heap
-from foveate.core.plan import Plan
 from foveate.engine.backlog import RECENT_S, Backlog
 from foveate.engine.device import DeviceExecutor
 from foveate.engine.hang import DeviceWork
