@@ -1,4 +1,4 @@
-"""`foveate serve` without HOME, as a user without an entry in the user database: a container's arbitrary uid."""
+"""`foveate serve` without HOME, as a uid without an entry in the user database, as containers have."""
 
 import os
 import signal
