@@ -74,9 +74,7 @@ def config_from_weights(
     )
 
 
-def _check_names(
-    state: Mapping[str, Tensor], where: str, known: TimmArchitecture | None, eva: bool
-) -> None:
+def _check_names(state: Mapping[str, Tensor], where: str, known: TimmArchitecture | None, eva: bool) -> None:
     """Raise SetupError for parameters of another network, and for one that may have unknown positions.
 
     Rotary positions have no parameters. timm's Eva class often has them (`eva`), as have its Perception

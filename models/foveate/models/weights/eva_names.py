@@ -1,4 +1,4 @@
-"""Parameters of timm's `Eva` class under the names of its `VisionTransformer`, which are those of the trunk."""
+"""Parameters of timm's `Eva` class under the names of its `VisionTransformer`, which are the trunk's."""
 
 import re
 from collections import defaultdict
