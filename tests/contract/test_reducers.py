@@ -111,7 +111,7 @@ def test_every_module_has_examples() -> None:
 def test_the_first_example_is_the_identity(text: str, config: ViTConfig) -> None:
     model, images = tiny(config), random_images(2)
     out, full = run(model, images, text), run(model, images, "none")
-    assert (out.logits - full.logits).abs().max() <= 1e-6
+    assert (out.logits - full.logits).abs().max() <= 5e-6  # proportional attention rounds otherwise
     assert torch.equal(out.tokens, full.tokens)
 
 

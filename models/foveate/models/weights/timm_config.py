@@ -16,8 +16,8 @@ from foveate.models.weights.config_from_weights import pool_ratio, ratio
 _MODELS = frozenset({"VisionTransformer", "VisionTransformerDistilled", "Eva"})
 _LAYERS = frozenset({
     "Attention", "AttentionPoolLatent", "AttentionRope", "Block", "Conv2d", "DropPath", "Dropout",
-    "EvaAttention", "EvaBlock", "GluMlp", "Identity", "LayerNorm", "LayerScale", "Linear", "Mlp", "ModuleList",
-    "PatchEmbed", "RotaryEmbeddingCat", "RotaryEmbeddingDinoV3", "Sequential", "SwiGLU",
+    "EvaAttention", "EvaBlock", "GluMlp", "Identity", "LayerNorm", "LayerScale", "Linear", "Mlp",
+    "ModuleList", "PatchEmbed", "RotaryEmbeddingCat", "RotaryEmbeddingDinoV3", "Sequential", "SwiGLU",
 })  # fmt: skip
 _ACTIVATIONS: Mapping[str, Activation] = {
     "GELU": "gelu",

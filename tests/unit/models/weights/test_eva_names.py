@@ -131,6 +131,15 @@ def test_parts_are_joined_in_the_order_of_the_trunk() -> None:
     assert len(names) == 3
 
 
+@pytest.mark.parametrize("missing", ["blocks.3.attn.q_proj.weight", "blocks.3.attn.v_proj.weight"])
+def test_parts_whose_others_are_missing_keep_their_names(missing: str) -> None:
+    state = {f"blocks.3.attn.{part}_proj.weight": torch.ones(1, 1) for part in "qkv"}
+    del state[missing]
+    assert trunk_names(state) == state
+    both = {"blocks.3.mlp.fc1_g.bias": torch.ones(1), "blocks.3.mlp.fc1.bias": torch.ones(2)}
+    assert trunk_names(both) == both
+
+
 def test_the_config_of_an_eva_model() -> None:
     with torch.device("meta"):
         module = timm.create_model("eva02_tiny_patch14_224", num_classes=3)

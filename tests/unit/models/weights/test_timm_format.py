@@ -131,7 +131,7 @@ def test_position_embeddings_are_interpolated_to_the_stated_size(tmp_path: Path)
         ({"architecture": "vit_nothing"}, r"architecture vit_nothing, which timm [\d.]+ does not have"),
         ({"model_args": {**TIMM["model_args"], "act_layer": "relu"}}, "uses ReLU, which the trunk does not"),  # type: ignore[dict-item]
         ({"model_args": {"nothing": 1}}, "timm cannot make the vit_tiny_patch16_224 of config.json"),
-        ({"global_pool": "map"}, "pool cannot be 'map'"),
+        ({"global_pool": "map"}, "no attention pooling, so its pool cannot be 'map'"),
         (
             {"pretrained_cfg": {"input_size": [3, 64, 96]}, "model_args": {"embed_dim": 128, "depth": 2}},
             "only square",
