@@ -88,7 +88,7 @@ class ModelCard:
     @property
     def input_side(self) -> int:
         """Side in pixels to which media are decoded: the image size of full, or of a larger rung."""
-        return max(self.full.image_size, *(rung.plan.image_size for rung in self.ladder))
+        return max([self.full.image_size, *(rung.plan.image_size for rung in self.ladder)])
 
     def rung(self, plan: Plan) -> Rung | None:
         """The ladder's entry for a plan of any precision; None if the plan was never measured."""

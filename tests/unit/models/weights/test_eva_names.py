@@ -1,14 +1,17 @@
 """timm's Eva class, SwiGLU and attention pooling: the converted trunk gives timm's outputs at every size."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from foveate.core.checkpoint_options import CheckpointOptions
 from foveate.core.errors import SetupError
 from foveate.models.layers.config import ViTConfig
-from foveate.models.weights import timm_models
+from foveate.models.weights import hub, timm_models
 from foveate.models.weights.checkpoint import Checkpoint, resize
 from foveate.models.weights.eva_names import is_eva, trunk_names
 from foveate.models.weights.timm_config import vit_config
@@ -107,6 +110,25 @@ def test_card_of_an_eva_model_needs_no_weights() -> None:
     card = timm_models.card("vit_small_patch16_dinov3")
     assert (card.config.rope, card.config.registers, card.config.pos_embed) == ("dinov3", 4, False)
     assert card.config.classes == 0
+
+
+def test_a_file_of_an_eva_model_needs_its_architecture(tmp_path: Path) -> None:
+    name = "eva02_tiny_patch14_224"
+    module = create(name, num_classes=7, depth=2, img_size=112)
+    path = tmp_path / "a.safetensors"
+    save_file(module.state_dict(), path)
+    with pytest.raises(SetupError, match="may have rotary positions, which weights do not show"):
+        hub.load(str(path))
+    loaded = hub.load(str(path), options=CheckpointOptions(architecture=name))
+    assert_same(loaded, module, 112)
+    assert "guessed: mean" in loaded.description  # and nothing about the network
+    other = hub.load(
+        str(path), options=CheckpointOptions(architecture="eva02_tiny_patch14_336", image_size=56)
+    )
+    assert other.config.image_size == 56
+    # Another preparation of the same weights has another profile.
+    plain = hub.load(str(path), options=CheckpointOptions(architecture="vit_tiny_patch16_224"))
+    assert plain.preparation != loaded.preparation
 
 
 def test_names_of_other_models_stay() -> None:

@@ -47,6 +47,11 @@ def disagreement(checkpoint: Checkpoint, module: Any, side: int) -> float:
         ("vit_small_patch14_reg4_dinov2", {"img_size": 56}),
         ("deit_tiny_distilled_patch16_224", {}),
         ("test_vit2", {}),
+        ("vit_small_patch16_dinov3", {"img_size": 64}),
+        ("vit_small_patch16_dinov3_qkvb", {"img_size": 96, "global_pool": "token"}),
+        ("eva02_tiny_patch14_224", {"img_size": 56}),
+        ("vit_pe_core_tiny_patch16_384", {"img_size": 64}),
+        ("vit_base_patch16_siglip_224", {"img_size": 64, "embed_dim": 192, "num_heads": 3}),
     ],
 )
 @pytest.mark.parametrize("file", ["", "/model.safetensors"])
