@@ -15,10 +15,10 @@ from foveate.models.vit.vit import ElasticViT
 
 SMALLER_SIZES = (5 / 7, 1 / 2)
 """Smaller image sizes, as shares of the model's own: 160 and 112 pixels for 224."""
-LARGER_SIZES = (9 / 7, 12 / 7)
-"""Larger image sizes, as shares of the model's own: 288 and 384 pixels for 224. Reducers pay for them: at the
+LARGER_SIZES = (8 / 7, 9 / 7)
+"""Larger image sizes, as shares of the model's own: 256 and 288 pixels for 224. Reducers pay for them: at the
 cost of full, more pixels may be worth more than all tokens (EViT, table 2)."""
-LARGER_KEEP_RATES = ("0.7", "0.5", "0.3")
+LARGER_KEEP_RATES = ("0.7", "0.5")
 DENSE_SIZES = (13 / 14, 6 / 7)
 """Further sizes for dense models, which lose more quality with size: 208 and 192 pixels for 224."""
 KEEP_RATES = ("0.9", "0.8", "0.7", "0.6", "0.5", "0.4", "0.3", "0.2", "0.1")

@@ -1,6 +1,7 @@
 """Rotary positions: their angles, the rotation of features, and how they move with reduced tokens."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -108,14 +109,14 @@ def test_a_new_token_is_at_the_mean_of_its_parts() -> None:
 @pytest.mark.parametrize("name", ["eva02_tiny_patch14_224", "vit_small_patch16_dinov3"])
 def test_dropped_patches_leave_the_rotations_of_timm(name: str) -> None:
     """The remaining patches go through timm's own blocks with the positions that they had."""
-    module = create(name, img_size=112, depth=3, embed_dim=96, num_heads=3)
+    module: Any = create(name, img_size=112, depth=3, embed_dim=96, num_heads=3)
     model = timm_models.convert(module, name).model
     tokens = model.embed(noise(2, 3, 112, 112))
     patches = torch.tensor([3, 30, 7, 12])
     kept = torch.cat([torch.arange(tokens.prefix), tokens.prefix + patches])
     reduced = tokens.apply(Assignment(kept.expand(2, -1)))
     expected, rope = tokens.x[:, kept], module.rope.get_embed((8 if "eva" in name else 7,) * 2)[patches]
-    for block in module.blocks:  # type: ignore[union-attr]
+    for block in module.blocks:
         expected = block(expected, rope=rope)
     identity = reduction.create("none", model)
     for index, block in enumerate(model.blocks):

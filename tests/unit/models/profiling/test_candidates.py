@@ -27,7 +27,7 @@ def test_a_model_has_twenty_to_forty_candidates() -> None:
     exits = candidates(model, full, quiet)
     assert plain[0] == exits[0] == full
     assert 20 <= len(plain) < len(exits) <= 40
-    assert {p.image_size for p in plain} == {224, 160, 112, 288, 384}
+    assert {p.image_size for p in plain} == {224, 160, 112, 256, 288}
     assert not any(p.exit for p in plain)
     assert {p.exit for p in exits} >= {"0.8", "0.9", "0.95"}
     assert {str(p) for p in plain} >= {

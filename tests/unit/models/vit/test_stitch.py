@@ -168,7 +168,7 @@ def test_a_stitch_of_a_model_with_itself_is_that_model() -> None:
 
 
 def test_a_stitch_between_rotary_models_uses_the_positions_of_each() -> None:
-    rotary = replace(LARGE, rope="cat")
+    rotary = replace(LARGE, rope="cat", heads=2)
     model = random_checkpoint("large", rotary, 1).model
     other = random_checkpoint("large", replace(rotary, rope_temperature=10.0, rope_half=True), 1).model
     same = nn.Linear(LARGE.width, LARGE.width)

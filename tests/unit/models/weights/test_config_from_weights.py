@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
         {"qk_norm": True, "heads": 4},
         {"class_token": False, "pool": "avg", "fc_norm": True, "final_norm": False},
         {"mlp_ratio": 3.0, "patch_size": 8},
-        {"gated_mlp": True, "mlp_ratio": 8 / 3, "activation": "silu", "mlp_norm": True, "attn_norm": True},
+        {"gated_mlp": True, "mlp_ratio": 2.5, "activation": "silu", "mlp_norm": True, "attn_norm": True},
         {"class_token": False, "pool": "map", "pool_ratio": 2.0},
     ],
 )
@@ -53,7 +53,7 @@ def test_positions_that_the_weights_do_not_show_must_be_stated(changes: dict[str
     stated = CheckpointOptions(architecture="vit_small_patch16_dinov3.lvd1689m", pool="token")
     if "pos_embed" in changes:
         config = config_from_weights(state, "a", stated)
-        assert (config.rope, config.rope_half, config.image_size, config.eps) == ("dinov3", True, 224, 1e-5)
+        assert (config.rope, config.rope_half, config.image_size, config.eps) == ("dinov3", True, 256, 1e-5)
         assert config.pool == "token"
 
 

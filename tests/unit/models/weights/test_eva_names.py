@@ -72,12 +72,12 @@ def test_output_of_each_kind_is_timms(name: str) -> None:
 @pytest.mark.parametrize("factor", [4 / 7, 9 / 7])
 @pytest.mark.parametrize("name", KINDS)
 def test_output_at_another_size_is_timms(name: str, factor: float) -> None:
-    module = create(name, **SMALL, **KINDS[name])
-    patch = module.get_submodule("patch_embed").patch_size[0]
+    module: Any = create(name, **SMALL, **KINDS[name])
+    patch = module.patch_embed.patch_size[0]
     side = round(KINDS[name]["img_size"] * factor / patch) * patch
     checkpoint = timm_models.convert(module, name)
     # A model for fixed sizes interpolates its positions when its size is set, as others do for every image.
-    module.set_input_size(img_size=(side, side))  # type: ignore[operator]
+    module.set_input_size(img_size=(side, side))
     assert_same(checkpoint, module, side)
     assert_same(resize(checkpoint, side), module, side)
 
