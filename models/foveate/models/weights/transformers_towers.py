@@ -34,7 +34,12 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "dinov2": {**_DINOV2, "patch_size": 14},
     "dinov2_with_registers": {**_DINOV2, "num_register_tokens": 4},
     "clip_vision_model": {**_VIT, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "patch_size": 32},
-    "siglip_vision_model": {**_VIT, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6},
+    "siglip_vision_model": {
+        **_VIT,
+        "hidden_act": "gelu_pytorch_tanh",
+        "layer_norm_eps": 1e-6,
+        "vision_use_head": True,
+    },
 }
 """What transformers takes for the values that a configuration leaves out, by model_type."""
 _VISION_PARTS = {"clip": "clip_vision_model", "siglip": "siglip_vision_model"}
@@ -95,6 +100,8 @@ _HEADS: Mapping[str, _Head] = {
         _CLIP, "avg", classifies=True, final_norm=False,
         unused=rf"{_TEXT}|visual_projection\.|post_layernorm\.",
     ),
+    "SiglipModel": _Head(_SIGLIP, "map", unused=_TEXT),
+    "SiglipVisionModel": _Head(_SIGLIP, "map", unused=_TEXT),
     "SiglipForImageClassification": _Head(
         _SIGLIP, "avg", classifies=True, unused=rf"{_TEXT}|head\."
     ),
@@ -186,7 +193,7 @@ def read_tower(table: Mapping[str, Any], where: str) -> Tower:
         raise NotElastic(f"{where}: scores of a {table['problem_type']} model are no shares of one class")
     _check(values, where)
     width = _number(values, "hidden_size", where)
-    hidden = int(width * values["mlp_ratio"]) if "mlp_ratio" in values else values["intermediate_size"]
+    gated = bool(values.get("use_swiglu_ffn"))
     is_clip, is_siglip = model_type in _CLIP, model_type in _SIGLIP
     teacher, deit = kind == "DeiTForImageClassificationWithTeacher", model_type == "deit"
     config = ViTConfig(
@@ -195,7 +202,7 @@ def read_tower(table: Mapping[str, Any], where: str) -> Tower:
         width=width,
         depth=_number(values, "num_hidden_layers", where),
         heads=_number(values, "num_attention_heads", where),
-        mlp_ratio=ratio(hidden, width),
+        mlp_ratio=ratio(_hidden(values, width, gated, where), width),
         classes=0,
         class_token=not is_siglip and model_type != "ijepa",
         distilled=teacher,
@@ -205,11 +212,12 @@ def read_tower(table: Mapping[str, Any], where: str) -> Tower:
         pre_norm=is_clip,
         layer_scale=model_type in _INTERPOLATE,
         qkv_bias=bool(values["qkv_bias"]),
+        gated_mlp=gated,
         patch_bias=not is_clip,
         final_norm=head.final_norm,
         pool=head.pool,
         eps=values["layer_norm_eps"],
-        activation=_ACTIVATIONS[values["hidden_act"]],
+        activation="silu" if gated else _ACTIVATIONS[values["hidden_act"]],
     )
     return Tower(kind, config, where, _INTERPOLATE.get(model_type))
 
@@ -245,11 +253,20 @@ def _check(values: Mapping[str, Any], where: str) -> None:
         raise NotElastic(f"{where}: hidden_act {values['hidden_act']!r} is not one of {known}")
     if values["num_channels"] != 3:
         raise NotElastic(f"{where}: the model takes {values['num_channels']} channels, and images have 3")
-    if values.get("use_swiglu_ffn"):
-        raise NotElastic(f"{where}: the trunk does not have the SwiGLU layers of use_swiglu_ffn")
+    if not values.get("vision_use_head", True):
+        raise NotElastic(f"{where}: without vision_use_head, the model has no embedding of an image")
     heads = _number(values, "num_attention_heads", where)
     if (values["head_dim"] or values["hidden_size"] // heads) * heads != values["hidden_size"]:
         raise NotElastic(f"{where}: {heads} heads do not divide a width of {values['hidden_size']} evenly")
+
+
+def _hidden(values: Mapping[str, Any], width: int, gated: bool, where: str) -> int:
+    """Width of the MLP's hidden layer."""
+    if "mlp_ratio" not in values:
+        return _number(values, "intermediate_size", where)
+    hidden = int(width * values["mlp_ratio"])
+    # DINOv2's SwiGLU has two thirds of the width, rounded up to a multiple of 8.
+    return (int(hidden * 2 / 3) + 7) // 8 * 8 if gated else hidden
 
 
 def _number(values: Mapping[str, Any], name: str, where: str) -> int:
