@@ -87,6 +87,7 @@ def _read_without_card(path: Path, options: CheckpointOptions) -> Checkpoint:
     default = guessed_card(_name(path), state)
     if tower is not None:
         config, state = tower.fit(state, stated.image_size or tower.config.image_size)
+        stated = stated.over(CheckpointOptions(labels=tower.label_names(config.classes)))
     card = infer_card(_name(path), path, state, stated, beside, config)
     return _attach_stated(card, default, state, stated, path)
 
