@@ -64,7 +64,7 @@ def card(name: str) -> CheckpointCard:
 def convert(module: nn.Module, name: str) -> Checkpoint:
     """The trunk with a timm module's weights. Those that it does not join share storage with the module's.
 
-    Raises SetupError when the module is another kind of model, or when the outputs for a random image differ.
+    Raises NotElastic when the module is another kind of model, or when the outputs for a random image differ.
     """
     checkpoint = _trunk(module, name)
     difference = _disagreement(checkpoint.model, module)
@@ -75,8 +75,11 @@ def convert(module: nn.Module, name: str) -> Checkpoint:
 
 
 def _trunk(module: nn.Module, name: str) -> Checkpoint:
-    """The converted module, unchecked."""
-    return attach(_card(module, vit_config(module, name), name), trunk_names(module.state_dict()), name)
+    """The converted module, unchecked. Raises NotElastic for a module that the trunk does not represent."""
+    try:
+        return attach(_card(module, vit_config(module, name), name), trunk_names(module.state_dict()), name)
+    except SetupError as error:
+        raise NotElastic(error.detail) from error
 
 
 @torch.inference_mode()
