@@ -1,41 +1,103 @@
-"""One small model of each module of timm, for tests and for the table of served architectures."""
+"""One small model of each of timm's modules, for tests."""
 
-from functools import cache
-
-from tests.support.torchvision_ops import import_timm
-
-SKIPPED = frozenset[str]()
-"""Modules of timm without a model of their own."""
-
-
-@cache
-def smallest_of_each_module() -> dict[str, str]:
-    """By timm's module, the architecture that takes the least compute, as far as its name and size tell."""
-    timm = import_timm()
-    modules: dict[str, list[str]] = {}
-    for name in timm.list_models():
-        modules.setdefault(timm.models.model_entrypoint(name).__module__.rpartition(".")[2], []).append(name)
-    return {module: min(names, key=lambda name: _rank(timm, name)) for module, names in modules.items()}
-
-
-def _rank(timm: object, name: str) -> tuple[int, int, str]:
-    """Small words come first, then small images."""
-    words = (
-        "test",
-        "atto",
-        "femto",
-        "pico",
-        "nano",
-        "micro",
-        "tiny",
-        "_xxs",
-        "xxt",
-        "_xs",
-        "_s",
-        "small",
-        "18",
-        "_0",
-    )
-    place = next((place for place, word in enumerate(words) if word in name), len(words))
-    side: int = timm.get_pretrained_cfg(name).input_size[-1]  # type: ignore[attr-defined]
-    return (place, side, name)
+TIMM_FAMILIES = {
+    "vision_transformer": "test_vit",
+    "byobnet": "test_byobnet",
+    "beit": "beit_base_patch16_224",
+    "byoanet": "botnet26t_256",
+    "metaformer": "poolformer_s12",
+    "cait": "cait_xxs24_224",
+    "coat": "coat_lite_tiny",
+    "maxxvit": "test_coatnet",
+    "convit": "convit_tiny",
+    "convmixer": "convmixer_1024_20_ks9_p14",
+    "convnext": "test_convnext",
+    "cpubone": "cpubone_nano",
+    "crossvit": "crossvit_9_240",
+    "cspnet": "cs3darknet_focus_s",
+    "csatv2": "csatv2",
+    "cspnext": "cspnext_tiny",
+    "davit": "davit_tiny",
+    "deepseek_vit": "deepseek_vit_412m",
+    "deit": "deit_tiny_distilled_patch16_224",
+    "densenet": "densenet121",
+    "dla": "dla46_c",
+    "nfnet": "test_nfnet",
+    "dpn": "dpn48b",
+    "vovnet": "ese_vovnet19b_slim",
+    "resnet": "test_resnet",
+    "edgenext": "edgenext_xx_small",
+    "efficientformer": "efficientformer_l1",
+    "efficientformer_v2": "efficientformerv2_s0",
+    "efficientnet": "test_efficientnet",
+    "efficientvim": "efficientvim_m1",
+    "efficientvit_mit": "efficientvit_b0",
+    "efficientvit_msra": "efficientvit_m0",
+    "eva": "eva02_tiny_patch14_224",
+    "fasternet": "fasternet_t0",
+    "fastvit": "fastvit_t8",
+    "mobilenetv3": "mobilenetv3_small_050",
+    "focalnet": "focalnet_tiny_lrf",
+    "gcvit": "gcvit_tiny",
+    "gemma4_vit": "gemma4_vit_167m",
+    "ghostnet": "ghostnet_050",
+    "mlp_mixer": "resmlp_12_224",
+    "hardcorenas": "hardcorenas_a",
+    "hgnet": "hgnet_tiny",
+    "hiera": "hiera_tiny_224",
+    "hieradet_sam2": "sam2_hiera_tiny",
+    "hrnet": "hrnet_w18_small",
+    "iformer": "iformer_s",
+    "inception_next": "inception_next_atto",
+    "inception_resnet_v2": "inception_resnet_v2",
+    "inception_v3": "inception_v3",
+    "inception_v4": "inception_v4",
+    "lcnetv2": "lcnetv2_small",
+    "senet": "legacy_seresnet18",
+    "xception": "legacy_xception",
+    "levit": "levit_128s",
+    "lowformer": "lowformer_b0",
+    "mambaout": "test_mambaout",
+    "mobilenetv5": "mobilenetv5_base",
+    "mobilevit": "mobilevit_xxs",
+    "mvitv2": "mvitv2_tiny",
+    "naflexvit": "naflexvit_base_patch16_siglip",
+    "nasnet": "nasnetalarge",
+    "nest": "nest_tiny",
+    "nextvit": "nextvit_small",
+    "pit": "pit_ti_224",
+    "pnasnet": "pnasnet5large",
+    "pvt_v2": "pvt_v2_b0",
+    "qwen3_vit": "qwen3_vit_306m",
+    "rdnet": "rdnet_tiny",
+    "regnet": "regnetx_002",
+    "repghost": "repghostnet_050",
+    "repvit": "repvit_m0_9",
+    "res2net": "res2net50_48w_2s",
+    "resnest": "resnest14d",
+    "resnetv2": "resnetv2_18",
+    "rexnet": "rexnet_100",
+    "vision_transformer_sam": "samvit_base_patch16_224",
+    "selecsls": "selecsls42",
+    "sequencer": "sequencer2d_s",
+    "shvit": "shvit_s1",
+    "sknet": "skresnet18",
+    "starnet": "starnet_s050",
+    "swiftformer": "swiftformer_xs",
+    "swin_transformer": "swin_tiny_patch4_window7_224",
+    "swin_transformer_v2": "swinv2_tiny_window16_256",
+    "swin_transformer_v2_cr": "swinv2_cr_tiny_224",
+    "vision_transformer_relpos": "test_vit_relpos",
+    "tiny_vit": "tiny_vit_5m_224",
+    "tnt": "tnt_s_legacy_patch16_224",
+    "tresnet": "tresnet_m",
+    "twins": "twins_pcpvt_small",
+    "vgg": "vgg11",
+    "visformer": "visformer_tiny",
+    "vision_transformer_hybrid": "vit_tiny_r_s16_p8_224",
+    "vitamin": "vitamin_small_224",
+    "volo": "volo_d1_224",
+    "xception_aligned": "xception41",
+    "xcit": "xcit_nano_12_p16_224",
+}
+"""By module, an architecture that takes little compute."""

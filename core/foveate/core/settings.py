@@ -76,8 +76,8 @@ class Settings(BaseSettings):
     """Origins whose web pages may send requests from a browser, separated by commas, as in
     https://app.example.org. * allows every page. Empty allows none but those of the server itself."""
     models: tuple[str, ...] = ("vit-t", "vit-t-seg", "vit-t-clip")
-    """Names or paths of the models, separated by commas, or as a JSON list whose entries may list a family, as
-    in ["large,small"]. The first model of a task answers requests that name none."""
+    """Names or paths of the models, separated by commas, or as a JSON list whose entries may list a family,
+    as in ["large,small"]. The first model of a task answers requests that name none."""
     model_options: dict[str, CheckpointOptions] = Field(default_factory=dict)
     """What the weights of models do not show, by the model's name in models, as JSON: {"mine.safetensors":
     {"mean": [0.485, 0.456, 0.406], "heads": 12}}. It comes before the JSON file beside the weights."""
