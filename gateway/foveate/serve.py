@@ -9,6 +9,7 @@
 """
 
 import sys
+import traceback
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -26,9 +27,10 @@ from foveate.engine.runner import Runner
 from foveate.gateway.cli import model_loader
 from foveate.gateway.decoding import MAX_PIXELS
 from foveate.gateway.media.image import decode_image
+from foveate.gateway.objective import default_plan
 from foveate.models.own import OwnModel
 from foveate.models.own.loader import load_object
-from foveate.models.own.source import made
+from foveate.models.own.source import find_own, made
 from foveate.scheduling.fifo import Fifo
 from foveate.scheduling.slo_policy import SloPolicy
 
@@ -38,11 +40,16 @@ __all__ = ["Engine", "OwnModel", "decode", "engine", "serve"]
 def serve(*models: OwnModel | str, **settings: Any) -> None:
     """Serve models over HTTP until a signal arrives, as `foveate serve` does.
 
-    models: objects with `predict`, or names as of `--model`; none: those of the settings. settings: by the names
-    of `foveate.core.settings.Settings`, before FOVEATE_* variables. Raises SetupError.
+    models: objects with `predict`, or names as of `--model`; none: those of the settings. settings: by the
+    names of `foveate.core.settings.Settings`, before FOVEATE_* variables. Raises SetupError.
     """
     from foveate.gateway.cli.terminal import check_address, print_line, start_logging
 
+    if any(frame.f_code is find_own.__code__ for frame, _ in traceback.walk_stack(None)):
+        raise SetupError(
+            "the file of the model calls foveate.serve while --model imports it: put the call under "
+            'if __name__ == "__main__":'
+        )
     objects = {_name(model): model for model in models if not isinstance(model, str)}
     names = [model if isinstance(model, str) else _name(model) for model in models]
     if len(set(names)) < len(names):
@@ -63,8 +70,8 @@ def serve(*models: OwnModel | str, **settings: Any) -> None:
 def engine(model: OwnModel | str, *, metrics: Metrics | None = None, **settings: Any) -> Engine:
     """An engine for an application of your own: `async with engine(model) as classifier`.
 
-    model: an object with `predict`, or a name as of `--model`. It is loaded at once, on the thread on which it
-    will run. metrics: None for metrics of its own, as `Engine.metrics`. settings: by the names of
+    model: an object with `predict`, or a name as of `--model`. It is loaded at once, on the thread on which
+    it will run. metrics: None for metrics of its own, as `Engine.metrics`. settings: by the names of
     `foveate.core.settings.Settings`. Raises SetupError.
     """
     name = model if isinstance(model, str) else _name(model)
@@ -103,7 +110,9 @@ def _load(name: str, settings: Settings, objects: Mapping[str, Any]) -> Runner:
     if name not in objects:
         runner: Runner = model_loader.load(name, settings)
         return runner
-    return load_object(made(objects[name], name), settings)
+    own = load_object(made(objects[name], name), settings)
+    own.check(default_plan(own.card, settings) or own.card.full)
+    return own
 
 
 class _CallableModule(ModuleType):
@@ -111,7 +120,7 @@ class _CallableModule(ModuleType):
         serve(*models, **settings)
 
 
-# `foveate` is a namespace package without an `__init__.py`, in which a function could stand. So this module can
-# be called itself. A subclass of ModuleType is the way that Python documents for that ("Customizing module
-# attribute access", in the reference's chapter on the data model).
+# `foveate` is a namespace package: it has no `__init__.py` in which a function could stand. So this module is
+# callable itself. A subclass of ModuleType is the way that Python documents to customise a module (reference,
+# chapter "Data model", section "Customizing module attribute access").
 sys.modules[__name__].__class__ = _CallableModule

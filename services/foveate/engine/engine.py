@@ -51,8 +51,8 @@ class Engine:
         default_deadline_s: float = DEFAULT_DEADLINE_S,
         host_load: HostLoadMonitor | None = None,
     ) -> None:
-        """metrics: None for metrics of its own. max_items, max_bytes: capacity of the queue. clock: the clock of
-        the deadlines, in seconds."""
+        """metrics: None for metrics of its own. max_items, max_bytes: capacity of the queue. clock: the clock
+        of the deadlines, in seconds."""
         self.runner, self.clock = runner, clock
         self.metrics = metrics = metrics or Metrics()
         self.host_load = host_load or HostLoadMonitor()
@@ -164,9 +164,9 @@ class Engine:
     ) -> Outcome:
         """Admit a request and wait for its outcome. If the caller is cancelled, the request is dropped.
 
-        media: the input of the runner, with its `options`, or a `Request`, which says the rest itself. reserved:
-        `reserve` has counted this request as an arrival. Raises BadRequest for options out of range, the errors
-        of `admit`, TooLate and DeadlineExceeded while the request waits, and RunFailed.
+        media: the input of the runner, with its `options`, or a `Request`, which says the rest itself.
+        reserved: `reserve` has counted this request as an arrival. Raises BadRequest for options out of
+        range, the errors of `admit`, TooLate and DeadlineExceeded while the request waits, and RunFailed.
         """
         whole = isinstance(media, Request)
         request = media if whole else embedded_request(self.card, media, self.clock(), options)

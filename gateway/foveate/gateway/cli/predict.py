@@ -106,7 +106,8 @@ def show(console: Console, prediction: ExplainedPrediction) -> None:
     chosen = f", which chose {fields['chosen']}" if fields["chosen"] else ""
     console.print(f"plan    [bold]{fields['plan']}[/]{chosen}", highlight=False)
     console.print(f"cost    {cost}{fields['compute_ms']:.1f} ms")
-    console.print(f"tokens  {fields['tokens']} of {fields['tokens_full']} at the end")
+    if fields["tokens_full"] > 1:  # a model of your own has no tokens
+        console.print(f"tokens  {fields['tokens']} of {fields['tokens_full']} at the end")
     if explanation is None:
         return
     console.print(_mosaic(prediction.pixels, explanation, BLOCKS if is_unicode(console) else ASCII_BLOCKS))

@@ -68,7 +68,7 @@ class LadderWarmup:
         self._cores = cores or _torch_threads()
         self.thread_counts = tuple(thread_counts) or _default_thread_counts(runner, self._cores)
         plans = dict.fromkeys([rung.plan for rung in runner.card.ladder])
-        self.times: "BatchTimes" = {
+        self.times: BatchTimes = {
             threads: {plan: dict((remembered or {}).get(threads, {}).get(plan, {})) for plan in plans}
             for threads in self.thread_counts
         }

@@ -91,7 +91,7 @@ def _keywords(model: object, name: str) -> frozenset[str]:
         parameters = inspect.signature(predict).parameters.values()
     except (TypeError, ValueError):  # some compiled functions have none
         return frozenset()
-    required = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_KEYWORD,)]
+    required = [p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
     extra = [name for name in required[1:] if name not in (*KEYWORDS, "args")]
     if not required and not any(p.kind is p.VAR_POSITIONAL for p in parameters):
         raise SetupError(f"{name}.predict takes no batch: write def predict(self, batch)")
@@ -160,9 +160,13 @@ def _input(model: object, name: str, stated: CheckpointOptions) -> InputSpec | N
         if callable(spec):  # a method of this name has another meaning
             spec = InputSpec()
         else:
-            raise SetupError(f"{name}.input is {spec!r:.40}: it must be a foveate.models.own.InputSpec or None")
+            raise SetupError(
+                f"{name}.input is {spec!r:.40}: it must be a foveate.models.own.InputSpec or None"
+            )
     if spec is None and crop:
-        raise SetupError(f"{flag_of(next(iter(crop)))} cannot be stated about {name}, which gets undecoded bytes")
+        raise SetupError(
+            f"{flag_of(next(iter(crop)))} cannot be stated about {name}, which gets undecoded bytes"
+        )
     return spec and replace(spec, **crop)
 
 

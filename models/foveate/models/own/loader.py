@@ -45,7 +45,9 @@ def load_object(model: Any, settings: Settings) -> OwnRunner:
     return runner
 
 
-def load_unprofiled(name: str, settings: Settings, siblings: Sequence[str] = ()) -> "UnprofiledModel[OwnRunner]":
+def load_unprofiled(
+    name: str, settings: Settings, siblings: Sequence[str] = ()
+) -> "UnprofiledModel[OwnRunner]":
     """Load a model to measure a profile. Raises SetupError, also for siblings, which it cannot have."""
     from foveate.models.loading.loader import UnprofiledModel
     from foveate.models.loading.machine import prepare_device

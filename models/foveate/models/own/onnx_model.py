@@ -36,7 +36,9 @@ class OnnxModel:
     Scores outside of 0..1 are taken for logits, and their softmax is answered.
     """
 
-    def __init__(self, path: Path, options: CheckpointOptions, device: str = "auto", threads: int = 0) -> None:
+    def __init__(
+        self, path: Path, options: CheckpointOptions, device: str = "auto", threads: int = 0
+    ) -> None:
         """threads: of one forward; 0 takes one for each core."""
         self.path, self.name = path, path.stem
         self.description = f"{path.name} in ONNX Runtime"
@@ -94,19 +96,21 @@ class OnnxModel:
 
     def _find_output(self, side: int) -> str:
         """The first output with scores of classes. Raises SetupError, which lists the outputs."""
-        names = [output.name for output in self._session.get_outputs()]
+        names: list[str] = [output.name for output in self._session.get_outputs()]
         blank = self._prepared(_blank(self._input.batch or 1, side))
         try:
             values = self._session.run(names, {self._input.name: blank})
         except Exception as error:
             raise SetupError(
-                f"{self.path} does not run on an image of {side} pixels: {sentence_of(error)}; state the size "
-                "with --image-size"
+                f"{self.path} does not run on an image of {side} pixels: {sentence_of(error)}; state the "
+                "size with --image-size"
             ) from error
         for name, value in zip(names, values, strict=True):
             if _are_scores(value, len(blank)):
                 return name
-        shapes = ", ".join(f"{n} {getattr(v, 'shape', type(v).__name__)}" for n, v in zip(names, values, strict=True))
+        shapes = ", ".join(
+            f"{n} {getattr(v, 'shape', type(v).__name__)}" for n, v in zip(names, values, strict=True)
+        )
         raise SetupError(f"{self.path} gives no scores of classes (N, C): its outputs are {shapes}")
 
     def _runs(self, side: int) -> bool:
@@ -124,15 +128,17 @@ class OnnxModel:
 
     def _warn_of_guesses(self, stated: CheckpointOptions) -> None:
         """One warning that names all values that are not stated."""
-        guesses: dict[str, object] = {} if self._input.dtype == "uint8" else {"mean": self._mean, "std": self._std}
+        guesses: dict[str, object] = (
+            {} if self._input.dtype == "uint8" else {"mean": self._mean, "std": self._std}
+        )
         guesses |= asdict(self.input)
         if self._input.side is None:
             guesses["image_size"] = self.sizes[-1]
         guesses = {name: value for name, value in guesses.items() if name not in stated.stated()}
         if guesses:
             log.warning(
-                "%s does not state how its images are prepared, so these values are guesses, and wrong ones cost "
-                "accuracy: %s; state them with %s, or in %s.json beside the file",
+                "%s does not state how its images are prepared, so these values are guesses, and wrong ones "
+                "cost accuracy: %s; state them with %s, or in %s.json beside the file",
                 self.path, ", ".join(f"{name} {text_of(value)}" for name, value in guesses.items()),
                 " ".join(map(flag_of, guesses)), self.path.stem,
             )  # fmt: skip
@@ -147,7 +153,9 @@ def _stated(path: Path, options: CheckpointOptions) -> CheckpointOptions:
         options = options.over(parse_options(read_table(beside), where, path.parent))
     foreign = next((name for name in options.stated() if name not in STATED), None)
     if foreign is not None:
-        raise SetupError(f"{flag_of(foreign)} says nothing about {path}: an ONNX file holds its whole network")
+        raise SetupError(
+            f"{flag_of(foreign)} says nothing about {path}: an ONNX file holds its whole network"
+        )
     labels = path.with_name("labels.txt")
     if options.labels is None and labels.is_file():
         options = with_labels_read(options.model_copy(update={"labels": str(labels)}))

@@ -30,24 +30,31 @@ class OutputReader:
     def items(self, outputs: Any, count: int) -> Sequence[Any]:
         """The outputs of the single images. Raises RunFailed for outputs of another shape."""
         outputs = as_array(outputs)
-        expected = f"{self.name}.predict must return ({count}, C) scores, or a list of {count} items"
         if isinstance(outputs, np.ndarray):
-            if outputs.ndim == 0 or len(outputs) != count or (outputs.ndim == 1 and outputs.dtype.kind == "f"):
-                raise RunFailed(f"{expected}, for {count} images, not an array of shape {outputs.shape}")
+            shape = f"an array of shape {outputs.shape}"
+            if (
+                outputs.ndim == 0
+                or len(outputs) != count
+                or (outputs.ndim == 1 and outputs.dtype.kind == "f")
+            ):
+                raise self._unexpected(shape, count)
             if outputs.ndim > 2:
-                raise RunFailed(
-                    f"{expected}, for {count} images, not an array of shape {outputs.shape}: are there "
-                    "features in place of scores?"
-                )
-            return outputs
+                raise self._unexpected(f"{shape}, which may be features", count)
+            return list(outputs)
+        kind = f"a {type(outputs).__name__}"
         if isinstance(outputs, Mapping):
-            hint = "; return its .logits" if "logits" in outputs else ""
-            raise RunFailed(f"{expected}, for {count} images, not a {type(outputs).__name__}{hint}")
+            raise self._unexpected(f"{kind}; return its .logits" if "logits" in outputs else kind, count)
         if not isinstance(outputs, Sequence) or isinstance(outputs, str | bytes):
-            raise RunFailed(f"{expected}, for {count} images, not a {type(outputs).__name__}")
+            raise self._unexpected(kind, count)
         if len(outputs) != count:
-            raise RunFailed(f"{expected}, for {count} images, not a {type(outputs).__name__} of {len(outputs)}")
+            raise self._unexpected(f"{kind} of {len(outputs)}", count)
         return outputs
+
+    def _unexpected(self, actual: str, count: int) -> RunFailed:
+        return RunFailed(
+            f"{self.name}.predict must return ({count}, C) scores, or a list of {count} items, for a batch "
+            f"of {count}, not {actual}"
+        )
 
     def _result(self, item: Any) -> Result | Exception:
         if isinstance(item, Result | Exception):
@@ -88,7 +95,7 @@ class OutputReader:
             score = as_array(score)
             if label not in self._index:
                 raise ValueError(f"{label!r:.40}, which is not in labels,")
-            if not isinstance(score, Real | np.ndarray) or np.size(score) != 1:
+            if not isinstance(score, Real) and not (isinstance(score, np.ndarray) and score.size == 1):
                 raise ValueError(f"a {type(score).__name__} as the score of {label!r:.40}")
             scores[self._index[label]] = float(score)
         return scores

@@ -87,11 +87,13 @@ class OwnRunner:
             return
         declared = self.declaration
         if plan.variant not in declared.variants:
-            raise BadPlan(f"{declared.name} has no variant {plan.variant}; it has {', '.join(declared.variants)}")
+            raise BadPlan(
+                f"{declared.name} has no variant {plan.variant}; it has {', '.join(declared.variants)}"
+            )
         if plan.image_size not in declared.sizes:
             raise BadPlan(
-                f"{declared.name} takes images of {', '.join(map(str, declared.sizes))} pixels a side, not of "
-                f"{plan.image_size}"
+                f"{declared.name} takes images of {', '.join(map(str, declared.sizes))} pixels a side, not "
+                f"of {plan.image_size}"
             )
         raise BadPlan(f"{declared.name} knows sizes and variants only, not {plan}")
 
@@ -160,8 +162,8 @@ class OwnRunner:
             return tuple(f"class {index}" for index in range(len(scores)))
         if scores is not None and len(scores) != len(declared.labels):
             raise SetupError(
-                f"{declared.name} has {len(declared.labels)} labels, and predict returned {len(scores)} scores "
-                "for an image: name each class once"
+                f"predict of {declared.name} returned {len(scores)} scores for an image, and its labels are "
+                f"{len(declared.labels)}: name each class once"
             )
         return declared.labels
 

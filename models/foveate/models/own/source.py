@@ -59,9 +59,9 @@ def made(target: Any, name: str) -> Any:
     if not (inspect.isclass(target) or inspect.isroutine(target)):
         return target
     try:
-        parameters = inspect.signature(target).parameters.values()
+        parameters = list(inspect.signature(target).parameters.values())
     except (TypeError, ValueError):  # some built-in types have none
-        parameters = ()
+        parameters = []
     kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     needed = [p.name for p in parameters if p.default is p.empty and p.kind not in kinds]
     if needed:
@@ -97,7 +97,7 @@ def _is_users(file: str) -> bool:
     """Whether a file belongs neither to Python, nor to an installed package, nor to this one."""
     library = {sysconfig.get_paths()[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")}
     own = str(Path(__file__).parents[1])
-    return not (file.startswith("<") or file.startswith(tuple(library)) or file.startswith(own))
+    return not file.startswith(("<", own, *library))
 
 
 def _import_module(module_name: str, name: str) -> ModuleType:
@@ -112,8 +112,8 @@ def _import_module(module_name: str, name: str) -> ModuleType:
             if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
                 raise
             raise SetupError(
-                f"there is no module {error.name}, which {name} names: it is searched in {folder} and among the "
-                "installed packages"
+                f"there is no module {error.name}, which {name} names: it is searched in {folder} and among "
+                "the installed packages"
             ) from None
 
     return call_user_code(load, f"{module_name} could not be imported")  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""Options of a checkpoint in files that users write, and the files of labels that they name. Needs no torch."""
+"""Options of a checkpoint in files that users write, and the files of labels that they name. No torch."""
 
 from collections.abc import Mapping
 from pathlib import Path
