@@ -50,7 +50,7 @@ class Classifier:
         await self.engine.close()
 
 
-application = Classifier.bind()
+application: serve.Application = Classifier.bind()  # type: ignore[attr-defined]
 
 if __name__ == "__main__":
     serve.start(http_options={"port": int(os.environ.get("PORT", "8000"))})

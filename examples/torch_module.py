@@ -26,7 +26,8 @@ class DominantColour(nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B, 3) logits of pixels (B, 3, S, S) in 0..1."""
-        return self.mix(pixels).relu().mean((2, 3))
+        mixed: torch.Tensor = self.mix(pixels)
+        return mixed.relu().mean((2, 3))
 
 
 class Model:
