@@ -112,7 +112,9 @@ def as_array(value: Any) -> Any:
 
 
 def numbers(value: Any) -> Scores | None:
-    """An array or a list of numbers as float32; None for anything else."""
+    """An array or a list of numbers as float32; None for anything else, and for arrays with a mask."""
+    if isinstance(value, np.ma.MaskedArray):
+        return None
     try:
         array = np.asarray(value)
     except ValueError:  # rows of different lengths
