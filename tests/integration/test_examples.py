@@ -88,6 +88,34 @@ def test_the_same_file_by_name(tmp_path: Path) -> None:
         assert classify(client, FOX).raise_for_status().json()["model"] == "colour"
 
 
+def test_an_object_on_ray(tmp_path: Path) -> None:
+    """Ray pickles the object; its module must be importable on the workers."""
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'foveate[ray]'")
+    program = (
+        "import foveate.serve\nfrom tests.support.own_models import FirstPixels\n"
+        "foveate.serve(FirstPixels(), cluster='ray', replica_cpus=0.1, gateway_cpus=0.1)\n"
+    )
+    with example(tmp_path, sys.executable, "-c", program) as client:
+        answer = classify(client, FOX)
+        assert answer.raise_for_status().json()["model"] == "FirstPixels"
+        late = classify(client, FOX, **{"x-slo-ms": "0.001"})
+        assert late.status_code in (429, 504)
+
+
+def test_the_same_file_on_ray(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'foveate[ray]'")
+    command = (
+        sys.executable,
+        "-m",
+        "foveate.gateway.cli",
+        "serve",
+        "--model",
+        "examples/torch_module.py:Model",
+    )
+    with example(tmp_path, *command, "--cluster", "ray") as client:
+        assert classify(client, FOX).raise_for_status().json()["model"] == "colour"
+
+
 def test_scikit_learn(tmp_path: Path) -> None:
     pytest.importorskip("sklearn", reason="scikit-learn is not installed")
     script, digit = str(EXAMPLES / "sklearn_images.py"), tmp_path / "digit.png"

@@ -122,5 +122,7 @@ def test_outputs_without_scores_are_listed(tmp_path: Path) -> None:
     graph = helper.make_graph([helper.make_node("Relu", ["image"], ["maps"])], "g", [image], [maps])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     (tmp_path / "a.onnx").write_bytes(model.SerializeToString())
-    with pytest.raises(SetupError, match=r"no scores of classes \(N, C\): its outputs are maps \(1, 3, 224, 224\)"):
+    with pytest.raises(
+        SetupError, match=r"no scores of classes \(N, C\): its outputs are maps \(1, 3, 224, 224\)"
+    ):
         OnnxModel(tmp_path / "a.onnx", NOTHING_STATED, "cpu", 1)

@@ -79,7 +79,11 @@ def test_variants_and_sizes_are_passed_on() -> None:
 
 @pytest.mark.parametrize(
     ("plan", "words"),
-    [("huge@64", "no variant huge"), ("large@48", "32, 64"), ("large@64/evit:0.5", "sizes and variants only")],
+    [
+        ("huge@64", "no variant huge"),
+        ("large@48", "32, 64"),
+        ("large@64/evit:0.5", "sizes and variants only"),
+    ],
 )
 def test_other_plans_are_refused(plan: str, words: str) -> None:
     with pytest.raises(BadPlan, match=words):
@@ -153,7 +157,11 @@ async def test_one_failed_image_never_fails_its_batch() -> None:
     kinds = [type(outcome).__name__ for outcome in outcomes]
     assert kinds == ["Outcome", "RunFailed", "RunFailed", "RunFailed", "Outcome", "Outcome"]
     causes = [repr(outcome.__cause__) for outcome in outcomes if isinstance(outcome, RunFailed)]
-    assert causes == ["ValueError('thirteen')", "ValueError('200 fails')", "ArithmeticError('201 is too much')"]
+    assert causes == [
+        "ValueError('thirteen')",
+        "ValueError('200 fails')",
+        "ArithmeticError('201 is too much')",
+    ]
 
 
 @pytest.mark.parametrize(
