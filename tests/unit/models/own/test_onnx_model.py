@@ -54,7 +54,7 @@ def test_sizes_are_those_that_run(tmp_path: Path) -> None:
     assert make(write_onnx(tmp_path / "a.onnx"), image_size=128).sizes == (64, 96, 128)
     assert make(write_onnx(tmp_path / "b.onnx", ("n", 3, 96, 96))).sizes == (96,)
     assert make(write_onnx(tmp_path / "c.onnx", flatten_first=True)).sizes == (224,)
-    with pytest.raises(SetupError, match="does not run on an image of 128 pixels.*--image-size"):
+    with pytest.raises(SetupError, match=r"does not run on an image of 128 pixels.*--image-size"):
         make(tmp_path / "c.onnx", image_size=128)
     with pytest.raises(SetupError, match="images of 96 pixels a side, so leave out --image-size"):
         make(tmp_path / "b.onnx", image_size=128)

@@ -83,7 +83,7 @@ def test_a_class_a_function_and_an_object(module: str, target: str) -> None:
 
 
 def test_a_file_without_a_class_names_those_in_it(module: str, tmp_path: Path) -> None:
-    with pytest.raises(SetupError, match="names no class, as in .*Tiny, Needs, Explodes"):
+    with pytest.raises(SetupError, match=r"names no class, as in .*Tiny, Needs, Explodes"):
         find_own(f"{module}.py")
     (tmp_path / "single.py").write_text("class One:\n    def predict(self, batch): ...\n")
     assert type(find_own("single.py")).__name__ == "One"
