@@ -38,7 +38,7 @@ def test_the_module_is_callable_and_the_package_stays_a_namespace() -> None:
     assert not list(ROOT.glob("*/foveate/__init__.py"))
     from foveate import serve
 
-    assert serve is foveate.serve  # type: ignore[comparison-overlap]
+    assert serve is foveate.serve
 
 
 def test_two_models_of_one_name_are_refused() -> None:

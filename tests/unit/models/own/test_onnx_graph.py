@@ -99,8 +99,8 @@ def test_a_device_that_is_not_there(tmp_path: Path) -> None:
 def test_external_data_are_read_from_the_folder_of_the_file_alone(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
-    for place in (folder / "inside.bin", tmp_path / "outside.bin"):
-        place.write_bytes(SIX.tobytes())
+    for data in (folder / "inside.bin", tmp_path / "outside.bin"):
+        data.write_bytes(SIX.tobytes())
     (folder / "link.bin").symlink_to(tmp_path / "outside.bin")
     assert opened(write_onnx(folder / "a.onnx", external="inside.bin"))
     for place in ("../outside.bin", str(tmp_path / "outside.bin"), "link.bin", "x/../../outside.bin"):
