@@ -19,6 +19,7 @@ from typing import Any
 from foveate.core.errors import SetupError, UnsupportedMedia
 from foveate.core.metrics import Metrics
 from foveate.core.model import InputSpec, ModelCard
+from foveate.core.openmp import limit_spinning
 from foveate.core.settings import Settings, read_settings
 from foveate.engine.device import DeviceExecutor
 from foveate.engine.engine import Engine
@@ -43,6 +44,7 @@ def serve(*models: OwnModel | str, **settings: Any) -> None:
     models: objects with `predict`, or names as of `--model`; none: those of the settings. settings: by the
     names of `foveate.core.settings.Settings`, before FOVEATE_* variables. Raises SetupError.
     """
+    from foveate.gateway.cli.checkpoint_flags import check_model_options
     from foveate.gateway.cli.terminal import check_address, print_line, start_logging
 
     if any(frame.f_code is find_own.__code__ for frame, _ in traceback.walk_stack(None)):
@@ -55,6 +57,7 @@ def serve(*models: OwnModel | str, **settings: Any) -> None:
     if len(set(names)) < len(names):
         raise SetupError("two models have the same name: give one of them another name, as in name = 'cats'")
     config = read_settings({**settings, **({"models": tuple(names)} if models else {})})
+    check_model_options(config)
     start_logging(config)
     if config.cluster == "ray":
         with model_loader.ray_needed():
@@ -120,6 +123,8 @@ class _CallableModule(ModuleType):
         serve(*models, **settings)
 
 
+# libgomp reads the limit when torch is imported, which a script may do before it calls anything here.
+limit_spinning()
 # `foveate` is a namespace package: it has no `__init__.py` in which a function could stand. So this module is
 # callable itself. A subclass of ModuleType is the way that Python documents to customise a module (reference,
 # chapter "Data model", section "Customizing module attribute access").

@@ -1,5 +1,6 @@
 """The examples run as they are: each in a process of its own, asked over HTTP, and ended by a signal."""
 
+import json
 import os
 import re
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from foveate.core.profile import Profile
 from tests.e2e.serving import environment, free_port
 
 ROOT = Path(__file__).parents[2]
@@ -86,6 +88,25 @@ def test_the_same_file_by_name(tmp_path: Path) -> None:
     command = (sys.executable, "-m", "foveate.gateway.cli", "serve", "--model", name)
     with example(tmp_path, *command) as client:
         assert classify(client, FOX).raise_for_status().json()["model"] == "colour"
+
+
+def test_predict_and_profile(tmp_path: Path) -> None:
+    name = f"{EXAMPLES / 'torch_module.py'}:Model"
+    roots = os.pathsep.join(str(ROOT / root) for root in ("core", "gateway", "models", "services"))
+
+    def run(*arguments: str) -> str:
+        return subprocess.run(
+            [sys.executable, "-m", "foveate.gateway.cli", *arguments], check=True, capture_output=True,
+            text=True, timeout=TIMEOUT_S, env=environment(tmp_path) | {"PYTHONPATH": roots},
+        ).stdout  # fmt: skip
+
+    answer = json.loads(run("predict", str(FOX), "--model", name, "--json"))
+    assert (answer["model"], answer["plan"]) == ("colour", "colour@224/fp32")
+    out = tmp_path / "colour.json"
+    run("profile", name, "--data", str(EXAMPLES), "--rounds", "1", "--batches", "1,2", "--out", str(out))
+    profile = Profile.read(out.read_text(), str(out))
+    assert {m.plan for m in profile.measurements} == {"full", "colour@128", "colour@64"}
+    assert not profile.data.labelled
 
 
 def test_an_object_on_ray(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Loads own models: with their profile, warm, for serving; or without one, to be profiled."""
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -21,6 +22,8 @@ from foveate.models.own.source import ONNX_SUFFIX, call_user_code, find_own
 
 if TYPE_CHECKING:
     from foveate.models.loading.loader import UnprofiledModel
+
+log = logging.getLogger(__name__)
 
 
 def load(name: str, settings: Settings, served: bool = True) -> OwnRunner:
@@ -64,6 +67,8 @@ def make_runner(
 ) -> OwnRunner:
     """A runner of an object that has `predict`. Raises SetupError."""
     label = type(model).__name__
+    if settings.precision not in ("auto", "fp32"):
+        log.warning("precision %s does not reach %s, whose own code decides it", settings.precision, label)
     return call_user_code(  # type: ignore[no-any-return]
         lambda: OwnRunner(model, options, settings.max_batch, prepare_in_run),
         f"{label} does not answer a blank image",
@@ -79,9 +84,14 @@ def warm_up(runner: OwnRunner, settings: Settings) -> None:
         return  # there are no blank bytes
     threads = thread_count(settings)
     runner.use(threads)
-    # Only torch can change its number of threads from batch to batch.
-    counts = () if "torch" in sys.modules else (threads,)
-    warmup = LadderWarmup(runner, counts, cores=threads)
+    if "torch" not in sys.modules:
+        warmup = LadderWarmup(runner, (threads,), cores=threads)
+    else:  # torch alone can change its number of threads from batch to batch
+        from foveate.models.loading.measured_times import MeasuredTimes
+
+        rungs = [rung.plan for rung in runner.card.ladder]
+        kept = MeasuredTimes(runner.card.weights, runner.full, rungs, runner.device.type)
+        warmup = LadderWarmup(runner, (), kept.read(), kept.write, cores=threads)
     call_user_code(warmup.run_essential, f"{runner.card.name} does not answer blank images")
     runner.times, runner.warmup = warmup.times, warmup
 

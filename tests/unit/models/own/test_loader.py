@@ -13,7 +13,7 @@ from foveate.models.loading.profile_store import profile_path
 from foveate.models.own.loader import load, load_object, load_unprofiled
 from foveate.models.own.profile_files import profile_file
 from foveate.models.own.runner import OwnRunner
-from tests.support.own_models import Brightness, TwoNetworks
+from tests.support.own_models import Brightness, FirstPixels, TwoNetworks
 
 NAME = "tests.support.own_models:TwoNetworks"
 SETTINGS = Settings(threads=1, models=(NAME,))
@@ -52,6 +52,20 @@ def test_a_predict_that_raises_is_one_sentence() -> None:
 
     with pytest.raises(SetupError, match=r"Mine does not answer a blank image: ValueError: no weights \("):
         load_object(type("Mine", (), {"predict": predict})(), SETTINGS)
+
+
+def test_a_precision_that_is_asked_for_in_vain_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    load(NAME, Settings(models=(NAME,), precision="bf16", threads=1), served=False)
+    assert "precision bf16 does not reach TwoNetworks" in caplog.text
+
+
+def test_times_are_kept_for_the_next_start_under_a_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for model, files in ((Brightness(), 0), (FirstPixels(), 1)):
+        load_object(model, SETTINGS)
+        assert len(list(tmp_path.glob("cache/foveate/times/*.json"))) == files
 
 
 def test_siblings_are_refused() -> None:
