@@ -30,6 +30,7 @@ from foveate.gateway.decoding import MAX_PIXELS
 from foveate.gateway.media.image import decode_image
 from foveate.gateway.objective import default_plan
 from foveate.models.own import OwnModel
+from foveate.models.own.declaration import name_of
 from foveate.models.own.loader import load_object
 from foveate.models.own.source import find_own, made
 from foveate.scheduling.fifo import Fifo
@@ -52,8 +53,8 @@ def serve(*models: OwnModel | str, **settings: Any) -> None:
             "the file of the model calls foveate.serve while --model imports it: put the call under "
             'if __name__ == "__main__":'
         )
-    objects = {_name(model): model for model in models if not isinstance(model, str)}
-    names = [model if isinstance(model, str) else _name(model) for model in models]
+    objects = {name_of(model): model for model in models if not isinstance(model, str)}
+    names = [model if isinstance(model, str) else name_of(model) for model in models]
     if len(set(names)) < len(names):
         raise SetupError("two models have the same name: give one of them another name, as in name = 'cats'")
     config = read_settings({**settings, **({"models": tuple(names)} if models else {})})
@@ -77,7 +78,7 @@ def engine(model: OwnModel | str, *, metrics: Metrics | None = None, **settings:
     it will run. metrics: None for metrics of its own, as `Engine.metrics`. settings: by the names of
     `foveate.core.settings.Settings`. Raises SetupError.
     """
-    name = model if isinstance(model, str) else _name(model)
+    name = model if isinstance(model, str) else name_of(model)
     config = read_settings({**settings, "models": (name,)})
     device = DeviceExecutor(hang_limits=HangLimits(config.hang_timeout_s, config.hang_restart_s))
     # Torch's threads belong to the thread that first used them, and a second set would compete for the cores.
@@ -102,10 +103,6 @@ def decode(data: bytes, card: ModelCard, max_pixels: int = MAX_PIXELS) -> Any:
     if card.task == "segment":  # all of the image has a mask
         spec = replace(spec, crop_mode="squash", crop_pct=1.0)
     return decode_image(data, spec, card.full.image_size, max_pixels)
-
-
-def _name(model: object) -> str:
-    return str(getattr(model, "name", None) or (model if isinstance(model, type) else type(model)).__name__)
 
 
 def _load(name: str, settings: Settings, objects: Mapping[str, Any]) -> Runner:

@@ -90,9 +90,7 @@ def show(console: Console, segmented: SegmentedImage) -> None:
     full = fields["gflops_full"]  # 0 where it is not known
     share = f", {fields['gflops'] / full:.0%} of full" if full else ""
     windows = f", in {fields['windows']} tiles" if fields["windows"] > 1 else ""
-    console.print(
-        f"cost    {fields['gflops']:.2f} GFLOPs{windows}{share}; {fields['compute_ms']:.1f} ms"
-    )
+    console.print(f"cost    {fields['gflops']:.2f} GFLOPs{windows}{share}; {fields['compute_ms']:.1f} ms")
     console.print(_mosaic(segmented.mask, characters))
 
 

@@ -2,8 +2,9 @@
 
 import inspect
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any
 
 from foveate.core.checkpoint_options import NOTHING_STATED, CheckpointOptions, flag_of
@@ -45,7 +46,7 @@ class Declaration:
 
 def declare(model: object, options: CheckpointOptions = NOTHING_STATED) -> Declaration:
     """Read the members of an own model; options come before them. Raises SetupError, one sentence."""
-    name = _text(model, "name") or type(model).__name__
+    name = name_of(model)
     title = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).lstrip("_.-")[:80] or "model"
     keywords = _keywords(model, title)
     stated = with_labels_read(options)
@@ -55,7 +56,7 @@ def declare(model: object, options: CheckpointOptions = NOTHING_STATED) -> Decla
         _labels(model, title, stated),
         _sizes(model, title),
         _variants(model, title, keywords),
-        bool(getattr(model, "softmax", False)),
+        _softmax(model, title),
         _input(model, title, stated),
         _whole(model, title, "max_batch", 0),
         _text(model, "version"),
@@ -64,9 +65,15 @@ def declare(model: object, options: CheckpointOptions = NOTHING_STATED) -> Decla
     )
 
 
+def name_of(model: object) -> str:
+    """The name that a model declares, else that of its class. Raises SetupError."""
+    own = type(model) if not isinstance(model, type) else model
+    return _text(model, "name") or own.__name__
+
+
 def _text(model: object, member: str) -> str:
     value = getattr(model, member, None)
-    if value is None:
+    if value is None or callable(value):  # a method of this name has another meaning
         return ""
     if not isinstance(value, str | int | float):
         raise SetupError(
@@ -78,7 +85,7 @@ def _text(model: object, member: str) -> str:
 def _description(model: object) -> str:
     text = _text(model, "description")
     docs = type(model).__dict__.get("__doc__")  # not that of a base class
-    return text or (docs or "your own model").strip().splitlines()[0]
+    return text or ((docs or "").strip() or "your own model").splitlines()[0]
 
 
 def _keywords(model: object, name: str) -> frozenset[str]:
@@ -88,13 +95,17 @@ def _keywords(model: object, name: str) -> frozenset[str]:
     if inspect.iscoroutinefunction(predict) or inspect.isasyncgenfunction(predict):
         raise SetupError(f"{name}.predict is async: it runs on a thread of its own, so write it with def")
     try:
-        parameters = inspect.signature(predict).parameters.values()
+        parameters = list(inspect.signature(predict).parameters.values())
     except (TypeError, ValueError):  # some compiled functions have none
         return frozenset()
-    required = [p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
-    extra = [name for name in required[1:] if name not in (*KEYWORDS, "args")]
-    if not required and not any(p.kind is p.VAR_POSITIONAL for p in parameters):
+    if not parameters or parameters[0].kind in (
+        inspect.Parameter.KEYWORD_ONLY,
+        inspect.Parameter.VAR_KEYWORD,
+    ):
         raise SetupError(f"{name}.predict takes no batch: write def predict(self, batch)")
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    required = [p.name for p in parameters[1:] if p.default is p.empty and p.kind not in variable]
+    extra = [parameter for parameter in required if parameter not in KEYWORDS]
     if extra:
         raise SetupError(
             f"{name}.predict needs the argument {extra[0]}: it gets the batch, and {', '.join(KEYWORDS)} if "
@@ -102,7 +113,7 @@ def _keywords(model: object, name: str) -> frozenset[str]:
         )
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return frozenset(KEYWORDS)
-    return frozenset(p.name for p in parameters if p.name in KEYWORDS)
+    return frozenset(p.name for p in parameters[1:] if p.name in KEYWORDS)
 
 
 def _items(model: object, name: str, member: str) -> tuple[Any, ...]:
@@ -117,18 +128,33 @@ def _items(model: object, name: str, member: str) -> tuple[Any, ...]:
 def _labels(model: object, name: str, stated: CheckpointOptions) -> tuple[str, ...]:
     if stated.labels:
         return tuple(stated.labels)
+    value = getattr(model, "labels", None)
+    if isinstance(value, Mapping):  # such as id2label of transformers
+        try:
+            return tuple(str(value[key]) for key in sorted(value, key=int))
+        except (TypeError, ValueError):
+            raise SetupError(
+                f"{name}.labels is a table whose keys are no class indices: it must be a list of names"
+            ) from None
     return tuple(str(label) for label in _items(model, name, "labels"))
+
+
+def _softmax(model: object, name: str) -> bool:
+    value = getattr(model, "softmax", False)
+    if not isinstance(value, bool) and not callable(value):
+        raise SetupError(f"{name}.softmax is {value!r:.40}: it must be True or False")
+    return value is True
 
 
 def _sizes(model: object, name: str) -> tuple[int, ...]:
     sizes = _items(model, name, "sizes") or (DEFAULT_SIZE,)
     for size in sizes:
-        if not isinstance(size, int) or isinstance(size, bool) or not MIN_SIZE <= size <= MAX_SIZE:
+        if not isinstance(size, Integral) or isinstance(size, bool) or not MIN_SIZE <= size <= MAX_SIZE:
             raise SetupError(
                 f"{name}.sizes holds {size!r:.40}: a size is the side of a square image, a whole number "
                 f"from {MIN_SIZE} to {MAX_SIZE}"
             )
-    return tuple(sorted(set(sizes)))
+    return tuple(sorted({int(size) for size in sizes}))
 
 
 def _variants(model: object, name: str, keywords: frozenset[str]) -> tuple[str, ...]:

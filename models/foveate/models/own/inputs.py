@@ -49,7 +49,16 @@ def prepare(
             items.append(preprocess(Image.fromarray(pixels)))
         except Exception as error:
             failures[number] = error
+        except BaseException as error:  # such as sys.exit, or a panic of a library in Rust
+            failures[number] = failure_of("preprocess", error)
     return PreparedBatch(media, plan, stacked(items), failures)
+
+
+def failure_of(method: str, error: BaseException) -> RunFailed:
+    """What stands for an exception that would end more than its request."""
+    failure = RunFailed(f"{method} of the model raised {type(error).__name__}")
+    failure.__cause__ = error
+    return failure
 
 
 def scaled(pixels: Any, side: int, interpolation: Interpolation) -> Any:

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from foveate.core.checkpoint_options import NOTHING_STATED, CheckpointOptions
-from foveate.core.errors import BadPlan, RunFailed, SetupError
+from foveate.core.errors import BadPlan, SetupError
 from foveate.core.model import ModelCard, Rung
 from foveate.core.outcome import Result
 from foveate.core.plan import Plan
 from foveate.core.profile import Profile
 from foveate.models.own.declaration import declare
-from foveate.models.own.inputs import PreparedBatch, prepare
+from foveate.models.own.inputs import PreparedBatch, failure_of, prepare
 from foveate.models.own.outputs import GFLOPS, TOKENS, OutputReader
 
 DEFAULT_MAX_BATCH = 32
@@ -139,8 +139,10 @@ class OwnRunner:
         try:
             with _without_gradients():
                 return self.model.predict(inputs, **keywords)
-        except SystemExit as error:
-            raise RunFailed(f"{self.declaration.name}.predict called sys.exit({error.code!r:.40})") from error
+        except Exception:
+            raise
+        except BaseException as error:  # such as sys.exit, or a panic of a library in Rust
+            raise failure_of("predict", error) from error
 
     def _probed_labels(self) -> tuple[str, ...]:
         """The labels, made up from the number of scores of a blank image where none are declared.

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 from foveate.core.checkpoint_options import CheckpointOptions
@@ -67,11 +68,31 @@ def test_predict_gets_the_keywords_that_it_names() -> None:
         ({"input": "center"}, "must be a foveate.models.own.InputSpec"),
         ({"max_batch": -1}, "whole number"),
         ({"version": object()}, "short text"),
+        ({"softmax": "yes"}, "True or False"),
+        ({"labels": {"cat": 0}}, "no class indices"),
+        ({"predict": lambda self, **rest: []}, "takes no batch"),
     ],
 )
 def test_bad_members(members: dict[str, Any], words: str) -> None:
     with pytest.raises(SetupError, match=words):
         declare(model_with(**members))
+
+
+def test_methods_of_other_meaning_are_no_declarations() -> None:
+    names = ("softmax", "version", "labels", "sizes", "input", "name")
+    declared = declare(model_with(**{name: lambda self: 1 / 0 for name in names}))
+    assert (declared.softmax, declared.version, declared.labels, declared.sizes) == (False, "", (), (224,))
+    assert declared.input == InputSpec()
+
+
+def test_a_table_of_labels_by_index_and_sizes_of_numpy() -> None:
+    declared = declare(model_with(labels={1: "dog", "0": "cat"}, sizes=np.array([64, 32])))
+    assert (declared.labels, declared.sizes) == (("cat", "dog"), (32, 64))
+
+
+def test_a_default_of_the_batch_and_an_empty_docstring() -> None:
+    declared = declare(model_with(lambda self, batch=None, size=0: [], __doc__="  "))
+    assert (declared.keywords, declared.description) == ({"size"}, "your own model")
 
 
 def test_an_async_predict_is_refused() -> None:

@@ -44,6 +44,15 @@ def test_each_image_is_prepared_and_a_failure_is_its_own() -> None:
     assert [(number, str(error)) for number, error in batch.failures.items()] == [(1, "four")]
 
 
+def test_preprocess_may_not_end_more_than_its_image() -> None:
+    def preprocess(image: Image.Image) -> Any:
+        raise SystemExit(3)
+
+    batch = prepare([plain_image(3)], PLAN, "bicubic", preprocess)
+    assert isinstance(batch.failures[0], RunFailed)
+    assert "preprocess of the model raised SystemExit" in str(batch.failures[0])
+
+
 def test_all_images_may_fail() -> None:
     def preprocess(image: Image.Image) -> Any:
         raise ValueError("never")

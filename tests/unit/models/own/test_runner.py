@@ -22,6 +22,14 @@ from tests.support.own_models import Brightness, FirstPixels, TwoNetworks, plain
 pytestmark = pytest.mark.anyio
 
 
+class RustPanic(BaseException):
+    """As libraries in Rust raise it: no Exception."""
+
+
+def raise_panic() -> Any:
+    raise RustPanic
+
+
 def own(predict: Any, **members: Any) -> Any:
     """A model with this function and these members."""
     return type("Mine", (), {"predict": lambda self, batch: predict(batch), **members})()
@@ -170,7 +178,8 @@ async def test_one_failed_image_never_fails_its_batch() -> None:
         (lambda b: np.ones((len(b), 5)), "5 scores in place of 2"),
         (lambda b: np.full((len(b), 2), np.nan), "not finite"),
         (lambda b: np.ones((len(b) + 1, 2)), "Mine.predict must return"),
-        (lambda b: sys.exit(3), "sys.exit"),
+        (lambda b: sys.exit(3), "predict of the model raised SystemExit"),
+        (lambda b: raise_panic(), "raised RustPanic"),
         (lambda b: None, "not a NoneType"),
     ],
 )
