@@ -149,7 +149,7 @@ def _softmax(model: object, name: str) -> bool:
 def _sizes(model: object, name: str) -> tuple[int, ...]:
     sizes = _items(model, name, "sizes") or (DEFAULT_SIZE,)
     for size in sizes:
-        if not isinstance(size, Integral) or isinstance(size, bool) or not MIN_SIZE <= size <= MAX_SIZE:
+        if not isinstance(size, Integral) or isinstance(size, bool) or not MIN_SIZE <= int(size) <= MAX_SIZE:
             raise SetupError(
                 f"{name}.sizes holds {size!r:.40}: a size is the side of a square image, a whole number "
                 f"from {MIN_SIZE} to {MAX_SIZE}"

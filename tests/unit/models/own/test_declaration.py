@@ -92,7 +92,8 @@ def test_a_table_of_labels_by_index_and_sizes_of_numpy() -> None:
 
 def test_a_default_of_the_batch_and_an_empty_docstring() -> None:
     declared = declare(model_with(lambda self, batch=None, size=0: [], __doc__="  "))
-    assert (declared.keywords, declared.description) == ({"size"}, "your own model")
+    assert declared.keywords == {"size"}
+    assert declared.description == "your own model"
 
 
 def test_an_async_predict_is_refused() -> None:
