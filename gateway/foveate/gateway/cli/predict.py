@@ -100,13 +100,13 @@ def show(console: Console, prediction: ExplainedPrediction) -> None:
     for row in fields["predictions"]:
         table.add_row(row["label"], f"{row['score']:.1%}")
     console.print(table)
-    share = fields["gflops"] / fields["gflops_full"]
+    full = fields["gflops_full"]  # 0 where it is not known
+    cost = f"{fields['gflops']:.2f} GFLOPs, {fields['gflops'] / full:.0%} of full; " if full else ""
     chosen = f", which chose {fields['chosen']}" if fields["chosen"] else ""
     console.print(f"plan    [bold]{fields['plan']}[/]{chosen}", highlight=False)
-    console.print(
-        f"cost    {fields['gflops']:.2f} GFLOPs, {share:.0%} of full; {fields['compute_ms']:.1f} ms"
-    )
-    console.print(f"tokens  {fields['tokens']} of {fields['tokens_full']} at the end")
+    console.print(f"cost    {cost}{fields['compute_ms']:.1f} ms")
+    if fields["tokens_full"] > 1:  # a model of your own has no tokens
+        console.print(f"tokens  {fields['tokens']} of {fields['tokens_full']} at the end")
     if explanation is None:
         return
     console.print(_mosaic(prediction.pixels, explanation, BLOCKS if is_unicode(console) else ASCII_BLOCKS))

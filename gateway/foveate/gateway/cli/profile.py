@@ -24,6 +24,7 @@ from foveate.models.huggingface import PretrainedRunner
 from foveate.models.loading.loader import UnprofiledModel
 from foveate.models.loading.profile_store import profile_path
 from foveate.models.opaque.runner import OpaqueRunner
+from foveate.models.own.runner import OwnRunner
 from foveate.models.profiling import dataset, ladder_plot
 from foveate.models.profiling.candidates import baselines, candidates, parse_plans, video_candidates
 from foveate.models.profiling.dataset import Dataset, DecodedDataset, DecodeMedia
@@ -164,7 +165,7 @@ def _table(profile: Profile) -> Table:
             f"{m.plan} (baseline)" if m.baseline else m.plan,
             f"{m.quality:.3f}",
             "" if m.accuracy is None else f"{m.accuracy:.1%}",
-            f"{m.gflops:.3f}",
+            f"{m.gflops:.3f}" if m.gflops else "",
             *(f"{1e3 * m.latency_s[size]:.2f}" if m.latency_s else "" for size in sizes),
             f"{(profile.full.seconds or 0) / m.seconds:.2f}x" if m.seconds else "",
         )
@@ -196,7 +197,7 @@ def _dataset(options: ProfileOptions, card: ModelCard) -> Dataset:
 def _plans(options: ProfileOptions, runner: ModelRunner) -> tuple[Plan, ...]:
     if options.plans is not None:
         return parse_plans(options.plans, runner.full, runner.check)
-    if isinstance(runner, PretrainedRunner | OpaqueRunner):
+    if isinstance(runner, PretrainedRunner | OpaqueRunner | OwnRunner):
         return runner.candidates()
     if not isinstance(runner, TorchRunner):
         return video_candidates(runner.full, runner.card.frames, runner.card.task, runner.check)
