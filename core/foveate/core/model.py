@@ -8,7 +8,9 @@ from foveate.core.errors import BadPlan
 from foveate.core.plan import Plan
 
 CropMode = Literal["center", "squash"]
-Task = Literal["classify", "segment", "clicks"]
+Task = Literal["classify", "segment", "embed", "clicks", "text"]
+INTERNAL_TASKS: tuple[Task, ...] = ("clicks", "text")
+"""Tasks without a route of their own: such a model works for another one."""
 Interpolation = Literal["bilinear", "bicubic"]
 
 
@@ -47,7 +49,7 @@ class ModelCard:
     full: Plan
     """The plan that spends full compute."""
     labels: tuple[str, ...]
-    """Class names; empty for a model that returns features."""
+    """Class names; empty for a model that returns embeddings."""
     parameters: int
     """Number of parameters."""
     input: InputSpec | None
@@ -58,7 +60,8 @@ class ModelCard:
     source: str = ""
     """Where the weights come from."""
     task: Task = "classify"
-    """classify: classes of an image. segment: a class for each pixel. clicks: the object at points."""
+    """classify: classes of an image. segment: a class for each pixel. embed: an embedding of an image.
+    clicks: the object at points. text: an embedding of a text."""
     frames: int = 0
     """Frames of a clip under the full plan; 0 for a model that takes images."""
     click_model: str = ""

@@ -17,7 +17,7 @@ from pydantic_settings import (
 from foveate.core.checkpoint_options import CheckpointOptions
 from foveate.core.environment import ENV_PREFIX, RENAMED, EnvironmentSource, renamed, variable
 from foveate.core.errors import SetupError
-from foveate.core.model import Task
+from foveate.core.model import INTERNAL_TASKS, Task
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -284,7 +284,7 @@ class Settings(BaseSettings):
     @field_validator("default_slo_classes")
     @classmethod
     def _check_routes(cls, value: dict[str, str]) -> dict[str, str]:
-        routes = [f"/{task}" for task in get_args(Task) if task != "clicks"]
+        routes = [f"/{task}" for task in get_args(Task) if task not in INTERNAL_TASKS]
         unknown = next((route for route in value if route not in routes), None)
         if unknown is not None:
             raise ValueError(f"there is no route {unknown!r}; the routes are {', '.join(routes)}")

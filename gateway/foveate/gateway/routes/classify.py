@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from foveate.core.errors import BadRequest, UnsupportedMedia
+from foveate.core.errors import UnsupportedMedia
 from foveate.core.model import InputSpec, ModelCard, Task
 from foveate.gateway.routes.base import TaskRoute
 from foveate.gateway.routes.cached_classification import CachedClassifier
@@ -48,8 +48,6 @@ class ClassifyRoute(TaskRoute[ClassifyOptions]):
 
     def options(self, values: OptionValues, headers: Mapping[str, str], card: ModelCard) -> ClassifyOptions:
         """The options of a classification. Raises BadRequest."""
-        if not card.labels:
-            raise BadRequest(f"{card.name} has no classifier; it only computes features")
         return ClassifyOptions(values.get("top_k", DEFAULT_TOP_K), values.get("explain", False))
 
     async def work(self, context: RequestContext[ClassifyOptions], data: Medium) -> CacheableResponse:

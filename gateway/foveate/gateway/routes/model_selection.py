@@ -3,21 +3,26 @@
 from collections.abc import Mapping
 
 from foveate.core.errors import UnknownModel, UnsupportedMedia
-from foveate.core.model import ModelCard, Task
+from foveate.core.model import INTERNAL_TASKS, ModelCard, Task
 
 
 class ModelSelector:
     """Chooses among the models of one task."""
 
     def __init__(self, task: Task, cards: Mapping[str, ModelCard]) -> None:
-        """cards: the models of the task by name; the first one is the default."""
-        self.task, self.cards = task, cards
+        """cards: all served models by name; the first one of the task is the default."""
+        self.task, self.all_cards = task, cards
+        self.cards = {name: card for name, card in cards.items() if card.task == task}
+        """The models of the task."""
 
     def by_name(self, name: str | None, video: bool) -> ModelCard:
         """The named model, or its clip model for a clip. None: the first model that takes this kind of media.
 
-        Raises UnknownModel.
+        Raises UnknownModel, also for a model of another task, with the route that it has.
         """
+        other = None if name is None or name in self.cards else self.all_cards.get(name)
+        if other is not None:
+            raise UnknownModel(self._other_task(other))
         if not self.cards:
             raise UnknownModel(f"no model of task {self.task} is served; GET /models lists the models")
         if name is not None and name not in self.cards:
@@ -42,6 +47,14 @@ class ModelSelector:
             takes, sent = ("clips", "an image") if card.frames else ("images", "a clip")
             raise UnsupportedMedia(f"{card.name} takes {takes}, and the request has {sent}")
         return other
+
+    def _other_task(self, card: ModelCard) -> str:
+        if card.task in INTERNAL_TASKS:
+            return (
+                f"{card.name} works for another model and answers no requests; GET /models lists the models"
+            )
+        makes = {"classify": "classifies", "segment": "segments", "embed": "makes embeddings"}[card.task]
+        return f"{card.name} {makes}; send the request to /{card.task}, or name another model"
 
     def _first(self, video: bool) -> ModelCard | None:
         return next((card for card in self.cards.values() if bool(card.frames) == video), None)

@@ -102,7 +102,7 @@ class ModelEntry(BaseModel):
 
     name: str
     description: str
-    task: str = Field(description="classify, segment or clicks")
+    task: str = Field(description="classify, segment or embed; clicks or text: it works for another model")
     frames: int = Field(description="frames of one forward; 0: the model takes images")
     full: str = Field(description="the full plan, which spends all compute")
     parameters: int = Field(description="number of parameters")

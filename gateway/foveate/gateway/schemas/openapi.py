@@ -7,6 +7,7 @@ from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
 from foveate.core.point_prompts import MAX_POINTS
+from foveate.gateway.schemas.embedding import ImageEmbedding
 from foveate.gateway.schemas.image import Classification, Problem, Segmentation
 from foveate.gateway.schemas.video import ClipClassification, ClipSegmentation
 
@@ -27,6 +28,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "type": "boolean",
         "description": "report which patches were kept, merged or dropped; costs one more forward",
     },
+    "normalize": {
+        "type": "boolean",
+        "description": "scale the embedding to length 1 (L2); default true",
+    },
     "overlay": {"type": "boolean", "description": "also return the image with the mask's colours on it"},
     "points": {
         "type": "string",
@@ -45,24 +50,26 @@ _POINT_LISTS = {
 }
 CLASSIFY_OPTIONS = ("model", "plan", "top_k", "explain")
 SEGMENT_OPTIONS = ("model", "plan", "overlay", "points")
+EMBED_OPTIONS = ("model", "plan", "normalize")
 _BODY_TEXT = (
-    "An image or a clip. Options may stand in the query, in fields of the form, or in keys of the JSON"
+    "Options may stand in the query, in fields of the form, or in keys of the JSON"
     " object. An option with two different values, or with an unknown name, is a 400. With the header"
     " content-encoding, the body is compressed with gzip or deflate."
 )
 
 
-def _body(options: Sequence[str]) -> dict[str, Any]:
-    """The OpenAPI entry of the body of a route with these options."""
+def _body(options: Sequence[str], clips: bool) -> dict[str, Any]:
+    """The OpenAPI entry of the body of a route with these options. clips: the route takes clips too."""
+    media = "image or clip" if clips else "image"
     fields = {name: OPTIONS[name] for name in options}
     members = {name: {"anyOf": [*_json_types(name), {"type": "null"}]} for name in options}
-    data = {"type": "string", "format": "byte", "description": "the image or clip, in base64"}
+    data = {"type": "string", "format": "byte", "description": f"the {media}, in base64"}
     return {
         "required": True,
-        "description": _BODY_TEXT,
+        "description": f"{'An image or a clip' if clips else 'An image'}. {_BODY_TEXT}",
         "content": {
             "image/*": {"schema": _BINARY},
-            "video/*": {"schema": _BINARY},
+            **({"video/*": {"schema": _BINARY}} if clips else {}),
             "application/octet-stream": {"schema": _BINARY},
             "multipart/form-data": {"schema": _closed_object({"file": _BINARY, **fields}, "file")},
             "application/json": {"schema": _closed_object({"data": data, **members}, "data")},
@@ -123,7 +130,9 @@ _COMMON = _parameters(
     ("x-plan", "header", "string", "plan to run under, as in evit:0.5; default: the server chooses"),
     ("x-request-id", "header", "string", "ID that the answer repeats; default: a new one"),
 )
-RESPONSE_MODELS = (Classification, ClipClassification, Segmentation, ClipSegmentation, Problem)
+RESPONSE_MODELS = (
+    Classification, ClipClassification, Segmentation, ClipSegmentation, ImageEmbedding, Problem,
+)  # fmt: skip
 _STATUSES = {
     400: "Bad request",
     404: "Unknown model",
@@ -154,6 +163,7 @@ def describe_tasks(app: FastAPI) -> None:
             task_paths = {
                 "/classify": {"post": _classify()},
                 "/segment": {"post": _segment()},
+                "/embed": {"post": _embed()},
             }
             document["paths"] = {**task_paths, **document["paths"]}
         return document
@@ -187,6 +197,11 @@ def _segment() -> dict[str, Any]:
     return _operation("segment", summary, SEGMENT_OPTIONS, answer)
 
 
+def _embed() -> dict[str, Any]:
+    answer = _json("ImageEmbedding")
+    return _operation("embed", "Embed an image", EMBED_OPTIONS, answer, clips=False)
+
+
 def _json(*models: str) -> dict[str, Any]:
     """JSON content of one of these response models."""
     schemas = [{"$ref": _REF.format(model=model)} for model in models]
@@ -208,7 +223,9 @@ def _query_parameters(options: Sequence[str]) -> list[dict[str, Any]]:
     ]
 
 
-def _operation(name: str, summary: str, options: Sequence[str], answer: dict[str, Any]) -> dict[str, Any]:
+def _operation(
+    name: str, summary: str, options: Sequence[str], answer: dict[str, Any], clips: bool = True
+) -> dict[str, Any]:
     problems = {str(status): problem_response(text) for status, text in _STATUSES.items()}
     problems["415"]["headers"] = {
         "accept-encoding": {
@@ -220,6 +237,6 @@ def _operation(name: str, summary: str, options: Sequence[str], answer: dict[str
         "summary": summary,
         "operationId": name,
         "parameters": [*_query_parameters(options), *_COMMON],
-        "requestBody": _body(options),
+        "requestBody": _body(options, clips),
         "responses": {"200": {"description": "The answer", "content": answer}, **problems},
     }

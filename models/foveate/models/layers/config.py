@@ -36,7 +36,7 @@ class ViTConfig:
     mlp_ratio: float = 4.0
     """Width of the MLP's hidden layer, as a multiple of `width`."""
     classes: int = 1000
-    """Number of classes. With 0 the model has no classifier and returns pooled features."""
+    """Number of classes. With 0 the model has no classifier and returns an embedding: the pooled features."""
     class_token: bool = True
     distilled: bool = False
     """A second prefix token with its own head. Its logits are averaged with the first's (DeiT, section 4)."""

@@ -63,3 +63,18 @@ def test_medium_that_no_allowed_model_takes_is_refused() -> None:
         ALL.for_medium(CLIP, video=False, named=True)
     with pytest.raises(UnsupportedMedia, match="plain takes images"):
         IMAGES.for_medium(PLAIN, video=True, named=False)
+
+
+def test_model_of_another_task_is_refused_with_its_route() -> None:
+    embedder = replace(FakeRunner("embedder").card, task="embed", labels=())
+    clicks = replace(FakeRunner("clicks").card, task="clicks")
+    selector = ModelSelector("classify", {each.name: each for each in (embedder, clicks, PLAIN)})
+    assert selector.by_name(None, video=False) is PLAIN
+    with pytest.raises(
+        UnknownModel, match="embedder makes embeddings; send the request to /embed, or name an"
+    ):
+        selector.by_name("embedder", video=False)
+    with pytest.raises(UnknownModel, match="clicks works for another model and answers no requests"):
+        selector.by_name("clicks", video=False)
+    with pytest.raises(UnknownModel, match=r"the models are plain$"):
+        selector.by_name("gpt", video=False)

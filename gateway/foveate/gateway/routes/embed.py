@@ -1,0 +1,58 @@
+"""POST /embed: an image in, its embedding out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from foveate.core.errors import UnsupportedMedia
+from foveate.core.model import ModelCard, Task
+from foveate.gateway.routes.base import TaskRoute
+from foveate.gateway.routes.completion import complete
+from foveate.gateway.routes.context import RequestContext
+from foveate.gateway.routes.image_input import ImageInput
+from foveate.gateway.routes.options import OptionValues, ReadOption, flag_option
+from foveate.gateway.routes.services import RouteServices
+from foveate.gateway.routes.video_input import VideoInput
+from foveate.gateway.schemas.embedding import image_embedding
+from foveate.gateway.schemas.response import CacheableResponse
+from foveate.gateway.spool import Medium
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedOptions:
+    """Options of an embedding."""
+
+    normalize: bool
+    """The embedding has length 1, as the embeddings of other servers and APIs have by default."""
+
+
+class EmbedRoute(TaskRoute[EmbedOptions]):
+    """The route of task `embed`."""
+
+    task: Task = "embed"
+    own_options: ClassVar[Mapping[str, ReadOption]] = {"normalize": flag_option("normalize")}
+
+    def __init__(self, services: RouteServices) -> None:
+        super().__init__(services)
+        self.image_input = ImageInput(self.decoding, self.settings, self.meters)
+        self.video_input = VideoInput(self.decoding, self.settings, self.meters)
+
+    def options(self, values: OptionValues, headers: Mapping[str, str], card: ModelCard) -> EmbedOptions:
+        """The options of an embedding."""
+        return EmbedOptions(values.get("normalize", True))
+
+    async def work(self, context: RequestContext[EmbedOptions], data: Medium) -> CacheableResponse:
+        """Reserve, decode, run. Raises FoveateError; UnsupportedMedia for a clip."""
+        is_video = isinstance(data, Path)
+        if context.card.input is not None:
+            is_video = await self.video_input.is_video(data)
+        if is_video or isinstance(data, Path):
+            raise UnsupportedMedia(
+                f"{context.card.name} embeds images; send one frame of the clip as an image"
+            )
+        self.admission.reserve(context)
+        pixels, decode_s = await self.image_input.decode(context, data)
+        outcome = await self.admission.submit(context, pixels)
+        served = complete(self.meters, context, [outcome], decode_s)
+        return image_embedding(served, context.options.normalize)
