@@ -41,6 +41,25 @@ class Rung:
 
 
 @dataclass(frozen=True, slots=True)
+class ZeroShot:
+    """How a model that makes embeddings classifies images by texts that describe the classes.
+
+    The score of a class is `scale` times the cosine similarity of image and text, plus `bias`.
+    """
+
+    text_model: str
+    """Name of the served model that makes the embeddings of texts."""
+    weights: str
+    """Digest of the text model and its tokenizer."""
+    template: str
+    """The text of a class, with {} in the place of its label."""
+    scale: float
+    bias: float = 0.0
+    activation: Literal["softmax", "sigmoid"] = "softmax"
+    """softmax: the classes share one probability (CLIP). sigmoid: each class has its own (SigLIP)."""
+
+
+@dataclass(frozen=True, slots=True)
 class ModelCard:
     """Name, shape and ladder of a served model."""
 
@@ -73,6 +92,8 @@ class ModelCard:
     compute the same features."""
     clip_model: str = ""
     """Name of the served model that takes clips for this one; empty for none."""
+    zero_shot: ZeroShot | None = None
+    """How a model that makes embeddings classifies by labels; None for one without a text tower."""
 
     def plan(self, text: str) -> Plan:
         """Parse a plan, complete or relative to full. Raises BadPlan for a plan of another model."""

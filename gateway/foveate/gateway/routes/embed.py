@@ -2,10 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
-from foveate.core.errors import UnsupportedMedia
 from foveate.core.model import ModelCard, Task
 from foveate.gateway.routes.base import TaskRoute
 from foveate.gateway.routes.completion import complete
@@ -44,15 +42,9 @@ class EmbedRoute(TaskRoute[EmbedOptions]):
 
     async def work(self, context: RequestContext[EmbedOptions], data: Medium) -> CacheableResponse:
         """Reserve, decode, run. Raises FoveateError; UnsupportedMedia for a clip."""
-        is_video = isinstance(data, Path)
-        if context.card.input is not None:
-            is_video = await self.video_input.is_video(data)
-        if is_video or isinstance(data, Path):
-            raise UnsupportedMedia(
-                f"{context.card.name} embeds images; send one frame of the clip as an image"
-            )
+        image = await self.video_input.check_image(context.card, data)
         self.admission.reserve(context)
-        pixels, decode_s = await self.image_input.decode(context, data)
+        pixels, decode_s = await self.image_input.decode(context, image)
         outcome = await self.admission.submit(context, pixels)
         served = complete(self.meters, context, [outcome], decode_s)
         return image_embedding(served, context.options.normalize)

@@ -22,7 +22,7 @@ class ModelSelector:
         """
         other = None if name is None or name in self.cards else self.all_cards.get(name)
         if other is not None:
-            raise UnknownModel(self._other_task(other))
+            raise self.other_task(other)
         if not self.cards:
             raise UnknownModel(f"no model of task {self.task} is served; GET /models lists the models")
         if name is not None and name not in self.cards:
@@ -48,7 +48,11 @@ class ModelSelector:
             raise UnsupportedMedia(f"{card.name} takes {takes}, and the request has {sent}")
         return other
 
-    def _other_task(self, card: ModelCard) -> str:
+    def other_task(self, card: ModelCard) -> UnknownModel:
+        """The refusal of a model of another task, with the route that it has."""
+        return UnknownModel(self._route_of(card))
+
+    def _route_of(self, card: ModelCard) -> str:
         if card.task in INTERNAL_TASKS:
             return (
                 f"{card.name} works for another model and answers no requests; GET /models lists the models"

@@ -5,7 +5,7 @@ from time import monotonic
 from typing import Any
 
 from foveate.core.errors import DeadlineExceeded, UnsupportedMedia
-from foveate.core.model import InputSpec
+from foveate.core.model import InputSpec, ModelCard
 from foveate.core.plan import sampled_frames
 from foveate.core.settings import Settings
 from foveate.gateway.decoding import Decoding
@@ -45,6 +45,12 @@ class VideoInput:
         if not isinstance(data, bytes):
             image_type(head)
         return False
+
+    async def check_image(self, card: ModelCard, data: Medium) -> bytes:
+        """The bytes, if they are no clip. card: the model, which takes images. Raises UnsupportedMedia."""
+        if isinstance(data, bytes) and (card.input is None or not await self.is_video(data)):
+            return data
+        raise UnsupportedMedia(f"{card.name} takes images; send one frame of the clip as an image")
 
     async def decode(self, context: RequestContext[Any], data: Medium, boxes: Boxes) -> tuple[Clip, float]:
         """The frames that the request's plan may use, and the seconds that decoding took.

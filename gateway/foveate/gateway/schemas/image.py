@@ -107,6 +107,7 @@ class ModelEntry(BaseModel):
     full: str = Field(description="the full plan, which spends all compute")
     parameters: int = Field(description="number of parameters")
     classes: int = Field(description="number of classes")
+    zero_shot: bool = Field(description="POST /classify takes the classes as ?labels=")
     licence: str
     source: str
 
@@ -230,6 +231,7 @@ def card_fields(card: ModelCard) -> dict[str, object]:
         "full": str(card.full),
         "parameters": card.parameters,
         "classes": len(card.labels),
+        "zero_shot": card.zero_shot is not None,
         "licence": card.licence,
         "source": card.source,
     }

@@ -28,6 +28,16 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "type": "boolean",
         "description": "report which patches were kept, merged or dropped; costs one more forward",
     },
+    "labels": {
+        "type": "string",
+        "description": "the classes, for a model with a text tower (CLIP, SigLIP): up to 1000 labels separated by"
+        " commas; \\, is a comma in a label. Given several times, each value is one label.",
+    },
+    "template": {
+        "type": "string",
+        "maxLength": 200,
+        "description": "the text of a class, with {} in the place of its label; default: as in the model's card",
+    },
     "normalize": {
         "type": "boolean",
         "description": "scale the embedding to length 1 (L2); default true",
@@ -42,13 +52,15 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
 }
 """The schema of each option, as text in the query or in a form."""
-_POINT_LISTS = {
+_POINT_LISTS: dict[str, Any] = {
     "type": "array",
     "minItems": 1,
     "maxItems": MAX_POINTS,
     "items": {"type": "array", "minItems": 2, "maxItems": 3, "items": {"type": "number", "minimum": 0}},
 }
-CLASSIFY_OPTIONS = ("model", "plan", "top_k", "explain")
+_LISTS = {"points": _POINT_LISTS, "labels": {"type": "array", "items": {"type": "string"}}}
+"""The options that may be lists in JSON."""
+CLASSIFY_OPTIONS = ("model", "plan", "top_k", "explain", "labels", "template")
 SEGMENT_OPTIONS = ("model", "plan", "overlay", "points")
 EMBED_OPTIONS = ("model", "plan", "normalize")
 _BODY_TEXT = (
@@ -78,9 +90,9 @@ def _body(options: Sequence[str], clips: bool) -> dict[str, Any]:
 
 
 def _json_types(name: str) -> list[dict[str, Any]]:
-    """The JSON types of an option; points may be lists too, as in [[x, y], [x, y, 0]]."""
+    """The JSON types of an option; points may be lists too, as in [[x, y], [x, y, 0]], and labels."""
     own = {key: value for key, value in OPTIONS[name].items() if key != "description"}
-    return [_POINT_LISTS, own] if name == "points" else [own]
+    return [_LISTS[name], own] if name in _LISTS else [own]
 
 
 def _closed_object(properties: dict[str, Any], required: str) -> dict[str, Any]:

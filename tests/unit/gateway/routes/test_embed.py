@@ -110,7 +110,7 @@ async def test_clips_are_refused_in_one_sentence() -> None:
         video = clip(count=4)
         for kind in ("video/mp4", "application/octet-stream"):
             refused = await gateway.post("/embed", video, content_type=kind)
-            assert_problem(refused, 415, "embedder embeds images; send one frame of the clip as an image")
+            assert_problem(refused, 415, "embedder takes images; send one frame of the clip as an image")
 
 
 async def test_models_of_other_tasks_are_refused_with_their_route() -> None:
