@@ -36,7 +36,10 @@ class ViTConfig:
     mlp_ratio: float = 4.0
     """Width of the MLP's hidden layer, as a multiple of `width`."""
     classes: int = 1000
-    """Number of classes. With 0 the model has no classifier and returns an embedding: the pooled features."""
+    """Number of classes. With 0 the model has no classifier and returns an embedding of the image."""
+    projection: int = 0
+    """Width of the embedding that a linear map without bias makes of the pooled features (CLIP). 0: there is
+    no such map, and the embedding is the pooled features."""
     class_token: bool = True
     distilled: bool = False
     """A second prefix token with its own head. Its logits are averaged with the first's (DeiT, section 4)."""
@@ -55,7 +58,8 @@ class ViTConfig:
     final_norm: bool = True
     """A norm after the last block."""
     pool: Pool = "token"
-    """Input of the classifier: the first prefix token, or the mean over patches."""
+    """Input of the classifier: the first prefix token, the mean over patches, or both, one after the other,
+    as in DINOv2's linear classifiers."""
     fc_norm: bool = False
     """A norm between pooling and the classifier."""
     eps: float = 1e-6
@@ -71,6 +75,11 @@ class ViTConfig:
     def ignores_class_token(self) -> bool:
         """The classifier reads the mean over patches beside a class token, as in MAE's fine-tuned models."""
         return self.class_token and self.pool == "avg"
+
+    @property
+    def pooled(self) -> int:
+        """Width of the pooled features."""
+        return 2 * self.width if self.pool == "token_avg" else self.width
 
     @property
     def hidden(self) -> int:
@@ -105,8 +114,9 @@ def embedding_macs(config: ViTConfig, image_size: int) -> float:
 
 
 def classifier_macs(config: ViTConfig) -> float:
-    """Multiply-adds of the final classifier."""
-    return config.width * config.classes * (2 if config.distilled else 1)
+    """Multiply-adds of the final classifier, or of the projection to the embedding."""
+    outputs = config.classes * (2 if config.distilled else 1)
+    return config.pooled * (outputs or config.projection)
 
 
 def block_macs(

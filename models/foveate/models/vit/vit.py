@@ -41,7 +41,7 @@ class TrunkOutput:
     """The result of one forward pass, rows in the order of the input."""
 
     logits: Tensor
-    """(B, C) class scores, or (B, D) pooled features for a model without a classifier."""
+    """(B, C) class scores, or (B, E) embeddings for a model without a classifier."""
     exit_layer: Tensor
     """(B,) int64: number of blocks that each sample went through."""
     tokens: Tensor
@@ -185,15 +185,17 @@ class ElasticViT(nn.Module):
         return _in_batch_order([*exited, _exited(tokens, rows, self.classify(tokens), resolved.depth, after)])
 
     def classify(self, tokens: Tokens) -> Tensor:
-        """Tokens after the last block to logits (B, C), or to pooled features (B, D) without a classifier."""
+        """Tokens after the last block to logits (B, C), or to embeddings (B, E) without a classifier."""
         config = self.config
         x = self.norm(tokens.x)
-        if config.pool == "avg":
+        if config.pool == "token":
+            pooled = x[:, 0]
+        else:
             # Weighted by the number of patches that each token represents, so merging keeps the mean.
             weight = tokens.counts[:, config.prefix :, None]
             pooled = ((x[:, config.prefix :] * weight).sum(1) / weight.sum(1)).to(x.dtype)
-        else:
-            pooled = x[:, 0]
+            if config.pool == "token_avg":
+                pooled = torch.cat([x[:, 0], pooled], dim=1)
         logits: Tensor = self.head(self.fc_norm(pooled))
         if config.distilled:
             logits = (logits + self.head_dist(x[:, 1])) / 2
@@ -206,8 +208,10 @@ def _norm(config: ViTConfig, used: bool) -> nn.Module:
 
 
 def _classifier(config: ViTConfig) -> nn.Module:
-    """A linear classifier, or the identity for a model without classes."""
-    return nn.Linear(config.width, config.classes) if config.classes else nn.Identity()
+    """A linear classifier; for a model without classes, the projection to its embedding, or the identity."""
+    if config.classes:
+        return nn.Linear(config.pooled, config.classes)
+    return nn.Linear(config.pooled, config.projection, bias=False) if config.projection else nn.Identity()
 
 
 def _exited(

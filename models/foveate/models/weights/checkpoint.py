@@ -62,22 +62,42 @@ def read(
     inferred from the weights, as `config_from_weights` describes. A warning names each guess. `options` come
     before all of these. Raises SetupError for a file that is missing, is not safetensors, or does not fit.
     """
-    state, metadata = read_state(path)
+    own = card or _card(path, read_metadata(path))
+    if own is None:
+        return _read_without_card(path, options)
+    state, _ = read_state(path)
     check_tensors(state, path.name)
     if card is not None:
         return attach(card, state, path.name)
-    own, options = _card(path, metadata), with_labels_read(options)
-    default = own
-    if own is not None:
-        stated = options
-        state = timm_names(state, path.name, stated.prefix)
-        card = with_options(own, stated)
-    else:
-        beside = describe_beside(path)
-        stated = options.over(beside.options)
-        state = timm_names(state, path.name, stated.prefix)
-        card = infer_card(_name(path), path, state, stated, beside)
-        default = guessed_card(card.name, state)
+    stated = with_labels_read(options)
+    state = timm_names(state, path.name, stated.prefix)
+    return _attach_stated(with_options(own, stated), own, state, stated, path)
+
+
+def _read_without_card(path: Path, options: CheckpointOptions) -> Checkpoint:
+    """The checkpoint of weights that do not describe themselves."""
+    options, beside = with_labels_read(options), describe_beside(path)
+    stated, tower = options.over(beside.options), beside.tower
+    state, _ = read_state(path, tower.uses) if tower else read_state(path)
+    check_tensors(state, path.name)
+    if tower is not None and stated.prefix is None:
+        state = tower.plain_names(state)
+    state, config = timm_names(state, path.name, stated.prefix), None
+    default = guessed_card(_name(path), state)
+    if tower is not None:
+        config, state = tower.fit(state, stated.image_size or tower.config.image_size)
+    card = infer_card(_name(path), path, state, stated, beside, config)
+    return _attach_stated(card, default, state, stated, path)
+
+
+def _attach_stated(
+    card: CheckpointCard,
+    default: CheckpointCard | None,
+    state: Mapping[str, Tensor],
+    stated: CheckpointOptions,
+    path: Path,
+) -> Checkpoint:
+    """The checkpoint of a card to which `stated` is applied, and which was `default` without it."""
     checkpoint = replace(attach(card, state, path.name), preparation=preparation_text(card, default))
     return resize(checkpoint, stated.image_size or card.config.image_size)
 

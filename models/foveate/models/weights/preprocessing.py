@@ -33,8 +33,8 @@ def parse_preprocessing(table: Mapping[str, Any], where: str, offset: bool = Fal
     Images are square here: of a height and a width the shorter one is used. offset: whether 1 is subtracted
     where the table does not say it. Raises SetupError, one sentence that starts with `where`.
     """
-    size = _edge(table.get("size"), where)
-    crop = _edge(table.get("crop_size"), where) if table.get("do_center_crop", True) else None
+    size = edge(table.get("size"), where)
+    crop = edge(table.get("crop_size"), where) if table.get("do_center_crop", True) else None
     side = crop or size
     if side is None:
         raise SetupError(f"{where} does not say how large images are: it has no size and no crop_size")
@@ -49,7 +49,7 @@ def parse_preprocessing(table: Mapping[str, Any], where: str, offset: bool = Fal
     return Preprocessing(side, spec, mean, std, bool(table.get("do_flip_channel_order", False)))
 
 
-def _edge(value: object, where: str) -> int | None:
+def edge(value: object, where: str) -> int | None:
     """The shorter side of a size in any of transformers' forms; None where there is no size."""
     if value is None:
         return None

@@ -16,6 +16,7 @@ from foveate.models import reduction
 from foveate.models.layers.config import ViTConfig
 from foveate.models.vit.vit import ElasticViT, ResolvedPlan
 from foveate.models.weights.checkpoint import Checkpoint, attach, variant
+from foveate.models.weights.not_elastic import NotElastic
 from foveate.models.weights.timm_config import import_timm, sentence, vit_config
 from foveate.models.zoo import CheckpointCard
 
@@ -30,8 +31,8 @@ _TOLERANCE = 1e-3
 def load(spec: str, zoo_names: Sequence[str] = ()) -> Checkpoint:
     """A pretrained timm model by timm's name. zoo_names: suggested where timm has no such model.
 
-    Raises SetupError when timm is missing, has no such model or weights, cannot fetch them, or the
-    trunk does not represent the model exactly.
+    Raises SetupError when timm is missing, has no such model or weights, or cannot fetch them, and NotElastic
+    when the trunk does not represent the model exactly.
     """
     timm, name = import_timm(spec, zoo_names), spec.removeprefix("timm/")
     _check_known(timm, name, zoo_names)
@@ -48,25 +49,31 @@ def card(name: str) -> CheckpointCard:
     timm = import_timm(name)
     _check_known(timm, name, ())
     module = _create(timm, name, pretrained=False)
-    return _card(module, vit_config(module, name), name)
+    try:
+        return _card(module, vit_config(module, name), name)
+    except SetupError as error:
+        raise NotElastic(error.detail) from error
 
 
 def convert(module: nn.Module, name: str) -> Checkpoint:
     """The trunk with a timm module's weights, which share storage with the module's.
 
-    Raises SetupError when the module is another kind of model, or when the outputs for a random image differ.
+    Raises NotElastic when the module is another kind of model, or when the outputs for a random image differ.
     """
     checkpoint = _trunk(module, name)
     difference = _disagreement(checkpoint.model, module)
     # In this form the condition refuses a difference of NaN too.
     if not difference <= _TOLERANCE:
-        raise SetupError(f"{name} is not served: the trunk's output differs from timm's by {difference:.2g}")
+        raise NotElastic(f"{name} is not served: the trunk's output differs from timm's by {difference:.2g}")
     return checkpoint
 
 
 def _trunk(module: nn.Module, name: str) -> Checkpoint:
-    """The converted module, unchecked."""
-    return attach(_card(module, vit_config(module, name), name), module.state_dict(), name)
+    """The converted module, unchecked. Raises NotElastic for a module that the trunk does not represent."""
+    try:
+        return attach(_card(module, vit_config(module, name), name), module.state_dict(), name)
+    except SetupError as error:
+        raise NotElastic(error.detail) from error
 
 
 @torch.inference_mode()

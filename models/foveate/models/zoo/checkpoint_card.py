@@ -77,8 +77,12 @@ class CheckpointCard:
             raise SetupError(
                 f"{self.name}: patches of {g.patch_size} pixels do not tile images of {g.image_size}"
             )
-        if g.pool == "token" and not g.class_token:
+        if g.pool in ("token", "token_avg") and not g.class_token:
             raise SetupError(f"{self.name}: there is no class token to pool")
+        if g.pool == "token_avg" and (g.fc_norm or g.distilled):
+            raise SetupError(f"{self.name}: pooling token_avg goes with one classifier and no norm before it")
+        if g.projection < 0 or (g.projection and (g.classes or g.distilled)):
+            raise SetupError(f"{self.name}: a projection makes embeddings, in place of classes")
         if not (math.isfinite(g.mlp_ratio) and g.mlp_ratio > 0 and 0 < g.eps < 1 and g.registers >= 0):
             raise SetupError(f"{self.name}: mlp_ratio, eps or registers is out of range")
 

@@ -70,7 +70,7 @@ def test_options_come_before_the_file(tmp_path: Path) -> None:
         ({**OWN, "labels": "missing.txt"}, r"the labels in .*missing\.txt cannot be read"),
         ({**OWN, "heads": 3}, "a width of 128 does not divide into 3 heads"),
         ({"architectures": ["LlamaForCausalLM"], "model_type": "llama"}, "describes a LlamaForCausalLM"),
-        ({"model_type": "vit", "architectures": ["ViTModel"]}, "describes a ViTModel"),
+        ({"model_type": "vit", "architectures": ["ViTForMaskedImageModeling"]}, "describes a ViTForMasked"),
     ],
 )
 def test_descriptions_that_do_not_fit_are_refused(tmp_path: Path, description: Any, sentence: str) -> None:
