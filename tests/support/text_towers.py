@@ -21,8 +21,10 @@ TEXT = {
     "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24,
     "vocab_size": len(CHARACTERS) + 3,
 }  # fmt: skip
+MARKS = {"unk_token": "<unknown>", "bos_token": "<start>", "eos_token": "<end>"}
 PREPROCESSOR = {
     "size": {"height": SIDE, "width": SIDE}, "do_resize": True, "do_rescale": True, "do_normalize": True,
+    "do_center_crop": False,
     "image_mean": [0.48, 0.45, 0.4], "image_std": [0.2, 0.25, 0.3], "resample": 3,
 }  # fmt: skip
 
@@ -32,7 +34,7 @@ def letters_tokenizer(padding: str = "<end>") -> Any:
     vocabulary = {character: number for number, character in enumerate(CHARACTERS)}
     start, end = len(CHARACTERS), len(CHARACTERS) + 1
     vocabulary |= {"<start>": start, "<end>": end, "<unknown>": end + 1}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unknown>"))
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=MARKS["unk_token"]))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split("", "isolated")]
@@ -41,7 +43,7 @@ def letters_tokenizer(padding: str = "<end>") -> Any:
         single="<start> $A <end>", special_tokens=[("<start>", start), ("<end>", end)]
     )
     return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="<unknown>", bos_token="<start>", eos_token="<end>",
+        tokenizer_object=tokenizer, **MARKS,
         pad_token=padding,
     )  # fmt: skip
 

@@ -142,8 +142,8 @@ class Metrics:
         """Metrics of the response cache and the feature cache."""
         self.cache_requests = Counter(
             "foveate_cache_requests",
-            "Requests by cache (answers or features), and labels (texts), by result: hit, coalesced (shared the "
-            "run of an identical request) or miss.",
+            "Requests by cache (answers or features), and labels (texts), by result: hit, coalesced (shared "
+            "the run of an identical request) or miss.",
             ("cache", "result"),
             registry=registry,
         )

@@ -145,8 +145,8 @@ class Settings(BaseSettings):
     """Bytes of memory for cached image features, which answer point prompts and repeated requests. An image
     takes about 400 kB. 0 disables the feature cache."""
     text_bytes: int = Field(default=32 * MIB, ge=0)
-    """Bytes of memory for cached embeddings of the labels of zero-shot classification, in each gateway. A label
-    takes 2 to 4 kB. 0 computes them for every request."""
+    """Bytes of memory for cached embeddings of labels, for zero-shot classification. A label takes 2 to 5 kB.
+    0 computes them for every request."""
     cache: str = "memory"
     """Where answers and image features are cached: memory, in this process, or redis://HOST:PORT/DB, shared
     by all processes."""

@@ -1,4 +1,4 @@
-"""The cache of text embeddings: each text is embedded once, for all requests that need it at the same time."""
+"""The cache of text embeddings: each text is embedded once, also for requests at the same time."""
 
 import asyncio
 from collections import OrderedDict

@@ -82,7 +82,7 @@ class TaskRoute(ABC, Generic[Options]):
     def choose_model(
         self, name: str | None, video: bool, options: Container[str], complete: bool
     ) -> ModelCard:
-        """The model that answers. name: the client's choice, None for the default; video: the medium is a clip.
+        """The model that answers. name: the client's choice, None for the default. video: a clip was sent.
 
         options: names of the options so far. complete: the body holds no further ones. Raises BadRequest.
         """

@@ -16,7 +16,8 @@ _ESCAPED = re.compile(r"\\([\\,])")
 def read_labels(value: Any) -> tuple[str, ...]:
     """The labels of one text, as in a,b,c with \\, for a comma, or of a list, each taken as it is.
 
-    An option that is given several times is such a list. Spaces around a label do not count. Raises BadRequest.
+    An option that is given several times is such a list. Spaces around a label do not count. Raises
+    BadRequest.
     """
     if isinstance(value, str):
         if value.count(",") > 2 * MAX_LABELS:
@@ -44,7 +45,7 @@ def read_template(value: Any) -> str:
     if not (isinstance(value, str) and value.isprintable() and value.count("{}") == 1):
         raise BadRequest(f"template is text with one {{}} in the place of the label, not {value!r:.40}")
     if len(value) > MAX_CHARACTERS:
-        raise BadRequest(f"template has {len(value)} characters, and at most {MAX_CHARACTERS} are taken")
+        raise BadRequest(f"template has {len(value)} characters; it has at most {MAX_CHARACTERS}")
     return value
 
 
@@ -58,7 +59,7 @@ def _checked(values: Sequence[Any]) -> tuple[str, ...]:
             raise BadRequest(f"each of the labels must be printable text and not empty, not {value!r:.40}")
         if len(label) > MAX_CHARACTERS:
             raise BadRequest(
-                f"the label {label[:20]!r}... has {len(label)} characters, and at most {MAX_CHARACTERS} are taken"
+                f"the label {label[:20]!r}... has {len(label)} characters; a label has at most {MAX_CHARACTERS}"
             )
         if label in labels:
             raise BadRequest(f"labels has {label[:60]!r} twice; name each class once")

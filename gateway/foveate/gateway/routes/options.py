@@ -21,8 +21,8 @@ class OptionReader:
     """Reads the options of one route. Options that the route does not have are refused."""
 
     def __init__(self, options: Mapping[str, ReadOption], lists: Collection[str] = ()) -> None:
-        """options: how the value of each option is parsed, by the option's name. lists: those that may be given
-        several times in one place, as a list."""
+        """options: how the value of each option is parsed, by the option's name. lists: those that may be
+        given several times in one place, as a list."""
         self._options, self._lists = options, lists
 
     @property

@@ -30,13 +30,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "labels": {
         "type": "string",
-        "description": "the classes, for a model with a text tower (CLIP, SigLIP): up to 1000 labels separated by"
-        " commas; \\, is a comma in a label. Given several times, each value is one label.",
+        "description": "the classes, for a model with a text tower (CLIP, SigLIP): up to 1000 labels separated"
+        " by commas; \\, is a comma in a label. Given several times, each value is one label.",
     },
     "template": {
         "type": "string",
         "maxLength": 200,
-        "description": "the text of a class, with {} in the place of its label; default: as in the model's card",
+        "description": "text of a class, with {} in the place of its label; default: as in the model's card",
     },
     "normalize": {
         "type": "boolean",

@@ -17,7 +17,7 @@ from foveate.models.huggingface.text_tower import TextTower
 from foveate.models.runners.base import DEFAULT_MAX_BATCH, MAX_BATCH, fingerprint
 
 MIN_PLAN_SIZE = 10
-"""The smallest size that a plan can name. The size of a text plan is the number of tokens of the longest text."""
+"""The smallest size that a plan can name. The size of a text plan is the tokens of the longest text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ class TextRunner:
 
     @torch.inference_mode()
     def run(self, batch: TextBatch, plan: Plan) -> Sequence[Result | Exception]:
-        """The embedding of each text, of length 1. A text with too many tokens fails alone, with BadRequest."""
+        """The embedding of each text, of length 1. A text with too many tokens fails alone (BadRequest)."""
         embeddings = self.tower.embed(batch.tokens).cpu().numpy()
         rows = zip(embeddings, batch.lengths, batch.texts, strict=True)
         return [self._result(*row) for row in rows]
@@ -107,8 +107,8 @@ class TextRunner:
         longest = self.tower.max_tokens
         if length > longest:
             return BadRequest(
-                f"the text {text[:40]!r} has {length} tokens, and {self.full.variant} takes at most {longest}; "
-                "shorten the label or the template"
+                f"the text {text[:40]!r} has {length} tokens, and {self.full.variant} takes at most "
+                f"{longest}; shorten the label or the template"
             )
         if not np.isfinite(embedding).all():
             return RunFailed("the embedding of this label is not finite")

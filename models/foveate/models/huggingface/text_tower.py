@@ -1,7 +1,7 @@
 """The text tower of a CLIP or SigLIP checkpoint of transformers, with its tokenizer.
 
-"Learning Transferable Visual Models From Natural Language Supervision" (CLIP), section 3.1.2; "Sigmoid Loss for
-Language Image Pre-Training" (SigLIP), section 3.
+"Learning Transferable Visual Models From Natural Language Supervision" (CLIP), section 3.1.2; "Sigmoid Loss
+for Language Image Pre-Training" (SigLIP), section 3.
 """
 
 import logging

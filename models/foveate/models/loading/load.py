@@ -27,6 +27,7 @@ from foveate.models.loading.profile_store import (
     weights_digest,
     with_valid_latencies,
 )
+from foveate.models.loading.text_towers import text_runner
 from foveate.models.loading.warmup import run_once
 from foveate.models.runners.image import TorchRunner
 from foveate.models.runners.point_prompts import CLICKS, read_clicks
@@ -38,7 +39,7 @@ from foveate.models.weights.local_files import canonical_name
 
 
 class ImageModelLoader:
-    """Loads classifiers and dense models, with their siblings, stitches and click heads."""
+    """Loads models of images, with their siblings, stitches, click heads and text towers."""
 
     def accepts(self, name: str) -> bool:
         """Every name: `load` raises SetupError for one that does not exist."""
@@ -47,7 +48,7 @@ class ImageModelLoader:
     def load(
         self, name: str, options: LoadOptions = DEFAULT_OPTIONS, *, warm_ladder: bool = True
     ) -> TorchRunner:
-        """Load a model, its siblings, and for a dense model its companions for clicks and videos."""
+        """Load a model, its siblings, and its companions for clicks, videos and labels."""
         fetched = fetch_checkpoint(name, options)
         name, checkpoint = canonical_name(name), fetched.model
         profile, members = find_family_profile(name, checkpoint, fetched.setting)
@@ -63,6 +64,10 @@ class ImageModelLoader:
             )
             runner.submodels = (*runner.submodels, companion)
             runner.card = replace(runner.card, clip_model=companion.card.name)
+        labels = text_runner(name, checkpoint, fetched.device, options.max_batch)
+        if labels is not None:
+            runner.submodels = (*runner.submodels, labels)
+            runner.card = replace(runner.card, zero_shot=labels.zero_shot)
         content = [Plan.parse(text, runner.full) for text in (runner.content.rungs if runner.content else ())]
         start(name, runner, warm_ladder, content)
         for submodel in runner.submodels if warm_ladder else ():

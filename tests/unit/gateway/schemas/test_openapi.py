@@ -46,7 +46,7 @@ def test_every_reference_resolves(document: Any) -> None:
 @pytest.mark.parametrize(
     ("path", "own"),
     [
-        ("/classify", {"plan", "top_k", "explain"}),
+        ("/classify", {"plan", "top_k", "explain", "labels", "template"}),
         ("/segment", {"plan", "overlay", "points"}),
         ("/embed", {"plan", "normalize"}),
     ],
@@ -98,6 +98,18 @@ def test_points_in_json_are_lists_or_text(document: Any) -> None:
     members = document["paths"]["/segment"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     types = [each["type"] for each in members["properties"]["points"]["anyOf"]]
     assert types == ["array", "string", "null"]
+
+
+def test_labels_in_json_are_a_list_or_text(document: Any) -> None:
+    members = document["paths"]["/classify"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    types = [each["type"] for each in members["properties"]["labels"]["anyOf"]]
+    assert types == ["array", "string", "null"]
+
+
+def test_embeddings_are_of_images_alone(document: Any) -> None:
+    body = document["paths"]["/embed"]["post"]["requestBody"]
+    assert "video/*" not in body["content"] and "clip" not in body["description"]
+    assert "video/*" in document["paths"]["/classify"]["post"]["requestBody"]["content"]
 
 
 def test_an_unsupported_encoding_names_the_supported_ones(document: Any) -> None:
