@@ -15,6 +15,7 @@ from foveate.core.checkpoint_options import NOTHING_STATED, CheckpointOptions
 from foveate.core.errors import SetupError
 from foveate.models.vit.vit import ElasticViT
 from foveate.models.weights.description import CONFIG, describe_beside, with_labels_read
+from foveate.models.weights.eva_names import trunk_names
 from foveate.models.weights.inferred_card import guessed_card, infer_card, preparation_text, with_options
 from foveate.models.weights.parameter_names import timm_names
 from foveate.models.weights.state_dict import check_tensors, read_metadata, read_state
@@ -86,6 +87,7 @@ def _read_without_card(path: Path, options: CheckpointOptions) -> Checkpoint:
     default = guessed_card(_name(path), state)
     if tower is not None:
         config, state = tower.fit(state, stated.image_size or tower.config.image_size)
+        stated = stated.over(CheckpointOptions(labels=tower.label_names(config.classes)))
     card = infer_card(_name(path), path, state, stated, beside, config)
     return _attach_stated(card, default, state, stated, path)
 
@@ -98,7 +100,8 @@ def _attach_stated(
     path: Path,
 ) -> Checkpoint:
     """The checkpoint of a card to which `stated` is applied, and which was `default` without it."""
-    checkpoint = replace(attach(card, state, path.name), preparation=preparation_text(card, default))
+    checkpoint = attach(card, trunk_names(state), path.name)
+    checkpoint = replace(checkpoint, preparation=preparation_text(card, default))
     return resize(checkpoint, stated.image_size or card.config.image_size)
 
 
@@ -151,8 +154,10 @@ def resize(checkpoint: Checkpoint, image_size: int) -> Checkpoint:
         raise SetupError(
             f"{checkpoint.name} takes image sizes that are multiples of {patch}, not {image_size}"
         )
-    with torch.no_grad():
-        state = checkpoint.model.state_dict() | {"pos_embed": checkpoint.model.positions(side)}
+    state = checkpoint.model.state_dict()
+    if checkpoint.config.pos_embed:
+        with torch.no_grad():
+            state |= {"pos_embed": checkpoint.model.positions(side)}
     config = replace(checkpoint.config, image_size=image_size)
     resized = attach(replace(checkpoint, config=config), state, checkpoint.name)
     return replace(resized, preparation=checkpoint.preparation)

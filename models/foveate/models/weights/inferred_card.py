@@ -12,6 +12,7 @@ from foveate.core.errors import SetupError
 from foveate.models.layers.config import ViTConfig
 from foveate.models.weights.config_from_weights import config_from_weights, guessed_shape
 from foveate.models.weights.description import Description
+from foveate.models.weights.timm_architectures import unseen_fields
 from foveate.models.zoo import CheckpointCard
 
 log = logging.getLogger(__name__)
@@ -81,7 +82,9 @@ def preparation_text(card: CheckpointCard, default: CheckpointCard | None) -> st
 
 def _not_in_weights(card: CheckpointCard) -> tuple[object, ...]:
     config = card.config
-    return config.heads, config.eps, config.activation, config.pool, card.mean, card.std, card.input
+    shown = config.heads, config.eps, config.activation, config.pool, card.mean, card.std, card.input
+    unseen = unseen_fields(config)
+    return (*shown, unseen) if unseen else shown
 
 
 def _guessed_preparation(card: CheckpointCard, stated: CheckpointOptions) -> dict[str, object]:

@@ -16,6 +16,7 @@ from foveate.models import reduction
 from foveate.models.layers.config import ViTConfig
 from foveate.models.vit.vit import ElasticViT, ResolvedPlan
 from foveate.models.weights.checkpoint import Checkpoint, attach, variant
+from foveate.models.weights.eva_names import trunk_names
 from foveate.models.weights.not_elastic import NotElastic
 from foveate.models.weights.timm_config import import_timm, sentence, vit_config
 from foveate.models.zoo import CheckpointCard
@@ -56,7 +57,7 @@ def card(name: str) -> CheckpointCard:
 
 
 def convert(module: nn.Module, name: str) -> Checkpoint:
-    """The trunk with a timm module's weights, which share storage with the module's.
+    """The trunk with a timm module's weights. Those that it does not join share storage with the module's.
 
     Raises NotElastic when the module is another kind of model, or when the outputs for a random image differ.
     """
@@ -71,7 +72,7 @@ def convert(module: nn.Module, name: str) -> Checkpoint:
 def _trunk(module: nn.Module, name: str) -> Checkpoint:
     """The converted module, unchecked. Raises NotElastic for a module that the trunk does not represent."""
     try:
-        return attach(_card(module, vit_config(module, name), name), module.state_dict(), name)
+        return attach(_card(module, vit_config(module, name), name), trunk_names(module.state_dict()), name)
     except SetupError as error:
         raise NotElastic(error.detail) from error
 

@@ -58,7 +58,7 @@ def transformers_values(table: Mapping[str, Any], folder: Path, where: str) -> t
         "eps": config.eps,
         "activation": config.activation,
         "pool": config.pool,
-        "labels": table.get("id2label") if tower.classifies else None,
+        "labels": tower.labels,
     }
     return values | _preparation(folder, table, tower), tower
 
@@ -87,7 +87,10 @@ def _with_defaults(table: Mapping[str, Any], model_type: str) -> dict[str, Any]:
     name = str(table.get("image_processor_type") or table.get("feature_extractor_type") or usual)
     name = re.sub(r"(FeatureExtractor|ImageProcessor(Fast|Pil)?)$", "", name)
     stated = {key: value for key, value in table.items() if value is not None}
-    values = {**_DEFAULTS.get(name, {}), **stated}
+    defaults = dict(_DEFAULTS.get(name, {}))
+    if "size" in stated:  # the usual crop belongs to the usual size
+        defaults.pop("crop_size", None)
+    values = {**defaults, **stated}
     if type(values.get("size")) is int and "height" in _DEFAULTS.get(name, {}).get("size", ()):
         values["size"] = {"height": values["size"], "width": values["size"]}
     return values

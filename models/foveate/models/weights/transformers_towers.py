@@ -34,7 +34,12 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "dinov2": {**_DINOV2, "patch_size": 14},
     "dinov2_with_registers": {**_DINOV2, "num_register_tokens": 4},
     "clip_vision_model": {**_VIT, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "patch_size": 32},
-    "siglip_vision_model": {**_VIT, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6},
+    "siglip_vision_model": {
+        **_VIT,
+        "hidden_act": "gelu_pytorch_tanh",
+        "layer_norm_eps": 1e-6,
+        "vision_use_head": True,
+    },
 }
 """What transformers takes for the values that a configuration leaves out, by model_type."""
 _VISION_PARTS = {"clip": "clip_vision_model", "siglip": "siglip_vision_model"}
@@ -95,6 +100,8 @@ _HEADS: Mapping[str, _Head] = {
         _CLIP, "avg", classifies=True, final_norm=False,
         unused=rf"{_TEXT}|visual_projection\.|post_layernorm\.",
     ),
+    "SiglipModel": _Head(_SIGLIP, "map", unused=_TEXT),
+    "SiglipVisionModel": _Head(_SIGLIP, "map", unused=_TEXT),
     "SiglipForImageClassification": _Head(
         _SIGLIP, "avg", classifies=True, unused=rf"{_TEXT}|head\."
     ),
@@ -112,6 +119,8 @@ class Tower:
     config: ViTConfig
     where: str
     """For error messages: the name of the configuration's file."""
+    labels: Mapping[str, str] | None
+    """Class names by index; None for an embedding, and where the file leaves them out."""
     antialias: bool | None
     """For a model that interpolates its position embeddings, whether it does so with an antialiasing filter;
     None for a model that takes images of its own size alone."""
@@ -133,6 +142,12 @@ class Tower:
         """
         return {_MODULE.sub("", name): value for name, value in state.items()}
 
+    def label_names(self, classes: int) -> tuple[str, ...] | None:
+        """transformers' names of classes that the file does not name; None where it names them."""
+        if not self.classifies or self.labels is not None:
+            return None
+        return tuple(f"LABEL_{index}" for index in range(classes))
+
     def fit(self, state: Mapping[str, Tensor], image_size: int) -> tuple[ViTConfig, dict[str, Tensor]]:
         """The configuration with the classes of the weights, and the weights for images of this size.
 
@@ -151,6 +166,8 @@ class Tower:
                 )
         outputs = len(state["head.weight"]) if "head.weight" in state else 0
         classes = outputs if self.classifies else 0
+        if self.classifies and not outputs and self.labels != {}:
+            raise SetupError(f"{self.where} describes a {self.kind}, and the weights have no classifier")
         config = replace(config, classes=classes, projection=outputs - classes)
         if image_size == config.image_size:
             return config, state
@@ -181,12 +198,12 @@ def runs_in_trunk(table: Mapping[str, Any]) -> bool:
 def read_tower(table: Mapping[str, Any], where: str) -> Tower:
     """The tower of a configuration. Raises NotElastic for what the trunk does not represent exactly."""
     kind, model_type = _kind(table, where), str(table["model_type"])
-    head, values = _HEADS[kind], _values(table)
+    head, values = _HEADS[kind], _values(table, where)
     if head.classifies and table.get("problem_type") not in (None, "single_label_classification"):
         raise NotElastic(f"{where}: scores of a {table['problem_type']} model are no shares of one class")
     _check(values, where)
     width = _number(values, "hidden_size", where)
-    hidden = int(width * values["mlp_ratio"]) if "mlp_ratio" in values else values["intermediate_size"]
+    gated = bool(values.get("use_swiglu_ffn"))
     is_clip, is_siglip = model_type in _CLIP, model_type in _SIGLIP
     teacher, deit = kind == "DeiTForImageClassificationWithTeacher", model_type == "deit"
     config = ViTConfig(
@@ -195,7 +212,7 @@ def read_tower(table: Mapping[str, Any], where: str) -> Tower:
         width=width,
         depth=_number(values, "num_hidden_layers", where),
         heads=_number(values, "num_attention_heads", where),
-        mlp_ratio=ratio(hidden, width),
+        mlp_ratio=ratio(_hidden(values, width, gated, where), width),
         classes=0,
         class_token=not is_siglip and model_type != "ijepa",
         distilled=teacher,
@@ -205,13 +222,15 @@ def read_tower(table: Mapping[str, Any], where: str) -> Tower:
         pre_norm=is_clip,
         layer_scale=model_type in _INTERPOLATE,
         qkv_bias=bool(values["qkv_bias"]),
+        gated_mlp=gated,
         patch_bias=not is_clip,
         final_norm=head.final_norm,
         pool=head.pool,
-        eps=values["layer_norm_eps"],
-        activation=_ACTIVATIONS[values["hidden_act"]],
+        eps=_eps(values, where),
+        activation="silu" if gated else _ACTIVATIONS[values["hidden_act"]],
     )
-    return Tower(kind, config, where, _INTERPOLATE.get(model_type))
+    labels = table.get("id2label") if head.classifies else None
+    return Tower(kind, config, where, labels, _INTERPOLATE.get(model_type))
 
 
 def _kind(table: Mapping[str, Any], where: str) -> str:
@@ -226,13 +245,16 @@ def _kind(table: Mapping[str, Any], where: str) -> str:
     return kind
 
 
-def _values(table: Mapping[str, Any]) -> dict[str, Any]:
+def _values(table: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The vision part of a configuration, with transformers' defaults."""
     model_type = str(table["model_type"])
     part: Mapping[str, Any] = table
     if model_type in _VISION_PARTS:
         # Old configurations hold the part twice, and transformers prefers vision_config_dict.
-        part = {**(table.get("vision_config") or {}), **(table.get("vision_config_dict") or {})}
+        parts = [table.get(name) or {} for name in ("vision_config", "vision_config_dict")]
+        if not all(isinstance(each, Mapping) for each in parts):
+            raise SetupError(f"{where}: vision_config is no table")
+        part = {**parts[0], **parts[1]}
         model_type = _VISION_PARTS[model_type]
     defaults = _DEFAULTS[model_type]
     return {**defaults, **{name: part[name] for name in defaults if part.get(name) is not None}}
@@ -245,11 +267,23 @@ def _check(values: Mapping[str, Any], where: str) -> None:
         raise NotElastic(f"{where}: hidden_act {values['hidden_act']!r} is not one of {known}")
     if values["num_channels"] != 3:
         raise NotElastic(f"{where}: the model takes {values['num_channels']} channels, and images have 3")
-    if values.get("use_swiglu_ffn"):
-        raise NotElastic(f"{where}: the trunk does not have the SwiGLU layers of use_swiglu_ffn")
-    heads = _number(values, "num_attention_heads", where)
-    if (values["head_dim"] or values["hidden_size"] // heads) * heads != values["hidden_size"]:
-        raise NotElastic(f"{where}: {heads} heads do not divide a width of {values['hidden_size']} evenly")
+    if not values.get("vision_use_head", True):
+        raise NotElastic(f"{where}: without vision_use_head, the model has no embedding of an image")
+    heads, width = (_number(values, name, where) for name in ("num_attention_heads", "hidden_size"))
+    if (values["head_dim"] or width // heads) * heads != width:
+        raise NotElastic(
+            f"{where}: {heads} heads of {values['head_dim'] or 'equal'} features do not make up a width of "
+            f"{width}"
+        )
+
+
+def _hidden(values: Mapping[str, Any], width: int, gated: bool, where: str) -> int:
+    """Width of the MLP's hidden layer."""
+    if "mlp_ratio" not in values:
+        return _number(values, "intermediate_size", where)
+    hidden = int(width * values["mlp_ratio"])
+    # DINOv2's SwiGLU has two thirds of the width, rounded up to a multiple of 8.
+    return (int(hidden * 2 / 3) + 7) // 8 * 8 if gated else hidden
 
 
 def _number(values: Mapping[str, Any], name: str, where: str) -> int:
@@ -258,6 +292,14 @@ def _number(values: Mapping[str, Any], name: str, where: str) -> int:
     if type(value) is not int or value < 1:
         raise SetupError(f"{where}: {name} is {value!r}, which is no whole number above 0")
     return value
+
+
+def _eps(values: Mapping[str, Any], where: str) -> float:
+    """The epsilon of the norms."""
+    eps = values["layer_norm_eps"]
+    if type(eps) not in (int, float):
+        raise SetupError(f"{where}: layer_norm_eps is {eps!r}, which is no number")
+    return float(eps)
 
 
 def _side(values: Mapping[str, Any], name: str, where: str) -> int:
