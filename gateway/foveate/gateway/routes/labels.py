@@ -59,7 +59,7 @@ def _checked(values: Sequence[Any]) -> tuple[str, ...]:
             raise BadRequest(f"each of the labels must be printable text and not empty, not {value!r:.40}")
         if len(label) > MAX_CHARACTERS:
             raise BadRequest(
-                f"the label {label[:20]!r}... has {len(label)} characters; a label has at most {MAX_CHARACTERS}"
+                f"the label {label[:20]!r}... has {len(label)} characters; it has at most {MAX_CHARACTERS}"
             )
         if label in labels:
             raise BadRequest(f"labels has {label[:60]!r} twice; name each class once")

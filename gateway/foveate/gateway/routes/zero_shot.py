@@ -92,7 +92,9 @@ def probabilities(
         raise RunFailed(f"the image has {len(image)} features, and the labels have {rows.shape[1]}")
     logits = zero_shot.scale * (rows @ unit_vector(image)).astype(np.float64) + zero_shot.bias
     if zero_shot.activation == "sigmoid":
-        return (1 / (1 + np.exp(-logits.clip(-500, 500)))).astype(np.float32)
-    weights = np.exp(logits - logits.max())
-    shares: NDArray[np.float32] = (weights / weights.sum()).astype(np.float32)
-    return shares
+        scores = 1 / (1 + np.exp(-logits.clip(-500, 500)))
+    else:
+        exponentials = np.exp(logits - logits.max())
+        scores = exponentials / exponentials.sum()
+    result: NDArray[np.float32] = scores.astype(np.float32)
+    return result

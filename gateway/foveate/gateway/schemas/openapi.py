@@ -30,8 +30,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "labels": {
         "type": "string",
-        "description": "the classes, for a model with a text tower (CLIP, SigLIP): up to 1000 labels separated"
-        " by commas; \\, is a comma in a label. Given several times, each value is one label.",
+        "description": "the classes, for a model with a text tower (CLIP, SigLIP): up to 1000 labels"
+        " separated by commas; \\, is a comma in a label. Given several times, each value is one label.",
     },
     "template": {
         "type": "string",

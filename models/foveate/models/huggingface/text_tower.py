@@ -44,7 +44,7 @@ class TextTower:
     """A text tower, float32 on the CPU, and how its embeddings are compared with those of images."""
 
     source: str
-    model: nn.Module
+    model: Any
     """transformers' model of images and texts, without its vision tower."""
     tokenizer: Any
     family: _Family
@@ -75,13 +75,13 @@ class TextTower:
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Padded texts (B, N) to embeddings of length 1: (B, D)."""
-        out = self.model.get_text_features(input_ids=tokens)  # type: ignore[operator]
+        out = self.model.get_text_features(input_ids=tokens)
         pooled = out if isinstance(out, Tensor) else out.pooler_output  # transformers 5.0 returns the tensor
         return nn.functional.normalize(pooled.float(), dim=-1)
 
     def gflops(self, tokens: int) -> float:
         """Billions of multiply-adds for a text of so many tokens."""
-        config = self.model.config.text_config  # type: ignore[union-attr]
+        config = self.model.config.text_config
         width, hidden = config.hidden_size, config.intermediate_size
         block = 4 * tokens * width**2 + 2 * tokens**2 * width + 2 * tokens * width * hidden
         return float(config.num_hidden_layers * block + width * self.width) / 1e9
@@ -89,11 +89,11 @@ class TextTower:
     @property
     def depth(self) -> int:
         """Number of blocks."""
-        return int(self.model.config.text_config.num_hidden_layers)  # type: ignore[union-attr]
+        return int(self.model.config.text_config.num_hidden_layers)
 
     def table(self) -> str:
         """Everything except the weights that embeddings depend on, as text."""
-        config = self.model.config.text_config.to_json_string()  # type: ignore[union-attr,operator]
+        config = self.model.config.text_config.to_json_string()
         with self._lock:
             vocabulary = sorted(self.tokenizer.get_vocab().items())
             backend = getattr(self.tokenizer, "backend_tokenizer", None)
@@ -121,7 +121,7 @@ def _load(source: str, family: _Family) -> TextTower:
     transformers = import_transformers(source)
     config = read_config(transformers, source)
     tokenizer = _tokenizer(transformers, source)
-    model = read_weights(getattr(transformers, family.kind), config, source)
+    model = read_weights(_kind(transformers, family.kind), config, source)
     scale = float(model.logit_scale.detach().exp())
     bias = float(model.logit_bias.detach()) if hasattr(model, "logit_bias") else 0.0
     del model.vision_model  # the trunk runs it
@@ -132,6 +132,15 @@ def _load(source: str, family: _Family) -> TextTower:
     tower = TextTower(source, model, tokenizer, family, text.max_position_embeddings, width, scale, bias)
     _check(tower)
     return tower
+
+
+def _kind(transformers: Any, name: str) -> Any:
+    """A class of transformers. Raises SetupError where its module does not import."""
+    try:
+        return getattr(transformers, name)
+    except (ImportError, RuntimeError) as error:
+        hint = f"a torchvision that was not built for torch {torch.__version__} is the usual reason"
+        raise SetupError(f"transformers cannot import {name}, and {hint}") from error
 
 
 def _tokenizer(transformers: Any, source: str) -> Any:

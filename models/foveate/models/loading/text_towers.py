@@ -23,11 +23,13 @@ def text_runner(name: str, checkpoint: Checkpoint, device: str, max_batch: int) 
         return None
     described = _configuration(name.removeprefix(PREFIX))
     tower = None if described is None else load_text_tower(*described)
-    return tower and TextRunner(tower, checkpoint.name, checkpoint.licence, device, max_batch)
+    if tower is None:
+        return None
+    return TextRunner(tower, checkpoint.name, checkpoint.licence, device, max_batch)
 
 
 def _configuration(name: str) -> tuple[str, Mapping[str, Any]] | None:
-    """What transformers calls the checkpoint, a folder or `org/name`, and its config.json; None without one."""
+    """What transformers calls the checkpoint, a folder or `org/name`, and its config.json; None without."""
     if is_local(name):
         source = folder = weights_path(name).parent
     elif transformers_hub.is_trunk_repository(name):

@@ -44,7 +44,7 @@ def test_labels_are_read(value: Any, labels: tuple[str, ...]) -> None:
         (5, 'a list, as in "labels"'),
         (True, 'a list, as in "labels"'),
         ({}, 'a list, as in "labels"'),
-        ("x" * (MAX_CHARACTERS + 1), f"has {MAX_CHARACTERS + 1} characters, and at most {MAX_CHARACTERS}"),
+        ("x" * (MAX_CHARACTERS + 1), f"has {MAX_CHARACTERS + 1} characters; it has at most {MAX_CHARACTERS}"),
         (",".join(map(str, range(MAX_LABELS + 1))), f"at most {MAX_LABELS} labels"),
         ([str(number) for number in range(MAX_LABELS + 1)], f"at most {MAX_LABELS} labels"),
         ("," * 10**6, f"at most {MAX_LABELS} labels"),

@@ -11,9 +11,17 @@ import numpy as np
 import pytest
 import torch
 
+from foveate.cluster.client import WorkerClient
+from foveate.cluster.local import LocalCluster
+from foveate.cluster.remote import RemoteCluster
+from foveate.cluster.worker import Worker
+from foveate.core.metrics import Metrics
 from foveate.core.model import InputSpec, ZeroShot
 from foveate.core.outcome import Result
 from foveate.core.plan import Plan
+from foveate.core.settings import Settings
+from foveate.estimation.host_load import HostLoadMonitor
+from foveate.gateway.app import create_app
 from foveate.gateway.routes.zero_shot import probabilities
 from foveate.gateway.schemas.image import Classification
 from foveate.models.huggingface.text_runner import TextRunner
@@ -23,6 +31,7 @@ from foveate.models.runners.image import TorchRunner
 from tests.support.embedders import embedder
 from tests.support.fake_runner import FakeRunner
 from tests.support.gateway import Gateway, assert_problem, serving
+from tests.support.loopback import LoopbackTransport
 from tests.support.media_samples import encode, scene
 from tests.support.text_towers import PREPROCESSOR, SIDE, letters_tokenizer, reference, saved_checkpoint
 from tests.support.video_samples import clip
@@ -260,6 +269,32 @@ async def test_broken_image_costs_the_texts_nothing(clip_folder: Path) -> None:
         response: httpx.Response = await gateway.post("/classify", PNG[:90], query={"labels": "cat,dog"})
         assert_problem(response, 422)
         assert (await classify(gateway, "cat,dog")).predictions
+
+
+async def test_text_tower_of_a_worker_answers_a_gateway_without_models(clip_folder: Path) -> None:
+    runner = loaded(clip_folder)
+    local = LocalCluster([lambda: runner], Metrics())
+    await local.start()
+    worker = Worker(local, "worker")
+    client = WorkerClient(LoopbackTransport(worker))
+    remote = RemoteCluster([client], [worker.cards()], HostLoadMonitor())
+    app = create_app(remote, Settings(cache_bytes=0), Metrics())
+    transport = httpx.ASGITransport(app)
+    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport) as http:
+        for _ in range(2):
+            response = await http.post(
+                "http://test/classify?labels=cat,dog", content=PNG, headers={"content-type": "image/png"}
+            )
+            assert response.status_code == 200, response.text
+        refused = await http.post(
+            f"http://test/classify?labels={'x' * 60}", content=PNG, headers={"content-type": "image/png"}
+        )
+        assert_problem(refused, 400, "shorten the label")
+    await local.close()
+    scores = {each["label"]: each["score"] for each in response.json()["predictions"]}
+    own = expected(clip_folder, ["a photo of a cat", "a photo of a dog"])
+    assert [scores["cat"], scores["dog"]] == pytest.approx(own.tolist(), abs=1e-4)
+    assert sorted(seen(runner))[:2] == ["a photo of a cat", "a photo of a dog"]
 
 
 def zero_shot(activation: Any = "softmax", scale: float = 100.0, bias: float = 0.0) -> ZeroShot:
