@@ -42,11 +42,18 @@ def parse_preprocessing(table: Mapping[str, Any], where: str, offset: bool = Fal
     squash = isinstance(table.get("size"), Mapping) and "height" in table["size"]
     mean, std = _normalisation(table, where, offset)
     spec = InputSpec(
-        crop_pct=min(1.0, side / resized),
+        crop_pct=_share(side, resized),
         crop_mode="squash" if squash else "center",
         interpolation="bicubic" if table.get("resample") in FINE else "bilinear",
     )
     return Preprocessing(side, spec, mean, std, bool(table.get("do_flip_channel_order", False)))
+
+
+def _share(side: int, resized: int) -> float:
+    """The share of a resized image that is cropped. The decoder computes the resized side from it again."""
+    share = min(1.0, side / resized)
+    # The decoder rounds down, and the quotient of a rounded share may be a little too small.
+    return share if side / share >= resized else math.nextafter(share, 0)
 
 
 def edge(value: object, where: str) -> int | None:
