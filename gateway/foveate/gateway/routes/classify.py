@@ -60,6 +60,8 @@ class ClassifyRoute(TaskRoute[ClassifyOptions]):
         self.image_input = ImageInput(self.decoding, self.settings, self.meters)
         self.video_input = VideoInput(self.decoding, self.settings, self.meters)
         self.cached_classifier = CachedClassifier(services, self.models.cards.values())
+        self.labelled = next((card for card in self.cards.values() if card.zero_shot), None)
+        """The first model with a text tower."""
         self.zero_shot = ZeroShotClassifier(services, self.admission, self.meters, self.image_input)
 
     def answers_for(self, card: ModelCard) -> bool:
@@ -71,10 +73,10 @@ class ClassifyRoute(TaskRoute[ClassifyOptions]):
     ) -> ModelCard:
         """As on other routes; with labels, the default is the first model with a text tower."""
         if name is None:
-            by_labels = next((card for card in self.cards.values() if card.zero_shot), None)
             # The labels may stand in a body that is not read yet.
-            if by_labels is not None and ("labels" in options or not (complete or self.models.cards)):
-                return by_labels
+            expected = "labels" in options or not (complete or self.models.cards)
+            if expected and self.labelled is not None:
+                return self.labelled
             if "labels" in options:
                 raise BadRequest(NO_TEXT_TOWER)
         elif name in self.cards and name not in self.models.cards:
@@ -85,7 +87,7 @@ class ClassifyRoute(TaskRoute[ClassifyOptions]):
         """The options of a classification. Raises BadRequest."""
         labels, template = values.get("labels", ()), values.get("template", "")
         if labels and card.zero_shot is None:
-            own = "has no text tower" if card.task == "embed" else "has classes of its own"
+            own = "is served without a text tower" if card.task == "embed" else "has classes of its own"
             raise BadRequest(f"{card.name} {own}, so it takes no labels; name a CLIP or SigLIP model")
         if not labels and card.task == "embed":
             if card.zero_shot is None:

@@ -41,4 +41,5 @@ class AttentionPool(nn.Module):
         scores = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-2, -1))
         weights = (scores + counts.log()[:, None, None].to(scores.dtype)).softmax(-1)
         pooled: Tensor = self.proj(torch.matmul(weights, v).view(batch, width))
-        return pooled + self.mlp(self.norm(pooled))
+        out: Tensor = pooled + self.mlp(self.norm(pooled))
+        return out

@@ -78,7 +78,7 @@ class ViTConfig:
     rope_temperature: float = 10000.0
     """Base of the wavelengths."""
     rope_reference: int = 0
-    """Side of the grid, in patches, to which coordinates of other grids are scaled; 0: they are not scaled."""
+    """Side of the grid, in patches, to which other grids' coordinates are scaled; 0: they are not scaled."""
     rope_offset: float = 0.0
     """Added to the coordinates before they are scaled."""
     rope_xy: bool = False

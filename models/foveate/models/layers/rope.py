@@ -86,7 +86,7 @@ def patch_angles(config: ViTConfig, side: int) -> Tensor:
 
 
 def _coordinates(line: Tensor, column_first: bool) -> Tensor:
-    """Coordinates (side * side, 2, 1) of the patches of a grid, from those of its rows and columns (side,)."""
+    """Coordinates (side * side, 2, 1) of the patches of a grid. line: (side,), of its rows and columns."""
     row, column = torch.meshgrid(line, line, indexing="ij")
     pair = (column, row) if column_first else (row, column)
     return torch.stack(pair, -1).flatten(0, 1).unsqueeze(-1)

@@ -79,6 +79,7 @@ class TorchRunner(BaseRunner):
         others += [family.stitches[spec] for spec in sorted(family.stitches, key=str)]
         others += [family.clicks] if family.clicks else []
         self.card = describe(checkpoint, self.full, ladder, depends_on=(*others, repr(self.content)))
+        self.decoded_side = self.card.input_side
         self.submodels: tuple[ModelRunner, ...] = ()
         """Models served with this one: one answers clicks on its features, one takes video clips."""
         if family.clicks is not None:
@@ -108,7 +109,15 @@ class TorchRunner(BaseRunner):
         """
         if plan.content is not None and self.content is not None:
             return self.run_by_content(batch, self.content, parse_certainty(plan))
+        if len(batch) > self._most(plan):
+            return self._run_in_batches(batch, plan)
         return self._run(batch, plan)
+
+    def _most(self, plan: Plan) -> int:
+        """Most images of one forward: of a plan larger than full, as many as take a full batch's memory."""
+        if plan.image_size <= self.full.image_size:
+            return self.max_batch
+        return max(1, int(self.max_batch * (self.full.image_size / plan.image_size) ** 2))
 
     def run_by_content(
         self, batch: Tensor, content: ContentRungs, certainty: float
@@ -132,10 +141,10 @@ class TorchRunner(BaseRunner):
         return results
 
     def _run_in_batches(self, batch: Tensor, plan: Plan) -> list[Result | Exception]:
-        """Any number of images, in batches of at most `max_batch` and of sizes whose kernels are prepared."""
+        """Any number of images, in batches that fit into memory and of sizes whose kernels are prepared."""
         results: list[Result | Exception] = []
         while len(results) < len(batch):
-            left = min(self.max_batch, len(batch) - len(results))
+            left = min(self._most(plan), len(batch) - len(results))
             size = max(size for size in BATCH_SIZES if size <= left)
             results += self._run(batch[len(results) : len(results) + size], plan)
         return results

@@ -31,7 +31,7 @@ def config_from_weights(
     eva = is_eva(state)
     if eva:  # shapes are enough, and joining them copies nothing
         state = trunk_names({name: value.to("meta") for name, value in state.items()})
-    _check_names(state, where, known, eva)
+    _check_names(state, where, known, eva, stated.pool)
     width, _, patch, _ = _shape(state, "patch_embed.proj.weight", 4, where)
     _, hidden = _shape(state, "blocks.0.mlp.fc2.weight", 2, where)
     registers = state["reg_token"].shape[1] if "reg_token" in state else 0
@@ -74,7 +74,13 @@ def config_from_weights(
     )
 
 
-def _check_names(state: Mapping[str, Tensor], where: str, known: TimmArchitecture | None, eva: bool) -> None:
+def _check_names(
+    state: Mapping[str, Tensor],
+    where: str,
+    known: TimmArchitecture | None,
+    eva: bool,
+    stated_pool: Pool | None,
+) -> None:
     """Raise SetupError for parameters of another network, and for one that may have unknown positions.
 
     Rotary positions have no parameters. timm's Eva class often has them (`eva`), as have its Perception
@@ -83,6 +89,8 @@ def _check_names(state: Mapping[str, Tensor], where: str, known: TimmArchitectur
     for name in ("patch_embed.proj.weight", "blocks.0.mlp.fc1.weight", "blocks.0.mlp.fc2.weight"):
         if name not in state:
             raise SetupError(f"{where} is not a ViT under timm's names: it has no {name}")
+    if stated_pool == "map" and "attn_pool.latent" not in state:
+        raise SetupError(f"{where} has no attention pooling, so its pool cannot be 'map'")
     pools_class_token = "attn_pool.latent" in state and "cls_token" in state
     if known is None and (eva or "pos_embed" not in state or pools_class_token):
         raise SetupError(

@@ -1,4 +1,4 @@
-"""Parameters of timm's `Eva` class under the names of its `VisionTransformer`, which are those of the trunk."""
+"""Parameters of timm's `Eva` class under the names of its `VisionTransformer`, which are the trunk's."""
 
 import re
 from collections import defaultdict
@@ -20,13 +20,14 @@ def is_eva(state: Mapping[str, Tensor]) -> bool:
 
 
 def trunk_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The parameters under the trunk's names. Other networks' parameters stay as they are.
+    """The parameters under the trunk's names. Those that are no such part, or whose other parts are missing,
+    keep their name.
 
     Separate queries, keys and values become one map, and so do the two of a gated MLP, the gate first. Keys
     without a bias get one of zero where queries have one.
     """
     renamed: dict[str, Tensor] = {}
-    parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    parts: dict[str, dict[str, str]] = defaultdict(dict)
     for name, value in state.items():
         joined = _JOINED.fullmatch(name)
         if joined is None:
@@ -34,16 +35,24 @@ def trunk_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             continue
         block, part, kind, biased, gate, gate_kind = joined.groups()
         if gate:
-            parts[f"{block}mlp.fc1.{gate_kind}"][gate] = value
+            parts[f"{block}mlp.fc1.{gate_kind}"][gate] = name
         else:
-            parts[f"{block}attn.qkv.{kind or 'bias'}"][part or biased] = value
-    for name, values in parts.items():
-        renamed[name] = _joined(values)
+            parts[f"{block}attn.qkv.{kind or 'bias'}"][part or biased] = name
+    for name, names in parts.items():
+        tensors = _in_order({part: state[own] for part, own in names.items()}, name.endswith("bias"))
+        if tensors and name not in state:
+            renamed[name] = torch.cat(tensors)
+        else:
+            renamed |= {own: state[own] for own in names.values()}
     return renamed
 
 
-def _joined(parts: Mapping[str, Tensor]) -> Tensor:
-    """Queries, keys and values below one another, or gate and hidden layer; a missing key bias is zero."""
-    if "q" in parts and parts["q"].ndim == 1:
+def _in_order(parts: Mapping[str, Tensor], bias: bool) -> list[Tensor]:
+    """Queries, keys and values, or gate and hidden layer; empty where a part is missing.
+
+    bias: a missing one of the keys is zero.
+    """
+    if bias and "q" in parts:
         parts = {"k": torch.zeros_like(parts["q"])} | dict(parts)
-    return torch.cat([parts[name] for name in ("g", "x", "q", "k", "v") if name in parts])
+    order = "qkv" if "q" in parts else "gx"
+    return [parts[name] for name in order] if parts.keys() == set(order) else []

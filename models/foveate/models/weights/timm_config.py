@@ -15,9 +15,9 @@ from foveate.models.weights.config_from_weights import pool_ratio, ratio
 
 _MODELS = frozenset({"VisionTransformer", "VisionTransformerDistilled", "Eva"})
 _LAYERS = frozenset({
-    "Attention", "AttentionPoolLatent", "AttentionRope", "Block", "Conv2d", "DropPath", "Dropout", "EvaAttention",
-    "EvaBlock", "GluMlp", "Identity", "LayerNorm", "LayerScale", "Linear", "Mlp", "ModuleList", "PatchEmbed",
-    "RotaryEmbeddingCat", "RotaryEmbeddingDinoV3", "Sequential", "SwiGLU",
+    "Attention", "AttentionPoolLatent", "AttentionRope", "Block", "Conv2d", "DropPath", "Dropout",
+    "EvaAttention", "EvaBlock", "GluMlp", "Identity", "LayerNorm", "LayerScale", "Linear", "Mlp",
+    "ModuleList", "PatchEmbed", "RotaryEmbeddingCat", "RotaryEmbeddingDinoV3", "Sequential", "SwiGLU",
 })  # fmt: skip
 _ACTIVATIONS: Mapping[str, Activation] = {
     "GELU": "gelu",
@@ -67,9 +67,7 @@ def vit_config(module: Any, name: str) -> ViTConfig:
     attn, mlp = block.attn, block.mlp
     activation, hidden = _activation(mlp.act), mlp.fc2.in_features
     if getattr(mlp, "gate_last", False) or (pool is not None and not _pool_fits(pool, activation)):
-        raise SetupError(
-            f"{name} has a gated MLP or an attention pooling of a kind that the trunk does not have"
-        )
+        raise SetupError(f"{name} has a gated MLP or an attention pooling of a kind that the trunk lacks")
     config = ViTConfig(
         image_size=patch.img_size[0],
         patch_size=patch.patch_size[0],

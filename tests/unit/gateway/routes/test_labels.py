@@ -6,6 +6,7 @@ import pytest
 
 from foveate.core.errors import BadRequest
 from foveate.gateway.routes.labels import MAX_CHARACTERS, MAX_LABELS, read_labels, read_template
+from foveate.gateway.schemas.openapi import OPTIONS
 
 
 @pytest.mark.parametrize(
@@ -66,3 +67,8 @@ def test_other_templates_are_refused(value: Any) -> None:
     with pytest.raises(BadRequest, match="template") as refused:
         read_template(value)
     assert len(refused.value.detail) < 200
+
+
+def test_limits_are_those_of_the_document() -> None:
+    assert OPTIONS["template"]["maxLength"] == MAX_CHARACTERS
+    assert f"up to {MAX_LABELS} labels" in OPTIONS["labels"]["description"]

@@ -201,7 +201,7 @@ async def test_default_models_follow_the_labels(clip_folder: Path) -> None:
         assert embedded.json()["dimensions"] == 24
         for query, status, words in (
             ({"labels": "a,b", "model": "fake"}, 400, "fake has classes of its own, so it takes no labels"),
-            ({"labels": "a,b", "model": "embedder"}, 400, "embedder has no text tower, so it takes no"),
+            ({"labels": "a,b", "model": "embedder"}, 400, "embedder is served without a text tower, so"),
             ({"model": "clip"}, 400, "clip classifies by labels, as in labels=cat,dog"),
             ({"model": "embedder"}, 404, "embedder makes embeddings; send the request to /embed"),
             ({"template": "a {}"}, 400, "template is the text around the labels; send labels too"),

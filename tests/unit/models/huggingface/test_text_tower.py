@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from foveate.models.huggingface.text_tower import load_text_tower
+from tests.support.pretrained import transformers
 from tests.support.text_towers import MAKERS, letters_tokenizer, reference, saved_checkpoint, tower_of
 
 pytestmark = pytest.mark.usefixtures("inference_on_one_thread")
@@ -88,3 +90,31 @@ def test_tokenizer_of_another_model_is_noticed(tmp_path: Path, caplog: pytest.Lo
     larger.save_pretrained(folder)
     assert load_text_tower(str(folder), json.loads((folder / "config.json").read_text())) is None
     assert "its text tower cannot embed a text" in caplog.text
+
+
+def test_sentencepiece_tokenizer_of_siglip_is_read(tmp_path: Path) -> None:
+    sentencepiece: Any = pytest.importorskip("sentencepiece")
+    folder = saved_checkpoint(tmp_path / "siglip", "siglip", tokenizer=False)
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["this is a photo of a cat", "a dog and two red cars", "the teapot"] * 9),
+        model_prefix=str(folder / "spiece"), vocab_size=36, hard_vocab_limit=False, minloglevel=2,
+        pad_id=-1, bos_id=-1, eos_id=1, unk_id=2,
+    )  # fmt: skip
+    table = {"tokenizer_class": "SiglipTokenizer"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(table))
+    tower = tower_of(folder)
+    lower, upper = tower.tokenize(["a red cat", "A Red, Cat."])
+    assert lower == upper, "case and punctuation do not count"
+    assert lower[-1] == 1 and tower.pad([lower]).tolist() == [lower + [1] * (48 - len(lower))]
+
+
+def test_missing_package_of_a_tokenizer_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def needs_sentencepiece(*_: object, **__: object) -> None:
+        raise ImportError("SiglipTokenizer requires the SentencePiece library but it was not found")
+
+    folder = saved_checkpoint(tmp_path / "siglip", "siglip")
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", needs_sentencepiece)
+    assert load_text_tower(str(folder), json.loads((folder / "config.json").read_text())) is None
+    assert "its tokenizer needs sentencepiece: pip install sentencepiece" in caplog.text

@@ -5,11 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from foveate.core.errors import SetupError
-from foveate.models import reduction
-from foveate.models.vit.vit import ResolvedPlan, TrunkOutput
 from foveate.models.weights import timm_config, timm_models
 from foveate.models.weights.checkpoint import Checkpoint, resize
 from foveate.models.weights.config_from_weights import config_from_weights

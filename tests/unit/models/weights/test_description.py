@@ -99,4 +99,4 @@ def test_prefix_can_be_stated_beside_the_weights(tmp_path: Path) -> None:
 def test_image_size_can_be_stated(tmp_path: Path) -> None:
     loaded = hub.load(str(write_described(tmp_path / "a", {**OWN, "image_size": 96})))
     assert loaded.config.image_size == 96
-    assert loaded.model.pos_embed.shape == (1, 37, 128)
+    assert loaded.model.get_parameter("pos_embed").shape == (1, 37, 128)

@@ -1,14 +1,19 @@
 """timm's Eva class, SwiGLU and attention pooling: the converted trunk gives timm's outputs at every size."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from foveate.core.checkpoint_options import CheckpointOptions
 from foveate.core.errors import SetupError
+from foveate.core.plan import Plan
 from foveate.models.layers.config import ViTConfig
-from foveate.models.weights import timm_models
+from foveate.models.vit.resolve import resolve
+from foveate.models.weights import checkpoint, hub, timm_models
 from foveate.models.weights.checkpoint import Checkpoint, resize
 from foveate.models.weights.eva_names import is_eva, trunk_names
 from foveate.models.weights.timm_config import vit_config
@@ -51,13 +56,13 @@ VARIATIONS: dict[str, dict[str, Any]] = {
 pytestmark = pytest.mark.usefixtures("inference_on_one_thread")
 
 
-def assert_same(checkpoint: Checkpoint, module: nn.Module, side: int) -> None:
+def assert_same(converted: Checkpoint, module: nn.Module, side: int) -> None:
     batch = images(side)
     expected = module(batch)
     # The comparison is only meaningful if outputs are not near zero and differ between images.
     assert expected.std() > 0.1
     assert (expected[0] - expected[1]).abs().max() > 0.01
-    assert (output(checkpoint, batch) - expected).abs().max() < TOLERANCE
+    assert (output(converted, batch) - expected).abs().max() < TOLERANCE
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -69,14 +74,14 @@ def test_output_of_each_kind_is_timms(name: str) -> None:
 @pytest.mark.parametrize("factor", [4 / 7, 9 / 7])
 @pytest.mark.parametrize("name", KINDS)
 def test_output_at_another_size_is_timms(name: str, factor: float) -> None:
-    module = create(name, **SMALL, **KINDS[name])
-    patch = module.get_submodule("patch_embed").patch_size[0]
+    module: Any = create(name, **SMALL, **KINDS[name])
+    patch = module.patch_embed.patch_size[0]
     side = round(KINDS[name]["img_size"] * factor / patch) * patch
-    checkpoint = timm_models.convert(module, name)
+    converted = timm_models.convert(module, name)
     # A model for fixed sizes interpolates its positions when its size is set, as others do for every image.
-    module.set_input_size(img_size=(side, side))  # type: ignore[operator]
-    assert_same(checkpoint, module, side)
-    assert_same(resize(checkpoint, side), module, side)
+    module.set_input_size(img_size=(side, side))
+    assert_same(converted, module, side)
+    assert_same(resize(converted, side), module, side)
 
 
 @pytest.mark.parametrize("variation", VARIATIONS)
@@ -109,6 +114,43 @@ def test_card_of_an_eva_model_needs_no_weights() -> None:
     assert card.config.classes == 0
 
 
+@pytest.mark.parametrize("name", ["eva02_tiny_patch14_224", "vit_pe_core_tiny_patch16_384"])
+def test_random_weights_of_an_eva_model_answer(name: str) -> None:
+    loaded = hub.load(f"random:{name}", image_size=112)
+    batch, model = images(112), loaded.model
+    for text in ("none", "evit:0.5", "tome:4"):
+        resolved = resolve(model, Plan(loaded.name, 112, reducer=text))
+        logits = model(batch, resolved).logits
+        assert logits.isfinite().all()
+        assert len(logits[0]) == (loaded.config.classes or loaded.config.width)
+
+
+def test_a_converted_model_is_saved_with_its_card(tmp_path: Path) -> None:
+    name = "vit_pe_core_tiny_patch16_384"
+    module = create(name, img_size=96, **SMALL)
+    checkpoint.save(tmp_path / "a.safetensors", timm_models.convert(module, name))
+    assert_same(hub.load(str(tmp_path / "a.safetensors")), module, 96)
+
+
+def test_a_file_of_an_eva_model_needs_its_architecture(tmp_path: Path) -> None:
+    name = "eva02_tiny_patch14_224"
+    module = create(name, num_classes=7, depth=2, img_size=112)
+    path = tmp_path / "a.safetensors"
+    save_file(module.state_dict(), path)
+    with pytest.raises(SetupError, match="may have rotary positions, which weights do not show"):
+        hub.load(str(path))
+    loaded = hub.load(str(path), options=CheckpointOptions(architecture=name))
+    assert_same(loaded, module, 112)
+    assert "guessed: mean" in loaded.description  # and nothing about the network
+    other = hub.load(
+        str(path), options=CheckpointOptions(architecture="eva02_tiny_patch14_336", image_size=56)
+    )
+    assert other.config.image_size == 56
+    # Another preparation of the same weights has another profile.
+    plain = hub.load(str(path), options=CheckpointOptions(architecture="vit_tiny_patch16_224"))
+    assert plain.preparation != loaded.preparation
+
+
 def test_names_of_other_models_stay() -> None:
     state = {"blocks.0.attn.qkv.weight": torch.ones(3, 1), "head.weight": torch.ones(1)}
     assert not is_eva(state)
@@ -129,6 +171,15 @@ def test_parts_are_joined_in_the_order_of_the_trunk() -> None:
     assert names["blocks.3.mlp.fc1.bias"].tolist() == [4, 5]
     assert names["blocks.3.ls2.gamma"].tolist() == [6]
     assert len(names) == 3
+
+
+@pytest.mark.parametrize("missing", ["blocks.3.attn.q_proj.weight", "blocks.3.attn.v_proj.weight"])
+def test_parts_whose_others_are_missing_keep_their_names(missing: str) -> None:
+    state = {f"blocks.3.attn.{part}_proj.weight": torch.ones(1, 1) for part in "qkv"}
+    del state[missing]
+    assert trunk_names(state) == state
+    both = {"blocks.3.mlp.fc1_g.bias": torch.ones(1), "blocks.3.mlp.fc1.bias": torch.ones(2)}
+    assert trunk_names(both) == both
 
 
 def test_the_config_of_an_eva_model() -> None:
