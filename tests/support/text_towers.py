@@ -73,7 +73,7 @@ def saved_checkpoint(folder: Path, kind: str, tokenizer: bool = True) -> Path:
     with torch.no_grad():
         model.logit_scale.fill_(3.0)
         if kind == "siglip":
-            model.logit_bias.fill_(-1.5)
+            model.logit_bias.fill_(5.0)
     model.save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR))
     if tokenizer:
