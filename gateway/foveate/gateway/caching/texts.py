@@ -13,13 +13,14 @@ from foveate.core.model import ZeroShot
 
 TextEmbedding = NDArray[np.float32]
 """(D,), of length 1."""
-EmbedText = Callable[[ZeroShot, str], Awaitable[TextEmbedding]]
-"""Runs the text model on one text. Raises FoveateError."""
+EmbedText = Callable[[ZeroShot, str, str], Awaitable[TextEmbedding]]
+"""Runs the text model on one text, for a tenant. Raises FoveateError."""
 MAX_RUNNING = 64
 """Texts that are with the text model at one time. More would fill its queue, and gain nothing."""
 ENTRY_BYTES = 256
 """Memory of an entry beside its text and its numbers, about."""
-_Key = tuple[str, str]
+_Key = tuple[str, str, str]
+"""Weights of the text model, tenant and text. Which labels were asked for must not be visible to others."""
 
 
 @dataclass(slots=True)
@@ -32,7 +33,7 @@ class _TextFlight:
 
 
 class TextEmbeddings:
-    """Embeddings by text model and text, the least recently used ones evicted first.
+    """Embeddings by text model, tenant and text, the least recently used ones evicted first.
 
     Use it only on the event loop's thread.
     """
@@ -47,7 +48,7 @@ class TextEmbeddings:
         self._counts = {result: counter.labels("texts", result) for result in ("hit", "coalesced", "miss")}
         metrics.cache_used.labels("texts").set_function(lambda: self.bytes)
 
-    async def rows(self, zero_shot: ZeroShot, texts: Sequence[str]) -> NDArray[np.float32]:
+    async def rows(self, zero_shot: ZeroShot, tenant: str, texts: Sequence[str]) -> NDArray[np.float32]:
         """The embeddings of N different texts: (N, D). Raises FoveateError if one cannot be embedded.
 
         A text goes on being embedded as long as a request waits for it.
@@ -55,7 +56,7 @@ class TextEmbeddings:
         rows: list[TextEmbedding | None] = []
         joined: dict[int, tuple[_Key, _TextFlight]] = {}
         for number, text in enumerate(texts):
-            key = zero_shot.weights, text
+            key = zero_shot.weights, tenant, text
             row = self._entries.get(key)
             rows.append(row)
             if row is not None:
@@ -92,7 +93,7 @@ class TextEmbeddings:
         own = asyncio.current_task()
         try:
             async with self._running:
-                embedding = await self._embed(zero_shot, key[1])
+                embedding = await self._embed(zero_shot, *key[1:])
             self._keep(key, embedding)
             return embedding
         finally:
@@ -113,4 +114,4 @@ class TextEmbeddings:
 
 
 def _entry_bytes(key: _Key, embedding: TextEmbedding) -> int:
-    return ENTRY_BYTES + 4 * len(key[1]) + embedding.nbytes
+    return ENTRY_BYTES + 4 * len(key[-1]) + embedding.nbytes

@@ -1,6 +1,6 @@
 """POST /embed: an image in, its embedding out."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,7 +11,7 @@ from foveate.gateway.routes.context import RequestContext
 from foveate.gateway.routes.image_input import ImageInput
 from foveate.gateway.routes.options import OptionValues, ReadOption, flag_option
 from foveate.gateway.routes.services import RouteServices
-from foveate.gateway.routes.video_input import VideoInput
+from foveate.gateway.routes.video_input import VideoInput, image_expected
 from foveate.gateway.schemas.embedding import image_embedding
 from foveate.gateway.schemas.response import CacheableResponse
 from foveate.gateway.spool import Medium
@@ -35,6 +35,15 @@ class EmbedRoute(TaskRoute[EmbedOptions]):
         super().__init__(services)
         self.image_input = ImageInput(self.decoding, self.settings, self.meters)
         self.video_input = VideoInput(self.decoding, self.settings, self.meters)
+
+    def choose_model(
+        self, name: str | None, video: bool, options: Container[str], complete: bool
+    ) -> ModelCard:
+        """As on other routes. Raises UnsupportedMedia for a clip, before its body is read."""
+        card = self.models.by_name(name, video)
+        if video:
+            raise image_expected(card)
+        return card
 
     def options(self, values: OptionValues, headers: Mapping[str, str], card: ModelCard) -> EmbedOptions:
         """The options of an embedding."""

@@ -50,7 +50,7 @@ class VideoInput:
         """The bytes, if they are no clip. card: the model, which takes images. Raises UnsupportedMedia."""
         if isinstance(data, bytes) and (card.input is None or not await self.is_video(data)):
             return data
-        raise UnsupportedMedia(f"{card.name} takes images; send one frame of the clip as an image")
+        raise image_expected(card)
 
     async def decode(self, context: RequestContext[Any], data: Medium, boxes: Boxes) -> tuple[Clip, float]:
         """The frames that the request's plan may use, and the seconds that decoding took.
@@ -82,6 +82,11 @@ class VideoInput:
         if left_s <= 0:
             raise DeadlineExceeded("the deadline passed before the clip was decoded")
         return ClipLimits(settings.max_clip_s, settings.max_video_pixels, min(settings.clip_decode_s, left_s))
+
+
+def image_expected(card: ModelCard) -> UnsupportedMedia:
+    """The refusal of a clip by a model that takes images."""
+    return UnsupportedMedia(f"{card.name} takes images; send one frame of the clip as an image")
 
 
 def center_crop(spec: InputSpec, side: int) -> Boxes:

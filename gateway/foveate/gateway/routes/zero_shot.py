@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from foveate.core.errors import DeadlineExceeded, FoveateError, RunFailed
 from foveate.core.model import ModelCard, ZeroShot
-from foveate.core.request import Request
+from foveate.core.request import Objective, Request
 from foveate.gateway.caching.texts import TextEmbedding, TextEmbeddings
 from foveate.gateway.limits import deadline_timeout
 from foveate.gateway.routes.admission import Admission
@@ -63,13 +63,16 @@ class ZeroShotClassifier:
     ) -> NDArray[np.float32]:
         try:
             async with deadline_timeout(context.objective.deadline):
-                return await self.texts.rows(zero_shot, texts)
+                return await self.texts.rows(zero_shot, context.objective.tenant, texts)
         except DeadlineExceeded:
             raise DeadlineExceeded("the deadline passed before the labels were embedded") from None
 
-    async def _embed_text(self, zero_shot: ZeroShot, text: str) -> TextEmbedding:
+    async def _embed_text(self, zero_shot: ZeroShot, tenant: str, text: str) -> TextEmbedding:
         """Run the text model. It has no deadline: several requests may wait for the text."""
-        request = Request(request_id_of(""), zero_shot.text_model, text, len(text.encode()), task="text")
+        request = Request(
+            request_id_of(""), zero_shot.text_model, text, len(text.encode()), task="text",
+            objective=Objective(tenant=tenant),
+        )  # fmt: skip
         return (await self.cluster.submit(request)).result.scores
 
 

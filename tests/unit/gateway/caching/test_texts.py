@@ -25,7 +25,7 @@ class TextModel:
         self.gate.set()
         self.cancelled: list[str] = []
 
-    async def embed(self, zero_shot: ZeroShot, text: str) -> TextEmbedding:
+    async def embed(self, zero_shot: ZeroShot, tenant: str, text: str) -> TextEmbedding:
         self.runs[text] += 1
         self.running += 1
         self.most = max(self.most, self.running)
@@ -60,8 +60,8 @@ async def started(*tasks: asyncio.Task[object]) -> None:
 async def test_rows_are_in_the_order_of_the_texts_and_come_from_one_run() -> None:
     model = TextModel()
     texts, metrics = cache(model)
-    first = await texts.rows(MODEL, ["cat", "horse"])
-    second = await texts.rows(MODEL, ["horse", "ox", "cat"])
+    first = await texts.rows(MODEL, "", ["cat", "horse"])
+    second = await texts.rows(MODEL, "", ["horse", "ox", "cat"])
     assert first[:, 0].tolist() == [3, 5] and second[:, 0].tolist() == [5, 2, 3]
     assert model.runs == {"cat": 1, "horse": 1, "ox": 1}
     assert (counted(metrics, "hit"), counted(metrics, "miss")) == (2, 3)
@@ -69,14 +69,22 @@ async def test_rows_are_in_the_order_of_the_texts_and_come_from_one_run() -> Non
 
 async def test_models_have_entries_of_their_own() -> None:
     texts, _ = cache(model := TextModel())
-    assert (await texts.rows(MODEL, ["cat"])).tolist() != (await texts.rows(OTHER, ["cat"])).tolist()
+    assert (await texts.rows(MODEL, "", ["cat"])).tolist() != (await texts.rows(OTHER, "", ["cat"])).tolist()
     assert model.runs == {"cat": 2}
+
+
+async def test_tenants_share_no_entries() -> None:
+    texts, metrics = cache(model := TextModel())
+    for tenant in ("a", "b", "a"):
+        await texts.rows(MODEL, tenant, ["cat"])
+    assert model.runs == {"cat": 2}
+    assert (counted(metrics, "hit"), counted(metrics, "miss")) == (1, 2)
 
 
 async def test_requests_at_the_same_time_share_a_run() -> None:
     texts, metrics = cache(model := TextModel())
     model.gate.clear()
-    tasks = [asyncio.create_task(texts.rows(MODEL, ["cat", name])) for name in ("ox", "dog")]
+    tasks = [asyncio.create_task(texts.rows(MODEL, "", ["cat", name])) for name in ("ox", "dog")]
     await started()
     model.gate.set()
     for task in tasks:
@@ -88,7 +96,7 @@ async def test_requests_at_the_same_time_share_a_run() -> None:
 async def test_a_request_that_leaves_does_not_end_the_run_of_others() -> None:
     texts, _ = cache(model := TextModel())
     model.gate.clear()
-    leaving, staying = (asyncio.create_task(texts.rows(MODEL, ["cat"])) for _ in range(2))
+    leaving, staying = (asyncio.create_task(texts.rows(MODEL, "", ["cat"])) for _ in range(2))
     await started()
     leaving.cancel()
     await started()
@@ -100,7 +108,7 @@ async def test_a_request_that_leaves_does_not_end_the_run_of_others() -> None:
 async def test_a_text_without_requests_is_given_up() -> None:
     texts, _ = cache(model := TextModel())
     model.gate.clear()
-    task = asyncio.create_task(texts.rows(MODEL, [f"text {number}" for number in range(3 * MAX_RUNNING)]))
+    task = asyncio.create_task(texts.rows(MODEL, "", [f"text {number}" for number in range(3 * MAX_RUNNING)]))
     await started()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -108,13 +116,13 @@ async def test_a_text_without_requests_is_given_up() -> None:
     await started()
     assert len(model.cancelled) == MAX_RUNNING and not model.running and not texts._flights
     model.gate.set()
-    assert (await texts.rows(MODEL, ["text 1"])).shape == (1, 2), "the next request runs it again"
+    assert (await texts.rows(MODEL, "", ["text 1"])).shape == (1, 2), "the next request runs it again"
 
 
 async def test_few_texts_run_at_a_time() -> None:
     texts, _ = cache(model := TextModel())
     model.gate.clear()
-    task = asyncio.create_task(texts.rows(MODEL, [f"text {number}" for number in range(1000)]))
+    task = asyncio.create_task(texts.rows(MODEL, "", [f"text {number}" for number in range(1000)]))
     await started()
     model.gate.set()
     assert (await task).shape == (1000, 2)
@@ -124,44 +132,44 @@ async def test_few_texts_run_at_a_time() -> None:
 async def test_failure_belongs_to_the_requests_with_this_text() -> None:
     texts, _ = cache(TextModel())
     results = await asyncio.gather(
-        *(texts.rows(MODEL, names) for names in (["cat", "bad"], ["bad", "cat", "ox"], ["cat"])),
+        *(texts.rows(MODEL, "", names) for names in (["cat", "bad"], ["bad", "cat", "ox"], ["cat"])),
         return_exceptions=True,
     )
     assert isinstance(results[0], FoveateError) and isinstance(results[1], FoveateError)
     assert isinstance(results[2], np.ndarray)
     assert not texts._flights
     with pytest.raises(BadRequest, match="a bad text"):
-        await texts.rows(MODEL, ["bad"])
+        await texts.rows(MODEL, "", ["bad"])
 
 
 async def test_memory_is_bounded_and_the_oldest_text_goes_first() -> None:
     entry = ENTRY_BYTES + 4 * 3 + 8
     texts, _ = cache(model := TextModel(), 2 * entry)
-    await texts.rows(MODEL, ["cat", "dog"])
-    await texts.rows(MODEL, ["cat"])
-    await texts.rows(MODEL, ["fox"])
+    await texts.rows(MODEL, "", ["cat", "dog"])
+    await texts.rows(MODEL, "", ["cat"])
+    await texts.rows(MODEL, "", ["fox"])
     assert texts.bytes == 2 * entry
-    await texts.rows(MODEL, ["cat"])
+    await texts.rows(MODEL, "", ["cat"])
     assert model.runs == {"cat": 1, "dog": 1, "fox": 1}
-    await texts.rows(MODEL, ["dog"])
+    await texts.rows(MODEL, "", ["dog"])
     assert model.runs["dog"] == 2
 
 
 async def test_zero_bytes_keep_nothing() -> None:
     texts, _ = cache(model := TextModel(), 0)
     for _ in range(2):
-        assert (await texts.rows(MODEL, ["cat"]))[0, 0] == 3
+        assert (await texts.rows(MODEL, "", ["cat"]))[0, 0] == 3
     assert model.runs == {"cat": 2} and texts.bytes == 0
 
 
 async def test_entry_does_not_hold_the_batch_that_it_was_a_row_of() -> None:
     batch = np.ones((100, 2), np.float32)
 
-    async def embed(zero_shot: ZeroShot, text: str) -> TextEmbedding:
+    async def embed(zero_shot: ZeroShot, tenant: str, text: str) -> TextEmbedding:
         row: TextEmbedding = batch[7]
         return row
 
     texts = TextEmbeddings(embed, 10**6, Metrics())
-    await texts.rows(MODEL, ["cat"])
+    await texts.rows(MODEL, "", ["cat"])
     (entry,) = texts._entries.values()
     assert entry.base is None

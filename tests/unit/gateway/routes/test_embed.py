@@ -1,7 +1,7 @@
 """POST /embed: the response, its option, the cache, the refusals, and models of other tasks."""
 
 import base64
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -139,3 +139,13 @@ def test_unit_vector_keeps_zeros_and_survives_large_numbers() -> None:
     large = np.full(4, 3e38, np.float32)
     np.testing.assert_allclose(unit_vector(large), 0.5)
     assert unit_vector(np.array([1, 0], np.float16)).dtype == np.float32
+
+
+async def test_clip_is_refused_before_its_body_is_read() -> None:
+    async def body() -> AsyncIterator[bytes]:
+        raise AssertionError("the body is read")
+        yield b""
+
+    async with serving(TorchRunner(embedder())) as gateway:
+        refused = await gateway.post("/embed", body(), content_type="video/mp4", content_length="9000000")
+        assert_problem(refused, 415, "embedder takes images")
