@@ -139,8 +139,10 @@ def _kind(transformers: Any, name: str) -> Any:
     try:
         return getattr(transformers, name)
     except (ImportError, RuntimeError) as error:
-        hint = f"a torchvision that was not built for torch {torch.__version__} is the usual reason"
-        raise SetupError(f"transformers cannot import {name}, and {hint}") from error
+        raise SetupError(
+            f"transformers cannot import {name}; the usual reason is a torchvision that was not built for torch "
+            f"{torch.__version__}: uninstall it, or install the one that was"
+        ) from error
 
 
 def _tokenizer(transformers: Any, source: str) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from foveate.models.huggingface import text_tower
 from foveate.models.huggingface.text_tower import load_text_tower
 from tests.support.pretrained import transformers
 from tests.support.text_towers import MAKERS, letters_tokenizer, reference, saved_checkpoint, tower_of
@@ -118,3 +119,22 @@ def test_missing_package_of_a_tokenizer_is_named(
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", needs_sentencepiece)
     assert load_text_tower(str(folder), json.loads((folder / "config.json").read_text())) is None
     assert "its tokenizer needs sentencepiece: pip install sentencepiece" in caplog.text
+
+
+def test_class_that_does_not_import_is_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = saved_checkpoint(tmp_path / "clip", "clip")
+    table = json.loads((folder / "config.json").read_text())
+    monkeypatch.setattr(text_tower, "import_transformers", lambda _: _NoClip())
+    assert load_text_tower(str(folder), table) is None
+    assert "transformers cannot import CLIPModel; the usual reason is a torchvision" in caplog.text
+
+
+class _NoClip:
+    """transformers, whose CLIPModel does not import."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "CLIPModel":
+            raise ModuleNotFoundError("Could not import module 'CLIPModel'")
+        return getattr(transformers, name)
