@@ -140,8 +140,8 @@ def _kind(transformers: Any, name: str) -> Any:
         return getattr(transformers, name)
     except (ImportError, RuntimeError) as error:
         raise SetupError(
-            f"transformers cannot import {name}; the usual reason is a torchvision that was not built for torch "
-            f"{torch.__version__}: uninstall it, or install the one that was"
+            f"transformers cannot import {name}; the usual reason is a torchvision that was not built for "
+            f"torch {torch.__version__}: uninstall it, or install the one that was"
         ) from error
 
 
