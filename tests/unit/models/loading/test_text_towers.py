@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 
 from foveate.models.huggingface.text_runner import TextRunner
+from foveate.models.loading import text_towers
 from foveate.models.loading.load import ImageModelLoader
 from foveate.models.loading.loader import LoadOptions
 from foveate.models.loading.registry import loader_for
 from foveate.models.loading.text_towers import text_runner
-from foveate.models.weights import hub
-from tests.support.embedders import saved_embedder
+from foveate.models.weights import hub, transformers_hub
+from tests.support.embedders import embedder, saved_embedder
 from tests.support.text_towers import saved_checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -47,3 +48,15 @@ def test_other_models_have_no_text_tower(tmp_path: Path) -> None:
     path = saved_embedder(tmp_path)
     for name in (str(path), "random:vit_tiny_patch16_224"):
         assert text_runner(name, hub.load(name), "cpu", 0) is None
+
+
+@pytest.mark.parametrize("name", ["org/clip", "hf:org/clip"])
+def test_repository_is_loaded_by_its_name(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, object]] = []
+    monkeypatch.setattr(transformers_hub, "is_trunk_repository", lambda _: True)
+    monkeypatch.setattr(transformers_hub, "fetch_weights", lambda _: folder / "model.safetensors")
+    monkeypatch.setattr(
+        text_towers, "load_text_tower", lambda source, table: asked.append((source, table["model_type"]))
+    )
+    assert text_runner(name, embedder(), "cpu", 0) is None
+    assert asked == [("org/clip", "clip")]
