@@ -76,10 +76,12 @@ def profile(
     """
     runner: ModelRunner = model.runner
     card = runner.card
-    if not card.labels or card.input is None:
-        raise SetupError(f"{card.name} has no classifier, so there is no quality to measure")
+    if card.input is None:
+        raise SetupError(f"{card.name} takes no images, so there is no quality to measure")
     target = options.target  # a user without a home folder has none: say so before anything is measured
     sizes, shares = _batch_sizes(options, runner.max_batch), parse_shares(options.diffrate)
+    if shares and card.task == "embed":
+        raise SetupError(f"{card.name} has no classes to search token schedules by: leave out --diffrate")
     if isinstance(runner, TorchRunner):
         set_uniform_schedules(runner, shares)
     elif shares:
@@ -174,6 +176,12 @@ def _table(profile: Profile) -> Table:
 
 def _dataset(options: ProfileOptions, card: ModelCard) -> Dataset:
     """The user's folder, else the shipped media. Raises SetupError if those show other classes."""
+    if card.task == "embed":
+        if options.data is None:
+            raise SetupError(
+                f"{card.name} makes embeddings: pass --data DIR, a folder of images to compare them on"
+            )
+        return dataset.image_folder(options.data)
     if options.data is not None and card.task == "segment":
         return dataset.mask_folders(options.data)
     if options.data is not None:

@@ -30,6 +30,7 @@ from foveate.models.loading.profile_store import (
     weights_digest,
     with_valid_latencies,
 )
+from foveate.models.loading.text_towers import text_runner
 from foveate.models.loading.warmup import run_once
 from foveate.models.opaque.runner import OpaqueRunner
 from foveate.models.runners.image import TorchRunner
@@ -46,7 +47,7 @@ log = logging.getLogger(__name__)
 
 
 class ImageModelLoader:
-    """Loads classifiers and dense models, with their siblings, stitches and click heads."""
+    """Loads models of images, with their siblings, stitches, click heads and text towers."""
 
     def accepts(self, name: str) -> bool:
         """Every name: `load` raises SetupError for one that does not exist."""
@@ -55,18 +56,19 @@ class ImageModelLoader:
     def load(
         self, name: str, options: LoadOptions = DEFAULT_OPTIONS, *, warm_ladder: bool = True
     ) -> TorchRunner | OpaqueRunner:
-        """Load a model, its siblings, and for a dense model its companions for clicks and videos.
+        """Load a model, its siblings, and its companions for clicks, videos and labels.
 
         A model that the elastic trunk does not represent runs as it is.
         """
         own, *siblings = members_of(name)
         try:
             fetched = _fetch_elastic(own, siblings, options)
+            checkpoint = fetched.model
+            profile, members = find_family_profile(canonical_name(own), checkpoint, fetched.setting, siblings)
         except NotElastic as reason:
             log.info("%s runs as it is: %s", name, reason.detail)
             return OPAQUE.load(name, options, warm_ladder=warm_ladder)
-        name, checkpoint = canonical_name(own), fetched.model
-        profile, members = find_family_profile(name, checkpoint, fetched.setting, siblings)
+        name = canonical_name(own)
         if profile is not None:
             checkpoint.model.schedules = profile.schedules
         # All digests are taken before a runner changes the precision of the weights.
@@ -79,6 +81,10 @@ class ImageModelLoader:
             )
             runner.submodels = (*runner.submodels, companion)
             runner.card = replace(runner.card, clip_model=companion.card.name)
+        labels = text_runner(name, checkpoint, fetched.device, options.max_batch)
+        if labels is not None:
+            runner.submodels = (*runner.submodels, labels)
+            runner.card = replace(runner.card, zero_shot=labels.zero_shot)
         content = [Plan.parse(text, runner.full) for text in (runner.content.rungs if runner.content else ())]
         start(name, runner, warm_ladder, content)
         for submodel in runner.submodels if warm_ladder else ():
@@ -95,10 +101,10 @@ class ImageModelLoader:
         siblings = (*listed, *siblings)
         try:
             fetched = _fetch_elastic(own, siblings, options)
+            members = family(canonical_name(own), fetched.model, siblings)
         except NotElastic as reason:
             log.info("%s runs as it is: %s", name, reason.detail)
             return OPAQUE.load_unprofiled(own, options, siblings)
-        members = family(canonical_name(own), fetched.model, siblings)
         # All digests are taken before the runner changes the precision of the weights.
         weights = weights_digest(fetched.model)
         digests = _sibling_digests(members)

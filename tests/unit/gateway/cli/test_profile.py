@@ -16,6 +16,7 @@ from foveate.gateway.cli.profile import ProfileOptions, _progress, profile, resu
 from foveate.models.loading.loader import UnprofiledModel
 from foveate.models.own.runner import OwnRunner
 from foveate.models.runners.image import TorchRunner
+from tests.support.embedders import embedder
 from tests.support.measuring import decode, tiny, unprofiled
 from tests.support.own_models import TwoNetworks
 
@@ -54,6 +55,26 @@ def test_options_that_do_not_fit_are_refused_in_one_sentence(tmp_path: Path) -> 
         with pytest.raises(FoveateError, match=sentence) as refused:
             profile(options, model, 10**6, Console(stderr=True))
         assert "\n" not in refused.value.detail
+
+
+def test_embeddings_are_measured_on_the_images_of_a_folder(tmp_path: Path) -> None:
+    model = UnprofiledModel(TorchRunner(embedder()), "abc")
+    for name in ("a", "b"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(2):
+            image = Image.fromarray(decode(f"{ord(name)}{number}".encode()))
+            image.save(tmp_path / "images" / name / f"{number}.png")
+    for options, sentence in (
+        (ProfileOptions("mine"), "embedder makes embeddings: pass --data DIR, a folder of images"),
+        (ProfileOptions("mine", data=tmp_path, diffrate="0.7"), "no classes to search token schedules by"),
+        (ProfileOptions("mine", data=tmp_path / "nowhere"), "there is no image in"),
+    ):
+        with pytest.raises(FoveateError, match=sentence):
+            profile(options, model, 10**6, Console(stderr=True))
+    options = ProfileOptions("mine", tmp_path / "images", "evit:0.5", "1", rounds=1, out=tmp_path / "p.json")
+    measured = profile(options, model, 10**6, Console(file=StringIO()))
+    assert measured.data == ProfilingSet("images", 4, False)
+    assert {m.plan for m in measured.measurements} == {"full", "evit:0.5"}
 
 
 def test_the_progress_bars_use_no_thread() -> None:
