@@ -115,14 +115,16 @@ class BaseRunner:
         self.device, self.dtype, self.frames = torch.device(device), DTYPES[precision], frames
         limit = MAX_BATCH.get(self.device.type, DEFAULT_MAX_BATCH)
         self.max_batch = max_batch or (max(1, limit // CLIP_BATCH_DIVISOR) if frames else limit)
-        # Pixels are in 0..255: one multiplication and one addition normalise them.
-        means, deviations = (torch.tensor(v).view(1, 3, 1, 1) for v in (mean, std))
-        self._scale = (1 / (255 * deviations)).to(self.device)
-        self._shift = (-means / deviations).to(self.device)
+        self._scale, self._shift = self.normalisation(mean, std)
         self.times: Mapping[int, Mapping[Plan, Mapping[int, float]]] = {}
         """Seconds per batch by number of threads, plan and batch size, as far as they are measured."""
         self.warmup: Any = None
         """The first runs that are left, a `Warmup` of the engine's protocol; None for none."""
+
+    def normalisation(self, mean: RGB, std: RGB) -> tuple[Tensor, Tensor]:
+        """The factor and the summand, each (1, 3, 1, 1), that normalise pixels in 0..255."""
+        means, deviations = (torch.tensor(v).view(1, 3, 1, 1) for v in (mean, std))
+        return (1 / (255 * deviations)).to(self.device), (-means / deviations).to(self.device)
 
     def use(self, threads: int) -> None:
         """Run the following batches on this number of threads."""
@@ -159,14 +161,18 @@ class BaseRunner:
             )
         return torch.from_numpy(np.stack(media)).to(self.device, non_blocking=True)
 
-    def preprocess(self, batch: Tensor, side: int) -> Tensor:
+    def preprocess(
+        self, batch: Tensor, side: int, scale: Tensor | None = None, shift: Tensor | None = None
+    ) -> Tensor:
         """Pixels (B, S, S, 3) uint8 to normalised images (B, 3, side, side) in the model's precision.
 
-        Images that are larger than the plan's size are scaled down here.
+        Images that are larger than the plan's size are scaled down here. scale, shift: another
+        `normalisation` than the model's own.
         """
         pixels = batch.permute(0, 3, 1, 2)
         if batch.shape[1] != side:
             # On bytes the CPU's kernel is five times faster than on floats; CUDA has none for bytes.
             source = pixels if self.device.type == "cpu" else pixels.float()
             pixels = F.interpolate(source, size=(side, side), mode="bicubic", antialias=True)
-        return torch.addcmul(self._shift, pixels.float(), self._scale).to(self.dtype)
+        scale, shift = self._scale if scale is None else scale, self._shift if shift is None else shift
+        return torch.addcmul(shift, pixels.float(), scale).to(self.dtype)

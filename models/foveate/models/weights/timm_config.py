@@ -12,6 +12,8 @@ from foveate.core.checkpoint_options import Activation
 from foveate.core.errors import SetupError
 from foveate.models.layers.config import ViTConfig
 from foveate.models.weights.config_from_weights import ratio
+from foveate.models.weights.not_elastic import NotElastic
+from foveate.models.weights.torchvision_operators import declare_missing_operators
 
 _MODELS = frozenset({"VisionTransformer", "VisionTransformerDistilled"})
 _LAYERS = frozenset({
@@ -23,6 +25,7 @@ _ACTIVATIONS: Mapping[str, Activation] = {"GELU": "gelu", "GELUTanh": "gelu_tanh
 
 def import_timm(spec: str, zoo_names: Sequence[str] = ()) -> Any:
     """The timm package. Raises SetupError where it is not installed or does not import."""
+    declare_missing_operators()
     suggestion = f" (did you mean {', '.join(m)}?)" if (m := get_close_matches(spec, zoo_names)) else ""
     try:
         return import_module("timm")
@@ -39,23 +42,23 @@ def import_timm(spec: str, zoo_names: Sequence[str] = ()) -> Any:
 
 
 def vit_config(module: Any, name: str) -> ViTConfig:
-    """The configuration of a timm module. Raises SetupError for anything that the trunk does not have."""
+    """The configuration of a timm module. Raises NotElastic for anything that the trunk does not have."""
     if type(module).__name__ not in _MODELS:
-        raise SetupError(
+        raise NotElastic(
             f"{name} is a {type(module).__name__}, and of timm only plain vision transformers are served"
         )
     unknown = sorted({type(m).__name__ for m in module.modules()} - _MODELS - _LAYERS - _ACTIVATIONS.keys())
     if unknown:
-        raise SetupError(f"{name} uses {', '.join(unknown)}, which the trunk does not have")
+        raise NotElastic(f"{name} uses {', '.join(unknown)}, which the trunk does not have")
     if module.pos_embed is None:
-        raise SetupError(f"{name} has no learned position embedding, which the trunk needs")
+        raise NotElastic(f"{name} has no learned position embedding, which the trunk needs")
     if module.global_pool not in ("token", "avg") or getattr(module, "pool_include_prefix", False):
-        raise SetupError(
+        raise NotElastic(
             f"{name} pools its tokens by {module.global_pool!r} in a way the trunk does not have"
         )
     patch, block = module.patch_embed, module.blocks[0]
     if patch.proj.in_channels != 3 or len(set(patch.img_size)) > 1 or len(set(patch.patch_size)) > 1:
-        raise SetupError(f"{name} does not take square RGB images in square patches")
+        raise NotElastic(f"{name} does not take square RGB images in square patches")
     config = ViTConfig(
         image_size=patch.img_size[0],
         patch_size=patch.patch_size[0],
@@ -80,7 +83,7 @@ def vit_config(module: Any, name: str) -> ViTConfig:
         activation=_activation(block.mlp.act),
     )
     if config.prefix != module.num_prefix_tokens:
-        raise SetupError(
+        raise NotElastic(
             f"{name} has {module.num_prefix_tokens} prefix tokens, and only {config.prefix} of them are known"
         )
     return config
@@ -94,7 +97,7 @@ def _present(module: nn.Module) -> bool:
 def _eps(module: nn.Module, name: str) -> float:
     values = {m.eps for m in module.modules() if isinstance(m, nn.LayerNorm)}
     if len(values) != 1:
-        raise SetupError(f"{name} mixes norms with different epsilons, which the trunk does not")
+        raise NotElastic(f"{name} mixes norms with different epsilons, which the trunk does not")
     return values.pop()
 
 
