@@ -8,7 +8,7 @@ from foveate.core.errors import BadPlan
 from foveate.core.plan import Plan
 
 CropMode = Literal["center", "squash"]
-Task = Literal["classify", "segment", "clicks"]
+Task = Literal["classify", "segment", "embed", "clicks", "text"]
 Interpolation = Literal["bilinear", "bicubic"]
 
 

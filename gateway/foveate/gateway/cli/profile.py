@@ -23,6 +23,7 @@ from foveate.gateway.routes.video_input import center_crop
 from foveate.models.huggingface import PretrainedRunner
 from foveate.models.loading.loader import UnprofiledModel
 from foveate.models.loading.profile_store import profile_path
+from foveate.models.opaque.runner import OpaqueRunner
 from foveate.models.profiling import dataset, ladder_plot
 from foveate.models.profiling.candidates import baselines, candidates, parse_plans, video_candidates
 from foveate.models.profiling.dataset import Dataset, DecodedDataset, DecodeMedia
@@ -191,7 +192,7 @@ def _dataset(options: ProfileOptions, card: ModelCard) -> Dataset:
 def _plans(options: ProfileOptions, runner: ModelRunner) -> tuple[Plan, ...]:
     if options.plans is not None:
         return parse_plans(options.plans, runner.full, runner.check)
-    if isinstance(runner, PretrainedRunner):
+    if isinstance(runner, PretrainedRunner | OpaqueRunner):
         return runner.candidates()
     if not isinstance(runner, TorchRunner):
         return video_candidates(runner.full, runner.card.frames, runner.card.task, runner.check)

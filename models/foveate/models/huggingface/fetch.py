@@ -19,18 +19,19 @@ from foveate.models.weights.checkpoint import variant
 from foveate.models.weights.local_files import OTHER_FORMATS, for_transformers, is_folder, is_local
 from foveate.models.weights.preprocessing import Preprocessing, parse_preprocessing
 from foveate.models.weights.timm_config import sentence
+from foveate.models.weights.torchvision_operators import declare_missing_operators
 
 PREFIX = "hf:"
 """Put before a name, it says that the name is one of transformers."""
-SERVED = (
-    "SegFormer, Mask2Former, UperNet and DPT for segmentation, and VideoMAE, TimeSformer and ViViT for clips"
-)
-"""The tested architectures, for error messages."""
+SERVED = "image classifiers, segmenters (semantic or universal), and classifiers of videos"
+"""The served kinds of models, for error messages."""
 _ON_HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+IMAGE, VIDEO = "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING", "MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING"
 _HEADS: tuple[tuple[str, Task], ...] = (
     ("MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING", "segment"),
     ("MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING", "segment"),
-    ("MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING", "classify"),
+    (VIDEO, "classify"),
+    (IMAGE, "classify"),
 )
 """transformers' own tables of model classes, and their tasks."""
 _PREPROCESSORS = (
@@ -56,6 +57,10 @@ class Pretrained:
     background: bool
     """Whether the model's class 0 is the background. Otherwise the model has no background."""
     preprocessing: Preprocessing
+    video: bool = False
+    """Whether the model takes videos."""
+    multi_label: bool = False
+    """Whether each class has a probability of its own."""
     description: str = ""
     licence: str = ""
     source: str = ""
@@ -77,6 +82,11 @@ def is_transformers_name(spec: str) -> bool:
     return not spec.endswith(OTHER_FORMATS) and _ON_HUB.fullmatch(spec) is not None
 
 
+def is_image_classifier(pretrained: Pretrained) -> bool:
+    """Whether the model classifies images: it then runs as an opaque network."""
+    return pretrained.task == "classify" and not pretrained.video
+
+
 def load(spec: str) -> Pretrained:
     """Load a checkpoint by name. Raises SetupError with one sentence when it cannot be loaded or served."""
     source = spec.removeprefix(PREFIX)
@@ -85,7 +95,7 @@ def load(spec: str) -> Pretrained:
     transformers = _transformers(source)
     _check_folder(Path(source))
     config = _config(transformers, source)
-    kind, task = _kind(transformers, config, source)
+    kind, task, video = _kind(transformers, config, source)
     labels = _labels(config, source)
     background = task == "segment" and labels[0].casefold() == "background"
     if task == "segment" and len(labels) - background > MAX_CLASSES:
@@ -102,6 +112,8 @@ def load(spec: str) -> Pretrained:
         labels=labels[1:] if background else labels,
         background=background,
         preprocessing=preprocessing,
+        video=video,
+        multi_label=_is_multi_label(config, source),
         description=f"{kind.__name__} of transformers",
         licence=_licence(source),
         source=source if Path(source).is_dir() else f"https://huggingface.co/{source}",
@@ -110,6 +122,7 @@ def load(spec: str) -> Pretrained:
 
 def _transformers(source: str) -> Any:
     """The transformers package. Raises SetupError where it is not installed."""
+    declare_missing_operators()
     try:
         return import_module("transformers")
     except ModuleNotFoundError as error:
@@ -144,15 +157,25 @@ def _config(transformers: Any, source: str) -> Any:
         ) from error
 
 
-def _kind(transformers: Any, config: Any, source: str) -> tuple[Any, Task]:
-    """The model class that the checkpoint was saved from, and its task."""
+def _kind(transformers: Any, config: Any, source: str) -> tuple[Any, Task, bool]:
+    """The model class that the checkpoint was saved from, its task, and whether it takes videos."""
     saved = getattr(config, "architectures", None) or ()
     for mapping, task in _HEADS:
         known = _load_class(getattr(transformers, mapping), config, source)
-        if known is not None and (not saved or known.__name__ in saved):
-            return known, task
-    kind = saved[0] if saved else config.model_type
-    raise SetupError(f"{source} is a {kind}, which is not served; of transformers these are served: {SERVED}")
+        # Perceiver has several classifiers of images.
+        for kind in known if isinstance(known, tuple) else (known,):
+            if kind is not None and (not saved or kind.__name__ in saved):
+                return kind, task, mapping == VIDEO
+    name = saved[0] if saved else config.model_type
+    raise SetupError(f"{source} is a {name}, which is not served; of transformers these are served: {SERVED}")
+
+
+def _is_multi_label(config: Any, source: str) -> bool:
+    """Whether several classes may apply to an image. Raises SetupError for a model that gives no classes."""
+    problem = getattr(config, "problem_type", None)
+    if problem == "regression":
+        raise SetupError(f"{source} predicts numbers and no classes, as its problem_type, regression, says")
+    return bool(problem == "multi_label_classification")
 
 
 def _load_class(mapping: Any, config: Any, source: str) -> Any:

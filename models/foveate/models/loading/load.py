@@ -1,5 +1,6 @@
 """Load image models: shipped ones, timm models by name, and .safetensors files."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -19,6 +20,7 @@ from foveate.models.loading.loader import (
     start,
     warm_up,
 )
+from foveate.models.loading.opaque_models import OPAQUE
 from foveate.models.loading.profile_store import (
     WEIGHTS_SUFFIX,
     find_profile,
@@ -28,6 +30,7 @@ from foveate.models.loading.profile_store import (
     with_valid_latencies,
 )
 from foveate.models.loading.warmup import run_once
+from foveate.models.opaque.runner import OpaqueRunner
 from foveate.models.runners.image import TorchRunner
 from foveate.models.runners.point_prompts import CLICKS, read_clicks
 from foveate.models.runners.video_segmenter import ClipSegmenter
@@ -35,6 +38,9 @@ from foveate.models.weights import hub
 from foveate.models.weights.checkpoint import Checkpoint
 from foveate.models.weights.family import STITCHES, Family, read_stitches
 from foveate.models.weights.local_files import canonical_name
+from foveate.models.weights.not_elastic import NotElastic
+
+log = logging.getLogger(__name__)
 
 
 class ImageModelLoader:
@@ -46,9 +52,16 @@ class ImageModelLoader:
 
     def load(
         self, name: str, options: LoadOptions = DEFAULT_OPTIONS, *, warm_ladder: bool = True
-    ) -> TorchRunner:
-        """Load a model, its siblings, and for a dense model its companions for clicks and videos."""
-        fetched = fetch_checkpoint(name, options)
+    ) -> TorchRunner | OpaqueRunner:
+        """Load a model, its siblings, and for a dense model its companions for clicks and videos.
+
+        A model that the elastic trunk does not represent runs as it is.
+        """
+        try:
+            fetched = fetch_checkpoint(name, options)
+        except NotElastic as reason:
+            log.info("%s runs as it is: %s", name, reason.detail)
+            return OPAQUE.load(name, options, warm_ladder=warm_ladder)
         name, checkpoint = canonical_name(name), fetched.model
         profile, members = find_family_profile(name, checkpoint, fetched.setting)
         if profile is not None:
@@ -73,9 +86,13 @@ class ImageModelLoader:
 
     def load_unprofiled(
         self, name: str, options: LoadOptions = DEFAULT_OPTIONS, siblings: Sequence[str] = ()
-    ) -> UnprofiledModel[TorchRunner]:
+    ) -> UnprofiledModel[TorchRunner] | UnprofiledModel[OpaqueRunner]:
         """Load a model with the siblings that are to be measured with it."""
-        fetched = fetch_checkpoint(name, options)
+        try:
+            fetched = fetch_checkpoint(name, options)
+        except NotElastic as reason:
+            log.info("%s runs as it is: %s", name, reason.detail)
+            return OPAQUE.load_unprofiled(name, options, siblings)
         members = family(canonical_name(name), fetched.model, siblings)
         # All digests are taken before the runner changes the precision of the weights.
         weights = weights_digest(fetched.model)

@@ -8,7 +8,7 @@ import statistics
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,7 +20,10 @@ from foveate.models.huggingface import Pretrained, PretrainedRunner
 from foveate.models.loading.machine import hardware
 from foveate.models.loading.measured_times import write_atomically
 from foveate.models.loading.profile_store import weights_digest
+from foveate.models.loading.read_model import ReadModel
 from foveate.models.loading.user_folders import cache_folder
+from foveate.models.opaque.checkpoint import OpaqueCheckpoint
+from foveate.models.opaque.runner import OpaqueRunner
 from foveate.models.runners.image import TorchRunner
 from foveate.models.weights.hub import Checkpoint
 from foveate.models.zoo.heldout import HeldOut, heldout
@@ -36,12 +39,12 @@ CHECK_LIMIT_S = 180.0
 choose a precision by hand."""
 CHUNK = 16
 """Images that are run at a time."""
-ModelT = TypeVar("ModelT", Checkpoint, Pretrained)
+ModelT = TypeVar("ModelT", bound=ReadModel)
 """A model as it is read, before a runner has it."""
-ComparedRunner = TorchRunner | PretrainedRunner
+ComparedRunner = TorchRunner | PretrainedRunner | OpaqueRunner
 
 
-def choose(checkpoint: Checkpoint | Pretrained, device: str) -> Precision:
+def choose(checkpoint: ReadModel, device: str) -> Precision:
     """The precision for this model on this machine, measured once and cached on disk."""
     cache_file = _cache_file(checkpoint, device)
     cached = None if cache_file is None else _read_cached(cache_file)
@@ -69,7 +72,7 @@ def _read_cached(cache_file: Path) -> Precision | None:
     return next((precision for precision in PRECISIONS if precision == text), None)
 
 
-def measure(checkpoint: Checkpoint | Pretrained, device: str) -> Precision:
+def measure(checkpoint: ReadModel, device: str) -> Precision:
     """Compare the device's half precision with float32: first the speed, then the answers."""
     lower: Precision = "fp16" if device == "cuda" and not torch.cuda.is_bf16_supported() else "bf16"
     reference = _runner_of_copy(checkpoint, "fp32", device)
@@ -100,26 +103,29 @@ def measure(checkpoint: Checkpoint | Pretrained, device: str) -> Precision:
     return lower if share >= AGREEMENT else "fp32"
 
 
-def known_agreement(checkpoint: Checkpoint | Pretrained, precision: Precision) -> float | None:
+def known_agreement(checkpoint: ReadModel, precision: Precision) -> float | None:
     """The recorded agreement of shipped weights; None for all others.
 
     The rounding of weights and activations decides it, and not the machine, so it was measured once
     (`python -m training.agreement`): that takes longer than the rest of a first start.
     """
-    if isinstance(checkpoint, Pretrained) or checkpoint.name not in zoo.names():
+    if not isinstance(checkpoint, Checkpoint) or checkpoint.name not in zoo.names():
         return None
     return zoo.agreements(weights_digest(checkpoint)).get(precision)
 
 
 def copy_of(checkpoint: ModelT) -> ModelT:
     """A checkpoint whose weights a runner may convert."""
-    return replace(checkpoint, model=copy.deepcopy(checkpoint.model))
+    model: Any = copy.deepcopy(checkpoint.model)
+    return replace(checkpoint, model=model)
 
 
-def _runner_of_copy(checkpoint: Checkpoint | Pretrained, precision: Precision, device: str) -> ComparedRunner:
+def _runner_of_copy(checkpoint: ReadModel, precision: Precision, device: str) -> ComparedRunner:
     """A runner of a copy, so that the checkpoint keeps its float32 weights."""
     if isinstance(checkpoint, Pretrained):
         return huggingface.runner(copy_of(checkpoint), precision, device)
+    if isinstance(checkpoint, OpaqueCheckpoint):
+        return OpaqueRunner(copy_of(checkpoint), precision, device)
     return TorchRunner(copy_of(checkpoint), precision, device)
 
 
@@ -162,7 +168,7 @@ def top1(runner: ComparedRunner, scenes: HeldOut, plan_text: str = "full") -> ND
     return np.array(classes, np.int64)
 
 
-def _cache_file(checkpoint: Checkpoint | Pretrained, device: str) -> Path | None:
+def _cache_file(checkpoint: ReadModel, device: str) -> Path | None:
     """Where the choice is cached: one small file for each combination of weights, machine and torch.
 
     None if this user has no folder for it.

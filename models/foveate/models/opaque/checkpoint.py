@@ -1,4 +1,4 @@
-"""A classifier that runs as it is, and the family of classifiers that answer under one name."""
+"""A network that runs as it is, and the family of networks that answer under one name."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -17,9 +17,9 @@ class OpaqueCheckpoint:
 
     name: str
     model: nn.Module
-    """Maps normalised images (B, 3, S, S) to class scores (B, C)."""
+    """Maps normalised images (B, 3, S, S) to class scores (B, C), or to embeddings (B, D)."""
     labels: tuple[str, ...]
-    """Class names in the order of the scores: one for each."""
+    """Class names in the order of the scores, one for each; empty for a network that embeds images."""
     image_size: int
     """Side in pixels of the images that the network was trained for."""
     input: InputSpec

@@ -1,4 +1,4 @@
-"""The runner of opaque classifiers: (batch, plan) -> results, on one device at one precision."""
+"""The runner of opaque networks: (batch, plan) -> results, on one device at one precision."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,9 +26,10 @@ SQUARE = 32
 
 
 class OpaqueRunner(ClassifierRunner):
-    """A classifier and its siblings on one device. A plan chooses the variant and the image size.
+    """A network that classifies or embeds images, and its siblings, on one device.
 
-    Raises SetupError for a network that does not run, or whose output is not one score for each class.
+    A plan chooses the variant and the image size. Raises SetupError for a network that does not run, or whose
+    output is not one score for each class.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class OpaqueRunner(ClassifierRunner):
             ladder=ladder,
             licence=own.licence,
             source=own.source,
+            task="classify" if own.labels else "embed",
             weights=fingerprint(*self.models.values(), *described, repr(self.content)),
         )
 
@@ -116,23 +118,23 @@ class OpaqueRunner(ClassifierRunner):
         member = self.family[plan.variant]
         scale, shift = self._normalisation[plan.variant]
         images = self.preprocess(batch, plan.image_size, scale, shift)
-        logits = self.models[plan.variant](images).float()
-        scores = (logits.sigmoid() if member.multi_label else logits.softmax(-1)).cpu().numpy()
-        return [classified(row, _tokens(plan), 1, self.gflops(plan)) for row in scores]
+        out = self.models[plan.variant](images).float()
+        if member.labels:
+            out = out.sigmoid() if member.multi_label else out.softmax(-1)
+        return [classified(row, _tokens(plan), 1, self.gflops(plan)) for row in out.cpu().numpy()]
 
     def _cost(self, plan: Plan) -> float:
         """Raises SetupError where the network does not run or its output has another shape."""
-        side, network = plan.image_size, self._skeletons[plan.variant]
-        shape, labels = (1, 3, side, side), self.family[plan.variant].labels
+        shape, classes = (1, 3, plan.image_size, plan.image_size), len(self.family[plan.variant].labels)
+        empty = torch.empty(shape, dtype=self.dtype, device="meta")
         try:
-            gflops, out = count(
-                network, torch.empty(shape, dtype=self.dtype, device="meta"), nn.Module.__call__
-            )
+            gflops, out = count(self._skeletons[plan.variant], empty, nn.Module.__call__)
         except INPUT_ERRORS:
             gflops, out = self._count_on_device(plan.variant, shape)
-        if not isinstance(out, Tensor) or out.shape != (1, len(labels)):
-            form = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-            raise SetupError(f"{plan.variant} answers {form} to one image, and not one score for each class")
+        if not isinstance(out, Tensor) or out.ndim != 2 or (classes and out.shape[1] != classes):
+            form = f"the shape {tuple(out.shape)}" if isinstance(out, Tensor) else f"a {type(out).__name__}"
+            expected = f"(1, {classes}), one score for each class" if classes else "(1, D), an embedding"
+            raise SetupError(f"{plan.variant} answers one image with {form}, not with {expected}")
         return gflops
 
     def _count_on_device(self, variant: str, shape: tuple[int, ...]) -> tuple[float, object]:

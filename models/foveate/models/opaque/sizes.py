@@ -23,29 +23,34 @@ INPUT_ERRORS = (
 """What networks raise for inputs that they cannot run."""
 
 
-def smaller_sizes(model: nn.Module, own: int, classes: int) -> tuple[int, ...]:
+def smaller_sizes(model: nn.Module, own: int) -> tuple[int, ...]:
     """Smaller sides in pixels that the network takes, ascending; empty where it takes its own side alone.
 
-    A network takes a side if its output has the shape (1, classes). Networks that do not run without data
+    A network takes a side if it gives as many values as at its own. Networks that do not run without data
     have none.
     """
     empty = skeleton(model)
-    if not takes(empty, own, classes):
+    values = outputs(empty, own)
+    if values is None:
         return ()
+
+    def takes(side: int) -> bool:
+        return outputs(empty, side) == values
+
     for step in STEPS:
         sides = [side for side in range(step, own, step) if side >= SMALLEST_SHARE * own]
         nearest, *others = sides[::-1] or [0]
-        if nearest and takes(empty, nearest, classes):
+        if nearest and takes(nearest):
             others = others[:: max(1, -(-len(others) // (MAX_SIZES - 1)))]
-            return tuple(sorted([nearest, *(side for side in others if takes(empty, side, classes))]))
+            return tuple(sorted([nearest, *(side for side in others if takes(side))]))
     return ()
 
 
 @torch.no_grad()
-def takes(model: nn.Module, side: int, classes: int) -> bool:
-    """Whether a network on the meta device maps an image of this side to its class scores."""
+def outputs(model: nn.Module, side: int) -> int | None:
+    """The number of values that a network on the meta device gives for an image; None if it does not run."""
     try:
         out = model(torch.empty(1, 3, side, side, device="meta"))
     except INPUT_ERRORS:
-        return False
-    return isinstance(out, torch.Tensor) and out.shape == (1, classes)
+        return None
+    return int(out.shape[1]) if isinstance(out, torch.Tensor) and out.ndim == 2 else None

@@ -1,4 +1,4 @@
-"""timm's classifiers that the elastic trunk does not represent, by timm's name or folder."""
+"""timm's networks that the elastic trunk does not represent, by timm's name or folder."""
 
 import inspect
 import re
@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from foveate.core.errors import SetupError
 from foveate.models.opaque.checkpoint import OpaqueCheckpoint
 from foveate.models.opaque.sizes import smaller_sizes
 from foveate.models.weights.checkpoint import variant
@@ -33,7 +32,7 @@ _IMAGE_TOWERS = re.compile(r"clip|_pe_core_")
 
 
 def load(spec: str) -> OpaqueCheckpoint:
-    """A classifier by timm's name, with or without `random:`, or by a folder in timm's format.
+    """A network by timm's name, with or without `random:`, or by a folder in timm's format.
 
     Raises SetupError when timm is missing, has no such model or weights, cannot fetch them, or when the model
     takes images that the decoder does not make.
@@ -69,24 +68,24 @@ def _random(timm: Any, name: str, arguments: dict[str, Any]) -> nn.Module:
 def describe(module: Any, name: str, description: str = "") -> OpaqueCheckpoint:
     """A timm module with its labels, preprocessing, image sizes and origin.
 
-    Raises SetupError for a module without classes, and for images that the decoder does not make.
+    Raises SetupError for images that the decoder does not make.
     """
     config, data = module.pretrained_cfg, data_config(module, name)
     classes, side = int(module.num_classes), int(data["input_size"][1])
     labels = labels_of(config, classes, name)
-    if not classes or (not labels and gives_embeddings(name)):
-        raise SetupError(f"{name} embeds images and has no classes, so it is not served as a classifier")
+    if not labels and not gives_embeddings(name):
+        labels = tuple(f"class {i}" for i in range(classes))
     origin = config.get("hf_hub_id")
     fixed = bool(config.get("fixed_input_size")) and not _arguments(module)
     return OpaqueCheckpoint(
         name=variant(name.removeprefix(LOCAL).rstrip("/").partition("@")[0].rpartition("/")[2]),
         model=module.requires_grad_(False),
-        labels=labels or tuple(f"class {i}" for i in range(classes)),
+        labels=labels,
         image_size=side,
         input=input_spec(data),
         mean=tuple(data["mean"]),
         std=tuple(data["std"]),
-        sizes=() if fixed else smaller_sizes(module, side, classes),
+        sizes=() if fixed else smaller_sizes(module, side),
         description=description or f"{config.get('architecture') or name} of timm",
         licence=config.get("license") or "",
         source=f"hf-hub:{origin}" if origin else config.get("url") or "",

@@ -42,6 +42,7 @@ from foveate.models.profiling.profile_state import (
 from foveate.models.profiling.searching import STEPS, find_schedule, use_schedules
 from foveate.models.profiling.timing import mean_batch_seconds
 from foveate.models.runners.base import ModelRunner, Pixels
+from foveate.models.runners.classifier import ClassifierRunner
 from foveate.models.runners.image import TorchRunner
 
 MIN_ROUND_IMAGES = 16
@@ -77,7 +78,7 @@ def measure(
             state = next_state
             write_state(unfinished, state)
     profile = _profile(model, images, job, state, setting)
-    if runner.card.task == "classify" and isinstance(runner, TorchRunner):
+    if runner.card.task == "classify" and isinstance(runner, ClassifierRunner):
         report_content = partial(report, "content")
         for learned in learning_steps(
             runner, images, profile, job.batch_sizes, job.rounds, state.learnt, report_content

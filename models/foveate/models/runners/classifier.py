@@ -26,6 +26,10 @@ class ClassifierRunner(BaseRunner):
     content: ContentRungs | None = None
     """The choice by content; None where no profile has one."""
 
+    @abstractmethod
+    def check(self, plan: Plan) -> None:
+        """Raise BadPlan when this model cannot run the plan."""
+
     def run(self, batch: Tensor, plan: Plan) -> Sequence[Result | Exception]:
         """One result per image of a batch (B, S, S, 3) uint8.
 
