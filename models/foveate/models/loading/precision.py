@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from foveate.core.default_models import PHOTO_PACKAGES
 from foveate.core.plan import PRECISIONS, Precision
 from foveate.models import huggingface, zoo
 from foveate.models.huggingface import Pretrained, PretrainedRunner
@@ -109,6 +110,9 @@ def known_agreement(checkpoint: ReadModel, precision: Precision) -> float | None
     The rounding of weights and activations decides it, and not the machine, so it was measured once
     (`python -m training.agreement`): that takes longer than the rest of a first start.
     """
+    if isinstance(checkpoint, OpaqueCheckpoint) and checkpoint.name in PHOTO_PACKAGES:
+        # Drawn scenes say nothing about photographs: without a record, the model stays in float32.
+        return zoo.agreements(weights_digest(checkpoint)).get(precision, 0.0)
     if not isinstance(checkpoint, Checkpoint) or checkpoint.name not in zoo.names():
         return None
     return zoo.agreements(weights_digest(checkpoint)).get(precision)

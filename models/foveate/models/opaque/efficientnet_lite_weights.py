@@ -37,7 +37,8 @@ def load_network(variant: str) -> EfficientNetLite:
     except (OSError, RuntimeError, KeyError, pickle.UnpicklingError) as error:
         raise SetupError(f"{file} does not hold the weights of {variant}: {error}") from None
     fold_batch_norms(network)
-    return network.requires_grad_(False).eval()
+    # On a CPU, these networks are up to twice as fast with the channels of a pixel side by side.
+    return network.to(memory_format=torch.channels_last).requires_grad_(False).eval()
 
 
 def timm_names(state: Mapping[str, Tensor], network: EfficientNetLite) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from foveate.models.opaque.efficientnet_lite import (
     fold_batch_norms,
     scaled_channels,
 )
+from tests.support.torchvision_ops import import_timm
 
 PARAMETERS = {"efficientnet-lite0": 4_652_008, "efficientnet-lite1": 5_416_680, "efficientnet-lite2": 6_092_072}
 """As the authors and timm state them: 4.7, 5.4 and 6.1 million."""
@@ -42,7 +43,7 @@ def images(side: int) -> torch.Tensor:
 @pytest.mark.parametrize("side", [128, 224, 260])
 @pytest.mark.parametrize("variant", SCALINGS)
 def test_logits_are_those_of_timm(variant: str, side: int, inference_on_one_thread: None) -> None:
-    timm = pytest.importorskip("timm")
+    timm = import_timm()
     network = randomised(EfficientNetLite(SCALINGS[variant]))
     theirs = timm.create_model(f"tf_{variant.replace('-', '_')}", pretrained=False).eval()
     theirs.load_state_dict(network.state_dict())
