@@ -1,7 +1,7 @@
 """Write the names of ImageNet's classes: `python -m training.imagenet_labels`. It needs timm.
 
-Each class gets one name: the first lemma of its WordNet synset, or the replacement below. The source is timm's
-`imagenet_synsets.txt` and `imagenet_synset_to_lemma.txt`.
+Each class gets one name: the first lemma of its WordNet synset, or the replacement below. The source are
+timm's `imagenet_synsets.txt` and `imagenet_synset_to_lemma.txt`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,9 +14,9 @@ LABELS = ZOO.parent / "opaque" / "imagenet_labels.txt"
 NOTICE = """\
 # The names of ImageNet-1k's classes, in the order of the logits: the first lemma of each WordNet synset, or a
 # name that says more. Written by `python -m training.imagenet_labels`.
-# WordNet 3.0 Copyright 2006 by Princeton University. All rights reserved. Princeton University permits to use,
-# copy, modify and distribute this database for any purpose and without fee or royalty, with this notice. It is
-# provided "as is", without any warranty (https://wordnet.princeton.edu/license-and-commercial-use).
+# WordNet 3.0 Copyright 2006 by Princeton University. All rights reserved. Princeton University permits to
+# use, copy, modify and distribute this database for any purpose and without fee or royalty, with this notice.
+# It is provided "as is", without any warranty (https://wordnet.princeton.edu/license-and-commercial-use).
 """
 REPLACED = {
     "n01608432": "kite (bird)",

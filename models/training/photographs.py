@@ -1,9 +1,9 @@
 """Collect photographs to profile classifiers of photographs on: `python -m training.photographs DIR`.
 
-They come from scikit-image's wheel (`pip install scikit-image`) and from packages of Debian, which apt downloads and
-which are unpacked, not installed. Only photographs are taken: the lists below were chosen by eye. Every
-photograph gives several random crops, NAME.crop-1.jpg and so on. DIR-sources.txt names the source and the licence
-of each photograph. No photograph becomes part of the repository.
+They come from scikit-image's wheel (`pip install scikit-image`) and from packages of Debian, which apt
+downloads and which are unpacked, not installed. Only photographs are taken: the lists below were chosen by
+eye. Every photograph gives several random crops, NAME.crop-1.jpg and so on. DIR-sources.txt names the source
+and the licence of each photograph. No photograph becomes part of the repository.
 """
 
 import argparse
@@ -51,8 +51,8 @@ class PhotoPackage:
     """Whether the pictures are objects that were cut out of photographs: they are put on a white ground."""
 
 
-PLASMA = ("BytheWater", "ColdRipple", "ColorfulCups", "DarkestHour", "EveningGlow", "FallenLeaf", "Grey", "Kite",
-          "OneStandsOut", "Path", "summer_1am")  # fmt: skip
+PLASMA = ("BytheWater", "ColdRipple", "ColorfulCups", "DarkestHour", "EveningGlow", "FallenLeaf", "Grey",
+          "Kite", "OneStandsOut", "Path", "summer_1am")  # fmt: skip
 MATE = ("Aqua", "Blinds", "Dune", "FreshFlower", "Garden", "GreenMeadow", "LadyBird", "RainDrops", "Storm",
         "TwoWings", "Wood", "YellowFlower")  # fmt: skip
 LOMIRI = {
@@ -108,7 +108,9 @@ def of_package(package: PhotoPackage, root: Path) -> list[Photograph]:
         licence = package.licences.get(pattern) or package.licences[""]
         start = folder / pattern
         files = sorted(start.rglob("*")) if start.is_dir() else sorted(folder.glob(f"{pattern}*"))
-        pictures = [file for file in files if file.suffix in (".jpg", ".png") and "screenshot" not in file.name]
+        pictures = [
+            file for file in files if file.suffix in (".jpg", ".png") and "screenshot" not in file.name
+        ]
         if not package.cutouts:  # the same motif in several sizes
             pictures = [max(pictures, key=lambda file: file.stat().st_size)] if pictures else []
             found += [Photograph(pattern, file, package.name, licence) for file in pictures]
@@ -136,12 +138,12 @@ def unpack(package: PhotoPackage, folder: Path) -> str:
 
 def opened(photograph: Photograph) -> Image.Image | None:
     """The photograph in RGB; None for a cut-out that is too small."""
-    image: Image.Image = Image.open(photograph.file)
-    if not photograph.cutout:
-        return image.convert("RGB")
-    if max(image.size) < MIN_CUTOUT:
-        return None
-    cut = image.convert("RGBA")
+    with Image.open(photograph.file) as image:
+        if not photograph.cutout:
+            return image.convert("RGB")
+        if max(image.size) < MIN_CUTOUT:
+            return None
+        cut = image.convert("RGBA")
     side = round(1.1 * max(cut.size))
     ground = Image.new("RGB", (side, side), "white")
     ground.paste(cut, ((side - cut.width) // 2, (side - cut.height) // 2), cut)
@@ -162,12 +164,14 @@ def _box(size: tuple[int, int], random: np.random.Generator) -> tuple[int, int, 
     aspect = math.exp(random.uniform(*np.log(ASPECTS)))
     width = min(size[0], round(math.sqrt(area * aspect)))
     height = min(size[1], round(math.sqrt(area / aspect)))
-    left, top = (int(random.integers(0, whole - part + 1)) for whole, part in zip(size, (width, height), strict=True))
+    left, top = (
+        int(random.integers(0, whole - part + 1)) for whole, part in zip(size, (width, height), strict=True)
+    )
     return left, top, left + width, top + height
 
 
 def write(photographs: Sequence[Photograph], folder: Path, seed: int) -> tuple[int, int]:
-    """Write the crops, and the list of their sources beside the folder. The numbers of photographs and of crops."""
+    """Write the crops, and their sources beside the folder. The numbers of photographs and of crops."""
     lines, written = [], 0
     for photograph in photographs:
         image = opened(photograph)
@@ -206,7 +210,8 @@ def main() -> None:
             print(f"{package.name}: {problem or f'{len(found)} {kind}'}")
             photographs += found
         count, written = write(photographs, args.folder, args.seed)
-    print(f"{written} crops of {count} photographs are in {args.folder}; their licences in {args.folder}-sources.txt")
+    print(f"{written} crops of {count} photographs are in {args.folder}")
+    print(f"their sources and licences are in {args.folder}-sources.txt")
 
 
 if __name__ == "__main__":

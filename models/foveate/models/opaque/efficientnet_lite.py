@@ -1,8 +1,8 @@
 """EfficientNet-Lite: classifiers of photographs without squeeze-and-excitation, for CPUs.
 
-"EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks" (Tan and Le, ICML 2019), table 1 and
-section 3.3, in the Lite variant of the same authors: ReLU6 in place of swish, no squeeze-and-excitation, and
-a stem, a head, and numbers of blocks in the first and last stage that do not grow with the model.
+"EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks" (Tan and Le, ICML 2019), table 1
+and section 3.3, in the Lite variant of the same authors: ReLU6 in place of swish, no squeeze-and-excitation,
+and a stem, a head, and numbers of blocks in the first and last stage that do not grow with the model.
 
 The parameters have the names of timm's `tf_efficientnet_lite0` to `tf_efficientnet_lite2`.
 """
@@ -101,7 +101,7 @@ class DepthwiseBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) to (B, outputs, h, w)."""
         x = F.relu6(self.bn1(self.conv_dw(x)), inplace=True)
-        return cast(Tensor, self.bn2(self.conv_pw(x)))
+        return cast("Tensor", self.bn2(self.conv_pw(x)))
 
 
 class InvertedResidual(nn.Module):
@@ -122,7 +122,7 @@ class InvertedResidual(nn.Module):
         """(B, inputs, H, W) to (B, outputs, h, w)."""
         out = F.relu6(self.bn1(self.conv_pw(x)), inplace=True)
         out = F.relu6(self.bn2(self.conv_dw(out)), inplace=True)
-        out = cast(Tensor, self.bn3(self.conv_pwl(out)))
+        out = cast("Tensor", self.bn3(self.conv_pwl(out)))
         return out + x if self.residual else out
 
 
@@ -152,7 +152,7 @@ class EfficientNetLite(nn.Module):
         """Normalised images (B, 3, S, S) to logits (B, classes)."""
         x = F.relu6(self.bn1(self.conv_stem(images)), inplace=True)
         x = F.relu6(self.bn2(self.conv_head(self.blocks(x))), inplace=True)
-        return cast(Tensor, self.classifier(x.mean((2, 3))))
+        return cast("Tensor", self.classifier(x.mean((2, 3))))
 
 
 def _block(stage: Stage, inputs: int, outputs: int, stride: int) -> nn.Module:
@@ -188,5 +188,7 @@ def fold_batch_norms(model: nn.Module) -> None:
 def _folded_pairs(model: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
     """A module, and the names in it of a convolution and of the batch norm that follows."""
     for parent in model.modules():
-        names = [name for name, child in parent.named_children() if isinstance(child, (nn.Conv2d, nn.BatchNorm2d))]
+        names = [
+            name for name, child in parent.named_children() if isinstance(child, (nn.Conv2d, nn.BatchNorm2d))
+        ]
         yield from ((parent, conv, norm) for conv, norm in zip(names[::2], names[1::2], strict=True))

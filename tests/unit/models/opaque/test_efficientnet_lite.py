@@ -14,7 +14,11 @@ from foveate.models.opaque.efficientnet_lite import (
 )
 from tests.support.torchvision_ops import import_timm
 
-PARAMETERS = {"efficientnet-lite0": 4_652_008, "efficientnet-lite1": 5_416_680, "efficientnet-lite2": 6_092_072}
+PARAMETERS = {
+    "efficientnet-lite0": 4_652_008,
+    "efficientnet-lite1": 5_416_680,
+    "efficientnet-lite2": 6_092_072,
+}
 """As the authors and timm state them: 4.7, 5.4 and 6.1 million."""
 
 
@@ -88,4 +92,12 @@ def test_same_padding_is_that_of_tensorflow(
 
 
 def test_channels_are_multiples_of_eight_and_at_most_a_tenth_fewer() -> None:
-    assert [scaled_channels(c, 1.1) for c in (16, 24, 40, 80, 112, 192, 320)] == [16, 24, 48, 88, 120, 208, 352]
+    assert [scaled_channels(c, 1.1) for c in (16, 24, 40, 80, 112, 192, 320)] == [
+        16,
+        24,
+        48,
+        88,
+        120,
+        208,
+        352,
+    ]
