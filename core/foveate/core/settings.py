@@ -305,6 +305,12 @@ class Settings(BaseSettings):
         return self
 
 
+DEFAULTS: Mapping[str, Any] = {
+    name: field.get_default(call_default_factory=True) for name, field in Settings.model_fields.items()
+}
+"""The default of each setting by its name, for parts of the server that are used without settings."""
+
+
 def read_settings(arguments: Mapping[str, Any]) -> Settings:
     """Settings from arguments, then FOVEATE_* variables, then defaults.
 

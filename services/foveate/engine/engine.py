@@ -13,6 +13,7 @@ from foveate.core.model import ModelCard
 from foveate.core.outcome import Outcome
 from foveate.core.plan import Plan
 from foveate.core.request import Objective, Request
+from foveate.core.settings import DEFAULTS
 from foveate.engine.admission import QueueAdmission
 from foveate.engine.backlog import Backlog
 from foveate.engine.batch import ScheduledBatch
@@ -40,8 +41,8 @@ class Engine:
         self,
         runner: Runner,
         metrics: Metrics,
-        max_items: int = 1024,
-        max_bytes: int = 2**28,
+        max_items: int = DEFAULTS["queue_items"],
+        max_bytes: int = DEFAULTS["queue_bytes"],
         device: DeviceExecutor | None = None,
         clock: Callable[[], float] = time.monotonic,
         policy: PolicyFactory = SloPolicy,
@@ -270,7 +271,7 @@ class Engine:
             self._loop.cancel()
         self._idle_warmup.stop()
         for entry in self.backlog.unfinished:
-            entry.fail(Draining("the server shut down before the request was run"))
+            entry.fail(Draining("the server shut down before the request was complete"))
         self._device.remove_tenant(self.backlog)
         self._device.close()
         self._executor.close()

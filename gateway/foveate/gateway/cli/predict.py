@@ -45,11 +45,10 @@ class ExplainedPrediction:
 def predict(runner: Runner, data: bytes, plan: Plan, top_k: int, max_pixels: int) -> ExplainedPrediction:
     """Classify an encoded image under a plan, and time it without set-up.
 
-    Raises FoveateError for an image that cannot be decoded, a plan that cannot run, or a model that does
-    not classify images.
+    The model takes images, as `check_takes_images` has checked. Raises FoveateError for an image that cannot
+    be decoded, a plan that cannot run, or a model without a classifier.
     """
     card = runner.card
-    check_takes_images(card)
     if not card.labels or card.input is None:
         raise SetupError(f"{card.name} has no classifier: it only computes features")
     runner.check(plan)

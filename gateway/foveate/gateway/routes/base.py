@@ -58,8 +58,8 @@ class TaskRoute(ABC, Generic[Options]):
         common = {"model": text_option("model"), "plan": text_option("plan")}
         self.option_reader = OptionReader({**common, **self.own_options})
         all_cards = services.cluster.cards()
-        self.cards = {name: card for name, card in all_cards.items() if card.task == self.task}
-        self.models = ModelSelector(self.task, self.cards)
+        self.models = ModelSelector(self.task, all_cards)
+        self.cards = self.models.cards
         first = next(iter(all_cards), None)  # the default plan is written for this model alone
         self.defaults = {
             name: default_plan(card, self.settings) if name == first else None

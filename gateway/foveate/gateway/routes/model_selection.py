@@ -9,23 +9,35 @@ from foveate.core.model import ModelCard, Task
 class ModelSelector:
     """Chooses among the models of one task."""
 
-    def __init__(self, task: Task, cards: Mapping[str, ModelCard]) -> None:
-        """cards: the models of the task by name; the first one is the default."""
-        self.task, self.cards = task, cards
+    def __init__(self, task: Task, served: Mapping[str, ModelCard]) -> None:
+        """served: the models of all tasks by name; the first one of this task is the default."""
+        self.task, self.served = task, served
+        self.cards = {name: card for name, card in served.items() if card.task == task}
 
     def by_name(self, name: str | None, video: bool) -> ModelCard:
         """The named model, or its clip model for a clip. None: the first model that takes this kind of media.
 
         Raises UnknownModel.
         """
+        if name is not None and name not in self.cards:
+            raise self._unknown(name)
         if not self.cards:
             raise UnknownModel(f"no model of task {self.task} is served; GET /models lists the models")
-        if name is not None and name not in self.cards:
-            raise UnknownModel(f"no model {name[:60]!r} is served; the models are {', '.join(self.cards)}")
         if name is None:
             return self._first(video) or next(iter(self.cards.values()))
         card = self.cards[name]
         return self.cards.get(card.clip_model, card) if video else card
+
+    def _unknown(self, name: str) -> UnknownModel:
+        """The error for a model that this task does not have."""
+        card = self.served.get(name)
+        if card is not None and card.task == "clicks":
+            owner = next((other.name for other in self.served.values() if other.click_model == name), "")
+            return UnknownModel(f"{name} answers points: send them to /segment, with the model {owner}")
+        if card is not None:
+            return UnknownModel(f"{name} is served under /{card.task}, not under /{self.task}")
+        known = f"the models are {', '.join(self.cards)}" if self.cards else "GET /models lists the models"
+        return UnknownModel(f"no model {name[:60]!r} is served; {known}")
 
     def for_medium(self, card: ModelCard, video: bool, named: bool) -> ModelCard:
         """The model for the kind of media that the bytes turned out to be.

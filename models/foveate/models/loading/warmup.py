@@ -142,6 +142,10 @@ class LadderWarmup:
             self._store()  # a server may end before its whole ladder is warm
         return warmed
 
+    def skip(self, plan: Plan) -> None:
+        """Leave out the batches of a plan that are left for idle time, because one has failed."""
+        self._later = deque(forward for forward in self._later if forward.plan != plan)
+
     def run_all(self) -> None:
         """Run everything at once, for a caller that serves no requests meanwhile."""
         self.run_essential()

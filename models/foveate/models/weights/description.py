@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from pydantic import ValidationError
@@ -68,16 +68,26 @@ def describe_beside(weights: Path) -> Description:
         values, expected = transformers_values(table, weights.parent, where)
     else:
         values = _own_values(table, where, optional=path.name == CONFIG)
-    return Description(parse_options(values, where, path.parent), path.name, expected)
+    options = parse_options(values, where)
+    if isinstance(options.labels, str):
+        _check_inside(options.labels, where)
+    return Description(with_labels_read(options, path.parent), path.name, expected)
 
 
-def parse_options(values: Mapping[str, Any], where: str, folder: Path) -> CheckpointOptions:
-    """Checked options. folder: where the path of a file of labels starts.
+def _check_inside(labels: str, where: str) -> None:
+    """Raise SetupError for a file of labels elsewhere: a checkpoint from others must not read any file."""
+    path = PurePath(labels)
+    if path.is_absolute() or ".." in path.parts:
+        raise SetupError(
+            f"{where}: the file of labels {labels[:200]!r} is not in the folder of the weights; move it "
+            "there, or remove the entry and pass --labels"
+        )
 
-    Raises SetupError, which names the first entry that is unknown or out of range.
-    """
+
+def parse_options(values: Mapping[str, Any], where: str) -> CheckpointOptions:
+    """Checked options. Raises SetupError, which names the first entry that is unknown or out of range."""
     try:
-        options = CheckpointOptions(**{name: value for name, value in values.items() if value is not None})
+        return CheckpointOptions(**{name: value for name, value in values.items() if value is not None})
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"][:1])
@@ -86,7 +96,6 @@ def parse_options(values: Mapping[str, Any], where: str, folder: Path) -> Checkp
             raise SetupError(f"{where} has an unknown entry, {name}; known are {known}") from None
         reason = first["msg"].removeprefix("Value error, ")
         raise SetupError(f"{where}: {name} cannot be {values.get(name)!r}: {reason}") from None
-    return with_labels_read(options, folder)
 
 
 def with_labels_read(options: CheckpointOptions, folder: Path = Path()) -> CheckpointOptions:

@@ -7,6 +7,7 @@ import torch
 
 from foveate.core.checkpoint_options import Activation
 from foveate.core.errors import SetupError
+from foveate.models.weights.json_file import check_label_names
 from foveate.models.weights.timm_architectures import architecture
 from foveate.models.weights.timm_config import import_timm, sentence, vit_config
 
@@ -53,7 +54,7 @@ def timm_values(table: Mapping[str, Any], where: str) -> tuple[dict[str, Any], d
         "crop_mode": prepared.get("crop_mode") or "center",
         "interpolation": prepared.get("interpolation") or "bicubic",
         "image_size": _image_size(prepared, arguments, where),
-        "labels": _labels(table, prepared),
+        "labels": _labels(table, prepared, where),
     }
     return values, expected
 
@@ -112,8 +113,11 @@ def _image_size(prepared: Mapping[str, Any], arguments: Mapping[str, Any], where
     return int(sides[0])
 
 
-def _labels(table: Mapping[str, Any], prepared: Mapping[str, Any]) -> Any:
-    """Descriptions of the classes, else their names; None where there are neither."""
+def _labels(table: Mapping[str, Any], prepared: Mapping[str, Any], where: str) -> Any:
+    """Descriptions of the classes, else their names; None where there are neither. Raises SetupError."""
+    for source in (table, prepared):
+        for entry in ("label_names", "labels", "label_descriptions"):
+            check_label_names(source, entry, where)
     names = table.get("label_names") or prepared.get("label_names") or table.get("labels")
     described = table.get("label_descriptions") or prepared.get("label_descriptions")
     if isinstance(described, Mapping) and names:

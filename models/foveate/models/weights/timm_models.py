@@ -16,6 +16,7 @@ from foveate.models import reduction
 from foveate.models.layers.config import ViTConfig
 from foveate.models.vit.vit import ElasticViT, ResolvedPlan
 from foveate.models.weights.checkpoint import Checkpoint, attach, variant
+from foveate.models.weights.json_file import check_label_names
 from foveate.models.weights.not_elastic import NotElastic
 from foveate.models.weights.timm_config import import_timm, sentence, vit_config
 from foveate.models.zoo import CheckpointCard
@@ -129,8 +130,13 @@ def input_spec(data: Mapping[str, Any]) -> InputSpec:
 
 
 def labels_of(config: Mapping[str, Any], classes: int, name: str) -> tuple[str, ...]:
-    """Class names from the checkpoint's configuration, else ImageNet's where the number of classes fits."""
+    """Class names from the checkpoint's configuration, else ImageNet's where the number of classes fits.
+
+    Raises SetupError for names that are one text.
+    """
     data = import_module("timm.data")
+    for entry in ("label_names", "label_descriptions"):
+        check_label_names(config, entry, f"the configuration of {name}")
     labels = list(config.get("label_names") or ())
     described = config.get("label_descriptions") or {}
     if isinstance(described, Mapping):

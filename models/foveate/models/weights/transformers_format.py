@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from foveate.core.errors import SetupError
-from foveate.models.weights.json_file import read_table
+from foveate.models.weights.json_file import check_label_names, read_table
 from foveate.models.weights.preprocessing import parse_preprocessing
 
 _CLASSES = (
@@ -50,6 +50,7 @@ def transformers_values(
     activation = table.get("hidden_act", "gelu")
     if activation not in _ACTIVATIONS:
         raise SetupError(f"{where}: hidden_act {activation!r} is not one of {', '.join(_ACTIVATIONS)}")
+    check_label_names(table, "id2label", where)
     values = {
         "heads": table.get("num_attention_heads", 12),
         "eps": table.get("layer_norm_eps", _EPS),

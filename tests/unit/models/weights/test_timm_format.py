@@ -139,13 +139,19 @@ def test_position_embeddings_are_interpolated_to_the_stated_size(tmp_path: Path)
         ({"pretrained_cfg": {"crop_mode": "border"}}, "crop_mode cannot be 'border'"),
         ({"pretrained_cfg": {"interpolation": "lanczos"}}, "interpolation cannot be 'lanczos'"),
         ({"model_args": 3}, "model_args is not a table"),
+        ({"label_names": "names.txt"}, "label_names is the text 'names.txt', and it must be a list"),
+        ({"labels": "names.txt"}, "labels is the text 'names.txt'"),
+        ({"label_names": None, "label_descriptions": "abc"}, "label_descriptions is the text 'abc'"),
+        ({"label_names": None, "pretrained_cfg": {"label_names": "names.txt"}}, "label_names is the text"),
     ],
 )
 def test_folders_that_cannot_be_served_are_refused(
     tmp_path: Path, change: dict[str, Any], sentence: str
 ) -> None:
+    folder = write_described(tmp_path / "a", {**TIMM, **change})
+    (folder / "names.txt").write_text("\n".join(LABELS))  # no text of timm's is taken as its path
     with pytest.raises(SetupError, match=sentence):
-        hub.load(str(write_described(tmp_path / "a", {**TIMM, **change})))
+        hub.load(str(folder))
 
 
 def test_other_arguments_are_asked_of_timm(tmp_path: Path) -> None:

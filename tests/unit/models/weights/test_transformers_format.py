@@ -107,6 +107,7 @@ def test_preprocessing_in_a_processor(tmp_path: Path) -> None:
         ({"hidden_size": 32}, {}, "it says width 32, and the weights show 64"),
         ({"image_size": [64, 96]}, {}, r"images of \[64, 96\], and only square"),
         ({"id2label": {"0": "cat"}}, {}, "names 1 labels, and the weights have 3 classes"),
+        ({"id2label": "names.txt"}, {}, "id2label is the text 'names.txt', and it must be a list"),
         ({"architectures": ["ViTForMaskedImageModeling"]}, {}, "describes a ViTForMaskedImageModeling"),
     ],
 )
@@ -116,6 +117,7 @@ def test_checkpoints_that_do_not_fit_are_refused(
     folder = saved(tmp_path / "a", vit(), **{**PREPROCESSOR, **preprocessor})
     table = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(table | config))
+    (folder / "names.txt").write_text("\n".join(LABELS))  # no text of transformers' is taken as its path
     with pytest.raises(SetupError, match=sentence):
         hub.load(str(folder))
 
