@@ -36,7 +36,8 @@ BATCH, MAX_PIXELS = 16, 10**8
 
 def of_scenes() -> dict[str, dict[str, float]]:
     """The agreements of the classifiers of drawn scenes, by digest."""
-    recorded, scenes = {}, heldout()
+    scenes = heldout()
+    recorded: dict[str, dict[str, float]] = {}
     for name in zoo.names():
         if zoo.card(name).trunk:
             continue  # its precision follows its trunk's
@@ -51,7 +52,7 @@ def of_scenes() -> dict[str, dict[str, float]]:
 
 def of_photographs(folder: Path) -> dict[str, dict[str, float]]:
     """The agreements of the classifiers of photographs, by digest."""
-    recorded = {}
+    recorded: dict[str, dict[str, float]] = {}
     for name in PHOTO_PACKAGES:
         checkpoint = photo_family.read(name)
         digest = weights_digest(checkpoint)

@@ -1,9 +1,10 @@
 """Collect photographs to profile classifiers of photographs on: `python -m training.photographs DIR`.
 
 They come from scikit-image's wheel (`pip install scikit-image`) and from packages of Debian, which apt
-downloads and which are unpacked, not installed. Only photographs are taken: the lists below were chosen by
-eye. Every photograph gives several random crops, NAME.crop-1.jpg and so on. DIR-sources.txt names the source
-and the licence of each photograph. No photograph becomes part of the repository.
+downloads and which are unpacked, not installed. The lists below were chosen by eye: they name photographs of
+things for which ImageNet has a class. Every photograph gives several random crops, NAME.crop-1.jpg and so on.
+DIR-sources.txt names the source and the licence of each photograph. No photograph becomes part of the
+repository.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-CROPS, CUTOUT_CROPS = 12, 3
+CROPS, CUTOUT_CROPS = 12, 2
 """Crops of a photograph, and of an object that was cut out of one."""
 AREAS, ASPECTS = (0.4, 1.0), (3 / 4, 4 / 3)
 """Range of a crop's share of the area, and of its width over its height (Szegedy et al. 2015, section 6)."""
@@ -44,35 +45,51 @@ class PhotoPackage:
     folder: str
     """Where the photographs are in the package."""
     files: Sequence[str] = ()
-    """Patterns of the photographs, relative to the folder. Each must match one file or more."""
+    """Names of the photographs: of files without their suffix, or of folders with one motif."""
     licences: dict[str, str] = field(default_factory=dict)
-    """Licences by pattern; "" for all other files."""
+    """Licences by name; "" for all other files."""
     cutouts: bool = False
     """Whether the pictures are objects that were cut out of photographs: they are put on a white ground."""
 
 
-PLASMA = ("BytheWater", "ColdRipple", "ColorfulCups", "DarkestHour", "EveningGlow", "FallenLeaf", "Grey",
-          "Kite", "OneStandsOut", "Path", "summer_1am")  # fmt: skip
-MATE = ("Aqua", "Blinds", "Dune", "FreshFlower", "Garden", "GreenMeadow", "LadyBird", "RainDrops", "Storm",
-        "TwoWings", "Wood", "YellowFlower")  # fmt: skip
+PLASMA = ("BytheWater", "ColdRipple", "ColorfulCups", "EveningGlow", "summer_1am")
+MATE = ("LadyBird", "YellowFlower")
 LOMIRI = {
     "Bridge_by_Sander_Klootwijk": "CC-BY-SA-4.0", "Dragonfly_by_Bolly": "CC-BY-SA-4.0",
     "Picture_0B_by_freespace": "CC-BY-4.0", "Picture_1A_by_freespace": "CC-BY-4.0",
-    "Wine_by_Jakkub_Mede": "CC-BY-4.0", "aitzgorri_by_Aitzol_Berasategi": "CC-BY-4.0",
-    "free_by_Peter_Nerlich": "CC-BY-SA-4.0", "friends_by_Aitzol_Berasategi": "CC-BY-4.0",
+    "aitzgorri_by_Aitzol_Berasategi": "CC-BY-4.0", "friends_by_Aitzol_Berasategi": "CC-BY-4.0",
     "greentock_by_Peter_Nerlich": "CC-BY-SA-4.0", "life_by_Aitzol_Berasategi": "CC-BY-4.0",
-    "picosdeeuropa_by_Aitzol_Berasategi": "CC-BY-4.0", "seeding_by_Clements_Engelhardt": "CC0-1.0",
-    "sunset_by_Aitzol_Berasategi": "CC-BY-4.0",
+    "picosdeeuropa_by_Aitzol_Berasategi": "CC-BY-4.0",
 }  # fmt: skip
-STAMPS = ("animals", "food", "hobbies", "household", "medical", "plants", "sports", "toys", "vehicles")
-DRAWN = ("cartoon", "bee.png", "echidna", "hedgehog", "fly.png", "albino_peahen", "shrimp", "pizza", "tooth",
-         "rugby_goal_posts", "sedan_police", "holly_leaves", "glass.png", "7spoke")  # fmt: skip
-"""Parts of the paths of stamps that are drawings or hardly visible."""
+LOMIRI_20 = {"Kleiber_by_Lukas_Baubkus": "CC-BY-SA-3.0"}
+STAMPS = (
+    "frog", "frog-1", "chicken_profile", "crowned_crane", "drake", "duck", "gander", "hen",
+    "heron_greatblue", "magpie", "ostrich", "peacock", "pelican", "penguin", "pink_flamingo",
+    "rainbow-lorikeet", "rooster", "tucan", "vulture", "clownfish", "lionfish", "lobster", "Brown_slug",
+    "Woodlouse", "grasshopper", "mantis", "iguana", "chimp", "gorilla", "orca", "otter", "sea_lion",
+    "whale", "badger", "bear", "european-bear", "bison", "bull", "ram", "zebu", "camel", "dromedary",
+    "lion", "lion-2", "tiger", "tiger_sumatran", "dingo", "dog", "fox", "elephant", "horse", "zebra",
+    "ferret", "hippopotamus", "pig", "pig_golden", "pig_golden2", "rabbit-2", "beaver", "marmot",
+    "squirrel", "wildboar", "kangaroo", "koala", "wombat", "Strawberry2", "strawberry",
+    "apple_granny_smith", "banana", "cherimoya", "lemon", "orange", "pineapple", "pomegranate",
+    "sliced_orange", "broccoli", "corn", "mushroom", "pepper", "yellowpepper", "binoculars", "camera_35mm",
+    "trumpet", "drum_tomtom_floor", "drumkit", "cello", "guitar_classical", "guitar_electric", "guitar2",
+    "violin", "bassoon", "mug", "pitcher_small", "teapot", "garbagecan", "toilet", "hammer",
+    "paintbrush_large", "spade", "wheelie_bin", "bandage_adhesive", "stethoscope", "syringe", "cep",
+    "cep-1", "cep-2", "yellow-flower", "basketball", "soccer", "tennis_ball", "tennis_racket",
+    "edward_bear", "sedan", "sportscar2", "truck", "pink_tricycle", "firetruck", "balloon360", "747",
+    "garbagetruck", "indycar", "chineseJunk",
+)  # fmt: skip
 PACKAGES = (
     PhotoPackage("plasma-workspace-wallpapers", "usr/share/wallpapers", PLASMA, {"": "GPL-2+"}),
     PhotoPackage("mate-backgrounds", "usr/share/backgrounds/mate/nature", MATE, {"": "GPL-2+"}),
     PhotoPackage("lomiri-wallpapers-16.04", "usr/share/backgrounds", tuple(LOMIRI), LOMIRI),
-    PhotoPackage("lomiri-wallpapers-20.04", "usr/share/backgrounds", ("Kleiber",), {"": "CC-BY-SA-3.0"}),
+    PhotoPackage(
+        "lomiri-wallpapers-20.04",
+        "usr/share/backgrounds",
+        ("Kleiber_by_Lukas_Baubkus",),
+        {"": "CC-BY-SA-3.0"},
+    ),
     PhotoPackage("tuxpaint-stamps-default", "usr/share/tuxpaint/stamps", STAMPS, {"": "GPL-2"}, cutouts=True),
 )
 
@@ -104,22 +121,18 @@ def scikit_image() -> list[Photograph]:
 def of_package(package: PhotoPackage, root: Path) -> list[Photograph]:
     """The photographs of a package that was unpacked at `root`, one for each motif."""
     found, folder = [], root / package.folder
-    for pattern in package.files:
-        licence = package.licences.get(pattern) or package.licences[""]
-        start = folder / pattern
-        files = sorted(start.rglob("*")) if start.is_dir() else sorted(folder.glob(f"{pattern}*"))
+    for name in package.files:
+        files = sorted(folder.rglob(f"{name}.*" if package.cutouts else f"{name}*/**/*"))
+        files += [] if package.cutouts else sorted(folder.glob(f"{name}.*"))
         pictures = [
             file for file in files if file.suffix in (".jpg", ".png") and "screenshot" not in file.name
         ]
-        if not package.cutouts:  # the same motif in several sizes
-            pictures = [max(pictures, key=lambda file: file.stat().st_size)] if pictures else []
-            found += [Photograph(pattern, file, package.name, licence) for file in pictures]
-            continue
-        for file in pictures:
-            inside = file.relative_to(folder).as_posix()
-            if not any(part in inside for part in DRAWN):
-                name = "stamp-" + inside.removesuffix(".png").replace("/", "-")
-                found.append(Photograph(name, file, package.name, licence, cutout=True))
+        pictures = [file for file in pictures if "cartoon" not in file.parts]
+        if pictures:  # the largest, where there is the same motif in several sizes
+            licence = package.licences.get(name) or package.licences[""]
+            file = max(pictures, key=lambda file: file.stat().st_size)
+            stem = f"{'stamp-' * package.cutouts}{name}"
+            found.append(Photograph(stem, file, package.name, licence, package.cutouts))
     return found
 
 

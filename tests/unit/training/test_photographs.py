@@ -48,16 +48,24 @@ def test_a_package_gives_its_largest_picture_of_each_motif(tmp_path: Path) -> No
 
 
 def test_drawings_among_cutouts_and_small_ones_are_left_out(tmp_path: Path) -> None:
-    picture(tmp_path / "stamps/animals/cartoon/dog.png", mode="RGBA")
+    picture(tmp_path / "stamps/animals/cartoon/cat.png", (600, 500), mode="RGBA")
     cut = picture(tmp_path / "stamps/animals/cat.png", mode="RGBA")
     small = picture(tmp_path / "stamps/animals/mouse.png", (50, 40), "RGBA")
-    package = PhotoPackage("p", "stamps", ("animals",), {"": "GPL-2"}, cutouts=True)
+    package = PhotoPackage("p", "stamps", ("cat", "mouse", "dog"), {"": "GPL-2"}, cutouts=True)
     found = of_package(package, tmp_path)
-    assert [photograph.file for photograph in found] == [cut, small]
+    assert [(photograph.name, photograph.file) for photograph in found] == [
+        ("stamp-cat", cut), ("stamp-mouse", small),
+    ]  # fmt: skip
     image = opened(found[0])
     assert image is not None
     assert image.getpixel((0, 0)) == (255, 255, 255)
     assert opened(found[1]) is None
+
+
+def test_photographs_that_are_single_files_have_the_licence_of_their_name(tmp_path: Path) -> None:
+    file = picture(tmp_path / "walls" / "dog_by_a.png")
+    package = PhotoPackage("p", "walls", ("dog_by_a",), {"dog_by_a": "CC0", "": "GPL-2"})
+    assert of_package(package, tmp_path) == [Photograph("dog_by_a", file, "p", "CC0")]
 
 
 def test_a_folder_with_files_is_refused(
