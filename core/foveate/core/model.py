@@ -85,6 +85,11 @@ class ModelCard:
         """Names of the variants in the ladder: this model and its siblings."""
         return frozenset(rung.plan.variant for rung in self.ladder)
 
+    @property
+    def input_side(self) -> int:
+        """Side in pixels to which media are decoded: the image size of full, or of a larger rung."""
+        return max([self.full.image_size, *(rung.plan.image_size for rung in self.ladder)])
+
     def rung(self, plan: Plan) -> Rung | None:
         """The ladder's entry for a plan of any precision; None if the plan was never measured."""
         name = plan.relative_to(self.full)

@@ -1,5 +1,6 @@
 """The server's settings. The entry point reads them once, from flags and FOVEATE_* variables."""
 
+import json
 import logging
 import re
 from collections.abc import Mapping
@@ -76,8 +77,9 @@ class Settings(BaseSettings):
     """Origins whose web pages may send requests from a browser, separated by commas, as in
     https://app.example.org. * allows every page. Empty allows none but those of the server itself."""
     models: tuple[str, ...] = DEFAULT_MODELS
-    """Names or paths of the models, separated by commas. The first model of a task answers requests that name
-    none. Where this is not set and the weights of efficientnet-lite are not installed, it is left out."""
+    """Names or paths of the models, separated by commas, or as a JSON list whose entries may list a family,
+    as in ["large,small"]. The first model of a task answers requests that name none. Where this is not set
+    and the weights of efficientnet-lite are not installed, that model is left out."""
     model_options: dict[str, CheckpointOptions] = Field(default_factory=dict)
     """What the weights of models do not show, by the model's name in models, as JSON: {"mine.safetensors":
     {"mean": [0.485, 0.456, 0.406], "heads": 12}}. It comes before the JSON file beside the weights."""
@@ -229,8 +231,15 @@ class Settings(BaseSettings):
     @field_validator("models", "cors_origins", mode="before")
     @classmethod
     def _split_list(cls, value: Any) -> Any:
-        """An environment variable holds one text; flags are a tuple already."""
-        names = value.split(",") if isinstance(value, str) else value
+        """An environment variable holds one text: names with commas, or a JSON list. Flags are a tuple."""
+        names = value
+        if isinstance(value, str):
+            try:
+                names = json.loads(value) if value.lstrip().startswith("[") else value.split(",")
+            except ValueError as error:
+                raise ValueError(f"is not a JSON list: {error}") from None
+        if not all(isinstance(name, str) for name in names):
+            raise ValueError("takes names alone")
         return tuple(name.strip() for name in names if name.strip())
 
     @field_validator("cors_origins")

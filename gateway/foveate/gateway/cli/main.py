@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,6 +40,9 @@ app = typer.Typer(
 MODEL_HELP = "Shipped name, timm name, .safetensors file or its folder, or transformers' org/name"
 ModelsOption = Annotated[list[str] | None, typer.Option("--model", "-m", help=f"{MODEL_HELP}; repeatable.")]
 ModelOption = Annotated[str | None, typer.Option("--model", "-m", help=f"{MODEL_HELP}.")]
+SiblingsOption = Annotated[
+    list[str] | None, typer.Option("--with", help="A lighter model that may answer for this one; repeatable.")
+]
 PrecisionOption = Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16; auto measures here.")]
 PlanOption = Annotated[str | None, typer.Option("--plan", help="Plan to run under, as in evit:0.7.")]
 DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
@@ -54,6 +58,7 @@ LogLevelOption = Annotated[str | None, typer.Option(help="debug, info, warning o
 def serve(
     stated: dict[str, Any],
     model: ModelsOption = None,
+    siblings: SiblingsOption = None,
     host: HostOption = None,
     port: PortOption = None,
     plan: PlanOption = None,
@@ -71,7 +76,7 @@ def serve(
 ) -> None:
     """Serve models over HTTP. Every setting is a FOVEATE_* environment variable too."""
     flags = dict(locals())
-    flags["models"] = tuple(flags.pop("model") or ()) or None
+    flags["models"] = with_siblings(flags.pop("model") or (), flags.pop("siblings") or ())
     flags["model_options"] = model_options(model or (), flags.pop("stated"))
     if ray_address:
         flags["cluster"] = "ray"
@@ -163,9 +168,7 @@ def profile(
     diffrate: Annotated[
         str | None, typer.Option(help="Search DiffRate schedules for these shares of the full cost.")
     ] = None,
-    siblings: Annotated[
-        list[str] | None, typer.Option("--with", help="A lighter model that may answer for this one.")
-    ] = None,
+    siblings: SiblingsOption = None,
     precision: PrecisionOption = None,
     device: DeviceOption = None,
     threads: ThreadsOption = None,
@@ -220,6 +223,15 @@ def models() -> None:
 def settings_from(flags: dict[str, Any]) -> Settings:
     """Settings from flags, then FOVEATE_* variables, then defaults. Raises SetupError for a bad value."""
     return read_settings({name: value for name, value in flags.items() if value is not None})
+
+
+def with_siblings(models: Sequence[str], siblings: Sequence[str]) -> tuple[str, ...] | None:
+    """The models to serve, where siblings belong to the only one; None for the default models."""
+    if siblings and len(models) != 1:
+        raise SetupError(
+            "--with names siblings of one model: pass one --model, or list them, as in --model a,b"
+        )
+    return tuple([",".join([*models, *siblings])] if siblings else models) or None
 
 
 def load_with_status(name: str, settings: Settings, served: bool = True) -> Any:

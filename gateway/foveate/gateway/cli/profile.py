@@ -85,17 +85,21 @@ def profile(
         raise SetupError(f"{card.name} has no token schedules: leave out --diffrate")
     job = ProfilingJob(_plans(options, runner), sizes, options.rounds, options.seed, shares)
     sample = _dataset(options, card).sample(options.limit, options.seed)
-    decode = decoder(card, max_pixels)
+    decode, decoder_of = decoder(card, max_pixels), partial(decoder, card, max_pixels)
     with _progress(progress_console) as report:
-        images = DecodedDataset(sample, decode, partial(report, "reading", "reading images"))
+        reading = partial(report, "reading", "reading images")
+        images = DecodedDataset(sample, decode, reading, None if card.frames else decoder_of)
         for sentence in images.refusals:
             progress_console.print(sentence, highlight=False, markup=False, soft_wrap=True)
         return measure(model, images, job, target, report)
 
 
-def decoder(card: ModelCard, max_pixels: int) -> DecodeMedia:
-    """Decodes media as the server does for this model. A dense model gets the whole image, squashed."""
-    spec, side = card.input or InputSpec(), card.full.image_size
+def decoder(card: ModelCard, max_pixels: int, side: int = 0) -> DecodeMedia:
+    """Decodes media as the server does for this model. A dense model gets the whole image, squashed.
+
+    side: in pixels; 0: full's image size.
+    """
+    spec, side = card.input or InputSpec(), side or card.full.image_size
     if card.task == "segment":
         spec = replace(spec, crop_mode="squash", crop_pct=1.0)
     if not card.frames:

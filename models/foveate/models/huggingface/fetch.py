@@ -1,7 +1,6 @@
 """Checkpoints of transformers from the hub or a folder. Only safetensors are read; no remote code runs."""
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -16,16 +15,14 @@ from foveate.core.errors import SetupError
 from foveate.core.model import Task
 from foveate.models import zoo
 from foveate.models.weights.checkpoint import variant
-from foveate.models.weights.local_files import OTHER_FORMATS, for_transformers, is_folder, is_local
+from foveate.models.weights.local_files import PREFIX, for_transformers, is_folder, is_local
 from foveate.models.weights.preprocessing import Preprocessing, parse_preprocessing
 from foveate.models.weights.timm_config import sentence
 from foveate.models.weights.torchvision_operators import declare_missing_operators
+from foveate.models.weights.transformers_hub import is_hub_name, is_trunk_repository, licence_of
 
-PREFIX = "hf:"
-"""Put before a name, it says that the name is one of transformers."""
 SERVED = "image classifiers, segmenters (semantic or universal), and classifiers of videos"
 """The served kinds of models, for error messages."""
-_ON_HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 IMAGE, VIDEO = "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING", "MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING"
 _HEADS: tuple[tuple[str, Task], ...] = (
     ("MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING", "segment"),
@@ -71,15 +68,13 @@ class Pretrained:
 
 
 def is_transformers_name(spec: str) -> bool:
-    """Whether a name belongs to transformers: `org/name` on the hub, a folder of a model that the trunk does
-    not run, the weights file in such a folder, or `hf:` before any of them."""
-    if spec.startswith(PREFIX):
-        return True
-    if spec.startswith("timm/") or is_local(spec):
-        return for_transformers(spec)
-    if is_folder(spec):
-        return True
-    return not spec.endswith(OTHER_FORMATS) and _ON_HUB.fullmatch(spec) is not None
+    """Whether a name belongs to transformers: `org/name` on the hub, a folder, the weights file in a
+    folder, or `hf:` before any of them. Models that the elastic trunk runs do not belong to it."""
+    if is_local(spec.removeprefix(PREFIX)):
+        return for_transformers(spec.removeprefix(PREFIX))
+    if is_trunk_repository(spec):
+        return False
+    return spec.startswith(PREFIX) or is_folder(spec) or is_hub_name(spec)
 
 
 def is_image_classifier(pretrained: Pretrained) -> bool:
@@ -260,9 +255,7 @@ def _without_progress_bars() -> Iterator[None]:
 def _licence(source: str) -> str:
     """The licence in the header of the checkpoint's README; empty where it names none."""
     path = _file(source, "README.md")
-    head = path.read_text("utf-8", "replace").split("---", 2) if path is not None else []
-    match = re.search(r"^license: *([\w.-]+)", head[1], re.MULTILINE) if len(head) == 3 else None
-    return match[1] if match else ""
+    return licence_of(path.parent) if path is not None else ""
 
 
 def _http_error() -> type[Exception]:

@@ -10,13 +10,14 @@ from pathlib import Path
 from foveate.core.errors import SetupError
 from foveate.core.plan import Plan
 from foveate.core.profile import MeasurementEnvironment, Profile
-from foveate.models import zoo
+from foveate.models import huggingface, zoo
 from foveate.models.loading.loader import (
     DEFAULT_OPTIONS,
     FetchedModel,
     LoadOptions,
     UnprofiledModel,
     fetch,
+    members_of,
     start,
     warm_up,
 )
@@ -57,13 +58,14 @@ class ImageModelLoader:
 
         A model that the elastic trunk does not represent runs as it is.
         """
+        own, *siblings = members_of(name)
         try:
-            fetched = fetch_checkpoint(name, options)
+            fetched = _fetch_elastic(own, siblings, options)
         except NotElastic as reason:
             log.info("%s runs as it is: %s", name, reason.detail)
             return OPAQUE.load(name, options, warm_ladder=warm_ladder)
-        name, checkpoint = canonical_name(name), fetched.model
-        profile, members = find_family_profile(name, checkpoint, fetched.setting)
+        name, checkpoint = canonical_name(own), fetched.model
+        profile, members = find_family_profile(name, checkpoint, fetched.setting, siblings)
         if profile is not None:
             checkpoint.model.schedules = profile.schedules
         # All digests are taken before a runner changes the precision of the weights.
@@ -88,18 +90,27 @@ class ImageModelLoader:
         self, name: str, options: LoadOptions = DEFAULT_OPTIONS, siblings: Sequence[str] = ()
     ) -> UnprofiledModel[TorchRunner] | UnprofiledModel[OpaqueRunner]:
         """Load a model with the siblings that are to be measured with it."""
+        own, *listed = members_of(name)
+        siblings = (*listed, *siblings)
         try:
-            fetched = fetch_checkpoint(name, options)
+            fetched = _fetch_elastic(own, siblings, options)
         except NotElastic as reason:
             log.info("%s runs as it is: %s", name, reason.detail)
-            return OPAQUE.load_unprofiled(name, options, siblings)
-        members = family(canonical_name(name), fetched.model, siblings)
+            return OPAQUE.load_unprofiled(own, options, siblings)
+        members = family(canonical_name(own), fetched.model, siblings)
         # All digests are taken before the runner changes the precision of the weights.
         weights = weights_digest(fetched.model)
         digests = _sibling_digests(members)
         runner = TorchRunner(members, fetched.precision, fetched.device, options.max_batch)
         run_once(runner)
         return UnprofiledModel(runner, weights, digests)
+
+
+def _fetch_elastic(own: str, siblings: Sequence[str], options: LoadOptions) -> FetchedModel[Checkpoint]:
+    """As `fetch_checkpoint`. Raises NotElastic if a member of the family does not run in the trunk."""
+    if siblings and huggingface.is_transformers_name(own):
+        raise NotElastic(f"{own} runs in transformers")
+    return fetch_checkpoint(own, options)
 
 
 def fetch_checkpoint(name: str, options: LoadOptions) -> FetchedModel[Checkpoint]:
@@ -115,19 +126,20 @@ def _precision_basis(name: str, checkpoint: Checkpoint) -> Checkpoint:
 
 
 def find_family_profile(
-    name: str, checkpoint: Checkpoint, setting: MeasurementEnvironment
+    name: str, checkpoint: Checkpoint, setting: MeasurementEnvironment, siblings: Sequence[str] = ()
 ) -> tuple[Profile | None, Family]:
-    """The profile of a model, and the model with the siblings that the profile names.
+    """The profile of a model, and the model with the siblings that it names, or with those that are listed.
 
-    The profile is None, and the family has no siblings, if no profile matches the weights of all its
-    models. Raises SetupError for a profile that cannot be read.
+    The profile is None if none matches the weights of all members. Raises SetupError for a profile that
+    cannot be read.
     """
+    listed = family(name, checkpoint, siblings)
     for profile, path in matching_profiles(name, checkpoint):
-        members = _profiled_family(name, checkpoint, profile, path)
+        members = listed if siblings else _profiled_family(name, checkpoint, profile, path)
         if _sibling_digests(members) == profile.siblings:
             return with_valid_latencies(profile, setting, name, path), members
         warn_of_mismatch(name, path)
-    return None, family(name, checkpoint)
+    return None, listed
 
 
 def family(name: str, checkpoint: Checkpoint, siblings: Sequence[str] = ()) -> Family:

@@ -11,6 +11,7 @@ from foveate.models.loading.loader import (
     LoadOptions,
     UnprofiledModel,
     fetch,
+    members_of,
     start,
 )
 from foveate.models.loading.profile_store import (
@@ -26,16 +27,9 @@ from foveate.models.opaque.runner import OpaqueRunner
 from foveate.models.opaque.transformers_classifiers import opaque
 from foveate.models.weights.local_files import check_no_options
 
-SEPARATOR = ","
-"""Between the names of a family's members, the full model first."""
-
 
 class OpaqueLoader:
     """Loads networks that run as they are, with their siblings."""
-
-    def accepts(self, name: str) -> bool:
-        """Whether the name lists the members of a family. Other loaders pass single networks on."""
-        return SEPARATOR in name
 
     def load(
         self, name: str, options: LoadOptions = DEFAULT_OPTIONS, *, warm_ladder: bool = True
@@ -76,14 +70,6 @@ class OpaqueLoader:
         runner = OpaqueRunner(members, fetched.precision, fetched.device, options.max_batch)
         run_once(runner)
         return UnprofiledModel(runner, weights, digests)
-
-
-def members_of(name: str) -> list[str]:
-    """The names that a family's name lists. Raises SetupError for an empty or repeated one."""
-    names = [part.strip() for part in name.split(SEPARATOR)]
-    if not all(names) or len(set(names)) < len(names):
-        raise SetupError(f"{name} must name each member of the family once, as in large,small")
-    return names
 
 
 def family(own: OpaqueCheckpoint, siblings: Sequence[str]) -> OpaqueFamily:

@@ -167,8 +167,17 @@ def _name(path: Path) -> str:
 class DecodedDataset:
     """A dataset that is decoded once if it fits into memory, else each time an item is read."""
 
-    def __init__(self, dataset: Dataset, decode: DecodeMedia, report: ReportProgress) -> None:
-        """Decodes every item once, and leaves out the unreadable ones. Raises SetupError if none is left."""
+    def __init__(
+        self,
+        dataset: Dataset,
+        decode: DecodeMedia,
+        report: ReportProgress,
+        decoder_of: Callable[[int], DecodeMedia] | None = None,
+    ) -> None:
+        """Decodes every item once, and leaves out the unreadable ones. Raises SetupError if none is left.
+
+        decoder_of: a decoder to another side in pixels, for plans larger than full; None: there is none.
+        """
         readable: list[int] = []
         refused: list[tuple[int, FoveateError]] = []
         cached: list[Pixels] = []
@@ -198,6 +207,15 @@ class DecodedDataset:
         """The readable items."""
         self.unreadable = len(refused)
         self._decode, self._cached = decode, cached
+        self._decoder_of, self._sized = decoder_of, dict[int, DecodedDataset]()
+
+    def sized(self, side: int) -> "DecodedDataset":
+        """The readable items, decoded to a side in pixels; unchanged where no side can be chosen."""
+        if self._decoder_of is None:
+            return self
+        if side not in self._sized:
+            self._sized[side] = DecodedDataset(self.dataset, self._decoder_of(side), lambda *_: None)
+        return self._sized[side]
 
     def __len__(self) -> int:
         return len(self.dataset)

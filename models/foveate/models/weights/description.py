@@ -13,6 +13,7 @@ from foveate.models.layers.config import ViTConfig
 from foveate.models.weights.json_file import read_table
 from foveate.models.weights.timm_format import is_timm_format, timm_values
 from foveate.models.weights.transformers_format import is_transformers_format, transformers_values
+from foveate.models.weights.transformers_towers import Tower
 
 CONFIG = "config.json"
 """The file with the configuration in the folders of timm and transformers."""
@@ -27,6 +28,8 @@ class Description:
     """The name of the file; empty where there is none."""
     expected: Mapping[str, int] | None = None
     """Values of the configuration that the weights must show, by name."""
+    tower: Tower | None = None
+    """What the file of a checkpoint of transformers says about its vision tower."""
 
     def check(self, config: ViTConfig, stated: CheckpointOptions) -> None:
         """Raise SetupError where the weights show something else than the file says.
@@ -62,16 +65,17 @@ def describe_beside(weights: Path) -> Description:
     table, where = read_table(path), f"{path.name} beside {weights.name}"
     values: Mapping[str, Any]
     expected: Mapping[str, int] = {}
+    tower = None
     if is_timm_format(table):
         values, expected = timm_values(table, where)
     elif is_transformers_format(table):
-        values, expected = transformers_values(table, weights.parent, where)
+        values, tower = transformers_values(table, weights.parent, where)
     else:
         values = _own_values(table, where, optional=path.name == CONFIG)
     options = parse_options(values, where)
     if isinstance(options.labels, str):
         _check_inside(options.labels, where)
-    return Description(with_labels_read(options, path.parent), path.name, expected)
+    return Description(with_labels_read(options, path.parent), path.name, expected, tower)
 
 
 def _check_inside(labels: str, where: str) -> None:

@@ -13,8 +13,9 @@ from foveate.core.plan import Plan
 from foveate.core.profile import Profile, ProfilingSet, worth_timing
 from foveate.models.loading.machine import current_setting
 from foveate.models.profiling import profile, timing
+from foveate.models.profiling.dataset import DecodedDataset
 from foveate.models.profiling.profile import measure
-from foveate.models.profiling.profile_state import partial_path
+from foveate.models.profiling.profile_state import ProfilingJob, partial_path
 from foveate.models.runners.image import TorchRunner
 from tests.support.measuring import (
     IMAGES,
@@ -23,6 +24,7 @@ from tests.support.measuring import (
     decode,
     half_right,
     job_measurements,
+    noise_dataset,
     noise_images,
     predicted_classes,
     profiling_job,
@@ -216,3 +218,27 @@ def test_progress_reaches_its_total_in_every_stage(tmp_path: Path) -> None:
         shares = [done / total for done, total in steps]
         assert shares == sorted(shares)
         assert (shares[0], shares[-1]) == (0, 1)
+
+
+def test_a_plan_above_the_models_size_is_measured_on_images_of_its_size(tmp_path: Path) -> None:
+    runner = TorchRunner(tiny())
+    sides: list[int] = []
+
+    def decoder_of(side: int) -> Callable[[bytes], Any]:
+        def enlarged(data: bytes) -> Any:
+            sides.append(side)
+            return decode(data).repeat(side // 64, 0).repeat(side // 64, 1)
+
+        return enlarged
+
+    images = DecodedDataset(noise_dataset(half_right(runner)), decode, quiet, decoder_of)
+    plans = [Plan.parse(text, runner.full) for text in ("full", "evit:0.2", "tiny@128/evit:0.1")]
+    job = ProfilingJob(tuple(plans), batch_sizes=(1, 3), rounds=1, seed=0)
+    measured = measure(unprofiled(runner), images, job, tmp_path / "p.json", quiet)
+    assert set(sides) == {128} and len(sides) == IMAGES  # once each, and no image for the other plans
+    by_plan = {m.plan: m for m in measured.measurements}
+    large = by_plan["tiny@128/evit:0.1"]
+    assert 0 <= large.quality <= 1 and large.accuracy is not None
+    # It needs more compute than full, so it cannot be a rung.
+    assert large.gflops > by_plan["full"].gflops and not large.rung
+    assert measured.ladder[-1].plan == "full"

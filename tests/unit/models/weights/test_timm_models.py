@@ -104,8 +104,7 @@ def test_weights_that_cannot_be_fetched_are_reported(spec: str) -> None:
         ("vit_tiny_patch16_224.imaginary", "no weights tagged 'imaginary' in timm; there is .*augreg_in21k"),
         ("vit_small_patch16_36x1_224", "timm has no safetensors weights for vit_small_patch16_36x1_224"),
         ("resnet18", "resnet18 is a ResNet, and of timm only plain vision transformers are served"),
-        ("vit_base_patch16_siglip_224", "uses AttentionPoolLatent, which the trunk does not have"),
-        ("beit3_base_patch16_224", "beit3_base_patch16_224 does not fit the trunk"),
+        ("vit_base_patch16_rpn_224", "uses ResPostBlock, which the trunk does not have"),
     ],
 )
 def test_names_that_timm_cannot_serve_are_refused(folder: Path, spec: str, sentence: str) -> None:

@@ -1,0 +1,101 @@
+"""Try every timm architecture in worker processes, with a limit on the time of each."""
+
+import json
+import logging
+import select
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+from threading import Lock
+from typing import IO, cast
+
+from foveate.models.weights.torchvision_operators import declare_missing_operators
+from loadtests.reach.attempt import Attempt
+
+log = logging.getLogger("reach")
+LIMIT_S = 300.0
+"""Seconds that one model may take to load and answer."""
+
+
+def architectures() -> list[tuple[str, str]]:
+    """All architectures of timm with the module that defines each."""
+    declare_missing_operators()
+    timm = import_module("timm")
+    entries = ((name, timm.models.model_entrypoint(name)) for name in timm.list_models())
+    return [(name, entry.__module__.rpartition(".")[2]) for name, entry in entries]
+
+
+class Tried:
+    """The attempts so far, one JSON line each in a file. An interrupted run goes on from there."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._lock = path, Lock()
+        lines = path.read_text().splitlines() if path.exists() else []
+        self.attempts = {row["name"]: Attempt(**row) for row in map(json.loads, lines)}
+
+    def add(self, attempt: Attempt) -> None:
+        with self._lock:
+            self.attempts[attempt.name] = attempt
+            with self._path.open("a") as file:
+                file.write(json.dumps(asdict(attempt)) + "\n")
+            log.info("%d: %s is %s %s", len(self.attempts), attempt.name, attempt.kind, attempt.reason)
+
+
+class Worker:
+    """A process that tries names one by one, and is started again after one that it does not survive."""
+
+    def __init__(self) -> None:
+        self._process = self._start()
+
+    @staticmethod
+    def _start() -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "loadtests.reach.attempt"]
+        return subprocess.Popen(  # noqa: S603 -- our own module
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+
+    def attempt(self, name: str, module: str) -> Attempt:
+        """Try one name."""
+        stdin, stdout = cast("IO[str]", self._process.stdin), cast("IO[str]", self._process.stdout)
+        stdin.write(f"{name} {module}\n")
+        stdin.flush()
+        ready, _, _ = select.select([stdout], [], [], LIMIT_S)
+        line = stdout.readline() if ready else ""
+        if line:
+            return Attempt(**json.loads(line))
+        reason = "its process ended: it needs too much memory, or fails in native code"
+        if not ready:
+            reason = f"it takes more than {LIMIT_S:g} s to load and answer on this machine"
+        self.end()
+        self._process = self._start()
+        return Attempt(name, module, "refused", reason=reason)
+
+    def end(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.wait()
+
+
+def try_all(names: Sequence[tuple[str, str]], jobs: int, tried: Tried) -> None:
+    """Try all names that are not tried yet, `jobs` at a time."""
+    left = iter([pair for pair in names if pair[0] not in tried.attempts])
+    lock = Lock()
+
+    def run(_: int) -> None:
+        worker = Worker()
+        try:
+            while True:
+                with lock:
+                    pair = next(left, None)
+                if pair is None:
+                    return
+                tried.add(worker.attempt(*pair))
+        finally:
+            worker.end()
+
+    with ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(run, range(jobs)))
