@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-CROPS, CUTOUT_CROPS = 12, 2
-"""Crops of a photograph, and of an object that was cut out of one."""
+CROPS = 4
+"""Crops of each photograph, the first one the whole of it."""
 AREAS, ASPECTS = (0.4, 1.0), (3 / 4, 4 / 3)
 """Range of a crop's share of the area, and of its width over its height (Szegedy et al. 2015, section 6)."""
 MAX_SIDE, MIN_CUTOUT, JPEG_QUALITY = 640, 160, 92
@@ -192,10 +192,9 @@ def write(photographs: Sequence[Photograph], folder: Path, seed: int) -> tuple[i
             continue
         # Seeded by the name, so that a missing source does not change the crops of the others.
         random = np.random.default_rng((seed, zlib.crc32(photograph.name.encode())))
-        count = CUTOUT_CROPS if photograph.cutout else CROPS
-        for number, crop in enumerate(crops(image, count, random), 1):
+        for number, crop in enumerate(crops(image, CROPS, random), 1):
             crop.save(folder / f"{photograph.name}.crop-{number}.jpg", quality=JPEG_QUALITY)
-        written += count
+        written += CROPS
         lines.append(f"{photograph.name}\t{photograph.source}\t{photograph.licence}\n")
     sources = folder.parent / f"{folder.name}-sources.txt"
     sources.write_text("".join(lines), "utf-8")

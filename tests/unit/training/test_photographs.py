@@ -34,7 +34,7 @@ def test_crops_are_the_same_for_a_seed_and_are_written_with_their_sources(tmp_pa
         (tmp_path / folder).mkdir()
         assert write(found, tmp_path / folder, seed=1) == (1, photographs.CROPS)
     names = sorted(crop.name for crop in (tmp_path / "a").iterdir())
-    assert "dog.crop-12.jpg" in names
+    assert f"dog.crop-{photographs.CROPS}.jpg" in names
     assert all((tmp_path / "a" / n).read_bytes() == (tmp_path / "b" / n).read_bytes() for n in names)
     assert (tmp_path / "a-sources.txt").read_text() == "dog\ta package\tCC0\n"
 

@@ -50,7 +50,10 @@ def load_network(variant: str) -> EfficientNetLite:
         raise SetupError(f"{file} does not hold the weights of {variant}: {reason}") from None
     fold_batch_norms(network)
     # On a CPU, these networks are up to twice as fast with the channels of a pixel side by side.
-    return network.to(memory_format=torch.channels_last).requires_grad_(False).eval()
+    for parameter in network.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.to(memory_format=torch.channels_last)
+    return network.requires_grad_(False).eval()
 
 
 def timm_names(state: Mapping[str, Tensor], network: EfficientNetLite) -> dict[str, Tensor]:

@@ -23,7 +23,7 @@ CROP_MARGIN = 32
 def members(name: str) -> tuple[str, ...]:
     """The members that answer under a name, the full model first; empty for a name that is not shipped."""
     if name == PHOTO_MODEL:
-        return tuple(reversed(PHOTO_PACKAGES))
+        return tuple(reversed(tuple(PHOTO_PACKAGES)))
     return (name,) if name in PHOTO_PACKAGES else ()
 
 
