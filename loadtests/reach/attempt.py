@@ -1,6 +1,6 @@
 """Load one model by name as the server does, and have it answer one image.
 
-`python -m loadtests.reach.attempt` reads names from standard input and writes one JSON line for each.
+`python -m loadtests.reach.attempt GIB` reads names from standard input and writes one JSON line for each.
 """
 
 import json
@@ -21,8 +21,8 @@ from foveate.models.loading.registry import loader_for
 from foveate.models.runners.image import TorchRunner
 from foveate.models.weights.torchvision_operators import declare_missing_operators
 
-MEMORY = 18 << 30
-"""Address space of the process in bytes. Larger models are reported as such."""
+MEMORY_REASON = "it needs more memory than the"
+"""Begins the reason for which a large model is refused."""
 OPTIONS = LoadOptions("fp32", "cpu", 1, 1)
 
 
@@ -50,12 +50,11 @@ def attempt(name: str, module: str) -> Attempt:
         runner = loader_for(name).load(f"random:{name}", OPTIONS, warm_ladder=False)
     except FoveateError as error:
         return Attempt(name, module, "refused", reason=error.detail)
-    except MemoryError:
-        return Attempt(name, module, "refused", reason=f"it needs more than {MEMORY >> 30} GiB of memory")
-    except RuntimeError as error:
-        if "alloc" not in str(error):
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "alloc" not in str(error):
             raise
-        return Attempt(name, module, "refused", reason=f"it needs more than {MEMORY >> 30} GiB of memory")
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0] >> 30
+        return Attempt(name, module, "refused", reason=f"{MEMORY_REASON} {limit} GiB of this run")
     full = runner.full
     if isinstance(runner, TorchRunner):
         return Attempt(name, module, "elastic", runner.card.task, full.image_size)
@@ -83,8 +82,12 @@ def cheapen_initial_weights() -> None:
 
 
 def main() -> None:
-    """Answer each line of standard input, `NAME MODULE`, with one line of JSON."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    """Answer each line of standard input, `NAME MODULE`, with one line of JSON.
+
+    The only argument is the limit of the process's memory, in GiB.
+    """
+    limit = int(sys.argv[1]) << 30
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     with suppress(OSError):
         os.nice(10)
     logging.disable(logging.WARNING)

@@ -5,7 +5,7 @@ import logging
 import select
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from importlib import import_module
@@ -14,11 +14,13 @@ from threading import Lock
 from typing import IO, cast
 
 from foveate.models.weights.torchvision_operators import declare_missing_operators
-from loadtests.reach.attempt import Attempt
+from loadtests.reach.attempt import MEMORY_REASON, Attempt
 
 log = logging.getLogger("reach")
 LIMIT_S = 300.0
 """Seconds that one model may take to load and answer."""
+MEMORY_GIB = 20
+"""Memory for all worker processes together."""
 
 
 def architectures() -> list[tuple[str, str]]:
@@ -48,12 +50,12 @@ class Tried:
 class Worker:
     """A process that tries names one by one, and is started again after one that it does not survive."""
 
-    def __init__(self) -> None:
+    def __init__(self, memory_gib: int) -> None:
+        self._memory_gib = memory_gib
         self._process = self._start()
 
-    @staticmethod
-    def _start() -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "loadtests.reach.attempt"]
+    def _start(self) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "loadtests.reach.attempt", str(self._memory_gib)]
         return subprocess.Popen(  # noqa: S603 -- our own module
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
@@ -67,7 +69,7 @@ class Worker:
         line = stdout.readline() if ready else ""
         if line:
             return Attempt(**json.loads(line))
-        reason = "its process ended: it needs too much memory, or fails in native code"
+        reason = f"{MEMORY_REASON} {self._memory_gib} GiB of this run, or fails in native code"
         if not ready:
             reason = f"it takes more than {LIMIT_S:g} s to load and answer on this machine"
         self.end()
@@ -81,12 +83,20 @@ class Worker:
 
 
 def try_all(names: Sequence[tuple[str, str]], jobs: int, tried: Tried) -> None:
-    """Try all names that are not tried yet, `jobs` at a time."""
-    left = iter([pair for pair in names if pair[0] not in tried.attempts])
+    """Try all names that are not tried yet, `jobs` at a time; then one by one those that lacked memory."""
+    _try(names, jobs, tried, lambda attempt: attempt is None)
+    if jobs > 1:
+        _try(names, 1, tried, lambda attempt: attempt is None or attempt.reason.startswith(MEMORY_REASON))
+
+
+def _try(
+    names: Sequence[tuple[str, str]], jobs: int, tried: Tried, is_left: Callable[[Attempt | None], bool]
+) -> None:
+    left = iter([pair for pair in names if is_left(tried.attempts.get(pair[0]))])
     lock = Lock()
 
     def run(_: int) -> None:
-        worker = Worker()
+        worker = Worker(MEMORY_GIB // jobs)
         try:
             while True:
                 with lock:

@@ -28,7 +28,7 @@ FLAGS: dict[str, Any] = {
     "heads": Annotated[int | None, _option("Attention heads of each block.")],
     "activation": Annotated[str | None, _option("gelu, gelu_tanh, quick_gelu or silu.")],
     "eps": Annotated[float | None, _option("Epsilon of the layer norms.")],
-    "pool": Annotated[str | None, _option("What is classified: token, avg of the patches, or map.")],
+    "pool": Annotated[str | None, _option("What is classified: token, avg, token_avg or map.")],
     "image_size": Annotated[int | None, _option("Side of the input in pixels.")],
     "labels": Annotated[str | None, _option("Text file with one class name in each line.")],
     "architecture": Annotated[str | None, _option("timm's name of the network.")],

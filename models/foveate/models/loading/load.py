@@ -40,6 +40,7 @@ from foveate.models.weights.checkpoint import Checkpoint
 from foveate.models.weights.family import STITCHES, Family, read_stitches
 from foveate.models.weights.local_files import canonical_name
 from foveate.models.weights.not_elastic import NotElastic
+from foveate.models.weights.transformers_hub import is_trunk_repository
 
 log = logging.getLogger(__name__)
 
@@ -168,9 +169,17 @@ def _profiled_family(name: str, checkpoint: Checkpoint, profile: Profile, path: 
 
 
 def _sibling_name(name: str, sibling: str) -> str:
-    """What to load a sibling by: a profile names a file's siblings by the stem of a file beside it."""
+    """What to load a sibling by.
+
+    A profile names a file's siblings by the stem of a file beside it, and siblings on the hub by the name
+    without the organisation.
+    """
     file = Path(name).parent / f"{sibling}{WEIGHTS_SUFFIX}"
-    return str(file) if name.endswith(WEIGHTS_SUFFIX) and file.is_file() else sibling
+    if name.endswith(WEIGHTS_SUFFIX):
+        return str(file) if file.is_file() else sibling
+    beside = f"{name.rpartition('/')[0]}/{sibling}"
+    known = "/" not in sibling and is_trunk_repository(name) and is_trunk_repository(beside)
+    return beside if known else sibling
 
 
 def _video_variant(name: str, fetched: FetchedModel[Checkpoint]) -> tuple[Checkpoint, Profile | None]:

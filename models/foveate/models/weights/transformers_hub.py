@@ -113,6 +113,9 @@ def _file(repository: str, file: str, revision: str | None) -> Path:
         command = "pip install 'foveate[transformers]'"
         raise SetupError(f"{repository} needs {error.name}, which is not installed: {command}") from None
     try:
+        if not isinstance(hub.try_to_load_from_cache(repository, file, revision=revision), str):
+            # Without this question, the library tries for half a minute to reach a hub that is not there.
+            hub.get_hf_file_metadata(hub.hf_hub_url(repository, file, revision=revision))
         return Path(hub.hf_hub_download(repository, file, revision=revision))
     except (OSError, ValueError, errors.EntryNotFoundError, errors.HTTPError) as error:
         kind = _Absent if isinstance(error, errors.RemoteEntryNotFoundError) else SetupError

@@ -13,101 +13,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from foveate.core.checkpoint_options import Activation, Pool
 from foveate.core.errors import SetupError
 from foveate.models.layers.config import ViTConfig
 from foveate.models.weights.config_from_weights import ratio
 from foveate.models.weights.not_elastic import NotElastic
+from foveate.models.weights.transformers_classes import (
+    ACTIVATIONS,
+    CLIP,
+    DEFAULTS,
+    HEADS,
+    INTERPOLATE,
+    SIGLIP,
+    VISION_PARTS,
+)
 
-_VIT: Mapping[str, Any] = {
-    "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072,
-    "hidden_act": "gelu", "layer_norm_eps": 1e-12, "image_size": 224, "patch_size": 16, "num_channels": 3,
-    "qkv_bias": True, "head_dim": None,
-}  # fmt: skip
-_DINOV2 = {**_VIT, "layer_norm_eps": 1e-6, "mlp_ratio": 4, "use_swiglu_ffn": False}
-_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
-    "vit": _VIT,
-    "deit": _VIT,
-    "vit_mae": _VIT,
-    "vit_msn": {**_VIT, "layer_norm_eps": 1e-6},
-    "ijepa": _VIT,
-    "dinov2": {**_DINOV2, "patch_size": 14},
-    "dinov2_with_registers": {**_DINOV2, "num_register_tokens": 4},
-    "clip_vision_model": {**_VIT, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "patch_size": 32},
-    "siglip_vision_model": {
-        **_VIT,
-        "hidden_act": "gelu_pytorch_tanh",
-        "layer_norm_eps": 1e-6,
-        "vision_use_head": True,
-    },
-}
-"""What transformers takes for the values that a configuration leaves out, by model_type."""
-_VISION_PARTS = {"clip": "clip_vision_model", "siglip": "siglip_vision_model"}
-"""Models of images and texts, and the model_type of their `vision_config`."""
-_ACTIVATIONS: Mapping[str, Activation] = {
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "quick_gelu": "quick_gelu",
-}
-_INTERPOLATE = {"dinov2": False, "dinov2_with_registers": True}
-"""Models that interpolate their position embeddings to any image, and whether with an antialiasing filter.
-The others take images of their own size alone."""
 _MODULE = re.compile(r"^(vit|deit|ijepa|dinov2|dinov2_with_registers|vision_model)\.")
 """What transformers calls the tower within a larger model."""
-_TEXT = r"text_model\.|text_projection\.|logit_scale$|logit_bias$"
 _NO_VALUES = r"embeddings\.(mask_token|position_ids)$"
 """Tokens of pretraining, and buffers that only number the positions."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Head:
-    """What a class of transformers does with the tokens after the last block."""
-
-    model_types: tuple[str, ...]
-    pool: Pool = "token"
-    classifies: bool = False
-    final_norm: bool = True
-    unused: str = ""
-    """A pattern of the parameters that do not influence the output."""
-
-
-_POOLER = r"pooler\."
-_CLIP, _SIGLIP = ("clip", "clip_vision_model"), ("siglip", "siglip_vision_model")
-_HEADS: Mapping[str, _Head] = {
-    "ViTForImageClassification": _Head(("vit",), classifies=True),
-    "ViTModel": _Head(("vit",), unused=_POOLER),
-    "DeiTForImageClassification": _Head(("deit",), classifies=True),
-    "DeiTForImageClassificationWithTeacher": _Head(("deit",), classifies=True),
-    "DeiTModel": _Head(("deit",), unused=_POOLER),
-    "ViTMSNForImageClassification": _Head(("vit_msn",), classifies=True),
-    "ViTMSNModel": _Head(("vit_msn",)),
-    "ViTMAEModel": _Head(("vit_mae",)),
-    "ViTMAEForPreTraining": _Head(("vit_mae",), unused=r"decoder\."),
-    "IJepaForImageClassification": _Head(("ijepa",), "avg", classifies=True),
-    "IJepaModel": _Head(("ijepa",), "avg", unused=_POOLER),
-    "Dinov2ForImageClassification": _Head(("dinov2",), "token_avg", classifies=True),
-    "Dinov2Model": _Head(("dinov2",)),
-    "Dinov2WithRegistersForImageClassification": _Head(
-        ("dinov2_with_registers",), "token_avg", classifies=True
-    ),
-    "Dinov2WithRegistersModel": _Head(("dinov2_with_registers",)),
-    "CLIPModel": _Head(_CLIP, unused=_TEXT),
-    "CLIPVisionModel": _Head(_CLIP, unused=rf"{_TEXT}|visual_projection\."),
-    "CLIPVisionModelWithProjection": _Head(_CLIP, unused=_TEXT),
-    "CLIPForImageClassification": _Head(
-        _CLIP, "avg", classifies=True, final_norm=False,
-        unused=rf"{_TEXT}|visual_projection\.|post_layernorm\.",
-    ),
-    "SiglipModel": _Head(_SIGLIP, "map", unused=_TEXT),
-    "SiglipVisionModel": _Head(_SIGLIP, "map", unused=_TEXT),
-    "SiglipForImageClassification": _Head(
-        _SIGLIP, "avg", classifies=True, unused=rf"{_TEXT}|head\."
-    ),
-}  # fmt: skip
-CLASSES = tuple(_HEADS)
-"""The classes of transformers that the trunk runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,11 +51,11 @@ class Tower:
     @property
     def classifies(self) -> bool:
         """Whether the output is class scores. Otherwise it is an embedding of the image."""
-        return _HEADS[self.kind].classifies
+        return HEADS[self.kind].classifies
 
     def uses(self, name: str) -> bool:
         """Whether the output depends on the parameter of this name, as transformers saves it."""
-        unused = _HEADS[self.kind].unused
+        unused = HEADS[self.kind].unused
         return not re.match(rf"{_NO_VALUES}|{unused}" if unused else _NO_VALUES, _MODULE.sub("", name))
 
     def plain_names(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -192,19 +115,19 @@ class Tower:
 
 def runs_in_trunk(table: Mapping[str, Any]) -> bool:
     """Whether a configuration of transformers is that of an architecture that the elastic trunk may run."""
-    return table.get("model_type") in (*_DEFAULTS, *_VISION_PARTS)
+    return table.get("model_type") in (*DEFAULTS, *VISION_PARTS)
 
 
 def read_tower(table: Mapping[str, Any], where: str) -> Tower:
     """The tower of a configuration. Raises NotElastic for what the trunk does not represent exactly."""
     kind, model_type = _kind(table, where), str(table["model_type"])
-    head, values = _HEADS[kind], _values(table, where)
+    head, values = HEADS[kind], _values(table, where)
     if head.classifies and table.get("problem_type") not in (None, "single_label_classification"):
         raise NotElastic(f"{where}: scores of a {table['problem_type']} model are no shares of one class")
     _check(values, where)
     width = _number(values, "hidden_size", where)
     gated = bool(values.get("use_swiglu_ffn"))
-    is_clip, is_siglip = model_type in _CLIP, model_type in _SIGLIP
+    is_clip, is_siglip = model_type in CLIP, model_type in SIGLIP
     teacher, deit = kind == "DeiTForImageClassificationWithTeacher", model_type == "deit"
     config = ViTConfig(
         image_size=_side(values, "image_size", where),
@@ -220,27 +143,27 @@ def read_tower(table: Mapping[str, Any], where: str) -> Tower:
         registers=int(deit and not teacher) + int(values.get("num_register_tokens", 0)),
         embed_prefix=model_type != "dinov2_with_registers",
         pre_norm=is_clip,
-        layer_scale=model_type in _INTERPOLATE,
+        layer_scale=model_type in INTERPOLATE,
         qkv_bias=bool(values["qkv_bias"]),
         gated_mlp=gated,
         patch_bias=not is_clip,
         final_norm=head.final_norm,
         pool=head.pool,
         eps=_eps(values, where),
-        activation="silu" if gated else _ACTIVATIONS[values["hidden_act"]],
+        activation="silu" if gated else ACTIVATIONS[values["hidden_act"]],
     )
     labels = table.get("id2label") if head.classifies else None
-    return Tower(kind, config, where, labels, _INTERPOLATE.get(model_type))
+    return Tower(kind, config, where, labels, INTERPOLATE.get(model_type))
 
 
 def _kind(table: Mapping[str, Any], where: str) -> str:
     """The class that the checkpoint was saved from."""
     saved = table.get("architectures") or [table.get("model_type")]
     kind = str(saved[0])
-    if kind not in _HEADS or table.get("model_type") not in _HEADS[kind].model_types:
+    if kind not in HEADS or table.get("model_type") not in HEADS[kind].model_types:
         raise NotElastic(
             f"{where} describes a {kind} of model_type {table.get('model_type')}, and of transformers' "
-            f"classes the trunk runs these: {', '.join(CLASSES)}"
+            f"classes the trunk runs these: {', '.join(HEADS)}"
         )
     return kind
 
@@ -249,21 +172,21 @@ def _values(table: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The vision part of a configuration, with transformers' defaults."""
     model_type = str(table["model_type"])
     part: Mapping[str, Any] = table
-    if model_type in _VISION_PARTS:
+    if model_type in VISION_PARTS:
         # Old configurations hold the part twice, and transformers prefers vision_config_dict.
         parts = [table.get(name) or {} for name in ("vision_config", "vision_config_dict")]
         if not all(isinstance(each, Mapping) for each in parts):
             raise SetupError(f"{where}: vision_config is no table")
         part = {**parts[0], **parts[1]}
-        model_type = _VISION_PARTS[model_type]
-    defaults = _DEFAULTS[model_type]
+        model_type = VISION_PARTS[model_type]
+    defaults = DEFAULTS[model_type]
     return {**defaults, **{name: part[name] for name in defaults if part.get(name) is not None}}
 
 
 def _check(values: Mapping[str, Any], where: str) -> None:
     """Raise NotElastic for values that change the computation in a way that the trunk does not have."""
-    if values["hidden_act"] not in _ACTIVATIONS:
-        known = ", ".join(_ACTIVATIONS)
+    if values["hidden_act"] not in ACTIVATIONS:
+        known = ", ".join(ACTIVATIONS)
         raise NotElastic(f"{where}: hidden_act {values['hidden_act']!r} is not one of {known}")
     if values["num_channels"] != 3:
         raise NotElastic(f"{where}: the model takes {values['num_channels']} channels, and images have 3")

@@ -100,6 +100,24 @@ def test_sizes_above_the_models_own_use_the_pixels_of_the_image(text: str) -> No
     assert len({result.scores.tobytes() for result in results if isinstance(result, Result)}) == 5
 
 
+def test_a_ladder_with_a_larger_plan_takes_all_media_at_its_size() -> None:
+    rung = measuring.plan("tiny@80/evit:0.2", 1.0, 0.5, rung=True)
+    profile = measuring.written(measuring.FULL, rung)
+    runner, small = TorchRunner(measuring.tiny(), profile=profile), TorchRunner(measuring.tiny())
+    assert runner.card.input_side == runner.decoded_side == 80
+    assert small.card.input_side == small.decoded_side == 64
+    media = [np.full((80, 80, 3), shade, np.uint8) for shade in (40, 200)]
+    for plan in (runner.card.ladder[0].plan, runner.full):
+        results = runner.run(runner.stack(media, plan), plan)
+        assert all(isinstance(result, Result) for result in results)
+    # A flat image has the same pixels at both sizes.
+    flat = [np.full((64, 64, 3), shade, np.uint8) for shade in (40, 200)]
+    expected = small.run(small.stack(flat, small.full), small.full)
+    for result, other in zip(results, expected, strict=True):
+        assert isinstance(result, Result) and isinstance(other, Result)
+        assert np.abs(result.scores - other.scores).max() < 1e-5
+
+
 def test_batches_of_larger_images_are_split_to_the_memory_of_a_full_batch() -> None:
     runner = TorchRunner(measuring.tiny(), max_batch=8)
     sizes: list[int] = []

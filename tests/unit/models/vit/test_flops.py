@@ -123,6 +123,8 @@ def test_the_stated_cost_of_a_dense_model_is_the_counted_one(text: str) -> None:
         ViTConfig(
             width=64, heads=2, depth=6, classes=10, image_size=96, pool="map", pool_heads=4, pool_ratio=3.0
         ),
+        ViTConfig(width=64, heads=2, depth=6, classes=900, image_size=96, pool="token_avg"),
+        ViTConfig(width=64, heads=2, depth=6, classes=0, projection=900, image_size=96, pre_norm=True),
         ViTConfig(
             width=64,
             heads=2,

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from foveate.core.checkpoint_options import CheckpointOptions
 from foveate.core.errors import SetupError
+from foveate.core.plan import Plan
 from foveate.models.layers.config import ViTConfig
-from foveate.models.weights import hub, timm_models
+from foveate.models.vit.resolve import resolve
+from foveate.models.weights import checkpoint, hub, timm_models
 from foveate.models.weights.checkpoint import Checkpoint, resize
 from foveate.models.weights.eva_names import is_eva, trunk_names
 from foveate.models.weights.timm_config import vit_config
@@ -54,13 +56,13 @@ VARIATIONS: dict[str, dict[str, Any]] = {
 pytestmark = pytest.mark.usefixtures("inference_on_one_thread")
 
 
-def assert_same(checkpoint: Checkpoint, module: nn.Module, side: int) -> None:
+def assert_same(converted: Checkpoint, module: nn.Module, side: int) -> None:
     batch = images(side)
     expected = module(batch)
     # The comparison is only meaningful if outputs are not near zero and differ between images.
     assert expected.std() > 0.1
     assert (expected[0] - expected[1]).abs().max() > 0.01
-    assert (output(checkpoint, batch) - expected).abs().max() < TOLERANCE
+    assert (output(converted, batch) - expected).abs().max() < TOLERANCE
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -75,11 +77,11 @@ def test_output_at_another_size_is_timms(name: str, factor: float) -> None:
     module: Any = create(name, **SMALL, **KINDS[name])
     patch = module.patch_embed.patch_size[0]
     side = round(KINDS[name]["img_size"] * factor / patch) * patch
-    checkpoint = timm_models.convert(module, name)
+    converted = timm_models.convert(module, name)
     # A model for fixed sizes interpolates its positions when its size is set, as others do for every image.
     module.set_input_size(img_size=(side, side))
-    assert_same(checkpoint, module, side)
-    assert_same(resize(checkpoint, side), module, side)
+    assert_same(converted, module, side)
+    assert_same(resize(converted, side), module, side)
 
 
 @pytest.mark.parametrize("variation", VARIATIONS)
@@ -110,6 +112,24 @@ def test_card_of_an_eva_model_needs_no_weights() -> None:
     card = timm_models.card("vit_small_patch16_dinov3")
     assert (card.config.rope, card.config.registers, card.config.pos_embed) == ("dinov3", 4, False)
     assert card.config.classes == 0
+
+
+@pytest.mark.parametrize("name", ["eva02_tiny_patch14_224", "vit_pe_core_tiny_patch16_384"])
+def test_random_weights_of_an_eva_model_answer(name: str) -> None:
+    loaded = hub.load(f"random:{name}", image_size=112)
+    batch, model = images(112), loaded.model
+    for text in ("none", "evit:0.5", "tome:4"):
+        resolved = resolve(model, Plan(loaded.name, 112, reducer=text))
+        logits = model(batch, resolved).logits
+        assert logits.isfinite().all()
+        assert len(logits[0]) == (loaded.config.classes or loaded.config.width)
+
+
+def test_a_converted_model_is_saved_with_its_card(tmp_path: Path) -> None:
+    name = "vit_pe_core_tiny_patch16_384"
+    module = create(name, img_size=96, **SMALL)
+    checkpoint.save(tmp_path / "a.safetensors", timm_models.convert(module, name))
+    assert_same(hub.load(str(tmp_path / "a.safetensors")), module, 96)
 
 
 def test_a_file_of_an_eva_model_needs_its_architecture(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from foveate.core.errors import SetupError
 from foveate.core.model import InputSpec
 from foveate.models.layers.config import ViTConfig
 from foveate.models.weights import hub
+from foveate.models.weights.not_elastic import NotElastic
 from tests.support.checkpoints import LABELS, SMALL, answer, weights, write_zoo
 from tests.support.torchvision_ops import import_timm
 
@@ -110,6 +111,17 @@ def test_weights_that_cannot_be_fetched_are_reported(spec: str) -> None:
 def test_names_that_timm_cannot_serve_are_refused(folder: Path, spec: str, sentence: str) -> None:
     with pytest.raises(SetupError, match=sentence):
         hub.load(spec, folder=folder)
+
+
+@pytest.mark.usefixtures("hub_cache")
+@pytest.mark.parametrize("name", ["resnet18", "random:resnet18", "vit_base_r50_s16_224"])
+def test_models_that_exist_and_are_not_elastic_have_an_error_of_their_own(name: str) -> None:
+    """Another runner may serve them."""
+    with pytest.raises(NotElastic):
+        hub.load(name)
+    with pytest.raises(SetupError) as refused:
+        hub.load("qqqqqqqq")
+    assert not isinstance(refused.value, NotElastic)
 
 
 def test_timm_name_with_downloaded_weights(hub_cache: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from foveate.core.checkpoint_options import CheckpointOptions
 from foveate.core.errors import SetupError
 from foveate.models import huggingface
-from foveate.models.loading.load import ImageModelLoader
+from foveate.models.loading.load import ImageModelLoader, family
 from foveate.models.loading.loader import LoadOptions
 from foveate.models.loading.registry import loader_for
 from foveate.models.loading.transformers_models import TransformersLoader
@@ -91,6 +91,16 @@ def test_server_of_a_name(cache: Path) -> None:
         "fp32", "cpu", 1, checkpoints={"hf:zoo/animals": CheckpointOptions(labels=("a", "b", "c"))}
     )
     assert loader_for("hf:zoo/animals").load("hf:zoo/animals", stated).card.labels == ("a", "b", "c")
+
+
+def test_siblings_of_a_profile_are_those_of_the_organisation(cache: Path) -> None:
+    cached(cache, "zoo/animals", TOWERS["ViTForImageClassification"]())
+    cached(cache, "zoo/lighter", TOWERS["ViTForImageClassification"](num_hidden_layers=1))
+    options = LoadOptions("fp32", "cpu", 1)
+    unprofiled = ImageModelLoader().load_unprofiled("zoo/animals", options, ("zoo/lighter",))
+    assert list(unprofiled.siblings) == ["lighter"]
+    named = family("zoo/animals", hub.load("zoo/animals"), tuple(unprofiled.siblings))
+    assert [sibling.config.depth for sibling in named.siblings] == [1]
 
 
 def test_folder_under_the_prefix(tmp_path: Path) -> None:
@@ -194,7 +204,7 @@ class _Hub(BaseHTTPRequestHandler):
         if body:
             self.wfile.write(data)
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_request(self, code: Any = "-", size: Any = "-") -> None:
         """Nothing is logged."""
 
 

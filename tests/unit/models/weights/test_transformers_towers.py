@@ -20,7 +20,6 @@ from foveate.models.vit.vit import ResolvedPlan
 from foveate.models.weights import hub
 from foveate.models.weights.checkpoint import Checkpoint, save
 from foveate.models.weights.not_elastic import NotElastic
-from foveate.models.weights.transformers_towers import CLASSES
 from tests.support.towers import CLASSIFIERS, LABELS, PREPROCESSOR, SIDE, TOWERS, output, saved
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -46,10 +45,6 @@ def disagreement(checkpoint: Checkpoint, model: Any, side: int = SIDE) -> float:
     assert ours.shape == expected.shape
     assert expected.std(0).max() > 1e-3  # the images have different answers
     return float((ours - expected).abs().max() / expected.abs().max().clamp(min=1))
-
-
-def test_every_class_has_a_maker() -> None:
-    assert set(CLASSES) == set(TOWERS)
 
 
 @every_kind
