@@ -76,15 +76,17 @@ def _read_cached(cache_file: Path) -> Precision | None:
 def measure(checkpoint: ReadModel, device: str) -> Precision:
     """Compare the device's half precision with float32: first the speed, then the answers."""
     lower: Precision = "fp16" if device == "cuda" and not torch.cuda.is_bf16_supported() else "bf16"
+    known = known_agreement(checkpoint, lower)
+    if known is not None and known < AGREEMENT:
+        return "fp32"
     reference = _runner_of_copy(checkpoint, "fp32", device)
     candidate = _runner_of_copy(checkpoint, lower, device)
     slow, fast = seconds_per_batch(reference), seconds_per_batch(candidate)
     if slow < GAIN * fast:
         log.info("%s: %s is no faster than fp32 here (%.2fx)", checkpoint.name, lower, slow / fast)
         return "fp32"
-    known = known_agreement(checkpoint, lower)
     if known is not None:
-        return lower if known >= AGREEMENT else "fp32"
+        return lower
     scenes = heldout()
     if (slow + fast) * len(scenes) / _chunk(reference) > CHECK_LIMIT_S:
         log.warning(

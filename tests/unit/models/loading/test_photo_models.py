@@ -59,6 +59,13 @@ def test_digests_of_all_members_are_recorded_with_their_agreement_on_photographs
         assert precision.known_agreement(checkpoint, "fp16") == 0, "unrecorded: never decided on drawn scenes"
 
 
+@needs_photo_weights
+def test_a_recorded_disagreement_keeps_float32_without_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the first start of a default server, each second counts."""
+    monkeypatch.setattr(precision, "seconds_per_batch", None)
+    assert precision.measure(photo_family.read("efficientnet-lite2"), "cpu") == "fp32"
+
+
 @pytest.mark.parametrize("name", [PHOTO_MODEL, "efficientnet-lite0"])
 def test_missing_weights_are_one_sentence_with_the_pip_line(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
