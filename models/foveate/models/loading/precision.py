@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from foveate.core.default_models import PHOTO_PACKAGES
 from foveate.core.outcome import Result
 from foveate.core.plan import PRECISIONS, Plan, Precision
 from foveate.models import huggingface, zoo
@@ -80,15 +81,17 @@ def _read_cached(cache_file: Path) -> Precision | None:
 def measure(checkpoint: ReadModel, device: str) -> Precision:
     """Compare the device's half precision with float32: first the speed, then the answers."""
     lower: Precision = "fp16" if device == "cuda" and not torch.cuda.is_bf16_supported() else "bf16"
+    known = known_agreement(checkpoint, lower)
+    if known is not None and known < AGREEMENT:
+        return "fp32"
     reference = _runner_of_copy(checkpoint, "fp32", device)
     candidate = _runner_of_copy(checkpoint, lower, device)
     slow, fast = seconds_per_batch(reference), seconds_per_batch(candidate)
     if slow < GAIN * fast:
         log.info("%s: %s is no faster than fp32 here (%.2fx)", checkpoint.name, lower, slow / fast)
         return "fp32"
-    known = known_agreement(checkpoint, lower)
     if known is not None:
-        return lower if known >= AGREEMENT else "fp32"
+        return lower
     scenes = heldout()
     if (slow + fast) * len(scenes) / _chunk(reference) > CHECK_LIMIT_S:
         log.warning(
@@ -114,6 +117,9 @@ def known_agreement(checkpoint: ReadModel, precision: Precision) -> float | None
     The rounding of weights and activations decides it, and not the machine, so it was measured once
     (`python -m training.agreement`): that takes longer than the rest of a first start.
     """
+    if isinstance(checkpoint, OpaqueCheckpoint) and checkpoint.name in PHOTO_PACKAGES:
+        # Drawn scenes say nothing about photographs: without a record, the model stays in float32.
+        return zoo.agreements(weights_digest(checkpoint)).get(precision, 0.0)
     if not isinstance(checkpoint, Checkpoint) or checkpoint.name not in zoo.names():
         return None
     return zoo.agreements(weights_digest(checkpoint)).get(precision)

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,8 @@ DecodeMedia = Callable[[bytes], Pixels]
 ReportProgress = Callable[[int, int], None]
 """Called with the number of items that are done, and the total."""
 
+CROP = re.compile(r"(.+)\.crop-\d+")
+"""The names of files that are crops of one image: NAME.crop-1.jpg and so on."""
 MAX_CACHED_BYTES = 512 * 2**20
 """Decoded media that are kept in memory at most. A larger dataset is decoded again for every plan."""
 
@@ -58,6 +61,20 @@ class Dataset:
         if not 0 < limit < len(self):
             return self
         return self.subset(sorted(np.random.default_rng(seed).permutation(len(self))[:limit].tolist()))
+
+    def halves(self, seed: int) -> tuple[list[int], list[int]]:
+        """The indices of two independent halves, in random order: crops of one image stay together."""
+        images = [self._image_of(index) for index in range(len(self))]
+        order = np.random.default_rng(seed).permutation(len(self)).tolist()
+        distinct = list(dict.fromkeys(images[index] for index in order))
+        first = set(distinct[: len(distinct) // 2])
+        return [i for i in order if images[i] in first], [i for i in order if images[i] not in first]
+
+    def _image_of(self, index: int) -> Path | int:
+        """What the crops of one image have in common; a value of its own for any other item."""
+        item = self.items[index]
+        crop = CROP.fullmatch(item.stem) if isinstance(item, Path) else None
+        return item.with_name(crop[1]) if crop and isinstance(item, Path) else index
 
     def digest(self) -> str:
         """SHA-256 over labels and items: the content of bytes; path, size and modification time of files."""

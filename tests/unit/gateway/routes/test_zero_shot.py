@@ -197,7 +197,7 @@ async def test_default_models_follow_the_labels(clip_folder: Path) -> None:
         assert (await classify(gateway, "cat,dog")).model == "clip"
         form = await gateway.client.post("/classify", **sent_as("form", {"labels": "cat,dog"}))
         assert form.json()["model"] == "clip"
-        embedded = await gateway.post("/embed", PNG, query={"model": "clip"})
+        embedded = await gateway.post("/embed", PNG, query={"model": "clip", "normalize": "true"})
         assert embedded.json()["dimensions"] == 24
         for query, status, words in (
             ({"labels": "a,b", "model": "fake"}, 400, "fake has classes of its own, so it takes no labels"),
