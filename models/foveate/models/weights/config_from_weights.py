@@ -34,6 +34,11 @@ def config_from_weights(
     _check_names(state, where, known, eva, stated.pool)
     width, _, patch, _ = _shape(state, "patch_embed.proj.weight", 4, where)
     _, hidden = _shape(state, "blocks.0.mlp.fc2.weight", 2, where)
+    if known is not None and not stated.heads and known.width != width:
+        raise SetupError(
+            f"{stated.architecture} has a width of {known.width}, and {where} shows {width}: state the "
+            "architecture of these weights, or --heads too"
+        )
     registers = state["reg_token"].shape[1] if "reg_token" in state else 0
     class_token, distilled = "cls_token" in state, "dist_token" in state
     fc_norm, pre_norm = "fc_norm.weight" in state, "norm_pre.weight" in state
@@ -84,7 +89,7 @@ def _check_names(
     """Raise SetupError for parameters of another network, and for one that may have unknown positions.
 
     Rotary positions have no parameters. timm's Eva class often has them (`eva`), as have its Perception
-    Encoders, which pool a class token by attention.
+    Encoders, which pool a class token by attention, or have a norm before the blocks and none after them.
     """
     for name in ("patch_embed.proj.weight", "blocks.0.mlp.fc1.weight", "blocks.0.mlp.fc2.weight"):
         if name not in state:
@@ -92,7 +97,8 @@ def _check_names(
     if stated_pool == "map" and "attn_pool.latent" not in state:
         raise SetupError(f"{where} has no attention pooling, so its pool cannot be 'map'")
     pools_class_token = "attn_pool.latent" in state and "cls_token" in state
-    if known is None and (eva or "pos_embed" not in state or pools_class_token):
+    without_norm = "norm_pre.weight" in state and not {"norm.weight", "fc_norm.weight"} & state.keys()
+    if known is None and (eva or "pos_embed" not in state or pools_class_token or without_norm):
         raise SetupError(
             f"{where} may have rotary positions, which weights do not show: state timm's architecture with "
             "--architecture, as in vit_small_patch16_dinov3, or put timm's config.json beside the file"

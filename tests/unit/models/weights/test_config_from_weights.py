@@ -45,12 +45,17 @@ def test_config_is_inferred_without_a_card(tmp_path: Path, changes: dict[str, An
     assert Plan(loaded.name, 64).variant == "a-b"
 
 
-@pytest.mark.parametrize("changes", [{"pos_embed": False}, {"pool": "map"}])
+@pytest.mark.parametrize(
+    "changes", [{"pos_embed": False}, {"pool": "map"}, {"pre_norm": True, "final_norm": False}]
+)
 def test_positions_that_the_weights_do_not_show_must_be_stated(changes: dict[str, Any]) -> None:
     state = weights(replace(SMALL, **changes))
     with pytest.raises(SetupError, match="state timm's architecture with --architecture, as in vit_small"):
         config_from_weights(state, "a")
-    stated = CheckpointOptions(architecture="vit_small_patch16_dinov3.lvd1689m", pool="token")
+    name = "vit_small_patch16_dinov3.lvd1689m"
+    with pytest.raises(SetupError, match=f"{name} has a width of 384, and a shows 128"):
+        config_from_weights(state, "a", CheckpointOptions(architecture=name))
+    stated = CheckpointOptions(architecture=name, pool="token", heads=2)
     if "pos_embed" in changes:
         config = config_from_weights(state, "a", stated)
         assert (config.rope, config.rope_half, config.image_size, config.eps) == ("dinov3", True, 256, 1e-5)
