@@ -47,7 +47,7 @@ class Tried:
             log.info("%d: %s is %s %s", len(self.attempts), attempt.name, attempt.kind, attempt.reason)
 
 
-class Worker:
+class AttemptProcess:
     """A process that tries names one by one, and is started again after one that it does not survive."""
 
     def __init__(self, memory_gib: int) -> None:
@@ -96,16 +96,16 @@ def _try(
     lock = Lock()
 
     def run(_: int) -> None:
-        worker = Worker(MEMORY_GIB // jobs)
+        process = AttemptProcess(MEMORY_GIB // jobs)
         try:
             while True:
                 with lock:
                     pair = next(left, None)
                 if pair is None:
                     return
-                tried.add(worker.attempt(*pair))
+                tried.add(process.attempt(*pair))
         finally:
-            worker.end()
+            process.end()
 
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(run, range(jobs)))

@@ -20,6 +20,7 @@ _DINO = {**_SHAPE, "patch_size": 8}
 _TEXT = {
     "hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 1, "num_attention_heads": 2,
     "vocab_size": 50, "max_position_embeddings": 8, "projection_size": 48,
+    "bos_token_id": 0, "eos_token_id": 1,
 }  # fmt: skip
 _NAMED = {"id2label": dict(enumerate(LABELS)), "label2id": {label: i for i, label in enumerate(LABELS)}}
 PREPROCESSOR = {

@@ -19,7 +19,7 @@ from foveate.core.checkpoint_options import CheckpointOptions
 from foveate.core.default_models import DEFAULT_MODELS
 from foveate.core.environment import ENV_PREFIX, RENAMED, EnvironmentSource, renamed, variable
 from foveate.core.errors import SetupError
-from foveate.core.model import Task
+from foveate.core.model import INTERNAL_TASKS, Task
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -147,6 +147,9 @@ class Settings(BaseSettings):
     feature_bytes: int = Field(default=64 * MIB, ge=0)
     """Bytes of memory for cached image features, which answer point prompts and repeated requests. An image
     takes about 400 kB. 0 disables the feature cache."""
+    text_bytes: int = Field(default=32 * MIB, ge=0)
+    """Bytes of memory for cached embeddings of labels, for zero-shot classification. A label takes 2 to 5 kB.
+    0 computes them for every request."""
     cache: str = "memory"
     """Where answers and image features are cached: memory, in this process, or redis://HOST:PORT/DB, shared
     by all processes."""
@@ -294,7 +297,7 @@ class Settings(BaseSettings):
     @field_validator("default_slo_classes")
     @classmethod
     def _check_routes(cls, value: dict[str, str]) -> dict[str, str]:
-        routes = [f"/{task}" for task in get_args(Task) if task != "clicks"]
+        routes = [f"/{task}" for task in get_args(Task) if task not in INTERNAL_TASKS]
         unknown = next((route for route in value if route not in routes), None)
         if unknown is not None:
             raise ValueError(f"there is no route {unknown!r}; the routes are {', '.join(routes)}")

@@ -37,7 +37,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-MODEL_HELP = "Shipped name, timm name, .safetensors file or its folder, or transformers' org/name"
+MODEL_HELP = (
+    "Shipped name, timm name, .safetensors file or its folder, transformers' org/name, .onnx file, or "
+    "package.module:Class"
+)
 ModelsOption = Annotated[list[str] | None, typer.Option("--model", "-m", help=f"{MODEL_HELP}; repeatable.")]
 ModelOption = Annotated[str | None, typer.Option("--model", "-m", help=f"{MODEL_HELP}.")]
 SiblingsOption = Annotated[

@@ -87,9 +87,9 @@ def load(spec: str) -> Pretrained:
     source = spec.removeprefix(PREFIX)
     if for_transformers(source) and not Path(source).is_dir():
         source = str(Path(source).parent)  # the weights file of a folder stands for the folder
-    transformers = _transformers(source)
+    transformers = import_transformers(source)
     _check_folder(Path(source))
-    config = _config(transformers, source)
+    config = read_config(transformers, source)
     kind, task, video = _kind(transformers, config, source)
     labels = _labels(config, source)
     background = task == "segment" and labels[0].casefold() == "background"
@@ -102,7 +102,7 @@ def load(spec: str) -> Pretrained:
     preprocessing = parse_preprocessing(table, where, offset=config.model_type == "vivit")
     return Pretrained(
         name=variant(Path(source).resolve().name)[: zoo.MAX_NAME],
-        model=_weights(kind, config, source),
+        model=read_weights(kind, config, source),
         task=task,
         labels=labels[1:] if background else labels,
         background=background,
@@ -115,7 +115,7 @@ def load(spec: str) -> Pretrained:
     )
 
 
-def _transformers(source: str) -> Any:
+def import_transformers(source: str) -> Any:
     """The transformers package. Raises SetupError where it is not installed."""
     declare_missing_operators()
     try:
@@ -139,8 +139,8 @@ def _check_folder(path: Path) -> None:
         raise SetupError(f"there is no .safetensors in {path}, and weights in other formats are not read")
 
 
-def _config(transformers: Any, source: str) -> Any:
-    """transformers' configuration of the checkpoint."""
+def read_config(transformers: Any, source: str) -> Any:
+    """transformers' configuration of the checkpoint. Raises SetupError where it cannot be read."""
     try:
         return transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, _http_error()) as error:
@@ -220,8 +220,11 @@ def _file(source: str, file: str) -> Path | None:
     return None if path is None else Path(path)
 
 
-def _weights(kind: Any, config: Any, source: str) -> Any:
-    """The model in float32. Parameters that the file lacks become NaN, so that no answer depends on them."""
+def read_weights(kind: Any, config: Any, source: str) -> Any:
+    """The model in float32. Parameters that the file lacks become NaN, so that no answer depends on them.
+
+    Raises SetupError for weights that cannot be loaded.
+    """
     try:
         with _without_progress_bars():
             model, loaded = kind.from_pretrained(

@@ -1,6 +1,5 @@
 """Load image models: shipped ones, timm models by name, and .safetensors files."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -21,7 +20,6 @@ from foveate.models.loading.loader import (
     start,
     warm_up,
 )
-from foveate.models.loading.opaque_models import OPAQUE
 from foveate.models.loading.profile_store import (
     WEIGHTS_SUFFIX,
     find_profile,
@@ -30,8 +28,8 @@ from foveate.models.loading.profile_store import (
     weights_digest,
     with_valid_latencies,
 )
+from foveate.models.loading.text_towers import text_runner
 from foveate.models.loading.warmup import run_once
-from foveate.models.opaque.runner import OpaqueRunner
 from foveate.models.runners.image import TorchRunner
 from foveate.models.runners.point_prompts import CLICKS, read_clicks
 from foveate.models.runners.video_segmenter import ClipSegmenter
@@ -42,11 +40,9 @@ from foveate.models.weights.local_files import canonical_name
 from foveate.models.weights.not_elastic import NotElastic
 from foveate.models.weights.transformers_hub import is_trunk_repository
 
-log = logging.getLogger(__name__)
-
 
 class ImageModelLoader:
-    """Loads classifiers and dense models, with their siblings, stitches and click heads."""
+    """Loads models of images, with their siblings, stitches, click heads and text towers."""
 
     def accepts(self, name: str) -> bool:
         """Every name: `load` raises SetupError for one that does not exist."""
@@ -54,17 +50,13 @@ class ImageModelLoader:
 
     def load(
         self, name: str, options: LoadOptions = DEFAULT_OPTIONS, *, warm_ladder: bool = True
-    ) -> TorchRunner | OpaqueRunner:
-        """Load a model, its siblings, and for a dense model its companions for clicks and videos.
+    ) -> TorchRunner:
+        """Load a model, its siblings, and its companions for clicks, videos and labels.
 
-        A model that the elastic trunk does not represent runs as it is.
+        Raises NotElastic where the elastic trunk does not represent the model or a sibling.
         """
         own, *siblings = members_of(name)
-        try:
-            fetched = _fetch_elastic(own, siblings, options)
-        except NotElastic as reason:
-            log.info("%s runs as it is: %s", name, reason.detail)
-            return OPAQUE.load(name, options, warm_ladder=warm_ladder)
+        fetched = _fetch_elastic(own, siblings, options)
         name, checkpoint = canonical_name(own), fetched.model
         profile, members = find_family_profile(name, checkpoint, fetched.setting, siblings)
         if profile is not None:
@@ -79,6 +71,10 @@ class ImageModelLoader:
             )
             runner.submodels = (*runner.submodels, companion)
             runner.card = replace(runner.card, clip_model=companion.card.name)
+        labels = text_runner(name, checkpoint, fetched.device, options.max_batch)
+        if labels is not None:
+            runner.submodels = (*runner.submodels, labels)
+            runner.card = replace(runner.card, zero_shot=labels.zero_shot)
         content = [Plan.parse(text, runner.full) for text in (runner.content.rungs if runner.content else ())]
         start(name, runner, warm_ladder, content)
         for submodel in runner.submodels if warm_ladder else ():
@@ -89,15 +85,11 @@ class ImageModelLoader:
 
     def load_unprofiled(
         self, name: str, options: LoadOptions = DEFAULT_OPTIONS, siblings: Sequence[str] = ()
-    ) -> UnprofiledModel[TorchRunner] | UnprofiledModel[OpaqueRunner]:
-        """Load a model with the siblings that are to be measured with it."""
+    ) -> UnprofiledModel[TorchRunner]:
+        """Load a model with the siblings that are to be measured with it. Raises as `load` does."""
         own, *listed = members_of(name)
         siblings = (*listed, *siblings)
-        try:
-            fetched = _fetch_elastic(own, siblings, options)
-        except NotElastic as reason:
-            log.info("%s runs as it is: %s", name, reason.detail)
-            return OPAQUE.load_unprofiled(own, options, siblings)
+        fetched = _fetch_elastic(own, siblings, options)
         members = family(canonical_name(own), fetched.model, siblings)
         # All digests are taken before the runner changes the precision of the weights.
         weights = weights_digest(fetched.model)

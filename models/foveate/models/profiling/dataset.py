@@ -131,6 +131,14 @@ def class_folders(path: Path, labels: Sequence[str]) -> Dataset:
     return Dataset(_name(path), tuple(files), tuple(targets) or None)
 
 
+def image_folder(path: Path) -> Dataset:
+    """All images in a folder and its subfolders, without labels. Raises SetupError if there are none."""
+    files = _files(path)  # rglob of a path that is no folder finds nothing
+    if not files:
+        raise SetupError(f"there is no image in {path}")
+    return Dataset(_name(path), tuple(files))
+
+
 def mask_folders(path: Path) -> Dataset:
     """A folder with the folders `images` and `masks`, or a folder of images without masks.
 
@@ -138,10 +146,7 @@ def mask_folders(path: Path) -> Dataset:
     images, or for an image without a mask.
     """
     if not (path / "masks").is_dir():
-        files = _files(path)  # rglob of a path that is no folder finds nothing
-        if not files:
-            raise SetupError(f"there is no image in {path}")
-        return Dataset(_name(path), tuple(files))
+        return image_folder(path)
     items = _files(path / "images") if (path / "images").is_dir() else []
     masks = {file.stem: file for file in _files(path / "masks")}
     missing = next((file for file in items if file.stem not in masks), None)

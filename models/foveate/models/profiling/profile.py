@@ -29,7 +29,7 @@ from foveate.models.loading.loader import UnprofiledModel
 from foveate.models.loading.machine import current_setting
 from foveate.models.profiling.content_profile import learning_steps, with_content
 from foveate.models.profiling.dataset import DecodedDataset
-from foveate.models.profiling.evaluation import Evaluator, MeanIoU, Top1, read_masks
+from foveate.models.profiling.evaluation import Evaluator, MeanIoU, NeighbourAgreement, Top1, read_masks
 from foveate.models.profiling.profile_state import (
     ProfilingJob,
     ProfilingState,
@@ -200,13 +200,24 @@ def evaluator_for(
     dataset = images.dataset
     if runner.card.task == "classify":
         return Top1(dataset.targets, full_classes)
+    if runner.card.task == "embed":
+        return _after_full(NeighbourAgreement(), runner, images, bool(measured))
     side, classes, frames = runner.full.image_size, len(runner.card.labels) + 1, runner.card.frames
     if dataset.masks is not None:
         masks = (read_masks(dataset.encoded_mask(index), side, frames or 1) for index in range(len(images)))
         truth = [mask for item in masks for mask in item]
         return MeanIoU(truth, classes, measured[0].accuracy if measured else None, frames)
-    evaluator = MeanIoU(None, classes, frames=frames)
-    if measured:  # the partial file does not hold full's masks, so they are computed again
+    return _after_full(MeanIoU(None, classes, frames=frames), runner, images, bool(measured))
+
+
+def _after_full(
+    evaluator: Evaluator, runner: ModelRunner, images: DecodedDataset, is_measured: bool
+) -> Evaluator:
+    """An evaluator that compares with the answers of full. If full is measured already, it runs again.
+
+    The partial file does not hold its masks or embeddings.
+    """
+    if is_measured:
         for chunk in images.chunks(runner.max_batch):
             evaluator.update(runner.run(runner.stack(chunk, runner.full), runner.full))
         evaluator.result()

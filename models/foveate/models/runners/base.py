@@ -40,13 +40,17 @@ class ModelRunner(Protocol):
 
     full: Plan
     """The plan that spends full compute."""
-    device: torch.device
     max_batch: int
     """The largest number of items in one batch."""
     times: Mapping[int, Mapping[Plan, Mapping[int, float]]]
     """Seconds per batch by number of threads, plan and batch size, as far as they are measured."""
     warmup: Any
     """The first runs that are left, a `Warmup` of the engine's protocol; None for none."""
+
+    @property
+    def device(self) -> Any:
+        """A `torch.device`, or for models of other libraries an object with its `type`."""
+        ...
 
     @property
     def card(self) -> ModelCard:

@@ -14,9 +14,10 @@ from torch import Tensor
 from foveate.core.checkpoint_options import NOTHING_STATED, CheckpointOptions
 from foveate.core.errors import SetupError
 from foveate.models.vit.vit import ElasticViT
-from foveate.models.weights.description import CONFIG, describe_beside, with_labels_read
+from foveate.models.weights.description import CONFIG, describe_beside
 from foveate.models.weights.eva_names import trunk_names
 from foveate.models.weights.inferred_card import guessed_card, infer_card, preparation_text, with_options
+from foveate.models.weights.options_file import with_labels_read
 from foveate.models.weights.parameter_names import timm_names
 from foveate.models.weights.state_dict import check_tensors, read_metadata, read_state
 from foveate.models.zoo import MAX_NAME, CheckpointCard

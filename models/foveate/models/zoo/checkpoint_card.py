@@ -141,8 +141,10 @@ class CheckpointCard:
 
     @property
     def task(self) -> Task:
-        """segment for a model with a dense head, else classify."""
-        return "segment" if self.dense else "classify"
+        """segment for a model with a dense head, embed for one without classes, else classify."""
+        if self.dense:
+            return "segment"
+        return "classify" if self.clip or self.config.classes else "embed"
 
     @classmethod
     def read(cls, name: str, table: Mapping[str, Any], where: str) -> "CheckpointCard":

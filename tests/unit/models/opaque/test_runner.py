@@ -1,48 +1,20 @@
 """The runner of opaque networks: plans, families, content cascades and what it refuses."""
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from foveate.core.content import ContentRungs
 from foveate.core.errors import BadPlan, RunFailed, SetupError
-from foveate.core.model import InputSpec
 from foveate.core.outcome import Result
 from foveate.core.plan import Plan
-from foveate.models.opaque.checkpoint import OpaqueCheckpoint, OpaqueFamily
+from foveate.models.opaque.checkpoint import OpaqueFamily
 from foveate.models.opaque.runner import OpaqueRunner
-from foveate.models.opaque.sizes import smaller_sizes
+from tests.support.opaque_models import ColourSums, checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-LABELS = ("red", "green", "blue")
-
-
-class ColourSums(nn.Module):
-    """Scores each class by the mean of its channel."""
-
-    def __init__(self, gain: float = 1.0) -> None:
-        super().__init__()
-        self.gain = nn.Parameter(torch.tensor(gain))
-        self.mix = nn.Conv2d(3, 3, 1, bias=False)
-        nn.init.eye_(self.mix.weight[:, :, 0, 0])
-
-    def forward(self, images: Tensor) -> Tensor:
-        out: Tensor = self.gain * self.mix(images).mean((2, 3))
-        return out
-
-
-def checkpoint(name: str = "large", side: int = 64, gain: float = 50.0, **changes: Any) -> OpaqueCheckpoint:
-    network = ColourSums(gain).eval().requires_grad_(False)
-    own = OpaqueCheckpoint(
-        name, network, LABELS, side, InputSpec(), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5),
-        sizes=smaller_sizes(network, side),
-    )  # fmt: skip
-    return replace(own, **changes)
 
 
 def image(side: int, red: int, green: int, blue: int) -> np.ndarray[Any, Any]:
@@ -115,24 +87,6 @@ def test_plans_that_cannot_run(text: str, problem: str) -> None:
         runner.check(Plan.parse(text, runner.full))
 
 
-def test_content_chooses_the_member() -> None:
-    """The small member has a low gain. It is certain of a clear colour alone, and greys go to full."""
-    family = OpaqueFamily("both", (checkpoint("large"), checkpoint("small", gain=5.0)))
-    runner = OpaqueRunner(family)
-    runner.content = ContentRungs(("small@64", "full"), ((1.0, 0.0, 0.0),), (-2.0,))
-    plan = replace(runner.full, content="0.5")
-    runner.check(plan)
-    batch = [image(64, 255, 0, 0), image(64, 128, 120, 110), image(64, 0, 0, 255)]
-    results = [r for r in runner.run(runner.stack(batch, plan), plan) if isinstance(r, Result)]
-    assert [str(result.chosen) for result in results] == [
-        "small@64/fp32", "large@64/fp32", "small@64/fp32",
-    ]  # fmt: skip
-    small, large = (runner.gflops(Plan(name, 64)) for name in ("small", "large"))
-    assert [result.gflops for result in results] == pytest.approx([small, small + large, small])
-    with pytest.raises(BadPlan, match="chooses among whole plans"):
-        runner.check(Plan.parse("small@64/content:0.5", runner.full))
-
-
 def test_image_without_finite_scores_fails_alone() -> None:
     class Fragile(ColourSums):
         def forward(self, images: Tensor) -> Tensor:
@@ -147,13 +101,6 @@ def test_image_without_finite_scores_fails_alone() -> None:
 def test_output_of_another_width_is_refused() -> None:
     with pytest.raises(SetupError, match=r"answers one image with the shape \(1, 3\), not with \(1, 2\)"):
         OpaqueRunner(checkpoint(labels=("a", "b")))
-
-
-def test_members_must_agree() -> None:
-    with pytest.raises(SetupError, match="their labels differ"):
-        OpaqueFamily("both", (checkpoint(), checkpoint("small", labels=("a", "b", "c"))))
-    with pytest.raises(SetupError, match="the same name"):
-        OpaqueFamily("both", (checkpoint(), checkpoint()))
 
 
 def test_digest_depends_on_weights_and_normalisation() -> None:

@@ -11,7 +11,8 @@ from foveate.core.checkpoint_options import CheckpointOptions
 from foveate.core.errors import SetupError
 from foveate.core.model import InputSpec
 from foveate.models.weights import hub
-from foveate.models.weights.description import describe_beside, with_labels_read
+from foveate.models.weights.description import describe_beside
+from foveate.models.weights.options_file import with_labels_read
 from tests.support.checkpoints import LABELS, SMALL, weights
 from tests.support.described import write_described
 
