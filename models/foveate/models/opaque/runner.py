@@ -76,8 +76,12 @@ class OpaqueRunner(ClassifierRunner):
         return network.to(self.device, self.dtype).eval()
 
     def _unmeasured_ladder(self) -> tuple[Rung, ...]:
-        """Every size of every member, without a quality. Full has quality 1, whatever it costs."""
-        plans = [plan for plan in self.candidates() if plan != self.full]
+        """Every member at its largest size, without a quality. Full has quality 1, whatever it costs.
+
+        Smaller sizes are left out: to count the cost of each would slow down the start.
+        """
+        largest = {plan.variant: plan for plan in reversed(self.candidates())}
+        plans = [plan for plan in largest.values() if plan != self.full]
         rungs = [Rung(plan, self.gflops(plan), _tokens(plan), None) for plan in plans]
         full = Rung(self.full, self.gflops(self.full), _tokens(self.full), 1.0)
         return (*sorted(rungs, key=lambda rung: rung.gflops), full)
