@@ -159,6 +159,10 @@ def profile(
     diffrate: Annotated[
         str | None, typer.Option(help="Search DiffRate schedules for these shares of the full cost.")
     ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(help="Time that measuring may take, as in 90s, 10m or 1h; default: no limit."),
+    ] = None,
     siblings: Annotated[
         list[str] | None, typer.Option("--with", help="A lighter model that may answer for this one.")
     ] = None,
@@ -178,7 +182,7 @@ def profile(
 
     with error_console.status(f"loading {escape(model)}", spinner=spinner()):
         unprofiled = load_unprofiled(model, settings, siblings or ())
-    options = command.ProfileOptions(model, data, plans, batches, rounds, limit, seed, diffrate, out)
+    options = command.ProfileOptions(model, data, plans, batches, rounds, limit, seed, diffrate, out, budget)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # what was measured is on disk
     try:
         measured = command.profile(options, unprofiled, settings.max_pixels, error_console)

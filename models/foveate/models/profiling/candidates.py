@@ -1,74 +1,76 @@
-"""The plans that `foveate profile` measures on a model without a profile."""
+"""The plans that `foveate profile` tries on a model: every part of a plan that the model supports.
+
+Token reducers and exit rules state their own arguments (the function `candidates` beside their `build`), so
+that the methods of third parties take part.
+"""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from foveate.core.errors import BadPlan
 from foveate.core.model import Task
 from foveate.core.plan import Plan
 from foveate.core.profile import BASELINE_REDUCERS
+from foveate.models import exits, reduction
 from foveate.models.layers.config import ViTConfig
 from foveate.models.vit.vit import ElasticViT
 
-SMALLER_SIZES = (5 / 7, 1 / 2)
-"""Smaller image sizes, as shares of the model's own: 160 and 112 pixels for 224."""
-DENSE_SIZES = (13 / 14, 6 / 7)
-"""Further sizes for dense models, which lose more quality with size: 208 and 192 pixels for 224."""
-KEEP_RATES = ("0.9", "0.8", "0.7", "0.6", "0.5", "0.4", "0.3", "0.2", "0.1")
-SMALLER_KEEP_RATES = ("0.7", "0.5", "0.3")
-SIBLING_KEEP_RATES = ("0.7", "0.5", "0.3", "0.2")
-BASELINE_KEEP_RATES = ("0.8", "0.6", "0.4", "0.2")
-"""Keep rates of the baseline reducers, at the model's own size."""
-MERGED_SHARES = (0.25, 0.5, 0.75, 0.9)
-"""Share of all patches that ToMe merges from the first block to the last, the same number in each block."""
-EXIT_THRESHOLDS = ("0.95", "0.9", "0.8")
-DTOP_THRESHOLDS = ("0.99", "0.95", "0.9")
-"""Confidences from which DToP lets a patch leave."""
-DTOP_SHARES = ("0.4", "0.3", "0.2")
-"""Shares of the patches that DToP keeps, the least confident ones."""
-EXPEDIT_SHARES = ("0.7", "0.5")
-"""Shares of the patches that Expedit clusters them into."""
+SMALLER_SIZES = (6 / 7, 5 / 7, 1 / 2)
+"""Smaller image sizes, as shares of the model's own: 192, 160 and 112 pixels for 224."""
+DENSE_SIZES = (13 / 14,)
+"""Further sizes for dense models, which lose more quality with size: 208 pixels for 224."""
+EXIT_REDUCERS = ("", "evit:0.7/", "evit:0.5/")
+"""Reducers that are tried together with exits, as parts of plans."""
 DEPTH_COSTS = ("0.02", "0.05", "0.1", "0.2")
 """Quality that all blocks together may cost, for a gate that predicts the depth that an image needs."""
+REUSED_SHARES = ("0.7", "0.5", "0.35", "0.25", "0.15")
+"""Shares of a frame's patches that are computed, for video models."""
 CheckPlan = Callable[[Plan], None]
 """Raises BadPlan for a plan that cannot run."""
 
 
 def candidates(
-    model: ElasticViT, full: Plan, check: CheckPlan, siblings: Sequence[Plan] = ()
+    model: ElasticViT,
+    full: Plan,
+    check: CheckPlan,
+    siblings: Mapping[str, ElasticViT] | None = None,
+    stitches: Sequence[tuple[str, str]] = (),
 ) -> tuple[Plan, ...]:
-    """Plans to measure, full first: each size with a few reducers, and exits if the model has exit heads.
+    """Plans to measure, full first: each size with each reducer, depth, number of heads and exit rule.
 
-    `siblings` are the full plans of models that may answer for this one; fewer reducers are measured on
-    them. Plans for which `check` raises BadPlan are left out.
+    siblings: models that may answer for this one, by name; stitches: variants and names. Plans for which
+    `check` raises BadPlan are left out.
     """
-    texts = ["full", *_own_size(model)]
-    dense_sizes = DENSE_SIZES if model.dense is not None else ()
-    for side in _sizes(model.config, full.image_size, (*dense_sizes, *SMALLER_SIZES)):
-        texts += [f"{full.variant}@{side}{step}" for step in _smaller_size(model, side)]
-    for sibling in siblings:
-        for side in (sibling.image_size, *_sizes(model.config, sibling.image_size)):
-            sized = f"{sibling.variant}@{side}"
-            texts += [sized, *(f"{sized}/evit:{keep}" for keep in SIBLING_KEEP_RATES)]
+    texts = ["full"]
+    for variant, member in {full.variant: model, **(siblings or {})}.items():
+        dense_sizes = DENSE_SIZES if member.dense is not None else ()
+        own = full.image_size if member is model else member.config.image_size
+        for side in (own, *_sizes(member.config, own, (*dense_sizes, *SMALLER_SIZES))):
+            texts += (f"{variant}@{side}/{step}" for step in _at_size(member, side, is_own=side == own))
+    for variant, name in stitches:
+        side = full.image_size if variant == full.variant else (siblings or {})[variant].config.image_size
+        texts.append(f"{variant}@{side}/stitch:{name}")
     return _parsed(texts, full, check)
 
 
-def baselines(full: Plan, check: CheckPlan) -> tuple[Plan, ...]:
+def baselines(model: ElasticViT, full: Plan, check: CheckPlan) -> tuple[Plan, ...]:
     """Plans with a baseline reducer, which are measured next to the candidates and are never rungs.
 
     Plans for which `check` raises BadPlan are left out.
     """
-    texts = [f"{name}:{keep}" for name in BASELINE_REDUCERS for keep in BASELINE_KEEP_RATES]
-    return _parsed(texts, full, check)
+    offered = reduction.candidates(model, full.image_size)
+    return _parsed([text for name in BASELINE_REDUCERS for text in offered[name]], full, check)
 
 
-def video_candidates(full: Plan, frames: int, task: Task, check: CheckPlan) -> tuple[Plan, ...]:
+def video_candidates(
+    model: ElasticViT, full: Plan, frames: int, task: Task, check: CheckPlan
+) -> tuple[Plan, ...]:
     """Plans to measure on a video model, full first. Plans for which `check` raises are left out.
 
     `frames`: how many the model reads from a video.
     """
     steps = _video_classifier if task == "classify" else _video_segmenter
-    return _parsed(["full", *steps(full, frames)], full, check)
+    return _parsed(["full", *steps(model, full, frames)], full, check)
 
 
 def parse_plans(text: str, full: Plan, check: CheckPlan) -> tuple[Plan, ...]:
@@ -85,113 +87,105 @@ def parse_plans(text: str, full: Plan, check: CheckPlan) -> tuple[Plan, ...]:
 
 
 def _parsed(texts: Sequence[str], full: Plan, check: CheckPlan) -> tuple[Plan, ...]:
-    """The plans of these texts that can run, each once."""
-    plans = dict.fromkeys(Plan.parse(text, full) for text in texts)
-    return tuple(plan for plan in plans if _can_run(plan, check))
+    """The plans of these texts that can run, each once. A method of a third party may offer any text."""
+    plans: dict[Plan, None] = {}
+    for text in texts:
+        try:
+            plan = Plan.parse(text.removesuffix("/"), full)
+            check(plan)
+        except BadPlan:
+            continue
+        plans[plan] = None
+    return tuple(plans)
 
 
-def _can_run(plan: Plan, check: CheckPlan) -> bool:
-    try:
-        check(plan)
-    except BadPlan:
-        return False
-    return True
-
-
-def _video_classifier(full: Plan, frames: int) -> Iterator[str]:
-    """For a model that classifies videos: each axis alone, and combinations that save more.
-
-    Glances are left out: fewer frames with fewer blocks are more accurate at the same cost
-    (docs/benchmarks/glances.md). `--plans glance:4` measures them.
-    """
-    fewer = [f"frames:{frames * part // 8}" for part in (6, 4, 3, 2) if frames * part // 8]
-    half = fewer[1:2]
-    smaller = [*half, "depth:6", *(f"{count}/depth:6" for count in half)]
-    sides = [side for share in (6 / 7, 5 / 7, 4 / 7) if (side := round(full.image_size * share / 16) * 16)]
-    yield from fewer
-    for count in ("", *(f"{step}/" for step in fewer[1:])):
-        for step in ("evit:0.7", "evit:0.5", "depth:8", "depth:6", "depth:4", "reuse:0.5", "reuse:0.3"):
-            yield f"{count}{step}"
-    for side in sides:
-        yield from (f"{full.variant}@{side}", *(f"{full.variant}@{side}/{step}" for step in smaller))
-    for threshold in ("0.95", "0.9", "0.8", "0.6"):
-        for step in ("", "depth:6/", "reuse:0.5/", *(f"{count}/" for count in half)):
-            yield f"{step}exit:{threshold}"
-        yield from (f"{count}/depth:6/exit:{threshold}" for count in half)
-
-
-def _video_segmenter(full: Plan, frames: int) -> Iterator[str]:
-    """For a model that segments videos: how much of each frame is computed."""
-    sides = [round(full.image_size * share / 16) * 16 for share in SMALLER_SIZES]
-    steps = [f"reuse:{share}" for share in ("0.7", "0.5", "0.35", "0.25", "0.15")]
-    for step in (*steps, "depth:10", "depth:8", "tome:4", "tome:8"):
-        yield step
-    for step in steps[1:4]:
-        yield f"{step}/depth:10"
-        yield f"{step}/depth:8"
-    for side in sides:
-        yield from (f"{full.variant}@{side}", *(f"{full.variant}@{side}/{step}" for step in steps[:3]))
-    yield from (f"frames:{frames * part // 4}" for part in (3, 2, 1))
-    yield f"frames:{frames // 2}/reuse:0.5"
-
-
-def _own_size(model: ElasticViT) -> Iterator[str]:
-    """Plans at the model's own image size."""
-    for keep in KEEP_RATES:
-        yield f"evit:{keep}"
-    yield from _tome(model.config, model.config.image_size, MERGED_SHARES)
-    for name in model.schedules:
-        yield f"diffrate:{name}"
-    if len(model.exit_heads):
-        for threshold in EXIT_THRESHOLDS:
-            for step in ("", "evit:0.7/", "evit:0.5/"):
-                yield f"{step}exit:{threshold}"
-    if model.dense is not None:
-        yield from _dense(model.config)
-        if model.dense.gate is not None:
-            yield from (f"exit:eco:{cost}" for cost in DEPTH_COSTS)
-            yield from (f"evit:0.7/exit:eco:{cost}" for cost in DEPTH_COSTS[1:3])
-
-
-def _dense(config: ViTConfig) -> Iterator[str]:
-    """Plans for dense models only."""
-    depths = _shares_of_depth(config.depth)
-    yield from (f"dtop:{threshold}" for threshold in DTOP_THRESHOLDS)
-    yield from _dtop_by_share(config)
-    yield from (f"expedit:{share}@{block}" for share in EXPEDIT_SHARES for block in depths)
-    for depth in depths:
-        yield f"depth:{depth}"
-        yield from (f"dtop:{threshold}/depth:{depth}" for threshold in DTOP_THRESHOLDS[1:])
-
-
-def _dtop_by_share(config: ViTConfig) -> Iterator[str]:
-    return (f"dtop:{share}@{config.depth // 4 + 1}" for share in DTOP_SHARES)
-
-
-def _shares_of_depth(depth: int) -> list[int]:
-    """Block counts at a third, a half, two thirds and five sixths of the depth."""
-    return sorted({max(1, round(depth * share)) for share in (1 / 3, 1 / 2, 2 / 3, 5 / 6)})
-
-
-def _smaller_size(model: ElasticViT, side: int) -> Iterator[str]:
-    """Parts of plans to measure at a smaller size, each with a slash before it."""
+def _at_size(model: ElasticViT, side: int, is_own: bool) -> Iterator[str]:
+    """Parts of plans at an image size, the empty one first. is_own: the model's own size, with more plans."""
     yield ""
-    for keep in SMALLER_KEEP_RATES:
-        yield f"/evit:{keep}"
-    for step in _tome(model.config, side, MERGED_SHARES[1:2]):
-        yield f"/{step}"
-    if len(model.exit_heads):
-        yield f"/exit:{EXIT_THRESHOLDS[1]}"
+    reducers = _reducers(model, side)
+    yield from reducers
+    depths = _depths(model)
+    yield from (f"depth:{depth}" for depth in depths)
+    rules = _exit_rules(model)
+    for rule in rules:
+        yield from (f"{step}exit:{rule}" for step in (EXIT_REDUCERS if is_own else EXIT_REDUCERS[:1]))
     if model.dense is not None:
-        yield from (f"/{step}" for step in _dtop_by_share(model.config))
+        dtop = [text for text in reducers if text.startswith("dtop:") and "@" not in text]
+        yield from (f"{text}/depth:{depth}" for text in dtop for depth in depths)
+        if model.dense.gate is not None:
+            yield from (f"{step}exit:eco:{cost}" for step in EXIT_REDUCERS[:2] for cost in DEPTH_COSTS)
+    if is_own:
+        yield from (f"heads:{count}" for count in _head_counts(model.config.heads))
 
 
-def _tome(config: ViTConfig, side: int, shares: Sequence[float]) -> Iterator[str]:
-    for share in shares:
-        yield f"tome:{max(1, round(share * config.patches(side) / config.depth))}"
+def _reducers(model: ElasticViT, side: int) -> list[str]:
+    """The texts of all reducers but the baselines."""
+    offered = reduction.candidates(model, side)
+    return [text for name, texts in offered.items() if name not in BASELINE_REDUCERS for text in texts]
+
+
+def _exit_rules(model: ElasticViT) -> list[str]:
+    """The arguments of `exit:` for the exit heads of a classifier; none without heads."""
+    if not len(model.exit_heads) or model.dense is not None:
+        return []
+    offered = exits.candidates(len(model.exit_heads))
+    # Confidence is the rule that a number alone names.
+    return [a if name == "confidence" else f"{name}:{a}" for name, rule in offered.items() for a in rule]
+
+
+def _depths(model: ElasticViT) -> list[int]:
+    """Depth caps: a third, a half, two thirds and five sixths of the blocks, and the blocks with an exit
+    head, which then answers."""
+    depth = model.config.depth
+    caps = {max(1, round(depth * part / 6)) for part in (2, 3, 4, 5)} | set(map(int, model.exit_heads))
+    return sorted(cap for cap in caps if cap < depth)
+
+
+def _head_counts(heads: int) -> list[int]:
+    """Attention heads that each token uses: three quarters and a half of them."""
+    return sorted({-(-heads * part // 4) for part in (2, 3)} - {heads}, reverse=True)
 
 
 def _sizes(config: ViTConfig, own: int, shares: Sequence[float] = SMALLER_SIZES) -> list[int]:
     """Smaller image sizes that the patches divide evenly, largest first."""
     sides = {round(own * share / config.patch_size) * config.patch_size for share in shares}
     return sorted((side for side in sides if 0 < side < own), reverse=True)
+
+
+def _video_classifier(model: ElasticViT, full: Plan, frames: int) -> Iterator[str]:
+    """For a model that classifies videos: each axis alone, and combinations that save more.
+
+    Glances are left out: fewer frames with fewer blocks are more accurate at the same cost
+    (docs/benchmarks/glances.md). `--plans glance:4` measures them.
+    """
+    fewer = [f"frames:{frames * part // 8}" for part in (6, 4, 3, 2) if frames * part // 8]
+    half, depths = fewer[1:2], [f"depth:{depth}" for depth in _depths(model)]
+    smaller = [*half, *depths[1:2], *(f"{count}/{depth}" for count in half for depth in depths[1:2])]
+    sides = [side for share in (6 / 7, 5 / 7, 4 / 7) if (side := round(full.image_size * share / 16) * 16)]
+    yield from fewer
+    reducers = _reducers(model, full.image_size)
+    yield from reducers
+    for count in ("", *(f"{step}/" for step in fewer[1:])):
+        for step in ("evit:0.7", "evit:0.5", *depths, *(f"reuse:{share}" for share in REUSED_SHARES)):
+            yield f"{count}{step}"
+    yield from (f"{count}/{step}" for count in half for step in reducers)
+    for side in sides:
+        yield from (f"{full.variant}@{side}", *(f"{full.variant}@{side}/{step}" for step in smaller))
+    offered = exits.candidates(len(fewer)).items()
+    rules = [a if name == "confidence" else f"{name}:{a}" for name, rule in offered for a in rule]
+    for rule in rules:
+        for step in ("", *(f"{d}/" for d in depths[1:2]), "reuse:0.5/", *(f"{count}/" for count in half)):
+            yield f"{step}exit:{rule}"
+        yield from (f"{count}/{depth}/exit:{rule}" for count in half for depth in depths[1:2])
+
+
+def _video_segmenter(model: ElasticViT, full: Plan, frames: int) -> Iterator[str]:
+    """For a model that segments videos: how much of each frame is computed."""
+    sides = _sizes(model.config, full.image_size)
+    steps, depths = [f"reuse:{share}" for share in REUSED_SHARES], _depths(model)[-2:]
+    yield from (*steps, *(f"depth:{depth}" for depth in depths), *_reducers(model, full.image_size))
+    yield from (f"{step}/depth:{depth}" for step in steps[1:4] for depth in depths)
+    for side in sides:
+        yield from (f"{full.variant}@{side}", *(f"{full.variant}@{side}/{step}" for step in steps[:3]))
+    yield from (f"frames:{frames * part // 4}" for part in (3, 2, 1))
+    yield f"frames:{frames // 2}/reuse:0.5"

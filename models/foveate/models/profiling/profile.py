@@ -1,8 +1,9 @@
 """Measure the quality and latency of a model's plans, and write its profile.
 
-Quality is measured on every image. Latency is measured in rounds. A round times every plan once, in a random
-order, so that noise on the machine affects all plans alike. A plan is not timed if another one has its
-quality for over a quarter less GFLOPs. The results are written after every step.
+Many plans are first screened on few images (`screening`). Quality is then measured on every image. Latency is
+measured in rounds. A round times every plan once, in a random order, so that noise on the machine affects all
+plans alike. A plan is not timed if another one has its quality for over a quarter less GFLOPs. The results
+are written after every step. A budget bounds the time of all of this.
 """
 
 import statistics
@@ -10,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from foveate.core.plan import Plan
 from foveate.core.profile import (
     Measurement,
     MeasurementEnvironment,
+    PlanSearch,
     Profile,
     ProfilingSet,
     mark_rungs,
@@ -27,18 +28,29 @@ from foveate.core.profile import (
 )
 from foveate.models.loading.loader import UnprofiledModel
 from foveate.models.loading.machine import current_setting
+from foveate.models.profiling.budget import TimeBudget
 from foveate.models.profiling.content_profile import learning_steps, with_content
 from foveate.models.profiling.dataset import DecodedDataset
-from foveate.models.profiling.evaluation import Evaluator, MeanIoU, Top1, read_masks
+from foveate.models.profiling.evaluation import Evaluator, Top1, evaluator_for
 from foveate.models.profiling.profile_state import (
     ProfilingJob,
     ProfilingState,
+    ReportStage,
     job_identity,
     partial_path,
     read_state,
     write_atomically,
     write_state,
 )
+from foveate.models.profiling.screening import (
+    LATENCY_SHARE,
+    NO_TIME,
+    QUALITY_SHARE,
+    families,
+    screening_steps,
+    to_measure,
+)
+from foveate.models.profiling.screening_rules import DroppedPlan, affordable
 from foveate.models.profiling.searching import STEPS, find_schedule, use_schedules
 from foveate.models.profiling.timing import mean_batch_seconds
 from foveate.models.runners.base import ModelRunner, Pixels
@@ -46,12 +58,10 @@ from foveate.models.runners.image import TorchRunner
 
 MIN_ROUND_IMAGES = 16
 """Fewest images in a round: the latency of a plan with exits depends on what the images show."""
-
-
-class ReportStage(Protocol):
-    """Called with the stage, a description of the step, how much of the stage is done, and the total."""
-
-    def __call__(self, stage: str, step: str, done: int, total: int, /) -> None: ...
+FEWEST_ROUNDS = 3
+"""With a budget, as many plans are timed as leave time for this number of rounds."""
+SMALL_BATCH_COST = 1.5
+"""Expected cost of an image in the batches that are timed, relative to that in the largest batch."""
 
 
 def measure(
@@ -63,30 +73,46 @@ def measure(
 ) -> Profile:
     """Measure a model and write its profile to `target`. TARGET.partial holds the results meanwhile.
 
-    Raises SetupError if a file cannot be written, or if all answers of full are wrong.
+    TARGET.partial stays if the budget ended too early, so that the same job goes on from there with another
+    budget. Raises SetupError if a file cannot be written, or if all answers of full are wrong.
     """
     if target.is_dir():
         raise SetupError(f"cannot write {target}: it is a folder")
     runner = model.runner
     setting = current_setting(runner.device.type, runner.full.precision)
     unfinished = partial_path(target)
-    state = read_state(unfinished, job_identity(model, images, job, setting))
-    write_state(unfinished, state)  # a file that cannot be written should fail now, not in an hour
-    for stage in (_schedules, _qualities, _latencies):
-        for next_state in stage(runner, images, job, state, report):
-            state = next_state
-            write_state(unfinished, state)
+    state = read_state(unfinished, job_identity(model, images, job, setting)).for_budget(job.budget_s)
+    budget = TimeBudget(job.budget_s, state.spent_s)
+
+    def save(next_state: ProfilingState) -> ProfilingState:
+        if budget.seconds is not None:
+            spent, seconds = round(min(budget.spent_s, budget.seconds)), round(budget.seconds)
+            report("budget", f"budget of {seconds} s", spent, seconds)
+        next_state = replace(next_state, spent_s=budget.spent_s)
+        write_state(unfinished, next_state)
+        return next_state
+
+    save(state)  # a file that cannot be written should fail now, not in an hour
+    for stage in (_schedules, screening_steps, _qualities, _latencies):
+        for next_state in stage(runner, images, job, state, report, budget):
+            state = save(next_state)
     profile = _profile(model, images, job, state, setting)
     if runner.card.task == "classify" and isinstance(runner, TorchRunner):
         report_content = partial(report, "content")
         for learned in learning_steps(
             runner, images, profile, job.batch_sizes, job.rounds, state.learnt, report_content
         ):
-            state = replace(state, learnt=learned)
-            write_state(unfinished, state)
+            state = save(replace(state, learnt=learned))
+            if budget.ended():
+                break
         profile = with_content(profile, state.learnt)
+    within = not (budget.ended() or any(drop.by_budget for drop in state.dropped))
+    dropped = families(state.dropped, runner.full.variant)
+    search = PlanSearch(len(job.plans), len(state.dropped), job.budget_s, within, dropped)
+    profile = replace(profile, search=search)
     write_atomically(target, profile.text())
-    unfinished.unlink(missing_ok=True)
+    if within:
+        unfinished.unlink(missing_ok=True)
     return profile
 
 
@@ -111,7 +137,12 @@ def _profile(
 
 
 def _schedules(
-    runner: ModelRunner, images: DecodedDataset, job: ProfilingJob, state: ProfilingState, report: ReportStage
+    runner: ModelRunner,
+    images: DecodedDataset,
+    job: ProfilingJob,
+    state: ProfilingState,
+    report: ReportStage,
+    budget: TimeBudget,
 ) -> Iterator[ProfilingState]:
     """The state after each DiffRate schedule that is left to search. The runner uses them afterwards."""
     if not isinstance(runner, TorchRunner):
@@ -130,14 +161,25 @@ def _schedules(
 
 
 def _qualities(
-    runner: ModelRunner, images: DecodedDataset, job: ProfilingJob, state: ProfilingState, report: ReportStage
+    runner: ModelRunner,
+    images: DecodedDataset,
+    job: ProfilingJob,
+    state: ProfilingState,
+    report: ReportStage,
+    budget: TimeBudget,
 ) -> Iterator[ProfilingState]:
-    """The state after the quality of each plan that is left to measure."""
+    """The state after the quality of each plan that is left to measure; of full in any case."""
     evaluator = evaluator_for(runner, images, state.kept, state.named)
-    total = len(job.plans) * len(images)
-    for number in range(len(state.kept), len(job.plans)):
-        plan, succeeded = job.plans[number], list[Result]()
-        name, done = plan.relative_to(runner.full), 0
+    plans = to_measure(job.plans, runner.full, state)
+    total, measured = len(plans) * len(images), {m.plan for m in state.kept}
+    for number, plan in enumerate(plans):
+        name, done, succeeded = plan.relative_to(runner.full), 0, list[Result]()
+        if name in measured:
+            continue
+        if plan != runner.full and budget.ended(QUALITY_SHARE):
+            late = [plan.relative_to(runner.full) for plan in plans[number:]]
+            yield _drop(state, "quality on all images", [n for n in late if n not in measured])
+            break
         for chunk in images.chunks(runner.max_batch):
             report("quality", f"quality of {name}", number * len(images) + done, total)
             results = runner.run(runner.stack(chunk, plan), plan)
@@ -146,7 +188,13 @@ def _qualities(
             done += len(results)
         state = _with_quality(state, name, succeeded, evaluator)
         yield state
-    report("quality", f"quality of {len(job.plans)} plans", len(job.plans), len(job.plans))
+    report("quality", f"quality of {len(state.kept)} plans", len(plans), len(plans))
+
+
+def _drop(state: ProfilingState, stage: str, names: Sequence[str]) -> ProfilingState:
+    """The state in which these plans are dropped for lack of time."""
+    late = [DroppedPlan(name, stage, NO_TIME, by_budget=True) for name in names]
+    return replace(state, dropped=(*state.dropped, *late))
 
 
 def _costs_only(result: Result) -> Result:
@@ -155,13 +203,32 @@ def _costs_only(result: Result) -> Result:
 
 
 def _latencies(
-    runner: ModelRunner, images: DecodedDataset, job: ProfilingJob, state: ProfilingState, report: ReportStage
+    runner: ModelRunner,
+    images: DecodedDataset,
+    job: ProfilingJob,
+    state: ProfilingState,
+    report: ReportStage,
+    budget: TimeBudget,
 ) -> Iterator[ProfilingState]:
     """The state after each round of timing that is left to do."""
     plans = {plan.relative_to(runner.full): plan for plan in job.plans}
-    timed = [plans[m.plan] for m in worth_timing(state.kept)]
+    offered = [m.plan for m in worth_timing(state.kept)]
+    dropped = {drop.plan for drop in state.dropped}
+    names = [name for name in offered if name not in dropped]
+    if not state.rounds:
+        names = names[: _timed_within(names, job, state, budget)]
+        late = [name for name in offered if name not in names and name not in dropped]
+        if late:
+            yield (state := _drop(state, "latency", late))
+    if any(times.keys() != set(names) for times in state.rounds):
+        state = replace(state, rounds=())  # of another budget, which left time for other plans
+    timed = [plans[name] for name in names]
+    if len(timed) < 2 and len(offered) > 1:
+        return  # without latencies, the rungs are those by GFLOPs
     description, per_round = f"latency of {len(timed)} plans", len(timed) * len(job.batch_sizes)
     for number in range(len(state.rounds), job.rounds):
+        if number and budget.ended(LATENCY_SHARE):
+            break
         times: dict[str, dict[int, float]] = {plan.relative_to(runner.full): {} for plan in timed}
         pixels = _round_images(images, job, number)
         for done, (plan, size) in enumerate(_timing_order(timed, job, number)):
@@ -172,31 +239,14 @@ def _latencies(
     report("latency", description, job.rounds * per_round, job.rounds * per_round)
 
 
-def evaluator_for(
-    runner: ModelRunner,
-    images: DecodedDataset,
-    measured: Sequence[Measurement] = (),
-    full_classes: Sequence[int] = (),
-) -> Evaluator:
-    """The evaluator for the runner's task.
-
-    measured: the plans that are measured already, full first; full_classes: the classes that full
-    predicted, if they are known.
-    """
-    dataset = images.dataset
-    if runner.card.task == "classify":
-        return Top1(dataset.targets, full_classes)
-    side, classes, frames = runner.full.image_size, len(runner.card.labels) + 1, runner.card.frames
-    if dataset.masks is not None:
-        masks = (read_masks(dataset.encoded_mask(index), side, frames or 1) for index in range(len(images)))
-        truth = [mask for item in masks for mask in item]
-        return MeanIoU(truth, classes, measured[0].accuracy if measured else None, frames)
-    evaluator = MeanIoU(None, classes, frames=frames)
-    if measured:  # the partial file does not hold full's masks, so they are computed again
-        for chunk in images.chunks(runner.max_batch):
-            evaluator.update(runner.run(runner.stack(chunk, runner.full), runner.full))
-        evaluator.result()
-    return evaluator
+def _timed_within(names: Sequence[str], job: ProfilingJob, state: ProfilingState, budget: TimeBudget) -> int:
+    """How many of these plans, from the first on, can be timed in a few rounds in the time that is left."""
+    if budget.seconds is None or not state.trials:
+        return len(names)
+    images = sum(max(MIN_ROUND_IMAGES, *job.batch_sizes) + size for size in job.batch_sizes)
+    rounds = min(FEWEST_ROUNDS, job.rounds)
+    seconds = {name: SMALL_BATCH_COST * rounds * images * state.trials[name].image_seconds for name in names}
+    return affordable(names, seconds, budget.left_s(LATENCY_SHARE))
 
 
 def _with_quality(
