@@ -98,6 +98,18 @@ def test_every_module_has_examples() -> None:
         assert name in reduction.catalogue()
 
 
+@pytest.mark.parametrize("name", MODULES)
+def test_every_module_offers_candidates_that_the_model_can_run(name: str) -> None:
+    model = tiny(PLAIN)
+    for side in (96, 48):
+        offered = reduction.candidates(model, side)[name]
+        assert offered and len(set(offered)) == len(offered)
+        for text in offered:
+            assert text.partition(":")[0] == name
+            reducer = reduction.create(text, model)
+            assert len(reducer.after(PLAIN.patches(side) + PLAIN.prefix, PLAIN.prefix, 6)) == 6
+
+
 @every_config
 @pytest.mark.parametrize("text", IDENTITIES)
 def test_the_first_example_is_the_identity(text: str, config: ViTConfig) -> None:

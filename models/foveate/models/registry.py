@@ -4,7 +4,7 @@ import logging
 import pkgutil
 import sys
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from importlib.metadata import entry_points
 from types import ModuleType
@@ -40,5 +40,11 @@ def declared_candidates(load: Callable[[], Callable[..., Any]], *model: Any) -> 
         declared = getattr(module, "candidates", None)
         return () if declared is None else tuple(argument or "" for argument in declared(*model))
     except Exception as error:  # a broken plug-in must not keep the other methods from being measured
-        log.warning("%s offers no plans: %s: %s", load, type(error).__name__, error)
+        _warn_once(f"{getattr(load, '__self__', load)} offers no plans: {type(error).__name__}: {error}")
         return ()
+
+
+@cache
+def _warn_once(sentence: str) -> None:
+    """Log a warning, which is the same for every image size, once."""
+    log.warning(sentence)

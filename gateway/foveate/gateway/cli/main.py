@@ -1,4 +1,4 @@
-"""The command line: `foveate serve`, `predict`, `profile`, `autoscaler` and `models`."""
+"""The command line: `foveate serve`, `predict`, `profile`, `train-exits`, `autoscaler` and `models`."""
 
 import signal
 import sys
@@ -14,7 +14,13 @@ from foveate.core.errors import FoveateError, SetupError
 from foveate.core.settings import Settings, read_settings
 from foveate.gateway.cli.autoscaler import autoscaler
 from foveate.gateway.cli.checkpoint_flags import check_model_options, model_options, with_checkpoint_flags
-from foveate.gateway.cli.model_loader import load, load_unprofiled, ray_needed, torch_needed
+from foveate.gateway.cli.model_loader import (
+    load,
+    load_options,
+    load_unprofiled,
+    ray_needed,
+    torch_needed,
+)
 from foveate.gateway.cli.terminal import (
     check_address,
     console,
@@ -190,6 +196,40 @@ def profile(
         error_console.print(command.resume_hint(options), highlight=False, markup=False, soft_wrap=True)
         raise typer.Exit(130) from None
     command.show(console, measured, options.target)
+
+
+@app.command(name="train-exits")
+@with_checkpoint_flags
+def train_exits(
+    stated: dict[str, Any],
+    model: Annotated[str, typer.Argument(help="A ViT by timm name, .safetensors file or its folder.")],
+    data: Annotated[Path, typer.Option(help="Folder of images; they need no labels.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The file to write; default: where `serve` reads it.")
+    ] = None,
+    budget: Annotated[str, typer.Option(help="Time that training may take, as in 90s, 30m or 1h.")] = "30m",
+    limit: Annotated[int, typer.Option(min=0, help="Most images, drawn by the seed; 0: all.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the images and of the training.")] = 0,
+    device: DeviceOption = None,
+    threads: ThreadsOption = None,
+) -> None:
+    """Train early exits and token gates for a model, from its own answers to images.
+
+    The model itself is not changed. After an interruption, the same command resumes.
+    """
+    flags = {"models": (model,), "device": device, "threads": threads}
+    settings = settings_from({**flags, "model_options": model_options((model,), stated)})
+    start_logging(settings)
+    with torch_needed():
+        from foveate.gateway.cli import train_exits as command
+    options = command.TrainOptions(model, data, out, budget, limit, seed)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what was trained is on disk
+    try:
+        agreements = command.train_exits(options, load_options(settings), settings.max_pixels, error_console)
+    except KeyboardInterrupt:
+        error_console.print(command.resume_hint(options), highlight=False, markup=False, soft_wrap=True)
+        raise typer.Exit(130) from None
+    command.show(console, agreements, options)
 
 
 app.command()(autoscaler)

@@ -91,7 +91,7 @@ def profile(
     job = ProfilingJob(plans, sizes, options.rounds, options.seed, shares, screened, budget_s)
     sample = _dataset(options, card).sample(options.limit, options.seed)
     decode = decoder(card, max_pixels)
-    with _progress(progress_console) as report:
+    with progress_bars(progress_console) as report:
         images = DecodedDataset(sample, decode, partial(report, "reading", "reading images"))
         for sentence in images.refusals:
             progress_console.print(sentence, highlight=False, markup=False, soft_wrap=True)
@@ -239,7 +239,7 @@ def _batch_sizes(options: ProfileOptions, max_batch: int) -> tuple[int, ...]:
 
 
 @contextmanager
-def _progress(console: Console) -> Iterator[ReportStage]:
+def progress_bars(console: Console) -> Iterator[ReportStage]:
     """A progress bar for each stage.
 
     The bars are refreshed between two steps. A refresh thread would take CPU time from the plan that is

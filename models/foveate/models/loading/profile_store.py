@@ -13,6 +13,7 @@ from foveate.models.huggingface import PREFIX, Pretrained
 from foveate.models.loading.user_folders import data_folder
 from foveate.models.weights.checkpoint import Checkpoint, variant
 from foveate.models.weights.local_files import canonical_name
+from foveate.models.weights.trained_heads import EXITS
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,12 @@ def profile_path(name: str) -> Path:
             f"there is no home folder to keep the profile of {name} in: set XDG_DATA_HOME or pass --out"
         )
     return folder / "profiles" / f"{variant(name.removeprefix(PREFIX))}.json"
+
+
+def exits_path(name: str) -> Path:
+    """Where the trained exits of a model are: beside its profile. Raises SetupError as that does."""
+    path = profile_path(name)
+    return path.with_name(path.name.removesuffix(".json").removesuffix(".profile") + f".{EXITS}")
 
 
 def find_profile(

@@ -114,6 +114,16 @@ def class_folders(path: Path, labels: Sequence[str]) -> Dataset:
     return Dataset(_name(path), tuple(files), tuple(targets) or None)
 
 
+def unlabelled_folder(path: Path) -> Dataset:
+    """All files below a folder, without labels. Raises SetupError if there are none."""
+    if not path.is_dir():
+        raise SetupError(f"there is no folder {path}")
+    files = _files(path)
+    if not files:
+        raise SetupError(f"there is no image in {path}")
+    return Dataset(_name(path), tuple(files))
+
+
 def mask_folders(path: Path) -> Dataset:
     """A folder with the folders `images` and `masks`, or a folder of images without masks.
 

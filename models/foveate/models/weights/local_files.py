@@ -15,7 +15,7 @@ OTHER_FORMATS = (".pt", ".pth", ".bin", ".ckpt", ".npz", ".onnx")
 """Suffixes of weights that are not read."""
 MAIN = f"model{SUFFIX}"
 """The file that timm and transformers write."""
-_COMPANIONS = (f".stitches{SUFFIX}", f".clicks{SUFFIX}")
+_COMPANIONS = (f".stitches{SUFFIX}", f".clicks{SUFFIX}", f".exits{SUFFIX}")
 """Files that foveate keeps beside the weights of a model."""
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from foveate.core.errors import FoveateError
 from foveate.core.profile import Measurement, MeasurementEnvironment, Profile, ProfilingSet
-from foveate.gateway.cli.profile import ProfileOptions, _progress, profile, resume_hint, show
+from foveate.gateway.cli.profile import ProfileOptions, profile, progress_bars, resume_hint, show
 from foveate.models.runners.image import TorchRunner
 from tests.support.measuring import decode, tiny, unprofiled
 
@@ -55,7 +55,7 @@ def test_options_that_do_not_fit_are_refused_in_one_sentence(tmp_path: Path) -> 
 
 def test_the_progress_bars_use_no_thread() -> None:
     output, threads = StringIO(), threading.active_count()
-    with _progress(Console(file=output, force_terminal=True, width=100)) as report:
+    with progress_bars(Console(file=output, force_terminal=True, width=100)) as report:
         report("latency", "latency of 2 plans", 1, 4)
         assert threading.active_count() == threads
         assert "latency of 2 plans" in output.getvalue()
