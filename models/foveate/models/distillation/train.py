@@ -119,7 +119,8 @@ def train_heads(
         part.module.requires_grad_(False)
         agreements += part.finish(pictures.held_out())
     trained = ("exit_heads.",) * bool(planned.exits) + ("gates.",) * bool(planned.gates)
-    names = trained or ("dense.readers.",)
+    readers = tuple(f"dense.readers.{block}." for block in range(prepared.config.depth - 1))
+    names = trained or readers
     state = {name: value for name, value in model.state_dict().items() if name.startswith(names)}
     save_heads(target, replace(planned, state=state), job.weights)
     unfinished.unlink(missing_ok=True)

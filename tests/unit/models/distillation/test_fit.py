@@ -86,6 +86,7 @@ def test_a_loss_that_is_not_finite_and_a_file_in_the_way_are_refused(tmp_path: P
     checkpoint = TrainingCheckpoint(tmp_path / "x.partial", JOB)
     with pytest.raises(SetupError, match="the loss of the line is nan at step 1"):
         fit("line", task.module, lambda *_: task.module.weight.sum() * torch.nan, settings, checkpoint, quiet)
+    task = Regression()
     (tmp_path / "file").write_text("")
     blocked = TrainingCheckpoint(tmp_path / "file" / "x.partial", JOB)
     with pytest.raises(SetupError, match="cannot write"):
