@@ -126,22 +126,29 @@ def resume_hint(options: ProfileOptions) -> str:
 def show(console: Console, profile: Profile, target: Path) -> None:
     """Print the ladder and what was dropped as tables, plot the ladder, and print what was written."""
     console.print(_table(profile))
+    _show_timing(console, profile)
+    if profile.search is not None and profile.search.tried > 1:
+        _show_search(console, profile.search)
+    written = [str(target), *_plot(console, profile, target)]
+    console.print(f"written: {', '.join(written)}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _show_timing(console: Console, profile: Profile) -> None:
+    """What the columns of the latencies mean, and how many plans have none."""
+    if not profile.full.latency_s:
+        console.print("nothing was timed, so the ladder goes by GFLOPs", highlight=False)
+        return
     largest = max(profile.full.latency_s)
     console.print(
         f"ms/{largest}: milliseconds of a batch of {largest}, from which the speed-up is computed",
         highlight=False,
     )
-    late = _late_plans(profile)
-    untimed = sum(not m.latency_s for m in profile.measurements) - late
+    untimed = sum(not m.latency_s for m in profile.measurements) - _late_plans(profile)
     if untimed > 0:
         console.print(
             f"{untimed} plan(s) were not timed: others are as good for over {GFLOPS_MARGIN:.0%} less GFLOPs",
             highlight=False,
         )
-    if profile.search is not None and profile.search.tried > 1:
-        _show_search(console, profile.search)
-    written = [str(target), *_plot(console, profile, target)]
-    console.print(f"written: {', '.join(written)}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _late_plans(profile: Profile) -> int:

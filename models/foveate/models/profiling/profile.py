@@ -50,7 +50,7 @@ from foveate.models.profiling.screening import (
     screening_steps,
     to_measure,
 )
-from foveate.models.profiling.screening_rules import DroppedPlan, affordable
+from foveate.models.profiling.screening_rules import DroppedPlan, affordable, expected_seconds
 from foveate.models.profiling.searching import STEPS, find_schedule, use_schedules
 from foveate.models.profiling.timing import mean_batch_seconds
 from foveate.models.runners.base import ModelRunner, Pixels
@@ -58,7 +58,7 @@ from foveate.models.runners.image import TorchRunner
 
 MIN_ROUND_IMAGES = 16
 """Fewest images in a round: the latency of a plan with exits depends on what the images show."""
-FEWEST_ROUNDS = 3
+FEWEST_ROUNDS = 2
 """With a budget, as many plans are timed as leave time for this number of rounds."""
 SMALL_BATCH_COST = 1.5
 """Expected cost of an image in the batches that are timed, relative to that in the largest batch."""
@@ -245,7 +245,9 @@ def _timed_within(names: Sequence[str], job: ProfilingJob, state: ProfilingState
         return len(names)
     images = sum(max(MIN_ROUND_IMAGES, *job.batch_sizes) + size for size in job.batch_sizes)
     rounds = min(FEWEST_ROUNDS, job.rounds)
-    seconds = {name: SMALL_BATCH_COST * rounds * images * state.trials[name].image_seconds for name in names}
+    seconds = {
+        name: SMALL_BATCH_COST * rounds * images * expected_seconds(state.trials, name) for name in names
+    }
     return affordable(names, seconds, budget.left_s(LATENCY_SHARE))
 
 

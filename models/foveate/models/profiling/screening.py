@@ -24,6 +24,7 @@ from foveate.models.profiling.screening_rules import (
     Trial,
     affordable,
     by_promise,
+    expected_seconds,
     hopeless,
     stage_sizes,
 )
@@ -166,7 +167,7 @@ def _after_stage(
     is_last = number + 1 == len(stages)
     further = images if is_last else stages[number + 1] - size
     share = QUALITY_SHARE if is_last else SCREENING_SHARE * (number + 2) / len(stages)
-    seconds = {name: trials[name].image_seconds * further for name in promising}
+    seconds = {name: expected_seconds(trials, name) * further for name in promising}
     count = affordable(promising, seconds, budget.left_s(share))
     late = [DroppedPlan(name, stage, NO_TIME, by_budget=True) for name in promising[count:]]
     return replace(state, dropped=(*state.dropped, *untried, *drops, *late), screened=number + 1)

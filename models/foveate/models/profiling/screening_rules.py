@@ -31,6 +31,9 @@ CLEAR_LOSS = 0.02
 MIN_QUALITY = 0.5
 """A plan that keeps less of full's quality is no use as a rung."""
 
+REDUCER_OVERHEAD, SMALLEST_SHARE = 2.0, 0.1
+"""Bounds of the time of a plan, relative to its share of full's GFLOPs, and of this share."""
+
 
 @dataclass(frozen=True, slots=True)
 class Trial:
@@ -159,19 +162,37 @@ def difference(differences: NDArray[np.float64]) -> tuple[NDArray[np.float64], N
 
 
 def by_promise(trials: Mapping[str, Trial]) -> list[str]:
-    """The plans in the order in which they deserve time: full, then by how far each is above the best plan
-    of at most its GFLOPs. Plans below the frontier come last."""
+    """The plans in the order in which they deserve time: full, then those that raise the frontier most.
+
+    Each next plan adds the largest area below the frontier of the plans before it, quality over the logarithm
+    of the cost (the hypervolume). So the first few plans are spread over the whole frontier. Plans that add
+    nothing come last, those closest to the frontier first.
+    """
     table = _table(trials)
-    means = table.scores.mean(1)
-    gains = []
-    for row in range(len(means)):
-        cheaper = table.gflops <= table.gflops[row]
-        cheaper[row] = False
-        gains.append(means[row] - (means[cheaper].max() if cheaper.any() else 0.0))
-    order = sorted(
-        range(len(means)), key=lambda row: (table.plans[row] != "full", -min(gains[row], 0.0), row)
-    )
-    return [table.plans[row] for row in order]
+    means, costs, full = table.scores.mean(1), np.log(table.gflops), table.plans.index("full")
+    widths = np.append(np.diff(costs), 0.0)
+    at_cost = np.arange(len(costs)) >= np.arange(len(costs))[:, None]  # (P, P): costs at or above the plan's
+    frontier, order = np.where(at_cost[full], means[full], 0.0), [full]
+    while True:
+        areas = (np.maximum(means[:, None] - frontier, 0) * at_cost * widths).sum(1)
+        best = int(areas.argmax())
+        if areas[best] <= 0:
+            break
+        order.append(best)
+        frontier = np.maximum(frontier, np.where(at_cost[best], means[best], 0.0))
+    below = sorted(set(range(len(means))) - set(order), key=lambda row: (frontier[row] - means[row], row))
+    return [table.plans[row] for row in (*order, *below)]
+
+
+def expected_seconds(trials: Mapping[str, Trial], plan: str) -> float:
+    """Seconds of an image under a plan, from its trial.
+
+    The first batch of a plan also prepares its kernels, so few images look too expensive. Full has run before
+    its trial, and a plan costs at most a few times its share of full's GFLOPs.
+    """
+    full, trial = trials["full"], trials[plan]
+    share = max(trial.mean_gflops / full.mean_gflops, SMALLEST_SHARE)
+    return min(trial.image_seconds, REDUCER_OVERHEAD * share * full.image_seconds)
 
 
 def affordable(plans: Sequence[str], seconds: Mapping[str, float], available_s: float) -> int:

@@ -1,6 +1,7 @@
 """Which plans few images rule out: tables of scores."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from foveate.models.profiling.screening_rules import (
     affordable,
     by_promise,
     difference,
+    expected_seconds,
     hopeless,
     stage_sizes,
 )
@@ -79,15 +81,24 @@ def test_a_dropped_plan_beats_no_other_one() -> None:
         assert max(np.mean(trials[k].scores) for k in near) >= np.mean(trials[name].scores) - 0.005
 
 
-def test_full_and_the_frontier_come_first() -> None:
+def test_full_comes_first_then_plans_spread_over_the_frontier() -> None:
     trials = {
         "below": trial(80, 0.6),
         "cheap": trial(70, 0.1),
+        "like cheap": trial(71, 0.11),
         "middle": trial(90, 0.5),
         "far": trial(60, 0.7),
         "full": trial(98, 1.0),
     }
-    assert by_promise(trials) == ["full", "cheap", "middle", "below", "far"]
+    assert by_promise(trials) == ["full", "cheap", "middle", "like cheap", "below", "far"]
+    assert by_promise({"full": trial(98, 1.0)}) == ["full"]
+
+
+def test_the_first_batch_of_a_plan_does_not_count_as_its_speed() -> None:
+    full, slow = trial(9, 1.0, 10), trial(9, 0.5, 10)
+    trials = {"full": full, "slow": replace(slow, seconds=50.0), "fast": replace(slow, seconds=0.1)}
+    assert expected_seconds(trials, "slow") == pytest.approx(2 * 0.5 * 0.1)
+    assert expected_seconds(trials, "fast") == pytest.approx(0.01)
 
 
 def test_as_many_plans_as_the_time_allows_and_always_the_first() -> None:
