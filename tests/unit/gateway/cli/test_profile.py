@@ -11,7 +11,14 @@ from PIL import Image
 from rich.console import Console
 
 from foveate.core.errors import FoveateError
-from foveate.core.profile import Measurement, MeasurementEnvironment, Profile, ProfilingSet
+from foveate.core.profile import (
+    DroppedFamily,
+    Measurement,
+    MeasurementEnvironment,
+    PlanSearch,
+    Profile,
+    ProfilingSet,
+)
 from foveate.gateway.cli.profile import ProfileOptions, profile, progress_bars, resume_hint, show
 from foveate.models.runners.image import TorchRunner
 from tests.support.measuring import decode, tiny, unprofiled
@@ -44,6 +51,7 @@ def test_options_that_do_not_fit_are_refused_in_one_sentence(tmp_path: Path) -> 
         ),
         (ProfileOptions("mine", data=cats, diffrate="0.7,x"), "shares of the full cost are numbers"),
         (ProfileOptions("mine", data=cats, diffrate="0.01"), "below .* of its full compute"),
+        (ProfileOptions("mine", data=cats, budget="soon"), "a budget is a time such as 90s, 10m"),
         (ProfileOptions("mine", data=cats, batch_sizes="1,0"), "batch sizes are different numbers from 1"),
         (ProfileOptions("mine", data=cats, batch_sizes="4,x"), "batch sizes are different numbers from 1"),
         (ProfileOptions("mine", data=cats, batch_sizes="4,4"), "batch sizes are different numbers from 1"),
@@ -51,6 +59,27 @@ def test_options_that_do_not_fit_are_refused_in_one_sentence(tmp_path: Path) -> 
         with pytest.raises(FoveateError, match=sentence) as refused:
             profile(options, model, 10**6, Console(stderr=True))
         assert "\n" not in refused.value.detail
+
+
+def test_what_was_dropped_is_shown_and_a_ladder_without_latencies_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    setting = MeasurementEnvironment("a chip", 2, "fp32", "2.13", "3.11", "0.1", "2026-01-01")
+    full = Measurement("full", 1.0, 0.9, 1.0, 5, {}, rung=True)
+    families = (
+        DroppedFamily("tome", 12, "screening on 32 images", "another plan is better", "evit:0.5"),
+        DroppedFamily("gtp:8", 1, "quality on all images", "the budget left no time for it", ""),
+    )
+    search = PlanSearch(40, 13, 60.0, False, families)
+    data = ProfilingSet("animals", 9, labelled=True)
+    show(Console(width=200), Profile("mine", "0", data, 0, setting, (full,), search=search), tmp_path / "p")
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "nothing was timed, so the ladder goes by GFLOPs" in lines
+    assert "40 plans tried, 13 dropped" in lines
+    assert "tome 12 screening on 32 images another plan is better, as evit:0.5" in lines
+    assert "gtp:8 1 quality on all images the budget left no time for it" in lines
+    assert any(line.startswith("the budget ended before everything was measured") for line in lines)
 
 
 def test_the_progress_bars_use_no_thread() -> None:

@@ -26,7 +26,8 @@ class Regression:
     def loss(self, step: int, rng: random.Random) -> Tensor:
         self.steps.append(step)
         x = torch.tensor([[rng.random()] for _ in range(8)])
-        return (self.module(x) - 2 * x).square().mean()
+        loss: Tensor = (self.module(x) - 2 * x).square().mean()
+        return loss
 
 
 def quiet(progress: FitProgress) -> None:

@@ -50,7 +50,7 @@ def test_the_loss_reaches_the_part_and_nothing_else(name: str) -> None:
     model, part = part_of(name)
     part.module.requires_grad_(True)
     for seed in range(4):
-        part.loss(images(), random.Random(seed)).backward()
+        part.loss(images(), random.Random(seed)).backward()  # type: ignore[no-untyped-call]
     own = {id(p) for p in part.module.parameters()}
     assert all(p.grad is not None and p.grad.isfinite().all() for p in part.module.parameters())
     assert all(p.grad is None for p in model.parameters() if id(p) not in own)
@@ -62,7 +62,7 @@ def test_training_does_not_change_full(name: str) -> None:
     before = full_logits(model, images())
     part.module.requires_grad_(True)
     optim = torch.optim.SGD(part.module.parameters(), lr=0.1)
-    part.loss(images(), random.Random(0)).backward()
+    part.loss(images(), random.Random(0)).backward()  # type: ignore[no-untyped-call]
     optim.step()
     part.module.requires_grad_(False)
     rows = part.finish([images(), images(3)])

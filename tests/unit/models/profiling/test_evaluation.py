@@ -5,12 +5,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from foveate.core.errors import SetupError
 from foveate.core.outcome import ClassMaps, Result
-from foveate.models.profiling.evaluation import MeanIoU, Top1, mask_from_maps, read_masks
+from foveate.core.plan import Plan
+from foveate.models.heads.dense import DenseHead, DenseSpec
+from foveate.models.profiling.dataset import Dataset, DecodedDataset
+from foveate.models.profiling.evaluation import ItemScorer, MeanIoU, Top1, mask_from_maps, read_masks
+from foveate.models.runners.image import TorchRunner
+from foveate.models.vit.vit import ElasticViT
+from foveate.models.weights.checkpoint import Checkpoint
+from tests.support.measuring import CONFIG, decode, noise_images, quiet, tiny
 
 FAILURE = ValueError("failed")
 
@@ -113,3 +121,47 @@ def test_masks_are_read_and_resized_without_interpolation() -> None:
     Image.fromarray(np.concatenate([RIGHT, 2 * RIGHT]).astype(np.uint8)).save(video, "PNG")
     first, second = read_masks(video.getvalue(), 4, 2)
     assert first.tolist() == RIGHT.tolist() and second.tolist() == (2 * RIGHT).tolist()
+
+
+def test_single_items_are_scored_by_their_labels() -> None:
+    scorer = ItemScorer(TorchRunner(tiny()), noise_images([0, 1, 2] * 8))
+    assert scorer.unknown([2, 4]) == [2, 4]
+    scorer.learn([2, 4, 7], results_of(0, 0, 0))
+    assert scorer.unknown([2, 3]) == [3]
+    assert scorer.scores([2, 4, 7], results_of(2, 3, -1)) == [1.0, 0.0, 0.0]
+
+
+def test_without_labels_single_items_are_scored_by_the_answers_of_full() -> None:
+    scorer = ItemScorer(TorchRunner(tiny()), noise_images())
+    scorer.learn([5, 6, 9], results_of(3, 1, -1))
+    assert scorer.scores([5, 6, 9], results_of(3, 3, 2)) == [1.0, 0.0, 1.0], "full failed on the last"
+
+
+@pytest.mark.parametrize("with_masks", [True, False])
+def test_single_masks_are_scored_by_their_mean_iou(with_masks: bool) -> None:
+    spec = DenseSpec(classes=6, width=8, fine=8)
+    torch.manual_seed(0)
+    model = ElasticViT(CONFIG, dense=spec).eval()
+    assert isinstance(model.dense, DenseHead)
+    runner = TorchRunner(Checkpoint("seg", CONFIG, dense=spec, model=model))
+    items = (b"0", b"1")
+    full = run_all(runner, runner.full, items)
+    masks = None
+    if with_masks:
+        masks = tuple(png(mask_from_maps(r.maps, (64, 64))) for r in full if isinstance(r, Result))
+    scorer = ItemScorer(runner, DecodedDataset(Dataset("noise", items, None, masks), decode, quiet))
+    scorer.learn([0, 1], full)
+    assert scorer.scores([0, 1], full) == [1.0, 1.0]
+    fewer = scorer.scores([0, 1], run_all(runner, Plan.parse("depth:1", runner.full), items))
+    assert all(0 <= score < 1 for score in fewer)
+    assert scorer.scores([0], [FAILURE])[0] < 1
+
+
+def run_all(runner: TorchRunner, plan: Plan, items: tuple[bytes, ...]) -> list[Result | Exception]:
+    return list(runner.run(runner.stack([decode(item) for item in items], plan), plan))
+
+
+def png(mask: NDArray[np.uint8]) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(mask).save(file, "PNG")
+    return file.getvalue()

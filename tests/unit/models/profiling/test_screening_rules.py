@@ -110,4 +110,5 @@ def test_as_many_plans_as_the_time_allows_and_always_the_first() -> None:
 def test_a_trial_on_fewer_images_has_the_same_mean_cost() -> None:
     first = trial(3, 0.5, 10).first(4)
     assert first.scores == (1.0, 1.0, 1.0, 0.0)
-    assert (first.mean_gflops, first.image_seconds) == (pytest.approx(0.5), pytest.approx(0.1))
+    assert first.mean_gflops == pytest.approx(0.5)
+    assert first.image_seconds == pytest.approx(0.1)
