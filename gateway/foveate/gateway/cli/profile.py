@@ -171,7 +171,7 @@ def _show_search(console: Console, search: PlanSearch) -> None:
         console.print(table)
     if not search.within_budget:
         console.print(
-            "the budget ended before everything was measured: the same command goes on with another --budget",
+            "the budget left no time for some plans: the same command goes on with another --budget",
             highlight=False,
             soft_wrap=True,
         )

@@ -61,4 +61,5 @@ def merge(kept: Tensor, absorbed: Tensor, into: Tensor, weight: Tensor) -> Assig
 def tokens_per_block(config: ViTConfig, image_size: int) -> Sequence[str]:
     """Tokens that leave at every block, for reducers that take such a number: one for each MERGED_SHARES."""
     patches = config.patches(image_size)
-    return [str(max(1, round(share * patches / config.depth))) for share in MERGED_SHARES]
+    counts = (max(1, round(share * patches / config.depth)) for share in MERGED_SHARES)
+    return [str(count) for count in dict.fromkeys(counts)]

@@ -44,24 +44,19 @@ from foveate.models.profiling.profile_state import (
 )
 from foveate.models.profiling.screening import (
     LATENCY_SHARE,
-    NO_TIME,
+    MIN_ROUND_IMAGES,
     QUALITY_SHARE,
+    content_seconds,
+    drop_for_time,
     families,
     screening_steps,
+    timed_within,
     to_measure,
 )
-from foveate.models.profiling.screening_rules import DroppedPlan, affordable, expected_seconds
 from foveate.models.profiling.searching import STEPS, find_schedule, use_schedules
 from foveate.models.profiling.timing import mean_batch_seconds
 from foveate.models.runners.base import ModelRunner, Pixels
 from foveate.models.runners.image import TorchRunner
-
-MIN_ROUND_IMAGES = 16
-"""Fewest images in a round: the latency of a plan with exits depends on what the images show."""
-FEWEST_ROUNDS = 2
-"""With a budget, as many plans are timed as leave time for this number of rounds."""
-SMALL_BATCH_COST = 1.5
-"""Expected cost of an image in the batches that are timed, relative to that in the largest batch."""
 
 
 def measure(
@@ -97,7 +92,10 @@ def measure(
         for next_state in stage(runner, images, job, state, report, budget):
             state = save(next_state)
     profile = _profile(model, images, job, state, setting)
-    if runner.card.task == "classify" and isinstance(runner, TorchRunner):
+    has_time = budget.left_s() >= content_seconds(state, len(images))
+    if runner.card.task == "classify" and isinstance(runner, TorchRunner) and not has_time:
+        state = save(drop_for_time(state, "choice by content", ["content"]))
+    elif runner.card.task == "classify" and isinstance(runner, TorchRunner):
         report_content = partial(report, "content")
         for learned in learning_steps(
             runner, images, profile, job.batch_sizes, job.rounds, state.learnt, report_content
@@ -178,7 +176,7 @@ def _qualities(
             continue
         if plan != runner.full and budget.ended(QUALITY_SHARE):
             late = [plan.relative_to(runner.full) for plan in plans[number:]]
-            yield _drop(state, "quality on all images", [n for n in late if n not in measured])
+            yield drop_for_time(state, "quality on all images", [n for n in late if n not in measured])
             break
         for chunk in images.chunks(runner.max_batch):
             report("quality", f"quality of {name}", number * len(images) + done, total)
@@ -189,17 +187,6 @@ def _qualities(
         state = _with_quality(state, name, succeeded, evaluator)
         yield state
     report("quality", f"quality of {len(state.kept)} plans", len(plans), len(plans))
-
-
-def _drop(state: ProfilingState, stage: str, names: Sequence[str]) -> ProfilingState:
-    """The state in which these plans are dropped for lack of time."""
-    late = [DroppedPlan(name, stage, NO_TIME, by_budget=True) for name in names]
-    return replace(state, dropped=(*state.dropped, *late))
-
-
-def _costs_only(result: Result) -> Result:
-    """The result without its maps and features, which would fill the memory."""
-    return replace(result, maps=None, frame_maps=(), over_time=None, features=None)
 
 
 def _latencies(
@@ -216,10 +203,10 @@ def _latencies(
     dropped = {drop.plan for drop in state.dropped}
     names = [name for name in offered if name not in dropped]
     if not state.rounds:
-        names = names[: _timed_within(names, job, state, budget)]
+        names = names[: timed_within(names, job, state, budget)]
         late = [name for name in offered if name not in names and name not in dropped]
         if late:
-            yield (state := _drop(state, "latency", late))
+            yield (state := drop_for_time(state, "latency", late))
     if any(times.keys() != set(names) for times in state.rounds):
         state = replace(state, rounds=())  # of another budget, which left time for other plans
     timed = [plans[name] for name in names]
@@ -237,18 +224,6 @@ def _latencies(
         state = replace(state, rounds=(*state.rounds, times))
         yield state
     report("latency", description, job.rounds * per_round, job.rounds * per_round)
-
-
-def _timed_within(names: Sequence[str], job: ProfilingJob, state: ProfilingState, budget: TimeBudget) -> int:
-    """How many of these plans, from the first on, can be timed in a few rounds in the time that is left."""
-    if budget.seconds is None or not state.trials:
-        return len(names)
-    images = sum(max(MIN_ROUND_IMAGES, *job.batch_sizes) + size for size in job.batch_sizes)
-    rounds = min(FEWEST_ROUNDS, job.rounds)
-    seconds = {
-        name: SMALL_BATCH_COST * rounds * images * expected_seconds(state.trials, name) for name in names
-    }
-    return affordable(names, seconds, budget.left_s(LATENCY_SHARE))
 
 
 def _with_quality(

@@ -35,6 +35,14 @@ SCREENING_SHARE, QUALITY_SHARE, LATENCY_SHARE = 0.35, 0.65, 0.9
 choice by content."""
 MEAN_COST = 0.6
 """Expected cost of a plan, as a share of full's."""
+MIN_ROUND_IMAGES = 16
+"""Fewest images in a round: the latency of a plan with exits depends on what the images show."""
+FEWEST_ROUNDS = 2
+"""With a budget, as many plans are timed as leave time for this number of rounds."""
+CONTENT_RUNS = 2.5
+"""Expected cost of learning and measuring the choice by content, in runs of full over all images."""
+SMALL_BATCH_COST = 1.5
+"""Expected cost of an image in the batches that are timed, relative to that in the largest batch."""
 SAVE_INTERVAL_S = 1.0
 """Shortest time between two states, which are written to disk."""
 NO_TIME = "the budget left no time for it"
@@ -184,6 +192,35 @@ def to_measure(plans: Sequence[Plan], full: Plan, state: ProfilingState) -> list
         order = {name: rank for rank, name in enumerate(by_promise(trials))}
         names.sort(key=lambda name: (is_baseline(name), order[name]))
     return [by_name[name] for name in names]
+
+
+def drop_for_time(state: ProfilingState, stage: str, names: Sequence[str]) -> ProfilingState:
+    """The state in which these plans are dropped for lack of time."""
+    late = [DroppedPlan(name, stage, NO_TIME, by_budget=True) for name in names]
+    return replace(state, dropped=(*state.dropped, *late))
+
+
+def _costs_only(result: Result) -> Result:
+    """The result without its maps and features, which would fill the memory."""
+    return replace(result, maps=None, frame_maps=(), over_time=None, features=None)
+
+
+def timed_within(names: Sequence[str], job: ProfilingJob, state: ProfilingState, budget: TimeBudget) -> int:
+    """How many of these plans, from the first on, can be timed in a few rounds in the time that is left."""
+    if budget.seconds is None or not state.trials:
+        return len(names)
+    images = sum(max(MIN_ROUND_IMAGES, *job.batch_sizes) + size for size in job.batch_sizes)
+    rounds = min(FEWEST_ROUNDS, job.rounds)
+    seconds = {
+        name: SMALL_BATCH_COST * rounds * images * expected_seconds(state.trials, name) for name in names
+    }
+    return affordable(names, seconds, budget.left_s(LATENCY_SHARE))
+
+
+def content_seconds(state: ProfilingState, images: int) -> float:
+    """Expected seconds of learning and measuring the choice by content; 0 if the speed is unknown."""
+    full = state.trials.get("full")
+    return CONTENT_RUNS * images * full.image_seconds if full is not None else 0.0
 
 
 def is_baseline(name: str) -> bool:
