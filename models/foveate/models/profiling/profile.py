@@ -189,6 +189,11 @@ def _qualities(
     report("quality", f"quality of {len(state.kept)} plans", len(plans), len(plans))
 
 
+def _costs_only(result: Result) -> Result:
+    """The result without its maps and features, which would fill the memory."""
+    return replace(result, maps=None, frame_maps=(), over_time=None, features=None)
+
+
 def _latencies(
     runner: ModelRunner,
     images: DecodedDataset,

@@ -200,11 +200,6 @@ def drop_for_time(state: ProfilingState, stage: str, names: Sequence[str]) -> Pr
     return replace(state, dropped=(*state.dropped, *late))
 
 
-def _costs_only(result: Result) -> Result:
-    """The result without its maps and features, which would fill the memory."""
-    return replace(result, maps=None, frame_maps=(), over_time=None, features=None)
-
-
 def timed_within(names: Sequence[str], job: ProfilingJob, state: ProfilingState, budget: TimeBudget) -> int:
     """How many of these plans, from the first on, can be timed in a few rounds in the time that is left."""
     if budget.seconds is None or not state.trials:
