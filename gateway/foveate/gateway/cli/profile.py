@@ -24,12 +24,12 @@ from foveate.models.loading.loader import UnprofiledModel
 from foveate.models.loading.profile_store import profile_path
 from foveate.models.profiling import dataset, ladder_plot
 from foveate.models.profiling.budget import parse_budget
-from foveate.models.profiling.candidates import parse_plans
 from foveate.models.profiling.dataset import Dataset, DecodedDataset, DecodeMedia
 from foveate.models.profiling.profile import measure
 from foveate.models.profiling.profile_state import ProfilingJob, ReportStage, partial_path
 from foveate.models.profiling.searching import parse_shares, set_uniform_schedules
 from foveate.models.runners.base import ModelRunner, Pixels
+from foveate.models.runners.candidates import parse_plans
 from foveate.models.runners.image import TorchRunner
 from foveate.models.zoo.heldout import heldout, heldout_clips
 

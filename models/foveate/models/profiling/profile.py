@@ -106,7 +106,8 @@ def measure(
         profile = with_content(profile, state.learnt)
     within = not (budget.ended() or any(drop.by_budget for drop in state.dropped))
     dropped = families(state.dropped, runner.full.variant)
-    search = PlanSearch(len(job.plans), len(state.dropped), job.budget_s, within, dropped)
+    dropped_plans = len({drop.plan for drop in state.dropped} - {"content"})
+    search = PlanSearch(len(job.plans), dropped_plans, job.budget_s, within, dropped)
     profile = replace(profile, search=search)
     write_atomically(target, profile.text())
     if within:

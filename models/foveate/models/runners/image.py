@@ -16,8 +16,8 @@ from foveate.core.outcome import Explanation, Result
 from foveate.core.plan import Plan, Precision
 from foveate.core.point_prompts import Features
 from foveate.core.profile import Profile
-from foveate.models.profiling.candidates import baselines, candidates
 from foveate.models.runners.base import BaseRunner, ModelRunner, Pixels, check_model
+from foveate.models.runners.candidates import baselines, candidates
 from foveate.models.runners.dense import PatchFeatures, class_maps, segment
 from foveate.models.runners.describe import describe, profiled_ladder, standard_ladder
 from foveate.models.runners.explain import explain

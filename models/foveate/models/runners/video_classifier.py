@@ -15,8 +15,8 @@ from foveate.core.plan import Plan, Precision
 from foveate.core.profile import Profile
 from foveate.models import exits
 from foveate.models.layers.config import block_macs, embedding_macs
-from foveate.models.profiling.candidates import video_candidates
 from foveate.models.runners.base import BaseRunner
+from foveate.models.runners.candidates import video_candidates
 from foveate.models.runners.clip_plans import (
     check_clip_plan,
     check_reducer,

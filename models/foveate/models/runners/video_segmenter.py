@@ -14,8 +14,8 @@ from foveate.core.model import Rung
 from foveate.core.outcome import ClassMaps, Result
 from foveate.core.plan import Plan, Precision, sampled_frames
 from foveate.core.profile import Profile
-from foveate.models.profiling.candidates import video_candidates
 from foveate.models.runners.base import BaseRunner
+from foveate.models.runners.candidates import video_candidates
 from foveate.models.runners.clip_plans import (
     check_clip_plan,
     check_reducer,

@@ -14,7 +14,7 @@ from foveate.core.plan import Plan
 from foveate.models import reduction
 from foveate.models.heads.dense import DenseSpec
 from foveate.models.layers.config import ViTConfig
-from foveate.models.profiling.candidates import baselines, candidates, parse_plans, video_candidates
+from foveate.models.runners.candidates import baselines, candidates, parse_plans, video_candidates
 from foveate.models.runners.image import TorchRunner
 from foveate.models.vit.stitch import StitchSpec
 from foveate.models.vit.vit import ElasticViT
