@@ -12,6 +12,8 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 MAX_TEXT = 200
 """Characters in the text form at most."""
 _HEAD = re.compile(r"(?P<variant>[A-Za-z0-9][A-Za-z0-9_.-]*)@(?P<size>[1-9][0-9]{1,3})")
+_SIZED = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*@-?[0-9]+")
+"""A variant and a size, in range or not."""
 _NUMBER = re.compile(r"-?[0-9]*\.?[0-9]+")
 _PART = re.compile(r"[a-z][a-z0-9_]*(:[A-Za-z0-9_.,@-]+)*")
 
@@ -54,9 +56,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         if not _HEAD.fullmatch(f"{self.variant}@{self.image_size}"):
-            raise BadPlan(
-                f"a plan must start with variant@size, as in vit-t@224, not {self.variant}@{self.image_size}"
-            )
+            raise _bad_head(f"{self.variant}@{self.image_size}")
         if self.precision not in PRECISIONS:
             raise BadPlan(f"precision must be one of {', '.join(PRECISIONS)}, not {self.precision!r}")
         if not _PART.fullmatch(self.reducer) or self.reducer.partition(":")[0] in _KINDS:
@@ -87,7 +87,7 @@ class Plan:
             variant, size = base.variant, base.image_size
             parts = parts if first == "full" else [first, *parts]
         else:
-            raise BadPlan(f"a plan must start with variant@size, as in vit-t@224, not {_short(first)!r}")
+            raise _bad_head(first)
         return cls(variant, size, **_parse_parts(parts, base.precision if base else "fp32"))
 
     @property
@@ -152,6 +152,15 @@ def _parse_parts(parts: list[str], precision: Precision) -> _Parts:
             case _:
                 parsed["reducer"] = f"{name}:{argument}" if argument else name
     return parsed
+
+
+def _bad_head(text: str) -> BadPlan:
+    """The error for a plan that begins with this text."""
+    if _SIZED.fullmatch(text):
+        return BadPlan(
+            f"the size in a plan is a number from 10 to 9999, as in vit-t@224, not {_short(text)!r}"
+        )
+    return BadPlan(f"a plan must start with variant@size, as in vit-t@224, not {_short(text)!r}")
 
 
 def _canonical(argument: str) -> str:

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from foveate.core.heap import trim_heap
 from foveate.core.model import ModelCard
+from foveate.core.settings import DEFAULTS
 from foveate.estimation.host_load import HostLoadMonitor
 from foveate.gateway.limits import MemoryBudget
 from foveate.gateway.media.image_size import decoded_bytes, is_large, working_bytes
@@ -24,8 +25,6 @@ NICE = 10
 """Niceness of decode threads: a forward gets nine times as much of a core that both want."""
 SMALL_BYTES = 2**17
 """Media up to this size are hashed, and JSON is parsed, on the event loop, in a tenth of a millisecond."""
-MAX_PIXELS = 50_000_000
-"""Pixels of an image whose size is not in its first bytes: the default of the setting max_pixels."""
 CHUNK_BYTES = 2**20
 """Bytes of a file that are hashed at a time."""
 
@@ -35,7 +34,9 @@ class Decoding:
     they never delay small images. The event loop is never blocked. Work on large images waits for its share
     of a memory budget."""
 
-    def __init__(self, threads: int, host_load: HostLoadMonitor, max_bytes: int = 2**29) -> None:
+    def __init__(
+        self, threads: int, host_load: HostLoadMonitor, max_bytes: int = DEFAULTS["decode_bytes"]
+    ) -> None:
         """threads: of each pool, except for the one thread for large images. max_bytes: for all large images
         together, at the sizes that `image_size` estimates."""
         self.host_load, self.memory = host_load, MemoryBudget(max_bytes)
@@ -45,7 +46,7 @@ class Decoding:
         }
 
     async def decode_image(
-        self, name: str, data: bytes, work: Callable[[], T], max_pixels: int = MAX_PIXELS
+        self, name: str, data: bytes, work: Callable[[], T], max_pixels: int = DEFAULTS["max_pixels"]
     ) -> tuple[T, float]:
         """Run `work`, which decodes an image for the model of that name: its result and its seconds.
 

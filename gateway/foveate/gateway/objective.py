@@ -16,6 +16,8 @@ NO_SLO_CLASS = SloClass()
 OBJECTIVE_HEADERS = ("x-slo-ms", "x-request-timeout-seconds", "x-min-quality", "x-slo-class", "x-priority")
 OWN_HEADERS = (*OBJECTIVE_HEADERS, "x-plan", "x-request-id")
 """The headers that only this server defines."""
+AUTO = "auto"
+"""The value of the setting `plan` that leaves the choice to the policy."""
 _OWN_STARTS = ("x-slo", "x-min", "x-foveate", "x_")
 _OWN_NAME = re.compile("x-(slo|min|foveate)(-.*)?")
 
@@ -103,12 +105,15 @@ def choose_plan(card: ModelCard, default: Plan | None, pinned: str | None, min_q
     """The plan to run under; None leaves the choice to the policy.
 
     default: the server's plan for this model; the full plan replaces it where it is below `min_quality`.
-    pinned: text of the plan that the client chose. Raises BadPlan where it contradicts `min_quality`.
+    pinned: text of the plan that the client chose. Raises BadPlan, also where it contradicts
+    `min_quality`.
     """
     if pinned is None:
         if default is None:
             return None
         return default if (card.quality_of(default) or 0.0) >= min_quality else card.full
+    if pinned.strip() == AUTO:
+        raise BadPlan("auto is not a plan; send no plan, and the server chooses one")
     plan = card.plan(pinned)
     quality = card.quality_of(plan)
     if min_quality > 0 and quality is None:
@@ -120,4 +125,4 @@ def choose_plan(card: ModelCard, default: Plan | None, pinned: str | None, min_q
 
 def default_plan(card: ModelCard, settings: Settings) -> Plan | None:
     """The server's plan for requests that pin none; None leaves the choice to the policy."""
-    return None if settings.plan == "auto" else card.plan(settings.plan)
+    return None if settings.plan == AUTO else card.plan(settings.plan)

@@ -10,6 +10,7 @@ from foveate.core.model import ModelCard
 from foveate.core.outcome import Outcome
 from foveate.core.plan import Plan
 from foveate.core.request import Objective, Request
+from foveate.core.settings import DEFAULTS
 from foveate.engine.device import DeviceExecutor
 from foveate.engine.engine import Engine
 from foveate.engine.hang import HangLimits
@@ -30,8 +31,8 @@ class LocalCluster:
         self,
         factories: Sequence[Callable[[], Runner]],
         metrics: Metrics,
-        queue_items: int = 1024,
-        queue_bytes: int = 2**28,
+        queue_items: int = DEFAULTS["queue_items"],
+        queue_bytes: int = DEFAULTS["queue_bytes"],
         policy: PolicyFactory = SloPolicy,
         default_deadline_s: float = DEFAULT_DEADLINE_S,
         host_load: HostLoadMonitor | None = None,

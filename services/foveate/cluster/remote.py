@@ -116,5 +116,5 @@ class RemoteCluster:
         """Fail the requests that are left. A second call does nothing."""
         self.draining = self._closed = True
         for worker_client in self.worker_clients:
-            worker_client.fail_pending(Draining("the server shut down before the request was run"))
+            worker_client.fail_pending(Draining("the server shut down before the request was complete"))
             worker_client.close()

@@ -9,6 +9,7 @@ from typing import Literal
 
 from foveate.core.errors import DeviceHung
 from foveate.core.plan import Plan
+from foveate.core.settings import DEFAULTS
 
 log = logging.getLogger(__name__)
 
@@ -29,9 +30,9 @@ RETRY_AFTER_S = 5.0
 class HangLimits:
     """The shortest times after which work counts as hanging, and as lost. Long predictions extend them."""
 
-    hang_s: float = 30.0
+    hang_s: float = DEFAULTS["hang_timeout_s"]
     """From then on, requests that wait are refused."""
-    restart_s: float = 120.0
+    restart_s: float = DEFAULTS["hang_restart_s"]
     """From then on, only a restart of the process helps."""
 
     def of(self, predicted_s: float) -> tuple[float, float]:

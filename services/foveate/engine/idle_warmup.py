@@ -77,20 +77,33 @@ class IdleWarmup:
             self._task.cancel()
 
     async def _run(self, warmup: Warmup, name: str) -> None:
-        try:
-            while (batch := warmup.next) is not None:
-                forward_s = self.latency.predict(*batch)
-                async with self.device.idle_turn:  # granted in order: the models take turns
-                    while not self._allowed(forward_s + self._setup_s):  # noqa: ASYNC110 -- no event tells that all is quiet
-                        await asyncio.sleep(QUIET_S)
-                    work = DeviceWork(name, *batch, forward_s, "warm-up")
-                    await asyncio.shield(self._run_next(warmup, work))
-        except Exception:
-            # A rung that fails here would fail requests too; it stays cold, and better rungs serve them.
-            log.warning("%s: the warm-up failed; rungs that are not warm stay unused", name, exc_info=True)
-        else:
+        complete = True
+        while (batch := warmup.next) is not None:
+            forward_s = self.latency.predict(*batch)
+            async with self.device.idle_turn:  # granted in order: the models take turns
+                # No event tells that all is quiet: requests, decoding and the device would all have to set
+                # it at every change, for a wait that ends once the ladder is warm.
+                while not self._allowed(forward_s + self._setup_s):  # noqa: ASYNC110
+                    await asyncio.sleep(QUIET_S)
+                work = DeviceWork(name, *batch, forward_s, "warm-up")
+                complete &= await asyncio.shield(self._run_or_skip(warmup, work))
+        if complete:
             log.info("%s: all rungs are warm", name)
-            await self.device.run(trim_heap)  # the warm-up freed large blocks between small ones
+        await self.device.run(trim_heap)  # the warm-up freed large blocks between small ones
+
+    async def _run_or_skip(self, warmup: Warmup, work: DeviceWork) -> bool:
+        """Run the next batch. If it fails, skip the rest of its plan, and return False."""
+        try:
+            await self._run_next(warmup, work)
+        except (Exception, SystemExit):  # a library of the model may call sys.exit
+            # The plan would fail requests too. If it has never run, it stays cold, and others serve them.
+            log.warning(
+                "%s: the warm-up of %s failed; its other batches are left out",
+                work.model, work.plan, exc_info=True,
+            )  # fmt: skip
+            warmup.skip(work.plan)
+            return False
+        return True
 
     def _allowed(self, predicted_s: float) -> bool:
         """Whether a batch of this length may begin now."""

@@ -74,6 +74,10 @@ class Warmup(Protocol):
         """Run the next batch, on the thread of `run`; the plan, once all its batches have run."""
         ...
 
+    def skip(self, plan: Plan) -> None:
+        """Leave out the batches of a plan that are left, because one has failed."""
+        ...
+
 
 @runtime_checkable
 class HasWarmup(Protocol):

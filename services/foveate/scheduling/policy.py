@@ -9,11 +9,12 @@ from foveate.core.model import ModelCard, Rung
 from foveate.core.outcome import Reason
 from foveate.core.plan import Plan
 from foveate.core.request import Objective
+from foveate.core.settings import DEFAULTS
 from foveate.estimation.arrivals import ArrivalStats
 from foveate.estimation.latency import Predictor
 from foveate.scheduling.device_demand import NO_DEMAND, DeviceDemand
 
-DEFAULT_DEADLINE_S = 1.0
+DEFAULT_DEADLINE_S: float = DEFAULTS["default_deadline_s"]
 """A request without a deadline is ordered as if its deadline were this far away. It never expires."""
 PRIORITY_BOOST_S = 1.0
 """Seconds by which one step of priority moves a request forward. The order of two queued requests never

@@ -83,7 +83,7 @@ async def test_closing_fails_pending_requests() -> None:
         task = asyncio.create_task(cluster.submit(fake_request()))
         await asyncio.sleep(0.05)
         await cluster.close()
-        with pytest.raises(Draining):
+        with pytest.raises(Draining, match="before the request was complete"):
             await task
 
 

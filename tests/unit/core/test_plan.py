@@ -81,6 +81,14 @@ def test_invalid_plans_are_refused_in_one_short_sentence(text: str) -> None:
     assert "\n" not in refused.value.detail
 
 
+@pytest.mark.parametrize("text", ["vit-xs@10000", "vit-t@5/evit:0.5", "vit-t@0", "vit-t@-224", "vit-t@0224"])
+def test_a_size_out_of_range_is_named(text: str) -> None:
+    with pytest.raises(BadPlan, match=f"the size in a plan is a number from 10 to 9999.* not '{text[:6]}"):
+        Plan.parse(text, FULL)
+    with pytest.raises(BadPlan, match="number from 10 to 9999, as in vit-t@224, not 'vit-t@10000'"):
+        Plan("vit-t", 10000)
+
+
 def test_parts_leave_out_variant_size_and_precision() -> None:
     assert FULL.parts == "full"
     assert Plan.parse("evit:0.5/exit:0.9", FULL).parts == "evit:0.5/exit:0.9"

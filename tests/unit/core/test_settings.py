@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from foveate.core import settings
 from foveate.core.errors import SetupError
-from foveate.core.settings import Settings, SloClass, read_settings
+from foveate.core.settings import DEFAULTS, Settings, SloClass, read_settings
 from foveate.gateway.cli.main import settings_from
 
 
@@ -20,6 +20,13 @@ def test_flags_override_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     server = settings_from({"port": None, "host": "0.0.0.0"})  # noqa: S104 -- a value, nothing listens
     assert (server.port, server.host) == (9000, "0.0.0.0")  # noqa: S104
     assert server.models == ("vit-t", "vit_tiny_patch16_224")
+
+
+def test_the_table_of_defaults_is_that_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of the server that are used without settings take their limits from it."""
+    for name in DEFAULTS:
+        monkeypatch.delenv(f"FOVEATE_{name.upper()}", raising=False)
+    assert dict(DEFAULTS) == dict(Settings())
 
 
 def test_the_default_address_is_local() -> None:

@@ -11,13 +11,21 @@ import pytest
 
 from foveate.core.errors import DeadlineExceeded, DeviceHung, RunFailed
 from foveate.core.metrics import Metrics
-from foveate.core.outcome import Explanation, Result
+from foveate.core.outcome import Explanation, Outcome, Result
 from foveate.core.plan import Plan
 from foveate.core.request import Objective
 from foveate.engine.device import DeviceExecutor
 from foveate.engine.engine import Engine
 from foveate.engine.hang import HANG_FACTOR, RESTART_FACTOR, STALL_S, DeviceWork, HangDetector, HangLimits
-from tests.support.engines import blocked, forward_begins, make_request, running, soon, submitted
+from tests.support.engines import (
+    blocked,
+    forward_begins,
+    make_request,
+    running,
+    soon,
+    submitted,
+    with_latency,
+)
 from tests.support.fake_runner import FULL, FakeRunner
 
 pytestmark = pytest.mark.anyio
@@ -178,6 +186,53 @@ async def test_a_process_that_stood_still_is_not_mistaken_for_a_hang() -> None:
                 await asyncio.sleep(0.01)
         assert detector.hangs and "fake" in detector.describe()
     assert not detector.hangs and not detector.describe()
+
+
+class SlowRunner(FakeRunner):
+    """Sleeps in each forward. A batch with the media "poison" fails after that."""
+
+    def __init__(self, seconds: Sequence[float], predicted_s: float) -> None:
+        """seconds: of each forward. predicted_s: for batches of any size."""
+        super().__init__()
+        with_latency(self, predicted_s)
+        self.seconds = list(seconds)
+
+    def run(self, batch: list[Any], plan: Plan) -> list[Result | Exception]:
+        time.sleep(self.seconds.pop(0))
+        return super().run(batch, plan)
+
+
+async def test_a_first_run_that_takes_longer_than_predicted_is_not_a_hang(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It compiles or prepares kernels: it may take several times as long as the batches that were timed."""
+    device, runner = DeviceExecutor(hang_limits=HangLimits(0.02, 0.02)), SlowRunner([0.8, 0], 0.2)
+    async with running(runner, device=device) as engine:
+        first = await submitted(engine, make_request("first"))
+        await asyncio.sleep(0.1)
+        later = await submitted(engine, make_request("later"))
+        await soon(asyncio.gather(*first, *later))
+    assert "hangs" not in caplog.text
+    assert runner.batches == [["first"], ["later"]]
+
+
+async def test_items_that_run_one_by_one_after_their_batch_failed_are_not_a_hang(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Together they may take as long as one batch for each item, and then some."""
+    predicted_s, alone_s = 0.1, 0.3
+    assert HANG_FACTOR * predicted_s < 4 * alone_s, "one batch may not take that long"
+    device = DeviceExecutor(hang_limits=HangLimits(0.02, 0.02))
+    runner = SlowRunner([0, 0, *[alone_s] * 4], predicted_s)
+    async with running(runner, device=device) as engine:
+        inside = await blocked(engine, runner)
+        waiting = await submitted(engine, *(make_request(n) for n in ("a", "b", "c", "poison")))
+        runner.gate.set()
+        *answers, failed = await soon(asyncio.gather(*waiting, return_exceptions=True))
+        await soon(inside)
+        assert [type(answer) for answer in answers] == [Outcome] * 3 and isinstance(failed, RunFailed)
+    assert "hangs" not in caplog.text
+    assert runner.batches == [["first"], ["a", "b", "c", "poison"], ["a"], ["b"], ["c"], ["poison"]]
 
 
 async def test_work_in_time_leaves_nothing_behind() -> None:

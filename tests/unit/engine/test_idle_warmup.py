@@ -11,13 +11,14 @@ from prometheus_client import generate_latest
 from foveate.core.batching import WarmedPlan
 from foveate.core.errors import RunFailed
 from foveate.core.metrics import Metrics
+from foveate.core.plan import Plan
 from foveate.engine.device import DeviceExecutor
 from foveate.engine.engine import Engine
 from foveate.engine.hang import HangLimits
 from foveate.estimation.host_load import HostLoadMonitor
 from tests.support.engines import blocked, make_request, running, soon
 from tests.support.fake_runner import FULL, HALF
-from tests.support.warming_runner import StepWarmup, WarmingRunner
+from tests.support.warming_runner import WARM_FULL, WARM_HALF, StepWarmup, WarmingRunner
 
 pytestmark = pytest.mark.anyio
 
@@ -131,23 +132,52 @@ async def test_a_runner_without_warm_up_counts_as_warm() -> None:
     assert b'foveate_warm_ratio{model="fake"} 1.0' in generate_latest(metrics.registry)
 
 
-class FailingWarmup(StepWarmup):
+class TwoPlanWarmup:
+    """Two batches of FULL and two of HALF are left. All of the failing plan raise the error."""
+
+    warm = (WARM_FULL,)
+
+    def __init__(self, failing: Plan, error: BaseException) -> None:
+        self.failing, self.error = failing, error
+        self.left = [(FULL, 4), (FULL, 8), (HALF, 1), (HALF, 4)]
+        self.tried: list[Plan] = []
+
+    @property
+    def next(self) -> tuple[Plan, int] | None:
+        return self.left[0] if self.left else None
+
+    @property
+    def ratio(self) -> float:
+        return 1 - len(self.left) / 4
+
     def run_next(self) -> WarmedPlan | None:
-        raise RunFailed("no memory")
+        plan, size = self.left.pop(0)
+        self.tried.append(plan)
+        if plan == self.failing:
+            raise self.error
+        return {(FULL, 8): WARM_FULL, (HALF, 4): WARM_HALF}.get((plan, size))
+
+    def skip(self, plan: Plan) -> None:
+        self.left = [batch for batch in self.left if batch[0] != plan]
 
 
-async def test_a_failed_warm_up_is_logged_and_requests_are_still_served(
-    caplog: pytest.LogCaptureFixture,
+@pytest.mark.parametrize("error", [RunFailed("no memory"), SystemExit(1)])
+@pytest.mark.parametrize("failing", [FULL, HALF])
+async def test_a_plan_that_fails_is_skipped_with_one_warning_and_the_others_go_on(
+    failing: Plan, error: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     runner = WarmingRunner()
-    runner.warmup = FailingWarmup(3)
+    warmup = TwoPlanWarmup(failing, error)
+    runner.warmup = warmup  # type: ignore[assignment]
     async with running(runner) as engine:
-        caplog.set_level(logging.WARNING)
-        while "the warm-up failed" not in caplog.text:
-            await asyncio.sleep(0.005)
-        outcome = await soon(engine.submit(make_request("a", deadline=None)))
-    assert outcome.plan == FULL
-    assert not engine.latency.is_warm(HALF)
+        await soon(warm(runner))
+        assert warmup.tried == ([FULL, HALF, HALF] if failing == FULL else [FULL, FULL, HALF])
+        assert engine.latency.is_warm(HALF) == (failing == FULL)
+        assert (await soon(engine.submit(make_request("a", deadline=None)))).plan == FULL
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert warnings == [f"fake: the warm-up of {failing} failed; its other batches are left out"]
+    assert "all rungs are warm" not in caplog.text
 
 
 async def test_a_draining_engine_does_not_warm_up() -> None:

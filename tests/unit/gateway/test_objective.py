@@ -125,6 +125,7 @@ def test_a_pinned_plan_overrides_the_default() -> None:
         ("evit:0.5", 0.91, "has quality 0.900, below x-min-quality 0.91"),
         ("depth:3", 0.1, "was never measured"),
         ("other@32", 0.0, "other is not a variant of fake"),
+        ("auto", 0.0, "auto is not a plan; send no plan, and the server chooses one"),
     ],
 )
 def test_a_pinned_plan_that_contradicts_the_request_is_refused(

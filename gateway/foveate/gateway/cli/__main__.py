@@ -1,6 +1,15 @@
-"""`python -m foveate.gateway.cli` is the `foveate` command."""
+"""The `foveate` command, also as `python -m foveate.gateway.cli`."""
 
-from foveate.gateway.cli.main import main
+import signal
+
+
+def main() -> None:
+    """Import the command line and run it. Ctrl-C ends the process without a traceback from the imports."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the imports take a second
+    from foveate.gateway.cli.main import main as run
+
+    run()
+
 
 if __name__ == "__main__":
     main()

@@ -26,11 +26,12 @@ FLAGS: dict[str, Any] = {
     "crop_mode": Annotated[str | None, _option("center keeps the aspect ratio, squash does not.")],
     "interpolation": Annotated[str | None, _option("bilinear or bicubic.")],
     "heads": Annotated[int | None, _option("Attention heads of each block.")],
-    "activation": Annotated[str | None, _option("gelu, gelu_tanh or quick_gelu.")],
+    "activation": Annotated[str | None, _option("gelu, gelu_tanh, quick_gelu or silu.")],
     "eps": Annotated[float | None, _option("Epsilon of the layer norms.")],
-    "pool": Annotated[str | None, _option("What is classified: token, or avg of the patches.")],
+    "pool": Annotated[str | None, _option("What is classified: token, avg, token_avg or map.")],
     "image_size": Annotated[int | None, _option("Side of the input in pixels.")],
     "labels": Annotated[str | None, _option("Text file with one class name in each line.")],
+    "architecture": Annotated[str | None, _option("timm's name of the network.")],
     "prefix": Annotated[str | None, _option("Read the parameters under this prefix alone.")],
 }
 """The flags by their name in `CheckpointOptions`."""

@@ -18,7 +18,7 @@ from foveate.models.loading.loader import LoadOptions
 from foveate.models.loading.profile_store import exits_path
 from foveate.models.loading.registry import loader_for
 from foveate.models.profiling.budget import parse_budget
-from foveate.models.profiling.dataset import DecodedDataset, unlabelled_folder
+from foveate.models.profiling.dataset import DecodedDataset, image_folder
 from foveate.models.runners.image import TorchRunner
 from foveate.models.weights.checkpoint import Checkpoint
 
@@ -58,7 +58,7 @@ def train_exits(
     target = options.target
     if target.exists():
         raise SetupError(f"{target} holds trained exits already: remove it to train again, or pass --out")
-    dataset = unlabelled_folder(options.data).sample(options.limit, options.seed)
+    dataset = image_folder(options.data).sample(options.limit, options.seed)
     fetched, weights = fetch_untrained(options.model, load_options)
     checkpoint = fetched.model
     progress_console.print(description(checkpoint), highlight=False, markup=False, soft_wrap=True)

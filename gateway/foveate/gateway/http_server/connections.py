@@ -9,7 +9,7 @@ from time import monotonic
 from typing import Protocol
 
 from foveate.core.errors import SetupError
-from foveate.core.settings import Settings
+from foveate.core.settings import DEFAULTS, Settings
 
 log = logging.getLogger(__name__)
 
@@ -56,9 +56,9 @@ class ConnectionLimits:
 
     max_connections: int = 2**31
     """Connections with a request in flight."""
-    head_timeout_s: float = 10.0
-    keep_alive_timeout_s: float = 75.0
-    send_timeout_s: float = 30.0
+    head_timeout_s: float = DEFAULTS["head_timeout_s"]
+    keep_alive_timeout_s: float = DEFAULTS["keep_alive_timeout_s"]
+    send_timeout_s: float = DEFAULTS["send_timeout_s"]
     min_send_rate: int = 16 * 1024
     """Bytes per second at which a client must read its answer, after the send time-out."""
 

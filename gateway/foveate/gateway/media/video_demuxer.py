@@ -15,7 +15,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from foveate.core.errors import BrokenMedia, ClipTooLarge, UnsupportedMedia
-from foveate.core.settings import MIB
+from foveate.core.settings import DEFAULTS, MIB
 from foveate.gateway.media.bounded_file import BoundedFile
 from foveate.gateway.media.video_bitstream import check_bitstream_limits, length_prefix_size
 from foveate.gateway.media.video_container import (
@@ -54,11 +54,11 @@ MAX_PACKETS, MAX_DECODED = 1_000_000, 50_000
 class ClipLimits:
     """Limits on a video. A larger one is refused with ClipTooLarge."""
 
-    max_s: float = 3600.0
+    max_s: float = DEFAULTS["max_clip_s"]
     """Duration in seconds."""
-    max_pixels: int = 4096 * 2304
+    max_pixels: int = DEFAULTS["max_video_pixels"]
     """Width x height of a frame, as stored and as shown."""
-    decode_s: float = 20.0
+    decode_s: float = DEFAULTS["clip_decode_s"]
     """Seconds of wall time for reading and decoding, from the opening of the file."""
 
 

@@ -3,29 +3,37 @@
 from collections.abc import Mapping
 
 from foveate.core.errors import UnknownModel, UnsupportedMedia
-from foveate.core.model import ModelCard, Task
+from foveate.core.model import INTERNAL_TASKS, ModelCard, Task
 
 
 class ModelSelector:
     """Chooses among the models of one task."""
 
-    def __init__(self, task: Task, cards: Mapping[str, ModelCard]) -> None:
-        """cards: the models of the task by name; the first one is the default."""
-        self.task, self.cards = task, cards
+    def __init__(self, task: Task, served: Mapping[str, ModelCard]) -> None:
+        """served: the models of all tasks by name; the first one of this task is the default."""
+        self.task, self.served = task, served
+        self.cards = {name: card for name, card in served.items() if card.task == task}
 
     def by_name(self, name: str | None, video: bool) -> ModelCard:
         """The named model, or its clip model for a clip. None: the first model that takes this kind of media.
 
-        Raises UnknownModel.
+        Raises UnknownModel, also for a model of another task, with the route that it has.
         """
+        if name is not None and name not in self.cards:
+            raise self._unknown(name)
         if not self.cards:
             raise UnknownModel(f"no model of task {self.task} is served; GET /models lists the models")
-        if name is not None and name not in self.cards:
-            raise UnknownModel(f"no model {name[:60]!r} is served; the models are {', '.join(self.cards)}")
         if name is None:
             return self._first(video) or next(iter(self.cards.values()))
         card = self.cards[name]
         return self.cards.get(card.clip_model, card) if video else card
+
+    def _unknown(self, name: str) -> UnknownModel:
+        """The error for a model that this task does not have."""
+        if name in self.served:
+            return self.other_task(self.served[name])
+        known = f"the models are {', '.join(self.cards)}" if self.cards else "GET /models lists the models"
+        return UnknownModel(f"no model {name[:60]!r} is served; {known}")
 
     def for_medium(self, card: ModelCard, video: bool, named: bool) -> ModelCard:
         """The model for the kind of media that the bytes turned out to be.
@@ -42,6 +50,15 @@ class ModelSelector:
             takes, sent = ("clips", "an image") if card.frames else ("images", "a clip")
             raise UnsupportedMedia(f"{card.name} takes {takes}, and the request has {sent}")
         return other
+
+    def other_task(self, card: ModelCard) -> UnknownModel:
+        """The refusal of a model of another task, with the route that it has."""
+        if card.task == "clicks":
+            owner = next((other.name for other in self.served.values() if other.click_model == card.name), "")
+            return UnknownModel(f"{card.name} answers points: send them to /segment, with the model {owner}")
+        if card.task in INTERNAL_TASKS:
+            return UnknownModel(f"{card.name} works for another model; GET /models lists the models")
+        return UnknownModel(f"{card.name} is served under /{card.task}, not under /{self.task}")
 
     def _first(self, video: bool) -> ModelCard | None:
         return next((card for card in self.cards.values() if bool(card.frames) == video), None)

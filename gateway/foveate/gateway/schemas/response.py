@@ -12,7 +12,7 @@ from foveate.core.outcome import Outcome, Result
 
 EXPOSED_HEADERS = (
     "x-request-id", "server-timing", "x-foveate-plan", "x-foveate-quality", "x-slo-met", "x-cache",
-    "retry-after",
+    "retry-after", "accept-encoding",
 )  # fmt: skip
 """The headers of responses that web pages of other origins may read."""
 StageSeconds = dict[str, float]

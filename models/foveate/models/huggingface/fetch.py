@@ -1,7 +1,6 @@
 """Checkpoints of transformers from the hub or a folder. Only safetensors are read; no remote code runs."""
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -16,21 +15,20 @@ from foveate.core.errors import SetupError
 from foveate.core.model import Task
 from foveate.models import zoo
 from foveate.models.weights.checkpoint import variant
-from foveate.models.weights.local_files import OTHER_FORMATS, for_transformers, is_folder, is_local
+from foveate.models.weights.local_files import PREFIX, for_transformers, is_folder, is_local
 from foveate.models.weights.preprocessing import Preprocessing, parse_preprocessing
 from foveate.models.weights.timm_config import sentence
+from foveate.models.weights.torchvision_operators import declare_missing_operators
+from foveate.models.weights.transformers_hub import is_hub_name, is_trunk_repository, licence_of
 
-PREFIX = "hf:"
-"""Put before a name, it says that the name is one of transformers."""
-SERVED = (
-    "SegFormer, Mask2Former, UperNet and DPT for segmentation, and VideoMAE, TimeSformer and ViViT for clips"
-)
-"""The tested architectures, for error messages."""
-_ON_HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+SERVED = "image classifiers, segmenters (semantic or universal), and classifiers of videos"
+"""The served kinds of models, for error messages."""
+IMAGE, VIDEO = "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING", "MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING"
 _HEADS: tuple[tuple[str, Task], ...] = (
     ("MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING", "segment"),
     ("MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING", "segment"),
-    ("MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING", "classify"),
+    (VIDEO, "classify"),
+    (IMAGE, "classify"),
 )
 """transformers' own tables of model classes, and their tasks."""
 _PREPROCESSORS = (
@@ -56,6 +54,10 @@ class Pretrained:
     background: bool
     """Whether the model's class 0 is the background. Otherwise the model has no background."""
     preprocessing: Preprocessing
+    video: bool = False
+    """Whether the model takes videos."""
+    multi_label: bool = False
+    """Whether each class has a probability of its own."""
     description: str = ""
     licence: str = ""
     source: str = ""
@@ -66,15 +68,18 @@ class Pretrained:
 
 
 def is_transformers_name(spec: str) -> bool:
-    """Whether a name belongs to transformers: `org/name` on the hub, a folder of a model that the trunk does
-    not run, the weights file in such a folder, or `hf:` before any of them."""
-    if spec.startswith(PREFIX):
-        return True
-    if spec.startswith("timm/") or is_local(spec):
-        return for_transformers(spec)
-    if is_folder(spec):
-        return True
-    return not spec.endswith(OTHER_FORMATS) and _ON_HUB.fullmatch(spec) is not None
+    """Whether a name belongs to transformers: `org/name` on the hub, a folder, the weights file in a
+    folder, or `hf:` before any of them. Models that the elastic trunk runs do not belong to it."""
+    if is_local(spec.removeprefix(PREFIX)):
+        return for_transformers(spec.removeprefix(PREFIX))
+    if is_trunk_repository(spec):
+        return False
+    return spec.startswith(PREFIX) or is_folder(spec) or is_hub_name(spec)
+
+
+def is_image_classifier(pretrained: Pretrained) -> bool:
+    """Whether the model classifies images: it then runs as an opaque network."""
+    return pretrained.task == "classify" and not pretrained.video
 
 
 def load(spec: str) -> Pretrained:
@@ -82,10 +87,10 @@ def load(spec: str) -> Pretrained:
     source = spec.removeprefix(PREFIX)
     if for_transformers(source) and not Path(source).is_dir():
         source = str(Path(source).parent)  # the weights file of a folder stands for the folder
-    transformers = _transformers(source)
+    transformers = import_transformers(source)
     _check_folder(Path(source))
-    config = _config(transformers, source)
-    kind, task = _kind(transformers, config, source)
+    config = read_config(transformers, source)
+    kind, task, video = _kind(transformers, config, source)
     labels = _labels(config, source)
     background = task == "segment" and labels[0].casefold() == "background"
     if task == "segment" and len(labels) - background > MAX_CLASSES:
@@ -97,19 +102,22 @@ def load(spec: str) -> Pretrained:
     preprocessing = parse_preprocessing(table, where, offset=config.model_type == "vivit")
     return Pretrained(
         name=variant(Path(source).resolve().name)[: zoo.MAX_NAME],
-        model=_weights(kind, config, source),
+        model=read_weights(kind, config, source),
         task=task,
         labels=labels[1:] if background else labels,
         background=background,
         preprocessing=preprocessing,
+        video=video,
+        multi_label=_is_multi_label(config, source),
         description=f"{kind.__name__} of transformers",
         licence=_licence(source),
         source=source if Path(source).is_dir() else f"https://huggingface.co/{source}",
     )
 
 
-def _transformers(source: str) -> Any:
+def import_transformers(source: str) -> Any:
     """The transformers package. Raises SetupError where it is not installed."""
+    declare_missing_operators()
     try:
         return import_module("transformers")
     except ModuleNotFoundError as error:
@@ -131,8 +139,8 @@ def _check_folder(path: Path) -> None:
         raise SetupError(f"there is no .safetensors in {path}, and weights in other formats are not read")
 
 
-def _config(transformers: Any, source: str) -> Any:
-    """transformers' configuration of the checkpoint."""
+def read_config(transformers: Any, source: str) -> Any:
+    """transformers' configuration of the checkpoint. Raises SetupError where it cannot be read."""
     try:
         return transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, _http_error()) as error:
@@ -144,15 +152,25 @@ def _config(transformers: Any, source: str) -> Any:
         ) from error
 
 
-def _kind(transformers: Any, config: Any, source: str) -> tuple[Any, Task]:
-    """The model class that the checkpoint was saved from, and its task."""
+def _kind(transformers: Any, config: Any, source: str) -> tuple[Any, Task, bool]:
+    """The model class that the checkpoint was saved from, its task, and whether it takes videos."""
     saved = getattr(config, "architectures", None) or ()
     for mapping, task in _HEADS:
         known = _load_class(getattr(transformers, mapping), config, source)
-        if known is not None and (not saved or known.__name__ in saved):
-            return known, task
-    kind = saved[0] if saved else config.model_type
-    raise SetupError(f"{source} is a {kind}, which is not served; of transformers these are served: {SERVED}")
+        # Perceiver has several classifiers of images.
+        for kind in known if isinstance(known, tuple) else (known,):
+            if kind is not None and (not saved or kind.__name__ in saved):
+                return kind, task, mapping == VIDEO
+    name = saved[0] if saved else config.model_type
+    raise SetupError(f"{source} is a {name}, which is not served; of transformers these are served: {SERVED}")
+
+
+def _is_multi_label(config: Any, source: str) -> bool:
+    """Whether several classes may apply to an image. Raises SetupError for a model that gives no classes."""
+    problem = getattr(config, "problem_type", None)
+    if problem == "regression":
+        raise SetupError(f"{source} predicts numbers and no classes, as its problem_type, regression, says")
+    return bool(problem == "multi_label_classification")
 
 
 def _load_class(mapping: Any, config: Any, source: str) -> Any:
@@ -202,8 +220,11 @@ def _file(source: str, file: str) -> Path | None:
     return None if path is None else Path(path)
 
 
-def _weights(kind: Any, config: Any, source: str) -> Any:
-    """The model in float32. Parameters that the file lacks become NaN, so that no answer depends on them."""
+def read_weights(kind: Any, config: Any, source: str) -> Any:
+    """The model in float32. Parameters that the file lacks become NaN, so that no answer depends on them.
+
+    Raises SetupError for weights that cannot be loaded.
+    """
     try:
         with _without_progress_bars():
             model, loaded = kind.from_pretrained(
@@ -237,9 +258,7 @@ def _without_progress_bars() -> Iterator[None]:
 def _licence(source: str) -> str:
     """The licence in the header of the checkpoint's README; empty where it names none."""
     path = _file(source, "README.md")
-    head = path.read_text("utf-8", "replace").split("---", 2) if path is not None else []
-    match = re.search(r"^license: *([\w.-]+)", head[1], re.MULTILINE) if len(head) == 3 else None
-    return match[1] if match else ""
+    return licence_of(path.parent) if path is not None else ""
 
 
 def _http_error() -> type[Exception]:

@@ -9,8 +9,11 @@ from pathlib import Path
 from foveate.core.errors import SetupError
 from foveate.core.profile import MeasurementEnvironment, Profile
 from foveate.models import zoo
-from foveate.models.huggingface import PREFIX, Pretrained
+from foveate.models.huggingface import PREFIX
+from foveate.models.loading.read_model import ReadModel
 from foveate.models.loading.user_folders import data_folder
+from foveate.models.own.profile_files import profile_file
+from foveate.models.own.source import is_own
 from foveate.models.weights.checkpoint import Checkpoint, variant
 from foveate.models.weights.local_files import canonical_name
 from foveate.models.weights.trained_heads import EXITS
@@ -25,6 +28,10 @@ def profile_path(name: str) -> Path:
 
     Raises SetupError for a user without a data folder.
     """
+    if is_own(name):
+        path = profile_file(name)
+        if path is not None:
+            return path
     name = canonical_name(name)
     if name.endswith(WEIGHTS_SUFFIX):
         return Path(name.removesuffix(WEIGHTS_SUFFIX) + ".profile.json")
@@ -42,9 +49,7 @@ def exits_path(name: str) -> Path:
     return path.with_name(path.name.removesuffix(".json").removesuffix(".profile") + f".{EXITS}")
 
 
-def find_profile(
-    name: str, model: Checkpoint | Pretrained, setting: MeasurementEnvironment
-) -> Profile | None:
+def find_profile(name: str, model: ReadModel, setting: MeasurementEnvironment) -> Profile | None:
     """The profile of a model without siblings, or None.
 
     Raises SetupError for a profile that cannot be read.
@@ -55,7 +60,7 @@ def find_profile(
     return None
 
 
-def matching_profiles(name: str, model: Checkpoint | Pretrained) -> Iterator[tuple[Profile, Traversable]]:
+def matching_profiles(name: str, model: ReadModel) -> Iterator[tuple[Profile, Traversable]]:
     """The profiles of exactly these weights with their files, the user's own first.
 
     Raises SetupError for a profile that cannot be read.
@@ -97,7 +102,7 @@ def with_valid_latencies(
     return profile.latency_on(setting)
 
 
-def weights_digest(model: Checkpoint | Pretrained) -> str:
+def weights_digest(model: ReadModel) -> str:
     """SHA-256 over the names, shapes and values of the weights, and over what is stated about them.
 
     Take it before a runner is made: the runner may convert the weights from float32 to its precision.

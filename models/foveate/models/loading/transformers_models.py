@@ -4,21 +4,26 @@ from collections.abc import Sequence
 
 from foveate.core.errors import SetupError
 from foveate.models import huggingface
-from foveate.models.huggingface import PretrainedRunner
+from foveate.models.huggingface import Pretrained, PretrainedRunner
 from foveate.models.loading.loader import (
     DEFAULT_OPTIONS,
+    FetchedModel,
     LoadOptions,
     UnprofiledModel,
     fetch,
     start,
 )
+from foveate.models.loading.opaque_models import OPAQUE
 from foveate.models.loading.profile_store import find_profile, weights_digest
 from foveate.models.loading.warmup import run_once
+from foveate.models.opaque.checkpoint import OpaqueCheckpoint
+from foveate.models.opaque.runner import OpaqueRunner
+from foveate.models.opaque.transformers_classifiers import opaque
 from foveate.models.weights.local_files import check_no_options
 
 
 class TransformersLoader:
-    """Loads segmenters and video classifiers that run in transformers."""
+    """Loads image classifiers, segmenters and video classifiers that run in transformers."""
 
     def accepts(self, name: str) -> bool:
         """Whether the name is that of a transformers model: `org/name`, `hf:name`, or a folder."""
@@ -26,28 +31,38 @@ class TransformersLoader:
 
     def load(
         self, name: str, options: LoadOptions = DEFAULT_OPTIONS, *, warm_ladder: bool = True
-    ) -> PretrainedRunner:
+    ) -> PretrainedRunner | OpaqueRunner:
         """Load a model with its profile."""
         check_no_options(name, options.stated(name))
-        fetched = fetch(name, options, huggingface.load)
-        profile = find_profile(name, fetched.model, fetched.setting)
-        runner = huggingface.runner(
-            fetched.model, fetched.precision, fetched.device, options.max_batch, profile
-        )
+        fetched = fetch(name, options, _read)
+        model, precision, device = fetched.model, fetched.precision, fetched.device
+        if isinstance(model, OpaqueCheckpoint):
+            return OPAQUE.load_read(name, FetchedModel(model, precision, device), (), options, warm_ladder)
+        profile = find_profile(name, model, fetched.setting)
+        runner = huggingface.runner(model, precision, device, options.max_batch, profile)
         start(name, runner, warm_ladder)
         return runner
 
     def load_unprofiled(
         self, name: str, options: LoadOptions = DEFAULT_OPTIONS, siblings: Sequence[str] = ()
-    ) -> UnprofiledModel[PretrainedRunner]:
+    ) -> UnprofiledModel[PretrainedRunner] | UnprofiledModel[OpaqueRunner]:
         """Load a model without a profile. Raises SetupError for siblings: such a model has none."""
+        check_no_options(name, options.stated(name))
+        fetched = fetch(name, options, _read)
+        model, precision, device = fetched.model, fetched.precision, fetched.device
+        if isinstance(model, OpaqueCheckpoint):
+            return OPAQUE.unprofiled(FetchedModel(model, precision, device), siblings, options)
         if siblings:
             raise SetupError(
-                f"{name} runs in transformers, where no other model answers in its name: leave out --with"
+                f"{name} is not an image classifier, so no other model can answer in its name: "
+                "leave out --with"
             )
-        check_no_options(name, options.stated(name))
-        fetched = fetch(name, options, huggingface.load)
-        weights = weights_digest(fetched.model)  # before the runner changes the precision of the weights
-        runner = huggingface.runner(fetched.model, fetched.precision, fetched.device, options.max_batch)
+        weights = weights_digest(model)  # before the runner changes the precision of the weights
+        runner = huggingface.runner(model, precision, device, options.max_batch)
         run_once(runner)
         return UnprofiledModel(runner, weights)
+
+
+def _read(name: str) -> Pretrained | OpaqueCheckpoint:
+    pretrained = huggingface.load(name)
+    return opaque(pretrained) if huggingface.is_image_classifier(pretrained) else pretrained

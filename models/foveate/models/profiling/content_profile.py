@@ -14,7 +14,7 @@ from foveate.core.profile import Measurement, Profile, mark_rungs
 from foveate.models.profiling.dataset import DecodedDataset, ReportProgress
 from foveate.models.profiling.logistic import fit
 from foveate.models.profiling.timing import FAILED, RoundTimes, mean_batch_seconds
-from foveate.models.runners.image import TorchRunner
+from foveate.models.runners.classifier import ClassifierRunner
 
 ROUTER_QUALITY = 0.8
 """Lowest quality of a router. One that is wrong more often is not worth its cost."""
@@ -55,7 +55,7 @@ class LearnedContent:
 
 
 def learning_steps(
-    runner: TorchRunner,
+    runner: ClassifierRunner,
     images: DecodedDataset,
     profile: Profile,
     batch_sizes: Sequence[int],
@@ -70,8 +70,9 @@ def learning_steps(
     offered = choices(profile)
     if not offered or len(images) < 2:
         return
-    order = np.random.default_rng(profile.seed).permutation(len(images)).tolist()
-    first_half, second_half = order[: len(order) // 2], order[len(order) // 2 :]
+    first_half, second_half = images.dataset.halves(profile.seed)
+    if not first_half:
+        return
     steps = len(_plans(offered)) + 1 + rounds
     if learned.content is None:
 
@@ -108,7 +109,7 @@ def _plans(offered: Sequence[tuple[Measurement, ...]]) -> list[str]:
 
 
 def learn(
-    runner: TorchRunner,
+    runner: ClassifierRunner,
     images: DecodedDataset,
     indices: Sequence[int],
     offered: Sequence[tuple[Measurement, ...]],
@@ -162,7 +163,7 @@ def _fitted(
 
 
 def run_plan(
-    runner: TorchRunner, images: DecodedDataset, indices: Sequence[int], plan: Plan
+    runner: ClassifierRunner, images: DecodedDataset, indices: Sequence[int], plan: Plan
 ) -> list[Result | Exception]:
     """The results of a plan for the images at these indices, in the same order."""
     results: list[Result | Exception] = []
@@ -178,7 +179,7 @@ def top1_classes(results: Sequence[Result | Exception]) -> NDArray[np.int64]:
 
 
 def _qualities(
-    runner: TorchRunner, images: DecodedDataset, indices: Sequence[int]
+    runner: ClassifierRunner, images: DecodedDataset, indices: Sequence[int]
 ) -> tuple[Measurement, ...]:
     """The quality at each certainty, on images that were not learned from.
 
@@ -208,7 +209,7 @@ def _qualities(
     return tuple(measurements)
 
 
-def _content_plans(runner: TorchRunner) -> list[Plan]:
+def _content_plans(runner: ClassifierRunner) -> list[Plan]:
     return [replace(runner.full, content=certainty) for certainty in CERTAINTIES]
 
 
@@ -227,7 +228,7 @@ def _latency(full: Mapping[int, float], rounds: Sequence[RoundTimes], plan: str)
 
 
 def _times(
-    runner: TorchRunner,
+    runner: ClassifierRunner,
     images: DecodedDataset,
     indices: Sequence[int],
     batch_sizes: Sequence[int],

@@ -1,7 +1,4 @@
-"""The accuracy of a plan, and its quality relative to the full plan: top-1, or mean IoU of masks.
-
-An `Evaluator` judges whole datasets, and an `ItemScorer` single items.
-"""
+"""The accuracy of a plan, and its quality relative to full: top-1, mean IoU, or equal nearest neighbours."""
 
 import io
 import statistics
@@ -50,7 +47,7 @@ class Top1(Evaluator):
 
     def update(self, results: Sequence[Result | Exception]) -> None:
         """Add the predicted classes; an exception is a wrong answer."""
-        self._predicted += map(_top_class, results)
+        self._predicted += map(top_class, results)
 
     def result(self) -> tuple[float, float | None]:
         """Finish the plan, see `Evaluator.result`."""
@@ -71,6 +68,71 @@ def _share_equal(predicted: Sequence[int], expected: Sequence[int]) -> float:
     """Share of equal classes, over the items whose expected class is not FAILED."""
     pairs = zip(predicted, expected, strict=True)
     return statistics.fmean(actual == target for actual, target in pairs if target != FAILED)
+
+
+NEIGHBOUR_CHUNK = 1024
+"""Images whose similarities to all others are in memory at one time."""
+
+
+class NeighbourAgreement(Evaluator):
+    """Quality is recall@1 of embeddings: the share of images with the same nearest neighbour as under full.
+
+    The neighbour is searched among full's embeddings of all other images, by cosine similarity. So the image
+    is the query, embedded under the plan, and the index was made under full ("asymmetric" retrieval): plans
+    are compared as a server mixes them. There is no accuracy.
+    """
+
+    def __init__(self) -> None:
+        self._embeddings: list[NDArray[np.float32] | None] = []
+        self._gallery = np.empty((0, 0), np.float32)
+        self._rows = np.empty(0, np.int64)
+        """The image of each row of the gallery: those whose embedding under full is valid."""
+        self._nearest = np.empty(0, np.int64)
+        """For each row of the gallery, the row of its nearest neighbour."""
+
+    def update(self, results: Sequence[Result | Exception]) -> None:
+        """Add embeddings; an exception finds no neighbour."""
+        self._embeddings += [None if isinstance(result, Exception) else result.scores for result in results]
+
+    def result(self) -> tuple[float, float | None]:
+        """Finish the plan, see `Evaluator.result`. Raises SetupError for fewer than three images."""
+        embeddings, self._embeddings = self._embeddings, []
+        if not len(self._rows):
+            self._index(embeddings)
+        queries = [embeddings[row] for row in self._rows.tolist()]
+        found = [number for number, query in enumerate(queries) if query is not None]
+        rows = _unit([query for query in queries if query is not None])
+        same = self._search(rows, np.array(found, np.int64)) == self._nearest[found]
+        return float(same.sum() / len(self._rows)), None
+
+    def _index(self, embeddings: Sequence[NDArray[np.float32] | None]) -> None:
+        """Keep full's embeddings, and the nearest neighbour of each."""
+        valid = [number for number, embedding in enumerate(embeddings) if embedding is not None]
+        if len(valid) < 3:
+            raise SetupError(
+                f"full embeds {len(valid)} image(s), and nearest neighbours take at least 3: pass more images"
+            )
+        self._rows = np.array(valid, np.int64)
+        self._gallery = _unit([embedding for embedding in embeddings if embedding is not None])
+        self._nearest = self._search(self._gallery, np.arange(len(valid)))
+
+    def _search(self, queries: NDArray[np.float32], own: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The gallery's row that is nearest to each query (N, D), its own row left out: (N,)."""
+        nearest = np.empty(len(queries), np.int64)
+        for first in range(0, len(queries), NEIGHBOUR_CHUNK):
+            part = slice(first, first + NEIGHBOUR_CHUNK)
+            similarity = queries[part] @ self._gallery.T
+            similarity[np.arange(len(similarity)), own[part]] = -np.inf
+            nearest[part] = similarity.argmax(1)
+        return nearest
+
+
+def _unit(rows: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """The rows, stacked and scaled to length 1; a row of zeros stays."""
+    stacked = np.stack(rows) if rows else np.empty((0, 1), np.float32)
+    lengths = np.linalg.norm(stacked, axis=1, keepdims=True)
+    unit: NDArray[np.float32] = stacked / np.maximum(lengths, np.finfo(np.float32).tiny)
+    return unit
 
 
 class MeanIoU(Evaluator):
@@ -97,7 +159,7 @@ class MeanIoU(Evaluator):
 
     def update(self, results: Sequence[Result | Exception]) -> None:
         """Add the class maps of the next items; an exception is a mask of background alone."""
-        for maps in (maps for result in results for maps in _item_maps(result, self.frames)):
+        for maps in (maps for result in results for maps in item_maps(result, self.frames)):
             if self.truth is None:
                 self._full_masks.append(mask_from_maps(maps, maps.scores.shape[1:] if maps else (1, 1)))
             else:
@@ -164,77 +226,39 @@ def evaluator_for(
     dataset = images.dataset
     if runner.card.task == "classify":
         return Top1(dataset.targets, full_classes)
+    if runner.card.task == "embed":
+        return _after_full(NeighbourAgreement(), runner, images, bool(measured))
     side, classes, frames = runner.full.image_size, len(runner.card.labels) + 1, runner.card.frames
     if dataset.masks is not None:
         masks = (read_masks(dataset.encoded_mask(index), side, frames or 1) for index in range(len(images)))
         truth = [mask for item in masks for mask in item]
         return MeanIoU(truth, classes, measured[0].accuracy if measured else None, frames)
-    evaluator = MeanIoU(None, classes, frames=frames)
-    if measured:  # the partial file does not hold full's masks, so they are computed again
+    return _after_full(MeanIoU(None, classes, frames=frames), runner, images, bool(measured))
+
+
+def _after_full(
+    evaluator: Evaluator, runner: ModelRunner, images: DecodedDataset, is_measured: bool
+) -> Evaluator:
+    """An evaluator that compares with the answers of full. If full is measured already, it runs again.
+
+    The partial file does not hold its masks or embeddings.
+    """
+    if is_measured:
         for chunk in images.chunks(runner.max_batch):
             evaluator.update(runner.run(runner.stack(chunk, runner.full), runner.full))
         evaluator.result()
     return evaluator
 
 
-class ItemScorer:
-    """Scores single items of a dataset, 0 to 1: whether the class is right, or the mean IoU of the masks.
-
-    Without labels, the answers of full are right: `learn` has to see them first.
-    """
-
-    def __init__(self, runner: ModelRunner, images: DecodedDataset) -> None:
-        self._dataset, self._task, self._frames = images.dataset, runner.card.task, runner.card.frames
-        self._side = runner.full.image_size
-        self._classes: dict[int, int] = {}
-        self._masks: dict[int, list[LabelMask]] = {}
-
-    def unknown(self, indices: Sequence[int]) -> list[int]:
-        """The items among these whose right answer is not known yet."""
-        known = self._classes if self._task == "classify" else self._masks
-        return [index for index in indices if index not in known]
-
-    def learn(self, indices: Sequence[int], results: Sequence[Result | Exception]) -> None:
-        """Take over the right answers of these items: the labels, or else the results of full."""
-        for index, result in zip(indices, results, strict=True):
-            if self._task == "classify":
-                targets = self._dataset.targets
-                self._classes[index] = _top_class(result) if targets is None else targets[index]
-            elif self._dataset.masks is not None:
-                data = self._dataset.encoded_mask(index)
-                self._masks[index] = read_masks(data, self._side, self._frames or 1)
-            else:
-                maps = _item_maps(result, self._frames)
-                self._masks[index] = [mask_from_maps(m, m.scores.shape[1:] if m else (1, 1)) for m in maps]
-
-    def scores(self, indices: Sequence[int], results: Sequence[Result | Exception]) -> list[float]:
-        """The score of each result. An exception is wrong; where full failed, all answers are right."""
-        return [self._score(index, result) for index, result in zip(indices, results, strict=True)]
-
-    def _score(self, index: int, result: Result | Exception) -> float:
-        if self._task == "classify":
-            return float(self._classes[index] in (FAILED, _top_class(result)))
-        pairs = zip(_item_maps(result, self._frames), self._masks[index], strict=True)
-        return statistics.fmean(_mask_iou(mask_from_maps(maps, t.shape), t) for maps, t in pairs)
-
-
-def _top_class(result: Result | Exception) -> int:
+def top_class(result: Result | Exception) -> int:
     """The class index of a result, or FAILED."""
     return FAILED if isinstance(result, Exception) else int(result.scores.argmax())
 
 
-def _item_maps(result: Result | Exception, frames: int) -> list[ClassMaps | None]:
+def item_maps(result: Result | Exception, frames: int) -> list[ClassMaps | None]:
     """The class maps of an image, or of each frame of a video; None for those of a failure."""
     if isinstance(result, Exception):
         return [None] * max(1, frames)
     if not frames:
         return [result.maps]
     return [result.maps_at(frame) for frame in range(frames)]
-
-
-def _mask_iou(mask: LabelMask, truth: LabelMask) -> float:
-    """Intersection over union of one mask, averaged over the classes in it and in the true one."""
-    present = np.union1d(mask, truth).tolist()
-    return statistics.fmean(
-        float(((mask == k) & (truth == k)).sum() / ((mask == k) | (truth == k)).sum()) for k in present
-    )

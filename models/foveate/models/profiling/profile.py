@@ -56,6 +56,7 @@ from foveate.models.profiling.screening import (
 from foveate.models.profiling.searching import STEPS, find_schedule, use_schedules
 from foveate.models.profiling.timing import mean_batch_seconds
 from foveate.models.runners.base import ModelRunner, Pixels
+from foveate.models.runners.classifier import ClassifierRunner
 from foveate.models.runners.image import TorchRunner
 
 
@@ -93,10 +94,13 @@ def measure(
             state = save(next_state)
     profile = _profile(model, images, job, state, setting)
     has_time = budget.left_s() >= content_seconds(state, len(images))
-    if runner.card.task == "classify" and isinstance(runner, TorchRunner) and not has_time:
+    if runner.card.task == "classify" and isinstance(runner, ClassifierRunner) and not has_time:
         state = save(drop_for_time(state, "choice by content", ["content"]))
-    elif runner.card.task == "classify" and isinstance(runner, TorchRunner):
+    elif runner.card.task == "classify" and isinstance(runner, ClassifierRunner):
         report_content = partial(report, "content")
+        # A server decodes all images to the size of the ladder's largest plan.
+        runner.decoded_side = max(Plan.parse(m.plan, runner.full).image_size for m in profile.ladder)
+        images = _decoded_at(runner.decoded_side, runner, images)
         for learned in learning_steps(
             runner, images, profile, job.batch_sizes, job.rounds, state.learnt, report_content
         ):
@@ -179,7 +183,7 @@ def _qualities(
             late = [plan.relative_to(runner.full) for plan in plans[number:]]
             yield drop_for_time(state, "quality on all images", [n for n in late if n not in measured])
             break
-        for chunk in images.chunks(runner.max_batch):
+        for chunk in _decoded_at(plan.image_size, runner, images).chunks(runner.max_batch):
             report("quality", f"quality of {name}", number * len(images) + done, total)
             results = runner.run(runner.stack(chunk, plan), plan)
             evaluator.update(results)
@@ -223,13 +227,23 @@ def _latencies(
         if number and budget.ended(LATENCY_SHARE):
             break
         times: dict[str, dict[int, float]] = {plan.relative_to(runner.full): {} for plan in timed}
-        pixels = _round_images(images, job, number)
+        pixels = {
+            side: _round_images(_decoded_at(side, runner, images), job, number)
+            for side in {plan.image_size for plan in timed}
+        }
         for done, (plan, size) in enumerate(_timing_order(timed, job, number)):
             report("latency", description, number * per_round + done, job.rounds * per_round)
-            times[plan.relative_to(runner.full)][size] = mean_batch_seconds(runner, plan, pixels, size)
+            times[plan.relative_to(runner.full)][size] = mean_batch_seconds(
+                runner, plan, pixels[plan.image_size], size
+            )
         state = replace(state, rounds=(*state.rounds, times))
         yield state
     report("latency", description, job.rounds * per_round, job.rounds * per_round)
+
+
+def _decoded_at(side: int, runner: ModelRunner, images: DecodedDataset) -> DecodedDataset:
+    """The images as the server decodes them for a plan of this image size: never smaller than for full."""
+    return images if side <= runner.full.image_size else images.sized(side)
 
 
 def _with_quality(

@@ -15,7 +15,7 @@ from foveate.core.plan import Plan
 from foveate.core.profile import BASELINE_REDUCERS, DroppedFamily
 from foveate.models.profiling.budget import TimeBudget
 from foveate.models.profiling.dataset import DecodedDataset
-from foveate.models.profiling.evaluation import ItemScorer
+from foveate.models.profiling.item_scores import ItemScorer
 from foveate.models.profiling.profile_state import ProfilingJob, ProfilingState, ReportStage
 from foveate.models.profiling.screening_rules import (
     MIN_STAGE_IMAGES,
@@ -28,7 +28,7 @@ from foveate.models.profiling.screening_rules import (
     hopeless,
     stage_sizes,
 )
-from foveate.models.runners.base import ModelRunner
+from foveate.models.runners.base import ModelRunner, Pixels
 
 SCREENING_SHARE, QUALITY_SHARE, LATENCY_SHARE = 0.35, 0.65, 0.9
 """Shares of a budget that are spent when screening, measuring quality and timing end. The rest is for the
@@ -104,8 +104,9 @@ class _Trials:
         while not self.done(trial):
             start = len(trial.scores)
             chosen = self.indices[start : start + self.runner.max_batch]
+            pixels = self._pixels(plan, chosen)
             started = time.perf_counter()
-            results = self._run(plan, chosen)
+            results = self._run(plan, pixels)
             seconds = time.perf_counter() - started
             succeeded = [result.gflops for result in results if isinstance(result, Result)]
             # An item that failed costs what the others do.
@@ -119,19 +120,32 @@ class _Trials:
         unknown = self.scorer.unknown(self.indices)
         for start in range(0, len(unknown), self.runner.max_batch):
             chosen = unknown[start : start + self.runner.max_batch]
-            self.scorer.learn(chosen, self._run(self.runner.full, chosen))
+            pixels = self._pixels(self.runner.full, chosen)
+            self.scorer.learn(chosen, self._run(self.runner.full, pixels))
 
-    def _run(self, plan: Plan, indices: Sequence[int]) -> Sequence[Result | Exception]:
-        return self.runner.run(self.runner.stack(self.images.at(indices), plan), plan)
+    def _pixels(self, plan: Plan, indices: Sequence[int]) -> list[Pixels]:
+        """The images as the server decodes them for the plan: never smaller than for full."""
+        if plan.image_size <= self.runner.full.image_size:
+            return self.images.at(indices)
+        return self.images.decoded_to(plan.image_size, indices)
+
+    def _run(self, plan: Plan, pixels: Sequence[Pixels]) -> Sequence[Result | Exception]:
+        return self.runner.run(self.runner.stack(pixels, plan), plan)
 
 
 def _stages(runner: ModelRunner, images: DecodedDataset, plans: int, budget: TimeBudget) -> tuple[int, ...]:
-    """The number of images of each stage. With a small budget, the first stages have fewer images."""
+    """The number of images of each stage. With a small budget, the first stages have fewer images.
+
+    There is no stage for a model of unknown GFLOPs, whose plans cannot be compared before they are timed.
+    """
     first = STAGE_IMAGES
-    if budget.seconds is None:
-        return stage_sizes(plans, len(images), first)
+    smallest = MIN_STAGE_IMAGES if budget.seconds is not None else first
+    if not stage_sizes(plans, len(images), smallest):
+        return ()
     batch = runner.stack(images.at(range(min(MIN_STAGE_IMAGES, len(images), runner.max_batch))), runner.full)
-    runner.run(batch, runner.full)  # prepares kernels
+    results = runner.run(batch, runner.full)  # prepares kernels
+    if not any(isinstance(result, Result) and result.gflops for result in results):
+        return ()
     started = time.perf_counter()
     runner.run(batch, runner.full)
     image_s = (time.perf_counter() - started) / len(batch)

@@ -40,13 +40,17 @@ class ModelRunner(Protocol):
 
     full: Plan
     """The plan that spends full compute."""
-    device: torch.device
     max_batch: int
     """The largest number of items in one batch."""
     times: Mapping[int, Mapping[Plan, Mapping[int, float]]]
     """Seconds per batch by number of threads, plan and batch size, as far as they are measured."""
     warmup: Any
     """The first runs that are left, a `Warmup` of the engine's protocol; None for none."""
+
+    @property
+    def device(self) -> Any:
+        """A `torch.device`, or for models of other libraries an object with its `type`."""
+        ...
 
     @property
     def card(self) -> ModelCard:
@@ -119,10 +123,9 @@ class BaseRunner:
         self.device, self.dtype, self.frames = torch.device(device), DTYPES[precision], frames
         limit = MAX_BATCH.get(self.device.type, DEFAULT_MAX_BATCH)
         self.max_batch = max_batch or (max(1, limit // CLIP_BATCH_DIVISOR) if frames else limit)
-        # Pixels are in 0..255: one multiplication and one addition normalise them.
-        means, deviations = (torch.tensor(v).view(1, 3, 1, 1) for v in (mean, std))
-        self._scale = (1 / (255 * deviations)).to(self.device)
-        self._shift = (-means / deviations).to(self.device)
+        self._scale, self._shift = self.normalisation(mean, std)
+        self.decoded_side = 0
+        """Side in pixels of the media of a ladder with plans larger than full; 0: full's image size."""
         self.times: Mapping[int, Mapping[Plan, Mapping[int, float]]] = {}
         """Seconds per batch by number of threads, plan and batch size, as far as they are measured."""
         self.warmup: Any = None
@@ -131,6 +134,11 @@ class BaseRunner:
     def candidates(self) -> tuple[Plan, ...]:
         """The plans to try when a profile is measured, full first. Only full unless a runner knows more."""
         return (self.full,)
+
+    def normalisation(self, mean: RGB, std: RGB) -> tuple[Tensor, Tensor]:
+        """The factor and the summand, each (1, 3, 1, 1), that normalise pixels in 0..255."""
+        means, deviations = (torch.tensor(v).view(1, 3, 1, 1) for v in (mean, std))
+        return (1 / (255 * deviations)).to(self.device), (-means / deviations).to(self.device)
 
     def use(self, threads: int) -> None:
         """Run the following batches on this number of threads."""
@@ -141,8 +149,8 @@ class BaseRunner:
         return plan.content is not None or plan.exit is not None
 
     def blank_batch(self, size: int) -> Tensor:
-        """`size` black images or clips at full's image size: (B, [T,] S, S, 3) uint8."""
-        time, side = self._time_shape, self.full.image_size
+        """`size` black images or clips of the size that is decoded: (B, [T,] S, S, 3) uint8."""
+        time, side = self._time_shape, self.decoded_side or self.full.image_size
         return torch.zeros(size, *time, side, side, 3, dtype=torch.uint8, device=self.device)
 
     @property
@@ -153,13 +161,14 @@ class BaseRunner:
     def stack(self, media: Sequence[Pixels], plan: Plan) -> Tensor:
         """Images (S, S, 3) to one tensor (B, S, S, 3) uint8; clips (T, S, S, 3) to (B, T, S, S, 3).
 
-        S is the plan's image size, or full's for all items. Raises RunFailed for other shapes.
+        S is the plan's image size, or that of the decoded media, or full's, for all items. Raises RunFailed
+        for other shapes.
 
         No torch operator that would use threads runs here: a second pool of OpenMP threads in the
         process makes libgomp stop spinning, and a single forward 1.7 times slower on two cores.
         """
         time = self._time_shape
-        sides = {self.full.image_size, plan.image_size}
+        sides = {self.full.image_size, plan.image_size, self.decoded_side or plan.image_size}
         shapes = {pixels.shape for pixels in media}
         if len(shapes) > 1 or not shapes <= {(*time, side, side, 3) for side in sides}:
             raise RunFailed(
@@ -167,14 +176,18 @@ class BaseRunner:
             )
         return torch.from_numpy(np.stack(media)).to(self.device, non_blocking=True)
 
-    def preprocess(self, batch: Tensor, side: int) -> Tensor:
+    def preprocess(
+        self, batch: Tensor, side: int, scale: Tensor | None = None, shift: Tensor | None = None
+    ) -> Tensor:
         """Pixels (B, S, S, 3) uint8 to normalised images (B, 3, side, side) in the model's precision.
 
-        Images that are larger than the plan's size are scaled down here.
+        Images that are larger than the plan's size are scaled down here. scale, shift: another
+        `normalisation` than the model's own.
         """
         pixels = batch.permute(0, 3, 1, 2)
         if batch.shape[1] != side:
             # On bytes the CPU's kernel is five times faster than on floats; CUDA has none for bytes.
             source = pixels if self.device.type == "cpu" else pixels.float()
             pixels = F.interpolate(source, size=(side, side), mode="bicubic", antialias=True)
-        return torch.addcmul(self._shift, pixels.float(), self._scale).to(self.dtype)
+        scale, shift = self._scale if scale is None else scale, self._shift if shift is None else shift
+        return torch.addcmul(shift, pixels.float(), scale).to(self.dtype)

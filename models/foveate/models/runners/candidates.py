@@ -6,6 +6,7 @@ that the methods of third parties take part.
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from foveate.core.errors import BadPlan
 from foveate.core.model import Task
@@ -13,10 +14,16 @@ from foveate.core.plan import Plan
 from foveate.core.profile import BASELINE_REDUCERS
 from foveate.models import exits, reduction
 from foveate.models.layers.config import ViTConfig
+from foveate.models.vit.flops import flops
+from foveate.models.vit.resolve import resolve
 from foveate.models.vit.vit import ElasticViT
 
 SMALLER_SIZES = (6 / 7, 5 / 7, 1 / 2)
 """Smaller image sizes, as shares of the model's own: 192, 160 and 112 pixels for 224."""
+LARGER_SIZES = (8 / 7, 9 / 7)
+"""Larger image sizes, as shares of the model's own: 256 and 288 pixels for 224. Reducers pay for them: at the
+cost of full, more pixels may be worth more than all tokens (EViT, table 2)."""
+LARGER_KEEP_RATES = ("0.7", "0.5")
 DENSE_SIZES = (13 / 14,)
 """Further sizes for dense models, which lose more quality with size: 208 pixels for 224."""
 EXIT_REDUCERS = ("", "evit:0.7/", "evit:0.5/")
@@ -47,6 +54,7 @@ def candidates(
         own = full.image_size if member is model else member.config.image_size
         for side in (own, *_sizes(member.config, own, (*dense_sizes, *SMALLER_SIZES))):
             texts += (f"{variant}@{side}/{step}" for step in _at_size(member, side, is_own=side == own))
+    texts += _larger_sizes(model, full)
     for variant, name in stitches:
         side = full.image_size if variant == full.variant else (siblings or {})[variant].config.image_size
         texts.append(f"{variant}@{side}/stitch:{name}")
@@ -118,6 +126,24 @@ def _at_size(model: ElasticViT, side: int, is_own: bool) -> Iterator[str]:
         yield from (f"heads:{count}" for count in _head_counts(model.config.heads))
 
 
+def _larger_sizes(model: ElasticViT, full: Plan) -> Iterator[str]:
+    """Plans at larger sizes that need less compute than full: dearer ones never become rungs."""
+    if model.clip is not None or not model.config.class_token:
+        return
+    own = Plan(full.variant, model.config.image_size)
+    limit = _gflops(model, own)
+    for side in _sizes(model.config, full.image_size, LARGER_SIZES):
+        for keep in LARGER_KEEP_RATES:
+            if _gflops(model, replace(own, image_size=side, reducer=f"evit:{keep}")) < limit:
+                yield f"{full.variant}@{side}/evit:{keep}"
+
+
+def _gflops(model: ElasticViT, plan: Plan) -> float:
+    """Billions of multiply-adds of an image."""
+    resolved = resolve(model, plan)
+    return flops(model, plan.image_size, resolved, resolved.depth)
+
+
 def _reducers(model: ElasticViT, side: int) -> list[str]:
     """The texts of all reducers but the baselines."""
     offered = reduction.candidates(model, side)
@@ -147,9 +173,9 @@ def _head_counts(heads: int) -> list[int]:
 
 
 def _sizes(config: ViTConfig, own: int, shares: Sequence[float] = SMALLER_SIZES) -> list[int]:
-    """Smaller image sizes that the patches divide evenly, largest first."""
+    """Image sizes other than the model's own that the patches divide evenly, largest first."""
     sides = {round(own * share / config.patch_size) * config.patch_size for share in shares}
-    return sorted((side for side in sides if 0 < side < own), reverse=True)
+    return sorted((side for side in sides if side not in (0, own)), reverse=True)
 
 
 def _video_classifier(model: ElasticViT, full: Plan, frames: int) -> Iterator[str]:

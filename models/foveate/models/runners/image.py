@@ -9,20 +9,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from foveate.core.batching import BATCH_SIZES
-from foveate.core.content import ContentRungs
 from foveate.core.errors import RunFailed
 from foveate.core.outcome import Explanation, Result
 from foveate.core.plan import Plan, Precision
 from foveate.core.point_prompts import Features
 from foveate.core.profile import Profile
-from foveate.models.runners.base import BaseRunner, ModelRunner, Pixels, check_model
+from foveate.models.runners.base import ModelRunner, Pixels, check_model
 from foveate.models.runners.candidates import baselines, candidates
+from foveate.models.runners.classifier import ClassifierRunner, classified
 from foveate.models.runners.dense import PatchFeatures, class_maps, segment
 from foveate.models.runners.describe import describe, profiled_ladder, standard_ladder
 from foveate.models.runners.explain import explain
 from foveate.models.runners.image_plans import (
-    parse_certainty,
     parse_full_cost,
     resolve_classification,
     resolve_segmentation,
@@ -38,7 +36,7 @@ ComputePath = tuple[int, tuple[int, ...]]
 """The compute of one image: blocks that ran, and tokens after each block where these vary."""
 
 
-class TorchRunner(BaseRunner):
+class TorchRunner(ClassifierRunner):
     """A model that classifies or segments images, and its siblings, on one device.
 
     `stack` and `run` keep no state.
@@ -80,6 +78,7 @@ class TorchRunner(BaseRunner):
         others += [family.stitches[spec] for spec in sorted(family.stitches, key=str)]
         others += [family.clicks] if family.clicks else []
         self.card = describe(checkpoint, self.full, ladder, depends_on=(*others, repr(self.content)))
+        self.decoded_side = self.card.input_side
         self.submodels: tuple[ModelRunner, ...] = ()
         """Models served with this one: one answers clicks on its features, one takes video clips."""
         if family.clicks is not None:
@@ -109,48 +108,15 @@ class TorchRunner(BaseRunner):
         stitches = [name for variant, name in self.stitches if variant == plan.variant]
         return resolve_classification(plan, self.full, self.models, self.content is not None, stitches)
 
-    def run(self, batch: Tensor, plan: Plan) -> Sequence[Result | Exception]:
-        """One result per image of a batch (B, S, S, 3) uint8.
-
-        An image whose scores are not finite fails alone.
-        """
-        if plan.content is not None and self.content is not None:
-            return self.run_by_content(batch, self.content, parse_certainty(plan))
-        return self._run(batch, plan)
-
-    def run_by_content(
-        self, batch: Tensor, content: ContentRungs, certainty: float
-    ) -> Sequence[Result | Exception]:
-        """The cheapest rung runs on all images. Those for which it may not suffice run again on another rung.
-
-        certainty: the required probability that a rung suffices, in 0..1.
-        """
-        cheapest, *others = (Plan.parse(text, self.full) for text in content.rungs)
-        firsts = self._run_in_batches(batch, cheapest)
-        failed = np.zeros(len(self.card.labels), np.float32)  # zeros: no rung is known to suffice
-        scores = np.stack([failed if isinstance(r, Exception) else r.scores for r in firsts])
-        choice = content.choose(scores, certainty)
-        results = [_with_rung(result, cheapest) for result in firsts]
-        for number, rung in enumerate(others, 1):
-            rows = np.flatnonzero(choice == number)
-            if len(rows):
-                again = self._run_in_batches(batch[torch.from_numpy(rows)], rung)
-                for row, result in zip(rows.tolist(), again, strict=True):
-                    results[row] = _with_rung(result, rung, firsts[row])
-        return results
-
-    def _run_in_batches(self, batch: Tensor, plan: Plan) -> list[Result | Exception]:
-        """Any number of images, in batches of at most `max_batch` and of sizes whose kernels are prepared."""
-        results: list[Result | Exception] = []
-        while len(results) < len(batch):
-            left = min(self.max_batch, len(batch) - len(results))
-            size = max(size for size in BATCH_SIZES if size <= left)
-            results += self._run(batch[len(results) : len(results) + size], plan)
-        return results
+    def most(self, plan: Plan) -> int:
+        """Most images of one forward: of a plan larger than full, as many as take a full batch's memory."""
+        if plan.image_size <= self.full.image_size:
+            return self.max_batch
+        return max(1, int(self.max_batch * (self.full.image_size / plan.image_size) ** 2))
 
     @torch.inference_mode()
-    def _run(self, batch: Tensor, plan: Plan) -> Sequence[Result | Exception]:
-        """The whole batch under one plan without content rungs."""
+    def run_plan(self, batch: Tensor, plan: Plan) -> Sequence[Result | Exception]:
+        """One result per image of a batch (B, S, S, 3) uint8, all under a plan without content rungs."""
         model = self.models[plan.variant]
         images, resolved = self.preprocess(batch, plan.image_size), self.resolve(plan)
         if model.dense is not None:
@@ -162,7 +128,7 @@ class TorchRunner(BaseRunner):
         logits = out.logits.float()
         scores = (logits.softmax(-1) if model.config.classes else logits).cpu().numpy()
         rows = zip(scores, out.tokens.tolist(), out.exit_layer.tolist(), _paths(out), strict=True)
-        return [_result(row, tokens, layer, self._gflops(plan, path)) for row, tokens, layer, path in rows]
+        return [classified(row, tokens, layer, self._gflops(plan, path)) for row, tokens, layer, path in rows]
 
     def _segmentation_results(
         self, scores: Tensor, features: PatchFeatures, plan: Plan
@@ -226,22 +192,3 @@ def _paths(out: TrunkOutput) -> list[ComputePath]:
     layers = out.exit_layer.tolist()
     afters = [()] * len(layers) if out.after is None else [tuple(row) for row in out.after.tolist()]
     return list(zip(layers, afters, strict=True))
-
-
-def _result(scores: NDArray[np.float32], tokens: int, layer: int, gflops: float) -> Result | Exception:
-    if not np.isfinite(scores).all():
-        return RunFailed("the model's scores for this image are not finite")
-    return Result(scores, tokens, layer, gflops)
-
-
-def _with_rung(
-    result: Result | Exception, rung: Plan, first: Result | Exception | None = None
-) -> Result | Exception:
-    """The result with the rung that was chosen for it, and with the cost of the cheapest rung's run added.
-
-    first: the result of the cheapest rung, where the chosen rung is another.
-    """
-    if isinstance(result, Exception):
-        return result
-    spent = first.gflops if isinstance(first, Result) else 0.0
-    return replace(result, chosen=rung, gflops=result.gflops + spent)

@@ -14,8 +14,10 @@ from torch import Tensor
 from foveate.core.checkpoint_options import NOTHING_STATED, CheckpointOptions
 from foveate.core.errors import SetupError
 from foveate.models.vit.vit import ElasticViT
-from foveate.models.weights.description import CONFIG, describe_beside, with_labels_read
+from foveate.models.weights.description import CONFIG, describe_beside
+from foveate.models.weights.eva_names import trunk_names
 from foveate.models.weights.inferred_card import guessed_card, infer_card, preparation_text, with_options
+from foveate.models.weights.options_file import with_labels_read
 from foveate.models.weights.parameter_names import timm_names
 from foveate.models.weights.state_dict import check_tensors, read_metadata, read_state
 from foveate.models.zoo import MAX_NAME, CheckpointCard
@@ -62,23 +64,45 @@ def read(
     inferred from the weights, as `config_from_weights` describes. A warning names each guess. `options` come
     before all of these. Raises SetupError for a file that is missing, is not safetensors, or does not fit.
     """
-    state, metadata = read_state(path)
+    own = card or _card(path, read_metadata(path))
+    if own is None:
+        return _read_without_card(path, options)
+    state, _ = read_state(path)
     check_tensors(state, path.name)
     if card is not None:
         return attach(card, state, path.name)
-    own, options = _card(path, metadata), with_labels_read(options)
-    default = own
-    if own is not None:
-        stated = options
-        state = timm_names(state, path.name, stated.prefix)
-        card = with_options(own, stated)
-    else:
-        beside = describe_beside(path)
-        stated = options.over(beside.options)
-        state = timm_names(state, path.name, stated.prefix)
-        card = infer_card(_name(path), path, state, stated, beside)
-        default = guessed_card(card.name, state)
-    checkpoint = replace(attach(card, state, path.name), preparation=preparation_text(card, default))
+    stated = with_labels_read(options)
+    state = timm_names(state, path.name, stated.prefix)
+    return _attach_stated(with_options(own, stated), own, state, stated, path)
+
+
+def _read_without_card(path: Path, options: CheckpointOptions) -> Checkpoint:
+    """The checkpoint of weights that do not describe themselves."""
+    options, beside = with_labels_read(options), describe_beside(path)
+    stated, tower = options.over(beside.options), beside.tower
+    state, _ = read_state(path, tower.uses) if tower else read_state(path)
+    check_tensors(state, path.name)
+    if tower is not None and stated.prefix is None:
+        state = tower.plain_names(state)
+    state, config = timm_names(state, path.name, stated.prefix), None
+    default = guessed_card(_name(path), state)
+    if tower is not None:
+        config, state = tower.fit(state, stated.image_size or tower.config.image_size)
+        stated = stated.over(CheckpointOptions(labels=tower.label_names(config.classes)))
+    card = infer_card(_name(path), path, state, stated, beside, config)
+    return _attach_stated(card, default, state, stated, path)
+
+
+def _attach_stated(
+    card: CheckpointCard,
+    default: CheckpointCard | None,
+    state: Mapping[str, Tensor],
+    stated: CheckpointOptions,
+    path: Path,
+) -> Checkpoint:
+    """The checkpoint of a card to which `stated` is applied, and which was `default` without it."""
+    checkpoint = attach(card, trunk_names(state), path.name)
+    checkpoint = replace(checkpoint, preparation=preparation_text(card, default))
     return resize(checkpoint, stated.image_size or card.config.image_size)
 
 
@@ -131,8 +155,10 @@ def resize(checkpoint: Checkpoint, image_size: int) -> Checkpoint:
         raise SetupError(
             f"{checkpoint.name} takes image sizes that are multiples of {patch}, not {image_size}"
         )
-    with torch.no_grad():
-        state = checkpoint.model.state_dict() | {"pos_embed": checkpoint.model.positions(side)}
+    state = checkpoint.model.state_dict()
+    if checkpoint.config.pos_embed:
+        with torch.no_grad():
+            state |= {"pos_embed": checkpoint.model.positions(side)}
     config = replace(checkpoint.config, image_size=image_size)
     resized = attach(replace(checkpoint, config=config), state, checkpoint.name)
     return replace(resized, preparation=checkpoint.preparation)

@@ -15,6 +15,8 @@ OTHER_FORMATS = (".pt", ".pth", ".bin", ".ckpt", ".npz", ".onnx")
 """Suffixes of weights that are not read."""
 MAIN = f"model{SUFFIX}"
 """The file that timm and transformers write."""
+PREFIX = "hf:"
+"""Put before a name, it says that the name is one of transformers."""
 _COMPANIONS = (f".stitches{SUFFIX}", f".clicks{SUFFIX}", f".exits{SUFFIX}")
 """Files that foveate keeps beside the weights of a model."""
 
@@ -74,7 +76,14 @@ def weights_path(name: str) -> Path:
 
 def canonical_name(name: str) -> str:
     """The path of the weights file for a local folder; any other name as it is."""
+    name = without_prefix(name)
     return str(weights_path(name)) if is_local(name) else name
+
+
+def without_prefix(name: str) -> str:
+    """The path of local weights for the elastic trunk without `hf:`; any other name as it is."""
+    path = name.removeprefix(PREFIX)
+    return path if is_local(path) else name
 
 
 def other_format(name: str) -> str:

@@ -1,4 +1,4 @@
-"""What the weights of timm's plain vision transformers do not show, by timm's name.
+"""What the weights of timm's vision transformers do not show, by timm's name.
 
 timm_architectures.json beside this file holds it, so that a folder in timm's format is served without timm.
 A test compares the file with timm itself.
@@ -6,12 +6,19 @@ A test compares the file with timm itself.
 
 import json
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
 from foveate.core.checkpoint_options import Activation, Pool
+from foveate.core.errors import SetupError
+from foveate.models.layers.config import ViTConfig
+
+_UNSEEN = ("pool_heads", "pool_prefix")
+"""Fields of ViTConfig, beside those of rotary positions, that weights do not show and few models set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +31,39 @@ class TimmArchitecture:
     eps: float
     activation: Activation
     pool: Pool
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """Further fields of ViTConfig that the weights do not show, where they are not the defaults."""
+
+
+def unseen_fields(config: ViTConfig) -> dict[str, Any]:
+    """`TimmArchitecture.config` of a configuration.
+
+    The image size is among them for a model without position embeddings, which show it otherwise.
+    """
+    names = [f.name for f in fields(config) if f.name.startswith("rope") or f.name in _UNSEEN]
+    defaults = ViTConfig()
+    values = {n: getattr(config, n) for n in names if getattr(config, n) != getattr(defaults, n)}
+    return values if config.pos_embed else {"image_size": config.image_size} | values
 
 
 def architecture(name: str) -> TimmArchitecture | None:
-    """The architecture of this name without tag; None for one that is no plain ViT of timm."""
+    """The architecture of this name without tag; None for one that the trunk does not run."""
     return _table().get(name)
+
+
+def stated_architecture(name: str | None) -> TimmArchitecture | None:
+    """The architecture that a user states, with a tag or without; None for none.
+
+    Raises SetupError for a name that is not in the table.
+    """
+    if name is None:
+        return None
+    known = architecture(name.removeprefix("timm/").partition(".")[0])
+    if known is None:
+        close = get_close_matches(name, architectures())
+        hint = f"; did you mean {', '.join(close)}?" if close else ""
+        raise SetupError(f"{name!r} is not one of timm's architectures that the trunk runs{hint}")
+    return known
 
 
 def architectures() -> tuple[str, ...]:

@@ -7,7 +7,8 @@ import torch
 
 from foveate.core.checkpoint_options import Activation
 from foveate.core.errors import SetupError
-from foveate.models.weights.timm_architectures import architecture
+from foveate.models.weights.json_file import check_label_names
+from foveate.models.weights.timm_architectures import architecture, unseen_fields
 from foveate.models.weights.timm_config import import_timm, sentence, vit_config
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -53,7 +54,7 @@ def timm_values(table: Mapping[str, Any], where: str) -> tuple[dict[str, Any], d
         "crop_mode": prepared.get("crop_mode") or "center",
         "interpolation": prepared.get("interpolation") or "bicubic",
         "image_size": _image_size(prepared, arguments, where),
-        "labels": _labels(table, prepared),
+        "labels": _labels(table, prepared, where),
     }
     return values, expected
 
@@ -61,7 +62,7 @@ def timm_values(table: Mapping[str, Any], where: str) -> tuple[dict[str, Any], d
 def _shape(
     table: Mapping[str, Any], arguments: Mapping[str, Any], where: str
 ) -> tuple[dict[str, Any], dict[str, int]]:
-    """Heads, epsilon, activation and pooling, and the width and depth that belong to them."""
+    """Architecture, heads, epsilon, activation and pooling, and the width and depth that belong to them."""
     name = table["architecture"].partition(".")[0]
     known = architecture(name)
     activation = arguments.get("act_layer") or (known and known.activation)
@@ -70,6 +71,7 @@ def _shape(
         return _shape_by_timm(table["architecture"], arguments, where)
     pool = arguments.get("global_pool") or table.get("global_pool") or known.pool
     values = {
+        "architecture": name,
         "heads": arguments.get("num_heads", known.heads),
         "eps": known.eps,
         "activation": activation,
@@ -95,6 +97,17 @@ def _shape_by_timm(
         raise SetupError(f"timm cannot make the {name} of {where}: {sentence(error)}") from error
     config = vit_config(module, f"the {name} of {where}")
     values = {name: getattr(config, name) for name in ("heads", "eps", "activation", "pool")}
+    architecture_name = name.partition(".")[0]
+    known = architecture(architecture_name)
+    if known is not None:
+        values["architecture"] = architecture_name
+    unseen = {n: value for n, value in unseen_fields(config).items() if n != "image_size"}
+    stated = {n: value for n, value in (known.config if known else {}).items() if n != "image_size"}
+    if unseen != stated:
+        raise SetupError(
+            f"{where}: the {name} with these arguments has rotary positions or an attention pooling that is "
+            "not that of the architecture, and weights do not show which"
+        )
     return values, {"width": config.width, "depth": config.depth}
 
 
@@ -112,8 +125,11 @@ def _image_size(prepared: Mapping[str, Any], arguments: Mapping[str, Any], where
     return int(sides[0])
 
 
-def _labels(table: Mapping[str, Any], prepared: Mapping[str, Any]) -> Any:
-    """Descriptions of the classes, else their names; None where there are neither."""
+def _labels(table: Mapping[str, Any], prepared: Mapping[str, Any], where: str) -> Any:
+    """Descriptions of the classes, else their names; None where there are neither. Raises SetupError."""
+    for source in (table, prepared):
+        for entry in ("label_names", "labels", "label_descriptions"):
+            check_label_names(source, entry, where)
     names = table.get("label_names") or prepared.get("label_names") or table.get("labels")
     described = table.get("label_descriptions") or prepared.get("label_descriptions")
     if isinstance(described, Mapping) and names:

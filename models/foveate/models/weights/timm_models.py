@@ -16,6 +16,9 @@ from foveate.models import reduction
 from foveate.models.layers.config import ViTConfig
 from foveate.models.vit.vit import ElasticViT, ResolvedPlan
 from foveate.models.weights.checkpoint import Checkpoint, attach, variant
+from foveate.models.weights.eva_names import trunk_names
+from foveate.models.weights.json_file import check_label_names
+from foveate.models.weights.not_elastic import NotElastic
 from foveate.models.weights.timm_config import import_timm, sentence, vit_config
 from foveate.models.zoo import CheckpointCard
 
@@ -23,6 +26,8 @@ log = logging.getLogger(__name__)
 
 _SAFE = {"hf_hub_filename": "model.safetensors"}
 """Without this entry timm falls back to a pickle where a repository has no safetensors file."""
+_NEAREST_CROP: Mapping[str, CropMode] = {"border": "center"}
+"""The decoder's crop for those of timm that it does not have."""
 _TOLERANCE = 1e-3
 """The largest accepted difference between the trunk's output and timm's."""
 
@@ -30,43 +35,51 @@ _TOLERANCE = 1e-3
 def load(spec: str, zoo_names: Sequence[str] = ()) -> Checkpoint:
     """A pretrained timm model by timm's name. zoo_names: suggested where timm has no such model.
 
-    Raises SetupError when timm is missing, has no such model or weights, cannot fetch them, or the
-    trunk does not represent the model exactly.
+    Raises SetupError when timm is missing, has no such model or weights, or cannot fetch them, and NotElastic
+    when the trunk does not represent the model exactly.
     """
     timm, name = import_timm(spec, zoo_names), spec.removeprefix("timm/")
-    _check_known(timm, name, zoo_names)
+    check_known(timm, name, zoo_names)
     # On the meta device the model has no weights: a model that is refused is never downloaded.
-    skeleton: Any = _create(timm, name, pretrained=False)
+    skeleton: Any = create(timm, name, pretrained=False)
     _trunk(skeleton, name)
+    check_has_weights(skeleton, name)
+    return convert(create(timm, name, pretrained=True), name)
+
+
+def check_has_weights(skeleton: Any, name: str) -> None:
+    """Raise SetupError for a timm module whose weights are not published as safetensors."""
     if not skeleton.pretrained_cfg.get("hf_hub_id"):
         raise SetupError(f"timm has no safetensors weights for {name}; random:{name} has random ones")
-    return convert(_create(timm, name, pretrained=True), name)
 
 
 def card(name: str) -> CheckpointCard:
     """The card of a timm model, which needs no weights. Raises SetupError as `load` does."""
     timm = import_timm(name)
-    _check_known(timm, name, ())
-    module = _create(timm, name, pretrained=False)
+    check_known(timm, name, ())
+    module = create(timm, name, pretrained=False)
     return _card(module, vit_config(module, name), name)
 
 
 def convert(module: nn.Module, name: str) -> Checkpoint:
-    """The trunk with a timm module's weights, which share storage with the module's.
+    """The trunk with a timm module's weights. Those that it does not join share storage with the module's.
 
-    Raises SetupError when the module is another kind of model, or when the outputs for a random image differ.
+    Raises NotElastic when the module is another kind of model, or when the outputs for a random image differ.
     """
     checkpoint = _trunk(module, name)
     difference = _disagreement(checkpoint.model, module)
     # In this form the condition refuses a difference of NaN too.
     if not difference <= _TOLERANCE:
-        raise SetupError(f"{name} is not served: the trunk's output differs from timm's by {difference:.2g}")
+        raise NotElastic(f"{name} does not fit the trunk: its output differs from timm's by {difference:.2g}")
     return checkpoint
 
 
 def _trunk(module: nn.Module, name: str) -> Checkpoint:
-    """The converted module, unchecked."""
-    return attach(_card(module, vit_config(module, name), name), module.state_dict(), name)
+    """The converted module, unchecked. Raises NotElastic for a module that the trunk does not represent."""
+    try:
+        return attach(_card(module, vit_config(module, name), name), trunk_names(module.state_dict()), name)
+    except SetupError as error:
+        raise NotElastic(error.detail) from error
 
 
 @torch.inference_mode()
@@ -84,16 +97,13 @@ def _disagreement(model: ElasticViT, module: nn.Module) -> float:
 def _card(module: Any, shape: ViTConfig, name: str) -> CheckpointCard:
     """Name, labels, preprocessing and origin from timm's configuration of the model."""
     config = module.pretrained_cfg
-    data = import_module("timm.data").resolve_model_data_config(module)
-    if data["crop_mode"] not in get_args(CropMode) or data["interpolation"] not in get_args(Interpolation):
-        kind = f"{data['crop_mode']} crops and {data['interpolation']} interpolation"
-        raise SetupError(f"{name} takes images with {kind}, which the decoder does not have")
+    data = data_config(module, name)
     origin = config.get("hf_hub_id")
     return CheckpointCard(
         name=variant(name.partition("@")[0].rpartition("/")[2]),
         config=shape,
-        labels=_labels(config, shape.classes, name),
-        input=InputSpec(data["crop_pct"], data["crop_mode"], data["interpolation"]),
+        labels=labels_of(config, shape.classes, name),
+        input=input_spec(data),
         mean=tuple(data["mean"]),
         std=tuple(data["std"]),
         description=f"{config.get('architecture') or name} of timm",
@@ -102,9 +112,35 @@ def _card(module: Any, shape: ViTConfig, name: str) -> CheckpointCard:
     )
 
 
-def _labels(config: Mapping[str, Any], classes: int, name: str) -> tuple[str, ...]:
-    """Class names from the checkpoint's configuration, else ImageNet's where the number of classes fits."""
+def data_config(module: Any, name: str) -> Mapping[str, Any]:
+    """timm's preprocessing of a model. Raises SetupError for images that the decoder does not make."""
+    data: Mapping[str, Any] = import_module("timm.data").resolve_model_data_config(module)
+    channels, height, width = data["input_size"]
+    if channels != 3 or height != width:
+        raise SetupError(f"{name} takes images of {width}x{height} pixels, and only square ones are served")
+    known_interpolation = data["interpolation"] in get_args(Interpolation)
+    if not (known_interpolation and data["crop_mode"] in (*get_args(CropMode), *_NEAREST_CROP)):
+        kind = f"{data['crop_mode']} crops and {data['interpolation']} interpolation"
+        raise SetupError(f"{name} takes images with {kind}, which the decoder does not have")
+    if data["crop_mode"] in _NEAREST_CROP:
+        log.warning("%s pads images to a square; here the middle of each image is cropped", name)
+    return data
+
+
+def input_spec(data: Mapping[str, Any]) -> InputSpec:
+    """The decoder's part of `data_config`."""
+    crop_mode = _NEAREST_CROP.get(data["crop_mode"], data["crop_mode"])
+    return InputSpec(data["crop_pct"], crop_mode, data["interpolation"])
+
+
+def labels_of(config: Mapping[str, Any], classes: int, name: str) -> tuple[str, ...]:
+    """Class names from the checkpoint's configuration, else ImageNet's where the number of classes fits.
+
+    Raises SetupError for names that are one text.
+    """
     data = import_module("timm.data")
+    for entry in ("label_names", "label_descriptions"):
+        check_label_names(config, entry, f"the configuration of {name}")
     labels = list(config.get("label_names") or ())
     described = config.get("label_descriptions") or {}
     if isinstance(described, Mapping):
@@ -125,7 +161,7 @@ def _labels(config: Mapping[str, Any], classes: int, name: str) -> tuple[str, ..
     return tuple(labels)
 
 
-def _check_known(timm: Any, name: str, zoo_names: Sequence[str]) -> None:
+def check_known(timm: Any, name: str, zoo_names: Sequence[str]) -> None:
     """Raise SetupError for a name or tag that timm does not list. Names on the Hub are not checked here."""
     if name.startswith(("hf-hub:", "hf_hub:")):
         return
@@ -143,14 +179,17 @@ def _check_known(timm: Any, name: str, zoo_names: Sequence[str]) -> None:
         raise SetupError(f"{architecture} has no weights tagged {tag!r} in timm; there is {available}")
 
 
-def _create(timm: Any, name: str, pretrained: bool) -> nn.Module:
-    """timm's module; without pretrained weights it is on the meta device."""
+def create(timm: Any, name: str, pretrained: bool, **arguments: Any) -> nn.Module:
+    """timm's module in eval mode; without pretrained weights it is on the meta device.
+
+    arguments: passed to timm. Raises SetupError when timm cannot load it or fetch its weights.
+    """
     # It is httpx's or requests' error, depending on the installed version.
     http_error = import_module("huggingface_hub.errors").HTTPError
     try:
         with torch.device("cpu" if pretrained else "meta"):
             module: nn.Module = timm.create_model(
-                name, pretrained=pretrained, pretrained_cfg_overlay=_SAFE if pretrained else None
+                name, pretrained=pretrained, pretrained_cfg_overlay=_SAFE if pretrained else None, **arguments
             )
     except (OSError, http_error) as error:
         alternative = "the path of a local .safetensors file can be given instead"

@@ -10,7 +10,13 @@ import pytest
 
 from foveate.core.errors import BadRequest, BodyTooLarge, UnsupportedEncoding
 from foveate.gateway.body import read_body
-from foveate.gateway.body_formats.compression import FREE_BYTES, PIECE_BYTES, decompress, read_encoding
+from foveate.gateway.body_formats.compression import (
+    FREE_BYTES,
+    MAX_MEMBERS,
+    PIECE_BYTES,
+    decompress,
+    read_encoding,
+)
 from foveate.gateway.limits import AdmissionLimiter
 from tests.support.gateway import assert_problem, serving_fakes
 
@@ -96,7 +102,9 @@ async def test_single_bytes_and_no_bytes_are_decompressed() -> None:
         (gzipped(DATA)[:5], "incomplete"),
         (gzipped(DATA)[:-8] + bytes(8), "not valid gzip"),
         (gzipped(DATA) + b"x", "goes on after the end"),
-        (gzipped(b"a") + gzipped(b"b"), "goes on after the end"),
+        (gzipped(DATA) + b"\x1fx", "not valid gzip"),
+        (gzipped(DATA) + gzipped(DATA)[:-5], "incomplete"),
+        (gzipped(DATA) + gzipped(b"")[:1], "incomplete"),
         (zlib.compress(DATA), "not valid gzip"),
     ],
 )
@@ -104,6 +112,29 @@ async def test_single_bytes_and_no_bytes_are_decompressed() -> None:
 async def test_damaged_data_is_refused(body: bytes, words: str, size: int) -> None:
     with pytest.raises(BadRequest, match=words):
         await decompressed(body, "gzip", size)
+
+
+@pytest.mark.parametrize("size", [1, 7, 2**10, 2**30])
+async def test_gzip_members_follow_each_other(size: int) -> None:
+    """As `cat a.gz b.gz`, pigz and bgzip make them (RFC 1952, section 2.2)."""
+    members = gzipped(b"") + gzipped(b"abc") + gzipped(b"") + gzipped(b"def")
+    assert await decompressed(members, "gzip", size) == b"abcdef"
+    if size > 1000:
+        assert await decompressed(gzipped(DATA) + gzipped(DATA), "gzip", size) == DATA + DATA
+
+
+async def test_deflate_data_have_no_members() -> None:
+    for one in (zlib.compress(DATA), raw_deflate(DATA)):
+        with pytest.raises(BadRequest, match="goes on after the end of its deflate data"):
+            await decompressed(one + one, "deflate")
+
+
+async def test_members_are_bounded_in_number_and_together_in_bytes() -> None:
+    assert await decompressed(gzipped(b"") * MAX_MEMBERS, "gzip") == b""
+    with pytest.raises(BadRequest, match="over 10000 gzip members"):
+        await decompressed(gzipped(b"") * (MAX_MEMBERS + 1), "gzip")
+    with pytest.raises(BodyTooLarge, match="over 20 times"):
+        await decompressed(gzipped(bytes(4 * MIB)) * 16, "gzip")
 
 
 async def test_a_bomb_ends_at_the_limit_for_bodies() -> None:
@@ -136,12 +167,15 @@ async def test_a_large_body_that_was_hardly_compressible_passes() -> None:
 @pytest.mark.parametrize("kind", ["image/jpeg", "", "application/octet-stream"])
 async def test_requests_may_be_compressed(kind: str) -> None:
     async with serving_fakes() as gateway:
-        for encoding, body in (("gzip", gzipped(b"image")), ("deflate", zlib.compress(b"image"))):
+        members = gzipped(b"im") + gzipped(b"age")
+        for encoding, body in (
+            ("gzip", gzipped(b"image")), ("gzip", members), ("deflate", zlib.compress(b"image"))
+        ):  # fmt: skip
             answer = await gateway.post("/classify", body, content_type=kind, content_encoding=encoding)
             assert answer.status_code == 200
         plain = await gateway.post("/classify", b"image", content_type=kind, content_encoding="identity")
         assert plain.status_code == 200
-    assert gateway.runner.batches == [[b"image"]] * 3
+    assert gateway.runner.batches == [[b"image"]] * 4
 
 
 async def test_forms_and_json_may_be_compressed() -> None:

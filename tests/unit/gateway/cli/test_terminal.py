@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from rich.console import Console
 
 from foveate.core.errors import SetupError
 from foveate.core.settings import Settings
+from foveate.gateway.cli.__main__ import main as before_imports
 from foveate.gateway.cli.terminal import check_address, is_unicode, print_line, start_logging
 
 EXAMPLES = Path(__file__).parents[4] / "examples"
@@ -58,6 +60,24 @@ def test_a_name_that_is_not_utf_8_is_printed_in_an_error() -> None:
     assert done.returncode == 2
     assert b"cannot read no-caf" in done.stderr
     assert b"Traceback" not in done.stderr
+
+
+def test_ctrl_c_ends_the_imports_without_a_traceback(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    server = subprocess.Popen(
+        [*CLI, "serve"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": path}
+    )
+    assert server.stdout is not None
+    assert server.stdout.readline() == b"importing\n"
+    server.send_signal(signal.SIGINT)
+    assert server.communicate(timeout=30) == (b"", b"")
+    assert server.returncode == -signal.SIGINT, "shells give it the exit status 130"
+
+
+def test_the_installed_command_handles_ctrl_c_before_its_imports() -> None:
+    project = tomllib.loads((EXAMPLES.parent / "pyproject.toml").read_text("utf-8"))
+    assert project["project"]["scripts"] == {"foveate": f"{before_imports.__module__}:main"}
 
 
 def test_ctrl_c_ends_a_server_that_loads_its_models_at_once(tmp_path: Path) -> None:

@@ -49,6 +49,28 @@ def test_unknown_model_is_refused_with_the_names_of_the_others() -> None:
         ModelSelector("classify", {}).by_name(None, video=False)
 
 
+def test_models_of_other_tasks_are_named_with_their_route() -> None:
+    segmenter = replace(card("seg"), task="segment", click_model="seg-clicks")
+    clicks = replace(card("seg-clicks"), task="clicks")
+    served = {each.name: each for each in (PLAIN, segmenter, clicks)}
+    classify, segment = ModelSelector("classify", served), ModelSelector("segment", served)
+    assert classify.by_name(None, video=False) is PLAIN
+    assert segment.by_name(None, video=False) is segmenter
+    with pytest.raises(UnknownModel, match=r"^seg is served under /segment, not under /classify$"):
+        classify.by_name("seg", video=False)
+    with pytest.raises(UnknownModel, match=r"^plain is served under /classify, not under /segment$"):
+        segment.by_name("plain", video=False)
+    for selector in (classify, segment):
+        with pytest.raises(
+            UnknownModel, match=r"^seg-clicks answers points: .* /segment, with the model seg$"
+        ):
+            selector.by_name("seg-clicks", video=False)
+    with pytest.raises(UnknownModel, match=r"^plain is served under /classify, not under /segment$"):
+        ModelSelector("segment", {"plain": PLAIN}).by_name("plain", video=False)
+    with pytest.raises(UnknownModel, match=r"'gpt' is served; GET /models lists the models"):
+        ModelSelector("segment", {"plain": PLAIN}).by_name("gpt", video=False)
+
+
 def test_medium_may_replace_a_model_that_the_client_did_not_name() -> None:
     assert ALL.for_medium(PLAIN, video=False, named=True) is PLAIN
     assert ALL.for_medium(PLAIN, video=True, named=False) is CLIP

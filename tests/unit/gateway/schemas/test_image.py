@@ -33,6 +33,13 @@ def served(explanation: Explanation | None = None, tiles: int = 1) -> ServedRequ
     return ServedRequest("id-1", CARD, outcomes, False, None, {"total": 0.25})
 
 
+def test_classes_of_the_same_name_differ_by_index() -> None:
+    """As crane, the bird and the machine, and maillot do in ImageNet."""
+    card = replace(CARD, labels=("crane", "maillot", "crane"))
+    fields = prediction_fields(card, Result(np.array([0.5, 0.1, 0.4], np.float32), 5, 12, 0.5), 2)
+    assert [(field["label"], field["index"]) for field in fields] == [("crane", 0), ("crane", 2)]
+
+
 def test_predictions_are_the_most_probable_classes_in_order() -> None:
     fields = prediction_fields(CARD, Result(np.array([0.2, 0.7, 0.1], np.float32), 5, 12, 0.5), 2)
     assert [(field["label"], field["index"]) for field in fields] == [("dog", 1), ("cat", 0)]
@@ -93,7 +100,7 @@ def test_without_an_overlay_the_key_is_absent() -> None:
 def test_a_card_and_its_rungs_as_json() -> None:
     assert card_fields(CARD) == {
         "name": "fake", "description": "a fake", "task": "classify", "frames": 0, "full": str(FULL),
-        "parameters": 0, "classes": 3, "licence": "", "source": "",
+        "parameters": 0, "classes": 3, "zero_shot": False, "licence": "", "source": "",
     }  # fmt: skip
     assert rung_fields(CARD.ladder[0], FULL) == {
         "plan": str(HALF), "rung": "evit:0.5", "quality": 0.9, "gflops": 0.5, "tokens": 5,

@@ -138,9 +138,9 @@ def test_a_checkpoint_that_lacks_nothing_or_has_no_classes_is_refused() -> None:
 
 def test_pictures_are_the_files_of_a_folder(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="there is no folder"):
-        dataset.unlabelled_folder(tmp_path / "none")
+        dataset.image_folder(tmp_path / "none")
     with pytest.raises(SetupError, match="there is no image in"):
-        dataset.unlabelled_folder(tmp_path)
+        dataset.image_folder(tmp_path)
     (tmp_path / "any class").mkdir()
     (tmp_path / "any class" / "1.jpg").write_bytes(b"")
-    assert isinstance(dataset.unlabelled_folder(tmp_path), Dataset)
+    assert isinstance(dataset.image_folder(tmp_path), Dataset)

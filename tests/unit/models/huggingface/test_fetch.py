@@ -64,8 +64,8 @@ def test_checkpoints_that_cannot_be_served_are_refused(tmp_path: Path) -> None:
     config, pixels = "config.json", "preprocessor_config.json"
     unknown = write_changed(one("a"), config, model_type="unknown")
     assert "is not one that transformers" in refusal(unknown)
-    depth = write_changed(one("b"), config, architectures=["SegformerForImageClassification"])
-    assert "SegFormer, Mask2Former, UperNet and DPT" in refusal(depth)
+    depth = write_changed(one("b"), config, architectures=["SegformerForDepthEstimation"])
+    assert "of transformers these are served: image classifiers" in refusal(depth)
     assert "number its labels" in refusal(write_changed(one("c"), config, id2label={"0": "a", "2": "b"}))
     (one("d") / config).write_text("{")
     assert "configuration of" in refusal(tmp_path / "d")

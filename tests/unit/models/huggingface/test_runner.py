@@ -102,7 +102,7 @@ def test_profile_is_the_ladder_of_its_own_weights_alone(
     other = TransformersLoader().load(str(path), LoadOptions("fp32", "cpu", 1), warm_ladder=False).card
     assert [(rung.quality, rung.latency_s) for rung in other.ladder] == [(1.0, None)]
     assert "is a profile of another model" in caplog.text
-    with pytest.raises(SetupError, match="no other model answers in its name"):
+    with pytest.raises(SetupError, match="no other model can answer in its name"):
         TransformersLoader().load_unprofiled(str(path), LoadOptions("fp32", "cpu", 1), siblings=("vit-xs",))
 
 

@@ -12,6 +12,7 @@ from foveate.models.loading.clip_loading import VideoModelLoader
 from foveate.models.loading.load import ImageModelLoader
 from foveate.models.loading.loader import LoadOptions
 from foveate.models.loading.machine import current_setting
+from foveate.models.loading.photo_models import PhotoLoader
 from foveate.models.loading.registry import LOADERS, loader_for
 from foveate.models.loading.transformers_models import TransformersLoader
 from foveate.models.runners.describe import STANDARD_RUNGS
@@ -32,6 +33,8 @@ OPTIONS = LoadOptions("fp32", "cpu", 1)
         ("vit-t-clip", VideoModelLoader),
         ("vit-t-seg-clip", VideoModelLoader),
         ("vit-xs-clip", ImageModelLoader),
+        ("efficientnet-lite", PhotoLoader),
+        ("efficientnet-lite0", PhotoLoader),
         ("vit_tiny_patch16_224", ImageModelLoader),
         ("missing.safetensors", ImageModelLoader),
         ("nvidia/segformer-b0", TransformersLoader),

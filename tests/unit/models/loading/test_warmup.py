@@ -67,6 +67,20 @@ def test_idle_time_warms_the_cheapest_rung_at_all_sizes_and_then_the_others_chea
     assert all(set(by_size) == {1, 8} for by_size in warmup.times[1].values())
 
 
+def test_a_plan_is_skipped_and_the_others_still_run() -> None:
+    runner = RecordingRunner()
+    warmup = LadderWarmup(runner, (1,))
+    warmup.run_essential()
+    cheapest, other, *_ = (rung.plan for rung in runner.card.ladder)
+    runner.ran.clear()
+    warmup.skip(cheapest)
+    warmup.skip(other)
+    warmup.run_all()
+    assert not {cheapest, other} & {plan for plan, _ in runner.ran}
+    assert {rung.plan for rung in runner.card.ladder} - {warmed.plan for warmed in warmup.warm} == {other}
+    assert warmup.next is None and warmup.ratio == 1
+
+
 def test_remembered_times_are_not_measured_again() -> None:
     first, saved = RecordingRunner(), list[BatchTimes]()
     LadderWarmup(first, (1,), save=saved.append).run_all()

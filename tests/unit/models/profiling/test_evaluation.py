@@ -1,24 +1,23 @@
-"""The quality and the accuracy of a plan: top-1, agreement with full, and mean IoU."""
+"""The quality and the accuracy of a plan: top-1, agreement with full, mean IoU, and nearest neighbours."""
 
 import io
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from foveate.core.errors import SetupError
 from foveate.core.outcome import ClassMaps, Result
-from foveate.core.plan import Plan
-from foveate.models.heads.dense import DenseHead, DenseSpec
-from foveate.models.profiling.dataset import Dataset, DecodedDataset
-from foveate.models.profiling.evaluation import ItemScorer, MeanIoU, Top1, mask_from_maps, read_masks
-from foveate.models.runners.image import TorchRunner
-from foveate.models.vit.vit import ElasticViT
-from foveate.models.weights.checkpoint import Checkpoint
-from tests.support.measuring import CONFIG, decode, noise_images, quiet, tiny
+from foveate.models.profiling import evaluation
+from foveate.models.profiling.evaluation import (
+    MeanIoU,
+    NeighbourAgreement,
+    Top1,
+    mask_from_maps,
+    read_masks,
+)
 
 FAILURE = ValueError("failed")
 
@@ -123,45 +122,65 @@ def test_masks_are_read_and_resized_without_interpolation() -> None:
     assert first.tolist() == RIGHT.tolist() and second.tolist() == (2 * RIGHT).tolist()
 
 
-def test_single_items_are_scored_by_their_labels() -> None:
-    scorer = ItemScorer(TorchRunner(tiny()), noise_images([0, 1, 2] * 8))
-    assert scorer.unknown([2, 4]) == [2, 4]
-    scorer.learn([2, 4, 7], results_of(0, 0, 0))
-    assert scorer.unknown([2, 3]) == [3]
-    assert scorer.scores([2, 4, 7], results_of(2, 3, -1)) == [1.0, 0.0, 0.0]
+def embeddings_of(*vectors: tuple[float, float] | None) -> list[Result | Exception]:
+    return [FAILURE if v is None else Result(np.array(v, np.float32), 5, 12, 1.0) for v in vectors]
 
 
-def test_without_labels_single_items_are_scored_by_the_answers_of_full() -> None:
-    scorer = ItemScorer(TorchRunner(tiny()), noise_images())
-    scorer.learn([5, 6, 9], results_of(3, 1, -1))
-    assert scorer.scores([5, 6, 9], results_of(3, 3, 2)) == [1.0, 0.0, 1.0], "full failed on the last"
+def test_quality_of_embeddings_is_the_share_of_equal_nearest_neighbours() -> None:
+    full = ((1.0, 0.0), (0.9, 0.1), (0.0, 1.0), (0.1, 0.9))
+    evaluator = NeighbourAgreement()
+    evaluator.update(embeddings_of(*full[:3]))
+    evaluator.update(embeddings_of(full[3]))
+    assert evaluator.result() == (1.0, None)
+    evaluator.update(embeddings_of(*((3 * x, 3 * y) for x, y in full)))
+    assert evaluator.result() == (1.0, None), "the length of an embedding does not count"
+    evaluator.update(embeddings_of(full[0], full[1], (1.0, 0.0), None))
+    assert evaluator.result() == (0.5, None), "one finds another image, and one has no embedding"
 
 
-@pytest.mark.parametrize("with_masks", [True, False])
-def test_single_masks_are_scored_by_their_mean_iou(with_masks: bool) -> None:
-    spec = DenseSpec(classes=6, width=8, fine=8)
-    torch.manual_seed(0)
-    model = ElasticViT(CONFIG, dense=spec).eval()
-    assert isinstance(model.dense, DenseHead)
-    runner = TorchRunner(Checkpoint("seg", CONFIG, dense=spec, model=model))
-    items = (b"0", b"1")
-    full = run_all(runner, runner.full, items)
-    masks = None
-    if with_masks:
-        masks = tuple(png(mask_from_maps(r.maps, (64, 64))) for r in full if isinstance(r, Result))
-    scorer = ItemScorer(runner, DecodedDataset(Dataset("noise", items, None, masks), decode, quiet))
-    scorer.learn([0, 1], full)
-    assert scorer.scores([0, 1], full) == [1.0, 1.0]
-    fewer = scorer.scores([0, 1], run_all(runner, Plan.parse("depth:1", runner.full), items))
-    assert all(0 <= score < 1 for score in fewer)
-    assert scorer.scores([0], [FAILURE])[0] < 1
+def test_query_of_a_plan_is_searched_among_the_embeddings_of_full() -> None:
+    evaluator = NeighbourAgreement()
+    full = ((1.0, 0.0), (0.9, 0.1), (0.0, 1.0), (0.1, 0.9))
+    evaluator.update(embeddings_of(*full))
+    evaluator.result()
+    # Rotated alike, the embeddings agree with each other, but not with those of full.
+    evaluator.update(embeddings_of(*((-y, x) for x, y in full)))
+    quality, _ = evaluator.result()
+    assert quality < 1
 
 
-def run_all(runner: TorchRunner, plan: Plan, items: tuple[bytes, ...]) -> list[Result | Exception]:
-    return list(runner.run(runner.stack([decode(item) for item in items], plan), plan))
+def test_images_without_an_embedding_of_full_do_not_count() -> None:
+    evaluator = NeighbourAgreement()
+    vectors = ((1.0, 0.0), None, (0.9, 0.1), (0.0, 1.0), (0.1, 0.9))
+    evaluator.update(embeddings_of(*vectors))
+    assert evaluator.result() == (1.0, None)
+    evaluator.update(embeddings_of((1.0, 0.0), (1.0, 0.0), None, (0.0, 1.0), (0.1, 0.9)))
+    assert evaluator.result() == (0.75, None)
 
 
-def png(mask: NDArray[np.uint8]) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(mask).save(file, "PNG")
-    return file.getvalue()
+def test_many_images_are_searched_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    results: list[Result | Exception] = [
+        Result(row, 5, 12, 1.0) for row in random.normal(size=(23, 4)).astype(np.float32)
+    ]
+    noisy: list[Result | Exception] = [
+        Result((r.scores + random.normal(0, 0.3, 4)).astype(np.float32), 5, 12, 1.0)
+        for r in results
+        if isinstance(r, Result)
+    ]
+    qualities = []
+    for chunk in (1024, 5):
+        monkeypatch.setattr(evaluation, "NEIGHBOUR_CHUNK", chunk)
+        evaluator = NeighbourAgreement()
+        evaluator.update(results)
+        assert evaluator.result() == (1.0, None)
+        evaluator.update(noisy)
+        qualities.append(evaluator.result()[0])
+    assert qualities[0] == qualities[1] and 0 < qualities[0] < 1
+
+
+def test_two_images_have_no_nearest_neighbours_to_compare() -> None:
+    evaluator = NeighbourAgreement()
+    evaluator.update(embeddings_of((1.0, 0.0), (0.0, 1.0), None))
+    with pytest.raises(SetupError, match=r"full embeds 2 image\(s\), and nearest neighbours take at least 3"):
+        evaluator.result()

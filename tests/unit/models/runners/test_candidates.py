@@ -16,6 +16,8 @@ from foveate.models.heads.dense import DenseSpec
 from foveate.models.layers.config import ViTConfig
 from foveate.models.runners.candidates import baselines, candidates, parse_plans, video_candidates
 from foveate.models.runners.image import TorchRunner
+from foveate.models.vit.flops import flops
+from foveate.models.vit.resolve import resolve
 from foveate.models.vit.stitch import StitchSpec
 from foveate.models.vit.vit import ElasticViT
 from foveate.models.weights.family import Family
@@ -39,7 +41,7 @@ def test_a_classifier_is_tried_with_all_that_it_supports() -> None:
         model.exit_heads[str(number)] = nn.Identity()
     exiting = candidates(model, full, quiet)
     assert plain[0] == exiting[0] == full
-    assert {p.image_size for p in plain} == {224, 192, 160, 112}
+    assert {p.image_size for p in plain} == {288, 256, 224, 192, 160, 112}
     for plans in (plain, [p for p in plain if p.image_size == 112]):
         assert reducer_names(plans) == {*REDUCERS} - {"random", "pooling", "dtop", "expedit"}
     assert {p.heads for p in plain} == {None, 2}
@@ -55,6 +57,21 @@ def test_a_classifier_is_tried_with_all_that_it_supports() -> None:
     }
     assert "iared" not in reducer_names(candidates(model, full, TorchRunner(tiny()).check))
     assert "iared" in reducer_names(candidates(gated, full, quiet))
+
+
+def test_larger_sizes_are_candidates_where_a_reducer_pays_for_them() -> None:
+    """Plans that need more compute than full would never become rungs."""
+    model, full = ElasticViT(ViTConfig()), Plan("vit", 224)
+    larger = [p for p in candidates(model, full, quiet) if p.image_size > 224]
+    limit = gflops(model, full)
+    assert larger
+    assert all(gflops(model, p) < limit for p in larger)
+    assert not any(p.reducer == "none" for p in larger)
+
+
+def gflops(model: ElasticViT, plan: Plan) -> float:
+    resolved = resolve(model, plan)
+    return flops(model, plan.image_size, resolved, resolved.depth)
 
 
 def test_a_dense_model_is_tried_with_its_own_reducers() -> None:

@@ -11,7 +11,8 @@ from foveate.core.checkpoint_options import CheckpointOptions
 from foveate.core.errors import SetupError
 from foveate.core.model import InputSpec
 from foveate.models.weights import hub
-from foveate.models.weights.description import describe_beside, with_labels_read
+from foveate.models.weights.description import describe_beside
+from foveate.models.weights.options_file import with_labels_read
 from tests.support.checkpoints import LABELS, SMALL, weights
 from tests.support.described import write_described
 
@@ -70,7 +71,7 @@ def test_options_come_before_the_file(tmp_path: Path) -> None:
         ({**OWN, "labels": "missing.txt"}, r"the labels in .*missing\.txt cannot be read"),
         ({**OWN, "heads": 3}, "a width of 128 does not divide into 3 heads"),
         ({"architectures": ["LlamaForCausalLM"], "model_type": "llama"}, "describes a LlamaForCausalLM"),
-        ({"model_type": "vit", "architectures": ["ViTModel"]}, "describes a ViTModel"),
+        ({"model_type": "vit", "architectures": ["ViTForMaskedImageModeling"]}, "describes a ViTForMasked"),
     ],
 )
 def test_descriptions_that_do_not_fit_are_refused(tmp_path: Path, description: Any, sentence: str) -> None:
@@ -81,13 +82,36 @@ def test_descriptions_that_do_not_fit_are_refused(tmp_path: Path, description: A
 
 
 def test_labels_of_a_text_file(tmp_path: Path) -> None:
-    (tmp_path / "names.txt").write_text("\ufeffcat\n dog \n\nnewt\n", "utf-8")
-    folder = write_described(tmp_path / "a", {**OWN, "labels": "../names.txt"})
+    folder, text = (
+        write_described(tmp_path / "a", {**OWN, "labels": "lists/names.txt"}),
+        "\ufeffcat\n dog \n\nnewt\n",
+    )
+    (folder / "lists").mkdir()
+    (folder / "lists" / "names.txt").write_text(text, "utf-8")
     assert hub.load(str(folder)).labels == LABELS
-    stated = CheckpointOptions(labels=str(tmp_path / "names.txt"))
+    stated = CheckpointOptions(labels=str(folder / "lists" / "names.txt"))
     assert with_labels_read(stated).labels == LABELS
     with pytest.raises(SetupError, match="--labels names 3 labels, and the weights have 1 classes"):
         describe_beside(tmp_path / "none").check(type(SMALL)(classes=1), with_labels_read(stated))
+
+
+def test_a_checkpoint_cannot_read_labels_from_elsewhere(tmp_path: Path) -> None:
+    """The lines would be shown as labels to every client."""
+    elsewhere = tmp_path / "secret.txt"
+    elsewhere.write_text("a\nb\nc\n")
+    for name in (str(elsewhere), "../secret.txt", "lists/../../secret.txt"):
+        folder = write_described(tmp_path / "a", {**OWN, "labels": name})
+        with pytest.raises(SetupError, match=r"is not in the folder of the weights; move it there, or"):
+            hub.load(str(folder))
+
+
+def test_names_may_be_repeated(tmp_path: Path) -> None:
+    """As crane and maillot are in ImageNet."""
+    folder = write_described(tmp_path / "a", {**OWN, "labels": ["crane", "newt", "crane"]})
+    assert hub.load(str(folder)).labels == ("crane", "newt", "crane")
+    (folder / "names.txt").write_text("crane\nnewt\ncrane\n")
+    stated = CheckpointOptions(labels=str(folder / "names.txt"))
+    assert hub.load(str(folder), options=stated).labels == ("crane", "newt", "crane")
 
 
 def test_prefix_can_be_stated_beside_the_weights(tmp_path: Path) -> None:
@@ -99,4 +123,4 @@ def test_prefix_can_be_stated_beside_the_weights(tmp_path: Path) -> None:
 def test_image_size_can_be_stated(tmp_path: Path) -> None:
     loaded = hub.load(str(write_described(tmp_path / "a", {**OWN, "image_size": 96})))
     assert loaded.config.image_size == 96
-    assert loaded.model.pos_embed.shape == (1, 37, 128)
+    assert loaded.model.get_parameter("pos_embed").shape == (1, 37, 128)

@@ -2,9 +2,17 @@
 
 import json
 
+import pytest
 import torch
 
-from foveate.models.weights.timm_architectures import architecture, architectures, usual_heads
+from foveate.core.errors import SetupError
+from foveate.models.weights.timm_architectures import (
+    architecture,
+    architectures,
+    stated_architecture,
+    unseen_fields,
+    usual_heads,
+)
 from foveate.models.weights.timm_config import vit_config
 from tests.support.torchvision_ops import import_timm
 
@@ -12,7 +20,7 @@ timm = import_timm()
 
 
 def test_table_is_that_of_timm() -> None:
-    assert len(architectures()) > 120
+    assert len(architectures()) > 200
     for name in architectures():
         known = architecture(name)
         assert known is not None
@@ -20,6 +28,7 @@ def test_table_is_that_of_timm() -> None:
             config = vit_config(timm.create_model(name), name)
         assert (known.width, known.depth, known.heads) == (config.width, config.depth, config.heads), name
         assert (known.eps, known.activation, known.pool) == (config.eps, config.activation, config.pool), name
+        assert known.config == unseen_fields(config), name
 
 
 def test_rows_of_the_file_are_distinct() -> None:
@@ -28,6 +37,15 @@ def test_rows_of_the_file_are_distinct() -> None:
     rows = json.loads((files("foveate.models.weights") / "timm_architectures.json").read_text())
     names = [name for row in rows for name in row["names"]]
     assert len(names) == len(set(names)) == len(architectures())
+
+
+def test_a_stated_architecture_may_have_a_tag_and_must_exist() -> None:
+    assert stated_architecture(None) is None
+    known = stated_architecture("timm/vit_small_patch16_dinov3.lvd1689m")
+    assert known == architecture("vit_small_patch16_dinov3")
+    assert known is not None and known.config["rope"] == "dinov3"
+    with pytest.raises(SetupError, match="did you mean vit_small_patch16_dinov3"):
+        stated_architecture("vit_small_patch16_dinov4")
 
 
 def test_heads_of_a_shape() -> None:

@@ -47,6 +47,11 @@ def disagreement(checkpoint: Checkpoint, module: Any, side: int) -> float:
         ("vit_small_patch14_reg4_dinov2", {"img_size": 56}),
         ("deit_tiny_distilled_patch16_224", {}),
         ("test_vit2", {}),
+        ("vit_small_patch16_dinov3", {"img_size": 64}),
+        ("vit_small_patch16_dinov3_qkvb", {"img_size": 96, "global_pool": "token"}),
+        ("eva02_tiny_patch14_224", {"img_size": 56}),
+        ("vit_pe_core_tiny_patch16_384", {"img_size": 64}),
+        ("vit_base_patch16_siglip_224", {"img_size": 64, "embed_dim": 192, "num_heads": 3}),
     ],
 )
 @pytest.mark.parametrize("file", ["", "/model.safetensors"])
@@ -131,7 +136,7 @@ def test_position_embeddings_are_interpolated_to_the_stated_size(tmp_path: Path)
         ({"architecture": "vit_nothing"}, r"architecture vit_nothing, which timm [\d.]+ does not have"),
         ({"model_args": {**TIMM["model_args"], "act_layer": "relu"}}, "uses ReLU, which the trunk does not"),  # type: ignore[dict-item]
         ({"model_args": {"nothing": 1}}, "timm cannot make the vit_tiny_patch16_224 of config.json"),
-        ({"global_pool": "map"}, "pool cannot be 'map'"),
+        ({"global_pool": "map"}, "no attention pooling, so its pool cannot be 'map'"),
         (
             {"pretrained_cfg": {"input_size": [3, 64, 96]}, "model_args": {"embed_dim": 128, "depth": 2}},
             "only square",
@@ -139,13 +144,19 @@ def test_position_embeddings_are_interpolated_to_the_stated_size(tmp_path: Path)
         ({"pretrained_cfg": {"crop_mode": "border"}}, "crop_mode cannot be 'border'"),
         ({"pretrained_cfg": {"interpolation": "lanczos"}}, "interpolation cannot be 'lanczos'"),
         ({"model_args": 3}, "model_args is not a table"),
+        ({"label_names": "names.txt"}, "label_names is the text 'names.txt', and it must be a list"),
+        ({"labels": "names.txt"}, "labels is the text 'names.txt'"),
+        ({"label_names": None, "label_descriptions": "abc"}, "label_descriptions is the text 'abc'"),
+        ({"label_names": None, "pretrained_cfg": {"label_names": "names.txt"}}, "label_names is the text"),
     ],
 )
 def test_folders_that_cannot_be_served_are_refused(
     tmp_path: Path, change: dict[str, Any], sentence: str
 ) -> None:
+    folder = write_described(tmp_path / "a", {**TIMM, **change})
+    (folder / "names.txt").write_text("\n".join(LABELS))  # no text of timm's is taken as its path
     with pytest.raises(SetupError, match=sentence):
-        hub.load(str(write_described(tmp_path / "a", {**TIMM, **change})))
+        hub.load(str(folder))
 
 
 def test_other_arguments_are_asked_of_timm(tmp_path: Path) -> None:

@@ -1,0 +1,127 @@
+"""Load opaque networks: classifiers that the elastic trunk does not represent, alone or as a family."""
+
+from collections.abc import Mapping, Sequence
+
+from foveate.core.errors import SetupError
+from foveate.core.profile import MeasurementEnvironment, Profile
+from foveate.models import huggingface
+from foveate.models.loading.loader import (
+    DEFAULT_OPTIONS,
+    FetchedModel,
+    LoadOptions,
+    UnprofiledModel,
+    fetch,
+    members_of,
+    start,
+)
+from foveate.models.loading.profile_store import (
+    matching_profiles,
+    warn_of_mismatch,
+    weights_digest,
+    with_valid_latencies,
+)
+from foveate.models.loading.warmup import run_once
+from foveate.models.opaque import timm_classifiers
+from foveate.models.opaque.checkpoint import OpaqueCheckpoint, OpaqueFamily
+from foveate.models.opaque.runner import OpaqueRunner
+from foveate.models.opaque.transformers_classifiers import opaque
+from foveate.models.weights.local_files import check_no_options
+
+
+class OpaqueLoader:
+    """Loads networks that run as they are, with their siblings."""
+
+    def load(
+        self, name: str, options: LoadOptions = DEFAULT_OPTIONS, *, warm_ladder: bool = True
+    ) -> OpaqueRunner:
+        """Load a network with its profile, and the siblings that the name or the profile lists."""
+        own, *siblings = members_of(name)
+        return self.load_read(own, _fetch(own, options), siblings, options, warm_ladder)
+
+    def load_read(
+        self,
+        name: str,
+        fetched: FetchedModel[OpaqueCheckpoint],
+        siblings: Sequence[str],
+        options: LoadOptions,
+        warm_ladder: bool,
+    ) -> OpaqueRunner:
+        """As `load`, for a network that was read."""
+        members = family(fetched.model, siblings)
+        profile, members = _with_profile(name, members, fetched.setting)
+        runner = OpaqueRunner(members, fetched.precision, fetched.device, options.max_batch, profile)
+        start(name, runner, warm_ladder)
+        return runner
+
+    def load_unprofiled(
+        self, name: str, options: LoadOptions = DEFAULT_OPTIONS, siblings: Sequence[str] = ()
+    ) -> UnprofiledModel[OpaqueRunner]:
+        """Load a network with the siblings that are to be measured with it."""
+        own, *listed = members_of(name)
+        return self.unprofiled(_fetch(own, options), (*listed, *siblings), options)
+
+    def unprofiled(
+        self, fetched: FetchedModel[OpaqueCheckpoint], siblings: Sequence[str], options: LoadOptions
+    ) -> UnprofiledModel[OpaqueRunner]:
+        """As `load_unprofiled`, for a network that was read."""
+        members = family(fetched.model, siblings)
+        # All digests are taken before the runner changes the precision of the weights.
+        weights, digests = weights_digest(fetched.model), _digests(members)
+        runner = OpaqueRunner(members, fetched.precision, fetched.device, options.max_batch)
+        run_once(runner)
+        return UnprofiledModel(runner, weights, digests)
+
+
+def family(own: OpaqueCheckpoint, siblings: Sequence[str]) -> OpaqueFamily:
+    """A network with its siblings by name. Raises SetupError for one of other classes."""
+    return OpaqueFamily(own.name, (own, *(read(name) for name in siblings)))
+
+
+def read(name: str) -> OpaqueCheckpoint:
+    """The network of a transformers or timm name, or of a folder in either format.
+
+    Raises SetupError with one sentence when it cannot be loaded.
+    """
+    if huggingface.is_transformers_name(name):
+        pretrained = huggingface.load(name)
+        if not huggingface.is_image_classifier(pretrained):
+            raise SetupError(f"{name} does not classify images, so it cannot be a member of a family")
+        return opaque(pretrained)
+    return timm_classifiers.load(name)
+
+
+def _fetch(name: str, options: LoadOptions) -> FetchedModel[OpaqueCheckpoint]:
+    check_no_options(name, options.stated(name))
+    return fetch(name, options, read)
+
+
+def _with_profile(
+    name: str, members: OpaqueFamily, setting: MeasurementEnvironment
+) -> tuple[Profile | None, OpaqueFamily]:
+    """The profile of exactly these networks, and the family with the siblings that it names.
+
+    Where the name lists siblings, a profile has to name the same ones. Raises SetupError for a profile that
+    cannot be read, or that names siblings that cannot be loaded.
+    """
+    for profile, path in matching_profiles(name, members.own):
+        profiled = members
+        if not members.siblings and profile.siblings:
+            try:
+                profiled = family(members.own, tuple(profile.siblings))
+            except SetupError as error:
+                raise SetupError(
+                    f"the profile {path} names siblings that cannot be loaded by name ({error.detail}): "
+                    f"list them, as in --model {name},{','.join(profile.siblings)}"
+                ) from None
+        if _digests(profiled) == profile.siblings:
+            return with_valid_latencies(profile, setting, name, path), profiled
+        warn_of_mismatch(name, path)
+    return None, members
+
+
+def _digests(members: OpaqueFamily) -> Mapping[str, str]:
+    return {sibling.name: weights_digest(sibling) for sibling in members.siblings}
+
+
+OPAQUE = OpaqueLoader()
+"""The loader that other loaders pass on to."""
