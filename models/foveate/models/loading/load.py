@@ -1,6 +1,5 @@
 """Load image models: shipped ones, timm models by name, and .safetensors files."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -21,7 +20,6 @@ from foveate.models.loading.loader import (
     start,
     warm_up,
 )
-from foveate.models.loading.opaque_models import OPAQUE
 from foveate.models.loading.profile_store import (
     WEIGHTS_SUFFIX,
     exits_path,
@@ -33,7 +31,6 @@ from foveate.models.loading.profile_store import (
 )
 from foveate.models.loading.text_towers import text_runner
 from foveate.models.loading.warmup import run_once
-from foveate.models.opaque.runner import OpaqueRunner
 from foveate.models.runners.image import TorchRunner
 from foveate.models.runners.point_prompts import CLICKS, read_clicks
 from foveate.models.runners.video_segmenter import ClipSegmenter
@@ -45,8 +42,6 @@ from foveate.models.weights.not_elastic import NotElastic
 from foveate.models.weights.trained_heads import read_heads
 from foveate.models.weights.transformers_hub import is_trunk_repository
 
-log = logging.getLogger(__name__)
-
 
 class ImageModelLoader:
     """Loads models of images, with their siblings, stitches, click heads and text towers."""
@@ -57,20 +52,15 @@ class ImageModelLoader:
 
     def load(
         self, name: str, options: LoadOptions = DEFAULT_OPTIONS, *, warm_ladder: bool = True
-    ) -> TorchRunner | OpaqueRunner:
+    ) -> TorchRunner:
         """Load a model, its siblings, and its companions for clicks, videos and labels.
 
-        A model that the elastic trunk does not represent runs as it is.
+        Raises NotElastic where the elastic trunk does not represent the model or a sibling.
         """
         own, *siblings = members_of(name)
-        try:
-            fetched = _fetch_elastic(own, siblings, options)
-            checkpoint = fetched.model
-            profile, members = find_family_profile(canonical_name(own), checkpoint, fetched.setting, siblings)
-        except NotElastic as reason:
-            log.info("%s runs as it is: %s", name, reason.detail)
-            return OPAQUE.load(name, options, warm_ladder=warm_ladder)
-        name = canonical_name(own)
+        fetched = _fetch_elastic(own, siblings, options)
+        name, checkpoint = canonical_name(own), fetched.model
+        profile, members = find_family_profile(name, checkpoint, fetched.setting, siblings)
         if profile is not None:
             checkpoint.model.schedules = profile.schedules
         # All digests are taken before a runner changes the precision of the weights.
@@ -97,16 +87,12 @@ class ImageModelLoader:
 
     def load_unprofiled(
         self, name: str, options: LoadOptions = DEFAULT_OPTIONS, siblings: Sequence[str] = ()
-    ) -> UnprofiledModel[TorchRunner] | UnprofiledModel[OpaqueRunner]:
-        """Load a model with the siblings that are to be measured with it."""
+    ) -> UnprofiledModel[TorchRunner]:
+        """Load a model with the siblings that are to be measured with it. Raises as `load` does."""
         own, *listed = members_of(name)
         siblings = (*listed, *siblings)
-        try:
-            fetched = _fetch_elastic(own, siblings, options)
-            members = family(canonical_name(own), fetched.model, siblings)
-        except NotElastic as reason:
-            log.info("%s runs as it is: %s", name, reason.detail)
-            return OPAQUE.load_unprofiled(own, options, siblings)
+        fetched = _fetch_elastic(own, siblings, options)
+        members = family(canonical_name(own), fetched.model, siblings)
         # All digests are taken before the runner changes the precision of the weights.
         weights = weights_digest(fetched.model)
         digests = _sibling_digests(members)

@@ -1,10 +1,12 @@
 """Load opaque networks: classifiers that the elastic trunk does not represent, alone or as a family."""
 
+import logging
 from collections.abc import Mapping, Sequence
 
 from foveate.core.errors import SetupError
 from foveate.core.profile import MeasurementEnvironment, Profile
 from foveate.models import huggingface
+from foveate.models.loading.load import ImageModelLoader
 from foveate.models.loading.loader import (
     DEFAULT_OPTIONS,
     FetchedModel,
@@ -25,7 +27,11 @@ from foveate.models.opaque import timm_classifiers
 from foveate.models.opaque.checkpoint import OpaqueCheckpoint, OpaqueFamily
 from foveate.models.opaque.runner import OpaqueRunner
 from foveate.models.opaque.transformers_classifiers import opaque
+from foveate.models.runners.image import TorchRunner
 from foveate.models.weights.local_files import check_no_options
+from foveate.models.weights.not_elastic import NotElastic
+
+log = logging.getLogger(__name__)
 
 
 class OpaqueLoader:
@@ -125,3 +131,34 @@ def _digests(members: OpaqueFamily) -> Mapping[str, str]:
 
 OPAQUE = OpaqueLoader()
 """The loader that other loaders pass on to."""
+
+
+class ElasticOrOpaqueLoader:
+    """Loads models of images into the elastic trunk, or as they are where it does not represent them."""
+
+    def __init__(self) -> None:
+        self._elastic = ImageModelLoader()
+
+    def accepts(self, name: str) -> bool:
+        """Every name: `load` raises SetupError for one that does not exist."""
+        return True
+
+    def load(
+        self, name: str, options: LoadOptions = DEFAULT_OPTIONS, *, warm_ladder: bool = True
+    ) -> TorchRunner | OpaqueRunner:
+        """Load a model or a family with its profile."""
+        try:
+            return self._elastic.load(name, options, warm_ladder=warm_ladder)
+        except NotElastic as reason:
+            log.info("%s runs as it is: %s", name, reason.detail)
+        return OPAQUE.load(name, options, warm_ladder=warm_ladder)
+
+    def load_unprofiled(
+        self, name: str, options: LoadOptions = DEFAULT_OPTIONS, siblings: Sequence[str] = ()
+    ) -> UnprofiledModel[TorchRunner] | UnprofiledModel[OpaqueRunner]:
+        """Load a model with the siblings that are to be measured with it."""
+        try:
+            return self._elastic.load_unprofiled(name, options, siblings)
+        except NotElastic as reason:
+            log.info("%s runs as it is: %s", name, reason.detail)
+        return OPAQUE.load_unprofiled(name, options, siblings)

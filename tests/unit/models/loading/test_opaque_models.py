@@ -10,8 +10,8 @@ from PIL import Image
 
 from foveate.core.checkpoint_options import CheckpointOptions
 from foveate.core.errors import SetupError
-from foveate.models.loading.load import ImageModelLoader
 from foveate.models.loading.loader import LoadOptions, members_of
+from foveate.models.loading.opaque_models import ElasticOrOpaqueLoader
 from foveate.models.loading.profile_store import profile_path
 from foveate.models.opaque.runner import OpaqueRunner
 from foveate.models.profiling.dataset import Dataset, DecodedDataset
@@ -28,7 +28,7 @@ LARGE, SMALL = "random:test_resnet", "random:test_efficientnet"
 
 
 def load(name: str) -> OpaqueRunner:
-    runner = ImageModelLoader().load(name, OPTIONS, warm_ladder=False)
+    runner = ElasticOrOpaqueLoader().load(name, OPTIONS, warm_ladder=False)
     assert isinstance(runner, OpaqueRunner)
     return runner
 
@@ -56,7 +56,7 @@ def noise() -> DecodedDataset:
 
 
 def test_profile_of_a_family_is_its_ladder(caplog: pytest.LogCaptureFixture) -> None:
-    unprofiled = ImageModelLoader().load_unprofiled(LARGE, OPTIONS, (SMALL,))
+    unprofiled = ElasticOrOpaqueLoader().load_unprofiled(LARGE, OPTIONS, (SMALL,))
     runner = unprofiled.runner
     assert isinstance(runner, OpaqueRunner) and set(unprofiled.siblings) == {"test_efficientnet"}
     job = ProfilingJob(runner.candidates(), (1,), 1)
@@ -81,4 +81,4 @@ def test_members_of_other_classes_are_refused() -> None:
 def test_options_are_refused() -> None:
     options = LoadOptions("fp32", "cpu", 1, checkpoints={LARGE: CheckpointOptions(heads=3)})
     with pytest.raises(SetupError, match="heads cannot be set for"):
-        ImageModelLoader().load(LARGE, options)
+        ElasticOrOpaqueLoader().load(LARGE, options)

@@ -26,9 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("form", ["{}", "hf:{}", "{}/model.safetensors"])
 def test_checkpoint_with_a_text_tower_takes_labels(folder: Path, form: str) -> None:
     name = form.format(folder)
-    loader = loader_for(name)
-    assert isinstance(loader, ImageModelLoader)
-    runner = loader.load(name, OPTIONS)
+    runner = loader_for(name).load(name, OPTIONS)
     (texts,) = runner.submodels
     assert isinstance(texts, TextRunner) and texts.warmup is not None
     assert runner.card.zero_shot == texts.zero_shot

@@ -9,8 +9,8 @@ import torch
 
 from foveate.core.errors import SetupError
 from foveate.core.outcome import Result
-from foveate.models.loading.load import ImageModelLoader
 from foveate.models.loading.loader import LoadOptions
+from foveate.models.loading.opaque_models import ElasticOrOpaqueLoader
 from foveate.models.opaque import timm_classifiers
 from foveate.models.opaque.runner import OpaqueRunner
 from foveate.models.runners.image import TorchRunner
@@ -40,7 +40,7 @@ def test_every_module_of_timm_has_an_example() -> None:
 def test_answers_are_those_of_timm(module: str) -> None:
     """Every family is served, in the trunk or as it is. An opaque one gives the scores of timm's module."""
     name = TIMM_FAMILIES[module]
-    runner = ImageModelLoader().load(f"random:{name}", OPTIONS, warm_ladder=False)
+    runner = ElasticOrOpaqueLoader().load(f"random:{name}", OPTIONS, warm_ladder=False)
     if isinstance(runner, TorchRunner):
         return  # loading has compared the trunk with timm
     side = runner.full.image_size
@@ -93,7 +93,7 @@ def test_folder_that_timm_wrote(tmp_path: Path) -> None:
     network = timm.create_model("test_resnet", num_classes=3, pretrained_cfg_overlay=stated)
     config = {"label_names": ["ant", "bee", "cat"]}
     timm.models.save_for_hf(network, tmp_path / "pets", model_config=config, safe_serialization=True)
-    runner = ImageModelLoader().load(str(tmp_path / "pets"), OPTIONS, warm_ladder=False)
+    runner = ElasticOrOpaqueLoader().load(str(tmp_path / "pets"), OPTIONS, warm_ladder=False)
     assert isinstance(runner, OpaqueRunner)
     assert runner.card.labels == ("ant", "bee", "cat") and runner.card.name == "pets"
     pixels = np.full((160, 160, 3), 200, np.uint8)
@@ -106,7 +106,9 @@ def test_folder_that_timm_wrote(tmp_path: Path) -> None:
 
 
 def test_family_by_a_list_of_names() -> None:
-    runner = ImageModelLoader().load("random:test_resnet,random:test_convnext", OPTIONS, warm_ladder=False)
+    runner = ElasticOrOpaqueLoader().load(
+        "random:test_resnet,random:test_convnext", OPTIONS, warm_ladder=False
+    )
     assert isinstance(runner, OpaqueRunner)
     assert runner.card.variants == {"test_resnet", "test_convnext"}
     assert runner.full.variant == "test_resnet"
