@@ -13,14 +13,17 @@ from foveate.gateway.cli.profile import decoder, progress_bars
 from foveate.models.distillation.fit import FitProgress
 from foveate.models.distillation.parts import Agreement
 from foveate.models.distillation.train import HeadTrainingJob, partial_training, plan_heads, train_heads
-from foveate.models.loading.load import ImageModelLoader, fetch_untrained
-from foveate.models.loading.loader import LoadOptions
+from foveate.models.loading.load import fetch_untrained
+from foveate.models.loading.loader import FetchedModel, LoadOptions, members_of
+from foveate.models.loading.opaque_models import ElasticOrOpaqueLoader
 from foveate.models.loading.profile_store import exits_path
 from foveate.models.loading.registry import loader_for
+from foveate.models.own.source import is_own
 from foveate.models.profiling.budget import parse_budget
 from foveate.models.profiling.dataset import DecodedDataset, image_folder
 from foveate.models.runners.image import TorchRunner
 from foveate.models.weights.checkpoint import Checkpoint
+from foveate.models.weights.not_elastic import NotElastic
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +54,17 @@ def train_exits(
     same command resumes.
     """
     budget_s = parse_budget(options.budget) or 0.0
-    if not isinstance(loader_for(options.model), ImageModelLoader):
+    if is_own(options.model) or not isinstance(loader_for(options.model), ElasticOrOpaqueLoader):
         raise SetupError(
             f"{options.model} does not run in the elastic trunk, so no exits can be trained for it"
         )
+    if len(members_of(options.model)) > 1:
+        raise SetupError(f"{options.model} is a list: exits are trained for one model at a time")
     target = options.target
     if target.exists():
         raise SetupError(f"{target} holds trained exits already: remove it to train again, or pass --out")
     dataset = image_folder(options.data).sample(options.limit, options.seed)
-    fetched, weights = fetch_untrained(options.model, load_options)
+    fetched, weights = _fetch(options.model, load_options)
     checkpoint = fetched.model
     progress_console.print(description(checkpoint), highlight=False, markup=False, soft_wrap=True)
     card = TorchRunner(checkpoint, "fp32", "cpu", 1).card
@@ -76,6 +81,14 @@ def train_exits(
         half = fetched.precision != "fp32"
         job = HeadTrainingJob(checkpoint, weights, images, budget_s, fetched.device, half, seed=options.seed)
         return train_heads(job, target, report_step)
+
+
+def _fetch(name: str, load_options: LoadOptions) -> tuple[FetchedModel[Checkpoint], str]:
+    """As `fetch_untrained`. Raises SetupError for a network that only runs as it is."""
+    try:
+        return fetch_untrained(name, load_options)
+    except NotElastic as reason:
+        raise SetupError(f"no exits can be trained for {name}: {reason.detail}") from None
 
 
 def description(checkpoint: Checkpoint) -> str:

@@ -17,7 +17,9 @@ from foveate.models.loading.loader import LoadOptions
 from foveate.models.weights import hub
 from foveate.models.weights.checkpoint import save
 from tests.support.measuring import decode, tiny
+from tests.support.torchvision_ops import import_timm
 
+import_timm()
 pytestmark = pytest.mark.usefixtures("one_thread")
 OPTIONS = LoadOptions("fp32", "cpu", 1)
 
@@ -69,6 +71,9 @@ def test_what_cannot_be_trained_is_refused_in_one_sentence(weights: str, tmp_pat
     for options, sentence in (
         (TrainOptions("vit-t-clip", folder, out), "does not run in the elastic trunk"),
         (TrainOptions("hf:some/model", folder, out), "does not run in the elastic trunk"),
+        (TrainOptions("package.module:Class", folder, out), "does not run in the elastic trunk"),
+        (TrainOptions("random:test_resnet", folder, out), "no exits can be trained for random:test_resnet: "),
+        (TrainOptions("vit-t,vit-xs", folder, out), "one model at a time"),
         (TrainOptions("vit-t", folder, out), "has exit heads and gates already"),
         (TrainOptions(weights, tmp_path / "nowhere"), "there is no folder"),
         (TrainOptions(weights, tmp_path / "empty"), "there is no image in"),

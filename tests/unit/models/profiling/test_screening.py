@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,24 @@ from PIL import Image
 
 from foveate.core.plan import Plan
 from foveate.core.profile import Measurement, Profile
-from foveate.models.profiling import dataset, profile, screening
+from foveate.models.opaque.checkpoint import OpaqueFamily
+from foveate.models.opaque.runner import OpaqueRunner
+from foveate.models.own.runner import OwnRunner
+from foveate.models.profiling import dataset, profile, screening, screening_rules
+from foveate.models.profiling.budget import TimeBudget
 from foveate.models.profiling.dataset import DecodedDataset
 from foveate.models.profiling.profile import measure
 from foveate.models.profiling.profile_state import ProfilingJob, ProfilingState, partial_path
-from foveate.models.profiling.screening import families, to_measure
+from foveate.models.profiling.screening import families, screening_steps, to_measure
 from foveate.models.profiling.screening_rules import DroppedPlan
+from foveate.models.runners.base import ModelRunner
 from foveate.models.runners.image import TorchRunner
 from foveate.models.weights import hub
 from foveate.models.zoo.heldout import heldout
+from tests.support.embedders import embedder
 from tests.support.measuring import InterruptAfter, decode, noise_dataset, quiet, tiny, unprofiled
+from tests.support.opaque_models import ColourSums, checkpoint
+from tests.support.own_models import TwoNetworks
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -153,6 +161,59 @@ def test_a_tiny_budget_still_gives_a_profile_and_a_larger_one_goes_on(tmp_path: 
     assert longer.search is not None and longer.search.within_budget
     assert [m.plan for m in longer.measurements] == [m.plan for m in unlimited.measurements]
     assert not partial_path(target).exists()
+
+
+def screened(runner: ModelRunner, texts: Sequence[str], images: DecodedDataset) -> ProfilingState:
+    """The state after screening these plans."""
+    plans = tuple(Plan.parse(text, runner.full) for text in texts)
+    job = ProfilingJob(plans, (1,), 1)
+    *_, last = screening_steps(runner, images, job, ProfilingState({}), quiet, TimeBudget(None))
+    return last
+
+
+def test_a_larger_plan_is_screened_on_a_few_images_of_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(screening_rules, "MANY_PLANS", 1)
+    sides: list[int] = []
+
+    def decoder_of(side: int) -> Callable[[bytes], Any]:
+        def enlarged(data: bytes) -> Any:
+            sides.append(side)
+            return np.asarray(Image.fromarray(decode(data)).resize((side, side)))
+
+        return enlarged
+
+    images = DecodedDataset(noise().dataset, decode, quiet, decoder_of)
+    state = screened(TorchRunner(tiny()), ("full", "evit:0.5", "tiny@80/evit:0.2"), images)
+    assert state.stages == (32,)
+    assert sides == [80] * 32, "the other images are decoded when the plan remains"
+    assert len(state.trials["tiny@80/evit:0.2"].scores) == 32
+
+
+def test_embeddings_are_screened_by_their_nearest_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(screening_rules, "MANY_PLANS", 1)
+    state = screened(TorchRunner(embedder()), ("full", "evit:0.6", "embedder@32"), noise())
+    scores = {plan: float(np.mean(trial.scores)) for plan, trial in state.trials.items()}
+    assert scores["full"] == 1 and 0 <= scores["embedder@32"] < 1
+    assert {plan for plan, trial in state.trials.items() if len(trial.scores) == 32} == set(scores)
+
+
+def test_plans_of_unknown_gflops_are_not_screened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They cannot be compared by cost, and a fast plan of a lower quality would be dropped."""
+    monkeypatch.setattr(screening_rules, "MANY_PLANS", 1)
+    state = screened(OwnRunner(TwoNetworks()), ("full", "small@64", "large@32"), noise())
+    assert state.stages == () and not state.trials and not state.dropped
+
+
+def test_opaque_families_are_screened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The small network scores as the large one does; the wrong one mixes up the colours."""
+    monkeypatch.setattr(screening_rules, "MANY_PLANS", 1)
+    wrong = checkpoint("wrong")
+    assert isinstance(wrong.model, ColourSums)
+    wrong.model.mix.weight.copy_(wrong.model.mix.weight.roll(1, 0))
+    runner = OpaqueRunner(OpaqueFamily("both", (checkpoint("large"), checkpoint("small"), wrong)))
+    state = screened(runner, [plan.relative_to(runner.full) for plan in runner.candidates()], noise())
+    dropped = {drop.plan for drop in state.dropped}
+    assert "wrong@64" in dropped and not any(plan.startswith("small") for plan in dropped - {"small@64"})
 
 
 def test_plans_that_the_user_names_are_all_measured(tmp_path: Path) -> None:
