@@ -304,7 +304,7 @@ def test_opaque_families_choose_by_content(tmp_path: Path, monkeypatch: pytest.M
         monkeypatch.setattr(module, "mean_batch_seconds", seconds)
     small = checkpoint("small")
     assert isinstance(small.model, ColourSums)
-    small.model.mix.weight[0] *= 1.1
+    small.model.mix.weight[0] *= 3
     runner = OpaqueRunner(OpaqueFamily("both", (checkpoint("large"), small)))
     job = ProfilingJob(runner.candidates(), batch_sizes=(1, 3), rounds=1)
     model = UnprofiledModel(runner, "abc", {"small": "def"})
