@@ -12,8 +12,7 @@ from foveate.core.plan import Plan
 from foveate.gateway.cli.profile import decoder
 from foveate.models.profiling import dataset
 from foveate.models.profiling.dataset import DecodedDataset
-from foveate.models.profiling.evaluation import Evaluator
-from foveate.models.profiling.profile import evaluator_for
+from foveate.models.profiling.evaluation import Evaluator, evaluator_for
 from foveate.models.profiling.timing import mean_batch_seconds
 from foveate.models.runners.base import ModelRunner
 from foveate.models.zoo.heldout import heldout, heldout_clips

@@ -14,16 +14,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from foveate.models.distillation.exit_heads import distillation, heads_of, new_head, run_trunk
+from foveate.models.distillation.fit import learning_rate
 from foveate.models.heads import ExitSpec
-from foveate.models.heads.exits import ExitHead, build
 from foveate.models.layers.reducer import Reducer
-from foveate.models.layers.tokens import Tokens
 from foveate.models.profiling.calibration import CalibrationReport, calibrate, exit_logits
 from foveate.models.reduction import create
 from foveate.models.vit.vit import ElasticViT
@@ -33,7 +31,6 @@ from training.family import FAMILY
 from training.images import normalise, resized
 from training.loader import batches
 from training.losses import TUNED_KEEP_RATES
-from training.optimisation import learning_rate
 from training.run_files import append_row, save_atomically, truncate_log
 from training.scenes import draw
 
@@ -50,60 +47,19 @@ EXITS = {
 """The exit heads of each model. At 224 pixels, a local head of vit-t costs 7.5% of a block, a global one
 4%."""
 SIZES = (224, 160, 112)
-DISTILLATION_TEMPERATURE, DISTILLATION_SHARE = 2.0, 0.5
-"""The share is that of the loss."""
 OFFSET = 2_000_000
 """First step in the stream of scenes. Earlier runs did not use scenes from here on."""
 CALIBRATION_START, CALIBRATION_SCENES, CHUNK = 2**42 + 10_000, 2080, 52
 SAVE_EVERY = 250
 
 
-def heads_of(model: ElasticViT) -> dict[int, ExitHead]:
-    """The exit heads by the number of blocks before them."""
-    return {int(after): cast("ExitHead", head) for after, head in model.exit_heads.items()}
-
-
 def begin(name: str, run: Path) -> ElasticViT:
-    """The frozen model of a finished run, with new heads.
-
-    The classifiers of the heads start as the trunk's own, which fits the features of late blocks already.
-    """
+    """The frozen model of a finished run, with new heads."""
     state = torch.load(run / "checkpoint.pt", weights_only=True)["model"]
     model = attach(FAMILY[name], state, str(run)).model.requires_grad_(False)
     for spec in EXITS[name]:
-        head = build(model.config, spec)
-        head.final_norm.load_state_dict(model.norm.state_dict())
-        head.head.load_state_dict(model.head.state_dict())
-        model.exit_heads[str(spec.after)] = head.eval()
+        model.exit_heads[str(spec.after)] = new_head(model, spec)
     return model
-
-
-@torch.no_grad()
-def run_trunk(model: ElasticViT, images: Tensor, reducer: Reducer) -> tuple[dict[int, Tokens], Tensor]:
-    """The input tokens of each head, and the final classifier's logits (B, C)."""
-    tokens, inputs = model.embed(images), {}
-    for index, block in enumerate(model.blocks):
-        tokens = block(tokens, reducer, index)
-        if str(index + 1) in model.exit_heads:
-            inputs[index + 1] = tokens
-    return inputs, model.classify(tokens).float()
-
-
-def distillation(logits: Tensor, labels: Tensor, teacher: Tensor) -> Tensor:
-    """One head's loss (1 - a) CE(logits, labels) + a T^2 KL(teacher / T || logits / T): the paper's
-    prediction distillation. logits, teacher: (B, C); labels: (B,).
-
-    The paper's feature distillation, from the patch map of the last block to that of the head, is left out.
-    Heads here have pooled vectors only; with these, no head improved in a trial of 150 steps.
-    """
-    hard = F.cross_entropy(logits, labels)
-    soft = F.kl_div(
-        (logits / DISTILLATION_TEMPERATURE).log_softmax(1),
-        (teacher / DISTILLATION_TEMPERATURE).log_softmax(1),
-        reduction="batchmean",
-        log_target=True,
-    )
-    return (1 - DISTILLATION_SHARE) * hard + DISTILLATION_SHARE * DISTILLATION_TEMPERATURE**2 * soft
 
 
 def loss_of(model: ElasticViT, images: Tensor, labels: Tensor, reducer: Reducer) -> Tensor:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from training.optimisation import learning_rate
+from foveate.models.distillation.fit import learning_rate
 from training.run_files import append_row, save_atomically, truncate_log
 
 LOG_EVERY, CHECK_EVERY = 50, 250

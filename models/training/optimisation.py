@@ -1,6 +1,4 @@
-"""Initial weights, optimisers and the learning rate that the training runs share."""
-
-import math
+"""Initial weights and optimisers that the training runs share."""
 
 import torch
 from torch import nn
@@ -34,11 +32,3 @@ def optimisers(modules: list[nn.Module], lr: float) -> list[torch.optim.Optimize
         torch.optim.Muon(matrices, lr=lr, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(others, lr=lr, weight_decay=0.01, betas=(0.9, 0.98)),
     ]
-
-
-def learning_rate(step: int, steps: int, peak: float) -> float:
-    """Linear warm-up to the peak, then a cosine to zero."""
-    warmup = min(300, steps // 10)
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))

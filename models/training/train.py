@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from foveate.models.distillation.fit import learning_rate
 from foveate.models.reduction import create
 from foveate.models.vit.vit import ElasticViT
 from training.batches import BACKGROUND, SceneBatch
@@ -21,7 +22,7 @@ from training.family import FAMILY
 from training.images import normalise, resized
 from training.loader import batches
 from training.losses import RECIPES, run_blocks
-from training.optimisation import initialise, learning_rate, optimisers
+from training.optimisation import initialise, optimisers
 from training.run_files import append_row, save_atomically, truncate_log
 from training.scenes import draw
 

@@ -344,6 +344,15 @@ def test_every_rule_refuses_an_argument_that_is_no_valid_number(name: str, argum
         exits.create(f"{name}:{argument}")
 
 
+@pytest.mark.parametrize("name", MODULES)
+def test_every_rule_offers_candidates(name: str) -> None:
+    offered = exits.candidates(5)[name]
+    assert offered and len(set(offered)) == len(offered)
+    for argument in offered:
+        exits.create(f"{name}:{argument}")
+    assert exits.candidates(1)[name] or name == "patience", "patience compares two heads"
+
+
 def test_a_third_party_rule_is_available(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = "def build(argument):\n    return lambda answers: answers[-1][:, 0] > float(argument)\n"
     (tmp_path / "first_class.py").write_text(source)

@@ -106,6 +106,25 @@ def test_every_module_has_examples() -> None:
         assert name in reduction.catalogue()
 
 
+@pytest.mark.parametrize("name", MODULES)
+def test_every_module_offers_candidates(name: str) -> None:
+    model = tiny(PLAIN)
+    for side in (96, 48):
+        offered = reduction.candidates(model, side)[name]
+        assert offered and len(set(offered)) == len(offered)
+        assert {text.partition(":")[0] for text in offered} == {name}
+        assert any(can_run(model, text) for text in offered)
+
+
+def can_run(model: ElasticViT, text: str) -> bool:
+    """A model so small cannot reach every share of its compute."""
+    try:
+        reduction.create(text, model)
+    except BadPlan:
+        return False
+    return True
+
+
 @every_config
 @pytest.mark.parametrize("text", IDENTITIES)
 def test_the_first_example_is_the_identity(text: str, config: ViTConfig) -> None:

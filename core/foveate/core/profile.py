@@ -99,6 +99,38 @@ class Measurement:
 
 @with_config(_STRICT)
 @dataclass(frozen=True, slots=True)
+class DroppedFamily:
+    """Plans of one kind that were not measured to the end, for the same reason."""
+
+    plans: str
+    """The plan itself if it is one, else what they have in common, as in ``tome`` or ``evit + exit``."""
+    count: Count
+    stage: str
+    """When they were dropped, as in ``screening on 32 images``."""
+    reason: str
+    better: str
+    """A plan that is better; empty if there is none."""
+
+
+@with_config(_STRICT)
+@dataclass(frozen=True, slots=True)
+class PlanSearch:
+    """What was tried to find the rungs of a profile."""
+
+    tried: Count
+    """Plans that profiling started from."""
+    dropped: Annotated[int, Field(ge=0)]
+    """Plans that were not measured to the end."""
+    budget_s: PositiveFloat | None
+    """Seconds that profiling was allowed to take; None: no limit."""
+    within_budget: bool
+    """Whether the time sufficed for all plans that deserved it."""
+    families: tuple[DroppedFamily, ...] = ()
+    """What was dropped, and why."""
+
+
+@with_config(_STRICT)
+@dataclass(frozen=True, slots=True)
 class Profile:
     """The measured file behind a model's ladder."""
 
@@ -115,6 +147,8 @@ class Profile:
     """The fitted choice of a rung by an image's content; None if it was not fitted."""
     schedules: Mapping[str, Schedule] = field(default_factory=dict)
     """DiffRate's searched schedules, by the target in the plan's text."""
+    search: PlanSearch | None = None
+    """None for a profile of an older version."""
 
     def __post_init__(self) -> None:
         plans = [m.plan for m in self.measurements]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from foveate.models import exits, reduction
-from foveate.models.registry import discover
+from foveate.models.registry import declared_candidates, discover
 
 
 def test_every_module_of_a_package_is_a_method() -> None:
@@ -29,3 +29,9 @@ def test_modules_win_over_entry_points_and_a_broken_plug_in_breaks_only_itself(
     assert callable(methods["evit"]())
     with pytest.raises(ModuleNotFoundError):
         methods["broken"]()
+
+
+def test_the_candidates_of_a_method_are_declared_beside_its_build() -> None:
+    loaders = exits.catalogue()
+    assert declared_candidates(loaders["patience"], 3) == ("1", "2")
+    assert declared_candidates(lambda: len, 3) == (), "a module without candidates offers none"

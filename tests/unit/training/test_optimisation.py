@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from foveate.models.distillation.fit import learning_rate
 from foveate.models.layers.config import ViTConfig
 from foveate.models.vit.vit import ElasticViT
-from training.optimisation import initialise, initialise_convolutions, learning_rate, optimisers
+from training.optimisation import initialise, initialise_convolutions, optimisers
 
 
 def test_the_learning_rate_rises_to_its_peak_and_falls_to_zero() -> None:

@@ -1,4 +1,4 @@
-"""The command line: `foveate serve`, `predict`, `profile`, `autoscaler` and `models`."""
+"""The command line: `foveate serve`, `predict`, `profile`, `train-exits`, `autoscaler` and `models`."""
 
 import signal
 import sys
@@ -17,7 +17,13 @@ from foveate.core.settings import Settings, read_settings
 from foveate.gateway.cli.autoscaler import autoscaler
 from foveate.gateway.cli.checkpoint_flags import check_model_options, model_options, with_checkpoint_flags
 from foveate.gateway.cli.default_models import with_installed_models
-from foveate.gateway.cli.model_loader import load, load_unprofiled, ray_needed, torch_needed
+from foveate.gateway.cli.model_loader import (
+    load,
+    load_options,
+    load_unprofiled,
+    ray_needed,
+    torch_needed,
+)
 from foveate.gateway.cli.terminal import (
     check_address,
     console,
@@ -171,6 +177,10 @@ def profile(
     diffrate: Annotated[
         str | None, typer.Option(help="Search DiffRate schedules for these shares of the full cost.")
     ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(help="Time that measuring may take, as in 90s, 10m or 1h; default: no limit."),
+    ] = None,
     siblings: SiblingsOption = None,
     precision: PrecisionOption = None,
     device: DeviceOption = None,
@@ -188,7 +198,7 @@ def profile(
 
     with error_console.status(f"loading {escape(model)}", spinner=spinner()):
         unprofiled = load_unprofiled(model, settings, siblings or ())
-    options = command.ProfileOptions(model, data, plans, batches, rounds, limit, seed, diffrate, out)
+    options = command.ProfileOptions(model, data, plans, batches, rounds, limit, seed, diffrate, out, budget)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # what was measured is on disk
     try:
         measured = command.profile(options, unprofiled, settings.max_pixels, error_console)
@@ -196,6 +206,40 @@ def profile(
         error_console.print(command.resume_hint(options), highlight=False, markup=False, soft_wrap=True)
         raise typer.Exit(130) from None
     command.show(console, measured, options.target)
+
+
+@app.command(name="train-exits")
+@with_checkpoint_flags
+def train_exits(
+    stated: dict[str, Any],
+    model: Annotated[str, typer.Argument(help="A ViT by timm name, .safetensors file or its folder.")],
+    data: Annotated[Path, typer.Option(help="Folder of images; they need no labels.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The file to write; default: where `serve` reads it.")
+    ] = None,
+    budget: Annotated[str, typer.Option(help="Time that training may take, as in 90s, 30m or 1h.")] = "30m",
+    limit: Annotated[int, typer.Option(min=0, help="Most images, drawn by the seed; 0: all.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the images and of the training.")] = 0,
+    device: DeviceOption = None,
+    threads: ThreadsOption = None,
+) -> None:
+    """Train early exits and token gates for a model, from its own answers to images.
+
+    The model itself is not changed. After an interruption, the same command resumes.
+    """
+    flags = {"models": (model,), "device": device, "threads": threads}
+    settings = settings_from({**flags, "model_options": model_options((model,), stated)})
+    start_logging(settings)
+    with torch_needed():
+        from foveate.gateway.cli import train_exits as command
+    options = command.TrainOptions(model, data, out, budget, limit, seed)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what was trained is on disk
+    try:
+        agreements = command.train_exits(options, load_options(settings), settings.max_pixels, error_console)
+    except KeyboardInterrupt:
+        error_console.print(command.resume_hint(options), highlight=False, markup=False, soft_wrap=True)
+        raise typer.Exit(130) from None
+    command.show(console, agreements, options)
 
 
 app.command()(autoscaler)

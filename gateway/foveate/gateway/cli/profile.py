@@ -15,23 +15,21 @@ from rich.table import Column, Table
 from foveate.core.errors import SetupError
 from foveate.core.model import InputSpec, ModelCard
 from foveate.core.plan import Plan
-from foveate.core.profile import GFLOPS_MARGIN, Profile
+from foveate.core.profile import GFLOPS_MARGIN, PlanSearch, Profile
 from foveate.gateway.media.image import decode_image
 from foveate.gateway.media.video import decode_clip
 from foveate.gateway.media.video_demuxer import ClipLimits
 from foveate.gateway.routes.video_input import center_crop
-from foveate.models.huggingface import PretrainedRunner
 from foveate.models.loading.loader import UnprofiledModel
 from foveate.models.loading.profile_store import profile_path
-from foveate.models.opaque.runner import OpaqueRunner
-from foveate.models.own.runner import OwnRunner
 from foveate.models.profiling import dataset, ladder_plot
-from foveate.models.profiling.candidates import baselines, candidates, parse_plans, video_candidates
+from foveate.models.profiling.budget import parse_budget
 from foveate.models.profiling.dataset import Dataset, DecodedDataset, DecodeMedia
-from foveate.models.profiling.profile import ReportStage, measure
-from foveate.models.profiling.profile_state import ProfilingJob, partial_path
+from foveate.models.profiling.profile import measure
+from foveate.models.profiling.profile_state import ProfilingJob, ReportStage, partial_path
 from foveate.models.profiling.searching import parse_shares, set_uniform_schedules
 from foveate.models.runners.base import ModelRunner, Pixels
+from foveate.models.runners.candidates import parse_plans
 from foveate.models.runners.image import TorchRunner
 from foveate.models.zoo.heldout import heldout, heldout_clips
 
@@ -49,7 +47,7 @@ class ProfileOptions:
     data: Path | None = None
     """A folder of class folders or of images; None: the shipped scenes."""
     plans: str | None = None
-    """Plans separated by commas; None: the candidates for this model."""
+    """Plans separated by commas; None: all that the model supports."""
     batch_sizes: str | None = None
     """Numbers separated by commas; None: 1, 4, 8 and the largest batch of the runner."""
     rounds: int = 7
@@ -59,6 +57,8 @@ class ProfileOptions:
     diffrate: str | None = None
     """Shares of full's GFLOPs, separated by commas, to search DiffRate schedules for."""
     out: Path | None = None
+    budget: str | None = None
+    """The time that measuring may take, as in ``10m``; None: no limit."""
 
     @property
     def target(self) -> Path:
@@ -86,10 +86,14 @@ def profile(
         set_uniform_schedules(runner, shares)
     elif shares:
         raise SetupError(f"{card.name} has no token schedules: leave out --diffrate")
-    job = ProfilingJob(_plans(options, runner), sizes, options.rounds, options.seed, shares)
+    budget_s = parse_budget(options.budget)
+    # Plans that the user names are all measured, as long as there is time.
+    screened = options.plans is None or budget_s is not None
+    plans = _plans(options, runner)
+    job = ProfilingJob(plans, sizes, options.rounds, options.seed, shares, screened, budget_s)
     sample = _dataset(options, card).sample(options.limit, options.seed)
     decode, decoder_of = decoder(card, max_pixels), partial(decoder, card, max_pixels)
-    with _progress(progress_console) as report:
+    with progress_bars(progress_console) as report:
         reading = partial(report, "reading", "reading images")
         images = DecodedDataset(sample, decode, reading, None if card.frames else decoder_of)
         for sentence in images.refusals:
@@ -126,21 +130,57 @@ def resume_hint(options: ProfileOptions) -> str:
 
 
 def show(console: Console, profile: Profile, target: Path) -> None:
-    """Print the ladder as a table, plot it, and print which files were written."""
+    """Print the ladder and what was dropped as tables, plot the ladder, and print what was written."""
     console.print(_table(profile))
+    _show_timing(console, profile)
+    if profile.search is not None and profile.search.tried > 1:
+        _show_search(console, profile.search)
+    written = [str(target), *_plot(console, profile, target)]
+    console.print(f"written: {', '.join(written)}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _show_timing(console: Console, profile: Profile) -> None:
+    """What the columns of the latencies mean, and how many plans have none."""
+    if not profile.full.latency_s:
+        console.print("nothing was timed, so the ladder goes by GFLOPs", highlight=False)
+        return
     largest = max(profile.full.latency_s)
     console.print(
         f"ms/{largest}: milliseconds of a batch of {largest}, from which the speed-up is computed",
         highlight=False,
     )
-    untimed = sum(not m.latency_s for m in profile.measurements)
-    if untimed:
+    untimed = sum(not m.latency_s for m in profile.measurements) - _late_plans(profile)
+    if untimed > 0:
         console.print(
             f"{untimed} plan(s) were not timed: others are as good for over {GFLOPS_MARGIN:.0%} less GFLOPs",
             highlight=False,
         )
-    written = [str(target), *_plot(console, profile, target)]
-    console.print(f"written: {', '.join(written)}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _late_plans(profile: Profile) -> int:
+    """Plans whose quality was measured, and for whose timing there was no time."""
+    families = profile.search.families if profile.search else ()
+    return sum(family.count for family in families if family.stage == "latency")
+
+
+def _show_search(console: Console, search: PlanSearch) -> None:
+    """How many plans were tried, and which were dropped when and why."""
+    console.print(f"{search.tried} plans tried, {search.dropped} dropped", highlight=False)
+    if search.families:
+        table = Table(Column("dropped", no_wrap=True), box=None, pad_edge=False)
+        table.add_column("plans", justify="right")
+        table.add_column("when")
+        table.add_column("why")
+        for family in search.families:
+            why = f"{family.reason}, as {family.better}" if family.better else family.reason
+            table.add_row(family.plans, str(family.count), family.stage, why)
+        console.print(table)
+    if not search.within_budget:
+        console.print(
+            "the budget left no time for some plans: the same command goes on with another --budget",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _plot(console: Console, profile: Profile, target: Path) -> list[str]:
@@ -205,17 +245,7 @@ def _dataset(options: ProfileOptions, card: ModelCard) -> Dataset:
 def _plans(options: ProfileOptions, runner: ModelRunner) -> tuple[Plan, ...]:
     if options.plans is not None:
         return parse_plans(options.plans, runner.full, runner.check)
-    if isinstance(runner, PretrainedRunner | OpaqueRunner | OwnRunner):
-        return runner.candidates()
-    if not isinstance(runner, TorchRunner):
-        return video_candidates(runner.full, runner.card.frames, runner.card.task, runner.check)
-    siblings = [
-        Plan(name, model.config.image_size, runner.full.precision)
-        for name, model in runner.models.items()
-        if name != runner.full.variant
-    ]
-    served = candidates(runner.models[runner.full.variant], runner.full, runner.check, siblings)
-    return (*served, *baselines(runner.full, runner.check))
+    return runner.candidates()
 
 
 def _batch_sizes(options: ProfileOptions, max_batch: int) -> tuple[int, ...]:
@@ -228,7 +258,7 @@ def _batch_sizes(options: ProfileOptions, max_batch: int) -> tuple[int, ...]:
 
 
 @contextmanager
-def _progress(console: Console) -> Iterator[ReportStage]:
+def progress_bars(console: Console) -> Iterator[ReportStage]:
     """A progress bar for each stage.
 
     The bars are refreshed between two steps. A refresh thread would take CPU time from the plan that is

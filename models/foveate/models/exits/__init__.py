@@ -8,7 +8,7 @@ from typing import Protocol
 from torch import Tensor
 
 from foveate.core.errors import BadPlan
-from foveate.models.registry import discover
+from foveate.models.registry import declared_candidates, discover
 
 
 class ExitRule(Protocol):
@@ -42,3 +42,11 @@ def create(spec: str) -> ExitRule:
     if name not in catalogue():
         raise BadPlan(f"there is no exit rule {name!r}; there are {', '.join(sorted(catalogue()))}")
     return catalogue()[name]()(argument or None)
+
+
+def candidates(heads: int) -> dict[str, tuple[str, ...]]:
+    """The arguments that each rule offers for a model with this number of exit heads, by the rule's name.
+
+    They are those of the function `candidates` beside the rule's `build`; a rule without one has none.
+    """
+    return {name: declared_candidates(load, heads) for name, load in sorted(catalogue().items())}

@@ -28,6 +28,11 @@ class Confidence:
         return logits[-1].float().softmax(dim=-1).amax(dim=-1) >= self.threshold
 
 
+def candidates(heads: int) -> Sequence[str]:
+    """Arguments to measure on a model with this number of exit heads."""
+    return ("0.95", "0.9", "0.8", "0.6")
+
+
 def build(argument: str | None) -> Confidence:
     """`exit:0.9` or `exit:confidence:0.9`. Raises BadPlan for a number outside (0, 1]."""
     try:

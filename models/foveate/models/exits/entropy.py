@@ -33,6 +33,11 @@ class Entropy:
         return entropy <= self.threshold * maximum
 
 
+def candidates(heads: int) -> Sequence[str]:
+    """Arguments to measure on a model with this number of exit heads."""
+    return ("0.05", "0.1", "0.2", "0.4")
+
+
 def build(argument: str | None) -> Entropy:
     """`exit:entropy:0.2`. Raises BadPlan for a number outside [0, 1)."""
     try:

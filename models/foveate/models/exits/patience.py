@@ -36,6 +36,11 @@ class Patience:
         return (predicted == predicted[-1]).all(dim=0) & ~scores.isnan().any(dim=-1).any(dim=0)
 
 
+def candidates(heads: int) -> Sequence[str]:
+    """Arguments to measure on a model with this number of exit heads."""
+    return [str(agreements) for agreements in range(1, min(heads, 4))]
+
+
 def build(argument: str | None) -> Patience:
     """`exit:patience:2`. Raises BadPlan for anything but a whole number from 1 to 99."""
     if not re.fullmatch(r"[1-9][0-9]?", argument or ""):

@@ -81,6 +81,10 @@ class TextRunner:
         if plan != self.full:
             raise BadPlan(f"{self.full.variant} runs {self.full} alone, not {plan}")
 
+    def candidates(self) -> tuple[Plan, ...]:
+        """Full alone."""
+        return (self.full,)
+
     def cost_varies(self, plan: Plan) -> bool:
         """False: all short texts take about the same compute."""
         return False

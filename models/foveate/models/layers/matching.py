@@ -3,10 +3,16 @@
 "Token Merging: Your ViT But Faster" (ICLR 2023), section 3 and appendix D.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from foveate.models.layers.config import ViTConfig
 from foveate.models.layers.tokens import Assignment
+
+MERGED_SHARES = (0.25, 0.5, 0.75, 0.9)
+"""Shares of all patches that leave from the first block to the last, in the plans that profiling tries."""
 
 
 def positions(like: Tensor) -> Tensor:
@@ -50,3 +56,10 @@ def merge(kept: Tensor, absorbed: Tensor, into: Tensor, weight: Tensor) -> Assig
     share = weight.new_zeros(*kept.shape, absorbed.shape[1])
     share = share.scatter(1, into.unsqueeze(1), given.unsqueeze(1))
     return Assignment(kept, absorbed, share, into, own / total)
+
+
+def tokens_per_block(config: ViTConfig, image_size: int) -> Sequence[str]:
+    """Tokens that leave at every block, for reducers that take such a number: one for each MERGED_SHARES."""
+    patches = config.patches(image_size)
+    counts = (max(1, round(share * patches / config.depth)) for share in MERGED_SHARES)
+    return [str(count) for count in dict.fromkeys(counts)]

@@ -22,6 +22,7 @@ from foveate.models.loading.loader import (
 )
 from foveate.models.loading.profile_store import (
     WEIGHTS_SUFFIX,
+    exits_path,
     find_profile,
     matching_profiles,
     warn_of_mismatch,
@@ -38,6 +39,7 @@ from foveate.models.weights.checkpoint import Checkpoint
 from foveate.models.weights.family import STITCHES, Family, read_stitches
 from foveate.models.weights.local_files import canonical_name
 from foveate.models.weights.not_elastic import NotElastic
+from foveate.models.weights.trained_heads import read_heads
 from foveate.models.weights.transformers_hub import is_trunk_repository
 
 
@@ -107,8 +109,27 @@ def _fetch_elastic(own: str, siblings: Sequence[str], options: LoadOptions) -> F
 
 
 def fetch_checkpoint(name: str, options: LoadOptions) -> FetchedModel[Checkpoint]:
-    """Read a checkpoint by name, and choose its precision and device."""
-    return fetch(name, options, partial(hub.load, options=options.stated(name)), _precision_basis)
+    """Read a checkpoint by name, with the exits trained for it, and choose its precision and device."""
+
+    def read(name: str) -> Checkpoint:
+        return _with_trained_heads(name, hub.load(name, options=options.stated(name)))
+
+    return fetch(name, options, read, _precision_basis)
+
+
+def fetch_untrained(name: str, options: LoadOptions) -> tuple[FetchedModel[Checkpoint], str]:
+    """A checkpoint without the exits that were trained for it, to train them; and its digest."""
+    fetched = fetch(name, options, partial(hub.load, options=options.stated(name)), _precision_basis)
+    return fetched, weights_digest(fetched.model)
+
+
+def _with_trained_heads(name: str, checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint with the exits that lie beside its weights, or in the user's data folder."""
+    try:
+        path = exits_path(name)
+    except SetupError:  # a user without a home folder has trained nothing
+        return checkpoint
+    return read_heads(path, checkpoint, weights_digest(checkpoint)) if path.is_file() else checkpoint
 
 
 def _precision_basis(name: str, checkpoint: Checkpoint) -> Checkpoint:

@@ -16,6 +16,7 @@ from foveate.models.own.profile_files import profile_file
 from foveate.models.own.source import is_own
 from foveate.models.weights.checkpoint import Checkpoint, variant
 from foveate.models.weights.local_files import canonical_name
+from foveate.models.weights.trained_heads import EXITS
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,12 @@ def profile_path(name: str) -> Path:
             f"there is no home folder to keep the profile of {name} in: set XDG_DATA_HOME or pass --out"
         )
     return folder / "profiles" / f"{variant(name.removeprefix(PREFIX))}.json"
+
+
+def exits_path(name: str) -> Path:
+    """Where the trained exits of a model are: beside its profile. Raises SetupError as that does."""
+    path = profile_path(name)
+    return path.with_name(path.name.removesuffix(".json").removesuffix(".profile") + f".{EXITS}")
 
 
 def find_profile(name: str, model: ReadModel, setting: MeasurementEnvironment) -> Profile | None:

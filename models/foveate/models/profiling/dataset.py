@@ -133,7 +133,9 @@ def class_folders(path: Path, labels: Sequence[str]) -> Dataset:
 
 def image_folder(path: Path) -> Dataset:
     """All images in a folder and its subfolders, without labels. Raises SetupError if there are none."""
-    files = _files(path)  # rglob of a path that is no folder finds nothing
+    if not path.is_dir():
+        raise SetupError(f"there is no folder {path}")
+    files = _files(path)
     if not files:
         raise SetupError(f"there is no image in {path}")
     return Dataset(_name(path), tuple(files))
@@ -221,6 +223,13 @@ class DecodedDataset:
         if side not in self._sized:
             self._sized[side] = DecodedDataset(self.dataset, self._decoder_of(side), lambda *_: None)
         return self._sized[side]
+
+    def decoded_to(self, side: int, indices: Iterable[int]) -> list[Pixels]:
+        """The items at these indices alone, decoded to a side in pixels as `sized` does."""
+        if self._decoder_of is None or side in self._sized:
+            return self.sized(side).at(indices)
+        decode = self._decoder_of(side)
+        return [decode(self.dataset.encoded(index)) for index in indices]
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -13,7 +13,10 @@ from PIL import Image
 
 from foveate.core.errors import SetupError
 from foveate.core.outcome import ClassMaps, Result
+from foveate.core.profile import Measurement
+from foveate.models.profiling.dataset import DecodedDataset
 from foveate.models.profiling.timing import FAILED
+from foveate.models.runners.base import ModelRunner
 
 LabelMask = NDArray[np.uint8]
 """(H, W): 0 is the background, k is the model's label k - 1."""
@@ -44,7 +47,7 @@ class Top1(Evaluator):
 
     def update(self, results: Sequence[Result | Exception]) -> None:
         """Add the predicted classes; an exception is a wrong answer."""
-        self._predicted += [FAILED if isinstance(r, Exception) else int(r.scores.argmax()) for r in results]
+        self._predicted += map(top_class, results)
 
     def result(self) -> tuple[float, float | None]:
         """Finish the plan, see `Evaluator.result`."""
@@ -156,20 +159,13 @@ class MeanIoU(Evaluator):
 
     def update(self, results: Sequence[Result | Exception]) -> None:
         """Add the class maps of the next items; an exception is a mask of background alone."""
-        for maps in (maps for result in results for maps in self._class_maps(result)):
+        for maps in (maps for result in results for maps in item_maps(result, self.frames)):
             if self.truth is None:
                 self._full_masks.append(mask_from_maps(maps, maps.scores.shape[1:] if maps else (1, 1)))
             else:
                 truth = self.truth[self._count]
                 self._add(mask_from_maps(maps, truth.shape), truth)
             self._count += 1
-
-    def _class_maps(self, result: Result | Exception) -> list[ClassMaps | None]:
-        if isinstance(result, Exception):
-            return [None] * max(1, self.frames)
-        if not self.frames:
-            return [result.maps]
-        return [result.maps_at(frame) for frame in range(self.frames)]
 
     def result(self) -> tuple[float, float | None]:
         """Finish the plan, see `Evaluator.result`."""
@@ -214,3 +210,55 @@ def read_masks(data: bytes, side: int, frames: int = 1) -> list[LabelMask]:
     if image.size != (side, frames * side):
         image = image.resize((side, frames * side), Image.Resampling.NEAREST)
     return list(np.asarray(image).astype(np.uint8).reshape(frames, side, side))
+
+
+def evaluator_for(
+    runner: ModelRunner,
+    images: DecodedDataset,
+    measured: Sequence[Measurement] = (),
+    full_classes: Sequence[int] = (),
+) -> Evaluator:
+    """The evaluator for the runner's task.
+
+    measured: the plans that are measured already, full first; full_classes: the classes that full
+    predicted, if they are known.
+    """
+    dataset = images.dataset
+    if runner.card.task == "classify":
+        return Top1(dataset.targets, full_classes)
+    if runner.card.task == "embed":
+        return _after_full(NeighbourAgreement(), runner, images, bool(measured))
+    side, classes, frames = runner.full.image_size, len(runner.card.labels) + 1, runner.card.frames
+    if dataset.masks is not None:
+        masks = (read_masks(dataset.encoded_mask(index), side, frames or 1) for index in range(len(images)))
+        truth = [mask for item in masks for mask in item]
+        return MeanIoU(truth, classes, measured[0].accuracy if measured else None, frames)
+    return _after_full(MeanIoU(None, classes, frames=frames), runner, images, bool(measured))
+
+
+def _after_full(
+    evaluator: Evaluator, runner: ModelRunner, images: DecodedDataset, is_measured: bool
+) -> Evaluator:
+    """An evaluator that compares with the answers of full. If full is measured already, it runs again.
+
+    The partial file does not hold its masks or embeddings.
+    """
+    if is_measured:
+        for chunk in images.chunks(runner.max_batch):
+            evaluator.update(runner.run(runner.stack(chunk, runner.full), runner.full))
+        evaluator.result()
+    return evaluator
+
+
+def top_class(result: Result | Exception) -> int:
+    """The class index of a result, or FAILED."""
+    return FAILED if isinstance(result, Exception) else int(result.scores.argmax())
+
+
+def item_maps(result: Result | Exception, frames: int) -> list[ClassMaps | None]:
+    """The class maps of an image, or of each frame of a video; None for those of a failure."""
+    if isinstance(result, Exception):
+        return [None] * max(1, frames)
+    if not frames:
+        return [result.maps]
+    return [result.maps_at(frame) for frame in range(frames)]

@@ -1,8 +1,9 @@
 """Measure the quality and latency of a model's plans, and write its profile.
 
-Quality is measured on every image. Latency is measured in rounds. A round times every plan once, in a random
-order, so that noise on the machine affects all plans alike. A plan is not timed if another one has its
-quality for over a quarter less GFLOPs. The results are written after every step.
+Many plans are first screened on few images (`screening`). Quality is then measured on every image. Latency is
+measured in rounds. A round times every plan once, in a random order, so that noise on the machine affects all
+plans alike. A plan is not timed if another one has its quality for over a quarter less GFLOPs. The results
+are written after every step. A budget bounds the time of all of this.
 """
 
 import statistics
@@ -10,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from foveate.core.plan import Plan
 from foveate.core.profile import (
     Measurement,
     MeasurementEnvironment,
+    PlanSearch,
     Profile,
     ProfilingSet,
     mark_rungs,
@@ -27,32 +28,36 @@ from foveate.core.profile import (
 )
 from foveate.models.loading.loader import UnprofiledModel
 from foveate.models.loading.machine import current_setting
+from foveate.models.profiling.budget import TimeBudget
 from foveate.models.profiling.content_profile import learning_steps, with_content
 from foveate.models.profiling.dataset import DecodedDataset
-from foveate.models.profiling.evaluation import Evaluator, MeanIoU, NeighbourAgreement, Top1, read_masks
+from foveate.models.profiling.evaluation import Evaluator, Top1, evaluator_for
 from foveate.models.profiling.profile_state import (
     ProfilingJob,
     ProfilingState,
+    ReportStage,
     job_identity,
     partial_path,
     read_state,
     write_atomically,
     write_state,
 )
+from foveate.models.profiling.screening import (
+    LATENCY_SHARE,
+    MIN_ROUND_IMAGES,
+    QUALITY_SHARE,
+    content_seconds,
+    drop_for_time,
+    families,
+    screening_steps,
+    timed_within,
+    to_measure,
+)
 from foveate.models.profiling.searching import STEPS, find_schedule, use_schedules
 from foveate.models.profiling.timing import mean_batch_seconds
 from foveate.models.runners.base import ModelRunner, Pixels
 from foveate.models.runners.classifier import ClassifierRunner
 from foveate.models.runners.image import TorchRunner
-
-MIN_ROUND_IMAGES = 16
-"""Fewest images in a round: the latency of a plan with exits depends on what the images show."""
-
-
-class ReportStage(Protocol):
-    """Called with the stage, a description of the step, how much of the stage is done, and the total."""
-
-    def __call__(self, stage: str, step: str, done: int, total: int, /) -> None: ...
 
 
 def measure(
@@ -64,21 +69,34 @@ def measure(
 ) -> Profile:
     """Measure a model and write its profile to `target`. TARGET.partial holds the results meanwhile.
 
-    Raises SetupError if a file cannot be written, or if all answers of full are wrong.
+    TARGET.partial stays if the budget ended too early, so that the same job goes on from there with another
+    budget. Raises SetupError if a file cannot be written, or if all answers of full are wrong.
     """
     if target.is_dir():
         raise SetupError(f"cannot write {target}: it is a folder")
     runner = model.runner
     setting = current_setting(runner.device.type, runner.full.precision)
     unfinished = partial_path(target)
-    state = read_state(unfinished, job_identity(model, images, job, setting))
-    write_state(unfinished, state)  # a file that cannot be written should fail now, not in an hour
-    for stage in (_schedules, _qualities, _latencies):
-        for next_state in stage(runner, images, job, state, report):
-            state = next_state
-            write_state(unfinished, state)
+    state = read_state(unfinished, job_identity(model, images, job, setting)).for_budget(job.budget_s)
+    budget = TimeBudget(job.budget_s, state.spent_s)
+
+    def save(next_state: ProfilingState) -> ProfilingState:
+        if budget.seconds is not None:
+            spent, seconds = round(min(budget.spent_s, budget.seconds)), round(budget.seconds)
+            report("budget", f"budget of {seconds} s", spent, seconds)
+        next_state = replace(next_state, spent_s=budget.spent_s)
+        write_state(unfinished, next_state)
+        return next_state
+
+    save(state)  # a file that cannot be written should fail now, not in an hour
+    for stage in (_schedules, screening_steps, _qualities, _latencies):
+        for next_state in stage(runner, images, job, state, report, budget):
+            state = save(next_state)
     profile = _profile(model, images, job, state, setting)
-    if runner.card.task == "classify" and isinstance(runner, ClassifierRunner):
+    has_time = budget.left_s() >= content_seconds(state, len(images))
+    if runner.card.task == "classify" and isinstance(runner, ClassifierRunner) and not has_time:
+        state = save(drop_for_time(state, "choice by content", ["content"]))
+    elif runner.card.task == "classify" and isinstance(runner, ClassifierRunner):
         report_content = partial(report, "content")
         # A server decodes all images to the size of the ladder's largest plan.
         runner.decoded_side = max(Plan.parse(m.plan, runner.full).image_size for m in profile.ladder)
@@ -86,11 +104,18 @@ def measure(
         for learned in learning_steps(
             runner, images, profile, job.batch_sizes, job.rounds, state.learnt, report_content
         ):
-            state = replace(state, learnt=learned)
-            write_state(unfinished, state)
+            state = save(replace(state, learnt=learned))
+            if budget.ended():
+                break
         profile = with_content(profile, state.learnt)
+    within = not (budget.ended() or any(drop.by_budget for drop in state.dropped))
+    dropped = families(state.dropped, runner.full.variant)
+    dropped_plans = len({drop.plan for drop in state.dropped} - {"content"})
+    search = PlanSearch(len(job.plans), dropped_plans, job.budget_s, within, dropped)
+    profile = replace(profile, search=search)
     write_atomically(target, profile.text())
-    unfinished.unlink(missing_ok=True)
+    if within:
+        unfinished.unlink(missing_ok=True)
     return profile
 
 
@@ -115,7 +140,12 @@ def _profile(
 
 
 def _schedules(
-    runner: ModelRunner, images: DecodedDataset, job: ProfilingJob, state: ProfilingState, report: ReportStage
+    runner: ModelRunner,
+    images: DecodedDataset,
+    job: ProfilingJob,
+    state: ProfilingState,
+    report: ReportStage,
+    budget: TimeBudget,
 ) -> Iterator[ProfilingState]:
     """The state after each DiffRate schedule that is left to search. The runner uses them afterwards."""
     if not isinstance(runner, TorchRunner):
@@ -134,14 +164,25 @@ def _schedules(
 
 
 def _qualities(
-    runner: ModelRunner, images: DecodedDataset, job: ProfilingJob, state: ProfilingState, report: ReportStage
+    runner: ModelRunner,
+    images: DecodedDataset,
+    job: ProfilingJob,
+    state: ProfilingState,
+    report: ReportStage,
+    budget: TimeBudget,
 ) -> Iterator[ProfilingState]:
-    """The state after the quality of each plan that is left to measure."""
+    """The state after the quality of each plan that is left to measure; of full in any case."""
     evaluator = evaluator_for(runner, images, state.kept, state.named)
-    total = len(job.plans) * len(images)
-    for number in range(len(state.kept), len(job.plans)):
-        plan, succeeded = job.plans[number], list[Result]()
-        name, done = plan.relative_to(runner.full), 0
+    plans = to_measure(job.plans, runner.full, state)
+    total, measured = len(plans) * len(images), {m.plan for m in state.kept}
+    for number, plan in enumerate(plans):
+        name, done, succeeded = plan.relative_to(runner.full), 0, list[Result]()
+        if name in measured:
+            continue
+        if plan != runner.full and budget.ended(QUALITY_SHARE):
+            late = [plan.relative_to(runner.full) for plan in plans[number:]]
+            yield drop_for_time(state, "quality on all images", [n for n in late if n not in measured])
+            break
         for chunk in _decoded_at(plan.image_size, runner, images).chunks(runner.max_batch):
             report("quality", f"quality of {name}", number * len(images) + done, total)
             results = runner.run(runner.stack(chunk, plan), plan)
@@ -150,7 +191,7 @@ def _qualities(
             done += len(results)
         state = _with_quality(state, name, succeeded, evaluator)
         yield state
-    report("quality", f"quality of {len(job.plans)} plans", len(job.plans), len(job.plans))
+    report("quality", f"quality of {len(state.kept)} plans", len(plans), len(plans))
 
 
 def _costs_only(result: Result) -> Result:
@@ -159,13 +200,32 @@ def _costs_only(result: Result) -> Result:
 
 
 def _latencies(
-    runner: ModelRunner, images: DecodedDataset, job: ProfilingJob, state: ProfilingState, report: ReportStage
+    runner: ModelRunner,
+    images: DecodedDataset,
+    job: ProfilingJob,
+    state: ProfilingState,
+    report: ReportStage,
+    budget: TimeBudget,
 ) -> Iterator[ProfilingState]:
     """The state after each round of timing that is left to do."""
     plans = {plan.relative_to(runner.full): plan for plan in job.plans}
-    timed = [plans[m.plan] for m in worth_timing(state.kept)]
+    offered = [m.plan for m in worth_timing(state.kept)]
+    dropped = {drop.plan for drop in state.dropped}
+    names = [name for name in offered if name not in dropped]
+    if not state.rounds:
+        names = names[: timed_within(names, job, state, budget)]
+        late = [name for name in offered if name not in names and name not in dropped]
+        if late:
+            yield (state := drop_for_time(state, "latency", late))
+    if any(times.keys() != set(names) for times in state.rounds):
+        state = replace(state, rounds=())  # of another budget, which left time for other plans
+    timed = [plans[name] for name in names]
+    if len(timed) < 2 and len(offered) > 1:
+        return  # without latencies, the rungs are those by GFLOPs
     description, per_round = f"latency of {len(timed)} plans", len(timed) * len(job.batch_sizes)
     for number in range(len(state.rounds), job.rounds):
+        if number and budget.ended(LATENCY_SHARE):
+            break
         times: dict[str, dict[int, float]] = {plan.relative_to(runner.full): {} for plan in timed}
         pixels = {
             side: _round_images(_decoded_at(side, runner, images), job, number)
@@ -184,44 +244,6 @@ def _latencies(
 def _decoded_at(side: int, runner: ModelRunner, images: DecodedDataset) -> DecodedDataset:
     """The images as the server decodes them for a plan of this image size: never smaller than for full."""
     return images if side <= runner.full.image_size else images.sized(side)
-
-
-def evaluator_for(
-    runner: ModelRunner,
-    images: DecodedDataset,
-    measured: Sequence[Measurement] = (),
-    full_classes: Sequence[int] = (),
-) -> Evaluator:
-    """The evaluator for the runner's task.
-
-    measured: the plans that are measured already, full first; full_classes: the classes that full
-    predicted, if they are known.
-    """
-    dataset = images.dataset
-    if runner.card.task == "classify":
-        return Top1(dataset.targets, full_classes)
-    if runner.card.task == "embed":
-        return _after_full(NeighbourAgreement(), runner, images, bool(measured))
-    side, classes, frames = runner.full.image_size, len(runner.card.labels) + 1, runner.card.frames
-    if dataset.masks is not None:
-        masks = (read_masks(dataset.encoded_mask(index), side, frames or 1) for index in range(len(images)))
-        truth = [mask for item in masks for mask in item]
-        return MeanIoU(truth, classes, measured[0].accuracy if measured else None, frames)
-    return _after_full(MeanIoU(None, classes, frames=frames), runner, images, bool(measured))
-
-
-def _after_full(
-    evaluator: Evaluator, runner: ModelRunner, images: DecodedDataset, is_measured: bool
-) -> Evaluator:
-    """An evaluator that compares with the answers of full. If full is measured already, it runs again.
-
-    The partial file does not hold its masks or embeddings.
-    """
-    if is_measured:
-        for chunk in images.chunks(runner.max_batch):
-            evaluator.update(runner.run(runner.stack(chunk, runner.full), runner.full))
-        evaluator.result()
-    return evaluator
 
 
 def _with_quality(

@@ -5,8 +5,9 @@ import json
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -16,11 +17,18 @@ from foveate.core.profile import Measurement, MeasurementEnvironment, Schedule
 from foveate.models.loading.loader import UnprofiledModel
 from foveate.models.profiling.content_profile import LearnedContent
 from foveate.models.profiling.dataset import DecodedDataset
+from foveate.models.profiling.screening_rules import DroppedPlan, Trial
 from foveate.models.profiling.timing import RoundTimes
 from foveate.models.runners.base import ModelRunner
 from foveate.models.runners.image import TorchRunner
 
 log = logging.getLogger(__name__)
+
+
+class ReportStage(Protocol):
+    """Called with the stage, a description of the step, how much of the stage is done, and the total."""
+
+    def __call__(self, stage: str, step: str, done: int, total: int, /) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +42,10 @@ class ProfilingJob:
     seed: int = 0
     shares: tuple[float, ...] = ()
     """Shares of full's GFLOPs to search DiffRate schedules for, before the plans are measured."""
+    screened: bool = True
+    """Whether plans far from the frontier are dropped after a few images, if there are many plans."""
+    budget_s: float | None = None
+    """Seconds that measuring may take; None: no limit. It is no part of the job's identity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +62,24 @@ class ProfilingState:
     """The plans whose quality is measured, full first, without latencies."""
     rounds: tuple[RoundTimes, ...] = ()
     learnt: LearnedContent = field(default_factory=LearnedContent)
+    budget_s: float | None = None
+    spent_s: float = 0.0
+    """Seconds of the budget that are spent."""
+    stages: tuple[int, ...] | None = None
+    """Images of each stage of the screening; None: not chosen yet."""
+    screened: int = 0
+    """Stages of the screening that are done."""
+    trials: Mapping[str, Trial] = field(default_factory=dict)
+    """The results of the screening by plan."""
+    dropped: tuple[DroppedPlan, ...] = ()
+
+    def for_budget(self, budget_s: float | None) -> "ProfilingState":
+        """The state under a budget. With another budget than before, its time counts anew, what was measured
+        stays, and what was dropped is considered again."""
+        if budget_s == self.budget_s:
+            return self
+        rest = {"stages": None, "screened": 0, "dropped": (), "learnt": LearnedContent()}
+        return replace(self, budget_s=budget_s, spent_s=0.0, **rest)  # type: ignore[arg-type]
 
 
 def partial_path(target: Path) -> Path:
@@ -108,6 +138,7 @@ def job_identity(
         "schedules": ",".join(f"{share:g}" for share in job.shares),
         "pictures": images.dataset.digest(),
         "plans": ",".join(map(str, job.plans)),
+        "screening": "yes" if job.screened else "no",
         "batch sizes": ",".join(map(str, job.batch_sizes)),
         "rounds": str(job.rounds),
         "seed": str(job.seed),

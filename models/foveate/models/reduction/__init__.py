@@ -6,7 +6,7 @@ from functools import cache
 
 from foveate.core.errors import BadPlan
 from foveate.models.layers.reducer import Reducer, ReducerContext
-from foveate.models.registry import discover
+from foveate.models.registry import declared_candidates, discover
 
 ReducerBuilder = Callable[[str | None, ReducerContext], Reducer]
 """A module's `build`. It takes the argument of the reducer in a plan, or None, and the model's context."""
@@ -27,3 +27,13 @@ def create(spec: str, context: ReducerContext) -> Reducer:
     if name not in catalogue():
         raise BadPlan(f"there is no token reducer {name!r}; there are {', '.join(sorted(catalogue()))}")
     return catalogue()[name]()(argument or None, context)
+
+
+def candidates(context: ReducerContext, image_size: int) -> dict[str, tuple[str, ...]]:
+    """The plans' texts that each reducer offers for a model at an image size in pixels, by its name.
+
+    The arguments are those of the function `candidates` beside the reducer's `build`; a reducer without one
+    has none.
+    """
+    offered = {n: declared_candidates(load, context, image_size) for n, load in sorted(catalogue().items())}
+    return {name: tuple(f"{name}:{a}" if a else name for a in texts) for name, texts in offered.items()}

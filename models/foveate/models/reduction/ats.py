@@ -9,6 +9,7 @@ unpadded row. Here an image keeps the same tokens in any batch.
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -107,6 +108,12 @@ def padding_waste(after: Tensor) -> float:
     width = after.amax(dim=0)
     slots = (width * (after > 0).sum(dim=0)).sum()
     return 1 - float(after.sum() / slots)
+
+
+def candidates(context: ReducerContext, image_size: int) -> Sequence[str]:
+    """Arguments to measure on this model at this image size, in pixels: shares, and no limit but content."""
+    config = context.config
+    return ("0.8", "0.6", "0.4", "0.3", "0.2", str(config.patches(image_size) + config.prefix))
 
 
 def build(argument: str | None, context: ReducerContext) -> Ats:

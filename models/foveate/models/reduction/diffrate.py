@@ -140,6 +140,13 @@ def fit_schedule(config: ViTConfig, rates: Sequence[float], target: float) -> Sc
     return at(fast)
 
 
+def candidates(context: ReducerContext, image_size: int) -> Sequence[str]:
+    """Arguments to measure on this model at this image size, in pixels: the searched and the published
+    schedules, and shares of the full compute."""
+    known = {**_published(context.config), **context.schedules}
+    return tuple(dict.fromkeys([*known, "0.85", "0.7", "0.55", "0.4", "0.3"]))
+
+
 def build(argument: str | None, context: ReducerContext) -> DiffRate:
     """`diffrate:0.6` is a share of the full model's compute, `diffrate:0.6G` a number of GFLOPs.
 

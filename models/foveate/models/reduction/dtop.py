@@ -8,6 +8,7 @@ same number of patches stays in every image, so rows are equally long and the ba
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -124,6 +125,14 @@ def uncertain_or_context(
     sorted_rank = (one_hot.cumsum(1) * one_hot).sum(2)
     rank = torch.zeros_like(sorted_rank).scatter(1, order, sorted_rank)
     return present & ((best <= threshold) | (rank <= context))
+
+
+def candidates(context: ReducerContext, image_size: int) -> Sequence[str]:
+    """Arguments to measure on this model at this image size, in pixels: confidences, and shares of the
+    patches that stay from the block after a quarter of the depth on. None without a dense head."""
+    block = context.config.depth // 4 + 1
+    shares = (f"{share}@{block}" for share in ("0.4", "0.3", "0.2"))
+    return ("0.99", "0.95", "0.9", *shares) if context.dense is not None else ()
 
 
 def build(argument: str | None, context: ReducerContext) -> Dtop | DtopShare:

@@ -6,6 +6,7 @@
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -68,6 +69,11 @@ class Evit(Reducer):
 def stages(depth: int) -> tuple[int, ...]:
     """The blocks that reduce, counted from 0: at a quarter, a half and three quarters of the depth."""
     return tuple(sorted({depth // 4, depth * 6 // 12, depth * 9 // 12}))
+
+
+def candidates(context: ReducerContext, image_size: int) -> Sequence[str]:
+    """Arguments to measure on this model at this image size, in pixels."""
+    return ("0.9", "0.8", "0.7", "0.6", "0.5", "0.4", "0.3", "0.2", "0.1")
 
 
 def build(argument: str | None, context: ReducerContext) -> Evit:

@@ -8,6 +8,7 @@ weights. Class and other prefix tokens stay as they are.
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -116,6 +117,14 @@ def _out_of_reach(side: int, rows: int, reach: int, device: torch.device) -> Ten
     index = torch.arange(rows, device=device)
     cluster_row, cluster_column = index.repeat_interleave(rows).unsqueeze(1), index.repeat(rows).unsqueeze(1)
     return ((row - cluster_row).abs() > reach) | ((column - cluster_column).abs() > reach)
+
+
+def candidates(context: ReducerContext, image_size: int) -> Sequence[str]:
+    """Arguments to measure on this model at this image size, in pixels: shares of the rows, at a third, a
+    half, two thirds and five sixths of the depth. None without a dense head, which restores the patches."""
+    depth = context.config.depth
+    blocks = sorted({max(1, round(depth * part / 6)) for part in (2, 3, 4, 5)})
+    return [f"{share}@{block}" for share in ("0.7", "0.5") for block in blocks if context.dense is not None]
 
 
 def build(argument: str | None, context: ReducerContext) -> Expedit:

@@ -13,6 +13,7 @@ attention with the resulting scales. Choices among the options of the authors' c
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from foveate.core.errors import BadPlan
 from foveate.models.layers.config import ViTConfig
+from foveate.models.layers.matching import tokens_per_block
 from foveate.models.layers.reducer import Attention, Needs, Reducer, ReducerContext
 from foveate.models.layers.tokens import Assignment, Tokens
 
@@ -114,6 +116,11 @@ def _degree(row: Tensor, column: Tensor, side: int) -> Tensor:
     """Number of neighbours of the patches at these rows and columns of a side x side grid."""
     tall, wide = (1 + (index > 0).float() + (index < side - 1).float() for index in (row, column))
     return tall * wide - 1
+
+
+def candidates(context: ReducerContext, image_size: int) -> Sequence[str]:
+    """Arguments to measure on this model at this image size, in pixels."""
+    return tokens_per_block(context.config, image_size)
 
 
 def build(argument: str | None, context: ReducerContext) -> Gtp:

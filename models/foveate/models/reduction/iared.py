@@ -8,7 +8,7 @@ rectangular.
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -62,6 +62,11 @@ class IaRed(Reducer):
         prefix_positions = torch.arange(prefix, device=best.device).expand(len(best), -1)
         # Tokens stay in image order. Attention does not depend on the order; explanations are easier to read.
         return Assignment(torch.cat([prefix_positions, best.sort(dim=1).values + prefix], dim=1))
+
+
+def candidates(context: ReducerContext, image_size: int) -> Sequence[str]:
+    """Arguments to measure on this model at this image size, in pixels."""
+    return ("0.8", "0.7", "0.6", "0.5", "0.4", "0.3", "0.2")
 
 
 def build(argument: str | None, context: ReducerContext) -> IaRed:

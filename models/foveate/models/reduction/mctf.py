@@ -6,6 +6,7 @@ number of tokens that always stay, the temperatures, and the order of the remain
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,14 @@ from torch import Tensor
 
 from foveate.core.errors import BadPlan
 from foveate.models.layers.config import ReductionPoint, ViTConfig
-from foveate.models.layers.matching import best_edges, merge, pair_count, positions, split_by_parity
+from foveate.models.layers.matching import (
+    best_edges,
+    merge,
+    pair_count,
+    positions,
+    split_by_parity,
+    tokens_per_block,
+)
 from foveate.models.layers.reducer import Attention, Needs, Reducer, ReducerContext
 from foveate.models.layers.tokens import Assignment, Tokens, gather_tokens
 
@@ -105,6 +113,11 @@ def _match(scores: Tensor, count: int, index: Tensor, prefix: int) -> tuple[Tens
     stayed = index[:, prefix + kept_even.shape[1] : kept.shape[1]]
     slots = torch.empty_like(order_odd).scatter(1, order_odd, torch.cat([moved, stayed], dim=1))
     return kept, absorbed, torch.cat([slots.gather(1, partner_even[:, :forward]), moved], dim=1)
+
+
+def candidates(context: ReducerContext, image_size: int) -> Sequence[str]:
+    """Arguments to measure on this model at this image size, in pixels."""
+    return tokens_per_block(context.config, image_size)
 
 
 def build(argument: str | None, context: ReducerContext) -> Mctf:

@@ -1,5 +1,7 @@
 """No reduction: every token goes through every block."""
 
+from collections.abc import Sequence
+
 from foveate.core.errors import BadPlan
 from foveate.models.layers.reducer import Attention, Needs, Reducer, ReducerContext
 from foveate.models.layers.tokens import Assignment, Tokens
@@ -22,6 +24,11 @@ class Identity(Reducer):
     def __call__(self, tokens: Tokens, attention: Attention, block: int) -> Assignment:
         """Raises NotImplementedError, because `needs` never asks for a call."""
         raise NotImplementedError("the identity decides nothing, and its `needs` is None at every block")
+
+
+def candidates(context: ReducerContext, image_size: int) -> Sequence[None]:
+    """No reduction, at this image size in pixels."""
+    return (None,)
 
 
 def build(argument: str | None, context: ReducerContext) -> Identity:

@@ -6,6 +6,7 @@ ladder uses it: it is measured so that comparisons of reducers have a reference.
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -74,6 +75,11 @@ def _cells(side: int, coarse: int) -> tuple[Tensor, Tensor, Tensor]:
     is_first = torch.cat([torch.ones(1, dtype=torch.bool), cell[order].diff() > 0])
     others = order[~is_first]
     return order[is_first].unsqueeze(0), others.unsqueeze(0), cell[others].unsqueeze(0)
+
+
+def candidates(context: ReducerContext, image_size: int) -> Sequence[str]:
+    """Arguments to measure on this model at this image size, in pixels."""
+    return ("0.8", "0.6", "0.4", "0.2")
 
 
 def build(argument: str | None, context: ReducerContext) -> Pooling:

@@ -6,6 +6,7 @@ uses it: it is measured so that comparisons of reducers have a reference.
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -52,6 +53,11 @@ def keep_random(tokens: Tokens, count: int, seed: int, block: int) -> Assignment
     drawn = torch.randperm(len(tokens) - prefix, generator=generator)[: count - prefix].sort().values
     kept = torch.cat([torch.arange(prefix), prefix + drawn]).to(tokens.x.device)
     return Assignment(kept.expand(len(tokens.x), -1))
+
+
+def candidates(context: ReducerContext, image_size: int) -> Sequence[str]:
+    """Arguments to measure on this model at this image size, in pixels."""
+    return ("0.8", "0.6", "0.4", "0.2")
 
 
 def build(argument: str | None, context: ReducerContext) -> RandomPruning:

@@ -7,6 +7,7 @@ rule that models fine-tuned from MAE have no proportional attention, are those o
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,14 @@ import torch.nn.functional as F
 
 from foveate.core.errors import BadPlan
 from foveate.models.layers.config import ViTConfig
-from foveate.models.layers.matching import best_edges, merge, pair_count, positions, split_by_parity
+from foveate.models.layers.matching import (
+    best_edges,
+    merge,
+    pair_count,
+    positions,
+    split_by_parity,
+    tokens_per_block,
+)
 from foveate.models.layers.reducer import Attention, Needs, Reducer, ReducerContext
 from foveate.models.layers.tokens import Assignment, Tokens
 
@@ -79,6 +87,12 @@ def schedule(merged: int, inflection: float, depth: int) -> tuple[int, ...]:
     first = int(merged * (1 - inflection))
     step = (2 * merged - 2 * first) / max(depth - 1, 1)
     return tuple(int(first + step * block) for block in range(depth))
+
+
+def candidates(context: ReducerContext, image_size: int) -> Sequence[str]:
+    """Arguments to measure on this model at this image size, in pixels: level, and most in early blocks."""
+    level = tokens_per_block(context.config, image_size)
+    return (*level, *(f"{count}:-1" for count in level[:3]))
 
 
 def build(argument: str | None, context: ReducerContext) -> ToMe:

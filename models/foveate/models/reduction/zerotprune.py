@@ -13,7 +13,7 @@ of eight. So the early layers only have the S-stage, and the first layer with an
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -186,6 +186,11 @@ def _layers(keep: float, depth: int) -> Iterable[PruningLayer]:
         strengths[block] = max(strength, strengths.get(block, 0))
     for block, strength in strengths.items():
         yield PruningLayer(block, 1 - strength * (1 - keep))
+
+
+def candidates(context: ReducerContext, image_size: int) -> Sequence[str]:
+    """Arguments to measure on this model at this image size, in pixels."""
+    return ("0.9", "0.8", "0.7", "0.6", "0.5", "0.4", "0.3")
 
 
 def build(argument: str | None, context: ReducerContext) -> ZeroTPrune:

@@ -61,6 +61,10 @@ class ModelRunner(Protocol):
         """Raise BadPlan when this model cannot run the plan."""
         ...
 
+    def candidates(self) -> tuple[Plan, ...]:
+        """The plans to try when a profile is measured, full first."""
+        ...
+
     def use(self, threads: int) -> None:
         """Run the following batches on this number of threads."""
         ...
@@ -126,6 +130,10 @@ class BaseRunner:
         """Seconds per batch by number of threads, plan and batch size, as far as they are measured."""
         self.warmup: Any = None
         """The first runs that are left, a `Warmup` of the engine's protocol; None for none."""
+
+    def candidates(self) -> tuple[Plan, ...]:
+        """The plans to try when a profile is measured, full first. Only full unless a runner knows more."""
+        return (self.full,)
 
     def normalisation(self, mean: RGB, std: RGB) -> tuple[Tensor, Tensor]:
         """The factor and the summand, each (1, 3, 1, 1), that normalise pixels in 0..255."""

@@ -15,6 +15,7 @@ from foveate.core.plan import Plan, Precision
 from foveate.core.point_prompts import Features
 from foveate.core.profile import Profile
 from foveate.models.runners.base import ModelRunner, Pixels, check_model
+from foveate.models.runners.candidates import baselines, candidates
 from foveate.models.runners.classifier import ClassifierRunner, classified
 from foveate.models.runners.dense import PatchFeatures, class_maps, segment
 from foveate.models.runners.describe import describe, profiled_ladder, standard_ladder
@@ -88,6 +89,13 @@ class TorchRunner(ClassifierRunner):
     def check(self, plan: Plan) -> None:
         """Raise BadPlan when this model cannot run the plan."""
         self.resolve(plan)
+
+    def candidates(self) -> tuple[Plan, ...]:
+        """The plans to try when a profile is measured, full first; the baselines come last."""
+        model = self.models[self.full.variant]
+        siblings = {name: member for name, member in self.models.items() if member is not model}
+        served = candidates(model, self.full, self.check, siblings, list(self.stitches))
+        return (*served, *baselines(model, self.full, self.check))
 
     def cost_varies(self, plan: Plan) -> bool:
         """Whether the plan's compute depends on the content of the images."""

@@ -97,6 +97,10 @@ class ClickRunner:
         """False: the compute depends on the image size alone."""
         return False
 
+    def candidates(self) -> tuple[Plan, ...]:
+        """Full alone: the head has no cheaper plan."""
+        return (self.full,)
+
     def blank_batch(self, size: int) -> PromptBatch:
         """`size` blank images with a click in the middle."""
         coarse, fine = self._feature_shapes(self.full)

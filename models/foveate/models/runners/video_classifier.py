@@ -16,6 +16,7 @@ from foveate.core.profile import Profile
 from foveate.models import exits
 from foveate.models.layers.config import block_macs, embedding_macs
 from foveate.models.runners.base import BaseRunner
+from foveate.models.runners.candidates import video_candidates
 from foveate.models.runners.clip_plans import (
     check_clip_plan,
     check_reducer,
@@ -56,6 +57,10 @@ class ClipRunner(BaseRunner):
     def check(self, plan: Plan) -> None:
         """Raise BadPlan when this model cannot run the plan."""
         self.resolve(plan)
+
+    def candidates(self) -> tuple[Plan, ...]:
+        """The plans to try when a profile is measured, full first."""
+        return video_candidates(self.model, self.full, self.frames, self.card.task, self.check)
 
     def _resolve(self, plan: Plan) -> VideoPlan:
         check_clip_plan(plan, self.full, self.frames)

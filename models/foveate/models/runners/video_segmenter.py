@@ -15,6 +15,7 @@ from foveate.core.outcome import ClassMaps, Result
 from foveate.core.plan import Plan, Precision, sampled_frames
 from foveate.core.profile import Profile
 from foveate.models.runners.base import BaseRunner
+from foveate.models.runners.candidates import video_candidates
 from foveate.models.runners.clip_plans import (
     check_clip_plan,
     check_reducer,
@@ -65,6 +66,10 @@ class ClipSegmenter(BaseRunner):
     def check(self, plan: Plan) -> None:
         """Raise BadPlan when this model cannot run the plan."""
         self.resolve(plan)
+
+    def candidates(self) -> tuple[Plan, ...]:
+        """The plans to try when a profile is measured, full first."""
+        return video_candidates(self.model, self.full, self.frames, self.card.task, self.check)
 
     def _resolve(self, plan: Plan) -> VideoPlan:
         check_clip_plan(plan, self.full, self.frames)

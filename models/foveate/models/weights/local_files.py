@@ -17,7 +17,7 @@ MAIN = f"model{SUFFIX}"
 """The file that timm and transformers write."""
 PREFIX = "hf:"
 """Put before a name, it says that the name is one of transformers."""
-_COMPANIONS = (f".stitches{SUFFIX}", f".clicks{SUFFIX}")
+_COMPANIONS = (f".stitches{SUFFIX}", f".clicks{SUFFIX}", f".exits{SUFFIX}")
 """Files that foveate keeps beside the weights of a model."""
 
 

@@ -11,8 +11,15 @@ from PIL import Image
 from rich.console import Console
 
 from foveate.core.errors import FoveateError
-from foveate.core.profile import Measurement, MeasurementEnvironment, Profile, ProfilingSet
-from foveate.gateway.cli.profile import ProfileOptions, _progress, profile, resume_hint, show
+from foveate.core.profile import (
+    DroppedFamily,
+    Measurement,
+    MeasurementEnvironment,
+    PlanSearch,
+    Profile,
+    ProfilingSet,
+)
+from foveate.gateway.cli.profile import ProfileOptions, profile, progress_bars, resume_hint, show
 from foveate.models.loading.loader import UnprofiledModel
 from foveate.models.own.runner import OwnRunner
 from foveate.models.runners.image import TorchRunner
@@ -48,6 +55,7 @@ def test_options_that_do_not_fit_are_refused_in_one_sentence(tmp_path: Path) -> 
         ),
         (ProfileOptions("mine", data=cats, diffrate="0.7,x"), "shares of the full cost are numbers"),
         (ProfileOptions("mine", data=cats, diffrate="0.01"), "below .* of its full compute"),
+        (ProfileOptions("mine", data=cats, budget="soon"), "a budget is a time such as 90s, 10m"),
         (ProfileOptions("mine", data=cats, batch_sizes="1,0"), "batch sizes are different numbers from 1"),
         (ProfileOptions("mine", data=cats, batch_sizes="4,x"), "batch sizes are different numbers from 1"),
         (ProfileOptions("mine", data=cats, batch_sizes="4,4"), "batch sizes are different numbers from 1"),
@@ -55,6 +63,27 @@ def test_options_that_do_not_fit_are_refused_in_one_sentence(tmp_path: Path) -> 
         with pytest.raises(FoveateError, match=sentence) as refused:
             profile(options, model, 10**6, Console(stderr=True))
         assert "\n" not in refused.value.detail
+
+
+def test_what_was_dropped_is_shown_and_a_ladder_without_latencies_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    setting = MeasurementEnvironment("a chip", 2, "fp32", "2.13", "3.11", "0.1", "2026-01-01")
+    full = Measurement("full", 1.0, 0.9, 1.0, 5, {}, rung=True)
+    families = (
+        DroppedFamily("tome", 12, "screening on 32 images", "another plan is better", "evit:0.5"),
+        DroppedFamily("gtp:8", 1, "quality on all images", "the budget left no time for it", ""),
+    )
+    search = PlanSearch(40, 13, 60.0, False, families)
+    data = ProfilingSet("animals", 9, labelled=True)
+    show(Console(width=200), Profile("mine", "0", data, 0, setting, (full,), search=search), tmp_path / "p")
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "nothing was timed, so the ladder goes by GFLOPs" in lines
+    assert "40 plans tried, 13 dropped" in lines
+    assert "tome 12 screening on 32 images another plan is better, as evit:0.5" in lines
+    assert "gtp:8 1 quality on all images the budget left no time for it" in lines
+    assert any(line.startswith("the budget left no time for some plans") for line in lines)
 
 
 def test_embeddings_are_measured_on_the_images_of_a_folder(tmp_path: Path) -> None:
@@ -67,7 +96,7 @@ def test_embeddings_are_measured_on_the_images_of_a_folder(tmp_path: Path) -> No
     for options, sentence in (
         (ProfileOptions("mine"), "embedder makes embeddings: pass --data DIR, a folder of images"),
         (ProfileOptions("mine", data=tmp_path, diffrate="0.7"), "no classes to search token schedules by"),
-        (ProfileOptions("mine", data=tmp_path / "nowhere"), "there is no image in"),
+        (ProfileOptions("mine", data=tmp_path / "nowhere"), "there is no folder"),
     ):
         with pytest.raises(FoveateError, match=sentence):
             profile(options, model, 10**6, Console(stderr=True))
@@ -79,7 +108,7 @@ def test_embeddings_are_measured_on_the_images_of_a_folder(tmp_path: Path) -> No
 
 def test_the_progress_bars_use_no_thread() -> None:
     output, threads = StringIO(), threading.active_count()
-    with _progress(Console(file=output, force_terminal=True, width=100)) as report:
+    with progress_bars(Console(file=output, force_terminal=True, width=100)) as report:
         report("latency", "latency of 2 plans", 1, 4)
         assert threading.active_count() == threads
         assert "latency of 2 plans" in output.getvalue()

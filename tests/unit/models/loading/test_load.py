@@ -14,16 +14,19 @@ from foveate.core.errors import SetupError
 from foveate.core.outcome import Result
 from foveate.core.plan import Plan
 from foveate.core.profile import Measurement, Profile, mark_rungs
-from foveate.models.loading.load import ImageModelLoader
+from foveate.models.heads import ExitSpec
+from foveate.models.heads.exits import build as build_exit
+from foveate.models.loading.load import ImageModelLoader, fetch_untrained
 from foveate.models.loading.loader import LoadOptions
 from foveate.models.loading.machine import current_setting
-from foveate.models.loading.profile_store import profile_path, weights_digest
+from foveate.models.loading.profile_store import exits_path, profile_path, weights_digest
 from foveate.models.profiling.profile import measure
 from foveate.models.profiling.profile_state import write_atomically
 from foveate.models.runners.image import TorchRunner
 from foveate.models.vit.stitch import StitchSpec
 from foveate.models.weights.checkpoint import Checkpoint, save
 from foveate.models.weights.family import save_stitches
+from foveate.models.weights.trained_heads import TrainedHeads, save_heads
 from tests.support.measuring import CONFIG, FULL, noise_images, plan, profiling_job, quiet, tiny, written
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -56,6 +59,57 @@ def test_a_profile_with_a_rung_that_cannot_run_is_refused(weights_file: Path) ->
     path.write_text(replace(saved, measurements=mark_rungs([*saved.measurements, strange])).text())
     with pytest.raises(SetupError, match="a rung that cannot be run here: there is no token reducer 'warp'"):
         ImageModelLoader().load(str(weights_file), OPTIONS)
+
+
+# Exits that were trained for a checkpoint.
+
+
+def trained_exits(weights_file: Path) -> Path:
+    """Untrained heads, in the file that `foveate train-exits` writes for these weights."""
+    spec = ExitSpec(2, "global", 2)
+    torch.manual_seed(0)
+    state = {f"exit_heads.2.{name}": v for name, v in build_exit(CONFIG, spec).state_dict().items()}
+    path = exits_path(str(weights_file))
+    save_heads(path, TrainedHeads((spec,), (), state), fetch_untrained(str(weights_file), OPTIONS)[1])
+    return path
+
+
+def test_serving_finds_the_exits_that_were_trained_for_the_weights(weights_file: Path) -> None:
+    plain = ImageModelLoader().load(str(weights_file), OPTIONS)
+    assert not any(plan.exit for plan in plain.candidates())
+    path = trained_exits(weights_file)
+    assert path == weights_file.with_name("tiny.exits.safetensors")
+    runner = ImageModelLoader().load(str(weights_file), OPTIONS)
+    assert answer(runner, "exit:0.0001").exit_layer == 2
+    assert np.array_equal(answer(runner, "full").scores, answer(plain, "full").scores)
+    assert any(
+        plan.exit
+        for plan in ImageModelLoader().load_unprofiled(str(weights_file), OPTIONS).runner.candidates()
+    )
+    assert ImageModelLoader().load(str(weights_file.parent), OPTIONS).card.name == "tiny", (
+        "it is no weights file"
+    )
+
+
+def test_exits_of_a_changed_checkpoint_are_ignored_with_one_sentence(
+    weights_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trained_exits(weights_file)
+    save(weights_file, tiny(seed=5))
+    runner = ImageModelLoader().load(str(weights_file), OPTIONS)
+    assert not len(runner.models["tiny"].exit_heads)
+    (record,) = [r for r in caplog.records if "exits" in r.getMessage()]
+    assert (
+        "was trained for other weights than tiny has, and is ignored: train it again" in record.getMessage()
+    )
+
+
+def test_exits_of_a_named_model_lie_in_the_users_data_folder(
+    user_folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = exits_path("vit_small_patch16_224")
+    assert path.name == "vit_small_patch16_224.exits.safetensors"
+    assert path.parent == profile_path("vit_small_patch16_224").parent
 
 
 # Siblings.

@@ -1,6 +1,7 @@
 """Datasets of images: labels from folders, unreadable files, samples, and decoding."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -158,6 +159,23 @@ def test_a_dataset_gives_the_same_images_with_and_without_a_cache(
     assert chunks == [[5, 7, 9], [11]]
     assert [int(pixels.mean()) for pixels in decoded_images.at([3, 0, 3])] == [11, 5, 11]
     assert decoded == (6 if max_bytes == 10**6 else 13)
+
+
+def test_a_few_items_are_decoded_to_another_side() -> None:
+    sides: list[int] = []
+
+    def decoder_of(side: int) -> Callable[[bytes], Pixels]:
+        sides.append(side)
+        return lambda data: decode(data).repeat(2, 0)
+
+    items = Dataset("x", (b"1", b"2", b"3"))
+    plain = DecodedDataset(items, decode, lambda *_: None)
+    assert [p.shape for p in plain.decoded_to(9, [0])] == [decode(b"1").shape], "no side can be chosen"
+    sized = DecodedDataset(items, decode, lambda *_: None, decoder_of)
+    assert [int(p.mean()) for p in sized.decoded_to(9, [2, 0])] == [3, 1]
+    sized.sized(9)
+    assert len(sized.decoded_to(9, [1])[0]) == 2 * len(decode(b"1"))
+    assert sides == [9, 9], "what is decoded already is used"
 
 
 def test_decoding_reports_its_progress() -> None:

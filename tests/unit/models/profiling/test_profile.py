@@ -14,7 +14,9 @@ from foveate.core.plan import Plan
 from foveate.core.profile import Profile, ProfilingSet, worth_timing
 from foveate.models.loading.loader import UnprofiledModel
 from foveate.models.loading.machine import current_setting
-from foveate.models.profiling import profile, timing
+from foveate.models.opaque.checkpoint import OpaqueFamily
+from foveate.models.opaque.runner import OpaqueRunner
+from foveate.models.profiling import content_profile, profile, timing
 from foveate.models.profiling.dataset import DecodedDataset
 from foveate.models.profiling.profile import measure
 from foveate.models.profiling.profile_state import ProfilingJob, partial_path
@@ -36,6 +38,7 @@ from tests.support.measuring import (
     tiny,
     unprofiled,
 )
+from tests.support.opaque_models import ColourSums, checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -289,3 +292,24 @@ def test_a_plan_above_the_models_size_is_measured_on_images_of_its_size(tmp_path
     # It needs more compute than full, so it cannot be a rung.
     assert large.gflops > by_plan["full"].gflops and not large.rung
     assert measured.ladder[-1].plan == "full"
+
+
+def test_opaque_families_choose_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The small network says red a little too often, in a quarter of the large one's time."""
+
+    def seconds(_: OpaqueRunner, chosen: Plan, pixels: Sequence[Any], size: int) -> float:
+        return size * chosen.image_size * (1 if chosen.variant == "small" else 4)
+
+    for module in (profile, content_profile):
+        monkeypatch.setattr(module, "mean_batch_seconds", seconds)
+    small = checkpoint("small")
+    assert isinstance(small.model, ColourSums)
+    small.model.mix.weight[0] *= 3
+    runner = OpaqueRunner(OpaqueFamily("both", (checkpoint("large"), small)))
+    job = ProfilingJob(runner.candidates(), batch_sizes=(1, 3), rounds=1)
+    model = UnprofiledModel(runner, "abc", {"small": "def"})
+    measured = measure(model, noise_images(), job, tmp_path / "p.json", quiet)
+    assert 0.8 <= next(m.quality for m in measured.measurements if m.plan == "small@64") < 0.99
+    assert measured.content is not None and measured.content.rungs[-1] == "full"
+    assert any(m.plan.startswith("content:") for m in measured.measurements)
+    assert measured.search is not None and measured.search.tried == len(job.plans)

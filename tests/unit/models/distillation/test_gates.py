@@ -4,15 +4,12 @@ import math
 
 import pytest
 import torch
-
-pytest.importorskip("cv2", reason="OpenCV is not installed: pip install --group dev")
-
 from torch import nn
 
+from foveate.models.distillation.gates import advantage, rollout, sample
 from foveate.models.heads.gates import Gate
 from foveate.models.layers.config import ViTConfig
 from foveate.models.vit.vit import ElasticViT
-from training.gates import advantage, rollout, sample
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
