@@ -51,6 +51,9 @@ class CheckpointOptions(BaseModel):
     labels: tuple[str, ...] | str | None = None
     """Class names in the order of the logits, a table of names by class index, or the path of a text file
     with one name in each line."""
+    architecture: str | None = None
+    """timm's name of the network, as in vit_small_patch16_dinov3: the source of all that neither the weights
+    show nor another option states. Weights do not show rotary positions."""
     prefix: str | None = None
     """What the names of the network's parameters begin with, up to a dot. Other parameters are left out."""
 

@@ -31,6 +31,7 @@ FLAGS: dict[str, Any] = {
     "pool": Annotated[str | None, _option("What is classified: token, or avg of the patches.")],
     "image_size": Annotated[int | None, _option("Side of the input in pixels.")],
     "labels": Annotated[str | None, _option("Text file with one class name in each line.")],
+    "architecture": Annotated[str | None, _option("timm's name of the network.")],
     "prefix": Annotated[str | None, _option("Read the parameters under this prefix alone.")],
 }
 """The flags by their name in `CheckpointOptions`."""

@@ -1,4 +1,4 @@
-"""Load image models: shipped ones, timm models by name, and .safetensors files."""
+"""Load image models: shipped ones, timm models by name, and files of weights."""
 
 import logging
 from collections.abc import Sequence
@@ -22,7 +22,6 @@ from foveate.models.loading.loader import (
 )
 from foveate.models.loading.opaque_models import OPAQUE
 from foveate.models.loading.profile_store import (
-    WEIGHTS_SUFFIX,
     find_profile,
     matching_profiles,
     warn_of_mismatch,
@@ -39,6 +38,7 @@ from foveate.models.weights.checkpoint import Checkpoint
 from foveate.models.weights.family import STITCHES, Family, read_stitches
 from foveate.models.weights.local_files import canonical_name
 from foveate.models.weights.not_elastic import NotElastic
+from foveate.models.weights.state_dict import SUFFIXES, stem_of
 
 log = logging.getLogger(__name__)
 
@@ -133,8 +133,7 @@ def find_family_profile(
 def family(name: str, checkpoint: Checkpoint, siblings: Sequence[str] = ()) -> Family:
     """The model with its siblings, and with the stitches and the click head beside its weights."""
     members = tuple(hub.load(_sibling_name(name, sibling)) for sibling in siblings)
-    is_file = name.endswith(WEIGHTS_SUFFIX)
-    stem = name.removesuffix(WEIGHTS_SUFFIX) if is_file else str(zoo.shipped() / checkpoint.name)
+    stem = stem_of(name) if name.endswith(SUFFIXES) else str(zoo.shipped() / checkpoint.name)
     stitches, clicks = Path(f"{stem}.{STITCHES}"), Path(f"{stem}.{CLICKS}")
     return Family(
         checkpoint,
@@ -157,8 +156,8 @@ def _profiled_family(name: str, checkpoint: Checkpoint, profile: Profile, path: 
 
 def _sibling_name(name: str, sibling: str) -> str:
     """What to load a sibling by: a profile names a file's siblings by the stem of a file beside it."""
-    file = Path(name).parent / f"{sibling}{WEIGHTS_SUFFIX}"
-    return str(file) if name.endswith(WEIGHTS_SUFFIX) and file.is_file() else sibling
+    files = (Path(name).parent / f"{sibling}{suffix}" for suffix in SUFFIXES)
+    return next((str(file) for file in files if name.endswith(SUFFIXES) and file.is_file()), sibling)
 
 
 def _video_variant(name: str, fetched: FetchedModel[Checkpoint]) -> tuple[Checkpoint, Profile | None]:

@@ -1,7 +1,9 @@
 """Load opaque networks: classifiers that the elastic trunk does not represent, alone or as a family."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
+from foveate.core.checkpoint_options import NOTHING_STATED, CheckpointOptions
 from foveate.core.errors import SetupError
 from foveate.core.profile import MeasurementEnvironment, Profile
 from foveate.models import huggingface
@@ -20,11 +22,11 @@ from foveate.models.loading.profile_store import (
     with_valid_latencies,
 )
 from foveate.models.loading.warmup import run_once
-from foveate.models.opaque import timm_classifiers
+from foveate.models.opaque import timm_classifiers, timm_files
 from foveate.models.opaque.checkpoint import OpaqueCheckpoint, OpaqueFamily
 from foveate.models.opaque.runner import OpaqueRunner
 from foveate.models.opaque.transformers_classifiers import opaque
-from foveate.models.weights.local_files import check_no_options
+from foveate.models.weights.local_files import check_no_options, is_local, weights_path
 
 SEPARATOR = ","
 """Between the names of a family's members, the full model first."""
@@ -91,22 +93,25 @@ def family(own: OpaqueCheckpoint, siblings: Sequence[str]) -> OpaqueFamily:
     return OpaqueFamily(own.name, (own, *(read(name) for name in siblings)))
 
 
-def read(name: str) -> OpaqueCheckpoint:
-    """The network of a transformers or timm name, or of a folder in either format.
+def read(name: str, options: CheckpointOptions = NOTHING_STATED) -> OpaqueCheckpoint:
+    """The network of a transformers or timm name, or of a weights file or folder in either format.
 
-    Raises SetupError with one sentence when it cannot be loaded.
+    options: what is stated about a weights file. Raises SetupError when it cannot be loaded.
     """
     if huggingface.is_transformers_name(name):
         pretrained = huggingface.load(name)
         if not huggingface.is_image_classifier(pretrained):
             raise SetupError(f"{name} does not classify images, so it cannot be a member of a family")
         return opaque(pretrained)
+    if is_local(name):
+        return timm_files.load(weights_path(name), options)
     return timm_classifiers.load(name)
 
 
 def _fetch(name: str, options: LoadOptions) -> FetchedModel[OpaqueCheckpoint]:
-    check_no_options(name, options.stated(name))
-    return fetch(name, options, read)
+    if not is_local(name):
+        check_no_options(name, options.stated(name))
+    return fetch(name, options, partial(read, options=options.stated(name)))
 
 
 def _with_profile(

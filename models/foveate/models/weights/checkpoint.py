@@ -1,4 +1,4 @@
-"""Checkpoints on disk: safetensors with the model's card in the metadata. Pickle is never read."""
+"""Checkpoints on disk: weights, with the model's card in the metadata of a safetensors file or without."""
 
 import json
 import re
@@ -17,11 +17,14 @@ from foveate.models.vit.vit import ElasticViT
 from foveate.models.weights.description import CONFIG, describe_beside, with_labels_read
 from foveate.models.weights.inferred_card import guessed_card, infer_card, preparation_text, with_options
 from foveate.models.weights.parameter_names import timm_names
-from foveate.models.weights.state_dict import check_tensors, read_metadata, read_state
+from foveate.models.weights.state_dict import check_tensors, read_metadata, read_state, stem_of
+from foveate.models.weights.timm_architectures import stated_shape
 from foveate.models.zoo import MAX_NAME, CheckpointCard
 
 METADATA_KEY = "foveate"
 """The safetensors metadata entry that holds the card, as JSON."""
+GENERIC = ("model.safetensors", "pytorch_model.bin")
+"""The names that timm and transformers give to the weights of every model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,36 +59,57 @@ def attach(card: CheckpointCard, state: Mapping[str, Tensor], where: str) -> Che
 def read(
     path: Path, card: CheckpointCard | None = None, options: CheckpointOptions = NOTHING_STATED
 ) -> Checkpoint:
-    """Read a local safetensors file. Its card is `card`, or else the one in its metadata.
+    """Read a local file of weights. Its card is `card`, or else the one in its metadata.
 
     Without either, the configuration is that of the JSON file beside the weights, and what it leaves open is
     inferred from the weights, as `config_from_weights` describes. A warning names each guess. `options` come
-    before all of these. Raises SetupError for a file that is missing, is not safetensors, or does not fit.
+    before all of these. Raises SetupError for a file that is missing, is not readable, or does not fit, and
+    NotElastic for weights of another stated architecture.
     """
-    state, metadata = read_state(path)
-    check_tensors(state, path.name)
     if card is not None:
-        return attach(card, state, path.name)
-    own, options = _card(path, metadata), with_labels_read(options)
-    default = own
-    if own is not None:
-        stated = options
-        state = timm_names(state, path.name, stated.prefix)
-        card = with_options(own, stated)
-    else:
-        beside = describe_beside(path)
-        stated = options.over(beside.options)
-        state = timm_names(state, path.name, stated.prefix)
-        card = infer_card(_name(path), path, state, stated, beside)
-        default = guessed_card(card.name, state)
+        return attach(card, tensors(path), path.name)
+    own, stated = _card(path, read_metadata(path)), with_labels_read(options)
+    if own is None:
+        return _read_without_card(path, stated)
+    state = _network_state(path, stated.prefix)
+    return _attach_stated(with_options(own, stated), own, state, stated, path)
+
+
+def _read_without_card(path: Path, options: CheckpointOptions) -> Checkpoint:
+    """The checkpoint of weights that do not describe themselves."""
+    beside = describe_beside(path)
+    stated = options.over(beside.options)
+    known = stated_shape(stated.architecture)
+    stated = stated.over(known.options)
+    state = _network_state(path, stated.prefix)
+    card = infer_card(name_of(path), path, state, stated, beside)
+    known.check(card.config, path.name)
+    return _attach_stated(card, guessed_card(card.name, state), state, stated, path)
+
+
+def _attach_stated(
+    card: CheckpointCard,
+    default: CheckpointCard | None,
+    state: Mapping[str, Tensor],
+    stated: CheckpointOptions,
+    path: Path,
+) -> Checkpoint:
+    """The checkpoint of a card to which `stated` is applied, and which was `default` without it."""
     checkpoint = replace(attach(card, state, path.name), preparation=preparation_text(card, default))
     return resize(checkpoint, stated.image_size or card.config.image_size)
 
 
-def _name(path: Path) -> str:
-    """The file's name; that of its folder for the `model.safetensors` of timm and transformers."""
-    generic = path.name == "model.safetensors" and (path.parent / CONFIG).is_file()
-    return variant(path.parent.resolve().name if generic else path.stem)[:MAX_NAME]
+def _network_state(path: Path, prefix: str | None) -> dict[str, Tensor]:
+    """The parameters of the network in a file, checked, under timm's names."""
+    state = timm_names(read_state(path, prefix)[0], path.name, prefix)
+    check_tensors(state, path.name)
+    return state
+
+
+def name_of(path: Path) -> str:
+    """The name of a file's model: the file's; that of its folder for the files of timm and transformers."""
+    generic = path.name in GENERIC and (path.parent / CONFIG).is_file()
+    return variant(path.parent.resolve().name if generic else stem_of(path.name))[:MAX_NAME]
 
 
 def card_of(path: Path) -> CheckpointCard | None:
@@ -100,8 +124,10 @@ def _card(path: Path, metadata: Mapping[str, str]) -> CheckpointCard | None:
 
 
 def tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file by name. Raises SetupError for a missing or unreadable file."""
-    return read_state(path)[0]
+    """The tensors of a file by name. Raises SetupError for a missing, unreadable or damaged file."""
+    state, _ = read_state(path)
+    check_tensors(state, path.name)
+    return state
 
 
 def save(path: Path, checkpoint: Checkpoint, half: bool = False) -> None:

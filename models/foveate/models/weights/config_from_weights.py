@@ -8,6 +8,7 @@ from torch import Tensor
 from foveate.core.checkpoint_options import NOTHING_STATED, CheckpointOptions, Pool
 from foveate.core.errors import SetupError
 from foveate.models.layers.config import ViTConfig
+from foveate.models.weights.not_elastic import STATE_ARCHITECTURE
 from foveate.models.weights.timm_architectures import usual_heads
 
 HEAD_WIDTH = 64
@@ -27,7 +28,9 @@ def config_from_weights(
     """
     for name in ("patch_embed.proj.weight", "pos_embed", "blocks.0.mlp.fc1.weight"):
         if name not in state:
-            raise SetupError(f"{where} is not a ViT under timm's names: it has no {name}")
+            raise SetupError(
+                f"{where} is not a ViT under timm's names: it has no {name}; {STATE_ARCHITECTURE}"
+            )
     width, _, patch, _ = _shape(state, "patch_embed.proj.weight", 4, where)
     hidden, _ = _shape(state, "blocks.0.mlp.fc1.weight", 2, where)
     _, positions, _ = _shape(state, "pos_embed", 3, where)

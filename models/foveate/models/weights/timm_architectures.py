@@ -11,7 +11,10 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from foveate.core.checkpoint_options import Activation, Pool
+from foveate.core.checkpoint_options import NOTHING_STATED, Activation, CheckpointOptions, Pool
+from foveate.core.errors import SetupError
+from foveate.models.layers.config import ViTConfig
+from foveate.models.weights.not_elastic import NotElastic
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,41 @@ class TimmArchitecture:
 def architecture(name: str) -> TimmArchitecture | None:
     """The architecture of this name without tag; None for one that is no plain ViT of timm."""
     return _table().get(name)
+
+
+@dataclass(frozen=True, slots=True)
+class StatedShape:
+    """What a stated architecture says about weights."""
+
+    options: CheckpointOptions = NOTHING_STATED
+    """What the weights do not show."""
+    known: TimmArchitecture | None = None
+    name: str = ""
+
+    def check(self, config: ViTConfig, where: str) -> None:
+        """Raise SetupError, which starts with `where`, if the weights have another width or depth."""
+        known = self.known
+        if known is not None and (config.width, config.depth) != (known.width, known.depth):
+            raise SetupError(
+                f"{where} is no {self.name}: it has width {config.width} and depth {config.depth}, and "
+                f"timm has width {known.width} and depth {known.depth}"
+            )
+
+
+def stated_shape(name: str | None) -> StatedShape:
+    """What the architecture of this name says about weights; nothing for None. A tag is ignored.
+
+    Raises NotElastic for an architecture that is no plain ViT of timm.
+    """
+    if name is None:
+        return StatedShape()
+    known = architecture(name.removeprefix("timm/").partition(".")[0])
+    if known is None:
+        raise NotElastic(f"{name} is no plain vision transformer of timm")
+    options = CheckpointOptions(
+        heads=known.heads, eps=known.eps, activation=known.activation, pool=known.pool
+    )
+    return StatedShape(options, known, name)
 
 
 def architectures() -> tuple[str, ...]:

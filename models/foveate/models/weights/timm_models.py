@@ -175,15 +175,15 @@ def check_known(timm: Any, name: str, zoo_names: Sequence[str]) -> None:
         raise SetupError(f"{architecture} has no weights tagged {tag!r} in timm; there is {available}")
 
 
-def create(timm: Any, name: str, pretrained: bool, **arguments: Any) -> nn.Module:
-    """timm's module in eval mode; without pretrained weights it is on the meta device.
+def create(timm: Any, name: str, pretrained: bool, device: str | None = None, **arguments: Any) -> nn.Module:
+    """timm's module in eval mode. device: none is the CPU, and the meta device without pretrained weights.
 
     arguments: passed to timm. Raises SetupError when timm cannot load it or fetch its weights.
     """
     # It is httpx's or requests' error, depending on the installed version.
     http_error = import_module("huggingface_hub.errors").HTTPError
     try:
-        with torch.device("cpu" if pretrained else "meta"):
+        with torch.device(device or ("cpu" if pretrained else "meta")):
             module: nn.Module = timm.create_model(
                 name, pretrained=pretrained, pretrained_cfg_overlay=_SAFE if pretrained else None, **arguments
             )
