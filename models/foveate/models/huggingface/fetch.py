@@ -16,6 +16,7 @@ from foveate.core.errors import SetupError
 from foveate.core.model import Task
 from foveate.models import zoo
 from foveate.models.weights.checkpoint import variant
+from foveate.models.weights.hub_access import hub_access
 from foveate.models.weights.local_files import OTHER_FORMATS, for_transformers, is_folder, is_local
 from foveate.models.weights.preprocessing import Preprocessing, parse_preprocessing
 from foveate.models.weights.timm_config import sentence
@@ -93,7 +94,14 @@ def load(spec: str) -> Pretrained:
     if for_transformers(source) and not Path(source).is_dir():
         source = str(Path(source).parent)  # the weights file of a folder stands for the folder
     transformers = _transformers(source)
-    _check_folder(Path(source))
+    if Path(source).is_dir():
+        _check_folder(Path(source))
+        return _load(transformers, source)
+    with hub_access(source):
+        return _load(transformers, source)
+
+
+def _load(transformers: Any, source: str) -> Pretrained:
     config = _config(transformers, source)
     kind, task, video = _kind(transformers, config, source)
     labels = _labels(config, source)
@@ -136,12 +144,13 @@ def _transformers(source: str) -> Any:
 
 def _check_folder(path: Path) -> None:
     """Raise SetupError for a folder without a configuration or without safetensors weights."""
-    if not path.is_dir():
-        return
     if not (path / "config.json").is_file():
         raise SetupError(f"there is no config.json in {path}, so it is no checkpoint of transformers")
     if not any(path.glob("*.safetensors")):
-        raise SetupError(f"there is no .safetensors in {path}, and weights in other formats are not read")
+        raise SetupError(
+            f"there is no .safetensors in {path}, and of this architecture no other format is read: load the "
+            "model with transformers once, and write it with save_pretrained"
+        )
 
 
 def _config(transformers: Any, source: str) -> Any:
