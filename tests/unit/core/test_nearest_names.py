@@ -12,7 +12,7 @@ KNOWN = ("vit-t", "vit-xs", "vit-t-seg", "resnet18", "resnet34", "resnet50", "re
     [
         ("vit-tt", "; did you mean vit-t, vit-xs or vit-t-seg?"),
         ("VIT-T", "; did you mean vit-t, vit-xs or vit-t-seg?"),
-        ("resnet50.a1_in1", "; did you mean resnet50.a1_in1k or resnet50?"),
+        ("resnet50.a1_in1", "; did you mean resnet50.a1_in1k, resnet50 or resnet18?"),
         ("gpt", ""),
         ("", ""),
         ("x" * 1_000_000, ""),

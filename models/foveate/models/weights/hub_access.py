@@ -56,7 +56,7 @@ def _sentence(name: str, constants: Any, switched_off: bool) -> str:
     cache = os.fspath(constants.HF_HUB_CACHE)
     folder = name.rpartition("/")[2].partition(":")[2] or name.rpartition("/")[2]
     return (
-        f"{name} cannot be fetched: the hub at {constants.ENDPOINT} {reason}, and the cache in {cache} has no "
-        "complete copy of it; a cached copy works without a network, also under HF_HUB_OFFLINE=1, and so does "
-        f"the path of a folder or file of weights, as in --model ./{folder}"
+        f"{name} cannot be fetched: the hub at {constants.ENDPOINT} {reason}, and the cache in {cache} has "
+        "no complete copy of it; a cached copy works without a network, also under HF_HUB_OFFLINE=1, and so "
+        f"does the path of a folder or file of weights, as in --model ./{folder}"
     )

@@ -1,6 +1,7 @@
 """Files that `torch.save` wrote, read without running any code that they hold."""
 
 import pickle
+import warnings
 import zipfile
 from argparse import Namespace
 from collections.abc import Callable
@@ -38,7 +39,8 @@ def read_pickled(path: Path) -> Any:
         raise SetupError(f"there is no file {path}")
     try:
         mapped = _is_archive(path)
-        with torch.serialization.safe_globals(_harmless()):
+        with torch.serialization.safe_globals(_harmless()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of files that pickle itself wrote
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except _ERRORS as error:
         raise SetupError(_reason(path, error)) from error

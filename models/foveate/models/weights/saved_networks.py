@@ -58,8 +58,8 @@ def _chosen(saved: Mapping[Any, Any], path: Path, depth: int) -> dict[str, Tenso
     tables = [name for name, value in saved.items() if isinstance(name, str) and _holds_tensors(value)]
     averaged = [name for name in AVERAGED if name in tables]
     trained = [name for name in TRAINED if name in tables]
-    # Tensors beside the known entries are counters, as in {"state_dict": ..., "epoch": tensor(3)}.
-    if own and not averaged and not trained:
+    # Tensors beside tables are counters, as in {"state_dict": ..., "step": tensor(3)}. Parameters have dots.
+    if own and (not tables or (not averaged and not trained and any("." in name for name in own))):
         return own
     if depth == MAX_DEPTH or not tables:
         entries = ", ".join(str(name)[:40] for name in list(saved)[:5]) or "nothing"
