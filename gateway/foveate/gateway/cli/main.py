@@ -34,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-MODEL_HELP = "Shipped name, timm name, .safetensors file or its folder, or transformers' org/name"
+MODEL_HELP = "Shipped name, timm name, file or folder of weights, or transformers' org/name"
 ModelsOption = Annotated[list[str] | None, typer.Option("--model", "-m", help=f"{MODEL_HELP}; repeatable.")]
 ModelOption = Annotated[str | None, typer.Option("--model", "-m", help=f"{MODEL_HELP}.")]
 PrecisionOption = Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16; auto measures here.")]
@@ -205,7 +205,7 @@ def models() -> None:
             table.add_row(name, m.plan, f"{m.quality:.3f}", accuracy, f"{m.gflops:.3f}")
     console.print(table)
     console.print(
-        "Any timm ViT by name, and any local .safetensors file or folder, can be served too: --model NAME"
+        "Any timm ViT by name, and any local file or folder of weights, can be served too: --model NAME"
     )
 
 

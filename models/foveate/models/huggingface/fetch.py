@@ -239,18 +239,32 @@ def _weights(kind: Any, config: Any, source: str) -> Any:
     try:
         with _without_progress_bars():
             model, loaded = kind.from_pretrained(
-                source, config=config, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+                source,
+                config=config,
+                use_safetensors=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
             )
     except (OSError, SafetensorError, _http_error()) as error:
         raise SetupError(f"the weights of {source} cannot be loaded: {sentence(error)}") from error
     except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
         raise SetupError(f"transformers cannot load {source}: {sentence(error)}") from error
+    for name, stored, expected in sorted(loaded["mismatched_keys"], key=_name_of):
+        raise SetupError(
+            f"the weights of {source} do not fit its config.json: {name} is {tuple(stored)} where "
+            f"{tuple(expected)} fits, as for another number of labels; id2label must name each class once"
+        )
     missing = set(loaded["missing_keys"])
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name in missing:
                 parameter.fill_(torch.nan)
     return model.eval().requires_grad_(False)
+
+
+def _name_of(mismatch: tuple[Any, ...]) -> str:
+    return str(mismatch[0])
 
 
 @contextmanager

@@ -19,7 +19,7 @@ def hub_access(name: str) -> Iterator[None]:
     Raises SetupError in place of one with the cause, where the hub cannot be reached and the cache is not
     complete. huggingface_hub must be installed.
     """
-    constants = import_module("huggingface_hub.constants")
+    constants: Any = import_module("huggingface_hub.constants")
     switched_off = bool(constants.HF_HUB_OFFLINE)
     if not switched_off and _answers(constants.ENDPOINT):
         yield

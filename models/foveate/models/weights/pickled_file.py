@@ -4,7 +4,6 @@ import pickle
 import warnings
 import zipfile
 from argparse import Namespace
-from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -71,7 +70,7 @@ def _is_archive(path: Path) -> bool:
     return True
 
 
-def _harmless() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
+def _harmless() -> list[Any]:
     """What training code often stores beside weights, and what cannot run code: arguments, and numbers."""
     scalar = import_module("numpy._core.multiarray").scalar
     names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")

@@ -175,7 +175,7 @@ def check_known(timm: Any, name: str, zoo_names: Sequence[str]) -> None:
     tagged = timm.list_pretrained(f"{architecture}.*")
     if tag and name not in tagged:
         available = ", ".join(tagged[:10]) or "no weights at all"
-        hint = did_you_mean(name, tagged) or f"; there is {available}"
+        hint = did_you_mean(tag, [each.partition(".")[2] for each in tagged]) or f"; there is {available}"
         raise SetupError(f"{architecture} has no weights tagged {tag!r} in timm{hint}")
 
 
