@@ -3,6 +3,7 @@
 import argparse
 import os
 import pickle
+import resource
 import subprocess
 import sys
 import zipfile
@@ -150,3 +151,13 @@ def test_parts_that_claim_more_bytes_than_the_file_has(tmp_path: Path) -> None:
     path.write_bytes(data[:size] + (2**31).to_bytes(4, "little") + data[size + 4 :])
     with pytest.raises(SetupError, match=r"a\.pth is damaged: its parts claim more bytes than the file has"):
         read_pickled(path)
+
+
+def test_huge_claims_of_the_older_format_take_no_memory(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.pth", {"w": torch.zeros(1000)}, _use_new_zipfile_serialization=False)
+    claimed = b"J" + (2**31 - 1).to_bytes(4, "little")  # in place of 1000: the tensor would take 8 GB
+    path.write_bytes(path.read_bytes().replace(b"M\xe8\x03", claimed))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(SetupError, match=r"a\.pth is not a readable file of torch\.save"):
+        read_pickled(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20  # in kB: less than 1 GB more
