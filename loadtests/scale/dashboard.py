@@ -138,7 +138,7 @@ def send_load(url: str) -> None:
         for number in itertools.count():
             if stopping.wait(0.1):
                 return
-            path = ("/segment", "/segment?points=240%2C240", "/classify")[number % 3]
+            path = ("/segment", "/segment?points=240%2C240", "/classify?model=vit-t")[number % 3]
             try:
                 post(f"{url}{path}", jpegs[number // 3 % len(jpegs)], "image/jpeg", x_slo_ms="1000")
             except urllib.error.HTTPError as error:  # the dashboard shows refusals
@@ -146,7 +146,8 @@ def send_load(url: str) -> None:
 
     sender = threading.Thread(target=send_other_tasks)
     sender.start()
-    load = [sys.executable, "-m", "loadtests.load", "--url", url, "--slo-ms", "300", "--pictures", "640x480"]
+    load = [sys.executable, "-m", "loadtests.load", "--url", url, "--slo-ms", "300", "--pictures", "640x480",
+            "--path", "/classify?model=vit-t"]  # fmt: skip
     try:
         for phase in (LOW_LOAD, HIGH_LOAD, LOW_LOAD):
             subprocess.run([*load, *phase], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)  # noqa: S603

@@ -30,7 +30,15 @@ CONFIGS = {
     "registers": ViTConfig(
         image_size=96, width=24, depth=6, heads=2, classes=7, registers=3, embed_prefix=False
     ),
-}
+    "rotary": ViTConfig(
+        image_size=96, width=24, depth=6, heads=2, classes=7, rope="cat", rope_reference=5, gated_mlp=True,
+        activation="silu", attn_norm=True, mlp_norm=True,
+    ),
+    "rotary alone": ViTConfig(
+        image_size=96, width=24, depth=6, heads=2, classes=7, rope="dinov3", rope_temperature=100.0,
+        rope_half=True, pos_embed=False, registers=2, layer_scale=True, pool="map",
+    ),
+}  # fmt: skip
 PLAIN = CONFIGS["plain"]
 MODULES = [module.name for module in pkgutil.iter_modules(reduction.__path__)]
 
@@ -103,7 +111,7 @@ def test_every_module_has_examples() -> None:
 def test_the_first_example_is_the_identity(text: str, config: ViTConfig) -> None:
     model, images = tiny(config), random_images(2)
     out, full = run(model, images, text), run(model, images, "none")
-    assert (out.logits - full.logits).abs().max() <= 1e-6
+    assert (out.logits - full.logits).abs().max() <= 5e-6  # proportional attention rounds otherwise
     assert torch.equal(out.tokens, full.tokens)
 
 
@@ -195,7 +203,8 @@ def test_another_rows_image_changes_nothing_in_this_row(text: str) -> None:
 @pytest.mark.parametrize("colour", [0.0, 1.0, -1.0])
 def test_ties_give_finite_and_equal_rows(text: str, config: ViTConfig, colour: float) -> None:
     model = tiny(config)
-    model.pos_embed.zero_()  # all patches of the image become the same token
+    if model.pos_embed is not None:
+        model.pos_embed.zero_()  # all patches of the image become the same token
     images = torch.full((2, 3, 96, 96), colour)
     checked_counts(model, images, text)
     logits = run(model, images, text).logits

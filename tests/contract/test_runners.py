@@ -200,7 +200,7 @@ def test_plans_that_cannot_run_are_refused_by_check(case: RunnerCase) -> None:
         replace(full, reducer="evit:7"),
         replace(full, precision="bf16"),
         replace(full, image_size=33),
-        replace(full, image_size=full.image_size * 2),
+        replace(full, image_size=full.image_size * 4),
         replace(full, exit="0.9"),
     ):
         with pytest.raises(BadPlan) as refused:

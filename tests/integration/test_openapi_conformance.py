@@ -6,7 +6,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -28,16 +29,23 @@ from foveate.models.runners.video_classifier import ClipRunner
 from tests.integration.conftest import TIMEOUT_S, listen
 from tests.support.clip_heads import clip_checkpoint
 from tests.support.fake_runner import FakeRunner
+from tests.support.gateway import identity
 from tests.support.media_samples import png
 from tests.support.red_segmenter import RedSegmenter, red_corner_png
 from tests.support.video_gateway import segmenter_with_video
 from tests.support.video_samples import clip
 
+QUERIES = {
+    "/classify": "?explain=true&top_k=1",
+    "/segment": "?overlay=true",
+    "/embed": "?normalize=false",
+}
 EXAMPLES = 40
 """Generated requests of each operation and kind."""
 PNG, MP4 = red_corner_png(), clip(count=8)
 IMAGE = {"content-type": "image/png"}
-TASKS = ("/classify", "/segment")
+CLIP_TASKS = ("/classify", "/segment")
+TASKS = (*CLIP_TASKS, "/embed")
 
 OUR_STATUSES = (not_a_server_error, positive_data_acceptance)
 """Checks that do not apply: 504 is a documented answer, and texts such as a model's name may be unknown."""
@@ -66,11 +74,13 @@ class DescribedServer:
 
 @contextmanager
 def described(*others: Callable[[], Runner], **changed: Any) -> Iterator[DescribedServer]:
-    """A server of a classifier and a segmenter. others: makers of further runners; changed: settings."""
-    runners = (FakeRunner(spec=InputSpec()), RedSegmenter())
+    """A server of a classifier, a segmenter and an embedder. others: makers of further runners; changed:
+    settings."""
+    runners = (FakeRunner(spec=InputSpec()), RedSegmenter(), FakeRunner("embedder", spec=InputSpec()))
+    runners[2].card = replace(runners[2].card, task="embed", labels=())
     metrics, listening = Metrics(), listen()
     chosen = Settings(**{"cache_bytes": 0, "feature_bytes": 0} | changed)
-    factories: list[Callable[[], Runner]] = [lambda: runners[0], lambda: runners[1], *others]
+    factories: list[Callable[[], Runner]] = [*(partial(identity, runner) for runner in runners), *others]
     cluster = LocalCluster(factories, metrics, chosen.queue_items, chosen.queue_bytes)
     running = server(create_app(cluster, chosen, metrics), cluster, chosen)
     thread = threading.Thread(target=running.run, args=([listening],), daemon=True)
@@ -139,8 +149,8 @@ def test_answers_to_real_media_are_described(described_server: DescribedServer) 
         (MP4, "video/mp4"),
     )
     for path in TASKS:
-        for body, kind in bodies:
-            for query in ("", "?explain=true&top_k=1") if path == "/classify" else ("", "?overlay=true"):
+        for body, kind in bodies if path in CLIP_TASKS else bodies[:-1]:
+            for query in ("", QUERIES[path]):
                 answer = described_server.post(path, body, query, content_type=kind, x_slo_ms="60000")
                 assert answer.status_code == 200, answer.text
                 assert answer.headers["content-type"] == "application/json"

@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -23,10 +24,12 @@ from foveate.core.settings import Settings
 from foveate.estimation.host_load import HostLoadMonitor
 from foveate.gateway.cli import ray_cluster, serve_ray
 from tests.e2e.serving import free_port
-from tests.support.ray_models import CommandRunner
+from tests.support.media_samples import encode, scene
+from tests.support.ray_models import CommandRunner, load_checkpoint
 
 pytestmark = pytest.mark.anyio
 TIMEOUT_S = 60.0
+PNG = encode(scene(64, 64), "PNG")
 SETTINGS = Settings(
     port=free_port(), cluster="ray", models=("fake",), cache_bytes=0, replica_cpus=0.1, gateway_cpus=0.1
 )
@@ -233,3 +236,21 @@ async def test_workers_are_added_under_load_and_removed_after_it(application: Ra
     assert set(statuses) == {200}
     await application.wait_for_workers(1)
     assert serve.status().applications[serve_ray.NAME].status == ApplicationStatus.RUNNING
+
+
+async def test_text_tower_runs_beside_its_image_tower(application: RayApplication, tmp_path: Path) -> None:
+    towers = pytest.importorskip("tests.support.text_towers")
+    checkpoint = towers.saved_checkpoint(tmp_path / "clip", "clip")
+    serve_ray.deploy(SETTINGS, [partial(load_checkpoint, str(checkpoint))])
+    headers = {"content-type": "image/png"}
+    async with application.client() as client:
+        cards = (await client.get("/models")).json()["models"]
+        assert {card["name"]: card["task"] for card in cards} == {"clip": "embed", "clip-text": "text"}
+        for _ in range(2):
+            response = await client.post("/classify?labels=cat,dog,fox", content=PNG, headers=headers)
+            assert response.status_code == 200, response.text
+            assert sum(each["score"] for each in response.json()["predictions"]) == pytest.approx(1, abs=1e-4)
+        refused = await client.post(f"/classify?labels=cat,{'x' * 99}", content=PNG, headers=headers)
+        assert refused.status_code == 400 and "shorten the label" in refused.json()["detail"]
+        embedded = await client.post("/embed", content=PNG, headers=headers)
+        assert embedded.json()["dimensions"] == 24

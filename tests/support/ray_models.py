@@ -9,6 +9,7 @@ from typing import Any
 from foveate.core.outcome import Result
 from foveate.core.plan import Plan
 from tests.support.fake_runner import FakeRunner
+from tests.support.torchvision_ops import import_transformers
 
 
 class CommandRunner(FakeRunner):
@@ -37,3 +38,12 @@ class CommandRunner(FakeRunner):
 
     def stack(self, media: Sequence[Any], plan: Plan) -> list[Any]:
         return list(media)
+
+
+def load_checkpoint(name: str) -> Any:
+    """The model of a checkpoint of transformers, as `foveate serve` loads it."""
+    import_transformers()
+    from foveate.models.loading.load import ImageModelLoader
+    from foveate.models.loading.loader import LoadOptions
+
+    return ImageModelLoader().load(name, LoadOptions("fp32", "cpu", 1))

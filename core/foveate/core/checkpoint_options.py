@@ -8,10 +8,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from foveate.core.model import CropMode, Interpolation
 
-Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
-"""Activation of the MLP. `quick_gelu` is that of OpenAI's CLIP weights."""
-Pool = Literal["token", "avg"]
-"""Input of the classifier: the first prefix token, or the mean over patches."""
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "silu"]
+"""Activation of the MLP. `quick_gelu` is that of OpenAI's CLIP weights, `silu` that of SwiGLU."""
+Pool = Literal["token", "avg", "map", "token_avg"]
+"""Input of the classifier: the first prefix token, the mean over patches, attention pooling, or the first
+two, one after the other."""
+Rope = Literal["none", "cat", "dinov3"]
+"""Rotary positions, by timm's names. The coordinates of a patch are its row and column (`cat`), or are
+centred and lie between -1 and 1 at any image size (`dinov3`)."""
 
 
 MAX_LABELS = 1_000_000
@@ -45,7 +49,7 @@ class CheckpointOptions(BaseModel):
     eps: float | None = Field(default=None, gt=0, lt=1)
     """Epsilon of the layer norms."""
     pool: Pool | None = None
-    """Input of the classifier: the class token, or the average of the patches."""
+    """Input of the classifier: the class token, the average of the patches, or both, one after the other."""
     image_size: int | None = Field(default=None, ge=10, le=MAX_IMAGE_SIZE)
     """Side of the input in pixels, as a plan can name it; the position embeddings are interpolated to it."""
     labels: tuple[str, ...] | str | None = None

@@ -142,8 +142,8 @@ class Metrics:
         """Metrics of the response cache and the feature cache."""
         self.cache_requests = Counter(
             "foveate_cache_requests",
-            "Requests by cache (answers or features) and by result: hit, coalesced (shared the run of an "
-            "identical request) or miss.",
+            "Requests by cache (answers or features), and labels (texts), by result: hit, coalesced (shared "
+            "the run of an identical request) or miss.",
             ("cache", "result"),
             registry=registry,
         )
@@ -161,7 +161,7 @@ class Metrics:
         )
         self.cache_used = Gauge(
             "foveate_cache_bytes",
-            "Bytes in the memory of this process, by cache: answers or features.",
+            "Bytes in the memory of this process, by cache: answers, features or texts.",
             ("cache",),
             registry=registry,
         )

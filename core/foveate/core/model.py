@@ -10,6 +10,8 @@ from foveate.core.plan import Plan
 
 CropMode = Literal["center", "squash"]
 Task = Literal["classify", "segment", "embed", "clicks", "text"]
+INTERNAL_TASKS: tuple[Task, ...] = ("clicks", "text")
+"""Tasks without a route of their own: such a model works for another one."""
 Interpolation = Literal["bilinear", "bicubic"]
 
 
@@ -40,6 +42,25 @@ class Rung:
 
 
 @dataclass(frozen=True, slots=True)
+class ZeroShot:
+    """How a model that makes embeddings classifies images by texts that describe the classes.
+
+    The score of a class is `scale` times the cosine similarity of image and text, plus `bias`.
+    """
+
+    text_model: str
+    """Name of the served model that makes the embeddings of texts."""
+    weights: str
+    """Digest of the text model and its tokenizer."""
+    template: str
+    """The text of a class, with {} in the place of its label."""
+    scale: float
+    bias: float = 0.0
+    activation: Literal["softmax", "sigmoid"] = "softmax"
+    """softmax: the classes share one probability (CLIP). sigmoid: each class has its own (SigLIP)."""
+
+
+@dataclass(frozen=True, slots=True)
 class ModelCard:
     """Name, shape and ladder of a served model."""
 
@@ -48,7 +69,7 @@ class ModelCard:
     full: Plan
     """The plan that spends full compute."""
     labels: tuple[str, ...]
-    """Class names; empty for a model that returns features."""
+    """Class names; empty for a model that returns embeddings."""
     parameters: int
     """Number of parameters."""
     input: InputSpec | None
@@ -59,7 +80,8 @@ class ModelCard:
     source: str = ""
     """Where the weights come from."""
     task: Task = "classify"
-    """classify: classes of an image. segment: a class for each pixel. clicks: the object at points."""
+    """classify: classes of an image. segment: a class for each pixel. embed: an embedding of an image.
+    clicks: the object at points. text: an embedding of a text."""
     frames: int = 0
     """Frames of a clip under the full plan; 0 for a model that takes images."""
     click_model: str = ""
@@ -71,6 +93,8 @@ class ModelCard:
     compute the same features."""
     clip_model: str = ""
     """Name of the served model that takes clips for this one; empty for none."""
+    zero_shot: ZeroShot | None = None
+    """How a model that makes embeddings classifies by labels; None for one without a text tower."""
 
     def plan(self, text: str) -> Plan:
         """Parse a plan, complete or relative to full. Raises BadPlan for a plan of another model."""
@@ -85,6 +109,11 @@ class ModelCard:
     def variants(self) -> frozenset[str]:
         """Names of the variants in the ladder: this model and its siblings."""
         return frozenset(rung.plan.variant for rung in self.ladder)
+
+    @property
+    def input_side(self) -> int:
+        """Side in pixels to which media are decoded: the image size of full, or of a larger rung."""
+        return max([self.full.image_size, *(rung.plan.image_size for rung in self.ladder)])
 
     def rung(self, plan: Plan) -> Rung | None:
         """The ladder's entry for a plan of any precision; None if the plan was never measured."""

@@ -73,8 +73,8 @@ class Result:
     """A model's output for one item of a batch."""
 
     scores: NDArray[np.float32]
-    """(C,) class probabilities; (D,) features from a model without a classifier; (1 + C,) each class's share
-    of the image from a segmentation model, the background first."""
+    """(C,) class probabilities; (D,) the embedding from a model of task `embed` or `text`; (1 + C,) each
+    class's share of the image from a segmentation model, the background first."""
     tokens: int
     """Tokens left after the last block, prefix tokens included."""
     exit_layer: int

@@ -24,6 +24,7 @@ Schedule = tuple[tuple[int, int], ...]
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 Share = Annotated[float, Field(ge=0, le=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
+Cost = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -75,8 +76,8 @@ class Measurement:
     """Accuracy over that of full, at most 1; without labels, the share of answers equal to those of full."""
     accuracy: Share | None
     """Top-1 accuracy, or mean IoU of a segmentation model; None without labels."""
-    gflops: PositiveFloat
-    """Billions of multiply-adds for an image, the mean."""
+    gflops: Cost
+    """Billions of multiply-adds for an image, the mean; 0 if they are not known."""
     tokens: Count
     """Tokens left after the last block, prefix tokens included: the mean, rounded."""
     latency_s: Mapping[Count, PositiveFloat]

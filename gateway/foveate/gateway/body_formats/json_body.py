@@ -7,8 +7,8 @@ from typing import Any
 from foveate.core.errors import BadRequest
 from foveate.gateway.media.image import decode_base64
 
-MAX_JSON_TOKENS = 1000
-"""Objects, arrays and commas in a JSON body at most."""
+MAX_JSON_TOKENS = 3000
+"""Objects, arrays and commas in a JSON body at most: 1,000 labels, some with commas, fit."""
 MAX_JSON_OBJECTS = 300
 """Objects and arrays in a JSON body at most, so that none is nested deeply."""
 DATA_NAMES = ("image", "images", "file", "files", "b64", "base64", "image_base64", "content", "inputs")

@@ -22,7 +22,9 @@ def cards_identity(task: Task, cards: Iterable[ModelCard]) -> str:
     identity: list[object] = [FOVEATE_VERSION, task]
     for card in cards:
         rungs = [(str(rung.plan), rung.quality) for rung in card.ladder]
-        identity.append((card.name, card.weights, card.input, str(card.full), rungs, card.labels))
+        identity.append(
+            (card.name, card.weights, card.input, str(card.full), rungs, card.labels, card.zero_shot)
+        )
     return repr(identity)
 
 

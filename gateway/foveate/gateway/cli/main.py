@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,10 +11,12 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from foveate.core.default_models import PHOTO_FIX, PHOTO_MODEL, missing_photo_weights
 from foveate.core.errors import FoveateError, SetupError
 from foveate.core.settings import Settings, read_settings
 from foveate.gateway.cli.autoscaler import autoscaler
 from foveate.gateway.cli.checkpoint_flags import check_model_options, model_options, with_checkpoint_flags
+from foveate.gateway.cli.default_models import with_installed_models
 from foveate.gateway.cli.model_loader import load, load_unprofiled, ray_needed, torch_needed
 from foveate.gateway.cli.terminal import (
     check_address,
@@ -34,9 +37,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-MODEL_HELP = "Shipped name, timm name, file or folder of weights, or transformers' org/name"
+MODEL_HELP = (
+    "Shipped name, timm name, file or folder of weights, transformers' org/name, .onnx file, or "
+    "package.module:Class"
+)
 ModelsOption = Annotated[list[str] | None, typer.Option("--model", "-m", help=f"{MODEL_HELP}; repeatable.")]
 ModelOption = Annotated[str | None, typer.Option("--model", "-m", help=f"{MODEL_HELP}.")]
+SiblingsOption = Annotated[
+    list[str] | None, typer.Option("--with", help="A lighter model that may answer for this one; repeatable.")
+]
 PrecisionOption = Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16; auto measures here.")]
 PlanOption = Annotated[str | None, typer.Option("--plan", help="Plan to run under, as in evit:0.7.")]
 DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
@@ -52,6 +61,7 @@ LogLevelOption = Annotated[str | None, typer.Option(help="debug, info, warning o
 def serve(
     stated: dict[str, Any],
     model: ModelsOption = None,
+    siblings: SiblingsOption = None,
     host: HostOption = None,
     port: PortOption = None,
     plan: PlanOption = None,
@@ -69,13 +79,14 @@ def serve(
 ) -> None:
     """Serve models over HTTP. Every setting is a FOVEATE_* environment variable too."""
     flags = dict(locals())
-    flags["models"] = tuple(flags.pop("model") or ()) or None
+    flags["models"] = with_siblings(flags.pop("model") or (), flags.pop("siblings") or ())
     flags["model_options"] = model_options(model or (), flags.pop("stated"))
     if ray_address:
         flags["cluster"] = "ray"
     settings = settings_from(flags)
     check_model_options(settings)
     start_logging(settings)
+    settings = with_installed_models(settings)
     if settings.cluster == "ray":
         with ray_needed():
             from foveate.gateway.cli import serve_ray
@@ -114,6 +125,7 @@ def predict(
         data = image.read_bytes()
     except OSError as error:
         raise SetupError(f"cannot read {image}: {error.strerror}") from None
+    settings = with_installed_models(settings)
     runner = load_with_status(settings.models[0], settings, served=False)
     from foveate.gateway.cli import predict as command
     from foveate.gateway.cli import predict_masks
@@ -159,9 +171,7 @@ def profile(
     diffrate: Annotated[
         str | None, typer.Option(help="Search DiffRate schedules for these shares of the full cost.")
     ] = None,
-    siblings: Annotated[
-        list[str] | None, typer.Option("--with", help="A lighter model that may answer for this one.")
-    ] = None,
+    siblings: SiblingsOption = None,
     precision: PrecisionOption = None,
     device: DeviceOption = None,
     threads: ThreadsOption = None,
@@ -195,10 +205,14 @@ app.command()(autoscaler)
 def models() -> None:
     """List the shipped models, and the quality and cost of each plan."""
     from foveate.models import zoo
+    from foveate.models.opaque import photo_family
 
+    descriptions = {PHOTO_MODEL: photo_family.DESCRIPTION}
+    descriptions |= {name: zoo.card(name).description for name in zoo.names()}
     table = Table("model", "plan", "quality", "top-1", "GFLOPs", box=None)
-    for name in zoo.names():
-        console.print(f"{name}: {zoo.card(name).description}", highlight=False, markup=False)
+    for name, description in descriptions.items():
+        missing = f" (not installed: {PHOTO_FIX})" if name == PHOTO_MODEL and missing_photo_weights() else ""
+        console.print(f"{name}: {description}{missing}", highlight=False, markup=False)
         profile = zoo.profile(name)
         for m in reversed(profile.ladder if profile else ()):
             accuracy = "" if m.accuracy is None else f"{m.accuracy:.1%}"
@@ -212,6 +226,15 @@ def models() -> None:
 def settings_from(flags: dict[str, Any]) -> Settings:
     """Settings from flags, then FOVEATE_* variables, then defaults. Raises SetupError for a bad value."""
     return read_settings({name: value for name, value in flags.items() if value is not None})
+
+
+def with_siblings(models: Sequence[str], siblings: Sequence[str]) -> tuple[str, ...] | None:
+    """The models to serve, where siblings belong to the only one; None for the default models."""
+    if siblings and len(models) != 1:
+        raise SetupError(
+            "--with names siblings of one model: pass one --model, or list them, as in --model a,b"
+        )
+    return tuple([",".join([*models, *siblings])] if siblings else models) or None
 
 
 def load_with_status(name: str, settings: Settings, served: bool = True) -> Any:

@@ -8,6 +8,8 @@ from foveate.core.errors import SetupError
 from foveate.core.openmp import limit_spinning
 from foveate.core.settings import Settings
 from foveate.gateway.objective import default_plan
+from foveate.models.own import loader as own_models
+from foveate.models.own.source import is_own
 
 if TYPE_CHECKING:
     from foveate.models.loading.loader import LoadOptions, UnprofiledModel
@@ -19,9 +21,12 @@ def load(name: str, settings: Settings, served: bool = True) -> Any:
     Raises SetupError for a model that does not exist or cannot run here, and if torch is not installed.
     """
     limit_spinning()
-    with torch_needed():
-        from foveate.models.loading.registry import loader_for
-    runner = loader_for(name).load(name, load_options(settings), warm_ladder=served)
+    if is_own(name):
+        runner: Any = own_models.load(name, settings, served)
+    else:
+        with torch_needed():
+            from foveate.models.loading.registry import loader_for
+        runner = loader_for(name).load(name, load_options(settings), warm_ladder=served)
     runner.check(default_plan(runner.card, settings) or runner.card.full)
     return runner
 
@@ -31,6 +36,9 @@ def load_unprofiled(name: str, settings: Settings, siblings: Sequence[str]) -> "
     limit_spinning()
     with torch_needed():
         from foveate.models.loading.registry import loader_for
+
+        if is_own(name):
+            return own_models.load_unprofiled(name, settings, siblings)
     return loader_for(name).load_unprofiled(name, load_options(settings), siblings)
 
 

@@ -45,12 +45,14 @@ class ExplainedPrediction:
 def predict(runner: Runner, data: bytes, plan: Plan, top_k: int, max_pixels: int) -> ExplainedPrediction:
     """Classify an encoded image under a plan, and time it without set-up.
 
-    The model takes images, as `check_takes_images` has checked. Raises FoveateError for an image that cannot
-    be decoded, a plan that cannot run, or a model without a classifier.
+    The model classifies images, as `check_takes_images` has checked. Raises FoveateError for an image that
+    cannot be decoded, or a plan that cannot run.
     """
     card = runner.card
-    if not card.labels or card.input is None:
-        raise SetupError(f"{card.name} has no classifier: it only computes features")
+    if card.input is None:
+        raise SetupError(
+            f"{card.name} takes undecoded bytes: run `foveate serve` and send them to /{card.task}"
+        )
     runner.check(plan)
     pixels = decode_image(data, card.input, plan.image_size, max_pixels)
     batch = runner.stack([pixels], plan)
@@ -71,6 +73,8 @@ def check_takes_images(card: ModelCard) -> None:
             f"{card.name} finds the object at points of an image: run `foveate serve` and send the image "
             "with points to /segment"
         )
+    if card.task in ("embed", "text"):
+        raise SetupError(f"{card.name} makes embeddings: run `foveate serve` and send images to /embed")
     if card.frames:
         raise SetupError(
             f"{card.name} takes clips, not images: run `foveate serve` and send clips to /{card.task}"
@@ -100,13 +104,13 @@ def show(console: Console, prediction: ExplainedPrediction) -> None:
     for row in fields["predictions"]:
         table.add_row(row["label"], f"{row['score']:.1%}")
     console.print(table)
-    share = fields["gflops"] / fields["gflops_full"]
+    full = fields["gflops_full"]  # 0 where it is not known
+    cost = f"{fields['gflops']:.2f} GFLOPs, {fields['gflops'] / full:.0%} of full; " if full else ""
     chosen = f", which chose {fields['chosen']}" if fields["chosen"] else ""
     console.print(f"plan    [bold]{fields['plan']}[/]{chosen}", highlight=False)
-    console.print(
-        f"cost    {fields['gflops']:.2f} GFLOPs, {share:.0%} of full; {fields['compute_ms']:.1f} ms"
-    )
-    console.print(f"tokens  {fields['tokens']} of {fields['tokens_full']} at the end")
+    console.print(f"cost    {cost}{fields['compute_ms']:.1f} ms")
+    if fields["tokens_full"] > 1:  # a model of your own has no tokens
+        console.print(f"tokens  {fields['tokens']} of {fields['tokens_full']} at the end")
     if explanation is None:
         return
     console.print(_mosaic(prediction.pixels, explanation, BLOCKS if is_unicode(console) else ASCII_BLOCKS))

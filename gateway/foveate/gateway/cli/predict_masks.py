@@ -87,11 +87,10 @@ def show(console: Console, segmented: SegmentedImage) -> None:
         table.add_row(name, f"{row['share']:.1%}", str(row["box"]), characters[row["value"]])
     console.print(table if fields["segments"] else "no class of the model is in the image")
     console.print(f"plan    [bold]{fields['plan']}[/]", highlight=False)
-    share = fields["gflops"] / fields["gflops_full"]
+    full = fields["gflops_full"]  # 0 where it is not known
+    share = f", {fields['gflops'] / full:.0%} of full" if full else ""
     windows = f", in {fields['windows']} tiles" if fields["windows"] > 1 else ""
-    console.print(
-        f"cost    {fields['gflops']:.2f} GFLOPs{windows}, {share:.0%} of full; {fields['compute_ms']:.1f} ms"
-    )
+    console.print(f"cost    {fields['gflops']:.2f} GFLOPs{windows}{share}; {fields['compute_ms']:.1f} ms")
     console.print(_mosaic(segmented.mask, characters))
 
 

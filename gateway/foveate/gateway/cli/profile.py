@@ -24,6 +24,7 @@ from foveate.models.huggingface import PretrainedRunner
 from foveate.models.loading.loader import UnprofiledModel
 from foveate.models.loading.profile_store import profile_path
 from foveate.models.opaque.runner import OpaqueRunner
+from foveate.models.own.runner import OwnRunner
 from foveate.models.profiling import dataset, ladder_plot
 from foveate.models.profiling.candidates import baselines, candidates, parse_plans, video_candidates
 from foveate.models.profiling.dataset import Dataset, DecodedDataset, DecodeMedia
@@ -75,27 +76,33 @@ def profile(
     """
     runner: ModelRunner = model.runner
     card = runner.card
-    if not card.labels or card.input is None:
-        raise SetupError(f"{card.name} has no classifier, so there is no quality to measure")
+    if card.input is None:
+        raise SetupError(f"{card.name} takes no images, so there is no quality to measure")
     target = options.target  # a user without a home folder has none: say so before anything is measured
     sizes, shares = _batch_sizes(options, runner.max_batch), parse_shares(options.diffrate)
+    if shares and card.task == "embed":
+        raise SetupError(f"{card.name} has no classes to search token schedules by: leave out --diffrate")
     if isinstance(runner, TorchRunner):
         set_uniform_schedules(runner, shares)
     elif shares:
         raise SetupError(f"{card.name} has no token schedules: leave out --diffrate")
     job = ProfilingJob(_plans(options, runner), sizes, options.rounds, options.seed, shares)
     sample = _dataset(options, card).sample(options.limit, options.seed)
-    decode = decoder(card, max_pixels)
+    decode, decoder_of = decoder(card, max_pixels), partial(decoder, card, max_pixels)
     with _progress(progress_console) as report:
-        images = DecodedDataset(sample, decode, partial(report, "reading", "reading images"))
+        reading = partial(report, "reading", "reading images")
+        images = DecodedDataset(sample, decode, reading, None if card.frames else decoder_of)
         for sentence in images.refusals:
             progress_console.print(sentence, highlight=False, markup=False, soft_wrap=True)
         return measure(model, images, job, target, report)
 
 
-def decoder(card: ModelCard, max_pixels: int) -> DecodeMedia:
-    """Decodes media as the server does for this model. A dense model gets the whole image, squashed."""
-    spec, side = card.input or InputSpec(), card.full.image_size
+def decoder(card: ModelCard, max_pixels: int, side: int = 0) -> DecodeMedia:
+    """Decodes media as the server does for this model. A dense model gets the whole image, squashed.
+
+    side: in pixels; 0: full's image size.
+    """
+    spec, side = card.input or InputSpec(), side or card.full.image_size
     if card.task == "segment":
         spec = replace(spec, crop_mode="squash", crop_pct=1.0)
     if not card.frames:
@@ -160,7 +167,7 @@ def _table(profile: Profile) -> Table:
             f"{m.plan} (baseline)" if m.baseline else m.plan,
             f"{m.quality:.3f}",
             "" if m.accuracy is None else f"{m.accuracy:.1%}",
-            f"{m.gflops:.3f}",
+            f"{m.gflops:.3f}" if m.gflops else "",
             *(f"{1e3 * m.latency_s[size]:.2f}" if m.latency_s else "" for size in sizes),
             f"{(profile.full.seconds or 0) / m.seconds:.2f}x" if m.seconds else "",
         )
@@ -169,6 +176,12 @@ def _table(profile: Profile) -> Table:
 
 def _dataset(options: ProfileOptions, card: ModelCard) -> Dataset:
     """The user's folder, else the shipped media. Raises SetupError if those show other classes."""
+    if card.task == "embed":
+        if options.data is None:
+            raise SetupError(
+                f"{card.name} makes embeddings: pass --data DIR, a folder of images to compare them on"
+            )
+        return dataset.image_folder(options.data)
     if options.data is not None and card.task == "segment":
         return dataset.mask_folders(options.data)
     if options.data is not None:
@@ -192,7 +205,7 @@ def _dataset(options: ProfileOptions, card: ModelCard) -> Dataset:
 def _plans(options: ProfileOptions, runner: ModelRunner) -> tuple[Plan, ...]:
     if options.plans is not None:
         return parse_plans(options.plans, runner.full, runner.check)
-    if isinstance(runner, PretrainedRunner | OpaqueRunner):
+    if isinstance(runner, PretrainedRunner | OpaqueRunner | OwnRunner):
         return runner.candidates()
     if not isinstance(runner, TorchRunner):
         return video_candidates(runner.full, runner.card.frames, runner.card.task, runner.check)

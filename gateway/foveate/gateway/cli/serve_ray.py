@@ -39,6 +39,7 @@ from foveate.core.settings import Settings, read_settings
 from foveate.estimation.host_load import HostLoadMonitor
 from foveate.gateway.app import create_app
 from foveate.gateway.cli import model_loader
+from foveate.gateway.cli.default_models import with_installed_models
 from foveate.gateway.http_server.protocol import BoundedHttp
 from foveate.gateway.limits import AdmissionLimiter
 
@@ -153,7 +154,7 @@ def application(settings: Settings, factories: Sequence[RunnerFactory] | None = 
 
 def build(args: dict[str, Any]) -> Any:
     """For `import_path: foveate.gateway.cli.serve_ray:build`; `args` override FOVEATE_* variables."""
-    return application(with_reserved_threads(read_settings(args)))
+    return application(with_reserved_threads(with_installed_models(read_settings(args))))
 
 
 def deployment_names(models: Sequence[str], count: int) -> list[str]:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from time import monotonic
@@ -48,6 +48,8 @@ class TaskRoute(ABC, Generic[Options]):
     task: Task
     own_options: ClassVar[Mapping[str, ReadOption]]
     """How the values of the task's own options are parsed, by their names."""
+    list_options: ClassVar[Collection[str]] = ()
+    """The own options that may be given several times, as a list."""
 
     def __init__(self, services: RouteServices, admission: Admission | None = None) -> None:
         """admission: None makes the default one."""
@@ -56,20 +58,35 @@ class TaskRoute(ABC, Generic[Options]):
         self.admission = admission or Admission(services.cluster, services.decoding, self.task)
         self.body_reader = BodyReader(services.settings, services.spool_budget, services.decoding)
         common = {"model": text_option("model"), "plan": text_option("plan")}
-        self.option_reader = OptionReader({**common, **self.own_options})
+        self.option_reader = OptionReader({**common, **self.own_options}, self.list_options)
         all_cards = services.cluster.cards()
         self.models = ModelSelector(self.task, all_cards)
-        self.cards = self.models.cards
+        self.cards = {name: card for name, card in all_cards.items() if self.answers_for(card)}
         first = next(iter(all_cards), None)  # the default plan is written for this model alone
         self.defaults = {
             name: default_plan(card, self.settings) if name == first else None
             for name, card in self.cards.items()
         }
-        self.meters = {name: Meter(services.metrics, card) for name, card in self.cards.items()}
+        self.meters = {name: Meter(services.metrics, card, self.task) for name, card in self.cards.items()}
         # Without a digest of the weights, a cached answer could come from other weights.
-        cacheable = all(card.weights for card in self.cards.values())
+        cacheable = all(
+            card.weights for card in self.cards.values() if card.task == self.task or card.zero_shot
+        )
         self.response_cache = services.response_cache if cacheable else None
         self._identity = cards_identity(self.task, self.cards.values())
+
+    def answers_for(self, card: ModelCard) -> bool:
+        """Whether the route has answers of this model."""
+        return card.task == self.task
+
+    def choose_model(
+        self, name: str | None, video: bool, options: Container[str], complete: bool
+    ) -> ModelCard:
+        """The model that answers. name: the client's choice, None for the default. video: a clip was sent.
+
+        options: names of the options so far. complete: the body holds no further ones. Raises BadRequest.
+        """
+        return self.models.by_name(name, video)
 
     @property
     def path(self) -> str:
@@ -147,7 +164,8 @@ class TaskRoute(ABC, Generic[Options]):
         check_headers(http.scope["headers"], headers, self.settings.tenant_header)
         kind = media_type(headers.get("content-type", ""))
         query = http.query_params.multi_items() if http.scope["query_string"] else ()
-        card = self.models.by_name(dict(query).get("model"), kind.startswith("video/"))
+        named, is_form = dict(query), holds_options(kind)
+        card = self.choose_model(named.get("model"), kind.startswith("video/"), named, not is_form)
         request_log.model = card.name
         values = self._head_options(query, headers)
         request_log.objective = read_objective(headers, arrived, self.settings, self.path)
@@ -163,13 +181,14 @@ class TaskRoute(ABC, Generic[Options]):
             if self.services.cluster.draining:
                 raise Draining("the server is shutting down; send the request to another one")
             # Requests whose body may hold no options are checked, and refused, before the body is read.
-            context = None if holds_options(kind) else admit(card, values)
+            context = None if is_form else admit(card, values)
             body = self.body_reader.open(http, headers, kind, permit, request_log.objective.deadline)
             async with body as content:
                 with cancel_on_disconnect(http):
                     if context is None:
                         values = self.option_reader.read(content.fields, values)
-                        context = admit(self.models.by_name(values.get("model"), content.is_video), values)
+                        card = self.choose_model(values.get("model"), content.is_video, values, True)
+                        context = admit(card, values)
                     if context.bypass_cache or self.response_cache is None:
                         return await self._computed(context, content)
                     return await self._cached_or_computed(self.response_cache, context, content)

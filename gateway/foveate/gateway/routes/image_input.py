@@ -56,7 +56,7 @@ class ImageInput:
 def input_side(context: RequestContext[Any]) -> int:
     """The side in pixels to which the media of a request are decoded.
 
-    All requests of a batch have one size, so that it is at least the full plan's; the model scales the batch
-    down to the size of the plan that runs.
+    All requests of a batch have one size, so that it is at least that of the ladder's largest plan; the model
+    scales the batch down to the size of the plan that runs.
     """
-    return max(context.card.full.image_size, context.plan.image_size if context.plan else 0)
+    return max(context.card.input_side, context.plan.image_size if context.plan else 0)

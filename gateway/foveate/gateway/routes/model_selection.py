@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from foveate.core.errors import UnknownModel, UnsupportedMedia
-from foveate.core.model import ModelCard, Task
+from foveate.core.model import INTERNAL_TASKS, ModelCard, Task
 from foveate.core.nearest_names import did_you_mean
 
 
@@ -18,7 +18,7 @@ class ModelSelector:
     def by_name(self, name: str | None, video: bool) -> ModelCard:
         """The named model, or its clip model for a clip. None: the first model that takes this kind of media.
 
-        Raises UnknownModel.
+        Raises UnknownModel, also for a model of another task, with the route that it has.
         """
         if name is not None and name not in self.cards:
             raise self._unknown(name)
@@ -31,12 +31,8 @@ class ModelSelector:
 
     def _unknown(self, name: str) -> UnknownModel:
         """The error for a model that this task does not have."""
-        card = self.served.get(name)
-        if card is not None and card.task == "clicks":
-            owner = next((other.name for other in self.served.values() if other.click_model == name), "")
-            return UnknownModel(f"{name} answers points: send them to /segment, with the model {owner}")
-        if card is not None:
-            return UnknownModel(f"{name} is served under /{card.task}, not under /{self.task}")
+        if name in self.served:
+            return self.other_task(self.served[name])
         known = f"the models are {', '.join(self.cards)}" if self.cards else "GET /models lists the models"
         hint = did_you_mean(name, self.cards) or f"; {known}"
         return UnknownModel(f"no model {name[:60]!r} is served{hint}")
@@ -56,6 +52,15 @@ class ModelSelector:
             takes, sent = ("clips", "an image") if card.frames else ("images", "a clip")
             raise UnsupportedMedia(f"{card.name} takes {takes}, and the request has {sent}")
         return other
+
+    def other_task(self, card: ModelCard) -> UnknownModel:
+        """The refusal of a model of another task, with the route that it has."""
+        if card.task == "clicks":
+            owner = next((other.name for other in self.served.values() if other.click_model == card.name), "")
+            return UnknownModel(f"{card.name} answers points: send them to /segment, with the model {owner}")
+        if card.task in INTERNAL_TASKS:
+            return UnknownModel(f"{card.name} works for another model; GET /models lists the models")
+        return UnknownModel(f"{card.name} is served under /{card.task}, not under /{self.task}")
 
     def _first(self, video: bool) -> ModelCard | None:
         return next((card for card in self.cards.values() if bool(card.frames) == video), None)

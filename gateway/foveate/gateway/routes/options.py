@@ -1,7 +1,7 @@
 """Options of a request. They may stand in the query, in fields of a form, or in keys of a JSON object."""
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -20,9 +20,10 @@ NO_VALUES: OptionValues = {}
 class OptionReader:
     """Reads the options of one route. Options that the route does not have are refused."""
 
-    def __init__(self, options: Mapping[str, ReadOption]) -> None:
-        """options: how the value of each option is parsed, by the option's name."""
-        self._options = options
+    def __init__(self, options: Mapping[str, ReadOption], lists: Collection[str] = ()) -> None:
+        """options: how the value of each option is parsed, by the option's name. lists: those that may be
+        given several times in one place, as a list."""
+        self._options, self._lists = options, lists
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -35,7 +36,7 @@ class OptionReader:
         JSON's null is no value. Raises BadRequest for an unknown name, a bad value, and two different values.
         """
         values = dict(earlier)
-        for name, value in pairs:
+        for name, value in _with_lists(pairs, self._lists) if self._lists else pairs:
             read = self._options.get(name)
             if read is None:
                 raise BadRequest(self._unknown(name))
@@ -53,6 +54,17 @@ class OptionReader:
         near = difflib.get_close_matches(plain.replace("-", "_"), self.names, 1)
         hint = f"did you mean {near[0]}?" if near else f"the options are {', '.join(self.names)}"
         return f"there is no option {name[:60]!r}; {hint}"
+
+
+def _with_lists(pairs: Iterable[tuple[str, Any]], lists: Collection[str]) -> Iterable[tuple[str, Any]]:
+    """The options, with one list in place of several texts of an option in `lists`."""
+    pairs = list(pairs)
+    for option in lists:
+        texts = [value for name, value in pairs if name == option and isinstance(value, str)]
+        if len(texts) > 1:
+            others = [(name, value) for name, value in pairs if name != option or not isinstance(value, str)]
+            pairs = [*others, (option, texts)]
+    return pairs
 
 
 def _read_text(name: str, value: Any) -> str:

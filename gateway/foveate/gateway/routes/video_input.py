@@ -5,7 +5,7 @@ from time import monotonic
 from typing import Any
 
 from foveate.core.errors import DeadlineExceeded, UnsupportedMedia
-from foveate.core.model import InputSpec
+from foveate.core.model import InputSpec, ModelCard
 from foveate.core.plan import sampled_frames
 from foveate.core.settings import Settings
 from foveate.gateway.decoding import Decoding
@@ -46,6 +46,12 @@ class VideoInput:
             image_type(head)
         return False
 
+    async def check_image(self, card: ModelCard, data: Medium) -> bytes:
+        """The bytes, if they are no clip. card: the model, which takes images. Raises UnsupportedMedia."""
+        if isinstance(data, bytes) and (card.input is None or not await self.is_video(data)):
+            return data
+        raise image_expected(card)
+
     async def decode(self, context: RequestContext[Any], data: Medium, boxes: Boxes) -> tuple[Clip, float]:
         """The frames that the request's plan may use, and the seconds that decoding took.
 
@@ -76,6 +82,11 @@ class VideoInput:
         if left_s <= 0:
             raise DeadlineExceeded("the deadline passed before the clip was decoded")
         return ClipLimits(settings.max_clip_s, settings.max_video_pixels, min(settings.clip_decode_s, left_s))
+
+
+def image_expected(card: ModelCard) -> UnsupportedMedia:
+    """The refusal of a clip by a model that takes images."""
+    return UnsupportedMedia(f"{card.name} takes images; send one frame of the clip as an image")
 
 
 def center_crop(spec: InputSpec, side: int) -> Boxes:

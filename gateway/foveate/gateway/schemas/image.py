@@ -102,11 +102,12 @@ class ModelEntry(BaseModel):
 
     name: str
     description: str
-    task: str = Field(description="classify, segment or clicks")
+    task: str = Field(description="classify, segment or embed; clicks or text: it works for another model")
     frames: int = Field(description="frames of one forward; 0: the model takes images")
     full: str = Field(description="the full plan, which spends all compute")
     parameters: int = Field(description="number of parameters")
     classes: int = Field(description="number of classes")
+    zero_shot: bool = Field(description="POST /classify takes the classes as ?labels=")
     licence: str
     source: str
 
@@ -230,6 +231,7 @@ def card_fields(card: ModelCard) -> dict[str, object]:
         "full": str(card.full),
         "parameters": card.parameters,
         "classes": len(card.labels),
+        "zero_shot": card.zero_shot is not None,
         "licence": card.licence,
         "source": card.source,
     }

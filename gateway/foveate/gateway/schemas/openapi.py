@@ -7,6 +7,7 @@ from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
 from foveate.core.point_prompts import MAX_POINTS
+from foveate.gateway.schemas.embedding import ImageEmbedding
 from foveate.gateway.schemas.image import Classification, Problem, Segmentation
 from foveate.gateway.schemas.video import ClipClassification, ClipSegmentation
 
@@ -27,6 +28,20 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "type": "boolean",
         "description": "report which patches were kept, merged or dropped; costs one more forward",
     },
+    "labels": {
+        "type": "string",
+        "description": "the classes, for a model with a text tower (CLIP, SigLIP): up to 1000 labels"
+        " separated by commas; \\, is a comma in a label. Given several times, each value is one label.",
+    },
+    "template": {
+        "type": "string",
+        "maxLength": 200,
+        "description": "text of a class, with {} in the place of its label; default: as in the model's card",
+    },
+    "normalize": {
+        "type": "boolean",
+        "description": "scale the embedding to length 1 (L2); default false",
+    },
     "overlay": {"type": "boolean", "description": "also return the image with the mask's colours on it"},
     "points": {
         "type": "string",
@@ -37,32 +52,36 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
 }
 """The schema of each option, as text in the query or in a form."""
-_POINT_LISTS = {
+_POINT_LISTS: dict[str, Any] = {
     "type": "array",
     "minItems": 1,
     "maxItems": MAX_POINTS,
     "items": {"type": "array", "minItems": 2, "maxItems": 3, "items": {"type": "number", "minimum": 0}},
 }
-CLASSIFY_OPTIONS = ("model", "plan", "top_k", "explain")
+_LISTS = {"points": _POINT_LISTS, "labels": {"type": "array", "items": {"type": "string"}}}
+"""The options that may be lists in JSON."""
+CLASSIFY_OPTIONS = ("model", "plan", "top_k", "explain", "labels", "template")
 SEGMENT_OPTIONS = ("model", "plan", "overlay", "points")
+EMBED_OPTIONS = ("model", "plan", "normalize")
 _BODY_TEXT = (
-    "An image or a clip. Options may stand in the query, in fields of the form, or in keys of the JSON"
+    "Options may stand in the query, in fields of the form, or in keys of the JSON"
     " object. An option with two different values, or with an unknown name, is a 400. With the header"
     " content-encoding, the body is compressed with gzip or deflate."
 )
 
 
-def _body(options: Sequence[str]) -> dict[str, Any]:
-    """The OpenAPI entry of the body of a route with these options."""
+def _body(options: Sequence[str], clips: bool) -> dict[str, Any]:
+    """The OpenAPI entry of the body of a route with these options. clips: the route takes clips too."""
+    media = "image or clip" if clips else "image"
     fields = {name: OPTIONS[name] for name in options}
     members = {name: {"anyOf": [*_json_types(name), {"type": "null"}]} for name in options}
-    data = {"type": "string", "format": "byte", "description": "the image or clip, in base64"}
+    data = {"type": "string", "format": "byte", "description": f"the {media}, in base64"}
     return {
         "required": True,
-        "description": _BODY_TEXT,
+        "description": f"{'An image or a clip' if clips else 'An image'}. {_BODY_TEXT}",
         "content": {
             "image/*": {"schema": _BINARY},
-            "video/*": {"schema": _BINARY},
+            **({"video/*": {"schema": _BINARY}} if clips else {}),
             "application/octet-stream": {"schema": _BINARY},
             "multipart/form-data": {"schema": _closed_object({"file": _BINARY, **fields}, "file")},
             "application/json": {"schema": _closed_object({"data": data, **members}, "data")},
@@ -71,9 +90,9 @@ def _body(options: Sequence[str]) -> dict[str, Any]:
 
 
 def _json_types(name: str) -> list[dict[str, Any]]:
-    """The JSON types of an option; points may be lists too, as in [[x, y], [x, y, 0]]."""
+    """The JSON types of an option; points may be lists too, as in [[x, y], [x, y, 0]], and labels."""
     own = {key: value for key, value in OPTIONS[name].items() if key != "description"}
-    return [_POINT_LISTS, own] if name == "points" else [own]
+    return [_LISTS[name], own] if name in _LISTS else [own]
 
 
 def _closed_object(properties: dict[str, Any], required: str) -> dict[str, Any]:
@@ -123,7 +142,9 @@ _COMMON = _parameters(
     ("x-plan", "header", "string", "plan to run under, as in evit:0.5; default: the server chooses"),
     ("x-request-id", "header", "string", "ID that the answer repeats; default: a new one"),
 )
-RESPONSE_MODELS = (Classification, ClipClassification, Segmentation, ClipSegmentation, Problem)
+RESPONSE_MODELS = (
+    Classification, ClipClassification, Segmentation, ClipSegmentation, ImageEmbedding, Problem,
+)  # fmt: skip
 _STATUSES = {
     400: "Bad request",
     404: "Unknown model",
@@ -154,6 +175,7 @@ def describe_tasks(app: FastAPI) -> None:
             task_paths = {
                 "/classify": {"post": _classify()},
                 "/segment": {"post": _segment()},
+                "/embed": {"post": _embed()},
             }
             document["paths"] = {**task_paths, **document["paths"]}
         return document
@@ -187,6 +209,11 @@ def _segment() -> dict[str, Any]:
     return _operation("segment", summary, SEGMENT_OPTIONS, answer)
 
 
+def _embed() -> dict[str, Any]:
+    answer = _json("ImageEmbedding")
+    return _operation("embed", "Embed an image", EMBED_OPTIONS, answer, clips=False)
+
+
 def _json(*models: str) -> dict[str, Any]:
     """JSON content of one of these response models."""
     schemas = [{"$ref": _REF.format(model=model)} for model in models]
@@ -208,7 +235,9 @@ def _query_parameters(options: Sequence[str]) -> list[dict[str, Any]]:
     ]
 
 
-def _operation(name: str, summary: str, options: Sequence[str], answer: dict[str, Any]) -> dict[str, Any]:
+def _operation(
+    name: str, summary: str, options: Sequence[str], answer: dict[str, Any], clips: bool = True
+) -> dict[str, Any]:
     problems = {str(status): problem_response(text) for status, text in _STATUSES.items()}
     problems["415"]["headers"] = {
         "accept-encoding": {
@@ -220,6 +249,6 @@ def _operation(name: str, summary: str, options: Sequence[str], answer: dict[str
         "summary": summary,
         "operationId": name,
         "parameters": [*_query_parameters(options), *_COMMON],
-        "requestBody": _body(options),
+        "requestBody": _body(options, clips),
         "responses": {"200": {"description": "The answer", "content": answer}, **problems},
     }

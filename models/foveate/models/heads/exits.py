@@ -36,7 +36,7 @@ class ExitHead(nn.Module):
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
-        self.with_class_token = config.pool == "token"
+        self.with_class_token = config.pool in ("token", "token_avg")
         self.norm = nn.LayerNorm(config.width, eps=config.eps)
         self.final_norm = nn.LayerNorm(config.width, eps=config.eps)
         self.head = nn.Linear(config.width, config.classes)

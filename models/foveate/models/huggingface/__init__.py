@@ -2,16 +2,11 @@
 
 from foveate.core.plan import Precision
 from foveate.core.profile import Profile
-from foveate.models.huggingface.fetch import (
-    PREFIX,
-    Pretrained,
-    is_image_classifier,
-    is_transformers_name,
-    load,
-)
+from foveate.models.huggingface.fetch import Pretrained, is_image_classifier, is_transformers_name, load
 from foveate.models.huggingface.runner import PretrainedRunner
 from foveate.models.huggingface.segmenters import PretrainedSegmenter
 from foveate.models.huggingface.videos import PretrainedVideoClassifier
+from foveate.models.weights.local_files import PREFIX
 
 __all__ = [
     "PREFIX",

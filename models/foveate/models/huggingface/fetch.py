@@ -1,9 +1,8 @@
 """Checkpoints of transformers from the hub or a folder. Only safetensors are read; no remote code runs."""
 
 import json
-import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
@@ -17,16 +16,14 @@ from foveate.core.model import Task
 from foveate.models import zoo
 from foveate.models.weights.checkpoint import variant
 from foveate.models.weights.hub_access import hub_access
-from foveate.models.weights.local_files import OTHER_FORMATS, for_transformers, is_folder, is_local
+from foveate.models.weights.local_files import PREFIX, for_transformers, is_folder, is_local
 from foveate.models.weights.preprocessing import Preprocessing, parse_preprocessing
 from foveate.models.weights.timm_config import sentence
 from foveate.models.weights.torchvision_operators import declare_missing_operators
+from foveate.models.weights.transformers_hub import is_hub_name, is_trunk_repository, licence_of
 
-PREFIX = "hf:"
-"""Put before a name, it says that the name is one of transformers."""
 SERVED = "image classifiers, segmenters (semantic or universal), and classifiers of videos"
 """The served kinds of models, for error messages."""
-_ON_HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 IMAGE, VIDEO = "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING", "MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING"
 _HEADS: tuple[tuple[str, Task], ...] = (
     ("MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING", "segment"),
@@ -72,15 +69,13 @@ class Pretrained:
 
 
 def is_transformers_name(spec: str) -> bool:
-    """Whether a name belongs to transformers: `org/name` on the hub, a folder of a model that the trunk does
-    not run, the weights file in such a folder, or `hf:` before any of them."""
-    if spec.startswith(PREFIX):
-        return True
-    if spec.startswith("timm/") or is_local(spec):
-        return for_transformers(spec)
-    if is_folder(spec):
-        return True
-    return not spec.endswith(OTHER_FORMATS) and _ON_HUB.fullmatch(spec) is not None
+    """Whether a name belongs to transformers: `org/name` on the hub, a folder, the weights file in a
+    folder, or `hf:` before any of them. Models that the elastic trunk runs do not belong to it."""
+    if is_local(spec.removeprefix(PREFIX)):
+        return for_transformers(spec.removeprefix(PREFIX))
+    if is_trunk_repository(spec):
+        return False
+    return spec.startswith(PREFIX) or is_folder(spec) or is_hub_name(spec)
 
 
 def is_image_classifier(pretrained: Pretrained) -> bool:
@@ -93,16 +88,20 @@ def load(spec: str) -> Pretrained:
     source = spec.removeprefix(PREFIX)
     if for_transformers(source) and not Path(source).is_dir():
         source = str(Path(source).parent)  # the weights file of a folder stands for the folder
-    transformers = _transformers(source)
+    transformers = import_transformers(source)
     if Path(source).is_dir():
         _check_folder(Path(source))
+    with access(source):
         return _load(transformers, source)
-    with hub_access(source):
-        return _load(transformers, source)
+
+
+def access(source: str) -> AbstractContextManager[None]:
+    """`hub_access` for `org/name`; nothing for a folder."""
+    return nullcontext() if Path(source).is_dir() else hub_access(source)
 
 
 def _load(transformers: Any, source: str) -> Pretrained:
-    config = _config(transformers, source)
+    config = read_config(transformers, source)
     kind, task, video = _kind(transformers, config, source)
     labels = _labels(config, source)
     background = task == "segment" and labels[0].casefold() == "background"
@@ -115,7 +114,7 @@ def _load(transformers: Any, source: str) -> Pretrained:
     preprocessing = parse_preprocessing(table, where, offset=config.model_type == "vivit")
     return Pretrained(
         name=variant(Path(source).resolve().name)[: zoo.MAX_NAME],
-        model=_weights(kind, config, source),
+        model=read_weights(kind, config, source),
         task=task,
         labels=labels[1:] if background else labels,
         background=background,
@@ -128,7 +127,7 @@ def _load(transformers: Any, source: str) -> Pretrained:
     )
 
 
-def _transformers(source: str) -> Any:
+def import_transformers(source: str) -> Any:
     """The transformers package. Raises SetupError where it is not installed."""
     declare_missing_operators()
     try:
@@ -153,8 +152,8 @@ def _check_folder(path: Path) -> None:
         )
 
 
-def _config(transformers: Any, source: str) -> Any:
-    """transformers' configuration of the checkpoint."""
+def read_config(transformers: Any, source: str) -> Any:
+    """transformers' configuration of the checkpoint. Raises SetupError where it cannot be read."""
     try:
         return transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, _http_error()) as error:
@@ -234,8 +233,11 @@ def _file(source: str, file: str) -> Path | None:
     return None if path is None else Path(path)
 
 
-def _weights(kind: Any, config: Any, source: str) -> Any:
-    """The model in float32. Parameters that the file lacks become NaN, so that no answer depends on them."""
+def read_weights(kind: Any, config: Any, source: str) -> Any:
+    """The model in float32. Parameters that the file lacks become NaN, so that no answer depends on them.
+
+    Raises SetupError for weights that cannot be loaded.
+    """
     try:
         with _without_progress_bars():
             model, loaded = kind.from_pretrained(
@@ -283,9 +285,7 @@ def _without_progress_bars() -> Iterator[None]:
 def _licence(source: str) -> str:
     """The licence in the header of the checkpoint's README; empty where it names none."""
     path = _file(source, "README.md")
-    head = path.read_text("utf-8", "replace").split("---", 2) if path is not None else []
-    match = re.search(r"^license: *([\w.-]+)", head[1], re.MULTILINE) if len(head) == 3 else None
-    return match[1] if match else ""
+    return licence_of(path.parent) if path is not None else ""
 
 
 def _http_error() -> type[Exception]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from foveate.core.checkpoint_options import Activation
 from foveate.models.layers.config import ReductionPoint, ViTConfig
 from foveate.models.layers.reducer import Attention, Needs, Reducer
+from foveate.models.layers.rope import Rotation
 from foveate.models.layers.tokens import Assignment, Tokens
 
 EXPLICIT_LENGTH = 512
@@ -28,6 +29,7 @@ _ACTIVATIONS: Mapping[Activation, nn.Module] = {
     "gelu": nn.GELU(),
     "gelu_tanh": nn.GELU(approximate="tanh"),
     "quick_gelu": QuickGELU(),
+    "silu": nn.SiLU(),
 }
 
 
@@ -41,18 +43,28 @@ class SelfAttention(nn.Module):
         head = config.width // config.heads
         self.q_norm = nn.LayerNorm(head, eps=config.eps) if config.qk_norm else nn.Identity()
         self.k_norm = nn.LayerNorm(head, eps=config.eps) if config.qk_norm else nn.Identity()
+        self.norm = nn.LayerNorm(config.width, eps=config.eps) if config.attn_norm else None
         self.proj = nn.Linear(config.width, config.width)
 
     def forward(
-        self, x: Tensor, needs: Needs | None, log_counts: Tensor | None, heads: int = 0
+        self,
+        x: Tensor,
+        needs: Needs | None,
+        log_counts: Tensor | None,
+        heads: int = 0,
+        rotation: Rotation | None = None,
     ) -> tuple[Tensor, Attention]:
         """The attention update (B, N, D) of x (B, N, D), and the attention information in `needs`.
 
         log_counts: (B, N), added to the scores (proportional attention: ToMe, equation 1), or None.
-        heads: number of heads that each token uses; 0: all.
+        heads: number of heads that each token uses; 0: all. rotation: the tokens' rotary positions. A reducer
+        gets the keys before they are rotated: they say what a token shows, and not where.
         """
         q, k, v = self._split(self.qkv(x), 3)
         q, k, needs = self.q_norm(q), self.k_norm(k), needs or Needs.NOTHING
+        content = k
+        if rotation is not None:
+            q, k = rotation(q), rotation(k)
         bias = _bias(log_counts, q)
         weights = class_row = None
         if Needs.FULL in needs or (x.device.type == "cpu" and x.shape[1] <= EXPLICIT_LENGTH):
@@ -66,19 +78,21 @@ class SelfAttention(nn.Module):
         attention = Attention(
             class_row=class_row,
             full=weights if Needs.FULL in needs else None,
-            keys=k if Needs.KEYS in needs else None,
+            keys=content if Needs.KEYS in needs else None,
             values=v if Needs.VALUES in needs else None,
         )
         if heads:
             y = y * top_heads(q, heads)
         return self._join(y), attention
 
-    def weights(self, x: Tensor, log_counts: Tensor | None) -> Tensor:
+    def weights(self, x: Tensor, log_counts: Tensor | None, rotation: Rotation | None = None) -> Tensor:
         """Attention weights (B, H, N, N) of x (B, N, D), without the values."""
         end = 2 * x.shape[2]
         bias = None if self.qkv.bias is None else self.qkv.bias[:end]
         q, k = self._split(F.linear(x, self.qkv.weight[:end], bias), 2)
         q, k = self.q_norm(q), self.k_norm(k)
+        if rotation is not None:
+            q, k = rotation(q), rotation(k)
         return _softmax(q, k, _bias(log_counts, q))
 
     def fused_update(self, x: Tensor, weights: Tensor, assignment: Assignment) -> Tensor:
@@ -92,8 +106,7 @@ class SelfAttention(nn.Module):
         bias = None if self.qkv.bias is None else self.qkv.bias[start:]
         values = assignment.spread(F.linear(x, self.qkv.weight[start:], bias), length)
         (v,) = self._split(values, 1)
-        out: Tensor = self.proj(assignment.mix(torch.matmul(weights, v).transpose(1, 2).flatten(2)))
-        return out
+        return self._project(assignment.mix(torch.matmul(weights, v).transpose(1, 2).flatten(2)))
 
     def _split(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
         """Split (B, N, parts * D) into `parts` tensors (B, H, N, d)."""
@@ -103,7 +116,11 @@ class SelfAttention(nn.Module):
 
     def _join(self, y: Tensor) -> Tensor:
         """Project the heads' outputs (B, H, N, d) to (B, N, D)."""
-        out: Tensor = self.proj(y.transpose(1, 2).flatten(2))
+        return self._project(y.transpose(1, 2).flatten(2))
+
+    def _project(self, y: Tensor) -> Tensor:
+        """Project the heads' outputs, side by side (B, N, D), to (B, N, D)."""
+        out: Tensor = self.proj(y if self.norm is None else self.norm(y))
         return out
 
 
@@ -135,17 +152,29 @@ def top_heads(q: Tensor, heads: int) -> Tensor:
 
 
 class Mlp(nn.Module):
-    """The feed-forward part of a block: two linear maps with an activation between them."""
+    """The feed-forward part of a block: two linear maps with an activation between them.
+
+    A gated one maps to two hidden layers at once, the gate first. The activated gate is multiplied by the
+    other ("GLU Variants Improve Transformer", equation 6).
+    """
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(config.width, config.hidden)
+        self.gated = config.gated_mlp
+        self.fc1 = nn.Linear(config.width, (2 if self.gated else 1) * config.hidden)
+        self.norm = nn.LayerNorm(config.hidden, eps=config.eps) if config.mlp_norm else None
         self.act = _ACTIVATIONS[config.activation]
         self.fc2 = nn.Linear(config.hidden, config.width)
 
     def forward(self, x: Tensor) -> Tensor:
         """Features (..., D) to features (..., D)."""
-        out: Tensor = self.fc2(self.act(self.fc1(x)))
+        x = self.fc1(x)
+        if self.gated:
+            gate, x = x.chunk(2, -1)
+            x = self.act(gate) * x
+        else:
+            x = self.act(x)
+        out: Tensor = self.fc2(x if self.norm is None else self.norm(x))
         return out
 
 
@@ -191,13 +220,15 @@ class Block(nn.Module):
     ) -> Tokens:
         if needs is not None and reducer.point is ReductionPoint.BEFORE:
             tokens, needs = tokens.apply(reducer(tokens, Attention(), index)), None
-        update, attention = self.attn(self.norm1(tokens.x), needs, _log_counts(tokens, reducer), heads)
+        update, attention = self.attn(
+            self.norm1(tokens.x), needs, _log_counts(tokens, reducer), heads, tokens.rotation
+        )
         tokens = tokens.with_features(tokens.x + self.ls1(update))
         return tokens if needs is None else tokens.apply(reducer(tokens, attention, index))
 
     def _attend_ahead(self, tokens: Tokens, reducer: Reducer, index: int) -> Tokens:
         """Reduce with the attention that the unreduced tokens would have, then apply it to the fused ones."""
-        weights = self.attn.weights(self.norm1(tokens.x), _log_counts(tokens, reducer))
+        weights = self.attn.weights(self.norm1(tokens.x), _log_counts(tokens, reducer), tokens.rotation)
         assignment = reducer(tokens, Attention(full=weights), index)
         tokens = tokens.apply(assignment)
         update = self.attn.fused_update(self.norm1(tokens.x), weights, assignment)

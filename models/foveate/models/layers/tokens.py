@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from foveate.models.layers.rope import Rotation
+
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
@@ -63,6 +65,19 @@ class Assignment:
         index = self.parts.argmax(2, keepdim=True).expand_as(rest)
         return torch.cat([kept, new.scatter_add(1, index, rest)], dim=1)
 
+    def positions(self, x: Tensor) -> Tensor:
+        """Apply the decision to positions, or to anything linear in them: (B, N, D) to (B, K', D).
+
+        A kept token stays where it is, also when it absorbs others: so every position is one of the input's,
+        as the model was trained with. A new token is at the mean of its parts, weighted as their features.
+        """
+        kept = gather_tokens(x, self.kept)
+        if self.into is not None or self.absorbed is None or self.share is None or not self.absorbed.shape[1]:
+            return kept
+        weights = self.share.to(x.dtype)
+        weights = weights / weights.sum(2, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
+        return torch.cat([kept, torch.matmul(weights, gather_tokens(x, self.absorbed))], dim=1)
+
     def spread(self, x: Tensor, length: int) -> Tensor:
         """Copy rows of the tokens afterwards to the `length` tokens before: (B, K', D) to (B, length, D).
 
@@ -119,14 +134,16 @@ class Tokens:
     mixed: Tensor | None = None
     """(B, P, N) float32: weights that restore each patch from the tokens, where that takes more than the one
     token of the source map."""
+    rotation: Rotation | None = None
+    """Rotary positions; None for a model without them."""
 
     @classmethod
-    def start(cls, x: Tensor, prefix: int) -> "Tokens":
+    def start(cls, x: Tensor, prefix: int, rotation: Rotation | None = None) -> "Tokens":
         """The state before any reduction: every token represents itself. x: (B, prefix + P, D)."""
         batch, length, _ = x.shape
         counts = torch.ones((), device=x.device).expand(batch, length)
         origin = torch.arange(length, device=x.device).expand(batch, -1)
-        return cls(x, counts, origin[:, prefix:], prefix, origin)
+        return cls(x, counts, origin[:, prefix:], prefix, origin, rotation=rotation)
 
     def __len__(self) -> int:
         return self.x.shape[1]
@@ -144,10 +161,11 @@ class Tokens:
         """Only the samples at the positions `index` (B',). It compacts a batch after an exit."""
         mixed = None if self.mixed is None else self.mixed[index]
         x, counts, source = self.x[index], self.counts[index], self.source[index]
-        return Tokens(x, counts, source, self.prefix, self.origin[index], mixed)
+        rotation = None if self.rotation is None else self.rotation.rows(index)
+        return Tokens(x, counts, source, self.prefix, self.origin[index], mixed, rotation)
 
     def apply(self, assignment: Assignment) -> "Tokens":
-        """Change features, counts, source map and origins as the assignment says."""
+        """Change features, counts, source map, origins and rotary positions as the assignment says."""
         counts, kept = assignment.counts, assignment.kept
         if counts is None:
             counts = assignment.total(self.counts.unsqueeze(-1)).squeeze(-1)
@@ -155,7 +173,15 @@ class Tokens:
         new = counts.shape[1] - kept.shape[1]
         origin = F.pad(self.origin.gather(1, kept), (0, new), value=-1)
         mixed = self._mixed(assignment, counts.shape[1])
-        return Tokens(assignment.mix(self.x), counts, source, self.prefix, origin, mixed)
+        rotation = self._rotation(assignment)
+        return Tokens(assignment.mix(self.x), counts, source, self.prefix, origin, mixed, rotation)
+
+    def _rotation(self, assignment: Assignment) -> Rotation | None:
+        """Rotary positions after this assignment."""
+        if self.rotation is None:
+            return None
+        angles = self.rotation.angles.expand(len(assignment.kept), -1, -1)
+        return self.rotation.moved(assignment.positions(angles))
 
     def _mixed(self, assignment: Assignment, after: int) -> Tensor | None:
         """Restoration weights after this assignment. They are computed only once tokens have been mixed."""

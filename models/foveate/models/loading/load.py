@@ -1,6 +1,5 @@
 """Load image models: shipped ones, timm models by name, and files of weights."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -10,17 +9,17 @@ from pathlib import Path
 from foveate.core.errors import SetupError
 from foveate.core.plan import Plan
 from foveate.core.profile import MeasurementEnvironment, Profile
-from foveate.models import zoo
+from foveate.models import huggingface, zoo
 from foveate.models.loading.loader import (
     DEFAULT_OPTIONS,
     FetchedModel,
     LoadOptions,
     UnprofiledModel,
     fetch,
+    members_of,
     start,
     warm_up,
 )
-from foveate.models.loading.opaque_models import OPAQUE
 from foveate.models.loading.profile_store import (
     find_profile,
     matching_profiles,
@@ -28,8 +27,8 @@ from foveate.models.loading.profile_store import (
     weights_digest,
     with_valid_latencies,
 )
+from foveate.models.loading.text_towers import text_runner
 from foveate.models.loading.warmup import run_once
-from foveate.models.opaque.runner import OpaqueRunner
 from foveate.models.runners.image import TorchRunner
 from foveate.models.runners.point_prompts import CLICKS, read_clicks
 from foveate.models.runners.video_segmenter import ClipSegmenter
@@ -39,12 +38,11 @@ from foveate.models.weights.family import STITCHES, Family, read_stitches
 from foveate.models.weights.local_files import canonical_name
 from foveate.models.weights.not_elastic import NotElastic
 from foveate.models.weights.state_dict import SUFFIXES, stem_of
-
-log = logging.getLogger(__name__)
+from foveate.models.weights.transformers_hub import is_trunk_repository
 
 
 class ImageModelLoader:
-    """Loads classifiers and dense models, with their siblings, stitches and click heads."""
+    """Loads models of images, with their siblings, stitches, click heads and text towers."""
 
     def accepts(self, name: str) -> bool:
         """Every name: `load` raises SetupError for one that does not exist."""
@@ -52,18 +50,15 @@ class ImageModelLoader:
 
     def load(
         self, name: str, options: LoadOptions = DEFAULT_OPTIONS, *, warm_ladder: bool = True
-    ) -> TorchRunner | OpaqueRunner:
-        """Load a model, its siblings, and for a dense model its companions for clicks and videos.
+    ) -> TorchRunner:
+        """Load a model, its siblings, and its companions for clicks, videos and labels.
 
-        A model that the elastic trunk does not represent runs as it is.
+        Raises NotElastic where the elastic trunk does not represent the model or a sibling.
         """
-        try:
-            fetched = fetch_checkpoint(name, options)
-        except NotElastic as reason:
-            log.info("%s runs as it is: %s", name, reason.detail)
-            return OPAQUE.load(name, options, warm_ladder=warm_ladder)
-        name, checkpoint = canonical_name(name), fetched.model
-        profile, members = find_family_profile(name, checkpoint, fetched.setting)
+        own, *siblings = members_of(name)
+        fetched = _fetch_elastic(own, siblings, options)
+        name, checkpoint = canonical_name(own), fetched.model
+        profile, members = find_family_profile(name, checkpoint, fetched.setting, siblings)
         if profile is not None:
             checkpoint.model.schedules = profile.schedules
         # All digests are taken before a runner changes the precision of the weights.
@@ -76,6 +71,10 @@ class ImageModelLoader:
             )
             runner.submodels = (*runner.submodels, companion)
             runner.card = replace(runner.card, clip_model=companion.card.name)
+        labels = text_runner(name, checkpoint, fetched.device, options.max_batch)
+        if labels is not None:
+            runner.submodels = (*runner.submodels, labels)
+            runner.card = replace(runner.card, zero_shot=labels.zero_shot)
         content = [Plan.parse(text, runner.full) for text in (runner.content.rungs if runner.content else ())]
         start(name, runner, warm_ladder, content)
         for submodel in runner.submodels if warm_ladder else ():
@@ -86,20 +85,25 @@ class ImageModelLoader:
 
     def load_unprofiled(
         self, name: str, options: LoadOptions = DEFAULT_OPTIONS, siblings: Sequence[str] = ()
-    ) -> UnprofiledModel[TorchRunner] | UnprofiledModel[OpaqueRunner]:
-        """Load a model with the siblings that are to be measured with it."""
-        try:
-            fetched = fetch_checkpoint(name, options)
-        except NotElastic as reason:
-            log.info("%s runs as it is: %s", name, reason.detail)
-            return OPAQUE.load_unprofiled(name, options, siblings)
-        members = family(canonical_name(name), fetched.model, siblings)
+    ) -> UnprofiledModel[TorchRunner]:
+        """Load a model with the siblings that are to be measured with it. Raises as `load` does."""
+        own, *listed = members_of(name)
+        siblings = (*listed, *siblings)
+        fetched = _fetch_elastic(own, siblings, options)
+        members = family(canonical_name(own), fetched.model, siblings)
         # All digests are taken before the runner changes the precision of the weights.
         weights = weights_digest(fetched.model)
         digests = _sibling_digests(members)
         runner = TorchRunner(members, fetched.precision, fetched.device, options.max_batch)
         run_once(runner)
         return UnprofiledModel(runner, weights, digests)
+
+
+def _fetch_elastic(own: str, siblings: Sequence[str], options: LoadOptions) -> FetchedModel[Checkpoint]:
+    """As `fetch_checkpoint`. Raises NotElastic if a member of the family does not run in the trunk."""
+    if siblings and huggingface.is_transformers_name(own):
+        raise NotElastic(f"{own} runs in transformers")
+    return fetch_checkpoint(own, options)
 
 
 def fetch_checkpoint(name: str, options: LoadOptions) -> FetchedModel[Checkpoint]:
@@ -115,19 +119,20 @@ def _precision_basis(name: str, checkpoint: Checkpoint) -> Checkpoint:
 
 
 def find_family_profile(
-    name: str, checkpoint: Checkpoint, setting: MeasurementEnvironment
+    name: str, checkpoint: Checkpoint, setting: MeasurementEnvironment, siblings: Sequence[str] = ()
 ) -> tuple[Profile | None, Family]:
-    """The profile of a model, and the model with the siblings that the profile names.
+    """The profile of a model, and the model with the siblings that it names, or with those that are listed.
 
-    The profile is None, and the family has no siblings, if no profile matches the weights of all its
-    models. Raises SetupError for a profile that cannot be read.
+    The profile is None if none matches the weights of all members. Raises SetupError for a profile that
+    cannot be read.
     """
+    listed = family(name, checkpoint, siblings)
     for profile, path in matching_profiles(name, checkpoint):
-        members = _profiled_family(name, checkpoint, profile, path)
+        members = listed if siblings else _profiled_family(name, checkpoint, profile, path)
         if _sibling_digests(members) == profile.siblings:
             return with_valid_latencies(profile, setting, name, path), members
         warn_of_mismatch(name, path)
-    return None, family(name, checkpoint)
+    return None, listed
 
 
 def family(name: str, checkpoint: Checkpoint, siblings: Sequence[str] = ()) -> Family:
@@ -155,9 +160,17 @@ def _profiled_family(name: str, checkpoint: Checkpoint, profile: Profile, path: 
 
 
 def _sibling_name(name: str, sibling: str) -> str:
-    """What to load a sibling by: a profile names a file's siblings by the stem of a file beside it."""
-    files = (Path(name).parent / f"{sibling}{suffix}" for suffix in SUFFIXES)
-    return next((str(file) for file in files if name.endswith(SUFFIXES) and file.is_file()), sibling)
+    """What to load a sibling by.
+
+    A profile names a file's siblings by the stem of a file beside it, and siblings on the hub by the name
+    without the organisation.
+    """
+    if name.endswith(SUFFIXES):
+        files = (Path(name).parent / f"{sibling}{suffix}" for suffix in SUFFIXES)
+        return next((str(file) for file in files if file.is_file()), sibling)
+    beside = f"{name.rpartition('/')[0]}/{sibling}"
+    known = "/" not in sibling and is_trunk_repository(name) and is_trunk_repository(beside)
+    return beside if known else sibling
 
 
 def _video_variant(name: str, fetched: FetchedModel[Checkpoint]) -> tuple[Checkpoint, Profile | None]:

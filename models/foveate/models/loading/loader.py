@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from foveate.core.checkpoint_options import NOTHING_STATED, CheckpointOptions
@@ -38,6 +39,8 @@ class LoadOptions:
 
 
 DEFAULT_OPTIONS = LoadOptions()
+SEPARATOR = ","
+"""Between the names of the models of a family."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,16 @@ def fetch(
         basis = model if precision_basis is None else precision_basis(name, model)
         chosen = precision.choose(basis, device)
     return FetchedModel(model, chosen, device)
+
+
+def members_of(name: str) -> list[str]:
+    """The models that a name lists, the full one first. Raises SetupError for an empty or repeated one."""
+    if Path(name).exists():
+        return [name]
+    names = [part.strip() for part in name.split(SEPARATOR)]
+    if not all(names) or len(set(names)) < len(names):
+        raise SetupError(f"{name} must name each member of the family once, as in large,small")
+    return names
 
 
 def check_rungs(name: str, runner: ModelRunner, others: Sequence[Plan] = ()) -> None:

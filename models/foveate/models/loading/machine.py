@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from foveate.core.errors import SetupError
+from foveate.core.processor import cpu_name
 from foveate.core.profile import MeasurementEnvironment
 
 ONEDNN_CACHED_KERNELS = 1024
@@ -51,7 +52,7 @@ def processor_features() -> str:
 def current_setting(device: str, precision: str) -> MeasurementEnvironment:
     """The hardware, versions and threads of this process, as a profile records them."""
     return MeasurementEnvironment(
-        device=torch.cuda.get_device_name() if device == "cuda" else _cpu_name(),
+        device=torch.cuda.get_device_name() if device == "cuda" else cpu_name(),
         threads=torch.get_num_threads(),
         precision=precision,
         torch=str(torch.__version__),
@@ -59,10 +60,3 @@ def current_setting(device: str, precision: str) -> MeasurementEnvironment:
         foveate=version("foveate"),
         date=date.today().isoformat(),
     )
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())

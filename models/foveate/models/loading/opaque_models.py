@@ -1,5 +1,6 @@
 """Load opaque networks: classifiers that the elastic trunk does not represent, alone or as a family."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -7,12 +8,14 @@ from foveate.core.checkpoint_options import NOTHING_STATED, CheckpointOptions
 from foveate.core.errors import SetupError
 from foveate.core.profile import MeasurementEnvironment, Profile
 from foveate.models import huggingface
+from foveate.models.loading.load import ImageModelLoader
 from foveate.models.loading.loader import (
     DEFAULT_OPTIONS,
     FetchedModel,
     LoadOptions,
     UnprofiledModel,
     fetch,
+    members_of,
     start,
 )
 from foveate.models.loading.profile_store import (
@@ -26,18 +29,15 @@ from foveate.models.opaque import timm_classifiers, timm_files
 from foveate.models.opaque.checkpoint import OpaqueCheckpoint, OpaqueFamily
 from foveate.models.opaque.runner import OpaqueRunner
 from foveate.models.opaque.transformers_classifiers import opaque
+from foveate.models.runners.image import TorchRunner
 from foveate.models.weights.local_files import check_no_options, is_local, weights_path
+from foveate.models.weights.not_elastic import NotElastic
 
-SEPARATOR = ","
-"""Between the names of a family's members, the full model first."""
+log = logging.getLogger(__name__)
 
 
 class OpaqueLoader:
     """Loads networks that run as they are, with their siblings."""
-
-    def accepts(self, name: str) -> bool:
-        """Whether the name lists the members of a family. Other loaders pass single networks on."""
-        return SEPARATOR in name
 
     def load(
         self, name: str, options: LoadOptions = DEFAULT_OPTIONS, *, warm_ladder: bool = True
@@ -78,14 +78,6 @@ class OpaqueLoader:
         runner = OpaqueRunner(members, fetched.precision, fetched.device, options.max_batch)
         run_once(runner)
         return UnprofiledModel(runner, weights, digests)
-
-
-def members_of(name: str) -> list[str]:
-    """The names that a family's name lists. Raises SetupError for an empty or repeated one."""
-    names = [part.strip() for part in name.split(SEPARATOR)]
-    if not all(names) or len(set(names)) < len(names):
-        raise SetupError(f"{name} must name each member of the family once, as in large,small")
-    return names
 
 
 def family(own: OpaqueCheckpoint, siblings: Sequence[str]) -> OpaqueFamily:
@@ -144,3 +136,34 @@ def _digests(members: OpaqueFamily) -> Mapping[str, str]:
 
 OPAQUE = OpaqueLoader()
 """The loader that other loaders pass on to."""
+
+
+class ElasticOrOpaqueLoader:
+    """Loads models of images into the elastic trunk, or as they are where it does not represent them."""
+
+    def __init__(self) -> None:
+        self._elastic = ImageModelLoader()
+
+    def accepts(self, name: str) -> bool:
+        """Every name: `load` raises SetupError for one that does not exist."""
+        return True
+
+    def load(
+        self, name: str, options: LoadOptions = DEFAULT_OPTIONS, *, warm_ladder: bool = True
+    ) -> TorchRunner | OpaqueRunner:
+        """Load a model or a family with its profile."""
+        try:
+            return self._elastic.load(name, options, warm_ladder=warm_ladder)
+        except NotElastic as reason:
+            log.info("%s runs as it is: %s", name, reason.detail)
+        return OPAQUE.load(name, options, warm_ladder=warm_ladder)
+
+    def load_unprofiled(
+        self, name: str, options: LoadOptions = DEFAULT_OPTIONS, siblings: Sequence[str] = ()
+    ) -> UnprofiledModel[TorchRunner] | UnprofiledModel[OpaqueRunner]:
+        """Load a model with the siblings that are to be measured with it."""
+        try:
+            return self._elastic.load_unprofiled(name, options, siblings)
+        except NotElastic as reason:
+            log.info("%s runs as it is: %s", name, reason.detail)
+        return OPAQUE.load_unprofiled(name, options, siblings)

@@ -6,6 +6,7 @@ import json
 import logging
 import statistics
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from foveate.core.plan import PRECISIONS, Precision
+from foveate.core.default_models import PHOTO_PACKAGES
+from foveate.core.outcome import Result
+from foveate.core.plan import PRECISIONS, Plan, Precision
 from foveate.models import huggingface, zoo
 from foveate.models.huggingface import Pretrained, PretrainedRunner
 from foveate.models.loading.machine import hardware
@@ -31,7 +34,10 @@ from foveate.models.zoo.heldout import HeldOut, heldout
 log = logging.getLogger(__name__)
 
 AGREEMENT = 0.995
-"""Share of the held-out images for which a lower precision must give the same class as float32."""
+"""Share of the held-out images for which a lower precision must give the same class as float32, or an
+embedding with at least SIMILARITY to that in float32."""
+SIMILARITY = 0.999
+"""Lowest cosine similarity at which two embeddings of one image count as the same."""
 GAIN = 1.15
 """A lower precision must be this many times faster than float32."""
 CHECK_LIMIT_S = 180.0
@@ -75,15 +81,17 @@ def _read_cached(cache_file: Path) -> Precision | None:
 def measure(checkpoint: ReadModel, device: str) -> Precision:
     """Compare the device's half precision with float32: first the speed, then the answers."""
     lower: Precision = "fp16" if device == "cuda" and not torch.cuda.is_bf16_supported() else "bf16"
+    known = known_agreement(checkpoint, lower)
+    if known is not None and known < AGREEMENT:
+        return "fp32"
     reference = _runner_of_copy(checkpoint, "fp32", device)
     candidate = _runner_of_copy(checkpoint, lower, device)
     slow, fast = seconds_per_batch(reference), seconds_per_batch(candidate)
     if slow < GAIN * fast:
         log.info("%s: %s is no faster than fp32 here (%.2fx)", checkpoint.name, lower, slow / fast)
         return "fp32"
-    known = known_agreement(checkpoint, lower)
     if known is not None:
-        return lower if known >= AGREEMENT else "fp32"
+        return lower
     scenes = heldout()
     if (slow + fast) * len(scenes) / _chunk(reference) > CHECK_LIMIT_S:
         log.warning(
@@ -109,6 +117,9 @@ def known_agreement(checkpoint: ReadModel, precision: Precision) -> float | None
     The rounding of weights and activations decides it, and not the machine, so it was measured once
     (`python -m training.agreement`): that takes longer than the rest of a first start.
     """
+    if isinstance(checkpoint, OpaqueCheckpoint) and checkpoint.name in PHOTO_PACKAGES:
+        # Drawn scenes say nothing about photographs: without a record, the model stays in float32.
+        return zoo.agreements(weights_digest(checkpoint)).get(precision, 0.0)
     if not isinstance(checkpoint, Checkpoint) or checkpoint.name not in zoo.names():
         return None
     return zoo.agreements(weights_digest(checkpoint)).get(precision)
@@ -146,7 +157,10 @@ def seconds_per_batch(runner: ComparedRunner, repeats: int = 3) -> float:
 
 
 def agreement(reference: ComparedRunner, candidate: ComparedRunner, scenes: HeldOut) -> float:
-    """Share of the scenes, 0 to 1, to which both runners give the same class."""
+    """Share of the scenes, 0 to 1, to which both runners give the same class, or the same embedding."""
+    if reference.card.task == "embed":
+        same = cosines(embeddings(reference, scenes), embeddings(candidate, scenes)) >= SIMILARITY
+        return float(same.mean())  # a cosine of NaN, for an answer that failed, is no similarity
     expected, actual = top1(reference, scenes), top1(candidate, scenes)
     return float(((expected == actual) & (expected >= 0)).mean())
 
@@ -156,16 +170,34 @@ def top1(runner: ComparedRunner, scenes: HeldOut, plan_text: str = "full") -> ND
 
     A video model gets a video of equal frames for each scene.
     """
-    plan, chunk = runner.card.plan(plan_text), _chunk(runner)
+    results = _results(runner, scenes, runner.card.plan(plan_text))
+    classes = [-1 if isinstance(r, Exception) else int(r.scores.argmax()) for r in results]
+    return np.array(classes, np.int64)
+
+
+def embeddings(runner: ComparedRunner, scenes: HeldOut) -> NDArray[np.float32]:
+    """The embedding of each scene under the full plan: (N, D), a row of NaN for an answer that failed."""
+    results = list(_results(runner, scenes, runner.full))
+    width = next((len(r.scores) for r in results if isinstance(r, Result)), 1)
+    failed = np.full(width, np.nan, np.float32)
+    return np.stack([failed if isinstance(r, Exception) else r.scores for r in results])
+
+
+def cosines(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The cosine similarity of each row of `left` to the same row of `right`: (N,)."""
+    lengths = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+    similarity: NDArray[np.float32] = (left * right).sum(1) / np.maximum(lengths, np.finfo(np.float32).tiny)
+    return similarity
+
+
+def _results(runner: ComparedRunner, scenes: HeldOut, plan: Plan) -> Iterator[Result | Exception]:
+    chunk = _chunk(runner)
     pixels = list(scenes.pixels(plan.image_size))
-    classes: list[int] = []
     for first in range(0, len(pixels), chunk):
         media = pixels[first : first + chunk]
         if runner.frames:
             media = [np.stack([image] * runner.frames) for image in media]
-        results = runner.run(runner.stack(media, plan), plan)
-        classes += [-1 if isinstance(r, Exception) else int(r.scores.argmax()) for r in results]
-    return np.array(classes, np.int64)
+        yield from runner.run(runner.stack(media, plan), plan)
 
 
 def _cache_file(checkpoint: ReadModel, device: str) -> Path | None:
@@ -182,4 +214,6 @@ def _cache_file(checkpoint: ReadModel, device: str) -> Path | None:
     table = json.dumps(checkpoint.table(), sort_keys=True)
     digest.update(f"{table} {hardware(device)} {torch.__version__} {torch.get_num_threads()}".encode())
     digest.update(f"{AGREEMENT} {GAIN} {len(heldout())}".encode())
+    if checkpoint.task == "embed":
+        digest.update(str(SIMILARITY).encode())
     return folder / "precision" / f"{digest.hexdigest()[:24]}.txt"

@@ -12,6 +12,8 @@ from foveate.models import zoo
 from foveate.models.huggingface import PREFIX
 from foveate.models.loading.read_model import ReadModel
 from foveate.models.loading.user_folders import data_folder
+from foveate.models.own.profile_files import profile_file
+from foveate.models.own.source import is_own
 from foveate.models.weights.checkpoint import Checkpoint, variant
 from foveate.models.weights.local_files import canonical_name
 from foveate.models.weights.state_dict import SUFFIXES, stem_of
@@ -24,6 +26,10 @@ def profile_path(name: str) -> Path:
 
     Raises SetupError for a user without a data folder.
     """
+    if is_own(name):
+        path = profile_file(name)
+        if path is not None:
+            return path
     name = canonical_name(name)
     if name.endswith(SUFFIXES):
         return Path(stem_of(name) + ".profile.json")

@@ -3,12 +3,14 @@
 from typing import Any
 
 from foveate.models.loading.clip_loading import VideoModelLoader
-from foveate.models.loading.load import ImageModelLoader
 from foveate.models.loading.loader import ModelLoader
-from foveate.models.loading.opaque_models import OPAQUE
+from foveate.models.loading.opaque_models import ElasticOrOpaqueLoader
+from foveate.models.loading.photo_models import PhotoLoader
 from foveate.models.loading.transformers_models import TransformersLoader
 
-LOADERS: tuple[ModelLoader[Any], ...] = (OPAQUE, TransformersLoader(), VideoModelLoader(), ImageModelLoader())
+LOADERS: tuple[ModelLoader[Any], ...] = (
+    PhotoLoader(), TransformersLoader(), VideoModelLoader(), ElasticOrOpaqueLoader(),
+)  # fmt: skip
 """In the order in which they are asked. The last one accepts every name."""
 
 

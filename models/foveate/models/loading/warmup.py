@@ -5,14 +5,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-
-import torch
+from typing import TYPE_CHECKING
 
 from foveate.core.batching import BATCH_SIZES, WarmedPlan
 from foveate.core.errors import SetupError
 from foveate.core.plan import Plan
-from foveate.models.loading.measured_times import BatchTimes
-from foveate.models.runners.base import ModelRunner
+
+if TYPE_CHECKING:  # both need torch, which models of other libraries do without
+    from foveate.models.loading.measured_times import BatchTimes
+    from foveate.models.runners.base import ModelRunner
 
 OUTLIER_FACTOR = 3.0
 """A plan that takes this many times its expected time is timed again."""
@@ -23,7 +24,7 @@ TIMED_SIZE, TIMED_VIDEOS = 8, 2
 """The larger of the two batch sizes that are timed, for images and for videos; the smaller one is 1."""
 
 
-def run_once(runner: ModelRunner) -> None:
+def run_once(runner: "ModelRunner") -> None:
     """Run one blank input. Raises SetupError if the model gives no finite answer."""
     if any(isinstance(result, Exception) for result in runner.run(runner.blank_batch(1), runner.full)):
         raise SetupError(f"{runner.card.name} gives no finite answer, not even to a blank image")
@@ -52,17 +53,19 @@ class LadderWarmup:
 
     def __init__(
         self,
-        runner: ModelRunner,
+        runner: "ModelRunner",
         thread_counts: Sequence[int] = (),
-        remembered: BatchTimes | None = None,
-        save: Callable[[BatchTimes], None] | None = None,
+        remembered: "BatchTimes | None" = None,
+        save: "Callable[[BatchTimes], None] | None" = None,
+        cores: int = 0,
     ) -> None:
         """thread_counts: the numbers of threads to try; empty: a few up to the number of cores.
 
         remembered: times that were measured before, which are not measured again. save: stores the times.
+        cores: the largest number of threads; 0: torch's.
         """
         self.runner, self._save = runner, save
-        self._cores = torch.get_num_threads()
+        self._cores = cores or _torch_threads()
         self.thread_counts = tuple(thread_counts) or _default_thread_counts(runner, self._cores)
         plans = dict.fromkeys([rung.plan for rung in runner.card.ladder])
         self.times: BatchTimes = {
@@ -205,7 +208,13 @@ class LadderWarmup:
             self._save(self.times)
 
 
-def _default_thread_counts(runner: ModelRunner, cores: int) -> tuple[int, ...]:
+def _torch_threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
+
+
+def _default_thread_counts(runner: "ModelRunner", cores: int) -> tuple[int, ...]:
     if runner.device.type != "cpu":
         return (cores,)
     return tuple(sorted({1, cores // 2 or 1, 3 * cores // 4 or 1, cores}, reverse=True))

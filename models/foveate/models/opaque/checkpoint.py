@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from foveate.core.errors import SetupError
-from foveate.core.model import InputSpec
+from foveate.core.model import InputSpec, Task
 from foveate.models.zoo import RGB
 
 
@@ -33,6 +33,11 @@ class OpaqueCheckpoint:
     description: str = ""
     licence: str = ""
     source: str = ""
+
+    @property
+    def task(self) -> Task:
+        """classify for a network with classes, else embed."""
+        return "classify" if self.labels else "embed"
 
     def table(self) -> Mapping[str, Any]:
         """Everything except the weights that answers depend on."""

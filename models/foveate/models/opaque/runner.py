@@ -68,7 +68,7 @@ class OpaqueRunner(ClassifierRunner):
             ladder=ladder,
             licence=own.licence,
             source=own.source,
-            task="classify" if own.labels else "embed",
+            task=own.task,
             weights=fingerprint(*self.models.values(), *described, repr(self.content)),
         )
 

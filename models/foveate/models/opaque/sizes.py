@@ -9,7 +9,7 @@ STEPS = (32, 16, 14, 8)
 """Sides to try are multiples of the first of these steps with which the network takes any smaller side."""
 SMALLEST_SHARE = 0.45
 """The smallest side to try, as a share of the network's own. Below it, classifiers are rarely usable."""
-MAX_SIZES = 8
+MAX_SIZES = 5
 """Sides to try at most. Fewer are tried of networks for large images."""
 INPUT_ERRORS = (
     RuntimeError,

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from foveate.core.default_models import PHOTO_NAMES
 from foveate.models import zoo
 from foveate.models.opaque.checkpoint import OpaqueCheckpoint
 from foveate.models.opaque.sizes import smaller_sizes
@@ -39,7 +40,7 @@ def load(spec: str) -> OpaqueCheckpoint:
     """
     name = spec.removeprefix(RANDOM).removeprefix("timm/")
     timm = import_timm(spec)
-    check_known(timm, name, zoo.names())
+    check_known(timm, name, (*zoo.names(), *PHOTO_NAMES))
     empty: Any = create(timm, name, pretrained=False)
     data_config(empty, name)
     if spec.startswith(RANDOM):

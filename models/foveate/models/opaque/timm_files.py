@@ -15,17 +15,10 @@ from foveate.models.opaque.checkpoint import OpaqueCheckpoint
 from foveate.models.opaque.parameter_fit import check_fit, names_of_network
 from foveate.models.opaque.timm_classifiers import IMAGE_SIZE, constructor_takes, describe, flexible_sizes
 from foveate.models.weights.checkpoint import name_of
-from foveate.models.weights.description import (
-    CONFIG,
-    check_inside,
-    file_beside,
-    is_own_format,
-    own_values,
-    parse_options,
-    with_labels_read,
-)
+from foveate.models.weights.description import CONFIG, file_beside, is_own_format, own_values
 from foveate.models.weights.json_file import read_table
-from foveate.models.weights.state_dict import check_tensors, read_state
+from foveate.models.weights.options_file import parse_options, with_labels_read
+from foveate.models.weights.state_dict import check_tensors, read_state, stem_of
 from foveate.models.weights.timm_config import import_timm
 from foveate.models.weights.timm_format import (
     classes_of,
@@ -54,7 +47,7 @@ def load(path: Path, options: CheckpointOptions = NOTHING_STATED) -> OpaqueCheck
     if not stated.architecture:
         raise SetupError(
             f"{path.name} needs the name of its network: state it with --architecture, or as architecture in "
-            f"{path.stem}.json beside it"
+            f"{stem_of(path.name)}.json beside it"
         )
     for name in _ONLY_IN_TRUNK:
         if getattr(stated, name) is not None:
@@ -81,9 +74,7 @@ def _beside(path: Path) -> tuple[CheckpointOptions, Mapping[str, Any], str]:
     table, where = read_table(file), f"{file.name} beside {path.name}"
     timms = is_timm_format(table) and not is_own_format(table)
     values = preparation_values(table, where) if timms else own_values(table, where, file.name == CONFIG)
-    options = parse_options(values, where)
-    check_inside(options, where)
-    options = with_labels_read(options, file.parent)
+    options = parse_options(values, where, file.parent)
     if timms:
         options = options.model_copy(update={"architecture": table["architecture"]})
     return options, table if timms else {}, where

@@ -2,16 +2,23 @@
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from foveate.core.errors import BadPlan
 from foveate.core.model import Task
 from foveate.core.plan import Plan
 from foveate.core.profile import BASELINE_REDUCERS
 from foveate.models.layers.config import ViTConfig
+from foveate.models.vit.flops import flops
+from foveate.models.vit.resolve import resolve
 from foveate.models.vit.vit import ElasticViT
 
 SMALLER_SIZES = (5 / 7, 1 / 2)
 """Smaller image sizes, as shares of the model's own: 160 and 112 pixels for 224."""
+LARGER_SIZES = (8 / 7, 9 / 7)
+"""Larger image sizes, as shares of the model's own: 256 and 288 pixels for 224. Reducers pay for them: at the
+cost of full, more pixels may be worth more than all tokens (EViT, table 2)."""
+LARGER_KEEP_RATES = ("0.7", "0.5")
 DENSE_SIZES = (13 / 14, 6 / 7)
 """Further sizes for dense models, which lose more quality with size: 208 and 192 pixels for 224."""
 KEEP_RATES = ("0.9", "0.8", "0.7", "0.6", "0.5", "0.4", "0.3", "0.2", "0.1")
@@ -46,6 +53,7 @@ def candidates(
     dense_sizes = DENSE_SIZES if model.dense is not None else ()
     for side in _sizes(model.config, full.image_size, (*dense_sizes, *SMALLER_SIZES)):
         texts += [f"{full.variant}@{side}{step}" for step in _smaller_size(model, side)]
+    texts += _larger_sizes(model, full)
     for sibling in siblings:
         for side in (sibling.image_size, *_sizes(model.config, sibling.image_size)):
             sized = f"{sibling.variant}@{side}"
@@ -153,6 +161,24 @@ def _own_size(model: ElasticViT) -> Iterator[str]:
             yield from (f"evit:0.7/exit:eco:{cost}" for cost in DEPTH_COSTS[1:3])
 
 
+def _larger_sizes(model: ElasticViT, full: Plan) -> Iterator[str]:
+    """Plans at larger sizes that need less compute than full: dearer ones never become rungs."""
+    if model.clip is not None or not model.config.class_token:
+        return
+    own = Plan(full.variant, model.config.image_size)
+    limit = _gflops(model, own)
+    for side in _sizes(model.config, full.image_size, LARGER_SIZES):
+        for keep in LARGER_KEEP_RATES:
+            if _gflops(model, replace(own, image_size=side, reducer=f"evit:{keep}")) < limit:
+                yield f"{full.variant}@{side}/evit:{keep}"
+
+
+def _gflops(model: ElasticViT, plan: Plan) -> float:
+    """Billions of multiply-adds of an image."""
+    resolved = resolve(model, plan)
+    return flops(model, plan.image_size, resolved, resolved.depth)
+
+
 def _dense(config: ViTConfig) -> Iterator[str]:
     """Plans for dense models only."""
     depths = _shares_of_depth(config.depth)
@@ -192,6 +218,6 @@ def _tome(config: ViTConfig, side: int, shares: Sequence[float]) -> Iterator[str
 
 
 def _sizes(config: ViTConfig, own: int, shares: Sequence[float] = SMALLER_SIZES) -> list[int]:
-    """Smaller image sizes that the patches divide evenly, largest first."""
+    """Image sizes other than the model's own that the patches divide evenly, largest first."""
     sides = {round(own * share / config.patch_size) * config.patch_size for share in shares}
-    return sorted((side for side in sides if 0 < side < own), reverse=True)
+    return sorted((side for side in sides if side not in (0, own)), reverse=True)

@@ -70,8 +70,9 @@ def learning_steps(
     offered = choices(profile)
     if not offered or len(images) < 2:
         return
-    order = np.random.default_rng(profile.seed).permutation(len(images)).tolist()
-    first_half, second_half = order[: len(order) // 2], order[len(order) // 2 :]
+    first_half, second_half = images.dataset.halves(profile.seed)
+    if not first_half:
+        return
     steps = len(_plans(offered)) + 1 + rounds
     if learned.content is None:
 

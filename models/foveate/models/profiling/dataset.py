@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,8 @@ DecodeMedia = Callable[[bytes], Pixels]
 ReportProgress = Callable[[int, int], None]
 """Called with the number of items that are done, and the total."""
 
+CROP = re.compile(r"(.+)\.crop-\d+")
+"""The names of files that are crops of one image: NAME.crop-1.jpg and so on."""
 MAX_CACHED_BYTES = 512 * 2**20
 """Decoded media that are kept in memory at most. A larger dataset is decoded again for every plan."""
 
@@ -58,6 +61,20 @@ class Dataset:
         if not 0 < limit < len(self):
             return self
         return self.subset(sorted(np.random.default_rng(seed).permutation(len(self))[:limit].tolist()))
+
+    def halves(self, seed: int) -> tuple[list[int], list[int]]:
+        """The indices of two independent halves, in random order: crops of one image stay together."""
+        images = [self._image_of(index) for index in range(len(self))]
+        order = np.random.default_rng(seed).permutation(len(self)).tolist()
+        distinct = list(dict.fromkeys(images[index] for index in order))
+        first = set(distinct[: len(distinct) // 2])
+        return [i for i in order if images[i] in first], [i for i in order if images[i] not in first]
+
+    def _image_of(self, index: int) -> Path | int:
+        """What the crops of one image have in common; a value of its own for any other item."""
+        item = self.items[index]
+        crop = CROP.fullmatch(item.stem) if isinstance(item, Path) else None
+        return item.with_name(crop[1]) if crop and isinstance(item, Path) else index
 
     def digest(self) -> str:
         """SHA-256 over labels and items: the content of bytes; path, size and modification time of files."""
@@ -114,6 +131,14 @@ def class_folders(path: Path, labels: Sequence[str]) -> Dataset:
     return Dataset(_name(path), tuple(files), tuple(targets) or None)
 
 
+def image_folder(path: Path) -> Dataset:
+    """All images in a folder and its subfolders, without labels. Raises SetupError if there are none."""
+    files = _files(path)  # rglob of a path that is no folder finds nothing
+    if not files:
+        raise SetupError(f"there is no image in {path}")
+    return Dataset(_name(path), tuple(files))
+
+
 def mask_folders(path: Path) -> Dataset:
     """A folder with the folders `images` and `masks`, or a folder of images without masks.
 
@@ -121,10 +146,7 @@ def mask_folders(path: Path) -> Dataset:
     images, or for an image without a mask.
     """
     if not (path / "masks").is_dir():
-        files = _files(path)  # rglob of a path that is no folder finds nothing
-        if not files:
-            raise SetupError(f"there is no image in {path}")
-        return Dataset(_name(path), tuple(files))
+        return image_folder(path)
     items = _files(path / "images") if (path / "images").is_dir() else []
     masks = {file.stem: file for file in _files(path / "masks")}
     missing = next((file for file in items if file.stem not in masks), None)
@@ -150,8 +172,17 @@ def _name(path: Path) -> str:
 class DecodedDataset:
     """A dataset that is decoded once if it fits into memory, else each time an item is read."""
 
-    def __init__(self, dataset: Dataset, decode: DecodeMedia, report: ReportProgress) -> None:
-        """Decodes every item once, and leaves out the unreadable ones. Raises SetupError if none is left."""
+    def __init__(
+        self,
+        dataset: Dataset,
+        decode: DecodeMedia,
+        report: ReportProgress,
+        decoder_of: Callable[[int], DecodeMedia] | None = None,
+    ) -> None:
+        """Decodes every item once, and leaves out the unreadable ones. Raises SetupError if none is left.
+
+        decoder_of: a decoder to another side in pixels, for plans larger than full; None: there is none.
+        """
         readable: list[int] = []
         refused: list[tuple[int, FoveateError]] = []
         cached: list[Pixels] = []
@@ -181,6 +212,15 @@ class DecodedDataset:
         """The readable items."""
         self.unreadable = len(refused)
         self._decode, self._cached = decode, cached
+        self._decoder_of, self._sized = decoder_of, dict[int, DecodedDataset]()
+
+    def sized(self, side: int) -> "DecodedDataset":
+        """The readable items, decoded to a side in pixels; unchanged where no side can be chosen."""
+        if self._decoder_of is None:
+            return self
+        if side not in self._sized:
+            self._sized[side] = DecodedDataset(self.dataset, self._decoder_of(side), lambda *_: None)
+        return self._sized[side]
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -1,4 +1,4 @@
-"""The accuracy of a plan, and its quality relative to the full plan: top-1, or mean IoU of masks."""
+"""The accuracy of a plan, and its quality relative to full: top-1, mean IoU, or equal nearest neighbours."""
 
 import io
 import statistics
@@ -65,6 +65,71 @@ def _share_equal(predicted: Sequence[int], expected: Sequence[int]) -> float:
     """Share of equal classes, over the items whose expected class is not FAILED."""
     pairs = zip(predicted, expected, strict=True)
     return statistics.fmean(actual == target for actual, target in pairs if target != FAILED)
+
+
+NEIGHBOUR_CHUNK = 1024
+"""Images whose similarities to all others are in memory at one time."""
+
+
+class NeighbourAgreement(Evaluator):
+    """Quality is recall@1 of embeddings: the share of images with the same nearest neighbour as under full.
+
+    The neighbour is searched among full's embeddings of all other images, by cosine similarity. So the image
+    is the query, embedded under the plan, and the index was made under full ("asymmetric" retrieval): plans
+    are compared as a server mixes them. There is no accuracy.
+    """
+
+    def __init__(self) -> None:
+        self._embeddings: list[NDArray[np.float32] | None] = []
+        self._gallery = np.empty((0, 0), np.float32)
+        self._rows = np.empty(0, np.int64)
+        """The image of each row of the gallery: those whose embedding under full is valid."""
+        self._nearest = np.empty(0, np.int64)
+        """For each row of the gallery, the row of its nearest neighbour."""
+
+    def update(self, results: Sequence[Result | Exception]) -> None:
+        """Add embeddings; an exception finds no neighbour."""
+        self._embeddings += [None if isinstance(result, Exception) else result.scores for result in results]
+
+    def result(self) -> tuple[float, float | None]:
+        """Finish the plan, see `Evaluator.result`. Raises SetupError for fewer than three images."""
+        embeddings, self._embeddings = self._embeddings, []
+        if not len(self._rows):
+            self._index(embeddings)
+        queries = [embeddings[row] for row in self._rows.tolist()]
+        found = [number for number, query in enumerate(queries) if query is not None]
+        rows = _unit([query for query in queries if query is not None])
+        same = self._search(rows, np.array(found, np.int64)) == self._nearest[found]
+        return float(same.sum() / len(self._rows)), None
+
+    def _index(self, embeddings: Sequence[NDArray[np.float32] | None]) -> None:
+        """Keep full's embeddings, and the nearest neighbour of each."""
+        valid = [number for number, embedding in enumerate(embeddings) if embedding is not None]
+        if len(valid) < 3:
+            raise SetupError(
+                f"full embeds {len(valid)} image(s), and nearest neighbours take at least 3: pass more images"
+            )
+        self._rows = np.array(valid, np.int64)
+        self._gallery = _unit([embedding for embedding in embeddings if embedding is not None])
+        self._nearest = self._search(self._gallery, np.arange(len(valid)))
+
+    def _search(self, queries: NDArray[np.float32], own: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The gallery's row that is nearest to each query (N, D), its own row left out: (N,)."""
+        nearest = np.empty(len(queries), np.int64)
+        for first in range(0, len(queries), NEIGHBOUR_CHUNK):
+            part = slice(first, first + NEIGHBOUR_CHUNK)
+            similarity = queries[part] @ self._gallery.T
+            similarity[np.arange(len(similarity)), own[part]] = -np.inf
+            nearest[part] = similarity.argmax(1)
+        return nearest
+
+
+def _unit(rows: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """The rows, stacked and scaled to length 1; a row of zeros stays."""
+    stacked = np.stack(rows) if rows else np.empty((0, 1), np.float32)
+    lengths = np.linalg.norm(stacked, axis=1, keepdims=True)
+    unit: NDArray[np.float32] = stacked / np.maximum(lengths, np.finfo(np.float32).tiny)
+    return unit
 
 
 class MeanIoU(Evaluator):

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from foveate.core.outcome import Explanation, ReductionStage
-from foveate.models.runners.base import Pixels
 
+Pixels = NDArray[np.uint8]
 Colour = tuple[int, int, int]
 
 PANEL, SPACE, LINE = 280, 14, 20

@@ -26,7 +26,9 @@ def draw(profile: Profile, stem: Path) -> tuple[Path, Path]:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    panels: list[tuple[str, PlanCost]] = [("GFLOPs per image", lambda m: m.gflops)]
+    panels: list[tuple[str, PlanCost]] = []
+    if profile.full.gflops:  # 0 where it is not known
+        panels.append(("GFLOPs per image", lambda m: m.gflops))
     if profile.full.latency_s:
         label = f"milliseconds per image, in batches of {max(profile.full.latency_s)}"
         panels.insert(0, (label, lambda m: m.seconds and 1e3 * m.seconds))

@@ -29,7 +29,7 @@ from foveate.models.loading.loader import UnprofiledModel
 from foveate.models.loading.machine import current_setting
 from foveate.models.profiling.content_profile import learning_steps, with_content
 from foveate.models.profiling.dataset import DecodedDataset
-from foveate.models.profiling.evaluation import Evaluator, MeanIoU, Top1, read_masks
+from foveate.models.profiling.evaluation import Evaluator, MeanIoU, NeighbourAgreement, Top1, read_masks
 from foveate.models.profiling.profile_state import (
     ProfilingJob,
     ProfilingState,
@@ -80,6 +80,9 @@ def measure(
     profile = _profile(model, images, job, state, setting)
     if runner.card.task == "classify" and isinstance(runner, ClassifierRunner):
         report_content = partial(report, "content")
+        # A server decodes all images to the size of the ladder's largest plan.
+        runner.decoded_side = max(Plan.parse(m.plan, runner.full).image_size for m in profile.ladder)
+        images = _decoded_at(runner.decoded_side, runner, images)
         for learned in learning_steps(
             runner, images, profile, job.batch_sizes, job.rounds, state.learnt, report_content
         ):
@@ -139,7 +142,7 @@ def _qualities(
     for number in range(len(state.kept), len(job.plans)):
         plan, succeeded = job.plans[number], list[Result]()
         name, done = plan.relative_to(runner.full), 0
-        for chunk in images.chunks(runner.max_batch):
+        for chunk in _decoded_at(plan.image_size, runner, images).chunks(runner.max_batch):
             report("quality", f"quality of {name}", number * len(images) + done, total)
             results = runner.run(runner.stack(chunk, plan), plan)
             evaluator.update(results)
@@ -164,13 +167,23 @@ def _latencies(
     description, per_round = f"latency of {len(timed)} plans", len(timed) * len(job.batch_sizes)
     for number in range(len(state.rounds), job.rounds):
         times: dict[str, dict[int, float]] = {plan.relative_to(runner.full): {} for plan in timed}
-        pixels = _round_images(images, job, number)
+        pixels = {
+            side: _round_images(_decoded_at(side, runner, images), job, number)
+            for side in {plan.image_size for plan in timed}
+        }
         for done, (plan, size) in enumerate(_timing_order(timed, job, number)):
             report("latency", description, number * per_round + done, job.rounds * per_round)
-            times[plan.relative_to(runner.full)][size] = mean_batch_seconds(runner, plan, pixels, size)
+            times[plan.relative_to(runner.full)][size] = mean_batch_seconds(
+                runner, plan, pixels[plan.image_size], size
+            )
         state = replace(state, rounds=(*state.rounds, times))
         yield state
     report("latency", description, job.rounds * per_round, job.rounds * per_round)
+
+
+def _decoded_at(side: int, runner: ModelRunner, images: DecodedDataset) -> DecodedDataset:
+    """The images as the server decodes them for a plan of this image size: never smaller than for full."""
+    return images if side <= runner.full.image_size else images.sized(side)
 
 
 def evaluator_for(
@@ -187,13 +200,24 @@ def evaluator_for(
     dataset = images.dataset
     if runner.card.task == "classify":
         return Top1(dataset.targets, full_classes)
+    if runner.card.task == "embed":
+        return _after_full(NeighbourAgreement(), runner, images, bool(measured))
     side, classes, frames = runner.full.image_size, len(runner.card.labels) + 1, runner.card.frames
     if dataset.masks is not None:
         masks = (read_masks(dataset.encoded_mask(index), side, frames or 1) for index in range(len(images)))
         truth = [mask for item in masks for mask in item]
         return MeanIoU(truth, classes, measured[0].accuracy if measured else None, frames)
-    evaluator = MeanIoU(None, classes, frames=frames)
-    if measured:  # the partial file does not hold full's masks, so they are computed again
+    return _after_full(MeanIoU(None, classes, frames=frames), runner, images, bool(measured))
+
+
+def _after_full(
+    evaluator: Evaluator, runner: ModelRunner, images: DecodedDataset, is_measured: bool
+) -> Evaluator:
+    """An evaluator that compares with the answers of full. If full is measured already, it runs again.
+
+    The partial file does not hold its masks or embeddings.
+    """
+    if is_measured:
         for chunk in images.chunks(runner.max_batch):
             evaluator.update(runner.run(runner.stack(chunk, runner.full), runner.full))
         evaluator.result()

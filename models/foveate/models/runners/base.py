@@ -41,13 +41,17 @@ class ModelRunner(Protocol):
 
     full: Plan
     """The plan that spends full compute."""
-    device: torch.device
     max_batch: int
     """The largest number of items in one batch."""
     times: Mapping[int, Mapping[Plan, Mapping[int, float]]]
     """Seconds per batch by number of threads, plan and batch size, as far as they are measured."""
     warmup: Any
     """The first runs that are left, a `Warmup` of the engine's protocol; None for none."""
+
+    @property
+    def device(self) -> Any:
+        """A `torch.device`, or for models of other libraries an object with its `type`."""
+        ...
 
     @property
     def card(self) -> ModelCard:
@@ -118,6 +122,8 @@ class BaseRunner:
         limit = MAX_BATCH.get(self.device.type, DEFAULT_MAX_BATCH)
         self.max_batch = max_batch or (max(1, limit // CLIP_BATCH_DIVISOR) if frames else limit)
         self._scale, self._shift = self.normalisation(mean, std)
+        self.decoded_side = 0
+        """Side in pixels of the media of a ladder with plans larger than full; 0: full's image size."""
         self.times: Mapping[int, Mapping[Plan, Mapping[int, float]]] = {}
         """Seconds per batch by number of threads, plan and batch size, as far as they are measured."""
         self.warmup: Any = None
@@ -137,8 +143,8 @@ class BaseRunner:
         return plan.content is not None or plan.exit is not None
 
     def blank_batch(self, size: int) -> Tensor:
-        """`size` black images or clips at full's image size: (B, [T,] S, S, 3) uint8."""
-        time, side = self._time_shape, self.full.image_size
+        """`size` black images or clips of the size that is decoded: (B, [T,] S, S, 3) uint8."""
+        time, side = self._time_shape, self.decoded_side or self.full.image_size
         return torch.zeros(size, *time, side, side, 3, dtype=torch.uint8, device=self.device)
 
     @property
@@ -149,13 +155,14 @@ class BaseRunner:
     def stack(self, media: Sequence[Pixels], plan: Plan) -> Tensor:
         """Images (S, S, 3) to one tensor (B, S, S, 3) uint8; clips (T, S, S, 3) to (B, T, S, S, 3).
 
-        S is the plan's image size, or full's for all items. Raises RunFailed for other shapes.
+        S is the plan's image size, or that of the decoded media, or full's, for all items. Raises RunFailed
+        for other shapes.
 
         No torch operator that would use threads runs here: a second pool of OpenMP threads in the
         process makes libgomp stop spinning, and a single forward 1.7 times slower on two cores.
         """
         time = self._time_shape
-        sides = {self.full.image_size, plan.image_size}
+        sides = {self.full.image_size, plan.image_size, self.decoded_side or plan.image_size}
         shapes = {pixels.shape for pixels in media}
         if len(shapes) > 1 or not shapes <= {(*time, side, side, 3) for side in sides}:
             raise RunFailed(

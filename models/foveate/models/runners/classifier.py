@@ -37,7 +37,13 @@ class ClassifierRunner(BaseRunner):
         """
         if plan.content is not None and self.content is not None:
             return self.run_by_content(batch, self.content, parse_certainty(plan))
+        if len(batch) > self.most(plan):
+            return self._run_in_batches(batch, plan)
         return self.run_plan(batch, plan)
+
+    def most(self, plan: Plan) -> int:
+        """Most images of one forward of a plan."""
+        return self.max_batch
 
     @abstractmethod
     def run_plan(self, batch: Tensor, plan: Plan) -> Sequence[Result | Exception]:
@@ -65,10 +71,10 @@ class ClassifierRunner(BaseRunner):
         return results
 
     def _run_in_batches(self, batch: Tensor, plan: Plan) -> list[Result | Exception]:
-        """Any number of images, in batches of at most `max_batch` and of sizes whose kernels are prepared."""
+        """Any number of images, in batches that fit into memory and of sizes whose kernels are prepared."""
         results: list[Result | Exception] = []
         while len(results) < len(batch):
-            left = min(self.max_batch, len(batch) - len(results))
+            left = min(self.most(plan), len(batch) - len(results))
             size = max(size for size in BATCH_SIZES if size <= left)
             results += self.run_plan(batch[len(results) : len(results) + size], plan)
         return results

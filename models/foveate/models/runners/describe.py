@@ -36,6 +36,7 @@ def describe(
     elif model.dense is not None:
         classes = model.dense.spec.classes - 1  # the background has no label
     prepared = repr((checkpoint.mean, checkpoint.std, model.config))
+    pool = (model.attn_pool,) if model.attn_pool is not None else ()
     return ModelCard(
         name=checkpoint.name,
         description=checkpoint.description,
@@ -48,7 +49,7 @@ def describe(
         source=checkpoint.source,
         task=checkpoint.task,
         frames=frames,
-        trunk=fingerprint(model.patch_embed, model.blocks[-1], model.norm, model.head, prepared),
+        trunk=fingerprint(model.patch_embed, model.blocks[-1], model.norm, *pool, model.head, prepared),
         weights=fingerprint(
             model,
             prepared,

@@ -108,7 +108,7 @@ class VideoExecutor:
     def __init__(self, model: ElasticViT, load_frames: FrameLoader, total: int) -> None:
         """total: frames of each clip that `load_frames` can load."""
         self.model, self.head, self.load_frames, self.total = model, clip_of(model), load_frames, total
-        self.device = model.pos_embed.device
+        self.device = model.patch_embed.proj.weight.device
 
     def __call__(self, clips: int, plan: VideoPlan) -> list[VideoResult]:
         """One result per clip, in order. clips: their number."""

@@ -77,6 +77,7 @@ class TorchRunner(ClassifierRunner):
         others += [family.stitches[spec] for spec in sorted(family.stitches, key=str)]
         others += [family.clicks] if family.clicks else []
         self.card = describe(checkpoint, self.full, ladder, depends_on=(*others, repr(self.content)))
+        self.decoded_side = self.card.input_side
         self.submodels: tuple[ModelRunner, ...] = ()
         """Models served with this one: one answers clicks on its features, one takes video clips."""
         if family.clicks is not None:
@@ -98,6 +99,12 @@ class TorchRunner(ClassifierRunner):
             return resolve_segmentation(plan, self.full, self.models)
         stitches = [name for variant, name in self.stitches if variant == plan.variant]
         return resolve_classification(plan, self.full, self.models, self.content is not None, stitches)
+
+    def most(self, plan: Plan) -> int:
+        """Most images of one forward: of a plan larger than full, as many as take a full batch's memory."""
+        if plan.image_size <= self.full.image_size:
+            return self.max_batch
+        return max(1, int(self.max_batch * (self.full.image_size / plan.image_size) ** 2))
 
     @torch.inference_mode()
     def run_plan(self, batch: Tensor, plan: Plan) -> Sequence[Result | Exception]:

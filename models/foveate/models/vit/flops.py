@@ -31,7 +31,7 @@ def flops(
     ]
     total += sum(exit_macs(model.exit_heads[str(head)], side, counts[head - 1]) for head in used_heads)
     if depth not in used_heads:
-        total += classifier_macs(config)
+        total += classifier_macs(config, counts[-1] if counts else tokens)
     return total / 1e9
 
 

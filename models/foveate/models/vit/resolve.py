@@ -6,12 +6,17 @@ from foveate.models import exits, reduction
 from foveate.models.layers.config import ReductionPoint
 from foveate.models.vit.vit import ElasticViT, ResolvedPlan
 
+MAX_ENLARGEMENT = 2
+"""A plan's image size is at most this many times the model's own. Far from it, accuracy falls ("ResFormer",
+CVPR 2023), and a request's cost must have a bound."""
+
 
 def resolve(model: ElasticViT, plan: Plan) -> ResolvedPlan:
     """The plan resolved for this trunk. Raises BadPlan if the model does not support the plan."""
     config = model.config
-    if plan.image_size % config.patch_size or plan.image_size > config.image_size:
-        raise BadPlan(f"image size must be a multiple of {config.patch_size} and at most {config.image_size}")
+    largest = MAX_ENLARGEMENT * config.image_size
+    if plan.image_size % config.patch_size or plan.image_size > largest:
+        raise BadPlan(f"image size must be a multiple of {config.patch_size} and at most {largest}")
     if plan.depth is not None and plan.depth > config.depth:
         raise BadPlan(f"{plan.variant} has {config.depth} blocks; depth:{plan.depth} is past its end")
     if plan.heads is not None and plan.heads > config.heads:

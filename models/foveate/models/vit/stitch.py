@@ -4,7 +4,7 @@
 selects the stitch. It is never a state of the modules.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
@@ -44,7 +44,9 @@ class Stitch:
         tokens, identity = self.front.embed(images), create("none", self.front)
         for index in range(self.spec.run):
             tokens = self.front.blocks[index](tokens, identity, index)
-        tokens = tokens.with_features(self.joint(tokens.x))
+        # Rotary positions belong to a trunk: the other one has its own wavelengths.
+        rotation = self.back.rotation(self.front.side(images), tokens.x)
+        tokens = replace(tokens.with_features(self.joint(tokens.x)), rotation=rotation)
         resolved = ResolvedPlan(identity, self.back.config.depth)
         return self.back.encode(tokens, resolved, start=self.spec.replaced)
 
@@ -55,4 +57,4 @@ class Stitch:
         total = embedding_macs(front, image_size) + block_macs(front, tokens, (tokens,) * self.spec.run)
         total += tokens * front.width * back.width
         total += block_macs(back, tokens, (tokens,) * (back.depth - self.spec.replaced))
-        return (total + classifier_macs(back)) / 1e9
+        return (total + classifier_macs(back, tokens)) / 1e9

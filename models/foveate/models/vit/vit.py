@@ -1,7 +1,8 @@
 """The elastic trunk: a plain ViT with timm's parameter names that runs under a plan.
 
 "An Image is Worth 16x16 Words" (ICLR 2021); distillation token from DeiT, registers from "Vision
-Transformers Need Registers", layer scale from CaiT, norm before the blocks from CLIP.
+Transformers Need Registers", layer scale from CaiT, norm before the blocks from CLIP, rotary positions, gated
+MLPs and norms within a block from EVA-02 and DINOv3, attention pooling from SigLIP.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,9 +18,11 @@ from foveate.models.heads.clip import ClipHead, ClipSpec
 from foveate.models.heads.dense import DenseHead, DenseSpec
 from foveate.models.heads.exits import build as build_exit
 from foveate.models.heads.gates import Gate
+from foveate.models.layers.attention_pool import AttentionPool
 from foveate.models.layers.blocks import Block, PatchEmbed
 from foveate.models.layers.config import ViTConfig
 from foveate.models.layers.reducer import Reducer, Schedule
+from foveate.models.layers.rope import Rotation, initial_rotation
 from foveate.models.layers.tokens import Tokens
 
 
@@ -41,7 +44,7 @@ class TrunkOutput:
     """The result of one forward pass, rows in the order of the input."""
 
     logits: Tensor
-    """(B, C) class scores, or (B, D) pooled features for a model without a classifier."""
+    """(B, C) class scores, or (B, E) embeddings for a model without a classifier."""
     exit_layer: Tensor
     """(B,) int64: number of blocks that each sample went through."""
     tokens: Tensor
@@ -94,10 +97,11 @@ class ElasticViT(nn.Module):
         if config.registers:
             self.reg_token = nn.Parameter(torch.zeros(1, config.registers, config.width))
         positions = config.patches(config.image_size) + (config.prefix if config.embed_prefix else 0)
-        self.pos_embed = nn.Parameter(torch.zeros(1, positions, config.width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, positions, config.width)) if config.pos_embed else None
         self.norm_pre = _norm(config, config.pre_norm)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = _norm(config, config.final_norm)
+        self.attn_pool = AttentionPool(config) if config.pool == "map" else None
         self.fc_norm = _norm(config, config.fc_norm)
         self.head = _classifier(config)
         if config.distilled:
@@ -127,16 +131,36 @@ class ElasticViT(nn.Module):
         prefix = [
             getattr(self, name).expand(len(images), -1, -1) for name, used in prefix_tokens.items() if used
         ]
-        positions = self.positions(images.shape[-1] // config.patch_size)
-        if config.embed_prefix:
-            x = torch.cat([*prefix, patches], dim=1) + positions
+        side = self.side(images)
+        if not config.pos_embed:
+            x = torch.cat([*prefix, patches], dim=1)
+        elif config.embed_prefix:
+            x = torch.cat([*prefix, patches], dim=1) + self.positions(side)
         else:
-            x = torch.cat([*prefix, patches + positions], dim=1)
-        return Tokens.start(self.norm_pre(x), config.prefix)
+            x = torch.cat([*prefix, patches + self.positions(side)], dim=1)
+        return Tokens.start(self.norm_pre(x), config.prefix, self.rotation(side, x))
+
+    def side(self, images: Tensor) -> int:
+        """Rows of patches of images (B, 3, S, S)."""
+        return images.shape[-1] // self.config.patch_size
+
+    def rotation(self, side: int, like: Tensor) -> Rotation | None:
+        """Rotary positions of the tokens of a grid of side x side patches, on the device of `like`.
+
+        None for a model without them.
+        """
+        if self.config.rope == "none":
+            return None
+        return initial_rotation(self.config, side, like.device, like.dtype)
 
     def positions(self, side: int) -> Tensor:
-        """Position embeddings for a grid of side x side patches: (1, N, D)."""
+        """Position embeddings for a grid of side x side patches: (1, N, D).
+
+        Raises ValueError for a model that has none.
+        """
         config = self.config
+        if self.pos_embed is None:
+            raise ValueError("the model has no learned position embeddings")
         own_side = config.image_size // config.patch_size
         if side == own_side:
             return self.pos_embed
@@ -185,15 +209,20 @@ class ElasticViT(nn.Module):
         return _in_batch_order([*exited, _exited(tokens, rows, self.classify(tokens), resolved.depth, after)])
 
     def classify(self, tokens: Tokens) -> Tensor:
-        """Tokens after the last block to logits (B, C), or to pooled features (B, D) without a classifier."""
+        """Tokens after the last block to logits (B, C), or to embeddings (B, E) without a classifier."""
         config = self.config
         x = self.norm(tokens.x)
-        if config.pool == "avg":
+        if self.attn_pool is not None:
+            first = 0 if config.pool_prefix else config.prefix
+            pooled = self.attn_pool(x[:, first:], tokens.counts[:, first:])
+        elif config.pool == "token":
+            pooled = x[:, 0]
+        else:
             # Weighted by the number of patches that each token represents, so merging keeps the mean.
             weight = tokens.counts[:, config.prefix :, None]
             pooled = ((x[:, config.prefix :] * weight).sum(1) / weight.sum(1)).to(x.dtype)
-        else:
-            pooled = x[:, 0]
+            if config.pool == "token_avg":
+                pooled = torch.cat([x[:, 0], pooled], dim=1)
         logits: Tensor = self.head(self.fc_norm(pooled))
         if config.distilled:
             logits = (logits + self.head_dist(x[:, 1])) / 2
@@ -206,8 +235,10 @@ def _norm(config: ViTConfig, used: bool) -> nn.Module:
 
 
 def _classifier(config: ViTConfig) -> nn.Module:
-    """A linear classifier, or the identity for a model without classes."""
-    return nn.Linear(config.width, config.classes) if config.classes else nn.Identity()
+    """A linear classifier; for a model without classes, the projection to its embedding, or the identity."""
+    if config.classes:
+        return nn.Linear(config.pooled, config.classes)
+    return nn.Linear(config.pooled, config.projection, bias=False) if config.projection else nn.Identity()
 
 
 def _exited(

@@ -14,11 +14,14 @@ from torch import Tensor
 from foveate.core.checkpoint_options import NOTHING_STATED, CheckpointOptions
 from foveate.core.errors import SetupError
 from foveate.models.vit.vit import ElasticViT
-from foveate.models.weights.description import CONFIG, describe_beside, with_labels_read
+from foveate.models.weights.description import CONFIG, describe_beside
+from foveate.models.weights.eva_names import trunk_names
 from foveate.models.weights.inferred_card import guessed_card, infer_card, preparation_text, with_options
+from foveate.models.weights.options_file import with_labels_read
 from foveate.models.weights.parameter_names import timm_names
 from foveate.models.weights.state_dict import check_tensors, read_metadata, read_state, stem_of
-from foveate.models.weights.timm_architectures import stated_shape
+from foveate.models.weights.timm_architectures import stated_architecture
+from foveate.models.weights.transformers_towers import Tower
 from foveate.models.zoo import MAX_NAME, CheckpointCard
 
 METADATA_KEY = "foveate"
@@ -78,13 +81,15 @@ def read(
 def _read_without_card(path: Path, options: CheckpointOptions) -> Checkpoint:
     """The checkpoint of weights that do not describe themselves."""
     beside = describe_beside(path)
-    stated = options.over(beside.options)
-    known = stated_shape(stated.architecture)
-    stated = stated.over(known.options)
-    state = _network_state(path, stated.prefix)
-    card = infer_card(name_of(path), path, state, stated, beside)
-    known.check(card.config, path.name)
-    return _attach_stated(card, guessed_card(card.name, state), state, stated, path)
+    stated, tower = options.over(beside.options), beside.tower
+    stated_architecture(stated.architecture)  # before the weights of another network are read
+    state, config = _network_state(path, stated.prefix, tower), None
+    default = guessed_card(name_of(path), state)
+    if tower is not None:
+        config, state = tower.fit(state, stated.image_size or tower.config.image_size)
+        stated = stated.over(CheckpointOptions(labels=tower.label_names(config.classes)))
+    card = infer_card(name_of(path), path, state, stated, beside, config)
+    return _attach_stated(card, default, state, stated, path)
 
 
 def _attach_stated(
@@ -95,13 +100,18 @@ def _attach_stated(
     path: Path,
 ) -> Checkpoint:
     """The checkpoint of a card to which `stated` is applied, and which was `default` without it."""
-    checkpoint = replace(attach(card, state, path.name), preparation=preparation_text(card, default))
+    checkpoint = attach(card, trunk_names(state), path.name)
+    checkpoint = replace(checkpoint, preparation=preparation_text(card, default))
     return resize(checkpoint, stated.image_size or card.config.image_size)
 
 
-def _network_state(path: Path, prefix: str | None) -> dict[str, Tensor]:
-    """The parameters of the network in a file, checked, under timm's names."""
-    state = timm_names(read_state(path, prefix)[0], path.name, prefix)
+def _network_state(path: Path, prefix: str | None, tower: Tower | None = None) -> dict[str, Tensor]:
+    """The parameters of the network in a file, checked, under timm's names. tower: the network, where a
+    configuration of transformers describes it."""
+    state, _ = read_state(path, prefix, tower.uses) if tower else read_state(path, prefix)
+    if tower is not None and prefix is None:
+        state = tower.plain_names(state)
+    state = timm_names(state, path.name, prefix)
     check_tensors(state, path.name)
     return state
 
@@ -157,8 +167,10 @@ def resize(checkpoint: Checkpoint, image_size: int) -> Checkpoint:
         raise SetupError(
             f"{checkpoint.name} takes image sizes that are multiples of {patch}, not {image_size}"
         )
-    with torch.no_grad():
-        state = checkpoint.model.state_dict() | {"pos_embed": checkpoint.model.positions(side)}
+    state = checkpoint.model.state_dict()
+    if checkpoint.config.pos_embed:
+        with torch.no_grad():
+            state |= {"pos_embed": checkpoint.model.positions(side)}
     config = replace(checkpoint.config, image_size=image_size)
     resized = attach(replace(checkpoint, config=config), state, checkpoint.name)
     return replace(resized, preparation=checkpoint.preparation)

@@ -2,18 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
-
-from pydantic import ValidationError
 
 from foveate.core.checkpoint_options import CheckpointOptions
 from foveate.core.errors import SetupError
 from foveate.models.layers.config import ViTConfig
 from foveate.models.weights.json_file import read_table
+from foveate.models.weights.options_file import parse_options
 from foveate.models.weights.state_dict import stem_of
 from foveate.models.weights.timm_format import is_timm_format, timm_values
 from foveate.models.weights.transformers_format import is_transformers_format, transformers_values
+from foveate.models.weights.transformers_towers import Tower
 
 CONFIG = "config.json"
 """The file with the configuration in the folders of timm and transformers."""
@@ -28,6 +28,8 @@ class Description:
     """The name of the file; empty where there is none."""
     expected: Mapping[str, int] | None = None
     """Values of the configuration that the weights must show, by name."""
+    tower: Tower | None = None
+    """What the file of a checkpoint of transformers says about its vision tower."""
 
     def check(self, config: ViTConfig, stated: CheckpointOptions) -> None:
         """Raise SetupError where the weights show something else than the file says.
@@ -71,53 +73,14 @@ def describe_beside(weights: Path) -> Description:
     table, where = read_table(path), f"{path.name} beside {weights.name}"
     values: Mapping[str, Any]
     expected: Mapping[str, int] = {}
+    tower = None
     if is_timm_format(table) and not is_own_format(table):
         values, expected = timm_values(table, where)
     elif is_transformers_format(table):
-        values, expected = transformers_values(table, weights.parent, where)
+        values, tower = transformers_values(table, weights.parent, where)
     else:
         values = own_values(table, where, optional=path.name == CONFIG)
-    options = parse_options(values, where)
-    check_inside(options, where)
-    return Description(with_labels_read(options, path.parent), path.name, expected)
-
-
-def check_inside(options: CheckpointOptions, where: str) -> None:
-    """Raise SetupError for a file of labels elsewhere: a checkpoint from others must not read any file."""
-    labels = options.labels if isinstance(options.labels, str) else ""
-    path = PurePath(labels)
-    if path.is_absolute() or ".." in path.parts:
-        raise SetupError(
-            f"{where}: the file of labels {labels[:200]!r} is not in the folder of the weights; move it "
-            "there, or remove the entry and pass --labels"
-        )
-
-
-def parse_options(values: Mapping[str, Any], where: str) -> CheckpointOptions:
-    """Checked options. Raises SetupError, which names the first entry that is unknown or out of range."""
-    try:
-        return CheckpointOptions(**{name: value for name, value in values.items() if value is not None})
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"][:1])
-        if first["type"] == "extra_forbidden":
-            known = ", ".join(CheckpointOptions.model_fields)
-            raise SetupError(f"{where} has an unknown entry, {name}; known are {known}") from None
-        reason = first["msg"].removeprefix("Value error, ")
-        raise SetupError(f"{where}: {name} cannot be {values.get(name)!r}: {reason}") from None
-
-
-def with_labels_read(options: CheckpointOptions, folder: Path = Path()) -> CheckpointOptions:
-    """The options with the labels of the file that they name. Raises SetupError for an unreadable file."""
-    if not isinstance(options.labels, str):
-        return options
-    path = folder / options.labels
-    try:
-        lines = path.read_text("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SetupError(f"the labels in {path} cannot be read: {error}") from error
-    labels = tuple(line.strip() for line in lines if line.strip())
-    return options.model_copy(update={"labels": labels})
+    return Description(parse_options(values, where, path.parent), path.name, expected, tower)
 
 
 def own_values(table: Mapping[str, Any], where: str, optional: bool) -> Mapping[str, Any]:

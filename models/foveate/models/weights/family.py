@@ -23,7 +23,8 @@ STITCHES = "stitches.safetensors"
 class Family:
     """A full model, its siblings and its trained extras.
 
-    Raises SetupError for a sibling with another preprocessing or other classes, and for equal names.
+    Raises SetupError for a sibling with another preprocessing or other classes, for one of a model that
+    makes embeddings, and for equal names.
     """
 
     own: Checkpoint
@@ -37,6 +38,11 @@ class Family:
     def __post_init__(self) -> None:
         if len({member.name for member in self.members}) < len(self.members):
             raise SetupError(f"two members of the family of {self.own.name} have the same name")
+        if self.siblings and self.own.task == "embed":
+            raise SetupError(
+                f"{self.siblings[0].name} cannot answer for {self.own.name}: "
+                "embeddings of two models cannot be compared with each other"
+            )
         for sibling in self.siblings:
             for field_name in ("labels", "input", "mean", "std"):
                 if getattr(sibling, field_name) != getattr(self.own, field_name):

@@ -9,18 +9,20 @@ import torch
 from torch import Tensor, nn
 
 from foveate.core.checkpoint_options import NOTHING_STATED, CheckpointOptions
+from foveate.core.default_models import PHOTO_NAMES
 from foveate.core.errors import SetupError
 from foveate.models import zoo
 from foveate.models.layers.config import ViTConfig
 from foveate.models.vit.vit import ElasticViT
-from foveate.models.weights import timm_models
-from foveate.models.weights.checkpoint import Checkpoint, attach, read, resize, save, tensors
+from foveate.models.weights import timm_models, transformers_hub
+from foveate.models.weights.checkpoint import Checkpoint, attach, read, resize, save, tensors, variant
 from foveate.models.weights.local_files import (
     OTHER_FORMATS,
     check_no_options,
     is_local,
     other_format,
     weights_path,
+    without_prefix,
 )
 from foveate.models.zoo import CheckpointCard
 
@@ -44,20 +46,34 @@ def load(
     folder: Traversable | None = None,
     options: CheckpointOptions = NOTHING_STATED,
 ) -> Checkpoint:
-    """The model of a name. These are tried in order: a card in the zoo, the path of a .safetensors file or of
-    its folder, `random:` and an architecture, a timm name (``vit_tiny_patch16_224``, with a tag or without,
-    or ``hf-hub:timm/...``).
+    """The model of a name. These are tried in order: the path of a .safetensors file or of its folder, the
+    ``org/name`` of a vision transformer of transformers on the hub, a card in the zoo, `random:` and an
+    architecture, a timm name (``vit_tiny_patch16_224``, with a tag or without, or ``hf-hub:timm/...``).
 
     image_size: in pixels, the position embeddings are interpolated to it; folder: used in place of the zoo;
     options: what is stated about a file. Raises SetupError with one sentence when there is no such model,
     and for options of a model that is no file.
     """
+    name = without_prefix(name)
     if is_local(name):
         checkpoint = read(weights_path(name), options=options)
+    elif transformers_hub.is_trunk_repository(name):
+        checkpoint = _of_repository(name, options)
     else:
         check_no_options(name, options)
         checkpoint = _find(name, folder or zoo.shipped())
     return resize(checkpoint, image_size or checkpoint.config.image_size)
+
+
+def _of_repository(name: str, options: CheckpointOptions) -> Checkpoint:
+    """A checkpoint of transformers on the hub."""
+    path = transformers_hub.fetch_weights(name)
+    return replace(
+        read(path, options=options),
+        name=variant(name.rpartition("/")[2])[: zoo.MAX_NAME],
+        licence=transformers_hub.licence_of(path.parent),
+        source=transformers_hub.source_of(name),
+    )
 
 
 def _find(name: str, folder: Traversable) -> Checkpoint:
@@ -80,7 +96,7 @@ def _find(name: str, folder: Traversable) -> Checkpoint:
         if not Path(name).exists():
             raise SetupError(f"there is no file or folder {name}")
         raise SetupError(f"{name} is no model: name a .safetensors file, or a folder with a config.json")
-    return timm_models.load(name, zoo.names(folder))
+    return timm_models.load(name, (*zoo.names(folder), *PHOTO_NAMES))
 
 
 def _with_trunk(card: CheckpointCard, path: Path, folder: Traversable) -> Checkpoint:

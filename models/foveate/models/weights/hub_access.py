@@ -17,9 +17,9 @@ def hub_access(name: str) -> Iterator[None]:
     """Load the model of this name from the hub, or from the cache alone where the hub does not answer.
 
     Raises SetupError in place of one with the cause, where the hub cannot be reached and the cache is not
-    complete. huggingface_hub must be installed.
+    complete, and where huggingface_hub is not installed.
     """
-    constants: Any = import_module("huggingface_hub.constants")
+    constants = _constants(name)
     switched_off = bool(constants.HF_HUB_OFFLINE)
     if not switched_off and _answers(constants.ENDPOINT):
         yield
@@ -33,6 +33,16 @@ def hub_access(name: str) -> Iterator[None]:
         raise SetupError(_sentence(name, constants, switched_off)) from error.__cause__
     finally:
         constants.HF_HUB_OFFLINE = switched_off
+
+
+def _constants(name: str) -> Any:
+    """huggingface_hub's settings. Raises SetupError where it is not installed."""
+    try:
+        import_module("huggingface_hub.errors")
+        return import_module("huggingface_hub.constants")
+    except ModuleNotFoundError as error:
+        command = "pip install 'foveate[transformers]'"
+        raise SetupError(f"{name} needs {error.name}, which is not installed: {command}") from None
 
 
 def _answers(endpoint: str) -> bool:

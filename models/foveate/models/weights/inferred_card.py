@@ -9,34 +9,48 @@ from torch import Tensor
 
 from foveate.core.checkpoint_options import NOTHING_STATED, CheckpointOptions, flag_of, text_of
 from foveate.core.errors import SetupError
+from foveate.models.layers.config import ViTConfig
 from foveate.models.weights.config_from_weights import config_from_weights, guessed_shape
 from foveate.models.weights.description import Description
+from foveate.models.weights.state_dict import stem_of
+from foveate.models.weights.timm_architectures import unseen_fields
 from foveate.models.zoo import CheckpointCard
 
 log = logging.getLogger(__name__)
 
 
 def infer_card(
-    name: str, path: Path, state: Mapping[str, Tensor], stated: CheckpointOptions, beside: Description
+    name: str,
+    path: Path,
+    state: Mapping[str, Tensor],
+    stated: CheckpointOptions,
+    beside: Description,
+    config: ViTConfig | None = None,
 ) -> CheckpointCard:
     """The card of the weights in a file. stated: by the user or, after that, in the file `beside` them.
+
+    config: their configuration, where all of it is known; None: it is inferred from the weights.
 
     One warning names each value that is not stated, and the flag that states it. Raises SetupError for
     statements that do not fit the weights.
     """
-    config = config_from_weights(state, path.name, stated)
+    guesses: dict[str, object] = {}
+    if config is None:
+        config = config_from_weights(state, path.name, stated)
+        guesses = guessed_shape(config, stated)
     beside.check(config, stated)
     card = with_options(CheckpointCard(name, config), stated)
-    guesses = guessed_shape(config, stated) | _guessed_preparation(card, stated)
+    guesses |= _guessed_preparation(card, stated)
     note = "configuration inferred from the shapes of the weights"
     note += f" and {beside.file}" if beside.file else ""
+    note = f"{beside.tower.kind} of transformers" if beside.tower else note
     if guesses:
         values = ", ".join(f"{key} {text_of(value)}" for key, value in guesses.items())
         note += f"; guessed: {values}"
         log.warning(
             "%s does not state how it was trained, so these values are guesses, and wrong ones cost "
             "accuracy: %s; state them with %s, or in %s.json beside the file",
-            path, values, " ".join(map(flag_of, guesses)), path.stem,
+            path, values, " ".join(map(flag_of, guesses)), stem_of(path.name),
         )  # fmt: skip
     return replace(card, description=note)
 
@@ -69,7 +83,9 @@ def preparation_text(card: CheckpointCard, default: CheckpointCard | None) -> st
 
 def _not_in_weights(card: CheckpointCard) -> tuple[object, ...]:
     config = card.config
-    return config.heads, config.eps, config.activation, config.pool, card.mean, card.std, card.input
+    shown = config.heads, config.eps, config.activation, config.pool, card.mean, card.std, card.input
+    unseen = unseen_fields(config)
+    return (*shown, unseen) if unseen else shown
 
 
 def _guessed_preparation(card: CheckpointCard, stated: CheckpointOptions) -> dict[str, object]:

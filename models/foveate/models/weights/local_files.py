@@ -11,12 +11,15 @@ from foveate.models.weights.json_file import read_table
 from foveate.models.weights.state_dict import INDEX_SUFFIX, PICKLED, SUFFIX, SUFFIXES
 from foveate.models.weights.transformers_format import is_transformers_format, runs_in_trunk
 
-OTHER_FORMATS = (".npz", ".onnx", ".h5", ".msgpack", ".pkl", ".pickle")
+_ONNX = ".onnx"
+OTHER_FORMATS = (".npz", _ONNX, ".h5", ".msgpack", ".pkl", ".pickle")
 """Suffixes of weights that are not read."""
 MAIN = f"model{SUFFIX}"
 """The file that timm and transformers write."""
 MAIN_PICKLED = "pytorch_model.bin"
 """The file that older versions of them write."""
+PREFIX = "hf:"
+"""Put before a name, it says that the name is one of transformers."""
 _COMPANIONS = (f".stitches{SUFFIX}", f".clicks{SUFFIX}")
 """Files that foveate keeps beside the weights of a model."""
 _TRAINING = (
@@ -105,11 +108,20 @@ def _ambiguous(name: str, files: list[Path]) -> str:
 
 def canonical_name(name: str) -> str:
     """The path of the weights file for a local folder; any other name as it is."""
+    name = without_prefix(name)
     return str(weights_path(name)) if is_local(name) else name
+
+
+def without_prefix(name: str) -> str:
+    """The path of local weights for the elastic trunk without `hf:`; any other name as it is."""
+    path = name.removeprefix(PREFIX)
+    return path if is_local(path) else name
 
 
 def other_format(name: str) -> str:
     """A sentence that refuses weights in another format, with the fix."""
+    if name.endswith(_ONNX):
+        return f"{name} is a model of its own, which has no place in a family: serve it with --model {name}"
     return (
         f"{name} cannot be loaded: weights are read from {SUFFIX} files, and from files of torch.save that "
         f"end in {', '.join(PICKLED)}; convert it to {SUFFIX}"

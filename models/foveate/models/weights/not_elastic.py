@@ -1,4 +1,4 @@
-"""The error of a checkpoint that exists, and that the elastic trunk does not represent."""
+"""The refusal of a checkpoint that exists, but that the elastic trunk does not represent."""
 
 from foveate.core.errors import SetupError
 
@@ -7,4 +7,4 @@ STATE_ARCHITECTURE = "for another network of timm, state its name with --archite
 
 
 class NotElastic(SetupError):
-    """The trunk does not represent this checkpoint. It may be served as an opaque classifier."""
+    """The trunk cannot compute exactly what this checkpoint computes. Another runner may serve it."""

@@ -3,37 +3,21 @@
 import re
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from foveate.core.errors import SetupError
 from foveate.models.weights.not_elastic import STATE_ARCHITECTURE
 from foveate.models.weights.state_dict import COUNTERS
+from foveate.models.weights.transformers_names import PATCH_EMBEDDINGS, from_transformers
 
-ANCHORS = ("patch_embed.proj.weight", "embeddings.patch_embeddings.projection.weight")
-"""Ends of the name of the patch embedding: timm's, and that of transformers' ViT and DeiT."""
+ANCHORS = ("patch_embed.proj.weight", *PATCH_EMBEDDINGS)
+"""Ends of the name of the patch embedding: timm's, and those of transformers."""
 _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 """Parts of names that torch.compile, FSDP and activation checkpointing insert at any depth."""
-_HEADS = re.compile(r"(head|head_dist|fc_norm|norm|classifier|cls_classifier|distillation_classifier)\.")
-"""Parameters of the network that classifiers often keep outside of their backbone."""
-_LAYER = r"encoder\.layer\.(\d+)\."
-_TRANSFORMERS = tuple(
-    (re.compile(pattern), name)
-    for pattern, name in (
-        (r"embeddings\.cls_token$", "cls_token"),
-        (r"embeddings\.position_embeddings$", "pos_embed"),
-        (r"embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
-        (rf"{_LAYER}layernorm_before\.", r"blocks.\1.norm1."),
-        (rf"{_LAYER}layernorm_after\.", r"blocks.\1.norm2."),
-        (rf"{_LAYER}attention\.output\.dense\.", r"blocks.\1.attn.proj."),
-        (rf"{_LAYER}intermediate\.dense\.", r"blocks.\1.mlp.fc1."),
-        (rf"{_LAYER}output\.dense\.", r"blocks.\1.mlp.fc2."),
-        (r"layernorm\.", "norm."),
-        (r"(cls_)?classifier\.", "head."),
-        (r"distillation_classifier\.", "head_dist."),
-    )
+_HEADS = re.compile(
+    r"(head|head_dist|fc_norm|norm|classifier|cls_classifier|distillation_classifier|visual_projection)\."
 )
-_QKV = re.compile(rf"{_LAYER}attention\.attention\.(query|key|value)\.(weight|bias)")
+"""Parameters of the network that classifiers often keep outside of their backbone."""
 
 
 def timm_names(state: Mapping[str, Tensor], where: str, prefix: str | None = None) -> dict[str, Tensor]:
@@ -58,7 +42,7 @@ def timm_names(state: Mapping[str, Tensor], where: str, prefix: str | None = Non
             "name one with --prefix"
         )
     state = _without_prefix(state, prefixes[0], where)
-    return _from_transformers(state) if ANCHORS[1] in state else state
+    return state if ANCHORS[0] in state else from_transformers(state)
 
 
 def without_wrappers(state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
@@ -118,33 +102,3 @@ def _parents(prefix: str) -> list[str]:
     """The prefixes that enclose a prefix, the longest first: `a.b.c.` -> `a.b.`, `a.`."""
     parts = prefix.removesuffix(".").split(".")
     return [".".join(parts[:end]) + "." for end in range(len(parts) - 1, 0, -1)]
-
-
-def _from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Parameters of transformers' ViT and DeiT under timm's names. Unknown names stay as they are.
-
-    A distillation token without a classifier of its own takes part in attention alone: it is a register.
-    """
-    token = "dist_token" if any(n.startswith("distillation_classifier.") for n in state) else "reg_token"
-    renamed: dict[str, Tensor] = {}
-    projections: dict[str, dict[str, Tensor]] = {}
-    for name, value in state.items():
-        qkv = _QKV.fullmatch(name)
-        if qkv:
-            block, part, kind = qkv.groups()
-            projections.setdefault(f"blocks.{block}.attn.qkv.{kind}", {})[part] = value
-        elif name == "embeddings.distillation_token":
-            renamed[token] = value
-        else:
-            renamed[_renamed(name)] = value
-    for name, parts in projections.items():
-        if len(parts) == 3:
-            renamed[name] = torch.cat([parts["query"], parts["key"], parts["value"]])
-    return renamed
-
-
-def _renamed(name: str) -> str:
-    for pattern, replacement in _TRANSFORMERS:
-        if pattern.match(name):
-            return pattern.sub(replacement, name, count=1)
-    return name

@@ -40,8 +40,8 @@ def parse_preprocessing(table: Mapping[str, Any], where: str, offset: bool = Fal
     Images are square here: of a height and a width the shorter one is used. offset: whether 1 is subtracted
     where the table does not say it. Raises SetupError, one sentence that starts with `where`.
     """
-    size = _edge(table.get("size"), where)
-    crop = _edge(table.get("crop_size"), where) if table.get("do_center_crop", True) else None
+    size = edge(table.get("size"), where)
+    crop = edge(table.get("crop_size"), where) if table.get("do_center_crop", True) else None
     side = crop or size
     if side is None:
         raise SetupError(f"{where} does not say how large images are: it has no size and no crop_size")
@@ -50,30 +50,37 @@ def parse_preprocessing(table: Mapping[str, Any], where: str, offset: bool = Fal
     processor = str(table.get("image_processor_type") or table.get("feature_extractor_type") or "")
     if processor.startswith("ConvNext"):
         squash = side >= CONVNEXT_SQUASHED
-        resized = side if squash else side / _share(table.get("crop_pct", CONVNEXT_CROP), where)
+        resized = side if squash else side / _crop_pct(table.get("crop_pct", CONVNEXT_CROP), where)
     elif processor.startswith("PoolFormer"):
-        resized = side / _share(table.get("crop_pct", POOLFORMER_CROP), where)
+        resized = side / _crop_pct(table.get("crop_pct", POOLFORMER_CROP), where)
     elif processor.startswith("Levit") and size:
         resized = size * LEVIT_SCALE
     mean, std = _normalisation(table, where, offset)
     if processor.startswith("EfficientNet") and table.get("include_top", True):
         std = (std[0] ** 2, std[1] ** 2, std[2] ** 2)  # its classifier gets images divided by it twice
     spec = InputSpec(
-        crop_pct=min(1.0, side / resized),
+        crop_pct=_share(side, resized),
         crop_mode="squash" if squash else "center",
         interpolation="bicubic" if table.get("resample") in FINE else "bilinear",
     )
     return Preprocessing(side, spec, mean, std, bool(table.get("do_flip_channel_order", False)))
 
 
-def _share(value: object, where: str) -> float:
-    """A share of the image's side, above 0 and at most 1."""
+def _crop_pct(value: object, where: str) -> float:
+    """A stated share of the image's side, above 0 and at most 1."""
     if not isinstance(value, int | float) or not 0 < value <= 1:
         raise SetupError(f"{where}: crop_pct is {value}, which is no share above 0 and at most 1")
     return float(value)
 
 
-def _edge(value: object, where: str) -> int | None:
+def _share(side: int, resized: float) -> float:
+    """The share of a resized image that is cropped. The decoder computes the resized side from it again."""
+    share = min(1.0, side / resized)
+    # The decoder rounds down, and the quotient of a rounded share may be a little too small.
+    return share if side / share >= resized else math.nextafter(share, 0)
+
+
+def edge(value: object, where: str) -> int | None:
     """The shorter side of a size in any of transformers' forms; None where there is no size."""
     if value is None:
         return None

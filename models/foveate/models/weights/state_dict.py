@@ -1,7 +1,7 @@
 """State dicts from files of weights: shards are joined, and each tensor is checked."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,22 +37,32 @@ def stem_of(name: str) -> str:
     return name.removesuffix(next((suffix for suffix in SUFFIXES if name.endswith(suffix)), ""))
 
 
-def read_state(path: Path, prefix: str | None = None) -> tuple[dict[str, Tensor], Mapping[str, str]]:
-    """The tensors of a file by name, and the file's metadata. prefix: may name a part of a file of
-    `torch.save`, as `read_network` describes.
+def _every_name(_: str) -> bool:
+    return True
+
+
+def read_state(
+    path: Path, prefix: str | None = None, uses: Callable[[str], bool] = _every_name
+) -> tuple[dict[str, Tensor], Mapping[str, str]]:
+    """The tensors of a file by name, and the file's metadata.
+
+    prefix: may name a part of a file of `torch.save`, as `read_network` describes; uses: whether to read the
+    tensor of a name.
 
     Where the file is missing and an index stands beside it, all shards of the index are read. Raises
     SetupError for files that are missing, truncated or of another format.
     """
     if path.name.endswith(PICKLED):
-        return read_network(path, prefix), {}
+        network = read_network(path, prefix)
+        return {name: value for name, value in network.items() if uses(name)}, {}
     index = path.with_name(path.name.removesuffix(SUFFIX) + INDEX_SUFFIX)
     if not path.is_file() and index.is_file():
-        return _read_shards(index), {}
+        return _read_shards(index, uses), {}
     if not path.is_file():
         raise SetupError(f"there is no file {path}")
     with _opened(path) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 -- no mapping
+        names = [name for name in file.keys() if uses(name)]  # noqa: SIM118 -- no mapping
+        return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
 
 
 def read_metadata(path: Path) -> Mapping[str, str]:
@@ -101,9 +111,9 @@ def _reason(path: Path, error: Exception) -> str:
     return f"it is {kind}" if kind else f"{error}; it may be truncated: copy or download it again"
 
 
-def _read_shards(index: Path) -> dict[str, Tensor]:
-    """The tensors of all shards that an index names. Raises SetupError unless both agree."""
-    shard_of = _weight_map(index)
+def _read_shards(index: Path, uses: Callable[[str], bool]) -> dict[str, Tensor]:
+    """The tensors that are used of all shards that an index names. Raises SetupError unless both agree."""
+    shard_of = weight_map(index)
     state: dict[str, Tensor] = {}
     for shard in sorted(set(shard_of.values())):
         path = index.parent / shard
@@ -115,11 +125,11 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
             if names != expected:
                 name = min(names ^ expected)
                 raise SetupError(f"{index.name} and {shard} do not belong together: they differ in {name}")
-            state |= {name: file.get_tensor(name) for name in names}
+            state |= {name: file.get_tensor(name) for name in names if uses(name)}
     return state
 
 
-def _weight_map(index: Path) -> dict[str, str]:
+def weight_map(index: Path) -> dict[str, str]:
     """The shard of each tensor. Raises SetupError for an index of another form."""
     try:
         table = json.loads(index.read_text("utf-8"))

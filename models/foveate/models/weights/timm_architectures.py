@@ -1,4 +1,4 @@
-"""What the weights of timm's plain vision transformers do not show, by timm's name.
+"""What the weights of timm's vision transformers do not show, by timm's name.
 
 timm_architectures.json beside this file holds it, so that a folder in timm's format is served without timm.
 A test compares the file with timm itself.
@@ -6,15 +6,19 @@ A test compares the file with timm itself.
 
 import json
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from foveate.core.checkpoint_options import NOTHING_STATED, Activation, CheckpointOptions, Pool
-from foveate.core.errors import SetupError
+from foveate.core.checkpoint_options import Activation, Pool
+from foveate.core.nearest_names import did_you_mean
 from foveate.models.layers.config import ViTConfig
 from foveate.models.weights.not_elastic import NotElastic
+
+_UNSEEN = ("pool_heads", "pool_prefix")
+"""Fields of ViTConfig, beside those of rotary positions, that weights do not show and few models set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,46 +31,38 @@ class TimmArchitecture:
     eps: float
     activation: Activation
     pool: Pool
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """Further fields of ViTConfig that the weights do not show, where they are not the defaults."""
+
+
+def unseen_fields(config: ViTConfig) -> dict[str, Any]:
+    """`TimmArchitecture.config` of a configuration.
+
+    The image size is among them for a model without position embeddings, which show it otherwise.
+    """
+    names = [f.name for f in fields(config) if f.name.startswith("rope") or f.name in _UNSEEN]
+    defaults = ViTConfig()
+    values = {n: getattr(config, n) for n in names if getattr(config, n) != getattr(defaults, n)}
+    return values if config.pos_embed else {"image_size": config.image_size} | values
 
 
 def architecture(name: str) -> TimmArchitecture | None:
-    """The architecture of this name without tag; None for one that is no plain ViT of timm."""
+    """The architecture of this name without tag; None for one that the trunk does not run."""
     return _table().get(name)
 
 
-@dataclass(frozen=True, slots=True)
-class StatedShape:
-    """What a stated architecture says about weights."""
+def stated_architecture(name: str | None) -> TimmArchitecture | None:
+    """The architecture that a user states, with a tag or without; None for none.
 
-    options: CheckpointOptions = NOTHING_STATED
-    """What the weights do not show."""
-    known: TimmArchitecture | None = None
-    name: str = ""
-
-    def check(self, config: ViTConfig, where: str) -> None:
-        """Raise SetupError, which starts with `where`, if the weights have another width or depth."""
-        known = self.known
-        if known is not None and (config.width, config.depth) != (known.width, known.depth):
-            raise SetupError(
-                f"{where} is no {self.name}: it has width {config.width} and depth {config.depth}, and "
-                f"timm has width {known.width} and depth {known.depth}"
-            )
-
-
-def stated_shape(name: str | None) -> StatedShape:
-    """What the architecture of this name says about weights; nothing for None. A tag is ignored.
-
-    Raises NotElastic for an architecture that is no plain ViT of timm.
+    Raises NotElastic for a name that is not in the table.
     """
     if name is None:
-        return StatedShape()
+        return None
     known = architecture(name.removeprefix("timm/").partition(".")[0])
     if known is None:
-        raise NotElastic(f"{name} is no plain vision transformer of timm")
-    options = CheckpointOptions(
-        heads=known.heads, eps=known.eps, activation=known.activation, pool=known.pool
-    )
-    return StatedShape(options, known, name)
+        hint = did_you_mean(name, architectures())
+        raise NotElastic(f"{name!r} is not one of timm's architectures that the trunk runs{hint}")
+    return known
 
 
 def architectures() -> tuple[str, ...]:

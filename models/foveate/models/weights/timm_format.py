@@ -8,7 +8,7 @@ import torch
 from foveate.core.checkpoint_options import Activation
 from foveate.core.errors import SetupError
 from foveate.models.weights.json_file import check_label_names
-from foveate.models.weights.timm_architectures import architecture
+from foveate.models.weights.timm_architectures import architecture, unseen_fields
 from foveate.models.weights.timm_config import import_timm, sentence, vit_config
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -82,7 +82,7 @@ def _prepared(table: Mapping[str, Any]) -> Mapping[str, Any]:
 def _shape(
     table: Mapping[str, Any], arguments: Mapping[str, Any], where: str
 ) -> tuple[dict[str, Any], dict[str, int]]:
-    """Heads, epsilon, activation and pooling, and the width and depth that belong to them."""
+    """Architecture, heads, epsilon, activation and pooling, and the width and depth that belong to them."""
     name = table["architecture"].partition(".")[0]
     known = architecture(name)
     activation = arguments.get("act_layer") or (known and known.activation)
@@ -91,6 +91,7 @@ def _shape(
         return _shape_by_timm(table["architecture"], arguments, where)
     pool = arguments.get("global_pool") or table.get("global_pool") or known.pool
     values = {
+        "architecture": name,
         "heads": arguments.get("num_heads", known.heads),
         "eps": known.eps,
         "activation": activation,
@@ -116,6 +117,17 @@ def _shape_by_timm(
         raise SetupError(f"timm cannot make the {name} of {where}: {sentence(error)}") from error
     config = vit_config(module, f"the {name} of {where}")
     values = {name: getattr(config, name) for name in ("heads", "eps", "activation", "pool")}
+    architecture_name = name.partition(".")[0]
+    known = architecture(architecture_name)
+    if known is not None:
+        values["architecture"] = architecture_name
+    unseen = {n: value for n, value in unseen_fields(config).items() if n != "image_size"}
+    stated = {n: value for n, value in (known.config if known else {}).items() if n != "image_size"}
+    if unseen != stated:
+        raise SetupError(
+            f"{where}: the {name} with these arguments has rotary positions or an attention pooling that is "
+            "not that of the architecture, and weights do not show which"
+        )
     return values, {"width": config.width, "depth": config.depth}
 
 

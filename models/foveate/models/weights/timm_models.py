@@ -17,6 +17,7 @@ from foveate.models import reduction
 from foveate.models.layers.config import ViTConfig
 from foveate.models.vit.vit import ElasticViT, ResolvedPlan
 from foveate.models.weights.checkpoint import Checkpoint, attach, variant
+from foveate.models.weights.eva_names import trunk_names
 from foveate.models.weights.hub_access import hub_access
 from foveate.models.weights.json_file import check_label_names
 from foveate.models.weights.not_elastic import NotElastic
@@ -65,9 +66,9 @@ def card(name: str) -> CheckpointCard:
 
 
 def convert(module: nn.Module, name: str) -> Checkpoint:
-    """The trunk with a timm module's weights, which share storage with the module's.
+    """The trunk with a timm module's weights. Those that it does not join share storage with the module's.
 
-    Raises SetupError when the module is another kind of model, or when the outputs for a random image differ.
+    Raises NotElastic when the module is another kind of model, or when the outputs for a random image differ.
     """
     checkpoint = _trunk(module, name)
     difference = _disagreement(checkpoint.model, module)
@@ -78,8 +79,11 @@ def convert(module: nn.Module, name: str) -> Checkpoint:
 
 
 def _trunk(module: nn.Module, name: str) -> Checkpoint:
-    """The converted module, unchecked."""
-    return attach(_card(module, vit_config(module, name), name), module.state_dict(), name)
+    """The converted module, unchecked. Raises NotElastic for a module that the trunk does not represent."""
+    try:
+        return attach(_card(module, vit_config(module, name), name), trunk_names(module.state_dict()), name)
+    except SetupError as error:
+        raise NotElastic(error.detail) from error
 
 
 @torch.inference_mode()

@@ -77,9 +77,21 @@ class CheckpointCard:
             raise SetupError(
                 f"{self.name}: patches of {g.patch_size} pixels do not tile images of {g.image_size}"
             )
-        if g.pool == "token" and not g.class_token:
+        pool_heads = g.pool_heads or g.heads
+        if g.pool == "map" and (pool_heads < 1 or g.width % pool_heads):
+            raise SetupError(f"{self.name}: a width of {g.width} is no multiple of pool_heads, {pool_heads}")
+        if g.rope != "none" and (g.width // g.heads) % 4:
+            raise SetupError(f"{self.name}: heads with rotary positions have a width that is a multiple of 4")
+        if g.rope != "none" and not (0 < g.rope_temperature < math.inf and g.rope_reference >= 0):
+            raise SetupError(f"{self.name}: rope_temperature or rope_reference is out of range")
+        if g.pool in ("token", "token_avg") and not g.class_token:
             raise SetupError(f"{self.name}: there is no class token to pool")
-        if not (math.isfinite(g.mlp_ratio) and g.mlp_ratio > 0 and 0 < g.eps < 1 and g.registers >= 0):
+        if g.pool == "token_avg" and (g.fc_norm or g.distilled):
+            raise SetupError(f"{self.name}: pooling token_avg goes with one classifier and no norm before it")
+        if g.projection < 0 or (g.projection and (g.classes or g.distilled)):
+            raise SetupError(f"{self.name}: a projection makes embeddings, in place of classes")
+        ratios = math.isfinite(g.mlp_ratio + g.pool_ratio) and g.mlp_ratio > 0 and g.pool_ratio >= 0
+        if not (ratios and math.isfinite(g.rope_offset) and 0 < g.eps < 1 and g.registers >= 0):
             raise SetupError(f"{self.name}: mlp_ratio, eps or registers is out of range")
 
     def _check_preprocessing(self) -> None:
@@ -129,8 +141,10 @@ class CheckpointCard:
 
     @property
     def task(self) -> Task:
-        """segment for a model with a dense head, else classify."""
-        return "segment" if self.dense else "classify"
+        """segment for a model with a dense head, embed for one without classes, else classify."""
+        if self.dense:
+            return "segment"
+        return "classify" if self.clip or self.config.classes else "embed"
 
     @classmethod
     def read(cls, name: str, table: Mapping[str, Any], where: str) -> "CheckpointCard":

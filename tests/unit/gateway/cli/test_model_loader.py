@@ -59,3 +59,23 @@ def test_other_missing_modules_are_not_hidden() -> None:
     for needed in (torch_needed, ray_needed):
         with pytest.raises(ModuleNotFoundError), needed():
             raise ModuleNotFoundError(name="other")
+
+
+def test_an_own_model_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    name = "tests.support.own_models:Brightness"
+    settings = Settings(models=(name,), threads=1, plan="Brightness@32")
+    assert load(name, settings, served=False).card.name == "Brightness"
+    assert len(load_unprofiled(name, settings, ()).weights) == 64
+    with pytest.raises(BadPlan, match="sizes and variants only"):
+        load(name, settings.model_copy(update={"plan": "evit:0.5"}), served=False)
+
+
+def test_the_traceback_of_an_own_model_is_in_the_debug_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "fails_at_import.py"
+    file.write_text("def fail():\n    raise KeyError('weights')\n\nfail()\n")
+    with caplog.at_level("DEBUG"), pytest.raises(SetupError, match=r"KeyError: 'weights' \(.*line 2\)"):
+        load(f"{file}:Model", Settings())
+    assert "Traceback" in caplog.text

@@ -12,8 +12,10 @@ from rich.console import Console
 from foveate.core.content import ContentRungs
 from foveate.core.errors import BadPlan, BrokenMedia
 from foveate.gateway.cli.predict import ExplainedPrediction, draw, predict, show
+from foveate.models.own.runner import OwnRunner
 from foveate.models.runners.image import TorchRunner
 from tests.support.measuring import tiny
+from tests.support.own_models import Brightness
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -87,3 +89,14 @@ def test_a_request_without_an_answer_is_refused_in_one_sentence() -> None:
         answer(runner, "content:0.9/depth:2")
     with pytest.raises(BrokenMedia, match="not an image"):
         predict(runner, b"no image", runner.full, 1, 10**6)
+
+
+def test_a_model_without_known_cost_shows_its_time_alone() -> None:
+    encoded = io.BytesIO()
+    Image.fromarray(HALVES).save(encoded, "png")
+    runner = OwnRunner(Brightness())
+    prediction = predict(runner, encoded.getvalue(), runner.full, 2, 10**6)
+    assert prediction.fields["predictions"][0]["label"] == "dark"
+    text = re.sub(r"\x1b[^m]*m", "", printed(prediction))
+    assert re.search(r"cost    [0-9.]+ ms\n", text)
+    assert "tokens" not in text

@@ -13,8 +13,12 @@ from rich.console import Console
 from foveate.core.errors import FoveateError
 from foveate.core.profile import Measurement, MeasurementEnvironment, Profile, ProfilingSet
 from foveate.gateway.cli.profile import ProfileOptions, _progress, profile, resume_hint, show
+from foveate.models.loading.loader import UnprofiledModel
+from foveate.models.own.runner import OwnRunner
 from foveate.models.runners.image import TorchRunner
+from tests.support.embedders import embedder
 from tests.support.measuring import decode, tiny, unprofiled
+from tests.support.own_models import TwoNetworks
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -53,6 +57,26 @@ def test_options_that_do_not_fit_are_refused_in_one_sentence(tmp_path: Path) -> 
         assert "\n" not in refused.value.detail
 
 
+def test_embeddings_are_measured_on_the_images_of_a_folder(tmp_path: Path) -> None:
+    model = UnprofiledModel(TorchRunner(embedder()), "abc")
+    for name in ("a", "b"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(2):
+            image = Image.fromarray(decode(f"{ord(name)}{number}".encode()))
+            image.save(tmp_path / "images" / name / f"{number}.png")
+    for options, sentence in (
+        (ProfileOptions("mine"), "embedder makes embeddings: pass --data DIR, a folder of images"),
+        (ProfileOptions("mine", data=tmp_path, diffrate="0.7"), "no classes to search token schedules by"),
+        (ProfileOptions("mine", data=tmp_path / "nowhere"), "there is no image in"),
+    ):
+        with pytest.raises(FoveateError, match=sentence):
+            profile(options, model, 10**6, Console(stderr=True))
+    options = ProfileOptions("mine", tmp_path / "images", "evit:0.5", "1", rounds=1, out=tmp_path / "p.json")
+    measured = profile(options, model, 10**6, Console(file=StringIO()))
+    assert measured.data == ProfilingSet("images", 4, False)
+    assert {m.plan for m in measured.measurements} == {"full", "evit:0.5"}
+
+
 def test_the_progress_bars_use_no_thread() -> None:
     output, threads = StringIO(), threading.active_count()
     with _progress(Console(file=output, force_terminal=True, width=100)) as report:
@@ -82,3 +106,19 @@ def test_without_matplotlib_the_ladder_is_printed_with_a_hint(
         ["random:0.5", "(baseline)", "0.700", "63.0%", "0.590"],
     ]
     assert not list(tmp_path.iterdir())
+
+
+def test_an_own_model_gets_a_ladder_of_its_sizes_and_variants(tmp_path: Path) -> None:
+    """The small network is a rung only where the measured time says so; no GFLOPs are made up."""
+    for number in range(4):
+        Image.fromarray(decode(bytes([48 + number]))).save(tmp_path / f"{number}.png")
+    runner = OwnRunner(TwoNetworks(), prepare_in_run=True)
+    options = ProfileOptions("own", data=tmp_path, rounds=1, batch_sizes="1,2", out=tmp_path / "own.json")
+    console = Console(file=StringIO(), width=100)
+    measured = profile(options, UnprofiledModel(runner, runner.digest), 10**6, console)
+    assert {m.plan for m in measured.measurements} == {"full", "small@64", "small@32", "large@32"}
+    assert all(m.gflops == 0 and m.latency_s for m in measured.measurements)
+    assert not measured.data.labelled
+    show(console, measured, options.target)
+    assert Profile.read((tmp_path / "own.json").read_text(), "own.json") == measured
+    assert set(runner.model.calls) >= {("small", 32), ("large", 64)}

@@ -9,7 +9,7 @@ import pytest
 
 from foveate.core.errors import DeadlineExceeded, ImageTooLarge, UnsupportedMedia
 from foveate.core.metrics import Metrics
-from foveate.core.model import InputSpec, ModelCard
+from foveate.core.model import InputSpec, ModelCard, Rung
 from foveate.core.plan import Plan
 from foveate.core.request import Objective
 from foveate.core.settings import Settings
@@ -51,6 +51,15 @@ def test_side_is_that_of_the_full_plan_or_of_a_larger_pinned_plan() -> None:
     assert input_side(context()) == 32
     assert input_side(context(plan=Plan("fake", 16))) == 32
     assert input_side(context(plan=Plan("fake", 48))) == 48
+
+
+def test_side_is_that_of_the_ladders_largest_plan() -> None:
+    """All requests of a batch have one size, whatever plan the policy chooses for it."""
+    larger = Rung(Plan("fake", 40, reducer="evit:0.5"), 0.5, 5, 1.0)
+    card = replace(CARD, ladder=(larger, *CARD.ladder))
+    assert input_side(context(card)) == 40
+    assert input_side(context(card, Plan("fake", 32))) == 40
+    assert input_side(context(card, Plan("fake", 48))) == 48
 
 
 async def test_image_is_decoded_and_timed(image_input: ImageInput, metrics: Metrics) -> None:

@@ -81,6 +81,21 @@ def test_the_same_value_may_be_given_twice() -> None:
     assert query == {"top_k": 7}
 
 
+def test_several_values_of_a_list_are_one_list() -> None:
+    reader = OptionReader({"labels": tuple, "top_k": read_top_k}, ("labels",))
+    assert reader.read([("labels", "ab"), ("top_k", "1"), ("labels", "cd")]) == {
+        "top_k": 1,
+        "labels": ("ab", "cd"),
+    }
+    assert reader.read([("labels", "ab")]) == {"labels": ("a", "b")}
+    query = reader.read([("labels", "ab"), ("labels", "cd")])
+    assert reader.read([("labels", ["ab", "cd"])], query) == query
+    with pytest.raises(BadRequest, match="labels is given twice, with different values"):
+        reader.read([("labels", "x")], query)
+    with pytest.raises(BadRequest, match="top_k is given twice"):
+        reader.read([("top_k", "1"), ("top_k", "2")])
+
+
 def test_different_values_are_refused() -> None:
     with pytest.raises(BadRequest, match="top_k is given twice, with different values"):
         READER.read([("top_k", "1"), ("top_k", "2")])
@@ -113,7 +128,7 @@ def test_an_unknown_name_is_refused_with_the_nearest(name: str, words: str) -> N
 
 
 def test_all_options_of_a_route_are_known() -> None:
-    assert set(ClassifyRoute.own_options) == {"top_k", "explain"}
+    assert set(ClassifyRoute.own_options) == {"top_k", "explain", "labels", "template"}
     assert set(SegmentRoute.own_options) == {"overlay", "points"}
 
 

@@ -100,7 +100,7 @@ def test_without_an_overlay_the_key_is_absent() -> None:
 def test_a_card_and_its_rungs_as_json() -> None:
     assert card_fields(CARD) == {
         "name": "fake", "description": "a fake", "task": "classify", "frames": 0, "full": str(FULL),
-        "parameters": 0, "classes": 3, "licence": "", "source": "",
+        "parameters": 0, "classes": 3, "zero_shot": False, "licence": "", "source": "",
     }  # fmt: skip
     assert rung_fields(CARD.ladder[0], FULL) == {
         "plan": str(HALF), "rung": "evit:0.5", "quality": 0.9, "gflops": 0.5, "tokens": 5,

@@ -9,6 +9,7 @@ from fastapi import FastAPI
 
 from foveate.gateway.routes.base import TaskRoute
 from foveate.gateway.routes.classify import ClassifyRoute
+from foveate.gateway.routes.embed import EmbedRoute
 from foveate.gateway.routes.segment import SegmentRoute
 from foveate.gateway.schemas.openapi import RESPONSE_MODELS, describe_tasks
 
@@ -26,7 +27,7 @@ def document() -> Any:
 
 
 def test_task_routes_are_added_to_those_of_the_framework(document: Any) -> None:
-    assert list(document["paths"]) == ["/classify", "/segment", "/models"]
+    assert list(document["paths"]) == ["/classify", "/segment", "/embed", "/models"]
 
 
 def test_a_second_call_gives_the_same_document() -> None:
@@ -44,7 +45,11 @@ def test_every_reference_resolves(document: Any) -> None:
 
 @pytest.mark.parametrize(
     ("path", "own"),
-    [("/classify", {"plan", "top_k", "explain"}), ("/segment", {"plan", "overlay", "points"})],
+    [
+        ("/classify", {"plan", "top_k", "explain", "labels", "template"}),
+        ("/segment", {"plan", "overlay", "points"}),
+        ("/embed", {"plan", "normalize"}),
+    ],
 )
 def test_parameters_are_described(document: Any, path: str, own: set[str]) -> None:
     parameters = document["paths"][path]["post"]["parameters"]
@@ -57,7 +62,7 @@ def test_parameters_are_described(document: Any, path: str, own: set[str]) -> No
     assert all(parameter["description"] and parameter["required"] is False for parameter in parameters)
 
 
-@pytest.mark.parametrize("path", ["/classify", "/segment"])
+@pytest.mark.parametrize("path", ["/classify", "/segment", "/embed"])
 def test_every_status_of_a_task_is_a_problem(document: Any, path: str) -> None:
     responses = document["paths"][path]["post"]["responses"]
     assert responses.keys() == {
@@ -74,7 +79,7 @@ def test_a_mask_may_be_returned_as_png(document: Any) -> None:
     assert "image/png" not in document["paths"]["/classify"]["post"]["responses"]["200"]["content"]
 
 
-@pytest.mark.parametrize("route", [ClassifyRoute, SegmentRoute])
+@pytest.mark.parametrize("route", [ClassifyRoute, SegmentRoute, EmbedRoute])
 def test_every_option_is_described_wherever_it_may_stand(document: Any, route: type[TaskRoute[Any]]) -> None:
     names = {"model", "plan", *route.own_options}
     operation = document["paths"][f"/{route.task}"]["post"]
@@ -93,6 +98,18 @@ def test_points_in_json_are_lists_or_text(document: Any) -> None:
     members = document["paths"]["/segment"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     types = [each["type"] for each in members["properties"]["points"]["anyOf"]]
     assert types == ["array", "string", "null"]
+
+
+def test_labels_in_json_are_a_list_or_text(document: Any) -> None:
+    members = document["paths"]["/classify"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    types = [each["type"] for each in members["properties"]["labels"]["anyOf"]]
+    assert types == ["array", "string", "null"]
+
+
+def test_embeddings_are_of_images_alone(document: Any) -> None:
+    body = document["paths"]["/embed"]["post"]["requestBody"]
+    assert "video/*" not in body["content"] and "clip" not in body["description"]
+    assert "video/*" in document["paths"]["/classify"]["post"]["requestBody"]["content"]
 
 
 def test_an_unsupported_encoding_names_the_supported_ones(document: Any) -> None:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from foveate.core.errors import SetupError
 from foveate.models import huggingface
+from foveate.models.huggingface import PretrainedRunner
 from foveate.models.huggingface.cost import count, skeleton
 from foveate.models.loading import precision
 from foveate.models.loading.loader import LoadOptions
@@ -83,6 +84,7 @@ def test_profile_is_the_ladder_of_its_own_weights_alone(
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     path = saved(tmp_path / "m", pretrained.segformer())
     loaded = TransformersLoader().load_unprofiled(f"hf:{path}", LoadOptions("fp32", "cpu", 1))
+    assert isinstance(loaded.runner, PretrainedRunner)
     images = [random_image(n) for n in range(6)]
     full = run_plan(loaded.runner, "full", images)
     masks = tuple(png(mask_from_maps(result.maps, (SIDE, SIDE))) for result in full)

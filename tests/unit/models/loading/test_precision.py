@@ -1,6 +1,7 @@
 """Choosing a precision: measured once, cached, and refused if it changes answers or is no faster."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -206,3 +207,48 @@ def test_without_a_home_folder_nothing_is_kept_and_the_precision_is_measured(
     with caplog.at_level("INFO"):
         assert precision.choose(tiny(), "cpu") == "fp32"
     assert "is not kept" in caplog.text
+
+
+@torch.no_grad()
+def embedder(seed: int = 0) -> Checkpoint:
+    """The trunk of `tiny` without a classifier."""
+    config = replace(CONFIG, classes=0)
+    model, trained = ElasticViT(config).eval(), tiny(seed).model.state_dict()
+    model.load_state_dict({name: trained[name] for name in model.state_dict()})
+    return Checkpoint("embedder", config, model=model)
+
+
+def test_embeddings_agree_where_their_cosine_similarity_is_high() -> None:
+    reference, candidate = runners(embedder())
+    assert precision.agreement(reference, reference, colours()) == 1.0
+    similar = precision.cosines(
+        precision.embeddings(reference, colours()), precision.embeddings(candidate, colours())
+    )
+    assert similar.shape == (SCENES,) and 0.99 < similar.min() < 1
+    assert precision.agreement(reference, candidate, colours()) == (similar >= precision.SIMILARITY).mean()
+    other, _ = runners(embedder(seed=1))
+    assert precision.agreement(reference, other, colours()) < 0.5
+
+
+def test_largest_feature_does_not_decide_for_embeddings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Top-1 of raw features would call these two the same."""
+    reference, _ = runners(embedder())
+    peak = np.eye(CONFIG.width, dtype=np.float32)[0]
+    noise = 0.5 * np.random.default_rng(0).normal(size=CONFIG.width).astype(np.float32).clip(-1, 1)
+    rows = iter([np.stack([2 * peak + noise] * SCENES), np.stack([2 * peak - noise] * SCENES)])
+    monkeypatch.setattr(precision, "embeddings", lambda *_: next(rows))
+    assert precision.agreement(reference, reference, colours()) == 0
+
+
+def test_failed_embedding_agrees_with_nothing() -> None:
+    row = np.array([[np.nan, np.nan]], np.float32)
+    assert not (precision.cosines(row, np.ones((1, 2), np.float32)) >= precision.SIMILARITY).any()
+    assert precision.cosines(np.zeros((1, 2), np.float32), np.ones((1, 2), np.float32)).tolist() == [0]
+
+
+def test_precision_of_an_embedding_model_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed(monkeypatch, gain=2)
+    monkeypatch.setattr(precision, "SIMILARITY", 0.9)
+    assert precision.measure(embedder(), "cpu") == "bf16"
+    monkeypatch.setattr(precision, "SIMILARITY", 1.1)
+    assert precision.measure(embedder(), "cpu") == "fp32"

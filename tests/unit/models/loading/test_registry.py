@@ -9,9 +9,10 @@ from foveate.core.checkpoint_options import CheckpointOptions
 from foveate.core.errors import SetupError
 from foveate.models import zoo
 from foveate.models.loading.clip_loading import VideoModelLoader
-from foveate.models.loading.load import ImageModelLoader
 from foveate.models.loading.loader import LoadOptions
 from foveate.models.loading.machine import current_setting
+from foveate.models.loading.opaque_models import ElasticOrOpaqueLoader
+from foveate.models.loading.photo_models import PhotoLoader
 from foveate.models.loading.registry import LOADERS, loader_for
 from foveate.models.loading.transformers_models import TransformersLoader
 from foveate.models.runners.describe import STANDARD_RUNGS
@@ -27,13 +28,15 @@ OPTIONS = LoadOptions("fp32", "cpu", 1)
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        ("vit-t", ImageModelLoader),
-        ("vit-t-seg", ImageModelLoader),
+        ("vit-t", ElasticOrOpaqueLoader),
+        ("vit-t-seg", ElasticOrOpaqueLoader),
         ("vit-t-clip", VideoModelLoader),
         ("vit-t-seg-clip", VideoModelLoader),
-        ("vit-xs-clip", ImageModelLoader),
-        ("vit_tiny_patch16_224", ImageModelLoader),
-        ("missing.safetensors", ImageModelLoader),
+        ("vit-xs-clip", ElasticOrOpaqueLoader),
+        ("efficientnet-lite", PhotoLoader),
+        ("efficientnet-lite0", PhotoLoader),
+        ("vit_tiny_patch16_224", ElasticOrOpaqueLoader),
+        ("missing.safetensors", ElasticOrOpaqueLoader),
         ("nvidia/segformer-b0", TransformersLoader),
         ("hf:nvidia/segformer-b0", TransformersLoader),
     ],
@@ -45,9 +48,9 @@ def test_each_name_has_a_loader(name: str, kind: type) -> None:
 @pytest.mark.parametrize(
     ("description", "kind"),
     [
-        (TIMM, ImageModelLoader),
-        ({"heads": 2}, ImageModelLoader),
-        ({"model_type": "vit", "architectures": ["ViTForImageClassification"]}, ImageModelLoader),
+        (TIMM, ElasticOrOpaqueLoader),
+        ({"heads": 2}, ElasticOrOpaqueLoader),
+        ({"model_type": "vit", "architectures": ["ViTForImageClassification"]}, ElasticOrOpaqueLoader),
         ({"model_type": "segformer"}, TransformersLoader),
     ],
 )
@@ -62,7 +65,9 @@ def test_video_classifier_in_a_folder(tmp_path: Path) -> None:
     save(tmp_path / "a" / "clips.safetensors", hub.load("vit-t-clip"))
     for name in (tmp_path / "a", tmp_path / "a" / "clips.safetensors"):
         assert isinstance(loader_for(str(name)), VideoModelLoader)
-    assert isinstance(loader_for(str(tmp_path)), ImageModelLoader)  # which refuses a folder without weights
+    assert isinstance(
+        loader_for(str(tmp_path)), ElasticOrOpaqueLoader
+    )  # which refuses a folder without weights
 
 
 def test_options_of_a_transformers_model_are_refused(tmp_path: Path) -> None:

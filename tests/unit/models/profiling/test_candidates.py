@@ -10,6 +10,8 @@ from foveate.core.plan import Plan
 from foveate.models.layers.config import ViTConfig
 from foveate.models.profiling.candidates import baselines, candidates, parse_plans, video_candidates
 from foveate.models.runners.image import TorchRunner
+from foveate.models.vit.flops import flops
+from foveate.models.vit.resolve import resolve
 from foveate.models.vit.vit import ElasticViT
 from tests.support.measuring import CONFIG, quiet, tiny
 
@@ -25,7 +27,7 @@ def test_a_model_has_twenty_to_forty_candidates() -> None:
     exits = candidates(model, full, quiet)
     assert plain[0] == exits[0] == full
     assert 20 <= len(plain) < len(exits) <= 40
-    assert {p.image_size for p in plain} == {224, 160, 112}
+    assert {p.image_size for p in plain} == {224, 160, 112, 256, 288}
     assert not any(p.exit for p in plain)
     assert {p.exit for p in exits} >= {"0.8", "0.9", "0.95"}
     assert {str(p) for p in plain} >= {
@@ -33,6 +35,21 @@ def test_a_model_has_twenty_to_forty_candidates() -> None:
         "vit@224/tome:8/fp32",
         "vit@112/evit:0.5/fp32",
     }
+
+
+def test_larger_sizes_are_candidates_where_a_reducer_pays_for_them() -> None:
+    """Plans that need more compute than full would never become rungs."""
+    model, full = ElasticViT(ViTConfig()), Plan("vit", 224)
+    larger = [p for p in candidates(model, full, quiet) if p.image_size > 224]
+    limit = gflops(model, full)
+    assert larger
+    assert all(gflops(model, p) < limit for p in larger)
+    assert not any(p.reducer == "none" for p in larger)
+
+
+def gflops(model: ElasticViT, plan: Plan) -> float:
+    resolved = resolve(model, plan)
+    return flops(model, plan.image_size, resolved, resolved.depth)
 
 
 def test_plans_that_the_model_cannot_run_are_left_out() -> None:

@@ -93,6 +93,25 @@ def test_a_sample_is_seeded_and_keeps_each_label() -> None:
     assert every.sample(0, 1) == every.sample(50, 1) == every.sample(99, 1) == every
 
 
+def test_halves_are_the_same_for_a_seed_and_cover_all_items() -> None:
+    images = Dataset("bytes", tuple(bytes([i]) for i in range(9)))
+    first, second = images.halves(3)
+    assert (len(first), len(second)) == (4, 5)
+    assert sorted(first + second) == list(range(9))
+    assert images.halves(3) == (first, second)
+    assert images.halves(4) != (first, second)
+
+
+def test_crops_of_one_image_are_in_the_same_half() -> None:
+    names = [f"{name}.crop-{number}.jpg" for name in ("a", "b", "c", "d.e") for number in (1, 2, 10)]
+    images = Dataset("crops", tuple(Path("folder", name) for name in [*names, "f.jpg", "g.jpg"]))
+    first, second = (
+        {names[i].split(".crop")[0] for i in half if i < len(names)} for half in images.halves(0)
+    )
+    assert not first & second
+    assert all(images.halves(0))
+
+
 def test_the_digest_depends_on_images_labels_and_files(tmp_path: Path) -> None:
     images = Dataset("x", (b"a", b"b"), (0, 1))
     others = [

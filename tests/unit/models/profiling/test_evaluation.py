@@ -1,4 +1,4 @@
-"""The quality and the accuracy of a plan: top-1, agreement with full, and mean IoU."""
+"""The quality and the accuracy of a plan: top-1, agreement with full, mean IoU, and nearest neighbours."""
 
 import io
 from typing import Any
@@ -10,7 +10,14 @@ from PIL import Image
 
 from foveate.core.errors import SetupError
 from foveate.core.outcome import ClassMaps, Result
-from foveate.models.profiling.evaluation import MeanIoU, Top1, mask_from_maps, read_masks
+from foveate.models.profiling import evaluation
+from foveate.models.profiling.evaluation import (
+    MeanIoU,
+    NeighbourAgreement,
+    Top1,
+    mask_from_maps,
+    read_masks,
+)
 
 FAILURE = ValueError("failed")
 
@@ -113,3 +120,67 @@ def test_masks_are_read_and_resized_without_interpolation() -> None:
     Image.fromarray(np.concatenate([RIGHT, 2 * RIGHT]).astype(np.uint8)).save(video, "PNG")
     first, second = read_masks(video.getvalue(), 4, 2)
     assert first.tolist() == RIGHT.tolist() and second.tolist() == (2 * RIGHT).tolist()
+
+
+def embeddings_of(*vectors: tuple[float, float] | None) -> list[Result | Exception]:
+    return [FAILURE if v is None else Result(np.array(v, np.float32), 5, 12, 1.0) for v in vectors]
+
+
+def test_quality_of_embeddings_is_the_share_of_equal_nearest_neighbours() -> None:
+    full = ((1.0, 0.0), (0.9, 0.1), (0.0, 1.0), (0.1, 0.9))
+    evaluator = NeighbourAgreement()
+    evaluator.update(embeddings_of(*full[:3]))
+    evaluator.update(embeddings_of(full[3]))
+    assert evaluator.result() == (1.0, None)
+    evaluator.update(embeddings_of(*((3 * x, 3 * y) for x, y in full)))
+    assert evaluator.result() == (1.0, None), "the length of an embedding does not count"
+    evaluator.update(embeddings_of(full[0], full[1], (1.0, 0.0), None))
+    assert evaluator.result() == (0.5, None), "one finds another image, and one has no embedding"
+
+
+def test_query_of_a_plan_is_searched_among_the_embeddings_of_full() -> None:
+    evaluator = NeighbourAgreement()
+    full = ((1.0, 0.0), (0.9, 0.1), (0.0, 1.0), (0.1, 0.9))
+    evaluator.update(embeddings_of(*full))
+    evaluator.result()
+    # Rotated alike, the embeddings agree with each other, but not with those of full.
+    evaluator.update(embeddings_of(*((-y, x) for x, y in full)))
+    quality, _ = evaluator.result()
+    assert quality < 1
+
+
+def test_images_without_an_embedding_of_full_do_not_count() -> None:
+    evaluator = NeighbourAgreement()
+    vectors = ((1.0, 0.0), None, (0.9, 0.1), (0.0, 1.0), (0.1, 0.9))
+    evaluator.update(embeddings_of(*vectors))
+    assert evaluator.result() == (1.0, None)
+    evaluator.update(embeddings_of((1.0, 0.0), (1.0, 0.0), None, (0.0, 1.0), (0.1, 0.9)))
+    assert evaluator.result() == (0.75, None)
+
+
+def test_many_images_are_searched_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    results: list[Result | Exception] = [
+        Result(row, 5, 12, 1.0) for row in random.normal(size=(23, 4)).astype(np.float32)
+    ]
+    noisy: list[Result | Exception] = [
+        Result((r.scores + random.normal(0, 0.3, 4)).astype(np.float32), 5, 12, 1.0)
+        for r in results
+        if isinstance(r, Result)
+    ]
+    qualities = []
+    for chunk in (1024, 5):
+        monkeypatch.setattr(evaluation, "NEIGHBOUR_CHUNK", chunk)
+        evaluator = NeighbourAgreement()
+        evaluator.update(results)
+        assert evaluator.result() == (1.0, None)
+        evaluator.update(noisy)
+        qualities.append(evaluator.result()[0])
+    assert qualities[0] == qualities[1] and 0 < qualities[0] < 1
+
+
+def test_two_images_have_no_nearest_neighbours_to_compare() -> None:
+    evaluator = NeighbourAgreement()
+    evaluator.update(embeddings_of((1.0, 0.0), (0.0, 1.0), None))
+    with pytest.raises(SetupError, match=r"full embeds 2 image\(s\), and nearest neighbours take at least 3"):
+        evaluator.result()

@@ -1,6 +1,7 @@
 """Measuring a profile: quality, latency in rounds, progress, and the errors before anything is measured."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ import torch
 from foveate.core.errors import SetupError
 from foveate.core.plan import Plan
 from foveate.core.profile import Profile, ProfilingSet, worth_timing
+from foveate.models.loading.loader import UnprofiledModel
 from foveate.models.loading.machine import current_setting
 from foveate.models.profiling import profile, timing
+from foveate.models.profiling.dataset import DecodedDataset
 from foveate.models.profiling.profile import measure
-from foveate.models.profiling.profile_state import partial_path
+from foveate.models.profiling.profile_state import ProfilingJob, partial_path
 from foveate.models.runners.image import TorchRunner
+from tests.support.embedders import embedded, embedder
 from tests.support.measuring import (
     IMAGES,
     PLANS,
@@ -23,6 +27,7 @@ from tests.support.measuring import (
     decode,
     half_right,
     job_measurements,
+    noise_dataset,
     noise_images,
     predicted_classes,
     profiling_job,
@@ -216,3 +221,71 @@ def test_progress_reaches_its_total_in_every_stage(tmp_path: Path) -> None:
         shares = [done / total for done, total in steps]
         assert shares == sorted(shares)
         assert (shares[0], shares[-1]) == (0, 1)
+
+
+def test_quality_of_an_embedding_model_is_agreement_on_nearest_neighbours(tmp_path: Path) -> None:
+    runner = TorchRunner(embedder())
+    job = profiling_job(runner)
+    plans = [Plan.parse(text, runner.full) for text in ("full", "evit:0.6", "embedder@32")]
+    job = replace(job, plans=tuple(plans))
+    model, target = UnprofiledModel(runner, "abc"), tmp_path / "p.json"
+    measured = measure(model, noise_images(), job, target, quiet)
+    qualities = {m.plan: m.quality for m in measured.measurements}
+    assert qualities["full"] == 1 and all(m.accuracy is None for m in measured.measurements)
+    vectors = {
+        text: np.stack([embedded(runner, decode(str(i).encode()), text) for i in range(IMAGES)])
+        for text in qualities
+    }
+    for text, quality in qualities.items():
+        assert quality == pytest.approx(share_of_neighbours(vectors[text], vectors["full"]), abs=1e-6)
+    assert 0 < qualities["embedder@32"] < 1
+    assert measured.data.labelled is False and measured.content is None
+
+
+def share_of_neighbours(queries: Any, gallery: Any) -> float:
+    """The share of queries that find, among the other images, the neighbour that full finds."""
+    unit = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (queries, gallery)]
+    similarity = [rows @ unit[1].T - 9 * np.eye(len(gallery)) for rows in unit]
+    return float((similarity[0].argmax(1) == similarity[1].argmax(1)).mean())
+
+
+def test_interrupted_profile_of_embeddings_resumes_with_the_same_qualities(tmp_path: Path) -> None:
+    runner, target = TorchRunner(embedder()), tmp_path / "p.json"
+    job = replace(profiling_job(runner), plans=(runner.full, Plan.parse("evit:0.2", runner.full)))
+    model = UnprofiledModel(runner, "abc")
+    whole = measure(model, noise_images(), job, tmp_path / "whole.json", quiet)
+
+    def interrupt(stage: str, step: str, done: int, total: int) -> None:
+        if stage == "quality" and "evit" in step:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure(model, noise_images(), job, target, interrupt)
+    resumed = measure(model, noise_images(), job, target, quiet)
+    assert [(m.plan, m.quality) for m in resumed.measurements] == [
+        (m.plan, m.quality) for m in whole.measurements
+    ]
+
+
+def test_a_plan_above_the_models_size_is_measured_on_images_of_its_size(tmp_path: Path) -> None:
+    runner = TorchRunner(tiny())
+    sides: list[int] = []
+
+    def decoder_of(side: int) -> Callable[[bytes], Any]:
+        def enlarged(data: bytes) -> Any:
+            sides.append(side)
+            return decode(data).repeat(side // 64, 0).repeat(side // 64, 1)
+
+        return enlarged
+
+    images = DecodedDataset(noise_dataset(half_right(runner)), decode, quiet, decoder_of)
+    plans = [Plan.parse(text, runner.full) for text in ("full", "evit:0.2", "tiny@128/evit:0.1")]
+    job = ProfilingJob(tuple(plans), batch_sizes=(1, 3), rounds=1, seed=0)
+    measured = measure(unprofiled(runner), images, job, tmp_path / "p.json", quiet)
+    assert set(sides) == {128} and len(sides) == IMAGES  # once each, and no image for the other plans
+    by_plan = {m.plan: m for m in measured.measurements}
+    large = by_plan["tiny@128/evit:0.1"]
+    assert 0 <= large.quality <= 1 and large.accuracy is not None
+    # It needs more compute than full, so it cannot be a rung.
+    assert large.gflops > by_plan["full"].gflops and not large.rung
+    assert measured.ladder[-1].plan == "full"

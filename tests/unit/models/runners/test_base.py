@@ -67,6 +67,18 @@ def test_stack_takes_images_of_the_plans_size_or_of_fulls() -> None:
             runner.stack(media, plan)
 
 
+def test_stack_takes_media_that_are_decoded_for_a_larger_plan() -> None:
+    """The ladder holds a plan of 48 pixels, so all media have that size."""
+    runner = base_runner()
+    runner.decoded_side = 48
+    media = [random_pixels(48, 48, 3)] * 2
+    for plan in (Plan("tiny", 48), Plan("tiny", 32), Plan("tiny", 16)):
+        assert runner.preprocess(runner.stack(media, plan), plan.image_size).shape[-1] == plan.image_size
+    assert runner.blank_batch(2).shape == (2, 48, 48, 3)
+    with pytest.raises(RunFailed):
+        runner.stack([random_pixels(48, 48, 3), random_pixels(32, 32, 3)], Plan("tiny", 48))
+
+
 def test_stack_takes_clips_of_the_runners_frames() -> None:
     runner = base_runner(32, frames=8)
     assert runner.stack([random_pixels(8, 32, 32, 3)] * 2, runner.full).shape == (2, 8, 32, 32, 3)

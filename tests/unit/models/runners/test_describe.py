@@ -5,13 +5,17 @@ from dataclasses import replace
 import pytest
 import torch
 
+from foveate.core.outcome import Result
 from foveate.core.plan import Plan
 from foveate.models.layers.config import ViTConfig
 from foveate.models.runners.describe import STANDARD_RUNGS, describe, profiled_ladder, standard_ladder
+from foveate.models.runners.image import TorchRunner
 from foveate.models.vit.vit import ElasticViT
+from foveate.models.weights import hub
 from tests.support.clip_heads import clip_checkpoint
 from tests.support.dense_heads import dense_checkpoint
 from tests.support.measuring import plan, tiny, written
+from tests.support.torchvision_ops import import_timm
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FULL = Plan("tiny", 64)
@@ -73,3 +77,12 @@ def test_profiled_ladder_has_the_measured_values() -> None:
         "evit:0.6": None,
         "full": {1: 99.0, 8: 0.08},
     }
+
+
+def test_timm_model_without_classes_makes_embeddings() -> None:
+    import_timm()
+    checkpoint = hub.load("random:vit_small_patch14_dinov2", image_size=28)
+    runner = TorchRunner(checkpoint)
+    assert (runner.card.task, runner.card.labels) == ("embed", ())
+    (result,) = runner.run(runner.blank_batch(1), runner.full)
+    assert isinstance(result, Result) and result.scores.shape == (384,)

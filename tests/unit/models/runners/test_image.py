@@ -84,6 +84,54 @@ def test_images_of_a_batch_can_choose_three_rungs() -> None:
     assert results[1].gflops == pytest.approx(router.gflops + run(runner, [66], runner.full)[0].gflops)
 
 
+@pytest.mark.parametrize("text", ["tiny@96", "tiny@128/evit:0.3", "tiny@80/tome:2"])
+def test_sizes_above_the_models_own_use_the_pixels_of_the_image(text: str) -> None:
+    runner = TorchRunner(measuring.tiny())
+    plan = Plan.parse(text, runner.full)
+    runner.check(plan)
+    generator = np.random.default_rng(3)
+    media = [generator.integers(0, 256, (plan.image_size,) * 2 + (3,), np.uint8) for _ in range(5)]
+    results = runner.run(runner.stack(media, plan), plan)
+    assert len(results) == 5
+    for medium, result in zip(media, results, strict=True):
+        (alone,) = runner.run(runner.stack([medium], plan), plan)
+        assert isinstance(result, Result) and isinstance(alone, Result)
+        assert np.abs(result.scores - alone.scores).max() < 1e-5
+    assert len({result.scores.tobytes() for result in results if isinstance(result, Result)}) == 5
+
+
+def test_a_ladder_with_a_larger_plan_takes_all_media_at_its_size() -> None:
+    rung = measuring.plan("tiny@80/evit:0.2", 1.0, 0.5, rung=True)
+    profile = measuring.written(measuring.FULL, rung)
+    runner, small = TorchRunner(measuring.tiny(), profile=profile), TorchRunner(measuring.tiny())
+    assert runner.card.input_side == runner.decoded_side == 80
+    assert small.card.input_side == small.decoded_side == 64
+    media = [np.full((80, 80, 3), shade, np.uint8) for shade in (40, 200)]
+    for plan in (runner.card.ladder[0].plan, runner.full):
+        results = runner.run(runner.stack(media, plan), plan)
+        assert all(isinstance(result, Result) for result in results)
+    # A flat image has the same pixels at both sizes.
+    flat = [np.full((64, 64, 3), shade, np.uint8) for shade in (40, 200)]
+    expected = small.run(small.stack(flat, small.full), small.full)
+    for result, other in zip(results, expected, strict=True):
+        assert isinstance(result, Result) and isinstance(other, Result)
+        assert np.abs(result.scores - other.scores).max() < 1e-5
+
+
+def test_batches_of_larger_images_are_split_to_the_memory_of_a_full_batch() -> None:
+    runner = TorchRunner(measuring.tiny(), max_batch=8)
+    sizes: list[int] = []
+    model = runner.models["tiny"]
+    model.patch_embed.register_forward_hook(lambda _m, inputs, _o: sizes.append(len(inputs[0])))
+    plan = Plan.parse("tiny@128", runner.full)
+    media = [np.full((128, 128, 3), shade, np.uint8) for shade in range(0, 80, 10)]
+    assert len(runner.run(runner.stack(media, plan), plan)) == 8
+    assert sizes == [2, 2, 2, 2]
+    sizes.clear()
+    runner.run(runner.blank_batch(8), runner.full)
+    assert sizes == [8]
+
+
 def test_results_of_other_plans_have_no_chosen_rung() -> None:
     runner = content_runner()
     for text in ("full", "evit:0.6", ROUTER):

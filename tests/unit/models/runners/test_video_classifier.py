@@ -1,5 +1,7 @@
 """The runner that classifies clips: results, exits in time, failures and the card."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -119,12 +121,12 @@ def test_clip_without_finite_scores_fails_alone(clips: list[np.ndarray]) -> None
     runner = ClipRunner(broken)
     sized = runner.preprocess
 
-    def poisoned(batch: torch.Tensor, side: int) -> torch.Tensor:
-        images = sized(batch, side)
+    def poisoned(batch: torch.Tensor, side: int, *normalisation: Any) -> torch.Tensor:
+        images = sized(batch, side, *normalisation)
         images[8:16] = torch.nan  # the second clip's
         return images
 
-    runner.preprocess = poisoned  # type: ignore[method-assign]
+    runner.preprocess = poisoned  # type: ignore[method-assign, assignment]
     results = runner.run(runner.stack(clips[:3], runner.full), runner.full)
     assert [type(result) for result in results] == [Result, RunFailed, Result]
 

@@ -107,11 +107,42 @@ def test_the_stated_cost_of_a_dense_model_is_the_counted_one(text: str) -> None:
         ViTConfig(width=64, heads=4, depth=6, classes=10, image_size=96, distilled=True),
         ViTConfig(width=64, heads=1, depth=6, classes=10, image_size=96, registers=3, embed_prefix=False),
         ViTConfig(width=64, heads=2, depth=6, classes=10, image_size=96, pool="avg", fc_norm=True),
+        ViTConfig(
+            width=64,
+            heads=2,
+            depth=6,
+            classes=10,
+            image_size=96,
+            mlp_ratio=8 / 3,
+            gated_mlp=True,
+            activation="silu",
+            mlp_norm=True,
+            attn_norm=True,
+            rope="cat",
+        ),
+        ViTConfig(
+            width=64, heads=2, depth=6, classes=10, image_size=96, pool="map", pool_heads=4, pool_ratio=3.0
+        ),
+        ViTConfig(width=64, heads=2, depth=6, classes=900, image_size=96, pool="token_avg"),
+        ViTConfig(width=64, heads=2, depth=6, classes=0, projection=900, image_size=96, pre_norm=True),
+        ViTConfig(
+            width=64,
+            heads=2,
+            depth=6,
+            classes=0,
+            image_size=96,
+            pool="map",
+            pool_prefix=True,
+            rope="dinov3",
+            rope_half=True,
+            pos_embed=False,
+            registers=4,
+        ),
     ],
 )
 @pytest.mark.parametrize("text", [text for text in REDUCERS if not text.startswith(("dtop", "iared", "ats"))])
 def test_the_cost_of_other_shapes_is_the_counted_one(text: str, config: ViTConfig) -> None:
-    model = ElasticViT(config).eval()
+    model = ElasticViT(config).eval().requires_grad_(False)  # the counter cannot follow a leaf
     resolved: ResolvedPlan = resolve(model, Plan("x", 96, reducer=text))
     with torch.inference_mode(), FlopCounterMode(display=False, custom_mapping=DISTANCES) as counter:
         model(torch.zeros(1, 3, 96, 96), resolved)

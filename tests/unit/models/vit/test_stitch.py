@@ -167,6 +167,23 @@ def test_a_stitch_of_a_model_with_itself_is_that_model() -> None:
     assert torch.allclose(result.logits, full.logits, atol=1e-5)
 
 
+def test_a_stitch_between_rotary_models_uses_the_positions_of_each() -> None:
+    rotary = replace(LARGE, rope="cat", heads=2)
+    model = random_checkpoint("large", rotary, 1).model
+    other = random_checkpoint("large", replace(rotary, rope_temperature=10.0, rope_half=True), 1).model
+    same = nn.Linear(LARGE.width, LARGE.width)
+    same.weight.copy_(torch.eye(LARGE.width))
+    same.bias.zero_()
+    resolved = ResolvedPlan(create("none", model), LARGE.depth)
+    spec = StitchSpec("large", 3, "large", 3)
+    assert torch.allclose(
+        Stitch(spec, model, same, model)(images()).logits, model(images(), resolved).logits, atol=1e-5
+    )
+    whole = Stitch(StitchSpec("large", 0, "large", 0), model, same, other)(images())
+    assert torch.allclose(whole.logits, other(images(), resolved).logits, atol=1e-5)
+    assert not torch.allclose(whole.logits, model(images(), resolved).logits, atol=1e-3)
+
+
 def test_a_stitch_costs_more_than_one_model_and_less_than_the_other() -> None:
     runner, media = TorchRunner(family()), random_photos(1)
     (large,), (light,) = answers(runner, "full", media), answers(runner, "light@64", media)

@@ -5,14 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from foveate.core.errors import SetupError
-from foveate.models import reduction
-from foveate.models.vit.vit import ResolvedPlan, TrunkOutput
 from foveate.models.weights import timm_config, timm_models
 from foveate.models.weights.checkpoint import Checkpoint, resize
 from foveate.models.weights.config_from_weights import config_from_weights
+from tests.support.timm_modules import create, images, output
 from tests.support.torchvision_ops import import_timm
 
 timm = import_timm()
@@ -46,12 +45,10 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     "dynamic image size": {"dynamic_img_size": True},
 }
 REFUSED: dict[str, str] = {
-    "vit_base_patch16_siglip_224": "AttentionPoolLatent",
-    "vit_giant_patch14_dinov2": "GluMlp",
     "vit_small_patch16_18x2_224": "ParallelThingsBlock",
     "vit_base_patch16_rpn_224": "ResPostBlock",
     "vit_base_r50_s16_224": "HybridEmbed",
-    "eva02_tiny_patch14_224": "Eva,",
+    "vit_small_patch16_rope_mixed_224": "RotaryEmbeddingMixed",
     "vit_relpos_small_patch16_224": "VisionTransformerRelPos,",
     "swin_tiny_patch4_window7_224": "SwinTransformer,",
     "convnext_tiny": "ConvNeXt,",
@@ -59,39 +56,10 @@ REFUSED: dict[str, str] = {
 REFUSED_ARGUMENTS: dict[str, dict[str, Any]] = {
     "PatchDropout": {"patch_drop_rate": 0.5},
     "'avgmax'": {"global_pool": "avgmax"},
-    "position embedding": {"pos_embed": "none"},
     "square": {"img_size": (224, 192)},
     "square RGB": {"in_chans": 1},
-    "attn.norm.bias": {"scale_attn_norm": True},
     "proj.bias": {"proj_bias": False},
 }
-
-
-def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
-    """Set every parameter far from 0 and 1, where a missing use of it would not show."""
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in module.parameters():
-        noise = torch.randn(parameter.shape, generator=generator)
-        gain = parameter.ndim == 1 and bool((parameter != 0).all())
-        fan_in = parameter[0].numel() if parameter.ndim in (2, 4) else 4
-        with torch.no_grad():
-            parameter.copy_(0.7 + 0.2 * noise if gain else noise * fan_in**-0.5)
-    return module.eval()
-
-
-def create(name: str, **arguments: Any) -> nn.Module:
-    with torch.random.fork_rng():
-        return randomise(timm.create_model(name, **arguments))
-
-
-def images(side: int, seed: int = 1) -> Tensor:
-    return torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(seed))
-
-
-def full(checkpoint: Checkpoint, batch: Tensor) -> Tensor:
-    model = checkpoint.model
-    out: TrunkOutput = model(batch, ResolvedPlan(reduction.create("none", model), model.config.depth))
-    return out.logits
 
 
 def difference(checkpoint: Checkpoint, module: nn.Module) -> float:
@@ -100,7 +68,7 @@ def difference(checkpoint: Checkpoint, module: nn.Module) -> float:
     # The comparison is only meaningful if outputs are not near zero and differ between images.
     assert expected.std() > 0.1
     assert (expected[0] - expected[1]).abs().max() > 0.01
-    return float((full(checkpoint, batch) - expected).abs().max())
+    return float((output(checkpoint, batch) - expected).abs().max())
 
 
 pytestmark = pytest.mark.usefixtures("inference_on_one_thread")
@@ -143,7 +111,7 @@ def test_another_image_size_is_timms_resampling(name: str, size: int) -> None:
     checkpoint = timm_models.convert(native, name)
     assert difference(resize(checkpoint, size), other) < TOLERANCE
     # A plan may ask for another size of a model that stays as it is.
-    assert (full(checkpoint, images(size)) - other(images(size))).abs().max() < TOLERANCE
+    assert (output(checkpoint, images(size)) - other(images(size))).abs().max() < TOLERANCE
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -12,7 +12,8 @@ from foveate.core.errors import SetupError
 from foveate.core.model import InputSpec
 from foveate.models.layers.config import ViTConfig
 from foveate.models.weights import hub
-from foveate.models.weights.description import describe_beside, with_labels_read
+from foveate.models.weights.description import describe_beside
+from foveate.models.weights.options_file import with_labels_read
 from tests.support.checkpoints import LABELS, SMALL, weights
 from tests.support.described import write_described
 
@@ -71,7 +72,7 @@ def test_options_come_before_the_file(tmp_path: Path) -> None:
         ({**OWN, "labels": "missing.txt"}, r"the labels in .*missing\.txt cannot be read"),
         ({**OWN, "heads": 3}, "a width of 128 does not divide into 3 heads"),
         ({"architectures": ["LlamaForCausalLM"], "model_type": "llama"}, "describes a LlamaForCausalLM"),
-        ({"model_type": "vit", "architectures": ["ViTModel"]}, "describes a ViTModel"),
+        ({"model_type": "vit", "architectures": ["ViTForMaskedImageModeling"]}, "describes a ViTForMasked"),
     ],
 )
 def test_descriptions_that_do_not_fit_are_refused(tmp_path: Path, description: Any, sentence: str) -> None:
@@ -123,7 +124,7 @@ def test_prefix_can_be_stated_beside_the_weights(tmp_path: Path) -> None:
 def test_image_size_can_be_stated(tmp_path: Path) -> None:
     loaded = hub.load(str(write_described(tmp_path / "a", {**OWN, "image_size": 96})))
     assert loaded.config.image_size == 96
-    assert loaded.model.pos_embed.shape == (1, 37, 128)
+    assert loaded.model.get_parameter("pos_embed").shape == (1, 37, 128)
 
 
 def test_own_options_may_name_the_architecture(tmp_path: Path) -> None:

@@ -60,3 +60,11 @@ def test_unreadable_stitches_are_refused(tmp_path: Path) -> None:
     path.write_bytes(b"nothing of the kind")
     with pytest.raises(SetupError, match="not a readable file of stitches"):
         read_stitches(path)
+
+
+def test_embeddings_of_two_models_are_never_mixed() -> None:
+    large, light = (
+        tiny(1, replace(each, classes=0), name) for each, name in ((LARGE, "large"), (LIGHT, "light"))
+    )
+    with pytest.raises(SetupError, match="light cannot answer for large: embeddings of two models cannot be"):
+        Family(large, (light,))

@@ -88,6 +88,7 @@ def test_heads_are_guessed_as_timm_has_them(width: int, depth: int, heads: int) 
         "patch_embed.proj.weight": torch.ones(width, 3, 16, 16),
         "pos_embed": torch.ones(1, 17, width),
         "blocks.0.mlp.fc1.weight": torch.ones(2, width),
+        "blocks.0.mlp.fc2.weight": torch.ones(width, 2),
         "head.weight": torch.ones(2, width),
     }  # fmt: skip
     assert config_from_weights(state, "a").heads == heads

@@ -62,9 +62,10 @@ def test_file_of_a_folder(tmp_path: Path, files: tuple[str, ...], chosen: str) -
         (("pytorch_model.bin.index.json", "pytorch_model-1-of-1.bin"), r"holds shards of torch\.save, which"),
         (("readme.md", "pytorch_model.bin"), r"pytorch_model\.bin is empty"),
         (
-            ("model.onnx",),
-            r"model\.onnx cannot be loaded: weights are read from \.safetensors files, and from",
+            ("model.npz",),
+            r"model\.npz cannot be loaded: weights are read from \.safetensors files, and from",
         ),
+        (("model.onnx",), r"model\.onnx is a model of its own, .*: serve it with --model .*model\.onnx$"),
         ((), r"there is no \.safetensors file in"),
     ],
 )

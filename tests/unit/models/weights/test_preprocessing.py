@@ -1,5 +1,6 @@
 """Preprocessing of checkpoints, against transformers' own."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,14 @@ def test_sizes_and_filters(changes: dict[str, Any], expected: tuple[int, InputSp
     parsed = parse_preprocessing(RANGE | SQUARE | changes, "here")
     assert (parsed.side, parsed.input) == expected
     assert not parsed.reversed
+
+
+def test_every_size_is_resized_to_as_it_is_stated() -> None:
+    for side in range(32, 600, 14):
+        for resized in range(side, side + 200):
+            table = SQUARE | {"size": {"shortest_edge": resized}, "crop_size": side}
+            share = parse_preprocessing(table, "here").input.crop_pct
+            assert max(side, math.floor(side / share)) == resized
 
 
 def test_normalisation_is_of_channels_in_0_to_1() -> None:

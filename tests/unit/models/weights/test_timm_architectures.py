@@ -5,14 +5,12 @@ import json
 import pytest
 import torch
 
-from foveate.core.checkpoint_options import NOTHING_STATED
-from foveate.core.errors import SetupError
-from foveate.models.layers.config import ViTConfig
 from foveate.models.weights.not_elastic import NotElastic
 from foveate.models.weights.timm_architectures import (
     architecture,
     architectures,
-    stated_shape,
+    stated_architecture,
+    unseen_fields,
     usual_heads,
 )
 from foveate.models.weights.timm_config import vit_config
@@ -22,7 +20,7 @@ timm = import_timm()
 
 
 def test_table_is_that_of_timm() -> None:
-    assert len(architectures()) > 120
+    assert len(architectures()) > 200
     for name in architectures():
         known = architecture(name)
         assert known is not None
@@ -30,6 +28,7 @@ def test_table_is_that_of_timm() -> None:
             config = vit_config(timm.create_model(name), name)
         assert (known.width, known.depth, known.heads) == (config.width, config.depth, config.heads), name
         assert (known.eps, known.activation, known.pool) == (config.eps, config.activation, config.pool), name
+        assert known.config == unseen_fields(config), name
 
 
 def test_rows_of_the_file_are_distinct() -> None:
@@ -40,21 +39,19 @@ def test_rows_of_the_file_are_distinct() -> None:
     assert len(names) == len(set(names)) == len(architectures())
 
 
+def test_a_stated_architecture_may_have_a_tag_and_must_exist() -> None:
+    assert stated_architecture(None) is None
+    known = stated_architecture("timm/vit_small_patch16_dinov3.lvd1689m")
+    assert known == architecture("vit_small_patch16_dinov3")
+    assert known is not None and known.config["rope"] == "dinov3"
+    with pytest.raises(NotElastic, match="did you mean vit_small_patch16_dinov3"):
+        stated_architecture("vit_small_patch16_dinov4")
+    with pytest.raises(NotElastic, match="'resnet18' is not one of timm's architectures that the trunk runs"):
+        stated_architecture("resnet18")
+
+
 def test_heads_of_a_shape() -> None:
     assert usual_heads(768, 12) == 12  # one model of this shape has 16
     assert usual_heads(1280, 32) == 16
     assert usual_heads(100, 3) is None
     assert architecture("resnet18") is None
-
-
-def test_stated_architecture() -> None:
-    assert stated_shape(None).options == NOTHING_STATED
-    shape = stated_shape("timm/vit_tiny_patch16_224.augreg_in21k")
-    assert shape.options.stated() == {"heads": 3, "eps": 1e-6, "activation": "gelu", "pool": "token"}
-    shape.check(ViTConfig(width=192, heads=3), "a.pth")
-    with pytest.raises(
-        SetupError, match=r"^a\.pth is no timm/vit_tiny.*: it has width 384 and depth 12, and timm"
-    ):
-        shape.check(ViTConfig(width=384, heads=3), "a.pth")
-    with pytest.raises(NotElastic, match="resnet18 is no plain vision transformer of timm"):
-        stated_shape("resnet18")

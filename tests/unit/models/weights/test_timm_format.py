@@ -47,6 +47,11 @@ def disagreement(checkpoint: Checkpoint, module: Any, side: int) -> float:
         ("vit_small_patch14_reg4_dinov2", {"img_size": 56}),
         ("deit_tiny_distilled_patch16_224", {}),
         ("test_vit2", {}),
+        ("vit_small_patch16_dinov3", {"img_size": 64}),
+        ("vit_small_patch16_dinov3_qkvb", {"img_size": 96, "global_pool": "token"}),
+        ("eva02_tiny_patch14_224", {"img_size": 56}),
+        ("vit_pe_core_tiny_patch16_384", {"img_size": 64}),
+        ("vit_base_patch16_siglip_224", {"img_size": 64, "embed_dim": 192, "num_heads": 3}),
     ],
 )
 @pytest.mark.parametrize("file", ["", "/model.safetensors"])
@@ -131,7 +136,7 @@ def test_position_embeddings_are_interpolated_to_the_stated_size(tmp_path: Path)
         ({"architecture": "vit_nothing"}, r"architecture vit_nothing, which timm [\d.]+ does not have"),
         ({"model_args": {**TIMM["model_args"], "act_layer": "relu"}}, "uses ReLU, which the trunk does not"),  # type: ignore[dict-item]
         ({"model_args": {"nothing": 1}}, "timm cannot make the vit_tiny_patch16_224 of config.json"),
-        ({"global_pool": "map"}, "pool cannot be 'map'"),
+        ({"global_pool": "map"}, "no attention pooling, so its pool cannot be 'map'"),
         (
             {"pretrained_cfg": {"input_size": [3, 64, 96]}, "model_args": {"embed_dim": 128, "depth": 2}},
             "only square",

@@ -15,6 +15,7 @@ from foveate.core.errors import SetupError
 from foveate.core.model import InputSpec
 from foveate.models.layers.config import ViTConfig
 from foveate.models.weights import hub
+from foveate.models.weights.not_elastic import NotElastic
 from tests.support.checkpoints import LABELS, SMALL, answer, weights, write_zoo
 from tests.support.torchvision_ops import import_timm
 
@@ -104,13 +105,23 @@ def test_weights_that_cannot_be_fetched_are_reported(spec: str) -> None:
         ("vit_tiny_patch16_224.imaginary", "no weights tagged 'imaginary' in timm; there is .*augreg_in21k"),
         ("vit_small_patch16_36x1_224", "timm has no safetensors weights for vit_small_patch16_36x1_224"),
         ("resnet18", "resnet18 is a ResNet, and of timm only plain vision transformers are served"),
-        ("vit_base_patch16_siglip_224", "uses AttentionPoolLatent, which the trunk does not have"),
-        ("beit3_base_patch16_224", "beit3_base_patch16_224 does not fit the trunk"),
+        ("vit_base_patch16_rpn_224", "uses ResPostBlock, which the trunk does not have"),
     ],
 )
 def test_names_that_timm_cannot_serve_are_refused(folder: Path, spec: str, sentence: str) -> None:
     with pytest.raises(SetupError, match=sentence):
         hub.load(spec, folder=folder)
+
+
+@pytest.mark.usefixtures("hub_cache")
+@pytest.mark.parametrize("name", ["resnet18", "random:resnet18", "vit_base_r50_s16_224"])
+def test_models_that_exist_and_are_not_elastic_have_an_error_of_their_own(name: str) -> None:
+    """Another runner may serve them."""
+    with pytest.raises(NotElastic):
+        hub.load(name)
+    with pytest.raises(SetupError) as refused:
+        hub.load("qqqqqqqq")
+    assert not isinstance(refused.value, NotElastic)
 
 
 def test_timm_name_with_downloaded_weights(hub_cache: Path) -> None:

@@ -2,17 +2,22 @@
 
 import json
 import logging
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from foveate.core.errors import SetupError
 from foveate.core.model import InputSpec
+from foveate.gateway.media.image import decode_image
 from foveate.models import reduction
 from foveate.models.huggingface import is_transformers_name
+from foveate.models.runners.image import TorchRunner
 from foveate.models.vit.vit import ResolvedPlan
 from foveate.models.weights import hub
 from foveate.models.weights.checkpoint import Checkpoint
@@ -109,6 +114,22 @@ def test_preprocessing_in_a_processor(tmp_path: Path) -> None:
         ({"id2label": {"0": "cat"}}, {}, "names 1 labels, and the weights have 3 classes"),
         ({"id2label": "names.txt"}, {}, "id2label is the text 'names.txt', and it must be a list"),
         ({"architectures": ["ViTForMaskedImageModeling"]}, {}, "describes a ViTForMaskedImageModeling"),
+        (
+            {},
+            {"resample": 1},
+            r"with Pillow's filter 1, and the decoder has 2 \(bilinear\) and 3 \(bicubic\)",
+        ),
+        ({}, {"do_pad": True}, "asks for do_pad, which the decoder does not do"),
+        ({}, {"crop_pct": 0.9}, "asks for crop_pct, which the decoder does not do"),
+        ({}, {"size": {"height": 64, "width": 96}}, "makes images of .*, and only square ones are served"),
+        ({}, {"size": {"longest_edge": 64}}, "a size that is not served"),
+        ({}, {"do_center_crop": True, "crop_size": {"height": 64, "width": 48}}, "only square ones"),
+        (
+            {},
+            {"do_center_crop": True, "crop_size": 80},
+            "crops 80 from .*, which the decoder does not fill up",
+        ),
+        ({}, {"do_center_crop": True, "crop_size": 64, "do_resize": False}, "crops images without a resize"),
     ],
 )
 def test_checkpoints_that_do_not_fit_are_refused(
@@ -145,3 +166,56 @@ def test_wrapper_of_timm(tmp_path: Path) -> None:
     save_file(state, tmp_path / "a" / "model.safetensors")
     loaded = hub.load(str(tmp_path / "a"))
     assert (loaded.labels, loaded.mean, loaded.config.heads) == (LABELS, (0.1, 0.2, 0.3), 2)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "preprocessor", "expected"),
+    [
+        ("vit", {"size": 64}, ("squash", 1.0, "bilinear", 0.5)),
+        ("vit", {"size": 64, "resample": 3, "crop_size": 48}, ("squash", 1.0, "bicubic", 0.5)),
+        ("vit", {"size": 64, "feature_extractor_type": "CLIPFeatureExtractor"},
+         ("center", 1.0, "bicubic", 0.481)),
+        ("deit", {"size": 80, "crop_size": 64, "do_center_crop": True}, ("squash", 0.8, "bicubic", 0.5)),
+        ("deit", {"size": {"height": 80, "width": 80}, "crop_size": {"height": 64, "width": 64}},
+         ("squash", 0.8, "bicubic", 0.5)),
+        ("deit", {"size": 64, "do_center_crop": False, "crop_size": 32}, ("squash", 1.0, "bicubic", 0.5)),
+    ],
+)  # fmt: skip
+def test_preprocessors_of_old_versions(
+    tmp_path: Path, model_type: str, preprocessor: dict[str, Any], expected: tuple[str, float, str, float]
+) -> None:
+    """They leave values out, and give a size as one number, which is a square for ViT and DeiT."""
+    module = deit() if model_type == "deit" else vit()
+    loaded = hub.load(str(saved(tmp_path / "a", module, **preprocessor)))
+    spec = loaded.input
+    assert (spec.crop_mode, spec.crop_pct, spec.interpolation) == expected[:3]
+    assert loaded.mean[0] == pytest.approx(expected[3], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("processor", "size"),
+    [
+        ("ViTImageProcessor", {"size": {"height": 64, "width": 64}}),
+        ("DeiTImageProcessor", {"size": {"height": 72, "width": 72}, "crop_size": 64}),
+        ("CLIPImageProcessor", {"size": {"shortest_edge": 64}, "crop_size": {"height": 64, "width": 64}}),
+        ("BitImageProcessor", {"size": {"shortest_edge": 73}, "crop_size": {"height": 64, "width": 64}}),
+        ("SiglipImageProcessor", {"size": {"height": 64, "width": 64}}),
+    ],
+)  # fmt: skip
+def test_pixels_are_those_of_transformers(tmp_path: Path, processor: str, size: dict[str, Any]) -> None:
+    """From the file to the normalised pixels, for an image that is not square."""
+    own = getattr(transformers, f"{processor}Pil")(**size)
+    folder = saved(tmp_path / "a", vit())
+    own.save_pretrained(folder)
+    runner = TorchRunner(hub.load(str(folder)))
+    ramp = np.linspace(0, 255, 200 * 120 * 3).reshape(120, 200, 3)
+    picture = Image.fromarray((ramp + 40 * np.sin(ramp)).clip(0, 255).astype(np.uint8))
+    expected = torch.as_tensor(np.stack(own([picture])["pixel_values"]))
+    assert runner.card.input is not None
+    data = BytesIO()
+    picture.save(data, "PNG")
+    decoded = decode_image(data.getvalue(), runner.card.input, 64, 10**6)
+    pixels = runner.preprocess(runner.stack([decoded], runner.full), 64)
+    # Both round to bytes once. The filter of a cropped box may differ by one step at some pixels.
+    assert (pixels - expected).abs().mean() < 0.01
+    assert (pixels - expected).abs().max() < 0.1

@@ -97,6 +97,21 @@ def test_values_out_of_range_are_refused(key: str, value: object) -> None:
         CheckpointCard.read("m", table, "m.toml")
 
 
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"rope": "cat", "heads": 64}, "a width that is a multiple of 4"),
+        ({"rope": "cat", "rope_temperature": 0.0}, "rope_temperature or rope_reference is out of range"),
+        ({"rope": "dinov3", "rope_reference": -1}, "rope_temperature or rope_reference is out of range"),
+        ({"pool": "map", "pool_heads": 3}, "is no multiple of pool_heads, 3"),
+        ({"pool_ratio": -1.0}, "mlp_ratio, eps or registers is out of range"),
+    ],
+)
+def test_values_of_rotary_positions_and_pooling_are_checked(changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(SetupError, match=sentence):
+        CheckpointCard("m", replace(SMALL, **changes))
+
+
 def test_table_with_gates_is_read_back() -> None:
     card = CheckpointCard("m", CONFIG, exits=EXITS, gates=GATES)
     table: dict[str, Any] = card.table()

@@ -1,0 +1,127 @@
+"""Opens an ONNX file in ONNX Runtime, and reads what its graph says about input, output and labels."""
+
+import ast
+import hashlib
+import json
+import mmap
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from foveate.core.errors import SetupError
+from foveate.models.own.declaration import MAX_SIZE
+
+TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8"}
+"""The types of inputs that are served, as NumPy names them."""
+MAX_BATCH = 256
+"""Largest fixed batch: one image would be padded to it."""
+LABEL_KEYS = ("labels", "names", "classes", "class_names")
+"""Entries of the metadata that tools write class names to."""
+
+
+@dataclass(frozen=True, slots=True)
+class GraphInput:
+    """The one input of a graph."""
+
+    name: str
+    dtype: str
+    channels_first: bool
+    batch: int | None
+    """Images in a batch; None for any number."""
+    side: int | None
+    """Side in pixels; None for any size."""
+
+
+def open_session(path: Path, device: str, threads: int) -> Any:
+    """An `onnxruntime.InferenceSession`. threads: 0 for one for each core.
+
+    ONNX Runtime fixes the number of threads of a session when it is made. It reads external data from the
+    folder of the file alone. Raises SetupError.
+    """
+    try:
+        import onnxruntime
+    except ModuleNotFoundError as error:
+        if error.name != "onnxruntime":
+            raise
+        raise SetupError(f"{path} needs ONNX Runtime: pip install 'foveate[onnx]'") from None
+    if not path.is_file():
+        raise SetupError(f"there is no file {path}")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=_providers(onnxruntime, device))
+    except Exception as error:
+        raise SetupError(f"ONNX Runtime cannot load {path}: {sentence_of(error)}") from error
+
+
+def sentence_of(error: Exception) -> str:
+    """The first line of an error of ONNX Runtime, without its code."""
+    line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return line.rpartition("[ONNXRuntimeError] : ")[2][:300]
+
+
+def read_input(session: Any, path: Path) -> GraphInput:
+    """The graph's input, if it takes RGB images. Raises SetupError, which names what it takes."""
+    inputs = session.get_inputs()
+    if len(inputs) != 1:
+        names = ", ".join(each.name for each in inputs)
+        raise SetupError(f"{path} has {len(inputs)} inputs, {names}: a model with one input is served")
+    (only,) = inputs
+    shape = [size if isinstance(size, int) and size > 0 else None for size in only.shape]
+    shown = f"{only.type} of shape {list(only.shape)}"
+    if only.type not in TYPES:
+        raise SetupError(f"{path} takes a {shown}: images are float32, float16 or uint8")
+    if len(shape) != 4 or 3 not in (shape[1], shape[3]):
+        raise SetupError(f"{path} takes a {shown}: images are (N, 3, H, W) or (N, H, W, 3)")
+    channels_first = shape[1] == 3
+    height, width = shape[2:] if channels_first else shape[1:3]
+    if height != width:
+        raise SetupError(f"{path} takes a {shown}: images are square here, so H and W must be equal")
+    if (shape[0] or 1) > MAX_BATCH or (height or 1) > MAX_SIZE:
+        raise SetupError(
+            f"{path} takes a {shown}: batches of up to {MAX_BATCH} images of up to {MAX_SIZE} pixels a "
+            "side are served"
+        )
+    return GraphInput(only.name, TYPES[only.type], channels_first, shape[0], height)
+
+
+def metadata_labels(session: Any) -> tuple[str, ...]:
+    """The class names in the metadata of the file, in any of the usual forms; empty without them."""
+    entries: Mapping[str, str] = session.get_modelmeta().custom_metadata_map
+    text = next((entries[key] for key in LABEL_KEYS if entries.get(key)), "")
+    try:
+        value: Any = json.loads(text)
+    except ValueError:
+        try:
+            value = ast.literal_eval(text)  # Ultralytics writes a Python dict
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            value = [part.strip() for part in text.replace("\n", ",").split(",") if part.strip()]
+    if isinstance(value, Mapping):
+        try:
+            value = [value[key] for key in sorted(value, key=int)]
+        except (TypeError, ValueError):
+            return ()
+    return tuple(map(str, value)) if isinstance(value, list | tuple) else ()
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 over the file, and over the files beside it that it names, such as external data."""
+    total = hashlib.sha256()
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        beside = sorted(p for p in path.parent.iterdir() if p.is_file() and p != path)
+        named = [p for p in beside if data.find(p.name.encode()) >= 0]
+    for each in (path, *named):
+        with each.open("rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()
+
+
+def _providers(onnxruntime: Any, device: str) -> list[str]:
+    gpu = "CUDAExecutionProvider"
+    available = gpu in onnxruntime.get_available_providers()
+    if device.startswith("cuda") and not available:
+        raise SetupError("this ONNX Runtime has no CUDA: pip install onnxruntime-gpu, or pass --device cpu")
+    return [gpu, "CPUExecutionProvider"] if available and device != "cpu" else ["CPUExecutionProvider"]

