@@ -10,6 +10,7 @@ import resource
 import sys
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -77,8 +78,21 @@ def cheapen_initial_weights() -> None:
     def fill_uniform(tensor: Tensor, low: float = 0.0, high: float = 1.0, *_: Any, **__: Any) -> Tensor:
         return fill(tensor, (low + high) / 2, (high - low) / 12**0.5)
 
-    for name, filler in (("normal_", fill), ("trunc_normal_", fill), ("uniform_", fill_uniform)):
+    def fill_kaiming(tensor: Tensor, *_: Any, **__: Any) -> Tensor:
+        return fill(tensor, std=(3 * max(1, tensor[0].numel())) ** -0.5)
+
+    fillers = {
+        "normal_": fill,
+        "trunc_normal_": fill,
+        "uniform_": fill_uniform,
+        "kaiming_uniform_": fill_kaiming,
+        "kaiming_normal_": fill_kaiming,
+        "xavier_uniform_": fill_kaiming,
+    }
+    for name, filler in fillers.items():
         setattr(torch.nn.init, name, filler)
+    # timm's own functions call this one.
+    setattr(import_module("timm.layers.weight_init"), "_trunc_normal_", fill)  # noqa: B010
 
 
 def main() -> None:
@@ -89,7 +103,7 @@ def main() -> None:
     limit = int(sys.argv[1]) << 30
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     with suppress(OSError):
-        os.nice(10)
+        os.nice(5)
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
     declare_missing_operators()

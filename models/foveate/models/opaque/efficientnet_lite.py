@@ -23,7 +23,7 @@ STEM, HEAD, CHANNEL_STEP = 32, 1280, 8
 
 
 @dataclass(frozen=True, slots=True)
-class StageShape:
+class BlockStage:
     """A row of table 1: blocks with the same kernel and number of channels."""
 
     blocks: int
@@ -36,13 +36,13 @@ class StageShape:
 
 
 STAGES = (
-    StageShape(1, 3, 1, 1, 16),
-    StageShape(2, 3, 2, 6, 24),
-    StageShape(2, 5, 2, 6, 40),
-    StageShape(3, 3, 2, 6, 80),
-    StageShape(3, 5, 1, 6, 112),
-    StageShape(4, 5, 2, 6, 192),
-    StageShape(1, 3, 1, 6, 320),
+    BlockStage(1, 3, 1, 1, 16),
+    BlockStage(2, 3, 2, 6, 24),
+    BlockStage(2, 5, 2, 6, 40),
+    BlockStage(3, 3, 2, 6, 80),
+    BlockStage(3, 5, 1, 6, 112),
+    BlockStage(4, 5, 2, 6, 192),
+    BlockStage(1, 3, 1, 6, 320),
 )
 """Stages 2 to 8 of EfficientNet-B0. Of the first and the last one, the number of blocks is fixed."""
 
@@ -155,7 +155,7 @@ class EfficientNetLite(nn.Module):
         return cast("Tensor", self.classifier(x.mean((2, 3))))
 
 
-def _block(stage: StageShape, inputs: int, outputs: int, stride: int) -> nn.Module:
+def _block(stage: BlockStage, inputs: int, outputs: int, stride: int) -> nn.Module:
     if stage.expansion == 1:
         return DepthwiseBlock(inputs, outputs, stage.kernel, stride)
     return InvertedResidual(inputs, outputs, stage.kernel, stride, stage.expansion)
