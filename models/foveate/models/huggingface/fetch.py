@@ -16,7 +16,7 @@ from foveate.core.model import Task
 from foveate.models import zoo
 from foveate.models.weights.checkpoint import variant
 from foveate.models.weights.hub_access import hub_access
-from foveate.models.weights.local_files import PREFIX, for_transformers, is_folder, is_local
+from foveate.models.weights.local_files import PREFIX, for_transformers, is_folder, is_local, is_tower
 from foveate.models.weights.preprocessing import Preprocessing, parse_preprocessing
 from foveate.models.weights.timm_config import sentence
 from foveate.models.weights.torchvision_operators import declare_missing_operators
@@ -86,7 +86,7 @@ def is_image_classifier(pretrained: Pretrained) -> bool:
 def load(spec: str) -> Pretrained:
     """Load a checkpoint by name. Raises SetupError with one sentence when it cannot be loaded or served."""
     source = spec.removeprefix(PREFIX)
-    if for_transformers(source) and not Path(source).is_dir():
+    if (for_transformers(source) or is_tower(source)) and not Path(source).is_dir():
         source = str(Path(source).parent)  # the weights file of a folder stands for the folder
     transformers = import_transformers(source)
     if Path(source).is_dir():

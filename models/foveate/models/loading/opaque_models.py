@@ -30,8 +30,15 @@ from foveate.models.opaque.checkpoint import OpaqueCheckpoint, OpaqueFamily
 from foveate.models.opaque.runner import OpaqueRunner
 from foveate.models.opaque.transformers_classifiers import opaque
 from foveate.models.runners.image import TorchRunner
-from foveate.models.weights.local_files import check_no_options, is_local, weights_path
+from foveate.models.weights.local_files import (
+    check_no_options,
+    is_local,
+    is_tower,
+    weights_path,
+    without_prefix,
+)
 from foveate.models.weights.not_elastic import NotElastic
+from foveate.models.weights.transformers_hub import is_trunk_repository
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +97,8 @@ def read(name: str, options: CheckpointOptions = NOTHING_STATED) -> OpaqueCheckp
 
     options: what is stated about a weights file. Raises SetupError when it cannot be loaded.
     """
-    if huggingface.is_transformers_name(name):
+    if _is_transformers_model(name):
+        check_no_options(name, options)
         pretrained = huggingface.load(name)
         if not huggingface.is_image_classifier(pretrained):
             raise SetupError(f"{name} does not classify images, so it cannot be a member of a family")
@@ -98,6 +106,12 @@ def read(name: str, options: CheckpointOptions = NOTHING_STATED) -> OpaqueCheckp
     if is_local(name):
         return timm_files.load(weights_path(name), options)
     return timm_classifiers.load(name)
+
+
+def _is_transformers_model(name: str) -> bool:
+    """Whether transformers runs the model. It also runs the vision towers that the trunk refuses."""
+    tower = is_tower(without_prefix(name)) or is_trunk_repository(name)
+    return tower or huggingface.is_transformers_name(name)
 
 
 def _fetch(name: str, options: LoadOptions) -> FetchedModel[OpaqueCheckpoint]:

@@ -50,15 +50,27 @@ def is_folder(name: str) -> bool:
 
 def for_transformers(name: str) -> bool:
     """Whether a folder, or the weights file in it, is a transformers model that the trunk does not run."""
+    table = _transformers_table(name)
+    return table is not None and not runs_in_trunk(table)
+
+
+def is_tower(name: str) -> bool:
+    """Whether a folder, or the weights file in it, is a transformers model that the trunk may run."""
+    table = _transformers_table(name)
+    return table is not None and runs_in_trunk(table)
+
+
+def _transformers_table(name: str) -> dict[str, Any] | None:
+    """transformers' configuration in a folder, or beside the weights file in it; None without one."""
     path = Path(name)
     folder = path.parent if path.name in (MAIN, MAIN + ".index.json", MAIN_PICKLED) else path
     if not (folder.is_dir() and (folder / CONFIG).is_file()):
-        return False
+        return None
     try:
         table: dict[str, Any] = read_table(folder / CONFIG)
     except SetupError:
-        return False  # reading the description reports the error
-    return is_transformers_format(table) and not runs_in_trunk(table)
+        return None  # reading the description reports the error
+    return table if is_transformers_format(table) else None
 
 
 def weights_path(name: str) -> Path:
