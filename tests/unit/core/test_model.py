@@ -31,7 +31,11 @@ def test_plans_are_complete_or_relative_to_full(text: str, plan: Plan) -> None:
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("other@224", "other is not a variant of large; it has large, small"), ("evit:0.5//", "plan part")],
+    [
+        ("other@224", "other is not a variant of large; it has large, small"),
+        ("smal@224", "smal is not a variant of large; did you mean small?"),
+        ("evit:0.5//", "plan part"),
+    ],
 )
 def test_other_plans_are_refused(text: str, words: str) -> None:
     with pytest.raises(BadPlan) as refused:

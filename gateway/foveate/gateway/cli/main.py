@@ -44,7 +44,7 @@ app = typer.Typer(
 )
 
 MODEL_HELP = (
-    "Shipped name, timm name, .safetensors file or its folder, transformers' org/name, .onnx file, or "
+    "Shipped name, timm name, file or folder of weights, transformers' org/name, .onnx file, or "
     "package.module:Class"
 )
 ModelsOption = Annotated[list[str] | None, typer.Option("--model", "-m", help=f"{MODEL_HELP}; repeatable.")]
@@ -263,7 +263,7 @@ def models() -> None:
             table.add_row(name, m.plan, f"{m.quality:.3f}", accuracy, f"{m.gflops:.3f}")
     console.print(table)
     console.print(
-        "Any timm ViT by name, and any local .safetensors file or folder, can be served too: --model NAME"
+        "Any timm ViT by name, and any local file or folder of weights, can be served too: --model NAME"
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from foveate.core.errors import UnknownModel, UnsupportedMedia
 from foveate.core.model import INTERNAL_TASKS, ModelCard, Task
+from foveate.core.nearest_names import did_you_mean
 
 
 class ModelSelector:
@@ -33,7 +34,8 @@ class ModelSelector:
         if name in self.served:
             return self.other_task(self.served[name])
         known = f"the models are {', '.join(self.cards)}" if self.cards else "GET /models lists the models"
-        return UnknownModel(f"no model {name[:60]!r} is served; {known}")
+        hint = did_you_mean(name, self.cards) or f"; {known}"
+        return UnknownModel(f"no model {name[:60]!r} is served{hint}")
 
     def for_medium(self, card: ModelCard, video: bool, named: bool) -> ModelCard:
         """The model for the kind of media that the bytes turned out to be.

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
@@ -15,7 +15,8 @@ from foveate.core.errors import SetupError
 from foveate.core.model import Task
 from foveate.models import zoo
 from foveate.models.weights.checkpoint import variant
-from foveate.models.weights.local_files import PREFIX, for_transformers, is_folder, is_local
+from foveate.models.weights.hub_access import hub_access
+from foveate.models.weights.local_files import PREFIX, for_transformers, is_folder, is_local, is_tower
 from foveate.models.weights.preprocessing import Preprocessing, parse_preprocessing
 from foveate.models.weights.timm_config import sentence
 from foveate.models.weights.torchvision_operators import declare_missing_operators
@@ -85,10 +86,21 @@ def is_image_classifier(pretrained: Pretrained) -> bool:
 def load(spec: str) -> Pretrained:
     """Load a checkpoint by name. Raises SetupError with one sentence when it cannot be loaded or served."""
     source = spec.removeprefix(PREFIX)
-    if for_transformers(source) and not Path(source).is_dir():
+    if (for_transformers(source) or is_tower(source)) and not Path(source).is_dir():
         source = str(Path(source).parent)  # the weights file of a folder stands for the folder
     transformers = import_transformers(source)
-    _check_folder(Path(source))
+    if Path(source).is_dir():
+        _check_folder(Path(source))
+    with access(source):
+        return _load(transformers, source)
+
+
+def access(source: str) -> AbstractContextManager[None]:
+    """`hub_access` for `org/name`; nothing for a folder."""
+    return nullcontext() if Path(source).is_dir() else hub_access(source)
+
+
+def _load(transformers: Any, source: str) -> Pretrained:
     config = read_config(transformers, source)
     kind, task, video = _kind(transformers, config, source)
     labels = _labels(config, source)
@@ -131,12 +143,13 @@ def import_transformers(source: str) -> Any:
 
 def _check_folder(path: Path) -> None:
     """Raise SetupError for a folder without a configuration or without safetensors weights."""
-    if not path.is_dir():
-        return
     if not (path / "config.json").is_file():
         raise SetupError(f"there is no config.json in {path}, so it is no checkpoint of transformers")
     if not any(path.glob("*.safetensors")):
-        raise SetupError(f"there is no .safetensors in {path}, and weights in other formats are not read")
+        raise SetupError(
+            f"there is no .safetensors in {path}, and of this architecture no other format is read: load the "
+            "model with transformers once, and write it with save_pretrained"
+        )
 
 
 def read_config(transformers: Any, source: str) -> Any:
@@ -228,18 +241,32 @@ def read_weights(kind: Any, config: Any, source: str) -> Any:
     try:
         with _without_progress_bars():
             model, loaded = kind.from_pretrained(
-                source, config=config, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+                source,
+                config=config,
+                use_safetensors=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
             )
     except (OSError, SafetensorError, _http_error()) as error:
         raise SetupError(f"the weights of {source} cannot be loaded: {sentence(error)}") from error
     except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
         raise SetupError(f"transformers cannot load {source}: {sentence(error)}") from error
+    for name, stored, expected in sorted(loaded["mismatched_keys"], key=_name_of):
+        raise SetupError(
+            f"the weights of {source} do not fit its config.json: {name} is {tuple(stored)} where "
+            f"{tuple(expected)} fits, as for another number of labels; id2label must name each class once"
+        )
     missing = set(loaded["missing_keys"])
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name in missing:
                 parameter.fill_(torch.nan)
     return model.eval().requires_grad_(False)
+
+
+def _name_of(mismatch: tuple[Any, ...]) -> str:
+    return str(mismatch[0])
 
 
 @contextmanager

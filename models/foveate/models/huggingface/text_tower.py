@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from foveate.core.errors import SetupError
-from foveate.models.huggingface.fetch import import_transformers, read_config, read_weights
+from foveate.models.huggingface.fetch import access, import_transformers, read_config, read_weights
 from foveate.models.weights.timm_config import sentence
 
 log = logging.getLogger(__name__)
@@ -111,14 +111,15 @@ def load_text_tower(source: str, table: Mapping[str, Any]) -> TextTower | None:
     if family is None or family.kind not in (table.get("architectures") or (family.kind,)):
         return None
     try:
-        return _load(source, family)
+        transformers = import_transformers(source)
+        with access(source):
+            return _load(transformers, source, family)
     except SetupError as error:
         log.warning("%s answers no labels on /classify, only /embed: %s", source, error.detail)
         return None
 
 
-def _load(source: str, family: _Family) -> TextTower:
-    transformers = import_transformers(source)
+def _load(transformers: Any, source: str, family: _Family) -> TextTower:
     config = read_config(transformers, source)
     tokenizer = _tokenizer(transformers, source)
     model = read_weights(_kind(transformers, family.kind), config, source)

@@ -1,4 +1,4 @@
-"""Load image models: shipped ones, timm models by name, and .safetensors files."""
+"""Load image models: shipped ones, timm models by name, and files of weights."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,7 +21,6 @@ from foveate.models.loading.loader import (
     warm_up,
 )
 from foveate.models.loading.profile_store import (
-    WEIGHTS_SUFFIX,
     exits_path,
     find_profile,
     matching_profiles,
@@ -39,6 +38,7 @@ from foveate.models.weights.checkpoint import Checkpoint
 from foveate.models.weights.family import STITCHES, Family, read_stitches
 from foveate.models.weights.local_files import canonical_name
 from foveate.models.weights.not_elastic import NotElastic
+from foveate.models.weights.state_dict import SUFFIXES, stem_of
 from foveate.models.weights.trained_heads import read_heads
 from foveate.models.weights.transformers_hub import is_trunk_repository
 
@@ -159,8 +159,7 @@ def find_family_profile(
 def family(name: str, checkpoint: Checkpoint, siblings: Sequence[str] = ()) -> Family:
     """The model with its siblings, and with the stitches and the click head beside its weights."""
     members = tuple(hub.load(_sibling_name(name, sibling)) for sibling in siblings)
-    is_file = name.endswith(WEIGHTS_SUFFIX)
-    stem = name.removesuffix(WEIGHTS_SUFFIX) if is_file else str(zoo.shipped() / checkpoint.name)
+    stem = stem_of(name) if name.endswith(SUFFIXES) else str(zoo.shipped() / checkpoint.name)
     stitches, clicks = Path(f"{stem}.{STITCHES}"), Path(f"{stem}.{CLICKS}")
     return Family(
         checkpoint,
@@ -187,9 +186,9 @@ def _sibling_name(name: str, sibling: str) -> str:
     A profile names a file's siblings by the stem of a file beside it, and siblings on the hub by the name
     without the organisation.
     """
-    file = Path(name).parent / f"{sibling}{WEIGHTS_SUFFIX}"
-    if name.endswith(WEIGHTS_SUFFIX):
-        return str(file) if file.is_file() else sibling
+    if name.endswith(SUFFIXES):
+        files = (Path(name).parent / f"{sibling}{suffix}" for suffix in SUFFIXES)
+        return next((str(file) for file in files if file.is_file()), sibling)
     beside = f"{name.rpartition('/')[0]}/{sibling}"
     known = "/" not in sibling and is_trunk_repository(name) and is_trunk_repository(beside)
     return beside if known else sibling

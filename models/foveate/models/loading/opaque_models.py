@@ -2,7 +2,9 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 
+from foveate.core.checkpoint_options import NOTHING_STATED, CheckpointOptions
 from foveate.core.errors import SetupError
 from foveate.core.profile import MeasurementEnvironment, Profile
 from foveate.models import huggingface
@@ -23,13 +25,20 @@ from foveate.models.loading.profile_store import (
     with_valid_latencies,
 )
 from foveate.models.loading.warmup import run_once
-from foveate.models.opaque import timm_classifiers
+from foveate.models.opaque import timm_classifiers, timm_files
 from foveate.models.opaque.checkpoint import OpaqueCheckpoint, OpaqueFamily
 from foveate.models.opaque.runner import OpaqueRunner
 from foveate.models.opaque.transformers_classifiers import opaque
 from foveate.models.runners.image import TorchRunner
-from foveate.models.weights.local_files import check_no_options
+from foveate.models.weights.local_files import (
+    check_no_options,
+    is_local,
+    is_tower,
+    weights_path,
+    without_prefix,
+)
 from foveate.models.weights.not_elastic import NotElastic
+from foveate.models.weights.transformers_hub import is_trunk_repository
 
 log = logging.getLogger(__name__)
 
@@ -83,22 +92,32 @@ def family(own: OpaqueCheckpoint, siblings: Sequence[str]) -> OpaqueFamily:
     return OpaqueFamily(own.name, (own, *(read(name) for name in siblings)))
 
 
-def read(name: str) -> OpaqueCheckpoint:
-    """The network of a transformers or timm name, or of a folder in either format.
+def read(name: str, options: CheckpointOptions = NOTHING_STATED) -> OpaqueCheckpoint:
+    """The network of a transformers or timm name, or of a weights file or folder in either format.
 
-    Raises SetupError with one sentence when it cannot be loaded.
+    options: what is stated about a weights file. Raises SetupError when it cannot be loaded.
     """
-    if huggingface.is_transformers_name(name):
+    if _is_transformers_model(name):
+        check_no_options(name, options)
         pretrained = huggingface.load(name)
         if not huggingface.is_image_classifier(pretrained):
             raise SetupError(f"{name} does not classify images, so it cannot be a member of a family")
         return opaque(pretrained)
+    if is_local(name):
+        return timm_files.load(weights_path(name), options)
     return timm_classifiers.load(name)
 
 
+def _is_transformers_model(name: str) -> bool:
+    """Whether transformers runs the model. It also runs the vision towers that the trunk refuses."""
+    tower = is_tower(without_prefix(name)) or is_trunk_repository(name)
+    return tower or huggingface.is_transformers_name(name)
+
+
 def _fetch(name: str, options: LoadOptions) -> FetchedModel[OpaqueCheckpoint]:
-    check_no_options(name, options.stated(name))
-    return fetch(name, options, read)
+    if not is_local(name):
+        check_no_options(name, options.stated(name))
+    return fetch(name, options, partial(read, options=options.stated(name)))
 
 
 def _with_profile(

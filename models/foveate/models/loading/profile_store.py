@@ -16,11 +16,10 @@ from foveate.models.own.profile_files import profile_file
 from foveate.models.own.source import is_own
 from foveate.models.weights.checkpoint import Checkpoint, variant
 from foveate.models.weights.local_files import canonical_name
+from foveate.models.weights.state_dict import SUFFIXES, stem_of
 from foveate.models.weights.trained_heads import EXITS
 
 log = logging.getLogger(__name__)
-
-WEIGHTS_SUFFIX = ".safetensors"
 
 
 def profile_path(name: str) -> Path:
@@ -33,8 +32,8 @@ def profile_path(name: str) -> Path:
         if path is not None:
             return path
     name = canonical_name(name)
-    if name.endswith(WEIGHTS_SUFFIX):
-        return Path(name.removesuffix(WEIGHTS_SUFFIX) + ".profile.json")
+    if name.endswith(SUFFIXES):
+        return Path(stem_of(name) + ".profile.json")
     folder = data_folder()
     if folder is None:
         raise SetupError(
@@ -118,8 +117,8 @@ def weights_digest(model: ReadModel) -> str:
 
 def _search_paths(name: str) -> list[Traversable]:
     """Where the profile of a model may be, in the order of precedence."""
-    stem = variant(Path(name).stem if name.endswith(WEIGHTS_SUFFIX) else name.removeprefix(PREFIX))
-    paths: list[Traversable] = [profile_path(name)] if canonical_name(name).endswith(WEIGHTS_SUFFIX) else []
+    stem = variant(stem_of(Path(name).name) if name.endswith(SUFFIXES) else name.removeprefix(PREFIX))
+    paths: list[Traversable] = [profile_path(name)] if canonical_name(name).endswith(SUFFIXES) else []
     folder = data_folder()
     if folder is not None:
         paths.append(folder / "profiles" / f"{stem}.json")

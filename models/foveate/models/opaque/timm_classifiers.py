@@ -2,12 +2,13 @@
 
 import inspect
 import re
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from foveate.core.default_models import PHOTO_NAMES
+from foveate.models import zoo
 from foveate.models.opaque.checkpoint import OpaqueCheckpoint
 from foveate.models.opaque.sizes import smaller_sizes
 from foveate.models.weights.checkpoint import variant
@@ -23,38 +24,39 @@ from foveate.models.weights.timm_models import (
 
 RANDOM = "random:"
 """Before a timm name: random weights, the same every time, for measurements of speed."""
-LOCAL = "local-dir:"
-"""timm's prefix of the path of a folder that `save_for_hf` wrote."""
 FLEXIBLE = "dynamic_img_size"
 """timm's argument that makes a vision transformer take any image size."""
+IMAGE_SIZE = "img_size"
+"""timm's argument for the side of the input, of networks with parameters that depend on it."""
 _IMAGE_TOWERS = re.compile(r"clip|_pe_core_")
 """Names of towers that were trained to embed images. timm describes their projections as classes."""
 
 
 def load(spec: str) -> OpaqueCheckpoint:
-    """A network by timm's name, with or without `random:`, or by a folder in timm's format.
+    """A network by timm's name, with or without `random:`.
 
     Raises SetupError when timm is missing, has no such model or weights, cannot fetch them, or when the model
     takes images that the decoder does not make.
     """
     name = spec.removeprefix(RANDOM).removeprefix("timm/")
     timm = import_timm(spec)
-    if Path(name).is_dir():
-        name = f"{LOCAL}{name}"
-    else:
-        check_known(timm, name, ())
+    check_known(timm, name, (*zoo.names(), *PHOTO_NAMES))
     empty: Any = create(timm, name, pretrained=False)
     data_config(empty, name)
     if spec.startswith(RANDOM):
-        return describe(_random(timm, name, _arguments(empty)), name, "random weights")
-    if not name.startswith(LOCAL):
-        check_has_weights(empty, name)
-    return describe(create(timm, name, pretrained=True, **_arguments(empty)), name)
+        return describe(_random(timm, name, flexible_sizes(empty)), name, "random weights")
+    check_has_weights(empty, name)
+    return describe(create(timm, name, pretrained=True, **flexible_sizes(empty)), name)
 
 
-def _arguments(module: nn.Module) -> dict[str, Any]:
+def flexible_sizes(module: nn.Module) -> dict[str, Any]:
     """What to pass to timm so that the model takes more image sizes."""
-    return {FLEXIBLE: True} if FLEXIBLE in inspect.signature(type(module).__init__).parameters else {}
+    return {FLEXIBLE: True} if constructor_takes(module, FLEXIBLE) else {}
+
+
+def constructor_takes(module: nn.Module, argument: str) -> bool:
+    """Whether the constructor of a module has an argument of this name."""
+    return argument in inspect.signature(type(module).__init__).parameters
 
 
 def _random(timm: Any, name: str, arguments: dict[str, Any]) -> nn.Module:
@@ -76,9 +78,9 @@ def describe(module: Any, name: str, description: str = "") -> OpaqueCheckpoint:
     if not labels and not gives_embeddings(name):
         labels = tuple(f"class {i}" for i in range(classes))
     origin = config.get("hf_hub_id")
-    fixed = bool(config.get("fixed_input_size")) and not _arguments(module)
+    fixed = bool(config.get("fixed_input_size")) and not flexible_sizes(module)
     return OpaqueCheckpoint(
-        name=variant(name.removeprefix(LOCAL).rstrip("/").partition("@")[0].rpartition("/")[2]),
+        name=variant(name.rstrip("/").partition("@")[0].rpartition("/")[2]),
         model=module.requires_grad_(False),
         labels=labels,
         image_size=side,

@@ -1,7 +1,7 @@
 """The base of every torch runner: device, precision, batch limit and pixel preprocessing."""
 
 import hashlib
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from foveate.core.errors import BadPlan, RunFailed
 from foveate.core.model import ModelCard
+from foveate.core.nearest_names import did_you_mean
 from foveate.core.outcome import Result
 from foveate.core.plan import Plan, Precision
 from foveate.models.zoo import RGB
@@ -99,10 +100,11 @@ def fingerprint(*parts: nn.Module | str) -> str:
     return total.hexdigest()[:32]
 
 
-def check_model(plan: Plan, full: Plan, variants: Container[str]) -> None:
+def check_model(plan: Plan, full: Plan, variants: Collection[str]) -> None:
     """Raise BadPlan for a model that is not one of the variants, and for a precision other than full's."""
     if plan.variant not in variants:
-        raise BadPlan(f"{plan.variant} is not a variant of {full.variant}")
+        hint = did_you_mean(plan.variant, variants)
+        raise BadPlan(f"{plan.variant} is not a variant of {full.variant}{hint}")
     if plan.precision != full.precision:
         raise BadPlan(f"{full.variant} is loaded in {full.precision}, not in {plan.precision}")
 

@@ -1,4 +1,4 @@
-"""Checkpoints on disk: safetensors with the model's card in the metadata. Pickle is never read."""
+"""Checkpoints on disk: weights, with the model's card in the metadata of a safetensors file or without."""
 
 import json
 import re
@@ -19,11 +19,15 @@ from foveate.models.weights.eva_names import trunk_names
 from foveate.models.weights.inferred_card import guessed_card, infer_card, preparation_text, with_options
 from foveate.models.weights.options_file import with_labels_read
 from foveate.models.weights.parameter_names import timm_names
-from foveate.models.weights.state_dict import check_tensors, read_metadata, read_state
+from foveate.models.weights.state_dict import check_tensors, read_metadata, read_state, stem_of
+from foveate.models.weights.timm_architectures import stated_architecture
+from foveate.models.weights.transformers_towers import Tower
 from foveate.models.zoo import MAX_NAME, CheckpointCard
 
 METADATA_KEY = "foveate"
 """The safetensors metadata entry that holds the card, as JSON."""
+GENERIC = ("model.safetensors", "pytorch_model.bin")
+"""The names that timm and transformers give to the weights of every model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,38 +62,33 @@ def attach(card: CheckpointCard, state: Mapping[str, Tensor], where: str) -> Che
 def read(
     path: Path, card: CheckpointCard | None = None, options: CheckpointOptions = NOTHING_STATED
 ) -> Checkpoint:
-    """Read a local safetensors file. Its card is `card`, or else the one in its metadata.
+    """Read a local file of weights. Its card is `card`, or else the one in its metadata.
 
     Without either, the configuration is that of the JSON file beside the weights, and what it leaves open is
     inferred from the weights, as `config_from_weights` describes. A warning names each guess. `options` come
-    before all of these. Raises SetupError for a file that is missing, is not safetensors, or does not fit.
+    before all of these. Raises SetupError for a file that is missing, is not readable, or does not fit, and
+    NotElastic for weights of another stated architecture.
     """
-    own = card or _card(path, read_metadata(path))
-    if own is None:
-        return _read_without_card(path, options)
-    state, _ = read_state(path)
-    check_tensors(state, path.name)
     if card is not None:
-        return attach(card, state, path.name)
-    stated = with_labels_read(options)
-    state = timm_names(state, path.name, stated.prefix)
+        return attach(card, tensors(path), path.name)
+    own, stated = _card(path, read_metadata(path)), with_labels_read(options)
+    if own is None:
+        return _read_without_card(path, stated)
+    state = _network_state(path, stated.prefix)
     return _attach_stated(with_options(own, stated), own, state, stated, path)
 
 
 def _read_without_card(path: Path, options: CheckpointOptions) -> Checkpoint:
     """The checkpoint of weights that do not describe themselves."""
-    options, beside = with_labels_read(options), describe_beside(path)
+    beside = describe_beside(path)
     stated, tower = options.over(beside.options), beside.tower
-    state, _ = read_state(path, tower.uses) if tower else read_state(path)
-    check_tensors(state, path.name)
-    if tower is not None and stated.prefix is None:
-        state = tower.plain_names(state)
-    state, config = timm_names(state, path.name, stated.prefix), None
-    default = guessed_card(_name(path), state)
+    stated_architecture(stated.architecture)  # before the weights of another network are read
+    state, config = _network_state(path, stated.prefix, tower), None
+    default = guessed_card(name_of(path), state)
     if tower is not None:
         config, state = tower.fit(state, stated.image_size or tower.config.image_size)
         stated = stated.over(CheckpointOptions(labels=tower.label_names(config.classes)))
-    card = infer_card(_name(path), path, state, stated, beside, config)
+    card = infer_card(name_of(path), path, state, stated, beside, config)
     return _attach_stated(card, default, state, stated, path)
 
 
@@ -106,10 +105,21 @@ def _attach_stated(
     return resize(checkpoint, stated.image_size or card.config.image_size)
 
 
-def _name(path: Path) -> str:
-    """The file's name; that of its folder for the `model.safetensors` of timm and transformers."""
-    generic = path.name == "model.safetensors" and (path.parent / CONFIG).is_file()
-    return variant(path.parent.resolve().name if generic else path.stem)[:MAX_NAME]
+def _network_state(path: Path, prefix: str | None, tower: Tower | None = None) -> dict[str, Tensor]:
+    """The parameters of the network in a file, checked, under timm's names. tower: the network, where a
+    configuration of transformers describes it."""
+    state, _ = read_state(path, prefix, tower.uses) if tower else read_state(path, prefix)
+    if tower is not None and prefix is None:
+        state = tower.plain_names(state)
+    state = timm_names(state, path.name, prefix)
+    check_tensors(state, path.name)
+    return state
+
+
+def name_of(path: Path) -> str:
+    """The name of a file's model: the file's; that of its folder for the files of timm and transformers."""
+    generic = path.name in GENERIC and (path.parent / CONFIG).is_file()
+    return variant(path.parent.resolve().name if generic else stem_of(path.name))[:MAX_NAME]
 
 
 def card_of(path: Path) -> CheckpointCard | None:
@@ -124,8 +134,10 @@ def _card(path: Path, metadata: Mapping[str, str]) -> CheckpointCard | None:
 
 
 def tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file by name. Raises SetupError for a missing or unreadable file."""
-    return read_state(path)[0]
+    """The tensors of a file by name. Raises SetupError for a missing, unreadable or damaged file."""
+    state, _ = read_state(path)
+    check_tensors(state, path.name)
+    return state
 
 
 def save(path: Path, checkpoint: Checkpoint, half: bool = False) -> None:

@@ -9,6 +9,7 @@ from foveate.core.checkpoint_options import NOTHING_STATED, CheckpointOptions, P
 from foveate.core.errors import SetupError
 from foveate.models.layers.config import ViTConfig
 from foveate.models.weights.eva_names import is_eva, trunk_names
+from foveate.models.weights.not_elastic import STATE_ARCHITECTURE
 from foveate.models.weights.timm_architectures import TimmArchitecture, stated_architecture, usual_heads
 
 HEAD_WIDTH = 64
@@ -93,7 +94,9 @@ def _check_names(
     """
     for name in ("patch_embed.proj.weight", "blocks.0.mlp.fc1.weight", "blocks.0.mlp.fc2.weight"):
         if name not in state:
-            raise SetupError(f"{where} is not a ViT under timm's names: it has no {name}")
+            raise SetupError(
+                f"{where} is not a ViT under timm's names: it has no {name}; {STATE_ARCHITECTURE}"
+            )
     if stated_pool == "map" and "attn_pool.latent" not in state:
         raise SetupError(f"{where} has no attention pooling, so its pool cannot be 'map'")
     pools_class_token = "attn_pool.latent" in state and "cls_token" in state

@@ -10,6 +10,7 @@ from foveate.core.errors import SetupError
 from foveate.models.layers.config import ViTConfig
 from foveate.models.weights.json_file import read_table
 from foveate.models.weights.options_file import parse_options
+from foveate.models.weights.state_dict import stem_of
 from foveate.models.weights.timm_format import is_timm_format, timm_values
 from foveate.models.weights.transformers_format import is_transformers_format, transformers_values
 from foveate.models.weights.transformers_towers import Tower
@@ -50,31 +51,39 @@ class Description:
             )
 
 
+def file_beside(weights: Path) -> Path | None:
+    """The file that describes a weights file; None where there is none."""
+    paths = (Path(f"{stem_of(str(weights))}.json"), weights.with_name(CONFIG))
+    return next((path for path in paths if path.is_file()), None)
+
+
+def is_own_format(table: Mapping[str, Any]) -> bool:
+    """Whether a JSON object holds options of foveate and nothing else."""
+    return table.keys() <= CheckpointOptions.model_fields.keys()
+
+
 def describe_beside(weights: Path) -> Description:
     """The description of a weights file: NAME.json beside NAME.safetensors, else config.json beside it.
 
     Raises SetupError, one sentence, for a file that cannot be read or understood.
     """
-    name = weights.name.removesuffix(".safetensors")
-    path = next(
-        (p for p in (weights.with_name(f"{name}.json"), weights.with_name(CONFIG)) if p.is_file()), None
-    )
+    path = file_beside(weights)
     if path is None:
         return Description(CheckpointOptions())
     table, where = read_table(path), f"{path.name} beside {weights.name}"
     values: Mapping[str, Any]
     expected: Mapping[str, int] = {}
     tower = None
-    if is_timm_format(table):
+    if is_timm_format(table) and not is_own_format(table):
         values, expected = timm_values(table, where)
     elif is_transformers_format(table):
         values, tower = transformers_values(table, weights.parent, where)
     else:
-        values = _own_values(table, where, optional=path.name == CONFIG)
+        values = own_values(table, where, optional=path.name == CONFIG)
     return Description(parse_options(values, where, path.parent), path.name, expected, tower)
 
 
-def _own_values(table: Mapping[str, Any], where: str, optional: bool) -> Mapping[str, Any]:
+def own_values(table: Mapping[str, Any], where: str, optional: bool) -> Mapping[str, Any]:
     """Foveate's own options. optional: the file may be another tool's, so say what to do about that."""
     if optional and not table.keys() & CheckpointOptions.model_fields.keys():
         entries = ", ".join(sorted(table)[:3]) or "nothing"

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from foveate.core.checkpoint_options import NOTHING_STATED, CheckpointOptions
+from foveate.core.default_models import PHOTO_NAMES
 from foveate.core.errors import SetupError
 from foveate.models import zoo
 from foveate.models.layers.config import ViTConfig
@@ -95,7 +96,7 @@ def _find(name: str, folder: Traversable) -> Checkpoint:
         if not Path(name).exists():
             raise SetupError(f"there is no file or folder {name}")
         raise SetupError(f"{name} is no model: name a .safetensors file, or a folder with a config.json")
-    return timm_models.load(name, zoo.names(folder))
+    return timm_models.load(name, (*zoo.names(folder), *PHOTO_NAMES))
 
 
 def _with_trunk(card: CheckpointCard, path: Path, folder: Traversable) -> Checkpoint:

@@ -12,6 +12,7 @@ from foveate.core.errors import SetupError
 from foveate.models.layers.config import ViTConfig
 from foveate.models.weights.config_from_weights import config_from_weights, guessed_shape
 from foveate.models.weights.description import Description
+from foveate.models.weights.state_dict import stem_of
 from foveate.models.weights.timm_architectures import unseen_fields
 from foveate.models.zoo import CheckpointCard
 
@@ -49,7 +50,7 @@ def infer_card(
         log.warning(
             "%s does not state how it was trained, so these values are guesses, and wrong ones cost "
             "accuracy: %s; state them with %s, or in %s.json beside the file",
-            path, values, " ".join(map(flag_of, guesses)), path.stem,
+            path, values, " ".join(map(flag_of, guesses)), stem_of(path.name),
         )  # fmt: skip
     return replace(card, description=note)
 

@@ -1,4 +1,4 @@
-"""Weights by path: a safetensors file, the folder that holds one, and the formats that are not read."""
+"""Weights by path: a file, the folder that holds one, and the formats that are not read."""
 
 from pathlib import Path
 from typing import Any
@@ -8,22 +8,34 @@ from foveate.core.errors import SetupError
 from foveate.models import zoo
 from foveate.models.weights.description import CONFIG
 from foveate.models.weights.json_file import read_table
-from foveate.models.weights.state_dict import INDEX_SUFFIX, SUFFIX
+from foveate.models.weights.state_dict import INDEX_SUFFIX, PICKLED, SUFFIX, SUFFIXES
 from foveate.models.weights.transformers_format import is_transformers_format, runs_in_trunk
 
-OTHER_FORMATS = (".pt", ".pth", ".bin", ".ckpt", ".npz", ".onnx")
+_ONNX = ".onnx"
+OTHER_FORMATS = (".npz", _ONNX, ".h5", ".msgpack", ".pkl", ".pickle")
 """Suffixes of weights that are not read."""
 MAIN = f"model{SUFFIX}"
 """The file that timm and transformers write."""
+MAIN_PICKLED = "pytorch_model.bin"
+"""The file that older versions of them write."""
 PREFIX = "hf:"
 """Put before a name, it says that the name is one of transformers."""
 _COMPANIONS = (f".stitches{SUFFIX}", f".clicks{SUFFIX}", f".exits{SUFFIX}")
 """Files that foveate keeps beside the weights of a model."""
+_TRAINING = (
+    "training_args.bin",
+    "optimizer.bin",
+    "optimizer.pt",
+    "scheduler.pt",
+    "rng_state.pth",
+    "scaler.pt",
+)
+"""Files that transformers and accelerate keep beside the weights that they train."""
 
 
 def is_local(name: str) -> bool:
     """Whether a model's name is the path of weights: a file, or a folder for the elastic trunk."""
-    if name.endswith((SUFFIX, INDEX_SUFFIX)):
+    if name.endswith((*SUFFIXES, INDEX_SUFFIX)):
         return True
     return is_folder(name) and not for_transformers(name)
 
@@ -38,15 +50,27 @@ def is_folder(name: str) -> bool:
 
 def for_transformers(name: str) -> bool:
     """Whether a folder, or the weights file in it, is a transformers model that the trunk does not run."""
+    table = _transformers_table(name)
+    return table is not None and not runs_in_trunk(table)
+
+
+def is_tower(name: str) -> bool:
+    """Whether a folder, or the weights file in it, is a transformers model that the trunk may run."""
+    table = _transformers_table(name)
+    return table is not None and runs_in_trunk(table)
+
+
+def _transformers_table(name: str) -> dict[str, Any] | None:
+    """transformers' configuration in a folder, or beside the weights file in it; None without one."""
     path = Path(name)
-    folder = path.parent if path.name in (MAIN, MAIN + ".index.json") else path
+    folder = path.parent if path.name in (MAIN, MAIN + ".index.json", MAIN_PICKLED) else path
     if not (folder.is_dir() and (folder / CONFIG).is_file()):
-        return False
+        return None
     try:
         table: dict[str, Any] = read_table(folder / CONFIG)
     except SetupError:
-        return False  # reading the description reports the error
-    return is_transformers_format(table) and not runs_in_trunk(table)
+        return None  # reading the description reports the error
+    return table if is_transformers_format(table) else None
 
 
 def weights_path(name: str) -> Path:
@@ -66,12 +90,32 @@ def weights_path(name: str) -> Path:
     if len(files) == 1:
         return files[0]
     if files:
-        names = ", ".join(p.name for p in files[:3]) + (", ..." if len(files) > 3 else "")
-        raise SetupError(f"{name} holds {len(files)} weights files, {names}: name one of them")
-    others = sorted(p for p in path.iterdir() if p.name.endswith(OTHER_FORMATS))
+        raise SetupError(_ambiguous(name, files))
+    return _pickled_path(path, name)
+
+
+def _pickled_path(folder: Path, name: str) -> Path:
+    """The file of `torch.save` in a folder without safetensors. Raises SetupError unless there is one."""
+    if (folder / MAIN_PICKLED).is_file():
+        return folder / MAIN_PICKLED
+    if any(folder.glob("*.bin.index.json")):
+        raise SetupError(
+            f"{name} holds shards of torch.save, which are not joined: save it as {SUFFIX} files"
+        )
+    files = sorted(p for p in folder.iterdir() if p.name.endswith(PICKLED) and p.name not in _TRAINING)
+    if len(files) > 1:
+        raise SetupError(_ambiguous(name, files))
+    if files:
+        return files[0]
+    others = sorted(p for p in folder.iterdir() if p.name.endswith(OTHER_FORMATS))
     if others:
         raise SetupError(other_format(str(others[0])))
-    raise SetupError(f"there is no {SUFFIX} file in {name}")
+    raise SetupError(f"there is no {SUFFIX} file in {name}, and no other file of weights")
+
+
+def _ambiguous(name: str, files: list[Path]) -> str:
+    names = ", ".join(p.name for p in files[:3]) + (", ..." if len(files) > 3 else "")
+    return f"{name} holds {len(files)} weights files, {names}: name one of them"
 
 
 def canonical_name(name: str) -> str:
@@ -88,14 +132,11 @@ def without_prefix(name: str) -> str:
 
 def other_format(name: str) -> str:
     """A sentence that refuses weights in another format, with the fix."""
-    path = Path(name)
-    text = f"{name} cannot be loaded: weights are read from {SUFFIX} files alone, which run no code"
-    if path.suffix in (".onnx", ".npz"):
-        return text
-    target = path.with_suffix(SUFFIX).name
+    if name.endswith(_ONNX):
+        return f"{name} is a model of its own, which has no place in a family: serve it with --model {name}"
     return (
-        f'{text}; convert it with: python -c "import torch, safetensors.torch as s; '
-        f"s.save_file(torch.load('{path.name}', map_location='cpu', weights_only=True), '{target}')\""
+        f"{name} cannot be loaded: weights are read from {SUFFIX} files, and from files of torch.save that "
+        f"end in {', '.join(PICKLED)}; convert it to {SUFFIX}"
     )
 
 
@@ -104,5 +145,5 @@ def check_no_options(name: str, options: CheckpointOptions) -> None:
     if options != NOTHING_STATED:
         raise SetupError(
             f"{', '.join(options.stated())} cannot be set for {name}, which has a configuration of its own; "
-            f"options describe plain ViTs in {SUFFIX} files"
+            "options describe files of weights"
         )

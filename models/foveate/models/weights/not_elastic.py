@@ -2,6 +2,9 @@
 
 from foveate.core.errors import SetupError
 
+STATE_ARCHITECTURE = "for another network of timm, state its name with --architecture"
+"""Part of errors about weights that are no plain ViT."""
+
 
 class NotElastic(SetupError):
     """The trunk cannot compute exactly what this checkpoint computes. Another runner may serve it."""

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from foveate.core.errors import SetupError
+from foveate.models.weights.not_elastic import STATE_ARCHITECTURE
+from foveate.models.weights.state_dict import COUNTERS
 from foveate.models.weights.transformers_names import PATCH_EMBEDDINGS, from_transformers
 
 ANCHORS = ("patch_embed.proj.weight", *PATCH_EMBEDDINGS)
 """Ends of the name of the patch embedding: timm's, and those of transformers."""
 _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 """Parts of names that torch.compile, FSDP and activation checkpointing insert at any depth."""
-_COUNTERS = frozenset({"n_averaged"})
-"""What torch's AveragedModel stores beside the network. It has no influence on answers."""
 _HEADS = re.compile(
     r"(head|head_dist|fc_norm|norm|classifier|cls_classifier|distillation_classifier|visual_projection)\."
 )
@@ -27,13 +27,14 @@ def timm_names(state: Mapping[str, Tensor], where: str, prefix: str | None = Non
     shares is removed. Raises SetupError, one sentence that starts with `where`, when the file holds several
     networks, or parameters that belong to none.
     """
-    state = _without_wrappers(state, where)
+    state = without_wrappers(state, where)
     if prefix is not None:
         state = _under(state, prefix, where)
     prefixes = _prefixes(state)
     if not prefixes:
         raise SetupError(
-            f"{where} is not a ViT under timm's names: it has no {ANCHORS[0]}; {_beginning(state)}"
+            f"{where} is not a ViT under timm's names: it has no {ANCHORS[0]}; {beginning(state)}; "
+            f"{STATE_ARCHITECTURE}"
         )
     if len(prefixes) > 1:
         raise SetupError(
@@ -44,7 +45,7 @@ def timm_names(state: Mapping[str, Tensor], where: str, prefix: str | None = Non
     return state if ANCHORS[0] in state else from_transformers(state)
 
 
-def _without_wrappers(state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+def without_wrappers(state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
     """The parameters without the parts of names that wrappers insert."""
     plain: dict[str, Tensor] = {}
     for name, value in state.items():
@@ -64,7 +65,7 @@ def _under(state: Mapping[str, Tensor], prefix: str, where: str) -> dict[str, Te
         if name.startswith(prefix) and not name.startswith(others)
     }
     if not chosen:
-        raise SetupError(f"{where} has no parameters under the prefix {prefix!r}; {_beginning(state)}")
+        raise SetupError(f"{where} has no parameters under the prefix {prefix!r}; {beginning(state)}")
     return chosen
 
 
@@ -73,7 +74,7 @@ def _prefixes(state: Mapping[str, Tensor]) -> list[str]:
     return sorted({name.removesuffix(end) for name in state for end in ANCHORS if name.endswith(end)})
 
 
-def _beginning(state: Mapping[str, Tensor]) -> str:
+def beginning(state: Mapping[str, Tensor]) -> str:
     """Part of a sentence that shows what the names look like."""
     return f"its names begin with {', '.join(sorted(state)[:3])}" if state else "it holds no tensors"
 
@@ -83,7 +84,7 @@ def _without_prefix(state: Mapping[str, Tensor], prefix: str, where: str) -> dic
     inside = {n.removeprefix(prefix): value for n, value in state.items() if n.startswith(prefix)}
     outer = [part for part in _parents(prefix) if any(n.startswith(part) for n in state)]
     for name in sorted(state):
-        if name.startswith(prefix) or name in _COUNTERS:
+        if name.startswith(prefix) or name in COUNTERS:
             continue
         # The longest enclosing prefix of the head: `model.` of `model.head.` beside `model.backbone.`.
         short = next((name.removeprefix(part) for part in outer if name.startswith(part)), name)

@@ -1,4 +1,4 @@
-"""State dicts from safetensors files: shards are joined, and each tensor is checked. Pickle is never read."""
+"""State dicts from files of weights: shards are joined, and each tensor is checked."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -11,18 +11,30 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from foveate.core.errors import SetupError
+from foveate.models.weights.saved_networks import read_network
 
 SUFFIX = ".safetensors"
+PICKLED = (".pth.tar", ".pth", ".pt", ".bin", ".ckpt")
+"""Suffixes of files that `torch.save` writes."""
+SUFFIXES = (SUFFIX, *PICKLED)
+"""Suffixes of all files that weights are read from."""
+COUNTERS = frozenset({"n_averaged"})
+"""What torch's AveragedModel stores beside the network. It has no influence on answers."""
 INDEX_SUFFIX = ".safetensors.index.json"
 """The suffix of the file that names the shard of each tensor."""
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _SIGNATURES = (
     (b"version https://git-lfs", "a Git LFS pointer, not the weights: run `git lfs pull`"),
-    (b"PK\x03\x04", "a pickled checkpoint of torch under another name, and pickle is never read"),
-    (b"\x80", "a pickle, which is never read"),
+    (b"PK\x03\x04", "a file of torch.save under another name: rename it to end in .pth"),
+    (b"\x80", "a pickle: a file of torch.save is read where its name ends in .pth"),
     (b"<", "an HTML or XML page, not the weights: download the file itself"),
 )
 """How other files begin that often bear the name of a weights file."""
+
+
+def stem_of(name: str) -> str:
+    """The name or path of a file of weights without its suffix: `a/net.pth.tar` -> `a/net`."""
+    return name.removesuffix(next((suffix for suffix in SUFFIXES if name.endswith(suffix)), ""))
 
 
 def _every_name(_: str) -> bool:
@@ -30,13 +42,19 @@ def _every_name(_: str) -> bool:
 
 
 def read_state(
-    path: Path, uses: Callable[[str], bool] = _every_name
+    path: Path, prefix: str | None = None, uses: Callable[[str], bool] = _every_name
 ) -> tuple[dict[str, Tensor], Mapping[str, str]]:
-    """The tensors of a file by name, and the file's metadata. uses: whether to read the tensor of a name.
+    """The tensors of a file by name, and the file's metadata.
+
+    prefix: may name a part of a file of `torch.save`, as `read_network` describes; uses: whether to read the
+    tensor of a name.
 
     Where the file is missing and an index stands beside it, all shards of the index are read. Raises
     SetupError for files that are missing, truncated or of another format.
     """
+    if path.name.endswith(PICKLED):
+        network = read_network(path, prefix)
+        return {name: value for name, value in network.items() if uses(name)}, {}
     index = path.with_name(path.name.removesuffix(SUFFIX) + INDEX_SUFFIX)
     if not path.is_file() and index.is_file():
         return _read_shards(index, uses), {}

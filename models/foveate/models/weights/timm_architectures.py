@@ -8,14 +8,14 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
 from foveate.core.checkpoint_options import Activation, Pool
-from foveate.core.errors import SetupError
+from foveate.core.nearest_names import did_you_mean
 from foveate.models.layers.config import ViTConfig
+from foveate.models.weights.not_elastic import NotElastic
 
 _UNSEEN = ("pool_heads", "pool_prefix")
 """Fields of ViTConfig, beside those of rotary positions, that weights do not show and few models set."""
@@ -54,15 +54,14 @@ def architecture(name: str) -> TimmArchitecture | None:
 def stated_architecture(name: str | None) -> TimmArchitecture | None:
     """The architecture that a user states, with a tag or without; None for none.
 
-    Raises SetupError for a name that is not in the table.
+    Raises NotElastic for a name that is not in the table.
     """
     if name is None:
         return None
     known = architecture(name.removeprefix("timm/").partition(".")[0])
     if known is None:
-        close = get_close_matches(name, architectures())
-        hint = f"; did you mean {', '.join(close)}?" if close else ""
-        raise SetupError(f"{name!r} is not one of timm's architectures that the trunk runs{hint}")
+        hint = did_you_mean(name, architectures())
+        raise NotElastic(f"{name!r} is not one of timm's architectures that the trunk runs{hint}")
     return known
 
 

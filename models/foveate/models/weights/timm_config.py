@@ -1,7 +1,6 @@
 """Import timm, and read the configuration of a timm module. Modules that the trunk lacks are refused."""
 
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
@@ -10,6 +9,7 @@ from torch import nn
 
 from foveate.core.checkpoint_options import Activation, Rope
 from foveate.core.errors import SetupError
+from foveate.core.nearest_names import nearest
 from foveate.models.layers.config import ViTConfig
 from foveate.models.weights.config_from_weights import pool_ratio, ratio
 from foveate.models.weights.not_elastic import NotElastic
@@ -33,7 +33,8 @@ _ROPES: Mapping[str, Rope] = {"RotaryEmbeddingCat": "cat", "RotaryEmbeddingDinoV
 def import_timm(spec: str, zoo_names: Sequence[str] = ()) -> Any:
     """The timm package. Raises SetupError where it is not installed or does not import."""
     declare_missing_operators()
-    suggestion = f" (did you mean {', '.join(m)}?)" if (m := get_close_matches(spec, zoo_names)) else ""
+    close = ", ".join(nearest(spec, zoo_names))
+    suggestion = f" (did you mean {close}?)" if close else ""
     try:
         return import_module("timm")
     except ModuleNotFoundError as error:

@@ -38,25 +38,45 @@ def timm_values(table: Mapping[str, Any], where: str) -> tuple[dict[str, Any], d
     What the file leaves out is what timm takes then. timm itself is needed only for architectures and
     arguments that are not known here. Raises SetupError for what the trunk does not have.
     """
-    nested = table.get("pretrained_cfg")
-    prepared: Mapping[str, Any] = nested if isinstance(nested, Mapping) else table
+    shape, expected = _shape(table, model_arguments(table, where), where)
+    classes = classes_of(table)
+    if classes is not None:
+        expected["classes"] = classes
+    return shape | preparation_values(table, where), expected
+
+
+def model_arguments(table: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """The arguments of the model's constructor. Raises SetupError where they are no table."""
     arguments = table.get("model_args") or {}
     if not isinstance(arguments, Mapping):
         raise SetupError(f"{where}: model_args is not a table")
-    shape, expected = _shape(table, arguments, where)
-    classes = table.get("num_classes", prepared.get("num_classes"))
-    if isinstance(classes, int):
-        expected["classes"] = classes
-    values = shape | {
+    return arguments
+
+
+def classes_of(table: Mapping[str, Any]) -> int | None:
+    """The number of classes that the file states; None where it states none."""
+    classes = table.get("num_classes", _prepared(table).get("num_classes"))
+    return classes if isinstance(classes, int) else None
+
+
+def preparation_values(table: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Values for `CheckpointOptions` of the preparation of images, and the labels. Raises SetupError."""
+    prepared = _prepared(table)
+    return {
         "mean": prepared.get("mean") or MEAN,
         "std": prepared.get("std") or STD,
         "crop_pct": prepared.get("crop_pct") or CROP_PCT,
         "crop_mode": prepared.get("crop_mode") or "center",
         "interpolation": prepared.get("interpolation") or "bicubic",
-        "image_size": _image_size(prepared, arguments, where),
+        "image_size": _image_size(prepared, model_arguments(table, where), where),
         "labels": _labels(table, prepared, where),
     }
-    return values, expected
+
+
+def _prepared(table: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The table with the preparation: a part of today's layout, and the whole of the older one."""
+    nested = table.get("pretrained_cfg")
+    return nested if isinstance(nested, Mapping) else table
 
 
 def _shape(

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
+from contextlib import nullcontext
 from importlib import import_module
 from typing import Any, get_args
 
@@ -12,11 +12,13 @@ from torch import nn
 
 from foveate.core.errors import SetupError
 from foveate.core.model import CropMode, InputSpec, Interpolation
+from foveate.core.nearest_names import did_you_mean
 from foveate.models import reduction
 from foveate.models.layers.config import ViTConfig
 from foveate.models.vit.vit import ElasticViT, ResolvedPlan
 from foveate.models.weights.checkpoint import Checkpoint, attach, variant
 from foveate.models.weights.eva_names import trunk_names
+from foveate.models.weights.hub_access import hub_access
 from foveate.models.weights.json_file import check_label_names
 from foveate.models.weights.not_elastic import NotElastic
 from foveate.models.weights.timm_config import import_timm, sentence, vit_config
@@ -28,6 +30,8 @@ _SAFE = {"hf_hub_filename": "model.safetensors"}
 """Without this entry timm falls back to a pickle where a repository has no safetensors file."""
 _NEAREST_CROP: Mapping[str, CropMode] = {"border": "center"}
 """The decoder's crop for those of timm that it does not have."""
+_ON_HUB = ("hf-hub:", "hf_hub:")
+"""What timm's names of repositories begin with."""
 _TOLERANCE = 1e-3
 """The largest accepted difference between the trunk's output and timm's."""
 
@@ -163,36 +167,44 @@ def labels_of(config: Mapping[str, Any], classes: int, name: str) -> tuple[str, 
 
 def check_known(timm: Any, name: str, zoo_names: Sequence[str]) -> None:
     """Raise SetupError for a name or tag that timm does not list. Names on the Hub are not checked here."""
-    if name.startswith(("hf-hub:", "hf_hub:")):
+    if name.startswith(_ON_HUB):
         return
     if not timm.is_model(name):
         known = [*zoo_names, *timm.list_models(), *timm.list_pretrained()]
         if "/" in name:
             known.append(f"hf-hub:{name}")
-        close = get_close_matches(name, known) or get_close_matches(name.partition(".")[0], known)
-        hint = f"; did you mean {', '.join(close)}?" if close else ""
+        hint = did_you_mean(name, known) or did_you_mean(name.partition(".")[0], known)
         raise SetupError(f"{name!r} is neither in the zoo nor a name timm knows{hint}")
     architecture, _, tag = name.partition(".")
     tagged = timm.list_pretrained(f"{architecture}.*")
     if tag and name not in tagged:
-        available = ", ".join(tagged) or "no weights at all"
-        raise SetupError(f"{architecture} has no weights tagged {tag!r} in timm; there is {available}")
+        available = ", ".join(tagged[:10]) or "no weights at all"
+        hint = did_you_mean(tag, [each.partition(".")[2] for each in tagged]) or f"; there is {available}"
+        raise SetupError(f"{architecture} has no weights tagged {tag!r} in timm{hint}")
 
 
-def create(timm: Any, name: str, pretrained: bool, **arguments: Any) -> nn.Module:
-    """timm's module in eval mode; without pretrained weights it is on the meta device.
+def create(timm: Any, name: str, pretrained: bool, device: str | None = None, **arguments: Any) -> nn.Module:
+    """timm's module in eval mode. device: none is the CPU, and the meta device without pretrained weights.
 
     arguments: passed to timm. Raises SetupError when timm cannot load it or fetch its weights.
     """
+    on_hub = pretrained or name.startswith(_ON_HUB)
+    with hub_access(name) if on_hub else nullcontext():
+        return _create(timm, name, pretrained, device, arguments)
+
+
+def _create(
+    timm: Any, name: str, pretrained: bool, device: str | None, arguments: Mapping[str, Any]
+) -> nn.Module:
     # It is httpx's or requests' error, depending on the installed version.
     http_error = import_module("huggingface_hub.errors").HTTPError
     try:
-        with torch.device("cpu" if pretrained else "meta"):
+        with torch.device(device or ("cpu" if pretrained else "meta")):
             module: nn.Module = timm.create_model(
                 name, pretrained=pretrained, pretrained_cfg_overlay=_SAFE if pretrained else None, **arguments
             )
     except (OSError, http_error) as error:
-        alternative = "the path of a local .safetensors file can be given instead"
+        alternative = "the path of a local file or folder of weights can be given instead"
         raise SetupError(
             f"the weights of {name} could not be fetched ({sentence(error)}); {alternative}"
         ) from error

@@ -45,6 +45,8 @@ def test_unknown_model_is_refused_with_the_names_of_the_others() -> None:
         UnknownModel, match="'gpt' is served; the models are plain, paired, clip, paired-clip"
     ):
         ALL.by_name("gpt", video=False)
+    with pytest.raises(UnknownModel, match=r"no model 'plane' is served; did you mean plain\?$"):
+        ALL.by_name("plane", video=False)
     with pytest.raises(UnknownModel, match="no model of task classify is served; GET /models"):
         ModelSelector("classify", {}).by_name(None, video=False)
 

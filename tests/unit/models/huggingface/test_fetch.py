@@ -69,6 +69,10 @@ def test_checkpoints_that_cannot_be_served_are_refused(tmp_path: Path) -> None:
     assert "number its labels" in refusal(write_changed(one("c"), config, id2label={"0": "a", "2": "b"}))
     (one("d") / config).write_text("{")
     assert "configuration of" in refusal(tmp_path / "d")
+    nine = {str(index): f"class {index}" for index in range(9)}
+    assert "do not fit its config.json: decode_head.classifier." in refusal(
+        write_changed(one("other-classes"), config, id2label=nine, label2id=None)
+    )
     many = {str(index): f"class {index}" for index in range(256)}
     assert "256 classes" in refusal(write_changed(one("e"), config, id2label=many, label2id=None))
     assert "does not say how large" in refusal(write_changed(one("f"), pixels, size=None))
@@ -125,5 +129,5 @@ def test_name_that_is_not_on_the_hub_is_refused(monkeypatch: pytest.MonkeyPatch,
     hub = sys.modules["huggingface_hub.constants"]
     monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(SetupError, match=r"^the configuration of missing/model cannot be loaded: [^\n]+$"):
+    with pytest.raises(SetupError, match=r"^missing/model cannot be fetched: the hub at [^\n]+$"):
         huggingface.load("missing/model")

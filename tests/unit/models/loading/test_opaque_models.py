@@ -18,9 +18,11 @@ from foveate.models.profiling.dataset import Dataset, DecodedDataset
 from foveate.models.profiling.profile import measure
 from foveate.models.profiling.profile_state import ProfilingJob
 from tests.support.measuring import quiet
-from tests.support.torchvision_ops import import_timm
+from tests.support.torchvision_ops import import_timm, import_transformers
+from tests.support.towers import LABELS, TOWERS, saved
 
 import_timm()
+import_transformers()
 pytestmark = pytest.mark.usefixtures("one_thread", "user_folders")
 
 OPTIONS = LoadOptions("fp32", "cpu", 1, 4)
@@ -82,3 +84,17 @@ def test_options_are_refused() -> None:
     options = LoadOptions("fp32", "cpu", 1, checkpoints={LARGE: CheckpointOptions(heads=3)})
     with pytest.raises(SetupError, match="heads cannot be set for"):
         ElasticOrOpaqueLoader().load(LARGE, options)
+
+
+def test_vision_towers_that_the_trunk_refuses_run_in_transformers(tmp_path: Path) -> None:
+    tower = TOWERS["ViTForImageClassification"](problem_type="multi_label_classification")
+    folder = saved(tmp_path / "tower", tower)
+    for name in (str(folder), f"hf:{folder}", str(folder / "model.safetensors")):
+        runner = load(name)
+        assert (runner.card.name, runner.card.labels) == ("tower", LABELS)
+    stated = LoadOptions("fp32", "cpu", 1, checkpoints={str(folder): CheckpointOptions(heads=3)})
+    with pytest.raises(SetupError, match="heads cannot be set for"):
+        ElasticOrOpaqueLoader().load(str(folder), stated)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(SetupError, match=r"there is no \.safetensors in .*write it with save_pretrained"):
+        load(str(folder))

@@ -119,5 +119,7 @@ def test_check_model_refuses_other_models_and_precisions() -> None:
     check_model(Plan("sibling", 16), full, {"tiny", "sibling"})
     with pytest.raises(BadPlan, match="other is not a variant of tiny"):
         check_model(Plan("other", 32), full, {"tiny", "sibling"})
+    with pytest.raises(BadPlan, match=r"sibing is not a variant of tiny; did you mean sibling\?"):
+        check_model(Plan("sibing", 32), full, {"tiny", "sibling"})
     with pytest.raises(BadPlan, match="tiny is loaded in fp32, not in bf16"):
         check_model(Plan("tiny", 32, "bf16"), full, {"tiny"})

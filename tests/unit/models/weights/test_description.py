@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from foveate.core.checkpoint_options import CheckpointOptions
 from foveate.core.errors import SetupError
 from foveate.core.model import InputSpec
+from foveate.models.layers.config import ViTConfig
 from foveate.models.weights import hub
 from foveate.models.weights.description import describe_beside
 from foveate.models.weights.options_file import with_labels_read
@@ -124,3 +125,11 @@ def test_image_size_can_be_stated(tmp_path: Path) -> None:
     loaded = hub.load(str(write_described(tmp_path / "a", {**OWN, "image_size": 96})))
     assert loaded.config.image_size == 96
     assert loaded.model.get_parameter("pos_embed").shape == (1, 37, 128)
+
+
+def test_own_options_may_name_the_architecture(tmp_path: Path) -> None:
+    table = {"architecture": "vit_tiny_patch16_224", "pool": "avg", "mean": 0.3}
+    config = ViTConfig(image_size=64, width=192, heads=3, classes=3)
+    folder = write_described(tmp_path / "a", table, weights(config), file="model.json")
+    loaded = hub.load(str(folder / "model.safetensors"))
+    assert (loaded.config.heads, loaded.config.pool, loaded.mean) == (3, "avg", (0.3, 0.3, 0.3))

@@ -56,8 +56,10 @@ def test_files_that_are_not_safetensors_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match=r"a\.safetensors is not a readable safetensors file"):
         hub.load(str(path))
     with pytest.raises(
-        SetupError, match=r"weights are read from \.safetensors files alone, which run no code"
+        SetupError, match=r"weights are read from \.safetensors files, and from files of torch\.save"
     ):
+        hub.load(str(tmp_path / "a.npz"))
+    with pytest.raises(SetupError, match=r"there is no file .*a\.pth"):
         hub.load(str(tmp_path / "a.pth"))
 
 

@@ -71,7 +71,7 @@ def test_shards_that_do_not_fit_their_index_are_refused(tmp_path: Path) -> None:
         ),
         (
             b"PK\x03\x04 and so on, for as long as a header",
-            "a pickled checkpoint of torch under another name",
+            "a file of torch.save under another name: rename it to end in .pth",
         ),
         (b"<!DOCTYPE html><html><body>Not here</body></html>", "an HTML or XML page"),
     ],

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from foveate.core.errors import SetupError
+from foveate.models.weights.not_elastic import NotElastic
 from foveate.models.weights.timm_architectures import (
     architecture,
     architectures,
@@ -44,8 +44,10 @@ def test_a_stated_architecture_may_have_a_tag_and_must_exist() -> None:
     known = stated_architecture("timm/vit_small_patch16_dinov3.lvd1689m")
     assert known == architecture("vit_small_patch16_dinov3")
     assert known is not None and known.config["rope"] == "dinov3"
-    with pytest.raises(SetupError, match="did you mean vit_small_patch16_dinov3"):
+    with pytest.raises(NotElastic, match="did you mean vit_small_patch16_dinov3"):
         stated_architecture("vit_small_patch16_dinov4")
+    with pytest.raises(NotElastic, match="'resnet18' is not one of timm's architectures that the trunk runs"):
+        stated_architecture("resnet18")
 
 
 def test_heads_of_a_shape() -> None:
