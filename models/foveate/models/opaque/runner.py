@@ -14,7 +14,7 @@ from foveate.core.plan import Plan, Precision
 from foveate.core.profile import Profile
 from foveate.models.huggingface.cost import count, skeleton
 from foveate.models.opaque.checkpoint import OpaqueCheckpoint, OpaqueFamily
-from foveate.models.opaque.sizes import INPUT_ERRORS
+from foveate.models.opaque.sizes import INPUT_ERRORS, WithoutNorms
 from foveate.models.runners.base import check_model, fingerprint
 from foveate.models.runners.classifier import ClassifierRunner, classified
 from foveate.models.runners.describe import profiled_ladder
@@ -132,7 +132,8 @@ class OpaqueRunner(ClassifierRunner):
         shape, classes = (1, 3, plan.image_size, plan.image_size), len(self.family[plan.variant].labels)
         empty = torch.empty(shape, dtype=self.dtype, device="meta")
         try:
-            gflops, out = count(self._skeletons[plan.variant], empty, nn.Module.__call__)
+            with WithoutNorms():  # whose compute is not counted
+                gflops, out = count(self._skeletons[plan.variant], empty, nn.Module.__call__)
         except INPUT_ERRORS:
             gflops, out = self._count_on_device(plan.variant, shape)
         if not isinstance(out, Tensor) or out.ndim != 2 or (classes and out.shape[1] != classes):

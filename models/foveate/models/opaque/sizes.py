@@ -1,10 +1,16 @@
 """The image sizes that a network takes, which are found by trying each one on tensors without data."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from foveate.models.huggingface.cost import skeleton
 
+_NORMS = frozenset({F.batch_norm, F.layer_norm, F.group_norm})
 STEPS = (32, 16, 14, 8)
 """Sides to try are multiples of the first of these steps with which the network takes any smaller side."""
 SMALLEST_SHARE = 0.45
@@ -46,11 +52,24 @@ def smaller_sizes(model: nn.Module, own: int) -> tuple[int, ...]:
     return ()
 
 
+class WithoutNorms(TorchFunctionMode):
+    """Skips norms, which change no shape: without data, one takes longer than a convolution."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """The input of a norm, or what the function gives."""
+        if function in _NORMS and args:
+            return args[0]
+        return function(*args, **(kwargs or {}))
+
+
 @torch.no_grad()
 def outputs(model: nn.Module, side: int) -> int | None:
     """The number of values that a network on the meta device gives for an image; None if it does not run."""
     try:
-        out = model(torch.empty(1, 3, side, side, device="meta"))
+        with WithoutNorms():
+            out = model(torch.empty(1, 3, side, side, device="meta"))
     except INPUT_ERRORS:
         return None
     return int(out.shape[1]) if isinstance(out, torch.Tensor) and out.ndim == 2 else None
