@@ -89,9 +89,9 @@ def test_budgets_embed_fewer_patches_early_in_the_run(monkeypatch: pytest.Monkey
     network, counts = model(), list[int]()
     start = Tokens.start
 
-    def recorded(x: torch.Tensor, prefix: int) -> Tokens:
+    def recorded(x: torch.Tensor, prefix: int, rotation: torch.Tensor | None = None) -> Tokens:
         counts.append(x.shape[1] - prefix)
-        return start(x, prefix)
+        return start(x, prefix, rotation)
 
     monkeypatch.setattr(Tokens, "start", recorded)
     head = nn.Linear(CONFIG.width, BACKGROUND + 1)
