@@ -86,9 +86,7 @@ def test_rungs_that_content_chooses_are_checked_at_the_start() -> None:
     profile = measure(unprofiled, noise(), job, profile_path(LARGE), quiet)
     content = ContentRungs(("test_resnet@97", "full"), ((1.0, 0.0, 0.0),), (-2.0,))
     profile_path(LARGE).write_text(replace(profile, content=content).text())
-    with pytest.raises(
-        SetupError, match="cannot be run here: the image sizes of test_resnet are"
-    ):
+    with pytest.raises(SetupError, match="cannot be run here: the image sizes of test_resnet are"):
         load(LARGE)
 
 
