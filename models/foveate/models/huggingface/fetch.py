@@ -15,7 +15,7 @@ from foveate.core.errors import SetupError
 from foveate.core.model import Task
 from foveate.models import zoo
 from foveate.models.weights.checkpoint import variant
-from foveate.models.weights.hub_access import hub_access
+from foveate.models.weights.hub_access import http_error, hub_access
 from foveate.models.weights.local_files import PREFIX, for_transformers, is_folder, is_local, is_tower
 from foveate.models.weights.preprocessing import Preprocessing, parse_preprocessing
 from foveate.models.weights.timm_config import sentence
@@ -156,7 +156,7 @@ def read_config(transformers: Any, source: str) -> Any:
     """transformers' configuration of the checkpoint. Raises SetupError where it cannot be read."""
     try:
         return transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
-    except (OSError, _http_error()) as error:
+    except (OSError, http_error()) as error:
         raise SetupError(f"the configuration of {source} cannot be loaded: {sentence(error)}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise SetupError(
@@ -228,7 +228,7 @@ def _file(source: str, file: str) -> Path | None:
     cached_file = import_module("transformers.utils").cached_file
     try:
         path = cached_file(source, file, _raise_exceptions_for_missing_entries=False)
-    except (OSError, _http_error()) as error:
+    except (OSError, http_error()) as error:
         raise SetupError(f"{file} of {source} cannot be loaded: {sentence(error)}") from error
     return None if path is None else Path(path)
 
@@ -248,7 +248,7 @@ def read_weights(kind: Any, config: Any, source: str) -> Any:
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # they are refused below, by name
             )
-    except (OSError, SafetensorError, _http_error()) as error:
+    except (OSError, SafetensorError, http_error()) as error:
         raise SetupError(f"the weights of {source} cannot be loaded: {sentence(error)}") from error
     except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
         raise SetupError(f"transformers cannot load {source}: {sentence(error)}") from error
@@ -286,9 +286,3 @@ def _licence(source: str) -> str:
     """The licence in the header of the checkpoint's README; empty where it names none."""
     path = _file(source, "README.md")
     return licence_of(path.parent) if path is not None else ""
-
-
-def _http_error() -> type[Exception]:
-    """The hub's HTTP error, which is httpx's or requests', depending on the installed version."""
-    error: type[Exception] = import_module("huggingface_hub.errors").HTTPError
-    return error

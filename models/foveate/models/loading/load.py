@@ -6,8 +6,8 @@ from functools import partial
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
+from foveate.core.default_models import PHOTO_NAMES
 from foveate.core.errors import SetupError
-from foveate.core.plan import Plan
 from foveate.core.profile import MeasurementEnvironment, Profile
 from foveate.models import huggingface, zoo
 from foveate.models.loading.loader import (
@@ -24,6 +24,7 @@ from foveate.models.loading.profile_store import (
     exits_path,
     find_profile,
     matching_profiles,
+    sibling_digests,
     warn_of_mismatch,
     weights_digest,
     with_valid_latencies,
@@ -77,8 +78,7 @@ class ImageModelLoader:
         if labels is not None:
             runner.submodels = (*runner.submodels, labels)
             runner.card = replace(runner.card, zero_shot=labels.zero_shot)
-        content = [Plan.parse(text, runner.full) for text in (runner.content.rungs if runner.content else ())]
-        start(name, runner, warm_ladder, content)
+        start(name, runner, warm_ladder, runner.content_plans)
         for submodel in runner.submodels if warm_ladder else ():
             # A click head is so small that a second thread costs more than it saves.
             threads = (1,) if submodel.card.task == "clicks" else ()
@@ -95,7 +95,7 @@ class ImageModelLoader:
         members = family(canonical_name(own), fetched.model, siblings)
         # All digests are taken before the runner changes the precision of the weights.
         weights = weights_digest(fetched.model)
-        digests = _sibling_digests(members)
+        digests = sibling_digests(members.siblings)
         runner = TorchRunner(members, fetched.precision, fetched.device, options.max_batch)
         run_once(runner)
         return UnprofiledModel(runner, weights, digests)
@@ -103,6 +103,8 @@ class ImageModelLoader:
 
 def _fetch_elastic(own: str, siblings: Sequence[str], options: LoadOptions) -> FetchedModel[Checkpoint]:
     """As `fetch_checkpoint`. Raises NotElastic if a member of the family does not run in the trunk."""
+    if own in PHOTO_NAMES:
+        raise NotElastic(f"{own} is a convolutional network")
     if siblings and huggingface.is_transformers_name(own):
         raise NotElastic(f"{own} runs in transformers")
     return fetch_checkpoint(own, options)
@@ -150,7 +152,7 @@ def find_family_profile(
     listed = family(name, checkpoint, siblings)
     for profile, path in matching_profiles(name, checkpoint):
         members = listed if siblings else _profiled_family(name, checkpoint, profile, path)
-        if _sibling_digests(members) == profile.siblings:
+        if sibling_digests(members.siblings) == profile.siblings:
             return with_valid_latencies(profile, setting, name, path), members
         warn_of_mismatch(name, path)
     return None, listed
@@ -167,10 +169,6 @@ def family(name: str, checkpoint: Checkpoint, siblings: Sequence[str] = ()) -> F
         read_stitches(stitches) if members and stitches.exists() else {},
         read_clicks(clicks, checkpoint, weights_digest(checkpoint)) if clicks.exists() else None,
     )
-
-
-def _sibling_digests(members: Family) -> dict[str, str]:
-    return {sibling.name: weights_digest(sibling) for sibling in members.siblings}
 
 
 def _profiled_family(name: str, checkpoint: Checkpoint, profile: Profile, path: Traversable) -> Family:

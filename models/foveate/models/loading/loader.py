@@ -115,9 +115,14 @@ def fetch(
     return FetchedModel(model, chosen, device)
 
 
+def is_single(name: str) -> bool:
+    """Whether a name stands for one model. A file or folder may have the separator of lists in its name."""
+    return SEPARATOR not in name or Path(name).exists()
+
+
 def members_of(name: str) -> list[str]:
     """The models that a name lists, the full one first. Raises SetupError for an empty or repeated one."""
-    if Path(name).exists():
+    if is_single(name):
         return [name]
     names = [part.strip() for part in name.split(SEPARATOR)]
     if not all(names) or len(set(names)) < len(names):

@@ -1,10 +1,11 @@
 """Load opaque networks: classifiers that the elastic trunk does not represent, alone or as a family."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 from foveate.core.checkpoint_options import NOTHING_STATED, CheckpointOptions
+from foveate.core.default_models import PHOTO_MODEL, PHOTO_NAMES
 from foveate.core.errors import SetupError
 from foveate.core.profile import MeasurementEnvironment, Profile
 from foveate.models import huggingface
@@ -20,12 +21,13 @@ from foveate.models.loading.loader import (
 )
 from foveate.models.loading.profile_store import (
     matching_profiles,
+    sibling_digests,
     warn_of_mismatch,
     weights_digest,
     with_valid_latencies,
 )
 from foveate.models.loading.warmup import run_once
-from foveate.models.opaque import timm_classifiers, timm_files
+from foveate.models.opaque import photo_family, timm_classifiers, timm_files
 from foveate.models.opaque.checkpoint import OpaqueCheckpoint, OpaqueFamily
 from foveate.models.opaque.runner import OpaqueRunner
 from foveate.models.opaque.transformers_classifiers import opaque
@@ -65,7 +67,7 @@ class OpaqueLoader:
         members = family(fetched.model, siblings)
         profile, members = _with_profile(name, members, fetched.setting)
         runner = OpaqueRunner(members, fetched.precision, fetched.device, options.max_batch, profile)
-        start(name, runner, warm_ladder)
+        start(name, runner, warm_ladder, runner.content_plans)
         return runner
 
     def load_unprofiled(
@@ -81,7 +83,7 @@ class OpaqueLoader:
         """As `load_unprofiled`, for a network that was read."""
         members = family(fetched.model, siblings)
         # All digests are taken before the runner changes the precision of the weights.
-        weights, digests = weights_digest(fetched.model), _digests(members)
+        weights, digests = weights_digest(fetched.model), sibling_digests(members.siblings)
         runner = OpaqueRunner(members, fetched.precision, fetched.device, options.max_batch)
         run_once(runner)
         return UnprofiledModel(runner, weights, digests)
@@ -93,10 +95,13 @@ def family(own: OpaqueCheckpoint, siblings: Sequence[str]) -> OpaqueFamily:
 
 
 def read(name: str, options: CheckpointOptions = NOTHING_STATED) -> OpaqueCheckpoint:
-    """The network of a transformers or timm name, or of a weights file or folder in either format.
+    """The network of a transformers or timm name, of a member of the family of photographs, or of a weights
+    file or folder in the format of transformers or timm.
 
     options: what is stated about a weights file. Raises SetupError when it cannot be loaded.
     """
+    if name in PHOTO_NAMES:
+        return _read_photo_model(name, options)
     if _is_transformers_model(name):
         check_no_options(name, options)
         pretrained = huggingface.load(name)
@@ -106,6 +111,14 @@ def read(name: str, options: CheckpointOptions = NOTHING_STATED) -> OpaqueCheckp
     if is_local(name):
         return timm_files.load(weights_path(name), options)
     return timm_classifiers.load(name)
+
+
+def _read_photo_model(name: str, options: CheckpointOptions) -> OpaqueCheckpoint:
+    check_no_options(name, options)
+    if name == PHOTO_MODEL:
+        members = ",".join(photo_family.members(name))
+        raise SetupError(f"{name} is a family of its own: list its members, as in {members}")
+    return photo_family.read(name)
 
 
 def _is_transformers_model(name: str) -> bool:
@@ -138,14 +151,10 @@ def _with_profile(
                     f"the profile {path} names siblings that cannot be loaded by name ({error.detail}): "
                     f"list them, as in --model {name},{','.join(profile.siblings)}"
                 ) from None
-        if _digests(profiled) == profile.siblings:
+        if sibling_digests(profiled.siblings) == profile.siblings:
             return with_valid_latencies(profile, setting, name, path), profiled
         warn_of_mismatch(name, path)
     return None, members
-
-
-def _digests(members: OpaqueFamily) -> Mapping[str, str]:
-    return {sibling.name: weights_digest(sibling) for sibling in members.siblings}
 
 
 OPAQUE = OpaqueLoader()

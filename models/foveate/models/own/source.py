@@ -48,10 +48,10 @@ def find_own(name: str) -> Any:
     else:
         module = _import_file(Path(match["file"]), name)
         attribute = match["attribute"] or ""
-    return made(_attribute(module, attribute, name), name)
+    return instantiate(_attribute(module, attribute, name), name)
 
 
-def made(target: Any, name: str) -> Any:
+def instantiate(target: Any, name: str) -> Any:
     """The model: the target itself, or what it returns if it is a class or a function.
 
     Raises SetupError if it needs arguments, or raises.

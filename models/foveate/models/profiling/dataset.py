@@ -255,3 +255,11 @@ def _refusals(dataset: Dataset, refused: Sequence[tuple[int, FoveateError]]) -> 
         example = f"item {index}" if isinstance(item, bytes) else item.name
         sentences.append(f"{count} file(s) are left out: {title.lower()}, as in {example}: {error.detail}")
     return sentences
+
+
+def decoded_at(side: int, full_side: int, images: DecodedDataset) -> DecodedDataset:
+    """The images as the server decodes them for a plan of this image size: never smaller than for full.
+
+    side, full_side: the image sizes of the plan and of full, in pixels.
+    """
+    return images if side <= full_side else images.sized(side)

@@ -100,9 +100,9 @@ class NeighbourAgreement(Evaluator):
         if not len(self._rows):
             self._index(embeddings)
         queries = [embeddings[row] for row in self._rows.tolist()]
-        found = [number for number, query in enumerate(queries) if query is not None]
+        valid = [number for number, query in enumerate(queries) if query is not None]
         rows = _unit([query for query in queries if query is not None])
-        same = self._search(rows, np.array(found, np.int64)) == self._nearest[found]
+        same = self._search(rows, np.array(valid, np.int64)) == self._nearest[valid]
         return float(same.sum() / len(self._rows)), None
 
     def _index(self, embeddings: Sequence[NDArray[np.float32] | None]) -> None:

@@ -9,7 +9,6 @@ are written after every step. A budget bounds the time of all of this.
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +28,9 @@ from foveate.core.profile import (
 from foveate.models.loading.loader import UnprofiledModel
 from foveate.models.loading.machine import current_setting
 from foveate.models.profiling.budget import TimeBudget
-from foveate.models.profiling.content_profile import learning_steps, with_content
-from foveate.models.profiling.dataset import DecodedDataset
+from foveate.models.profiling.content_profile import with_content
+from foveate.models.profiling.content_stage import CONTENT, content_steps
+from foveate.models.profiling.dataset import DecodedDataset, decoded_at
 from foveate.models.profiling.evaluation import Evaluator, Top1, evaluator_for
 from foveate.models.profiling.profile_state import (
     ProfilingJob,
@@ -46,7 +46,6 @@ from foveate.models.profiling.screening import (
     LATENCY_SHARE,
     MIN_ROUND_IMAGES,
     QUALITY_SHARE,
-    content_seconds,
     drop_for_time,
     families,
     screening_steps,
@@ -56,7 +55,6 @@ from foveate.models.profiling.screening import (
 from foveate.models.profiling.searching import STEPS, find_schedule, use_schedules
 from foveate.models.profiling.timing import mean_batch_seconds
 from foveate.models.runners.base import ModelRunner, Pixels
-from foveate.models.runners.classifier import ClassifierRunner
 from foveate.models.runners.image import TorchRunner
 
 
@@ -93,24 +91,13 @@ def measure(
         for next_state in stage(runner, images, job, state, report, budget):
             state = save(next_state)
     profile = _profile(model, images, job, state, setting)
-    has_time = budget.left_s() >= content_seconds(state, len(images))
-    if runner.card.task == "classify" and isinstance(runner, ClassifierRunner) and not has_time:
-        state = save(drop_for_time(state, "choice by content", ["content"]))
-    elif runner.card.task == "classify" and isinstance(runner, ClassifierRunner):
-        report_content = partial(report, "content")
-        # A server decodes all images to the size of the ladder's largest plan.
-        runner.decoded_side = max(Plan.parse(m.plan, runner.full).image_size for m in profile.ladder)
-        images = _decoded_at(runner.decoded_side, runner, images)
-        for learned in learning_steps(
-            runner, images, profile, job.batch_sizes, job.rounds, state.learnt, report_content
-        ):
-            state = save(replace(state, learnt=learned))
-            if budget.ended():
-                break
+    for next_state in content_steps(runner, images, job, state, report, budget, profile):
+        state = save(next_state)
+    if not any(drop.plan == CONTENT for drop in state.dropped):
         profile = with_content(profile, state.learnt)
     within = not (budget.ended() or any(drop.by_budget for drop in state.dropped))
     dropped = families(state.dropped, runner.full.variant)
-    dropped_plans = len({drop.plan for drop in state.dropped} - {"content"})
+    dropped_plans = len({drop.plan for drop in state.dropped} - {CONTENT})
     search = PlanSearch(len(job.plans), dropped_plans, job.budget_s, within, dropped)
     profile = replace(profile, search=search)
     write_atomically(target, profile.text())
@@ -183,7 +170,7 @@ def _qualities(
             late = [plan.relative_to(runner.full) for plan in plans[number:]]
             yield drop_for_time(state, "quality on all images", [n for n in late if n not in measured])
             break
-        for chunk in _decoded_at(plan.image_size, runner, images).chunks(runner.max_batch):
+        for chunk in decoded_at(plan.image_size, runner.full.image_size, images).chunks(runner.max_batch):
             report("quality", f"quality of {name}", number * len(images) + done, total)
             results = runner.run(runner.stack(chunk, plan), plan)
             evaluator.update(results)
@@ -228,7 +215,7 @@ def _latencies(
             break
         times: dict[str, dict[int, float]] = {plan.relative_to(runner.full): {} for plan in timed}
         pixels = {
-            side: _round_images(_decoded_at(side, runner, images), job, number)
+            side: _round_images(decoded_at(side, runner.full.image_size, images), job, number)
             for side in {plan.image_size for plan in timed}
         }
         for done, (plan, size) in enumerate(_timing_order(timed, job, number)):
@@ -239,11 +226,6 @@ def _latencies(
         state = replace(state, rounds=(*state.rounds, times))
         yield state
     report("latency", description, job.rounds * per_round, job.rounds * per_round)
-
-
-def _decoded_at(side: int, runner: ModelRunner, images: DecodedDataset) -> DecodedDataset:
-    """The images as the server decodes them for a plan of this image size: never smaller than for full."""
-    return images if side <= runner.full.image_size else images.sized(side)
 
 
 def _with_quality(

@@ -26,6 +26,11 @@ class ClassifierRunner(BaseRunner):
     content: ContentRungs | None = None
     """The choice by content; None where no profile has one."""
 
+    @property
+    def content_plans(self) -> tuple[Plan, ...]:
+        """The rungs that the choice by content chooses from, the cheapest first; empty without a choice."""
+        return tuple(Plan.parse(text, self.full) for text in (self.content.rungs if self.content else ()))
+
     @abstractmethod
     def check(self, plan: Plan) -> None:
         """Raise BadPlan when this model cannot run the plan."""
@@ -37,11 +42,11 @@ class ClassifierRunner(BaseRunner):
         """
         if plan.content is not None and self.content is not None:
             return self.run_by_content(batch, self.content, parse_certainty(plan))
-        if len(batch) > self.most(plan):
+        if len(batch) > self.batch_limit(plan):
             return self._run_in_batches(batch, plan)
         return self.run_plan(batch, plan)
 
-    def most(self, plan: Plan) -> int:
+    def batch_limit(self, plan: Plan) -> int:
         """Most images of one forward of a plan."""
         return self.max_batch
 
@@ -74,7 +79,7 @@ class ClassifierRunner(BaseRunner):
         """Any number of images, in batches that fit into memory and of sizes whose kernels are prepared."""
         results: list[Result | Exception] = []
         while len(results) < len(batch):
-            left = min(self.most(plan), len(batch) - len(results))
+            left = min(self.batch_limit(plan), len(batch) - len(results))
             size = max(size for size in BATCH_SIZES if size <= left)
             results += self.run_plan(batch[len(results) : len(results) + size], plan)
         return results

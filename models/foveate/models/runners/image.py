@@ -108,7 +108,7 @@ class TorchRunner(ClassifierRunner):
         stitches = [name for variant, name in self.stitches if variant == plan.variant]
         return resolve_classification(plan, self.full, self.models, self.content is not None, stitches)
 
-    def most(self, plan: Plan) -> int:
+    def batch_limit(self, plan: Plan) -> int:
         """Most images of one forward: of a plan larger than full, as many as take a full batch's memory."""
         if plan.image_size <= self.full.image_size:
             return self.max_batch

@@ -55,10 +55,14 @@ def _answers(endpoint: str) -> bool:
     return True
 
 
-def _network_errors() -> tuple[type[Exception], ...]:
-    # The hub's error is httpx's or requests', depending on the installed version.
+def http_error() -> type[Exception]:
+    """The hub's HTTP error, which is httpx's or requests', depending on the installed version."""
     error: type[Exception] = import_module("huggingface_hub.errors").HTTPError
-    return OSError, error
+    return error
+
+
+def _network_errors() -> tuple[type[Exception], ...]:
+    return OSError, http_error()
 
 
 def _sentence(name: str, constants: Any, switched_off: bool) -> str:

@@ -53,7 +53,7 @@ def vit_config(module: Any, name: str) -> ViTConfig:
     """The configuration of a timm module. Raises NotElastic for anything that the trunk does not have."""
     if type(module).__name__ not in _MODELS:
         raise NotElastic(
-            f"{name} is a {type(module).__name__}, and of timm only plain vision transformers are served"
+            f"{name} is a {type(module).__name__}, and the elastic trunk runs only vision transformers"
         )
     unknown = sorted({type(m).__name__ for m in module.modules()} - _MODELS - _LAYERS - _ACTIVATIONS.keys())
     if unknown:

@@ -18,7 +18,7 @@ from foveate.models.layers.config import ViTConfig
 from foveate.models.vit.vit import ElasticViT, ResolvedPlan
 from foveate.models.weights.checkpoint import Checkpoint, attach, variant
 from foveate.models.weights.eva_names import trunk_names
-from foveate.models.weights.hub_access import hub_access
+from foveate.models.weights.hub_access import http_error, hub_access
 from foveate.models.weights.json_file import check_label_names
 from foveate.models.weights.not_elastic import NotElastic
 from foveate.models.weights.timm_config import import_timm, sentence, vit_config
@@ -196,14 +196,12 @@ def create(timm: Any, name: str, pretrained: bool, device: str | None = None, **
 def _create(
     timm: Any, name: str, pretrained: bool, device: str | None, arguments: Mapping[str, Any]
 ) -> nn.Module:
-    # It is httpx's or requests' error, depending on the installed version.
-    http_error = import_module("huggingface_hub.errors").HTTPError
     try:
         with torch.device(device or ("cpu" if pretrained else "meta")):
             module: nn.Module = timm.create_model(
                 name, pretrained=pretrained, pretrained_cfg_overlay=_SAFE if pretrained else None, **arguments
             )
-    except (OSError, http_error) as error:
+    except (OSError, http_error()) as error:
         alternative = "the path of a local file or folder of weights can be given instead"
         raise SetupError(
             f"the weights of {name} could not be fetched ({sentence(error)}); {alternative}"

@@ -1,6 +1,7 @@
 """Families of opaque networks load by a list of names, and with the profile of exactly these networks."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +10,19 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from foveate.core.checkpoint_options import CheckpointOptions
+from foveate.core.content import ContentRungs
 from foveate.core.errors import SetupError
 from foveate.models.loading.loader import LoadOptions, members_of
 from foveate.models.loading.opaque_models import ElasticOrOpaqueLoader
 from foveate.models.loading.profile_store import profile_path
+from foveate.models.loading.registry import loader_for
+from foveate.models.loading.transformers_models import TransformersLoader
 from foveate.models.opaque.runner import OpaqueRunner
 from foveate.models.profiling.dataset import Dataset, DecodedDataset
 from foveate.models.profiling.profile import measure
 from foveate.models.profiling.profile_state import ProfilingJob
 from tests.support.measuring import quiet
+from tests.support.photo_packages import needs_photo_weights
 from tests.support.torchvision_ops import import_timm, import_transformers
 from tests.support.towers import LABELS, TOWERS, saved
 
@@ -75,6 +80,16 @@ def test_profile_of_a_family_is_its_ladder(caplog: pytest.LogCaptureFixture) -> 
         load(LARGE)  # test_efficientnet has weights on the hub alone, which cannot be reached here
 
 
+def test_rungs_that_content_chooses_are_checked_at_the_start() -> None:
+    unprofiled = ElasticOrOpaqueLoader().load_unprofiled(LARGE, OPTIONS)
+    job = ProfilingJob(unprofiled.runner.candidates(), (1,), 1)
+    profile = measure(unprofiled, noise(), job, profile_path(LARGE), quiet)
+    content = ContentRungs(("test_resnet@97", "full"), ((1.0, 0.0, 0.0),), (-2.0,))
+    profile_path(LARGE).write_text(replace(profile, content=content).text())
+    with pytest.raises(SetupError, match="cannot be run here: the image sizes of test_resnet are"):
+        load(LARGE)
+
+
 def test_members_of_other_classes_are_refused() -> None:
     with pytest.raises(SetupError, match="their labels differ"):
         load("random:test_resnet,random:mvitv2_base_cls")
@@ -98,3 +113,17 @@ def test_vision_towers_that_the_trunk_refuses_run_in_transformers(tmp_path: Path
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(SetupError, match=r"there is no \.safetensors in .*write it with save_pretrained"):
         load(str(folder))
+
+
+@needs_photo_weights
+def test_members_of_the_family_of_photographs_are_listed_by_name() -> None:
+    assert load("efficientnet-lite1,efficientnet-lite0").card.variants == {
+        "efficientnet-lite0", "efficientnet-lite1",
+    }  # fmt: skip
+    with pytest.raises(SetupError, match="a family of its own: list its members, as in efficientnet-lite2,"):
+        load("random:test_resnet,efficientnet-lite")
+
+
+def test_a_list_with_a_prefix_is_no_transformers_name() -> None:
+    assert isinstance(loader_for("hf:a/large,hf:a/small"), ElasticOrOpaqueLoader)
+    assert isinstance(loader_for("hf:a/large"), TransformersLoader)

@@ -26,7 +26,9 @@ def test_content_chooses_the_member() -> None:
     """The small member has a low gain. It is certain of a clear colour alone, and greys go to full."""
     family = OpaqueFamily("both", (checkpoint("large"), checkpoint("small", gain=5.0)))
     runner = OpaqueRunner(family)
+    assert runner.content_plans == ()
     runner.content = ContentRungs(("small@64", "full"), ((1.0, 0.0, 0.0),), (-2.0,))
+    assert runner.content_plans == (Plan("small", 64), runner.full)
     plan = replace(runner.full, content="0.5")
     runner.check(plan)
     batch = [image(64, 255, 0, 0), image(64, 128, 120, 110), image(64, 0, 0, 255)]
@@ -44,7 +46,7 @@ def test_batches_are_no_larger_than_a_forward_takes() -> None:
     class Narrow(OpaqueRunner):
         sizes: list[int]
 
-        def most(self, plan: Plan) -> int:
+        def batch_limit(self, plan: Plan) -> int:
             return 3
 
         def run_plan(self, batch: Any, plan: Plan) -> Any:

@@ -104,7 +104,7 @@ def test_weights_that_cannot_be_fetched_are_reported(spec: str) -> None:
         ("qqqqqqqq", "'qqqqqqqq' is neither in the zoo nor a name timm knows$"),
         ("vit_tiny_patch16_224.imaginary", "no weights tagged 'imaginary' in timm; there is .*augreg_in21k"),
         ("vit_small_patch16_36x1_224", "timm has no safetensors weights for vit_small_patch16_36x1_224"),
-        ("resnet18", "resnet18 is a ResNet, and of timm only plain vision transformers are served"),
+        ("resnet18", "resnet18 is a ResNet, and the elastic trunk runs only vision transformers"),
         ("vit_base_patch16_rpn_224", "uses ResPostBlock, which the trunk does not have"),
     ],
 )
