@@ -2,6 +2,7 @@
 
 import random
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -89,7 +90,7 @@ def test_budgets_embed_fewer_patches_early_in_the_run(monkeypatch: pytest.Monkey
     network, counts = model(), list[int]()
     start = Tokens.start
 
-    def recorded(x: torch.Tensor, prefix: int, rotation: torch.Tensor | None = None) -> Tokens:
+    def recorded(x: torch.Tensor, prefix: int, rotation: Any = None) -> Tokens:
         counts.append(x.shape[1] - prefix)
         return start(x, prefix, rotation)
 

@@ -26,7 +26,7 @@ def test_content_chooses_the_member() -> None:
     """The small member has a low gain. It is certain of a clear colour alone, and greys go to full."""
     family = OpaqueFamily("both", (checkpoint("large"), checkpoint("small", gain=5.0)))
     runner = OpaqueRunner(family)
-    assert runner.content_plans == ()
+    assert not runner.content_plans
     runner.content = ContentRungs(("small@64", "full"), ((1.0, 0.0, 0.0),), (-2.0,))
     assert runner.content_plans == (Plan("small", 64), runner.full)
     plan = replace(runner.full, content="0.5")
