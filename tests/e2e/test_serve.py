@@ -236,7 +236,7 @@ FOX = str(next((path for path in EXAMPLES if path.stem == "fox"), "fox.jpg"))
         (["predict", __file__], "not an image"),
         (["predict", FOX, "--model", "no_such_model"], "timm"),
         (["predict", FOX, "--model", "no-such.safetensors"], "no-such.safetensors"),
-        (["predict", FOX, "--model", "weights.pt"], ".safetensors"),
+        (["predict", FOX, "--model", "weights.pt"], "there is no file weights.pt"),
         (["predict", FOX, *VIT_T, "--plan", "warp:9"], "warp"),
         (["predict", FOX, *VIT_T, "--plan", "evit:7"], "evit:0.7"),
         (["predict", FOX, "--device", "abacus"], "abacus"),

@@ -31,7 +31,7 @@ def declare_missing_operators() -> object:
             import_module("torchvision")
         except (RuntimeError, ImportError, AttributeError):
             return None
-        log.info("torchvision was not built for this torch: its compiled operators cannot be used")
+        log.debug("torchvision was not built for this torch: its compiled operators cannot be used")
         return library
     except (ImportError, AttributeError):
         return None
