@@ -158,7 +158,7 @@ def read_config(transformers: Any, source: str) -> Any:
         return transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, _http_error()) as error:
         raise SetupError(f"the configuration of {source} cannot be loaded: {sentence(error)}") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, *_config_errors()) as error:
         raise SetupError(
             f"the configuration of {source} is not one that transformers {transformers.__version__} reads: "
             f"{sentence(error)}"
@@ -168,6 +168,7 @@ def read_config(transformers: Any, source: str) -> Any:
 def _kind(transformers: Any, config: Any, source: str) -> tuple[Any, Task, bool]:
     """The model class that the checkpoint was saved from, its task, and whether it takes videos."""
     saved = getattr(config, "architectures", None) or ()
+    saved = saved if isinstance(saved, list | tuple) else (saved,)
     for mapping, task in _HEADS:
         known = _load_class(getattr(transformers, mapping), config, source)
         # Perceiver has several classifiers of images.
@@ -292,3 +293,10 @@ def _http_error() -> type[Exception]:
     """The hub's HTTP error, which is httpx's or requests', depending on the installed version."""
     error: type[Exception] = import_module("huggingface_hub.errors").HTTPError
     return error
+
+
+def _config_errors() -> tuple[type[Exception], ...]:
+    """What transformers 5 raises for a value of another type, no ValueError; none of an older hub."""
+    return tuple(
+        filter(None, [getattr(import_module("huggingface_hub.errors"), "StrictDataclassError", None)])
+    )
