@@ -172,4 +172,4 @@ def test_serving_from_python_prints_its_address_and_ends_with_a_signal(tmp_path:
 
 def test_models_in_two_places_are_refused() -> None:
     with pytest.raises(SetupError, match="name all of them in one place"):
-        foveate.serve("vit-t", models=("vit-xs",))
+        foveate.serve.serve("vit-t", models=("vit-xs",))

@@ -158,7 +158,7 @@ def read_config(transformers: Any, source: str) -> Any:
         return transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, _http_error()) as error:
         raise SetupError(f"the configuration of {source} cannot be loaded: {sentence(error)}") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, *_config_errors()) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, _config_error()) as error:
         raise SetupError(
             f"the configuration of {source} is not one that transformers {transformers.__version__} reads: "
             f"{sentence(error)}"
@@ -295,8 +295,9 @@ def _http_error() -> type[Exception]:
     return error
 
 
-def _config_errors() -> tuple[type[Exception], ...]:
-    """What transformers 5 raises for a value of another type, no ValueError; none of an older hub."""
-    return tuple(
-        filter(None, [getattr(import_module("huggingface_hub.errors"), "StrictDataclassError", None)])
+def _config_error() -> type[Exception]:
+    """What transformers 5 raises for a value of another type. Older hubs have no such error."""
+    error: type[Exception] = getattr(
+        import_module("huggingface_hub.errors"), "StrictDataclassError", ValueError
     )
+    return error
