@@ -53,6 +53,10 @@ def serve(*models: OwnModel | str, **settings: Any) -> None:
             "the file of the model calls foveate.serve while --model imports it: put the call under "
             'if __name__ == "__main__":'
         )
+    if models and "models" in settings:
+        raise SetupError(
+            "models are given as arguments and as the setting models: name all of them in one place"
+        )
     objects = {name_of(model): model for model in models if not isinstance(model, str)}
     names = [model if isinstance(model, str) else name_of(model) for model in models]
     if len(set(names)) < len(names):

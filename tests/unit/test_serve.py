@@ -183,3 +183,8 @@ def test_serving_from_python_prints_its_address_and_ends_with_a_signal(tmp_path:
     )
     assert done.returncode in (0, -15, 143), done.stderr
     assert "Brightness@64/fp32" in done.stdout
+
+
+def test_models_in_two_places_are_refused() -> None:
+    with pytest.raises(SetupError, match="name all of them in one place"):
+        foveate.serve.serve("vit-t", models=("vit-xs",))

@@ -98,7 +98,13 @@ class ModelCard:
 
     def plan(self, text: str) -> Plan:
         """Parse a plan, complete or relative to full. Raises BadPlan for a plan of another model."""
-        plan = Plan.parse(text, self.full)
+        try:
+            plan = Plan.parse(text, self.full)
+        except BadPlan:
+            if text in self.variants:
+                side = max(rung.plan.image_size for rung in self.ladder if rung.plan.variant == text)
+                raise BadPlan(f"a plan names an image size too, as in {text}@{side}, not {text!r}") from None
+            raise
         if plan.variant not in self.variants:
             known = f"; it has {', '.join(sorted(self.variants))}"
             hint = did_you_mean(plan.variant, self.variants) or known

@@ -52,3 +52,11 @@ def test_a_rung_is_found_in_any_precision() -> None:
 def test_quality_is_that_of_the_rung_if_it_was_measured() -> None:
     plans = (FULL, SIBLING, HALF, replace(FULL, depth=3), replace(FULL, precision="fp32"))
     assert [CARD.quality_of(plan) for plan in plans] == [1.0, 0.8, None, None, 1.0]
+
+
+def test_a_variant_without_its_size_is_refused_with_the_plan_that_is_meant() -> None:
+    card = replace(
+        CARD, ladder=(Rung(Plan("lite-0", 128), 0.1, 9, 0.8), Rung(Plan("lite-0", 160), 0.2, 9, 0.9))
+    )
+    with pytest.raises(BadPlan, match="a plan names an image size too, as in lite-0@160, not 'lite-0'"):
+        card.plan("lite-0")

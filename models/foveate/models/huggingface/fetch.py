@@ -158,7 +158,7 @@ def read_config(transformers: Any, source: str) -> Any:
         return transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, http_error()) as error:
         raise SetupError(f"the configuration of {source} cannot be loaded: {sentence(error)}") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, _config_error()) as error:
         raise SetupError(
             f"the configuration of {source} is not one that transformers {transformers.__version__} reads: "
             f"{sentence(error)}"
@@ -168,6 +168,7 @@ def read_config(transformers: Any, source: str) -> Any:
 def _kind(transformers: Any, config: Any, source: str) -> tuple[Any, Task, bool]:
     """The model class that the checkpoint was saved from, its task, and whether it takes videos."""
     saved = getattr(config, "architectures", None) or ()
+    saved = saved if isinstance(saved, list | tuple) else (saved,)
     for mapping, task in _HEADS:
         known = _load_class(getattr(transformers, mapping), config, source)
         # Perceiver has several classifiers of images.
@@ -239,7 +240,7 @@ def read_weights(kind: Any, config: Any, source: str) -> Any:
     Raises SetupError for weights that cannot be loaded.
     """
     try:
-        with _without_progress_bars():
+        with _quietly():
             model, loaded = kind.from_pretrained(
                 source,
                 config=config,
@@ -270,14 +271,16 @@ def _name_of(mismatch: tuple[Any, ...]) -> str:
 
 
 @contextmanager
-def _without_progress_bars() -> Iterator[None]:
-    """Disable transformers' progress bars: the command line shows its own."""
+def _quietly() -> Iterator[None]:
+    """Without transformers' progress bars and tables: the command line shows its own, and one sentence."""
     logging = import_module("transformers.utils.logging")
-    shown = logging.is_progress_bar_enabled()
+    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         if shown:
             logging.enable_progress_bar()
 
@@ -286,3 +289,10 @@ def _licence(source: str) -> str:
     """The licence in the header of the checkpoint's README; empty where it names none."""
     path = _file(source, "README.md")
     return licence_of(path.parent) if path is not None else ""
+
+
+def _config_error() -> type[Exception]:
+    """What transformers 5 raises for a value of another type. Older hubs have no such error."""
+    errors = import_module("huggingface_hub.errors")
+    error: type[Exception] = getattr(errors, "StrictDataclassError", ValueError)
+    return error

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from functools import partial
 
 from foveate.core.checkpoint_options import NOTHING_STATED, CheckpointOptions
 from foveate.core.default_models import PHOTO_MODEL, PHOTO_NAMES
@@ -12,7 +11,6 @@ from foveate.models import huggingface
 from foveate.models.loading.load import ImageModelLoader
 from foveate.models.loading.loader import (
     DEFAULT_OPTIONS,
-    FetchedModel,
     LoadOptions,
     UnprofiledModel,
     fetch,
@@ -53,18 +51,13 @@ class OpaqueLoader:
     ) -> OpaqueRunner:
         """Load a network with its profile, and the siblings that the name or the profile lists."""
         own, *siblings = members_of(name)
-        return self.load_read(own, _fetch(own, options), siblings, options, warm_ladder)
+        return self.load_family(own, _read_family(own, siblings, options), options, warm_ladder)
 
-    def load_read(
-        self,
-        name: str,
-        fetched: FetchedModel[OpaqueCheckpoint],
-        siblings: Sequence[str],
-        options: LoadOptions,
-        warm_ladder: bool,
+    def load_family(
+        self, name: str, members: OpaqueFamily, options: LoadOptions, warm_ladder: bool
     ) -> OpaqueRunner:
-        """As `load`, for a network that was read."""
-        members = family(fetched.model, siblings)
+        """As `load`, for networks that were read. name: of the full one."""
+        fetched = fetch(name, options, lambda _: members.own)
         profile, members = _with_profile(name, members, fetched.setting)
         runner = OpaqueRunner(members, fetched.precision, fetched.device, options.max_batch, profile)
         start(name, runner, warm_ladder, runner.content_plans)
@@ -75,18 +68,25 @@ class OpaqueLoader:
     ) -> UnprofiledModel[OpaqueRunner]:
         """Load a network with the siblings that are to be measured with it."""
         own, *listed = members_of(name)
-        return self.unprofiled(_fetch(own, options), (*listed, *siblings), options)
+        return self.unprofiled(own, _read_family(own, (*listed, *siblings), options), options)
 
     def unprofiled(
-        self, fetched: FetchedModel[OpaqueCheckpoint], siblings: Sequence[str], options: LoadOptions
+        self, name: str, members: OpaqueFamily, options: LoadOptions
     ) -> UnprofiledModel[OpaqueRunner]:
-        """As `load_unprofiled`, for a network that was read."""
-        members = family(fetched.model, siblings)
+        """As `load_unprofiled`, for networks that were read. name: of the full one."""
+        fetched = fetch(name, options, lambda _: members.own)
         # All digests are taken before the runner changes the precision of the weights.
         weights, digests = weights_digest(fetched.model), sibling_digests(members.siblings)
         runner = OpaqueRunner(members, fetched.precision, fetched.device, options.max_batch)
         run_once(runner)
         return UnprofiledModel(runner, weights, digests)
+
+
+def _read_family(own: str, siblings: Sequence[str], options: LoadOptions) -> OpaqueFamily:
+    """Reads all networks before any of them runs, so that a wrong name is refused at once."""
+    if not is_local(own):
+        check_no_options(own, options.stated(own))
+    return family(read(own, options.stated(own)), siblings)
 
 
 def family(own: OpaqueCheckpoint, siblings: Sequence[str]) -> OpaqueFamily:
@@ -125,12 +125,6 @@ def _is_transformers_model(name: str) -> bool:
     """Whether transformers runs the model. It also runs the vision towers that the trunk refuses."""
     tower = is_tower(without_prefix(name)) or is_trunk_repository(name)
     return tower or huggingface.is_transformers_name(name)
-
-
-def _fetch(name: str, options: LoadOptions) -> FetchedModel[OpaqueCheckpoint]:
-    if not is_local(name):
-        check_no_options(name, options.stated(name))
-    return fetch(name, options, partial(read, options=options.stated(name)))
 
 
 def _with_profile(

@@ -100,6 +100,10 @@ def measure(checkpoint: ReadModel, device: str) -> Precision:
             checkpoint.name, lower, slow / fast, lower,
         )  # fmt: skip
         return "fp32"
+    log.info(
+        "%s: to check once whether %s keeps its answers takes about %.0f s",
+        checkpoint.name, lower, (slow + fast) * len(scenes) / _chunk(reference),
+    )  # fmt: skip
     share = agreement(reference, candidate, scenes)
     log.info(
         "%s: %s is %.1fx as fast as fp32 and agrees on %.2f%%",

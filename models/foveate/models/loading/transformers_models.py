@@ -4,20 +4,18 @@ from collections.abc import Sequence
 
 from foveate.core.errors import SetupError
 from foveate.models import huggingface
-from foveate.models.huggingface import Pretrained, PretrainedRunner
+from foveate.models.huggingface import PretrainedRunner
 from foveate.models.loading.loader import (
     DEFAULT_OPTIONS,
-    FetchedModel,
     LoadOptions,
     UnprofiledModel,
     fetch,
     is_single,
     start,
 )
-from foveate.models.loading.opaque_models import OPAQUE
+from foveate.models.loading.opaque_models import OPAQUE, family
 from foveate.models.loading.profile_store import find_profile, weights_digest
 from foveate.models.loading.warmup import run_once
-from foveate.models.opaque.checkpoint import OpaqueCheckpoint
 from foveate.models.opaque.runner import OpaqueRunner
 from foveate.models.opaque.transformers_classifiers import opaque
 from foveate.models.weights.local_files import check_no_options
@@ -35,12 +33,12 @@ class TransformersLoader:
     ) -> PretrainedRunner | OpaqueRunner:
         """Load a model with its profile."""
         check_no_options(name, options.stated(name))
-        fetched = fetch(name, options, _read)
-        model, precision, device = fetched.model, fetched.precision, fetched.device
-        if isinstance(model, OpaqueCheckpoint):
-            return OPAQUE.load_read(name, FetchedModel(model, precision, device), (), options, warm_ladder)
+        model = huggingface.load(name)
+        if huggingface.is_image_classifier(model):
+            return OPAQUE.load_family(name, family(opaque(model), ()), options, warm_ladder)
+        fetched = fetch(name, options, lambda _: model)
         profile = find_profile(name, model, fetched.setting)
-        runner = huggingface.runner(model, precision, device, options.max_batch, profile)
+        runner = huggingface.runner(model, fetched.precision, fetched.device, options.max_batch, profile)
         start(name, runner, warm_ladder)
         return runner
 
@@ -49,21 +47,16 @@ class TransformersLoader:
     ) -> UnprofiledModel[PretrainedRunner] | UnprofiledModel[OpaqueRunner]:
         """Load a model without a profile. Raises SetupError for siblings: such a model has none."""
         check_no_options(name, options.stated(name))
-        fetched = fetch(name, options, _read)
-        model, precision, device = fetched.model, fetched.precision, fetched.device
-        if isinstance(model, OpaqueCheckpoint):
-            return OPAQUE.unprofiled(FetchedModel(model, precision, device), siblings, options)
+        model = huggingface.load(name)
+        if huggingface.is_image_classifier(model):
+            return OPAQUE.unprofiled(name, family(opaque(model), siblings), options)
         if siblings:
             raise SetupError(
                 f"{name} is not an image classifier, so no other model can answer in its name: "
                 "leave out --with"
             )
+        fetched = fetch(name, options, lambda _: model)
         weights = weights_digest(model)  # before the runner changes the precision of the weights
-        runner = huggingface.runner(model, precision, device, options.max_batch)
+        runner = huggingface.runner(model, fetched.precision, fetched.device, options.max_batch)
         run_once(runner)
         return UnprofiledModel(runner, weights)
-
-
-def _read(name: str) -> Pretrained | OpaqueCheckpoint:
-    pretrained = huggingface.load(name)
-    return opaque(pretrained) if huggingface.is_image_classifier(pretrained) else pretrained

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from foveate.core.batching import BATCH_SIZES, WarmedPlan
-from foveate.core.errors import SetupError
+from foveate.core.errors import FoveateError, SetupError
 from foveate.core.plan import Plan
 
 if TYPE_CHECKING:  # both need torch, which models of other libraries do without
@@ -25,9 +25,13 @@ TIMED_SIZE, TIMED_VIDEOS = 8, 2
 
 
 def run_once(runner: "ModelRunner") -> None:
-    """Run one blank input. Raises SetupError if the model gives no finite answer."""
-    if any(isinstance(result, Exception) for result in runner.run(runner.blank_batch(1), runner.full)):
-        raise SetupError(f"{runner.card.name} gives no finite answer, not even to a blank image")
+    """Run one blank input. Raises SetupError, which names the reason, if the model gives no valid answer."""
+    for result in runner.run(runner.blank_batch(1), runner.full):
+        if isinstance(result, Exception):
+            reason = (
+                result.detail if isinstance(result, FoveateError) else f"{type(result).__name__}: {result}"
+            )
+            raise SetupError(f"{runner.card.name} gives no valid answer to a blank image: {reason}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,8 @@ def load(path: Path, options: CheckpointOptions = NOTHING_STATED) -> OpaqueCheck
     state, _ = read_state(path, stated.prefix)
     arguments = dict(model_arguments(table, file)) | _size_arguments(timm, architecture, stated.image_size)
     module, state = _fitted(timm, architecture, arguments, state, path.name, stated.prefix)
-    check_tensors({n: v for n, v in state.items() if v.is_floating_point()}, path.name)
+    counters = {name for name, value in module.state_dict().items() if not value.is_floating_point()}
+    check_tensors({name: value for name, value in state.items() if name not in counters}, path.name)
     _check_classes(module, table, file, stated, path)
     module.load_state_dict(state)
     module.pretrained_cfg |= _overlay(stated)

@@ -16,6 +16,7 @@ from foveate.core.processor import cpu_name
 from foveate.core.profile import MeasurementEnvironment, Profile
 from foveate.core.settings import Settings
 from foveate.models.loading.warmup import LadderWarmup
+from foveate.models.own.declaration import name_of
 from foveate.models.own.profile_files import find_profile
 from foveate.models.own.runner import OwnRunner
 from foveate.models.own.source import ONNX_SUFFIX, call_user_code, find_own
@@ -42,7 +43,7 @@ def load(name: str, settings: Settings, served: bool = True) -> OwnRunner:
 
 def load_object(model: Any, settings: Settings) -> OwnRunner:
     """A runner of an object that has `predict`, ready to serve. Raises SetupError."""
-    options = settings.model_options.get(str(getattr(model, "name", "")), NOTHING_STATED)
+    options = settings.model_options.get(name_of(model), NOTHING_STATED)
     runner = make_runner(model, options, settings)
     warm_up(runner, settings)
     return runner

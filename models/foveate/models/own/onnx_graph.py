@@ -94,7 +94,7 @@ def metadata_labels(session: Any) -> tuple[str, ...]:
     text = next((entries[key] for key in LABEL_KEYS if entries.get(key)), "")
     try:
         value: Any = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter for thousands of nested brackets
         try:
             value = ast.literal_eval(text)  # Ultralytics writes a Python dict
         except (ValueError, SyntaxError, MemoryError, RecursionError):

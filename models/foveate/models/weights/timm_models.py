@@ -170,6 +170,10 @@ def check_known(timm: Any, name: str, zoo_names: Sequence[str]) -> None:
     if name.startswith(_ON_HUB):
         return
     if not timm.is_model(name):
+        if name in zoo_names:
+            raise SetupError(
+                f"{name!r} comes with its weights and is no name of timm: pass it alone, as --model {name}"
+            )
         known = [*zoo_names, *timm.list_models(), *timm.list_pretrained()]
         if "/" in name:
             known.append(f"hf-hub:{name}")

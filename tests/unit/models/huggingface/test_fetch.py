@@ -64,6 +64,9 @@ def test_checkpoints_that_cannot_be_served_are_refused(tmp_path: Path) -> None:
     config, pixels = "config.json", "preprocessor_config.json"
     unknown = write_changed(one("a"), config, model_type="unknown")
     assert "is not one that transformers" in refusal(unknown)
+    words = write_changed(one("words"), config, hidden_sizes="many")
+    assert "is not one that transformers" in refusal(words)
+    assert "is a 5, which is not served" in refusal(write_changed(one("five"), config, architectures=5))
     depth = write_changed(one("b"), config, architectures=["SegformerForDepthEstimation"])
     assert "of transformers these are served: image classifiers" in refusal(depth)
     assert "number its labels" in refusal(write_changed(one("c"), config, id2label={"0": "a", "2": "b"}))
@@ -99,7 +102,7 @@ def test_only_weights_that_answers_depend_on_are_required(tmp_path: Path) -> Non
     TransformersLoader().load(str(path), LoadOptions("fp32", "cpu", 1), warm_ladder=False)
     needed = {n: v for n, v in state.items() if not n.startswith("head.")}
     save_file(needed, path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(SetupError, match="gives no finite answer"):
+    with pytest.raises(SetupError, match=r"gives no valid answer to a blank image: .* not finite"):
         TransformersLoader().load(str(path), LoadOptions("fp32", "cpu", 1), warm_ladder=False)
 
 

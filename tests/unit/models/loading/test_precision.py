@@ -107,10 +107,12 @@ def test_the_test_model_predicts_several_classes() -> None:
 
 
 def test_a_faster_precision_that_keeps_the_answers_is_chosen(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     timed(monkeypatch, gain=2)
+    caplog.set_level("INFO")
     assert precision.measure(tiny(), "cpu") == "bf16"
+    assert "to check once whether bf16 keeps its answers takes about" in caplog.text
 
 
 def test_a_precision_that_changes_answers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

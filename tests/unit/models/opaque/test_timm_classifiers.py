@@ -112,3 +112,11 @@ def test_family_by_a_list_of_names() -> None:
     assert isinstance(runner, OpaqueRunner)
     assert runner.card.variants == {"test_resnet", "test_convnext"}
     assert runner.full.variant == "test_resnet"
+
+
+@pytest.mark.parametrize("name", ["vit-t", "random:vit-t"])
+def test_a_shipped_model_is_not_suggested_in_its_own_place(name: str) -> None:
+    with pytest.raises(
+        SetupError, match="'vit-t' comes with its weights and is no name of timm: pass it alone"
+    ):
+        timm_classifiers.load(name)

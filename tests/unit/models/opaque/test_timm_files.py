@@ -254,3 +254,8 @@ def test_missing_timm_is_named_with_its_pip_line(tmp_path: Path, monkeypatch: py
         match=r"the test_resnet of net\.pth comes from timm.*: pip install 'foveate\[timm\]'",
     ):
         loaded(tmp_path, STATE)
+
+
+def test_weights_that_are_whole_numbers_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match=r"net.pth stores .* as torch.int32, and only floats"):
+        loaded(tmp_path, {name: value.int() for name, value in STATE.items()})

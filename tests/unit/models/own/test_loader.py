@@ -125,3 +125,19 @@ def test_the_profile_of_a_file_is_beside_it(name: str, file: str) -> None:
 
 def test_the_profile_of_a_module_is_in_the_data_folder(tmp_path: Path) -> None:
     assert profile_path("a.b:C") == tmp_path / "foveate/profiles/a.b-C.json"
+
+
+def test_the_reason_for_which_an_answer_is_invalid_is_said() -> None:
+    def predict(self: Any, batch: Any) -> Any:
+        return ["newt"] * len(batch)
+
+    model = type("Mine", (), {"predict": predict, "labels": ["cat", "dog"]})()
+    with pytest.raises(
+        SetupError, match=r"gives no valid answer to a blank image: .*'newt', which is not in labels"
+    ):
+        load_object(model, SETTINGS)
+
+
+def test_options_of_an_object_are_those_under_the_name_of_its_class() -> None:
+    options: Any = {"Brightness": {"labels": ("x", "y")}}
+    assert load_object(Brightness(), Settings(threads=1, model_options=options)).card.labels == ("x", "y")

@@ -58,6 +58,7 @@ def test_other_inputs_are_refused(tmp_path: Path, shape: Any, dtype: str, words:
         ({"class_names": "red, green\n"}, ("red", "green")),
         ({"names": "{'red': 0}"}, ()),
         ({"labels": "3"}, ()),
+        ({"labels": "[" * 100_000}, ("[" * 100_000,)),
     ],
 )
 def test_labels_in_the_metadata(tmp_path: Path, metadata: dict[str, str], labels: tuple[str, ...]) -> None:

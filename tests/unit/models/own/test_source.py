@@ -114,6 +114,7 @@ def test_one_sentence_for_what_is_wrong(module: str, target: str, words: str) ->
         ("import not_there_at_all", r"No module named 'not_there_at_all' \(.*broken\.py, line 1\)"),
         ("x = 1\nx / 0\n", r"ZeroDivisionError: division by zero \(.*broken\.py, line 2\)"),
         ("def f(:\n", r"SyntaxError: .*broken\.py, line 1"),
+        ("\0", r"could not be imported: SyntaxError: source code string cannot contain null bytes$"),
         ("import sys\nsys.exit(4)\n", r"SystemExit: 4 \(.*broken\.py, line 2\)"),
     ],
 )
