@@ -50,6 +50,8 @@ def test_prediction_under_flags(bare: str, tmp_path: Path) -> None:
 def test_flags_of_serve_reach_the_settings(bare: str, monkeypatch: pytest.MonkeyPatch) -> None:
     served: list[Settings] = []
     monkeypatch.setattr(serve_local, "serve", lambda settings, *_: served.append(settings))
+    # Another server may use the default port.
+    monkeypatch.setattr("foveate.gateway.cli.main.check_address", lambda *_: None)
     flags = ["--crop-pct", "0.9", "--std", "0.25", "--pool", "avg"]
     done = CliRunner().invoke(app, ["serve", "--model", bare, *flags])
     assert done.exit_code == 0, done.output

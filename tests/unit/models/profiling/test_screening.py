@@ -16,7 +16,7 @@ from foveate.core.profile import Measurement, Profile
 from foveate.models.opaque.checkpoint import OpaqueFamily
 from foveate.models.opaque.runner import OpaqueRunner
 from foveate.models.own.runner import OwnRunner
-from foveate.models.profiling import dataset, profile, screening, screening_rules
+from foveate.models.profiling import content_stage, dataset, profile, screening, screening_rules
 from foveate.models.profiling.budget import TimeBudget
 from foveate.models.profiling.dataset import DecodedDataset
 from foveate.models.profiling.profile import measure
@@ -56,7 +56,7 @@ def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
         return size * chosen.image_size * 1e-3
 
     monkeypatch.setattr(profile, "mean_batch_seconds", seconds)
-    monkeypatch.setattr(profile, "learning_steps", lambda *_: iter(()))
+    monkeypatch.setattr(content_stage, "learning_steps", lambda *_: iter(()))
 
 
 def small_runner() -> TorchRunner:

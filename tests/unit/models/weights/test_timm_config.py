@@ -21,7 +21,7 @@ def test_config_of_a_module() -> None:
 def test_other_modules_are_refused() -> None:
     with torch.device("meta"):
         module = timm.create_model("resnet18")
-    with pytest.raises(SetupError, match="a is a ResNet, and of timm only plain vision transformers"):
+    with pytest.raises(SetupError, match="a is a ResNet, and the elastic trunk runs only"):
         vit_config(module, "a")
 
 

@@ -132,7 +132,7 @@ def test_position_embeddings_are_interpolated_to_the_stated_size(tmp_path: Path)
         ),
         ({"model_args": {}}, "it says width 192, and the weights show 128"),
         ({"label_names": ["a", "b"]}, "names 2 labels, and the weights have 3 classes: name each class once"),
-        ({"architecture": "resnet18", "model_args": {}}, "is a ResNet, and of timm only plain vision"),
+        ({"architecture": "resnet18", "model_args": {}}, "is a ResNet, and the elastic trunk runs"),
         ({"architecture": "vit_nothing"}, r"architecture vit_nothing, which timm [\d.]+ does not have"),
         ({"model_args": {**TIMM["model_args"], "act_layer": "relu"}}, "uses ReLU, which the trunk does not"),  # type: ignore[dict-item]
         ({"model_args": {"nothing": 1}}, "timm cannot make the vit_tiny_patch16_224 of config.json"),
