@@ -103,6 +103,8 @@ def vit_config(module: Any, name: str) -> ViTConfig:
         pool_prefix=pool_prefix,
         **_rope(getattr(module, "rope", None), name),
     )
+    if config.image_size % config.patch_size:
+        raise NotElastic(f"{name}: patches of {config.patch_size} pixels do not tile {config.image_size}")
     if config.prefix != module.num_prefix_tokens:
         raise NotElastic(
             f"{name} has {module.num_prefix_tokens} prefix tokens, and only {config.prefix} of them are known"
