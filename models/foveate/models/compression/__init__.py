@@ -1,0 +1,1 @@
+"""Methods that decide which visual tokens a language model gets of a picture, one a module."""

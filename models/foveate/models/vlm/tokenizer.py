@@ -1,0 +1,73 @@
+"""The tokenizer and the chat template of a vision-language model.
+
+A byte-level BPE encodes any text. Marks such as <|end|> in a user's text are encoded as plain characters: a
+text cannot end its turn.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+PAD, SYSTEM, USER, ASSISTANT, IMAGE, END = range(6)
+MARKS = ("<|pad|>", "<|system|>", "<|user|>", "<|assistant|>", "<|image|>", "<|end|>")
+"""The special tokens. Their numbers are their positions here."""
+
+Role = Literal["system", "user", "assistant"]
+_ROLES: dict[Role, int] = {"system": SYSTEM, "user": USER, "assistant": ASSISTANT}
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePart:
+    """A picture within a message."""
+
+
+Part = str | ImagePart
+"""A part of a message: text, or a picture."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One message of a chat."""
+
+    role: Role
+    parts: Sequence[Part]
+
+
+class ChatTokenizer:
+    """Encodes chats and decodes answers."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        """tokenizer: a `tokenizers.Tokenizer` whose first tokens are MARKS."""
+        self.tokenizer = tokenizer
+        self.tokenizer.encode_special_tokens = True
+
+    @classmethod
+    def from_file(cls, path: Path) -> "ChatTokenizer":
+        """Read a tokenizer.json of the library tokenizers."""
+        from tokenizers import Tokenizer
+
+        return cls(Tokenizer.from_file(str(path)))
+
+    def __len__(self) -> int:
+        return int(self.tokenizer.get_vocab_size())
+
+    def encode(self, text: str) -> list[int]:
+        """The tokens of a text, with a space before it and none around it. An empty text has none."""
+        text = text.strip()
+        ids: list[int] = self.tokenizer.encode(f" {text}").ids if text else []
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of an answer, without marks and without the space before it."""
+        return str(self.tokenizer.decode([i for i in ids if i >= len(MARKS)])).strip()
+
+    def chat(self, turns: Sequence[Turn]) -> list[int]:
+        """The tokens of a chat, up to where the next answer begins. Each picture is one IMAGE token."""
+        ids: list[int] = []
+        for turn in turns:
+            ids.append(_ROLES[turn.role])
+            for part in turn.parts:
+                ids += [IMAGE] if isinstance(part, ImagePart) else self.encode(part)
+            ids.append(END)
+        return [*ids, ASSISTANT]
