@@ -1,6 +1,6 @@
 """Train vit-t-chat's projector and decoder: `python -m training.chat`.
 
-The same command resumes. Before it: training.chat_cache, chat_trunk, chat_features and chat_tokenizer. The
+The same command resumes. Before it: training.chat_trunk, chat_cache and chat_tokenizer. The
 log has the exact match of each kind of question on held-out scenes and wordings, with the blind baseline of
 `--blind` (the same decoder, trained without a picture) in a log of its own.
 
@@ -24,18 +24,16 @@ from foveate.models.compression.cells import cell_weights
 from foveate.models.vlm.decoder import DecoderSpec
 from foveate.models.vlm.model import VisionLanguageModel
 from foveate.models.vlm.projector import ProjectorSpec, grid_positions
-from foveate.models.vlm.tokenizer import IMAGE, USER, ChatTokenizer
-from training.chat_batches import BatchStream, ChatBatch, TextBatch, attention_mask, features_of, pack
-from training.chat_cache import FOLDER, SceneCache, read_cache
-from training.chat_features import late_features
-from training.chat_trunk import BACKGROUND, BACKGROUND_WEIGHT
+from foveate.models.vlm.tokenizer import USER, ChatTokenizer
+from training.chat_batches import BatchStream, ChatBatch, TextBatch, attention_mask, pack
+from training.chat_cache import SceneCache, read_cache
+from training.chat_trunk import BACKGROUND, BACKGROUND_WEIGHT, GRID
 from training.fit import TrainingRun, fit
 from training.labels import LABELS
-from training.multi_scenes import NOTHING, PATCH, SIDE
+from training.multi_scenes import NOTHING
 from training.questions import KINDS, Question, one_of_each, spoken
 from training.streams import prefetched
 
-GRID = SIDE // PATCH
 FEATURES = 2 * 192
 ALIGNMENT = 0.5
 """The weight of the alignment loss."""
@@ -46,7 +44,7 @@ CHECKED_SIDES = (14, 7, 4)
 
 def new_model(vocabulary: int) -> VisionLanguageModel:
     """The model with its initial weights."""
-    decoder = DecoderSpec(vocabulary, 256, 512, 5, 4, 4096)
+    decoder = DecoderSpec(vocabulary, 256, 576, 4, 4, 4096)
     model = VisionLanguageModel(ProjectorSpec(FEATURES, 512, decoder.hidden_size, 8), decoder)
     layers = model.decoder.model.layers
     for name, parameter in model.named_parameters():
@@ -98,7 +96,10 @@ class ChatTraining(nn.Module):
         return [muon, torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), fused=True)]
 
     def visual(self, features: Tensor, grid: tuple[int, int] | None, selected: Tensor | None) -> Tensor:
-        """Visual tokens (B, K, D) of patch features (B, 196, F): of a grid of cells, or of selected patches."""
+        """Visual tokens (B, K, D) of patch features (B, 196, F).
+
+        One of grid (rows and columns of cells) and selected (single patches) is given.
+        """
         places = grid_positions(GRID, GRID)
         projector = self.model.projector
         if selected is not None:
@@ -106,11 +107,14 @@ class ChatTraining(nn.Module):
                 features.gather(1, selected[..., None].expand(-1, -1, features.shape[2])), places[selected]
             )
             return projector.tokens(patches, torch.eye(selected.shape[1]), places[selected])
-        assert grid is not None
+        if grid is None:
+            raise ValueError("visual tokens are those of a grid or of selected patches")
         weights = cell_weights(*grid, GRID, GRID)
         return projector.tokens(projector.patches(features, places), weights, grid_positions(*grid))
 
-    def hidden(self, visual: Tensor | None, system: Sequence[int], text: TextBatch, pictures: int = 1) -> Tensor:
+    def hidden(
+        self, visual: Tensor | None, system: Sequence[int], text: TextBatch, pictures: int = 1
+    ) -> Tensor:
         """The hidden states of the text (B, T, D) behind the system prompt and the visual tokens.
 
         visual: (B * pictures, K, D). The tokens of one picture share one position.
@@ -166,7 +170,8 @@ def cell_classes(targets: Tensor, grid: tuple[int, int] | None, selected: Tensor
     shown = F.one_hot(targets.clamp(min=0), BACKGROUND + 1).float() * (targets >= 0)[..., None]
     if selected is not None:
         return shown.gather(1, selected[..., None].expand(-1, -1, shown.shape[2]))
-    assert grid is not None
+    if grid is None:
+        raise ValueError("visual tokens are those of a grid or of selected patches")
     inside = (cell_weights(*grid, GRID, GRID) > 0).float()
     held = (inside @ shown > 0).float()
     held[..., BACKGROUND] = (inside @ (targets != BACKGROUND).float()[..., None])[..., 0] == 0
@@ -189,7 +194,6 @@ class Check:
     """Held-out scenes with a question of each kind, in held-out wordings."""
 
     scenes: SceneCache
-    late: list[np.ndarray]
     questions: list[list[Question]]
     tokenizer: ChatTokenizer
 
@@ -198,7 +202,7 @@ def held_out_check(folder: Path, tokenizer: ChatTokenizer, count: int = 300) -> 
     """The check on the first scenes of the cache's held-out split."""
     scenes = read_cache("heldout", folder)
     questions = [one_of_each(scenes.graphs[i], random.Random(i), "heldout") for i in range(count)]
-    return Check(scenes, late_features("heldout", folder), questions, tokenizer)
+    return Check(scenes, questions, tokenizer)
 
 
 @torch.inference_mode()
@@ -215,8 +219,8 @@ def exact_match(training: ChatTraining, check: Check, grid: tuple[int, int] | No
         with torch.autocast("cpu", torch.bfloat16):
             visual = None
             if grid is not None:
-                features = features_of(check.scenes, check.late, range(first, first + len(rows)))
-                visual = training.visual(torch.from_numpy(features).bfloat16(), grid, None)
+                features = check.scenes.batch(range(first, first + len(rows)))
+                visual = training.visual(features.bfloat16(), grid, None)
             hidden = training.hidden(visual, (), text)
             predicted = training.model.logits(hidden).argmax(-1)
         wrong = (predicted != text.targets) & (text.targets >= 0)
@@ -241,14 +245,15 @@ def checks_of(training: ChatTraining, check: Check) -> Callable[[], dict[str, fl
     return checks
 
 
-def train(run: TrainingRun, cache: Path, batch_size: int, warmup: int, blind: bool) -> None:
+def train(run: TrainingRun, batch_size: int, warmup: int, blind: bool) -> None:
     """Train or resume. The run's folder gets the weights and a log."""
     torch.manual_seed(run.seed)
     tokenizer = ChatTokenizer.from_file(run.folder / "tokenizer.json")
     training = ChatTraining(tokenizer, blind)
+    cache = run.folder / "cache"
     scenes = read_cache("train", cache)
     check = held_out_check(cache, tokenizer)
-    draw = BatchStream(cache, run.folder, batch_size, 1 if blind else warmup, run.seed)
+    draw = BatchStream(run.folder, batch_size, 1 if blind else warmup, run.seed)
     stream: Iterator[ChatBatch] | None = None
 
     def loss_at(step: int, _: random.Random) -> Tensor:
@@ -266,9 +271,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--run", type=Path, default=Path("runs/vit-t-chat"), help="folder of the run")
-    parser.add_argument("--cache", type=Path, default=FOLDER, help="folder of training.chat_cache")
     parser.add_argument("--steps", type=int, default=12_000)
-    parser.add_argument("--warmup", type=int, default=1000, help="steps until all kinds of questions take part")
+    parser.add_argument(
+        "--warmup", type=int, default=1000, help="steps until all kinds of questions take part"
+    )
     parser.add_argument("--batch-size", type=int, default=16, help="pictures, each with eight questions")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--check-every", type=int, default=250)
@@ -278,10 +284,8 @@ def main() -> None:
     args = parser.parse_args()
     name = args.name or ("chat-blind" if args.blind else "chat")
     run = TrainingRun(args.run, name, args.steps, args.lr, args.seed, check_every=args.check_every)
-    train(run, args.cache, args.batch_size, args.warmup, args.blind)
+    train(run, args.batch_size, args.warmup, args.blind)
 
-
-assert IMAGE != USER
 
 if __name__ == "__main__":
     main()

@@ -9,29 +9,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from foveate.models.vlm.tokenizer import ASSISTANT, END, PAD, SYSTEM, USER, ChatTokenizer
 from training.chat_cache import SceneCache, read_cache
-from training.chat_features import late_features
 from training.chat_tokenizer import SYSTEM_PROMPTS
-from training.questions import KINDS, Question, draw_questions
+from training.questions import SHARES, Question, draw_questions
 
 FIRST_SHARES = {"presence": 0.55, "place": 0.35, "name": 0.1}
 """Shares of the kinds of questions at first. Relations are not learnt unless simpler ones come before (FiLM,
 arXiv 1809.03044)."""
-SHARES = {
-    "presence": 0.12,
-    "name": 0.14,
-    "place": 0.14,
-    "count": 0.10,
-    "count_class": 0.14,
-    "colour": 0.12,
-    "relation": 0.15,
-    "caption": 0.09,
-}
 FIRST_SIDES = (4, 5, 7)
 SIDES = (2, 2, 3, 3, 4, 4, 4, 5, 7, 7, 7, 10, 14, 14)
 """Rows of the grids of visual tokens to draw from; small ones more often."""
@@ -80,7 +68,8 @@ class ChatBatch:
 def shares_at(progress: float) -> Mapping[str, float]:
     """The shares of the kinds of questions; progress: 0 at first, 1 once all of them take part."""
     return {
-        kind: FIRST_SHARES.get(kind, 0.0) * (1 - progress) + share * progress for kind, share in SHARES.items()
+        kind: FIRST_SHARES.get(kind, 0.0) * (1 - progress) + share * progress
+        for kind, share in SHARES.items()
     }
 
 
@@ -134,19 +123,19 @@ def attention_mask(prefix: int, segments: Tensor) -> Tensor:
 class BatchStream:
     """Draws the batch of each step. The step and the seed alone decide what is in it."""
 
-    def __init__(self, cache: Path, run: Path, size: int, warmup: int, seed: int, questions: int = 8) -> None:
+    def __init__(self, run: Path, size: int, warmup: int, seed: int, questions: int = 8) -> None:
         """warmup: steps before all kinds of questions and all grids take part."""
-        self.cache, self.run = cache, run
+        self.run = run
         self.size, self.warmup, self.seed, self.questions = size, warmup, seed, questions
-        self._opened: tuple[SceneCache, list[np.ndarray], ChatTokenizer] | None = None
+        self._opened: tuple[SceneCache, ChatTokenizer] | None = None
 
     def __call__(self, step: int) -> ChatBatch:
         """The batch of a step."""
         if self._opened is None:  # in the worker process, so that no memory map is pickled
-            scenes = read_cache("train", self.cache)
+            scenes = read_cache("train", self.run / "cache")
             tokenizer = ChatTokenizer.from_file(self.run / "tokenizer.json")
-            self._opened = scenes, late_features("train", self.cache), tokenizer
-        scenes, late, tokenizer = self._opened
+            self._opened = scenes, tokenizer
+        scenes, tokenizer = self._opened
         rng = random.Random(self.seed * 1_000_003 + step)
         early = step < 0.4 * self.warmup
         progress = min(1.0, max(0.0, (step / self.warmup - 0.4) / 0.6))
@@ -159,11 +148,10 @@ class BatchStream:
         if mixed and rng.random() < SELECT_SHARE:
             count = rng.choice(SELECTED)
             selected = torch.tensor([sorted(rng.sample(range(196), count)) for _ in numbers])
-            tokens = count
         else:
             rows = rng.choice(FIRST_SIDES if early else SIDES)
             columns = rows + 1 if not early and rows < 14 and rng.random() < 0.1 else rows
-            grid, tokens = (rows, columns), rows * columns
+            grid = (rows, columns)
         system: list[int] = []
         if mixed and rng.random() < SYSTEM_SHARE:
             system = [SYSTEM, *tokenizer.encode(rng.choice(SYSTEM_PROMPTS)), END]
@@ -179,17 +167,7 @@ class BatchStream:
             asked.append(questions)
         start = len(system) + 1 + pictures
         text = pack(asked, tokenizer, start, chained=chained)
-        features = torch.from_numpy(features_of(scenes, late, numbers))
-        return ChatBatch(numbers, pictures, features, grid, selected, system, text, asked)
-
-
-def features_of(scenes: SceneCache, late: Sequence[np.ndarray], numbers: Sequence[int]) -> np.ndarray:
-    """Patch features (B, 196, 2 D) float16: of block EARLY_BLOCK, scaled, and of the fine-tuned last one."""
-    early = scenes.batch(numbers)[:, 1:].float()
-    early = torch.nn.functional.layer_norm(early, early.shape[-1:]).half()
-    shard = len(late[0])
-    rows = np.stack([late[number // shard][number % shard] for number in numbers])
-    return np.concatenate([early.numpy(), rows], -1)
+        return ChatBatch(numbers, pictures, scenes.batch(numbers), grid, selected, system, text, asked)
 
 
 def _worded(question: Question, rng: random.Random, picture: int | None) -> Question:
@@ -204,6 +182,3 @@ def _worded(question: Question, rng: random.Random, picture: int | None) -> Ques
     if rng.random() < 0.1:
         text = text.rstrip("?.")
     return Question(question.kind, text, question.answer)
-
-
-assert set(SHARES) == set(KINDS)

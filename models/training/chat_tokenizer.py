@@ -8,7 +8,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from foveate.models.vlm.tokenizer import MARKS
-from training.chat_cache import FOLDER, read_cache
+from training.multi_scenes import draw_multi
 from training.questions import KINDS, Asker
 
 VOCABULARY = 1024
@@ -22,12 +22,12 @@ SYSTEM_PROMPTS = (
 )
 
 
-def texts(folder: Path) -> Iterator[str]:
-    """Questions of the training's wordings about the cached scenes, their answers, and system prompts."""
+def texts(scenes: int = 4000) -> Iterator[str]:
+    """Questions of the training's wordings about scenes, their answers, and system prompts."""
     rng = random.Random(0)
     yield from SYSTEM_PROMPTS
-    for objects in read_cache("train", folder).graphs[:4000]:
-        asker = Asker(objects, rng, "train")
+    for number in range(scenes):
+        asker = Asker(draw_multi("train", number).objects, rng, "train")
         for kind in KINDS:
             question = asker.ask(kind)
             if question is not None:
@@ -39,7 +39,6 @@ def texts(folder: Path) -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", type=Path)
-    parser.add_argument("--cache", type=Path, default=FOLDER, help="folder of training.chat_cache")
     args = parser.parse_args()
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -50,7 +49,7 @@ def main() -> None:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts(args.cache), trainer)
+    tokenizer.train_from_iterator(texts(), trainer)
     tokenizer.save(str(args.file))
 
 

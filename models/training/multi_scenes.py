@@ -1,10 +1,9 @@
-"""Scenes for questions: one to four emoji without overlap, some of them recoloured, with their scene graph."""
+"""Scenes for questions: one to four emoji without overlap, some recoloured, with their scene graph."""
 
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
 
-import cv2
 import numpy as np
 
 from training.emoji import sprites
@@ -25,11 +24,11 @@ TINTS = {
     "pink": (250, 135, 190),
     "grey": (150, 150, 150),
 }
-TINT_SHARE = 0.4
+TINT_SHARE = 0.35
 """The share of objects that are recoloured. The name of an object would give its colour away otherwise."""
-TINT_STRENGTH = 0.8
+TINT_STRENGTH = 0.7
 """How much of the own colours a tint replaces. Their brightness stays."""
-MIN_TINT_CHANGE = 0.14
+MIN_TINT_CHANGE = 0.13
 """The smallest mean change of a colour channel, in 0..1, by which a tint differs from the own colours."""
 NOT_TINTED = ("red apple", "green apple")
 SIZES = (0.15, 0.35)
@@ -77,7 +76,7 @@ class MultiScene:
     """(224, 224, 3) uint8 RGB."""
     objects: tuple[GraphObject, ...]
     owners: np.ndarray
-    """(196,) int8: the object that covers a third of a patch or more; NOTHING; PARTLY for less than a third."""
+    """(196,) int8: the object that covers a third of a patch or more; else NOTHING, or PARTLY for less."""
 
 
 def draw_multi(split: str, index: int) -> MultiScene:

@@ -6,12 +6,17 @@ Answers are balanced so far as a scene allows: a model that sees no picture stay
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from training.labels import LABELS
 from training.multi_scenes import GraphObject
 from training.phrasings import WORDINGS
 
-CELLS = (("top left", "top", "top right"), ("left", "centre", "right"), ("bottom left", "bottom", "bottom right"))
+CELLS = (
+    ("top left", "top", "top right"),
+    ("left", "centre", "right"),
+    ("bottom left", "bottom", "bottom right"),
+)
 NUMBERS = ("zero", "one", "two", "three", "four")
 APART = 0.08
 """The smallest distance of two centres, as a share of the side, that a question about their order needs."""
@@ -86,7 +91,12 @@ class Asker:
         """The object that lies furthest to one side."""
         if len(self.objects) == 1:
             return self._question("name", "name_alone", spoken(self.labels[0]))
-        sides = [("on the left", 0, 1), ("on the right", 0, -1), ("at the top", 1, 1), ("at the bottom", 1, -1)]
+        sides = [
+            ("on the left", 0, 1),
+            ("on the right", 0, -1),
+            ("at the top", 1, 1),
+            ("at the bottom", 1, -1),
+        ]
         for side, axis, sign in self.rng.sample(sides, 4):
             first, second = sorted(self.objects, key=lambda o: sign * o.centre[axis])[:2]
             if abs(first.centre[axis] - second.centre[axis]) > APART:
@@ -98,7 +108,9 @@ class Asker:
         for item in self.rng.sample(self.unique, len(self.unique)):
             x, y = item.centre
             if all(abs(v - border) > CELL_MARGIN for v in (x, y) for border in (1 / 3, 2 / 3)):
-                return self._question("place", "place", CELLS[int(y * 3)][int(x * 3)], name=spoken(item.label))
+                return self._question(
+                    "place", "place", CELLS[int(y * 3)][int(x * 3)], name=spoken(item.label)
+                )
         return None
 
     def count(self) -> Question:
@@ -142,7 +154,12 @@ class Asker:
             before = item.centre[axis] < other.centre[axis]
             answer = "yes" if before == (way == _WAYS[axis][0]) else "no"
             return self._question(
-                "relation", "relation_holds", answer, name=spoken(item.label), way=way, other=spoken(other.label)
+                "relation",
+                "relation_holds",
+                answer,
+                name=spoken(item.label),
+                way=way,
+                other=spoken(other.label),
             )
         return None
 
@@ -159,14 +176,18 @@ class Asker:
                 if len(on_side) == 1 and all(abs(step) > APART for step, _ in steps):
                     way = _WAYS[axis][0 if sign > 0 else 1]
                     return self._question(
-                        "relation", "relation_name", spoken(on_side[0].label), way=way, other=spoken(other.label)
+                        "relation",
+                        "relation_name",
+                        spoken(on_side[0].label),
+                        way=way,
+                        other=spoken(other.label),
                     )
         return None
 
     def caption(self) -> Question | None:
         """One sentence with all objects from left to right."""
         order = sorted(self.objects, key=lambda item: item.centre[0])
-        if any(b.centre[0] - a.centre[0] < APART / 2 for a, b in zip(order, order[1:], strict=False)):
+        if any(b.centre[0] - a.centre[0] < APART / 2 for a, b in pairwise(order)):
             return None
         names = [with_article(spoken(item.label)) for item in order]
         text = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
@@ -195,10 +216,25 @@ _KINDS: Mapping[str, Callable[[Asker], Question | None]] = {
     "caption": Asker.caption,
 }
 KINDS = tuple(_KINDS)
+SHARES = {
+    "presence": 0.12,
+    "name": 0.14,
+    "place": 0.14,
+    "count": 0.10,
+    "count_class": 0.14,
+    "colour": 0.12,
+    "relation": 0.15,
+    "caption": 0.09,
+}
+"""Shares of the kinds of questions among all."""
 
 
 def draw_questions(
-    objects: Sequence[GraphObject], rng: random.Random, weights: Mapping[str, float], count: int, split: str = "train"
+    objects: Sequence[GraphObject],
+    rng: random.Random,
+    weights: Mapping[str, float],
+    count: int,
+    split: str = "train",
 ) -> list[Question]:
     """Up to `count` different questions about a scene, of kinds that are drawn by weight."""
     asker = Asker(objects, rng, split)
