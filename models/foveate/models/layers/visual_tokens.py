@@ -98,7 +98,7 @@ def clusters(owners: Tensor, count: int, positions: Tensor) -> VisualAssignment:
     has `count` different ones. positions: (P, 2). A token is at the mean of its patches' positions.
     """
     order = torch.arange(owners.shape[1], device=owners.device)
-    numbers = (owners == order).cumsum(1) - 1
+    numbers = ((owners == order).cumsum(1) - 1).clamp(min=0)
     tokens = numbers.gather(1, owners.clamp(min=0))
     members = F.one_hot(tokens, count).float() * (owners >= 0).unsqueeze(-1)
     weights = (members / members.sum(1, keepdim=True)).transpose(1, 2)
