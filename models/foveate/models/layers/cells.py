@@ -1,6 +1,5 @@
 """Grids of cells over a grid of patches, as adaptive average pooling divides it."""
 
-import math
 from functools import cache
 
 import torch
@@ -21,8 +20,9 @@ def cell_grid(count: int, height: int, width: int) -> tuple[int, int] | None:
         columns, rest = divmod(count, rows)
         if rest or columns > width:
             continue
-        stretch = abs(math.log((width / columns) / (height / rows)))
-        if stretch <= math.log(MAX_STRETCH) + 1e-9 or count == height * width:
+        across, down = width * rows, height * columns
+        stretch = max(across, down) / min(across, down)
+        if stretch <= MAX_STRETCH or count == height * width:
             grids.append((stretch, rows, columns))
     return min(grids)[1:] if grids else None
 
