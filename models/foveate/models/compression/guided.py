@@ -105,7 +105,7 @@ def density_clusters(vectors: Tensor, count: int) -> Tensor:
     unit = F.normalize(vectors, dim=2)
     squared = (2 - 2 * torch.matmul(unit, unit.transpose(1, 2))).clamp(min=0)
     length = squared.shape[1]
-    near = squared.sort(dim=2).values[:, :, 1 : NEIGHBOURS + 1]
+    near = squared.topk(min(NEIGHBOURS + 1, length), dim=2, largest=False).values[:, :, 1:]
     density = (-near.mean(2)).exp() if near.shape[2] else torch.ones_like(squared[:, :, 0])
     rank = ranked(density).argsort(dim=1)
     denser = rank.unsqueeze(1) < rank.unsqueeze(2)

@@ -17,7 +17,7 @@ def covered(text: str, groups: int, seed: int) -> float:
     patches, kinds = clustered(groups, seed)
     kept = compression.create(text, FULL)(patches).kept
     assert kept is not None
-    return len(kinds[kept.flatten()].unique()) / groups
+    return len(set(kinds[kept.flatten()].tolist())) / groups
 
 
 @pytest.mark.parametrize("count", [9, 16])

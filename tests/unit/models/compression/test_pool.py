@@ -17,7 +17,7 @@ FULL = CompressionContext((14, 14))
 def test_a_cell_is_the_mean_of_adaptive_pooling(count: int, cells: tuple[int, int]) -> None:
     vectors = torch.randn(2, 196, 8, generator=torch.Generator().manual_seed(0))
     assignment = compression.create(f"pool:{count}", FULL)(PatchVectors(vectors, vectors[:, :, 0], (14, 14)))
-    pooled = F.adaptive_avg_pool2d(vectors.transpose(1, 2).unflatten(2, (14, 14)), cells)
+    pooled = F.adaptive_avg_pool2d(vectors.transpose(1, 2).reshape(2, 8, 14, 14), cells)
     torch.testing.assert_close(assignment.apply(vectors), pooled.flatten(2).transpose(1, 2))
 
 

@@ -46,7 +46,7 @@ def test_pictures_keep_different_numbers_of_tokens_before_the_last_blocks() -> N
     tokens, reducer = tower.embed(pictures), ThresholdMerging(thresholds.thresholds, 12)
     for index in range(3):
         tokens = tower.blocks[index](tokens, reducer, index)
-    assert len(tokens.present.unique()) > 2
+    assert len(set(tokens.present.tolist())) > 2
     assert float(tokens.present.float().mean() - 1) == pytest.approx(24, abs=0.5)
 
 
