@@ -105,3 +105,13 @@ def test_the_source_map_of_a_tower_becomes_an_assignment() -> None:
             counts = tokens.counts[row, parts].unsqueeze(1)
             torch.testing.assert_close((tokens.x[row, parts] * counts).sum(0) / counts.sum(), mean)
             assert int(counts.sum()) == int((token > 0).sum())
+
+
+def test_a_picture_with_fewer_tokens_merges_among_its_own() -> None:
+    """The corners of a simplex: all similarities are below that to an absent token, which is 0."""
+    corners = torch.eye(4) - 0.25
+    vectors = torch.stack([torch.randn(8, 4), corners.repeat_interleave(2, 0)])
+    owners = torch.tensor([[0, 1, 2, 3, 4, 5, 6, 7], [0, 0, 2, 2, 4, 4, 6, 6]])
+    alone = merge_rounds(vectors[1:], owners[1:], 2)
+    assert torch.equal(merge_rounds(vectors, owners, 2)[1], alone[0])
+    assert len(set(alone[0].tolist())) == 2
