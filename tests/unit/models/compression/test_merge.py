@@ -112,7 +112,7 @@ def test_a_picture_with_fewer_tokens_merges_among_its_own() -> None:
     draw = torch.Generator().manual_seed(0)
     owners = torch.stack([torch.arange(16), torch.arange(0, 16, 2).repeat_interleave(2)])
     for _ in range(10):
-        corners = torch.eye(8) - 1 / 8 + 0.2 * torch.randn(8, 8, generator=draw)
+        corners = torch.eye(8) - 1 / 8 + 0.03 * torch.randn(8, 8, generator=draw)
         vectors = torch.stack([torch.randn(16, 8, generator=draw), corners.repeat_interleave(2, 0)])
         together, alone = merge_rounds(vectors, owners, 3), merge_rounds(vectors[1:], owners[1:], 3)
         assert torch.equal(together[1], alone[0])
