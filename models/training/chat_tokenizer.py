@@ -36,10 +36,8 @@ def texts(scenes: int = 4000) -> Iterator[str]:
                 yield f" {question.answer}"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("file", type=Path)
-    args = parser.parse_args()
+def trained_tokenizer(scenes: int = 4000) -> Tokenizer:
+    """A byte-level BPE whose first tokens are the marks of the chat template."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -49,8 +47,16 @@ def main() -> None:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts(), trainer)
-    tokenizer.save(str(args.file))
+    tokenizer.train_from_iterator(texts(scenes), trainer)
+    return tokenizer
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("file", type=Path)
+    args = parser.parse_args()
+    args.file.parent.mkdir(parents=True, exist_ok=True)
+    trained_tokenizer().save(str(args.file))
 
 
 if __name__ == "__main__":

@@ -81,5 +81,5 @@ class Projector(nn.Module):
         weighted = patches.hidden.float().unflatten(-1, (spec.salience_heads, -1)) * salience.unsqueeze(-1)
         total = torch.matmul(weights, salience).unsqueeze(-1)
         hidden = torch.matmul(weights, weighted.flatten(2)).unflatten(-1, (spec.salience_heads, -1)) / total
-        tokens: Tensor = self.out(self.norm(hidden.flatten(2)))
+        tokens: Tensor = self.out(self.norm(hidden.flatten(2).float()))
         return tokens + self.where(coordinates(positions).to(tokens.dtype))
