@@ -23,7 +23,8 @@ MAX_BYTES = 12_000_000
 @pytest.mark.usefixtures("inference_on_one_thread")
 def test_a_run_is_shipped(tmp_path: Path) -> None:
     run, folder = tmp_path / "run", tmp_path / "zoo"
-    run.mkdir(), folder.mkdir()
+    run.mkdir()
+    folder.mkdir()
     words = chat_models.tokenizer(1024)
     words.tokenizer.save(str(run / "tokenizer.json"))
     training = ChatTraining(words, blind=False)

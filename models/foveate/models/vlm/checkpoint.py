@@ -55,7 +55,7 @@ def shared_digest(trunk: nn.Module, early_block: int) -> str:
     total = hashlib.sha256()
     for name, value in sorted(shared_parameters(trunk, early_block).items()):
         total.update(f"{name} {tuple(value.shape)}".encode())
-        total.update(value.detach().float().cpu().contiguous().numpy())
+        total.update(value.detach().float().cpu().contiguous().numpy().tobytes())
     return total.hexdigest()
 
 

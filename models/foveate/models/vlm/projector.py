@@ -82,8 +82,12 @@ class Projector(nn.Module):
         """
         spec = self.spec
         salience = patches.salience
-        weighted = patches.hidden.float().unflatten(-1, (spec.salience_heads, -1)) * salience.unsqueeze(-1)
+        batch, count, _ = patches.hidden.shape
+        shares = patches.hidden.float().view(batch, count, spec.salience_heads, -1)
+        weighted = shares * salience.unsqueeze(-1)
         total = torch.matmul(weights, salience).unsqueeze(-1)
-        hidden = torch.matmul(weights, weighted.flatten(2)).unflatten(-1, (spec.salience_heads, -1)) / total
-        tokens: Tensor = self.out(self.norm(hidden.flatten(2)))
-        return tokens + self.where(coordinates(positions).to(tokens.dtype))
+        summed = torch.matmul(weights, weighted.flatten(2))
+        hidden = (summed.view(batch, -1, *shares.shape[2:]) / total).flatten(2)
+        tokens: Tensor = self.out(self.norm(hidden.to(self.out.weight.dtype)))
+        places: Tensor = self.where(coordinates(positions).to(tokens.dtype))
+        return tokens + places
