@@ -10,7 +10,6 @@ from safetensors.torch import load_file, save_file
 from foveate.core.errors import SetupError
 from foveate.models import zoo
 from foveate.models.vlm import checkpoint
-from foveate.models.vlm.card import ChatCard
 from foveate.models.weights import hub
 from tests.support import chat_models
 from tests.support.chat_models import EARLY, NAME, TRUNK
@@ -69,13 +68,6 @@ def test_reading_changes_no_random_numbers(folder: Path) -> None:
     torch.manual_seed(3)
     checkpoint.read(NAME, folder)
     assert torch.rand(4).equal(expected)
-
-
-def test_a_card_reads_its_own_table() -> None:
-    card = ChatCard(
-        "x", "vit-x", "0" * 64, 2, chat_models.model(300).projector.spec, chat_models.decoder_spec(300)
-    )
-    assert ChatCard.read(card.table(), "x.toml") == card
 
 
 def test_a_vision_language_model_is_no_vision_model(folder: Path) -> None:
