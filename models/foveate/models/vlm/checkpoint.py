@@ -67,7 +67,11 @@ def shared_parameters(trunk: nn.Module, early_block: int) -> dict[str, Tensor]:
 
 
 def write(
-    folder: Path, card: ChatCard, late: Mapping[str, Tensor], model: VisionLanguageModel, tokenizer: ChatTokenizer
+    folder: Path,
+    card: ChatCard,
+    late: Mapping[str, Tensor],
+    model: VisionLanguageModel,
+    tokenizer: ChatTokenizer,
 ) -> None:
     """Write a vision-language model in float16.
 
@@ -140,7 +144,9 @@ def _tower(card: ChatCard, trunk: Checkpoint, state: Mapping[str, Tensor]) -> Vi
 
 def _model(card: ChatCard, state: Mapping[str, Tensor]) -> VisionLanguageModel:
     """Projector and decoder with these parameters."""
-    with torch.random.fork_rng(devices=[]):  # the initial weights are replaced; no other random number changes
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # the initial weights are replaced; no other random number changes
         model = VisionLanguageModel(card.projector, card.decoder)
     expected = {name: tuple(value.shape) for name, value in _stored(model).items()}
     actual = {name: tuple(value.shape) for name, value in state.items()}

@@ -45,7 +45,9 @@ class PatchStates:
 
 def grid_positions(rows: int, columns: int) -> Tensor:
     """x and y of the centres of a grid's cells: (rows * columns, 2) float32 in 0..1, row by row."""
-    y, x = torch.meshgrid((torch.arange(rows) + 0.5) / rows, (torch.arange(columns) + 0.5) / columns, indexing="ij")
+    y, x = torch.meshgrid(
+        (torch.arange(rows) + 0.5) / rows, (torch.arange(columns) + 0.5) / columns, indexing="ij"
+    )
     return torch.stack([x, y], -1).reshape(-1, 2)
 
 
@@ -73,6 +75,12 @@ class Projector(nn.Module):
         up, gate = self.up(torch.cat([features, places], -1)).chunk(2, -1)
         salience = self.salience(features).float().clamp(-MAX_SALIENCE, MAX_SALIENCE).exp()
         return PatchStates(up * F.silu(gate), salience, positions)
+
+    def each(self, patches: PatchStates) -> Tensor:
+        """The visual tokens of single patches: (B, P, D). It equals `tokens` under the identity."""
+        tokens: Tensor = self.out(self.norm(patches.hidden))
+        places: Tensor = self.where(coordinates(patches.positions).to(tokens.dtype))
+        return tokens + places
 
     def tokens(self, patches: PatchStates, weights: Tensor, positions: Tensor) -> Tensor:
         """Visual tokens (B, K, D).

@@ -117,7 +117,8 @@ def test_weights_that_do_not_fit_are_refused(folder: Path) -> None:
         "does not fit the trunk: blocks.3.norm1.bias": {
             n: v for n, v in stored.items() if n != "trunk.blocks.3.norm1.bias"
         },
-        "is damaged: projector.out.weight holds values that are NaN": stored | {name: stored[name] * torch.nan},
+        "is damaged: projector.out.weight holds values that are NaN": stored
+        | {name: stored[name] * torch.nan},
         "extra is .* where nothing fits": stored | {"extra": torch.zeros(2)},
     }
     for message, state in cases.items():
