@@ -58,8 +58,8 @@ class ChatCard:
             )
         if self.template != TEMPLATE:
             raise SetupError(
-                f"{self.name} was trained with version {self.template} of the chat template, and this release "
-                f"of foveate has version {TEMPLATE}"
+                f"{self.name} was trained with version {self.template} of the chat template, and this "
+                f"release of foveate has version {TEMPLATE}"
             )
 
     @classmethod

@@ -187,7 +187,7 @@ def start(
 def step(
     model: VisionLanguageModel, cache: KeyValueCache, sequences: Sequence[ChatSequence]
 ) -> list[AnswerPiece]:
-    """One more token for each sequence that was started and has not ended. Slots of those that end are free."""
+    """One more token for each sequence that was started and goes on. Slots of those that end are free."""
     logits = decode(
         model,
         cache,

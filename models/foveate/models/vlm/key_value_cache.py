@@ -54,6 +54,8 @@ class KeyValueCache:
         self.lengths = [0] * shape.slots
         """Tokens in each slot."""
         self._used: set[int] = set()
+        self._written = [0] * shape.slots
+        """Tokens of each slot that may hold numbers, those of a forward that failed included."""
 
     @property
     def free_slots(self) -> int:
@@ -73,8 +75,8 @@ class KeyValueCache:
         """Give a slot back, and empty it."""
         # A masked entry that is NaN would still make the attention of the slot's next sequence NaN.
         for tensor in (self.keys, self.values):
-            tensor[:, slot, :, : self.lengths[slot]] = 0
-        self.lengths[slot] = 0
+            tensor[:, slot, :, : self._written[slot]] = 0
+        self.lengths[slot] = self._written[slot] = 0
         self._used.discard(slot)
 
     @torch.inference_mode()
@@ -92,7 +94,7 @@ class KeyValueCache:
             for tensor in (self.keys, self.values):
                 tensor[:, gap, :, :length] = tensor[:, slot, :, :length]
             self.free(slot)
-            self.lengths[gap] = length
+            self.lengths[gap] = self._written[gap] = length
             self._used.add(gap)
             moved[slot] = gap
         return moved
@@ -108,6 +110,7 @@ class KeyValueCache:
         for slot, start, count in zip(slots, starts, counts, strict=True):
             if start + count > self.shape.length:
                 raise ValueError(f"slot {slot} holds {self.shape.length} tokens, not {start + count}")
+            self._written[slot] = max(self._written[slot], start + count)
         return CacheRows(self, slots, starts, counts)
 
 

@@ -44,7 +44,7 @@ CHATS: dict[str, tuple[Sequence[Turn], Sequence[int]]] = {
         (QUESTION, Turn("assistant", ("a teacup.",)), Turn("user", ("and how many objects?",))), (9,),
     ),
     "a picture in each turn": (
-        (QUESTION, Turn("assistant", ("a teacup.",)), Turn("user", ("and here?", PICTURE, "three?"))), (9, 25),
+        (QUESTION, Turn("assistant", ("a fox.",)), Turn("user", ("and here?", PICTURE, "three?"))), (9, 25),
     ),
     "a system prompt": ((Turn("system", ("you are a helpful assistant.",)), QUESTION), (16,)),
     "an empty question": ((Turn("user", (PICTURE, "")),), (4,)),

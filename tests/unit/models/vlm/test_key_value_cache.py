@@ -83,6 +83,10 @@ def test_tokens_that_were_not_committed_are_overwritten() -> None:
     assert cache.lengths[0] == 3
     append(cache, [0], [1], 5.0)
     assert cache.keys[0, 0, 0, :4, 0].tolist() == [1, 1, 1, 5]
+    failed = cache.rows([0], [2])
+    failed.extend(0, torch.full((1, 2, 2, 3), torch.nan), torch.full((1, 2, 2, 3), torch.nan))
+    cache.free(0)
+    assert cache.keys[:, 0].eq(0).all() and cache.values[:, 0].eq(0).all()
 
 
 def test_a_freed_slot_is_empty() -> None:

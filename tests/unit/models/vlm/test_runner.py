@@ -14,7 +14,7 @@ from foveate.models.vlm.generation import AnswerPiece
 from foveate.models.vlm.key_value_cache import CacheShape
 from foveate.models.vlm.runner import ChatAnswer, ChatRequest, ChatRunner, last_question
 from foveate.models.vlm.sampling import SamplingOptions
-from foveate.models.vlm.tokenizer import END, ImagePart, Turn
+from foveate.models.vlm.tokenizer import END, IMAGE, ImagePart, Turn
 from tests.support import chat_models
 from tests.support.chat_models import NAME, TRUNK
 from tests.support.torchvision_ops import import_transformers
@@ -54,17 +54,13 @@ def test_an_answer_is_that_of_transformers(runner: ChatRunner, text: str) -> Non
     """From pixels to tokens: the visual tokens spliced in, and one position for each picture."""
     chosen = plan(runner, text)
     got = runner.answer([picture(1), picture(2)], TWO, chosen, SamplingOptions(16))
-    embedded, positions, next_position = [], [], 0
+    embedded: list[torch.Tensor] = []
+    positions: list[int] = []
     visual = iter(got.visual)
-    for token in runner.tokenizer.chat(TWO):
-        if token == 4:
-            tokens = next(visual).tokens
-            embedded.append(tokens)
-            positions += [next_position] * len(tokens)
-        else:
-            embedded.append(runner.model.embeddings[token][None])
-            positions.append(next_position)
-        next_position += 1
+    for position, token in enumerate(runner.tokenizer.chat(TWO)):
+        part = next(visual).tokens if token == IMAGE else runner.model.embeddings[token][None]
+        embedded.append(part)
+        positions += [position] * len(part)
     inputs = torch.cat(embedded)[None]
     expected = runner.model.decoder.generate(
         inputs_embeds=inputs,
