@@ -45,9 +45,7 @@ class PatchStates:
 
 def grid_positions(rows: int, columns: int) -> Tensor:
     """x and y of the centres of a grid's cells: (rows * columns, 2) float32 in 0..1, row by row."""
-    y, x = torch.meshgrid(
-        (torch.arange(rows) + 0.5) / rows, (torch.arange(columns) + 0.5) / columns, indexing="ij"
-    )
+    y, x = torch.meshgrid((torch.arange(rows) + 0.5) / rows, (torch.arange(columns) + 0.5) / columns, indexing="ij")
     return torch.stack([x, y], -1).reshape(-1, 2)
 
 
