@@ -33,6 +33,9 @@ class ChatPrompt:
     """(L,) int64: rotary positions. All visual tokens of a picture share one."""
     visual_tokens: int
     """Number of visual tokens among the L tokens."""
+    mask: Tensor | None = None
+    """(L, L) float32: what is added to attention scores in place of the causal mask. The answer's tokens see
+    the prompt as its last token does. None: the causal mask."""
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -74,7 +77,7 @@ def prefill(
     Prompts of different lengths run as one batch, padded to the longest.
     """
     counts = [len(prompt) for prompt in prompts]
-    rows = cache.rows(slots, counts)
+    rows = cache.rows(slots, counts, [prompt.mask for prompt in prompts])
     embedded = pad_sequence([prompt.embedded for prompt in prompts], batch_first=True)
     positions = pad_sequence([prompt.positions for prompt in prompts], batch_first=True)
     hidden = model.extend(embedded, positions, rows)

@@ -51,6 +51,8 @@ class KeyValueCache:
         self.keys = torch.zeros(size, dtype=dtype, device=device)
         """[layer, slot, head, token, number]."""
         self.values = torch.zeros_like(self.keys)
+        self.biases = torch.zeros(shape.slots, shape.length, device=device)
+        """[slot, token] float32: added to the attention scores of each token in all layers."""
         self.lengths = [0] * shape.slots
         """Tokens in each slot."""
         self._used: set[int] = set()
@@ -76,6 +78,7 @@ class KeyValueCache:
         # A masked entry that is NaN would still make the attention of the slot's next sequence NaN.
         for tensor in (self.keys, self.values):
             tensor[:, slot, :, : self._written[slot]] = 0
+        self.biases[slot] = 0
         self.lengths[slot] = self._written[slot] = 0
         self._used.discard(slot)
 
@@ -93,14 +96,21 @@ class KeyValueCache:
             length = self.lengths[slot]
             for tensor in (self.keys, self.values):
                 tensor[:, gap, :, :length] = tensor[:, slot, :, :length]
+            self.biases[gap] = self.biases[slot]
             self.free(slot)
             self.lengths[gap] = self._written[gap] = length
             self._used.add(gap)
             moved[slot] = gap
         return moved
 
-    def rows(self, slots: Sequence[int], counts: Sequence[int]) -> "CacheRows":
+    def rows(
+        self, slots: Sequence[int], counts: Sequence[int], masks: Sequence[Tensor | None] = ()
+    ) -> "CacheRows":
         """The rows of one forward that adds `counts` tokens to the sequences in `slots`.
+
+        masks: for each row, what is added to the scores among its new tokens, in place of the causal mask:
+        (count, count) float32. Tokens that come later see the new ones as the last of them does. None, or no
+        masks at all: the causal mask.
 
         Raises ValueError for a slot that is given twice or cannot hold the tokens.
         """
@@ -111,17 +121,24 @@ class KeyValueCache:
             if start + count > self.shape.length:
                 raise ValueError(f"slot {slot} holds {self.shape.length} tokens, not {start + count}")
             self._written[slot] = max(self._written[slot], start + count)
-        return CacheRows(self, slots, starts, counts)
+        return CacheRows(self, slots, starts, counts, masks)
 
 
 class CacheRows:
     """The part of a cache that one forward pass reads and writes: a slot for each row of the batch."""
 
     def __init__(
-        self, cache: KeyValueCache, slots: Sequence[int], starts: Sequence[int], counts: Sequence[int]
+        self,
+        cache: KeyValueCache,
+        slots: Sequence[int],
+        starts: Sequence[int],
+        counts: Sequence[int],
+        masks: Sequence[Tensor | None] = (),
     ) -> None:
-        """starts: the tokens before this forward; counts: those that it adds, padding left out."""
+        """starts: the tokens before this forward; counts: those that it adds, padding left out; masks: see
+        `KeyValueCache.rows`."""
         self._cache = cache
+        self._masks = [(row, mask) for row, mask in enumerate(masks) if mask is not None]
         self.slots, self.starts, self.counts = list(slots), list(starts), list(counts)
         self.length = max(start + count for start, count in zip(starts, counts, strict=True))
         """Tokens of the longest row afterwards."""
@@ -133,11 +150,22 @@ class CacheRows:
         self._index: slice | Tensor = slice(first, first + len(self.slots)) if is_range else self._slots
 
     def mask(self, queries: int) -> Tensor:
-        """Which keys each query may see: (B, 1, Q, K) bool. Those of its row up to itself."""
+        """Which keys each query may see, those of its row up to itself: (B, 1, Q, K).
+
+        bool, or a number to add to each score where masks or biases ask for that.
+        """
         device = self._starts.device
         last = self._starts[:, None] + torch.arange(queries, device=device)
         keys = torch.arange(queries if self._fresh else self.length, device=device)
-        return (keys <= last[:, :, None])[:, None]
+        visible = (keys <= last[:, :, None])[:, None]
+        biases = self._cache.biases[self._index, : len(keys)]
+        if not self._masks and not biases.any():
+            return visible
+        added = torch.where(visible, biases[:, None, None], -torch.inf)
+        for row, mask in self._masks:
+            start, count = self.starts[row], len(mask)
+            added[row, 0, :count, start : start + count] = mask
+        return added.to(self._cache.keys.dtype)
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store the keys and values of new tokens, each (B, H, Q, d), in the cache of a layer.
@@ -155,6 +183,9 @@ class CacheRows:
         """Count the new tokens. Until then, the next forward overwrites them."""
         for slot, start, count in zip(self.slots, self.starts, self.counts, strict=True):
             self._cache.lengths[slot] = start + count
+        for row, mask in self._masks:
+            start = self.starts[row]
+            self._cache.biases[self.slots[row], start : start + len(mask)] = mask[-1]
 
     @property
     def _fresh(self) -> bool:

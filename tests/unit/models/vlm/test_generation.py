@@ -153,6 +153,34 @@ def test_a_prompt_may_be_prefilled_in_parts() -> None:
     torch.testing.assert_close(prefill(model(), shared, parts[1:], [1]), whole, rtol=0, atol=1e-4)
 
 
+def test_a_mask_that_counts_copies_equals_copies() -> None:
+    """The text sees a token with the logarithm of 3 added to its scores as three equal tokens."""
+    text = prompt("no picture")
+    length = len(text) + 1
+    embedded = torch.cat([visual((1,))[0], text.embedded])
+    positions = torch.arange(length)
+    copies = torch.tensor([3, *[1] * len(text)])
+    expanded = ChatPrompt(embedded.repeat_interleave(copies, 0), positions.repeat_interleave(copies), 3)
+    mask = torch.zeros(length, length).masked_fill(~torch.ones(length, length).tril().bool(), -torch.inf)
+    mask[1:, 0] = torch.tensor(3.0).log()
+    counted = ChatPrompt(embedded, positions, 1, mask)
+    own, shared = slots(1), slots(2)
+    scores = prefill(model(), own, [expanded], [0])
+    both = prefill(model(), shared, [prompt("several turns"), counted], [0, 1])
+    torch.testing.assert_close(both[1], scores[0], rtol=0, atol=1e-4)
+    scores = decode(model(), own, [30], [length], [0])
+    both = decode(model(), shared, [30, 30], [60, length], [0, 1])
+    torch.testing.assert_close(both[1], scores[0], rtol=0, atol=1e-4)
+    plain = ChatPrompt(embedded, positions, 1)
+    assert not torch.allclose(
+        prefill(model(), slots(1), [plain], [0])[0], prefill(model(), slots(1), [counted], [0])[0]
+    )
+    # A row without a mask is not changed by one that has it.
+    alone = slots(1)
+    prefill(model(), alone, [prompt("several turns")], [0])
+    torch.testing.assert_close(both[0], decode(model(), alone, [30], [60], [0])[0], rtol=0, atol=1e-4)
+
+
 def test_sequences_join_and_leave_between_steps() -> None:
     """The steps of a scheduler: one sequence more at each step, and compaction where one leaves."""
     shared, waiting = slots(3), [sequence(chat, SamplingOptions(3 + i)) for i, chat in enumerate(CHATS)]

@@ -75,6 +75,30 @@ def test_each_query_sees_its_row_up_to_itself() -> None:
     assert fresh[1, 0].equal(torch.ones(3, 3, dtype=torch.bool).tril())
 
 
+def test_a_mask_takes_the_place_of_the_causal_one() -> None:
+    cache = filled()
+    own = torch.tensor([[0.0, 1.0], [2.0, 3.0]])
+    rows = cache.rows([1, 0], [2, 1], [own, None])
+    mask = rows.mask(2)[:, 0]
+    hidden = -torch.inf
+    assert mask[0].tolist() == [[0, 0, 1, hidden], [0, 2, 3, hidden]]
+    assert mask[1].tolist() == [[0, 0, 0, 0], [0, 0, 0, 0]]
+    rows.commit()
+    # Later tokens see those of the mask as its last one does, and the slot's next sequence does not.
+    assert cache.rows([1], [1]).mask(1)[0, 0].tolist() == [[0, 2, 3, 0]]
+    assert cache.rows([0], [1]).mask(1).dtype == torch.bool
+    cache.free(0)
+    assert cache.compact() == {3: 0}
+    cache.free(1)
+    assert cache.biases.eq(0).all()
+    moved = filled()
+    later = moved.rows([3], [2], [own])
+    later.commit()
+    moved.free(2)
+    assert moved.compact() == {3: 2}
+    assert moved.biases[2].tolist() == [0, 0, 0, 0, 0, 2, 3, 0]
+
+
 def test_tokens_that_were_not_committed_are_overwritten() -> None:
     cache = filled()
     rows = cache.rows([0], [1])
