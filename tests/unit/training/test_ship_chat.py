@@ -5,7 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from foveate.core.plan import Plan
 from foveate.models.vlm import checkpoint
+from foveate.models.vlm.runner import ChatRunner
+from foveate.models.vlm.sampling import SamplingOptions
+from foveate.models.vlm.tokenizer import ImagePart, Turn
 from foveate.models.weights import hub
 from tests.support import chat_models
 
@@ -53,3 +57,10 @@ def test_a_run_is_shipped(tmp_path: Path) -> None:
     similarity = torch.cosine_similarity(features[..., :192], expected[..., :192], -1)
     assert similarity.mean() > 0.999
     assert torch.cosine_similarity(features[..., 192:], expected[..., 192:], -1).mean() > 0.99
+    # And the shipped model answers.
+    runner = ChatRunner(read, slots=1, slot_tokens=256)
+    turns = (Turn("user", (ImagePart(), "what is left of the fox?")),)
+    for plan, count in (("full", 196), ("vit-t-chat/pool:49", 49)):
+        answer = runner.answer([image[0].numpy()], turns, Plan.parse(plan, runner.full), SamplingOptions(3))
+        assert answer.visual_tokens == count
+        assert 1.2 < answer.cost.encoder < 1.4

@@ -94,9 +94,9 @@ def write(
 def read(name: str, folder: Traversable | None = None, trunk: Checkpoint | None = None) -> ChatCheckpoint:
     """Read a vision-language model from a folder (None: the zoo).
 
-    trunk: the trunk where it is loaded already, in float32. The tower then shares the memory of its first
-    blocks. Raises SetupError, one sentence, for files that are missing, damaged or do not fit each other, and
-    where transformers is not installed.
+    trunk: the trunk where it is loaded already. The tower then shares the memory of its first blocks, unless
+    the trunk was converted from float32. Raises SetupError, one sentence, for files that are missing, damaged
+    or do not fit each other, and where transformers is not installed.
     """
     files = folder or zoo.shipped()
     card = read_card(name, files)
@@ -104,7 +104,7 @@ def read(name: str, folder: Traversable | None = None, trunk: Checkpoint | None 
     _check_tokenizer(tokenizer, card)
     with as_file(files / f"{name}.safetensors") as path:
         state = tensors(path)
-    own = trunk if trunk is not None and trunk.name == card.trunk else hub.load(card.trunk, folder=folder)
+    own = trunk if trunk is not None and _is_shareable(trunk, card) else hub.load(card.trunk, folder=folder)
     tower = _tower(card, own, state)
     model = _model(card, {n: v for n, v in state.items() if not n.startswith(TRUNK)})
     return ChatCheckpoint(card, own, tower, model, tokenizer)
@@ -118,6 +118,11 @@ def read_card(name: str, folder: Traversable | None = None) -> ChatCard:
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SetupError(f"{file} is not a readable model card: {error}") from error
     return ChatCard.read(table, file)
+
+
+def _is_shareable(trunk: Checkpoint, card: ChatCard) -> bool:
+    """Whether a loaded model is the trunk of a card, as it was read."""
+    return trunk.name == card.trunk and next(trunk.model.parameters()).dtype == torch.float32
 
 
 def _tower(card: ChatCard, trunk: Checkpoint, state: Mapping[str, Tensor]) -> VisionTower:

@@ -30,7 +30,7 @@ class TowerFeatures:
 
     @property
     def tokens(self) -> int:
-        """Tokens after the last block, without prefix."""
+        """Tokens after the last block, without prefix. Those of a count of 0 are padding."""
         return self.counts.shape[1]
 
 

@@ -60,6 +60,9 @@ def test_the_tower_shares_the_memory_of_a_loaded_trunk(folder: Path) -> None:
         name = f"blocks.{index}.mlp.fc1.weight"
         assert (own[name].data_ptr() == others[name].data_ptr()) is (index < EARLY)
     assert own["pos_embed"].data_ptr() == others["pos_embed"].data_ptr()
+    trunk.model.bfloat16()
+    again = checkpoint.read(NAME, folder, trunk=trunk).tower.trunk.state_dict()
+    assert all(again[name].equal(value) for name, value in own.items())
 
 
 def test_reading_changes_no_random_numbers(folder: Path) -> None:
