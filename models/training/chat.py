@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from foveate.models.compression.cells import cell_weights
+from foveate.models.layers.cells import cell_weights
 from foveate.models.vlm.decoder import DecoderSpec
 from foveate.models.vlm.model import VisionLanguageModel
 from foveate.models.vlm.projector import ProjectorSpec, grid_positions

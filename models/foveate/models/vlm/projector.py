@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from foveate.models.layers.cells import grid_positions as grid_positions
+
 OCTAVES = 4
 COORDINATES = 4 * OCTAVES
 """Numbers that describe a position."""
@@ -41,12 +43,6 @@ class PatchStates:
     """(B, P, S) float32, positive: the weight of each patch, for each head's share of the hidden numbers."""
     positions: Tensor
     """(P, 2) or (B, P, 2) float32: x and y of the patches' centres, 0 to 1."""
-
-
-def grid_positions(rows: int, columns: int) -> Tensor:
-    """x and y of the centres of a grid's cells: (rows * columns, 2) float32 in 0..1, row by row."""
-    y, x = torch.meshgrid((torch.arange(rows) + 0.5) / rows, (torch.arange(columns) + 0.5) / columns, indexing="ij")
-    return torch.stack([x, y], -1).reshape(-1, 2)
 
 
 def coordinates(positions: Tensor) -> Tensor:
