@@ -1,7 +1,7 @@
 """The runner of a vision-language model: pictures and turns of a chat to answers, under a plan."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 
@@ -10,10 +10,11 @@ from torch import Tensor
 
 from foveate.core.errors import BadPlan, BadRequest, FoveateError, RunFailed
 from foveate.core.plan import Plan, Precision
+from foveate.models.compression import create
+from foveate.models.layers.visual_tokens import Compression, CompressionContext
 from foveate.models.runners.base import BaseRunner, Pixels, check_model
 from foveate.models.vlm import generation
 from foveate.models.vlm.checkpoint import ChatCheckpoint
-from foveate.models.vlm.compression_seam import Compression, CompressionContext, create
 from foveate.models.vlm.cost import ChatCost, ChatLoad, ChatParts, chat_cost
 from foveate.models.vlm.generation import (
     AnswerPiece,
@@ -26,7 +27,7 @@ from foveate.models.vlm.generation import (
 from foveate.models.vlm.key_value_cache import CacheShape, KeyValueCache
 from foveate.models.vlm.sampling import SamplingOptions, TokenChoice
 from foveate.models.vlm.tokenizer import ImagePart, Turn
-from foveate.models.vlm.visual_tokens import PictureFeatures, VisualTokens, visual_tokens
+from foveate.models.vlm.visual_tokens import PictureFeatures, VisualTokens, prompt_mask, visual_tokens
 
 SLOTS, SLOT_TOKENS = 8, 1024
 """Defaults of the key/value cache: sequences at once, and tokens of each."""
@@ -147,7 +148,9 @@ class ChatRunner(BaseRunner):
 
     def prompt(self, turns: Sequence[Turn], visual: Sequence[VisualTokens]) -> ChatPrompt:
         """The prompt of a chat. Raises BadRequest for another number of pictures, or if it is too long."""
-        prompt = build_prompt(self.model, self.tokenizer.chat(turns), [each.tokens for each in visual])
+        ids = self.tokenizer.chat(turns)
+        prompt = build_prompt(self.model, ids, [each.tokens for each in visual])
+        prompt = replace(prompt, mask=prompt_mask(ids, visual))
         check_fits(prompt, self.cache)
         return prompt
 

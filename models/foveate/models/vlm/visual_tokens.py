@@ -6,9 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from foveate.models.vlm.compression_seam import Compression, PatchVectors, QuestionTokens, VisualAssignment
+from foveate.models.layers.cells import grid_positions
+from foveate.models.layers.visual_tokens import Compression, PatchVectors, QuestionTokens, VisualAssignment
 from foveate.models.vlm.model import VisionLanguageModel
-from foveate.models.vlm.projector import PatchStates, grid_positions
+from foveate.models.vlm.projector import PatchStates
+from foveate.models.vlm.tokenizer import IMAGE
+from foveate.models.vlm.unmerging import unmerging_mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,8 @@ class VisualTokens:
     """(K, P) float32: the share of each patch in each token."""
     positions: Tensor
     """(K, 2) float32: x and y of each token, 0 to 1."""
+    unmerges: bool = False
+    """Whether the decoder attends to each token as to the patches that it stands for."""
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -72,7 +77,25 @@ def visual_tokens(
     count, _, _ = features.shape
     weights = assignment.weights.expand(count, -1, -1)
     positions = assignment.positions.expand(count, -1, -1)
-    return [VisualTokens(*row) for row in zip(tokens, weights, positions, strict=True)]
+    return [VisualTokens(*row, method.unmerges) for row in zip(tokens, weights, positions, strict=True)]
+
+
+def prompt_mask(ids: Sequence[int], visual: Sequence[VisualTokens]) -> Tensor | None:
+    """What is added to the attention scores among the tokens of a prompt: (L, L) float32.
+
+    ids: as of `build_prompt`. None: the causal mask.
+    """
+    if not any(each.unmerges for each in visual):
+        return None
+    length = len(ids) + sum(len(each) - 1 for each in visual)
+    mask = torch.ones(1, 1, length, length, dtype=torch.bool, device=visual[0].weights.device).tril()
+    places = [place for place, token in enumerate(ids) if token == IMAGE]
+    before = 0
+    for place, each in zip(places, visual, strict=True):
+        if each.unmerges:
+            mask = unmerging_mask(mask, VisualAssignment(each.weights, each.positions), place + before)
+        before += len(each) - 1
+    return mask[0, 0]
 
 
 def question_tokens(model: VisionLanguageModel, questions: Sequence[Sequence[int]]) -> QuestionTokens:

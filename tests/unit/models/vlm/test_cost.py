@@ -9,7 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from foveate.models import reduction
-from foveate.models.compression.cells import cell_weights
+from foveate.models.layers.cells import cell_weights
 from foveate.models.vlm.cost import ChatLoad, ChatParts, chat_cost, encoder_macs, extend_macs
 from foveate.models.vlm.generation import ChatPrompt, decode, prefill
 from foveate.models.vlm.key_value_cache import CacheShape, KeyValueCache

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from foveate.models.compression.cells import cell_weights
+from foveate.models.layers.cells import cell_weights
 from foveate.models.vlm.projector import Projector, ProjectorSpec, grid_positions
 
 pytestmark = pytest.mark.usefixtures("inference_on_one_thread")

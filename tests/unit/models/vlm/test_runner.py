@@ -27,7 +27,10 @@ SIDE = TRUNK.image_size
 ASKED = (Turn("user", (ImagePart(), "what is left of the fox?")),)
 TEXT = (Turn("user", ("how many objects are there?",)),)
 TWO = (*ASKED, Turn("assistant", ("a teacup.",)), Turn("user", (ImagePart(), "and here?")))
-PLANS = ("full", "pool:4", "pool:9", "pool:1")
+PLANS = (
+    "full", "pool:4", "pool:9", "pool:1", "uniform:5", "random:5", "diverse:4", "guided:4", "merge:7",
+    "resolution:4", "none",
+)  # fmt: skip
 SHORT = SamplingOptions(8)
 
 
@@ -162,9 +165,37 @@ def test_features_serve_every_method_of_their_size(runner: ChatRunner) -> None:
     encoded = runner.encode(runner.stack([picture()], runner.full), runner.full)
     for text in PLANS:
         chosen = plan(runner, text)
-        cached = runner.visual_tokens(encoded, chosen, ["fox?"])[0]
+        if runner.encoded_size(chosen) != SIDE:
+            continue
+        cached = runner.visual_tokens(encoded, chosen, [last_question(ASKED)])[0]
         again = runner.answer([picture()], ASKED, chosen, SHORT).visual[0]
         torch.testing.assert_close(cached.tokens, again.tokens)
+
+
+def test_merged_tokens_are_seen_as_their_patches(runner: ChatRunner) -> None:
+    plain, unmerged = plan(runner, "merge:4"), plan(runner, "merge:4:unmerge")
+    features = runner.encode(runner.stack([picture(), picture(1)], plain), plain)
+    for chosen in (plain, unmerged):
+        visual = runner.visual_tokens(features, chosen, ["", ""])
+        prompt = runner.prompt(TWO, visual)
+        assert (prompt.mask is None) is (chosen is plain)
+        if prompt.mask is not None:
+            counts = torch.cat([(each.weights > 0).sum(1) for each in visual]).float()
+            seen = prompt.mask[-1].exp()
+            assert sorted(seen[seen > 1.001].tolist()) == pytest.approx(sorted(counts[counts > 1].tolist()))
+    requests = [ChatRequest([picture(), picture(1)], TWO, SHORT), ChatRequest([], TEXT, SHORT)]
+    together = runner.answers(requests, unmerged)
+    for request, got in zip(requests, together, strict=True):
+        alone = runner.answer(request.pictures, request.turns, unmerged, SHORT)
+        assert [choice.token for choice in answered(got).choices] == [
+            choice.token for choice in alone.choices
+        ]
+
+
+def test_a_smaller_picture_costs_less(runner: ChatRunner) -> None:
+    small = plan(runner, "resolution:4")
+    assert runner.encoded_size(small) == 32
+    assert runner.cost(small, 9).encoder < runner.cost(plan(runner, "pool:4"), 9).encoder
 
 
 @pytest.mark.parametrize("size", [64, 48, 32])

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from foveate.models.vlm.compression_seam import CompressionContext, create
+from foveate.models.compression import create
+from foveate.models.layers.visual_tokens import CompressionContext
 from foveate.models.vlm.projector import grid_positions
 from foveate.models.vlm.visual_tokens import PictureFeatures, question_tokens, visual_tokens
 from tests.support import chat_models
@@ -19,7 +20,9 @@ def features(count: int = 3) -> list[PictureFeatures]:
     return [PictureFeatures(torch.randn(16, 2 * TRUNK.width), None, 4) for _ in range(count)]
 
 
-@pytest.mark.parametrize("method", ["none", "pool:16", "pool:4", "pool:6", "pool:1"])
+@pytest.mark.parametrize(
+    "method", ["none", "pool:16", "pool:6", "uniform:5", "random:5", "diverse:4", "guided:4", "merge:7"]
+)
 def test_pictures_of_a_batch_do_not_influence_each_other(method: str) -> None:
     model, compression = chat_models.model(300), create(method, CONTEXT)
     together = visual_tokens(model, features(), compression, [[9]] * 3)
