@@ -7,6 +7,7 @@ import torch
 
 from foveate.core.plan import Plan
 from foveate.models.vlm import checkpoint
+from foveate.models.vlm.generation import prefill
 from foveate.models.vlm.runner import ChatRunner
 from foveate.models.vlm.sampling import SamplingOptions
 from foveate.models.vlm.tokenizer import ImagePart, Turn
@@ -16,9 +17,10 @@ from tests.support import chat_models
 pytest.importorskip("cv2")
 
 from training.chat import ChatTraining
-from training.chat_batches import features_of
+from training.chat_batches import features_of, pack
 from training.chat_cache import EARLY_BLOCK, SceneCache, early_tokens
 from training.chat_trunk import LateBlocks
+from training.questions import Question
 from training.ship_chat import NAME, ship
 
 MAX_BYTES = 12_000_000
@@ -64,3 +66,15 @@ def test_a_run_is_shipped(tmp_path: Path) -> None:
         answer = runner.answer([image[0].numpy()], turns, Plan.parse(plan, runner.full), SamplingOptions(3))
         assert answer.visual_tokens == count
         assert 1.2 < answer.cost.encoder < 1.4
+    # Its scores are those of the training's own forward.
+    training.model.load_state_dict(read.model.state_dict())
+    asked = Question("relation", "what is left of the fox?", "a teacup")
+    text = pack([[asked]], words, 2)
+    pool = Plan.parse("pool:49", runner.full)
+    encoded = runner.encode(image, pool)
+    visual = training.visual(encoded[0].patches[None], (7, 7), None)
+    scores = training.model.logits(training.hidden(visual, (), text))[0, len(words.encode(asked.text)) + 1]
+    prompt = runner.prompt(turns, runner.visual_tokens(encoded, pool, [asked.text]))
+    own = prefill(runner.model, runner.cache, [prompt], [0])[0]
+    torch.testing.assert_close(own, scores, rtol=0, atol=1e-4)
+    assert own.std() > 0.01
