@@ -70,6 +70,12 @@ class Projector(nn.Module):
         salience = self.salience(features).float().clamp(-MAX_SALIENCE, MAX_SALIENCE).exp()
         return PatchStates(up * F.silu(gate), salience, positions)
 
+    def each(self, patches: PatchStates) -> Tensor:
+        """The visual tokens of single patches: (B, P, D). It equals `tokens` under the identity."""
+        tokens: Tensor = self.out(self.norm(patches.hidden))
+        places: Tensor = self.where(coordinates(patches.positions).to(tokens.dtype))
+        return tokens + places
+
     def tokens(self, patches: PatchStates, weights: Tensor, positions: Tensor) -> Tensor:
         """Visual tokens (B, K, D).
 
@@ -78,8 +84,12 @@ class Projector(nn.Module):
         """
         spec = self.spec
         salience = patches.salience
-        weighted = patches.hidden.float().unflatten(-1, (spec.salience_heads, -1)) * salience.unsqueeze(-1)
+        batch, count, _ = patches.hidden.shape
+        shares = patches.hidden.float().view(batch, count, spec.salience_heads, -1)
+        weighted = shares * salience.unsqueeze(-1)
         total = torch.matmul(weights, salience).unsqueeze(-1)
-        hidden = torch.matmul(weights, weighted.flatten(2)).unflatten(-1, (spec.salience_heads, -1)) / total
-        tokens: Tensor = self.out(self.norm(hidden.flatten(2).float()))
-        return tokens + self.where(coordinates(positions).to(tokens.dtype))
+        summed = torch.matmul(weights, weighted.flatten(2))
+        hidden = (summed.view(batch, -1, *shares.shape[2:]) / total).flatten(2)
+        tokens: Tensor = self.out(self.norm(hidden.to(self.out.weight.dtype)))
+        places: Tensor = self.where(coordinates(positions).to(tokens.dtype))
+        return tokens + places

@@ -6,6 +6,7 @@ text cannot end its turn.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -62,6 +63,11 @@ class ChatTokenizer:
         """The text of an answer, without marks and without the space before it."""
         return str(self.tokenizer.decode([i for i in ids if i >= len(MARKS)])).strip()
 
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes of a token: a part of UTF-8 text, not always whole characters. A mark has none."""
+        text = "" if token < len(MARKS) else self.tokenizer.id_to_token(token) or ""
+        return bytes(_byte_values()[character] for character in text)
+
     def chat(self, turns: Sequence[Turn]) -> list[int]:
         """The tokens of a chat, up to where the next answer begins. Each picture is one IMAGE token."""
         ids: list[int] = []
@@ -71,3 +77,15 @@ class ChatTokenizer:
                 ids += [IMAGE] if isinstance(part, ImagePart) else self.encode(part)
             ids.append(END)
         return [*ids, ASSISTANT]
+
+
+@cache
+def _byte_values() -> dict[str, int]:
+    """The byte that each character of a byte-level token stands for (GPT-2, section 2.2).
+
+    A printable byte is its own Latin-1 character; the others follow each other from U+0100 on.
+    """
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = [byte for byte in range(256) if byte not in printable]
+    values = {chr(byte): byte for byte in printable}
+    return values | {chr(256 + place): byte for place, byte in enumerate(others)}
