@@ -25,7 +25,7 @@ from foveate.models.vlm.decoder import DecoderSpec
 from foveate.models.vlm.model import VisionLanguageModel
 from foveate.models.vlm.projector import ProjectorSpec, grid_positions
 from foveate.models.vlm.tokenizer import USER, ChatTokenizer
-from training.chat_batches import BatchStream, ChatBatch, TextBatch, attention_mask, pack
+from training.chat_batches import BatchStream, ChatBatch, PackedTexts, attention_mask, pack
 from training.chat_cache import SceneCache, read_cache
 from training.chat_trunk import BACKGROUND, BACKGROUND_WEIGHT, GRID
 from training.fit import TrainingRun, fit
@@ -113,7 +113,7 @@ class ChatTraining(nn.Module):
         return projector.tokens(projector.patches(features, places), weights, grid_positions(*grid))
 
     def hidden(
-        self, visual: Tensor | None, system: Sequence[int], text: TextBatch, pictures: int = 1
+        self, visual: Tensor | None, system: Sequence[int], text: PackedTexts, pictures: int = 1
     ) -> Tensor:
         """The hidden states of the text (B, T, D) behind the system prompt and the visual tokens.
 

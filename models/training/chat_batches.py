@@ -30,7 +30,7 @@ ORDINALS = ("first", "second")
 
 
 @dataclass(frozen=True, slots=True)
-class TextBatch:
+class PackedTexts:
     """Texts behind a prefix of P tokens, each a row of several questions with their answers."""
 
     ids: Tensor
@@ -61,7 +61,7 @@ class ChatBatch:
     """(B * pictures, K) int64: the patches that are the visual tokens."""
     system: list[int]
     """Tokens of the system prompt, marks included; empty for none."""
-    text: TextBatch
+    text: PackedTexts
     questions: list[list[Question]]
 
 
@@ -75,7 +75,7 @@ def shares_at(progress: float) -> Mapping[str, float]:
 
 def pack(
     rows: Sequence[Sequence[Question]], tokenizer: ChatTokenizer, start: int, *, chained: bool = False
-) -> TextBatch:
+) -> PackedTexts:
     """The questions of each row behind a common prefix.
 
     start: the position of the first token after the prefix, which ends within the first user's turn.
@@ -83,32 +83,32 @@ def pack(
     """
     columns: list[tuple[list[int], ...]] = []
     for questions in rows:
-        ids: list[int] = []
-        positions: list[int] = []
-        segments: list[int] = []
-        targets: list[int] = []
-        weights: list[int] = []
+        tokens: list[int] = []
+        places: list[int] = []
+        owners: list[int] = []
+        answers: list[int] = []
+        sizes: list[int] = []
         for number, question in enumerate(questions):
             asked = [*tokenizer.encode(question.text), END, ASSISTANT]
             if chained and number:
                 asked.insert(0, USER)
             answer = [*tokenizer.encode(question.answer), END]
-            first = start + len(ids) if chained else start
-            ids += asked + answer
+            first = start + len(tokens) if chained else start
+            tokens += asked + answer
             length = len(asked) + len(answer)
-            positions += range(first, first + length)
-            segments += [0 if chained else number] * length
-            targets += [-100] * (len(asked) - 1) + answer + [-100]
-            weights += [len(answer)] * length
-        columns.append((ids, positions, segments, targets, weights))
+            places += range(first, first + length)
+            owners += [0 if chained else number] * length
+            answers += [-100] * (len(asked) - 1) + answer + [-100]
+            sizes += [len(answer)] * length
+        columns.append((tokens, places, owners, answers, sizes))
     length = max(len(row[0]) for row in columns)
     length = -(-length // 8) * 8
     fill = (PAD, 0, -1, -100, 1)
-    padded = [
+    ids, positions, segments, targets, lengths = (
         torch.tensor([row[i] + [value] * (length - len(row[i])) for row in columns])
         for i, value in enumerate(fill)
-    ]
-    return TextBatch(*padded[:4], padded[4].float() ** -0.5)
+    )
+    return PackedTexts(ids, positions, segments, targets, lengths.float() ** -0.5)
 
 
 def attention_mask(prefix: int, segments: Tensor) -> Tensor:

@@ -17,8 +17,7 @@ from foveate.models.vlm.model import VisionLanguageModel
 from foveate.models.vlm.tokenizer import ChatTokenizer
 from foveate.models.weights import hub
 from training.chat import ChatTraining
-from training.chat_cache import EARLY_BLOCK, TRUNK
-from training.chat_trunk import LateBlocks
+from training.chat_trunk import EARLY_BLOCK, TRUNK, MultiTrunk, read_trunk
 from training.ship import ROOT, ZOO
 
 NAME = "vit-t-chat"
@@ -29,17 +28,14 @@ SOURCE = (
 DESCRIPTION = "answers questions about synthetic scenes of emoji, not photographs"
 
 
-def late_parameters(blocks: LateBlocks) -> dict[str, Tensor]:
-    """The fine-tuned blocks and the final norm, under the trunk's names."""
-    late = {}
-    for name, value in blocks.state_dict().items():
-        kind, _, rest = name.partition(".")
-        if kind == "blocks":
-            index, _, parameter = rest.partition(".")
-            late[f"blocks.{EARLY_BLOCK + int(index)}.{parameter}"] = value
-        elif kind == "norm":
-            late[name] = value
-    return late
+def tuned_parameters(model: MultiTrunk) -> dict[str, Tensor]:
+    """What the fine-tuning changed, under the trunk's names: last blocks and norm, changes by low rank."""
+    tuned: dict[str, Tensor] = {}
+    for name, parameter in model.trunk.named_parameters():
+        if parameter.requires_grad:
+            # X.parametrizations.weight.0.up changes X.weight.
+            tuned[name.replace(".parametrizations.weight.0.", ".weight.")] = parameter.detach()
+    return tuned
 
 
 def decoder_spec(model: VisionLanguageModel) -> DecoderSpec:
@@ -59,8 +55,6 @@ def decoder_spec(model: VisionLanguageModel) -> DecoderSpec:
 def ship(run: Path, folder: Path) -> None:
     """Write the model of a run's last checkpoints to a folder."""
     trunk = hub.load(TRUNK)
-    blocks = LateBlocks(trunk.model)
-    blocks.load_state_dict(torch.load(run / "trunk.pt", weights_only=True)["head"])
     tokenizer = ChatTokenizer.from_file(run / "tokenizer.json")
     training = ChatTraining(tokenizer, blind=False)
     training.load_state_dict(torch.load(run / "chat.pt", weights_only=True)["head"])
@@ -75,7 +69,7 @@ def ship(run: Path, folder: Path) -> None:
         licence=trunk.licence,
         source=SOURCE,
     )
-    checkpoint.write(folder, card, late_parameters(blocks), training.model, tokenizer)
+    checkpoint.write(folder, card, tuned_parameters(read_trunk(run)), training.model, tokenizer)
 
 
 def main() -> None:

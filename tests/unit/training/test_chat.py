@@ -5,7 +5,7 @@ import torch
 
 from foveate.models.vlm.tokenizer import ChatTokenizer
 from training.chat import ChatTraining, cell_classes
-from training.chat_batches import ChatBatch, TextBatch, pack
+from training.chat_batches import ChatBatch, PackedTexts, pack
 from training.chat_tokenizer import trained_tokenizer
 from training.chat_trunk import BACKGROUND
 from training.questions import Question
@@ -28,7 +28,7 @@ def tokenizer() -> ChatTokenizer:
 
 
 def batch_of(
-    text: TextBatch, grid: tuple[int, int] | None, selected: torch.Tensor | None = None
+    text: PackedTexts, grid: tuple[int, int] | None, selected: torch.Tensor | None = None
 ) -> ChatBatch:
     features = torch.randn(2, 196, 384, generator=torch.Generator().manual_seed(1)).half()
     return ChatBatch([0, 1], 1, features, grid, selected, [], text, QUESTIONS)
@@ -92,7 +92,7 @@ def test_a_few_steps_learn_the_answers_of_a_batch(tokenizer: ChatTokenizer) -> N
     for _ in range(12):
         with torch.autocast("cpu", torch.bfloat16):
             loss = training.loss(batch, targets)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         for optimiser in optimisers:
             optimiser.step()
             optimiser.zero_grad()

@@ -17,9 +17,9 @@ from tests.support import chat_models
 pytest.importorskip("cv2")
 
 from training.chat import ChatTraining
-from training.chat_batches import features_of, pack
-from training.chat_cache import EARLY_BLOCK, SceneCache, early_tokens
-from training.chat_trunk import LateBlocks
+from training.chat_batches import pack
+from training.chat_cache import patch_features
+from training.chat_trunk import EARLY_BLOCK, MultiTrunk
 from training.questions import Question
 from training.ship_chat import NAME, ship
 
@@ -35,11 +35,12 @@ def test_a_run_is_shipped(tmp_path: Path) -> None:
     words.tokenizer.save(str(run / "tokenizer.json"))
     training = ChatTraining(words, blind=False)
     trunk = hub.load("vit-t")
-    blocks = LateBlocks(trunk.model)
-    for parameter in blocks.parameters():
-        parameter.add_(torch.randn_like(parameter) * 0.01)
+    tuned = MultiTrunk(hub.load("vit-t").model)
+    for parameter in tuned.parameters():
+        if parameter.requires_grad:
+            parameter.add_(torch.randn_like(parameter) * 0.01)
     torch.save({"head": training.state_dict()}, run / "chat.pt")
-    torch.save({"head": blocks.state_dict()}, run / "trunk.pt")
+    torch.save({"head": tuned.state_dict()}, run / "trunk.pt")
     ship(run, folder)
     assert sum(file.stat().st_size for file in folder.iterdir()) < MAX_BYTES
     read = checkpoint.read(NAME, folder, trunk=trunk)
@@ -49,11 +50,7 @@ def test_a_run_is_shipped(tmp_path: Path) -> None:
         assert value.equal(original[name].half().float())
     # The tower computes the features that the training reads from its cache.
     image = torch.randint(0, 256, (1, 224, 224, 3), dtype=torch.uint8)
-    tokens = early_tokens(trunk.model, image)
-    cache = SceneCache([tokens.half().numpy()], [()], torch.zeros(1, 196).numpy())
-    with torch.autocast("cpu", torch.bfloat16):
-        late = blocks.eval().features(tokens).half().numpy()
-    expected = torch.from_numpy(features_of(cache, [late], [0])).float()
+    expected = patch_features(tuned.eval(), image)
     pixels = (image.permute(0, 3, 1, 2) / 255 - 0.5) / 0.5
     features = read.tower(pixels).patches
     similarity = torch.cosine_similarity(features[..., :192], expected[..., :192], -1)

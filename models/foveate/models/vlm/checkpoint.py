@@ -1,7 +1,8 @@
 """Vision-language models on disk: NAME.toml, NAME.safetensors and NAME.tokenizer.json in one folder.
 
-The weights hold what the trunk does not: the fine-tuned last blocks of the tower, the projector and the
-decoder, in float16. The tower's first blocks are those of the trunk, a shipped model of its own.
+The weights hold what the trunk does not, in float16: the fine-tuned last blocks of the tower, the changes of
+its first blocks by low rank (LoRA, arXiv 2106.09685, section 4.1), the projector and the decoder. The trunk
+is a shipped model of its own.
 """
 
 import hashlib
@@ -31,6 +32,8 @@ from foveate.models.zoo import CheckpointCard
 
 TRUNK = "trunk."
 """The prefix of the tower's fine-tuned parameters. After it, they have the trunk's own names."""
+UP, DOWN = ".up", ".down"
+"""After the name of a matrix: two thin matrices, whose product is added to it."""
 TIED = "decoder.lm_head.weight"
 """The decoder's output embeddings are its input embeddings, and are not stored."""
 
@@ -75,7 +78,8 @@ def write(
 ) -> None:
     """Write a vision-language model in float16.
 
-    late: the fine-tuned parameters of the tower, under the trunk's names. Raises SetupError for weights that
+    late: the fine-tuned parameters of the tower, under the trunk's names; with UP and DOWN, changes by low
+    rank. Raises SetupError for weights that
     float16 cannot hold, and for a tokenizer that does not fit the decoder.
     """
     _check_tokenizer(tokenizer, card)
@@ -133,8 +137,9 @@ def _tower(card: ChatCard, trunk: Checkpoint, state: Mapping[str, Tensor]) -> Vi
             f"{card.name} was trained on other weights of {card.trunk}: its card has the digest "
             f"{card.trunk_digest[:12]}, and the blocks of {card.trunk} have {digest[:12]}"
         )
-    late = {name.removeprefix(TRUNK): value for name, value in state.items() if name.startswith(TRUNK)}
-    own = shared_parameters(trunk.model, card.early_block)
+    tuned = {name.removeprefix(TRUNK): value for name, value in state.items() if name.startswith(TRUNK)}
+    late = {name: value for name, value in tuned.items() if not name.endswith((UP, DOWN))}
+    own = _changed(shared_parameters(trunk.model, card.early_block), tuned, card)
     # A tower has no classifier, and nothing that stands before one.
     config = replace(trunk.config, classes=0, projection=0, pool="avg", fc_norm=False)
     tower = attach(CheckpointCard(card.name, config), own | late, f"{card.name}.safetensors")
@@ -145,6 +150,18 @@ def _tower(card: ChatCard, trunk: Checkpoint, state: Mapping[str, Tensor]) -> Vi
             f"gives {features.width}"
         )
     return features.eval()
+
+
+def _changed(own: dict[str, Tensor], tuned: Mapping[str, Tensor], card: ChatCard) -> dict[str, Tensor]:
+    """The trunk's parameters with the changes of those that have some; the others are not copied."""
+    changed = dict(own)
+    for name in sorted(each.removesuffix(DOWN) for each in tuned if each.endswith(DOWN)):
+        up, down = tuned.get(name + UP), tuned[name + DOWN]
+        fits = name in own and up is not None and (len(up), down.shape[-1]) == tuple(own[name].shape)
+        if up is None or not fits or up.shape[-1] != len(down):
+            raise SetupError(f"{card.name}.safetensors does not fit the trunk: the change of {name}")
+        changed[name] = own[name].float() + up.float() @ down.float()
+    return changed
 
 
 def _model(card: ChatCard, state: Mapping[str, Tensor]) -> VisionLanguageModel:
