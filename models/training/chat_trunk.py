@@ -9,6 +9,7 @@ the run, half of the patches are left out of the forward, all of them background
 """
 
 import argparse
+import io
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -68,9 +70,9 @@ def compressed(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Half of the images as a JPEG shows them, since most requests are such."""
     if rng.random() < 0.5:
         return image
-    quality = int(rng.integers(70, 96))
-    _, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])
+    out = io.BytesIO()
+    Image.fromarray(image).save(out, "JPEG", quality=int(rng.integers(70, 96)))
+    return np.asarray(Image.open(out))
 
 
 def patch_batch(scenes: list[MultiScene], images: list[np.ndarray]) -> PatchBatch:
@@ -119,9 +121,10 @@ class MultiTrunk(nn.Module):
         self.trunk = trunk.requires_grad_(False)
         self.reducer = reduction.create("none", trunk)
         if not frozen:
-            for block in trunk.blocks[:EARLY_BLOCK]:
-                for linear in (block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2):
-                    parametrize.register_parametrization(linear, "weight", LowRank(*linear.weight.shape))
+            for module in list(trunk.blocks[:EARLY_BLOCK].modules()):
+                if isinstance(module, nn.Linear):
+                    change = LowRank(module.out_features, module.in_features)
+                    parametrize.register_parametrization(module, "weight", change)
             trunk.blocks[EARLY_BLOCK:].requires_grad_(True)
             trunk.norm.requires_grad_(True)
         width = trunk.config.width
@@ -150,8 +153,8 @@ class MultiTrunk(nn.Module):
         """
         tokens = self.trunk.embed(normalise(images))
         if kept is not None:
-            index = F.pad(kept + 1, (1, 0))
-            tokens = Tokens.start(gather_tokens(tokens.x, index), 1)
+            with_class_token = F.pad(kept + 1, (1, 0))
+            tokens = Tokens.start(gather_tokens(tokens.x, with_class_token), 1)
         early = tokens
         with parametrize.cached():
             for index, block in enumerate(self.trunk.blocks):
