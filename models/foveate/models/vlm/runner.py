@@ -88,6 +88,8 @@ class ChatRunner(BaseRunner):
         self.model = checkpoint.model.to(self.device, self.dtype).eval()
         self.tokenizer = checkpoint.tokenizer
         self.full = Plan(card.name, self.tower.trunk.config.image_size, precision)
+        self.input = pixels.input
+        """How a picture becomes the tower's square input."""
         self.parts = ChatParts(self.tower.trunk.config, card.projector, card.decoder)
         length = min(slot_tokens, card.decoder.max_position_embeddings)
         self.cache = KeyValueCache(CacheShape.of(card.decoder, slots, length), self.dtype, self.device)
