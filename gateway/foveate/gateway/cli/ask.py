@@ -103,6 +103,8 @@ def answer_one(session: "ChatSession", question: str, explain: Path | None, as_j
 
     write = chat_session.no_output if as_json else chat_session.answer_writer(console)
     answered = session.ask(question, write)
+    if not as_json:
+        console.print()
     if explain is not None:
         chat_session.draw(answered, explain)
     if as_json:

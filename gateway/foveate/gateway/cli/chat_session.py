@@ -151,11 +151,10 @@ def printable(text: str) -> str:
 
 
 def show(console: Console, answered: AnsweredQuestion, with_patches: bool) -> None:
-    """Print the end of the answer's line, one line of cost and, if wanted, the patches of each picture."""
+    """Print one line of cost and, if wanted, the patches of each picture."""
     fields = answered.fields
     parts = ", ".join(f"{name} {value:.3f}" for name, value in fields["gflops_parts"].items())
     limit = ", cut at --max-tokens" if fields["finish"] == "length" else ""
-    console.print()
     console.print(
         f"[bold]{fields['plan']}[/]: {fields['visual_tokens']} visual tokens, {fields['text_tokens']} of "
         f"text, {fields['answer_tokens']} of the answer{limit}; {fields['gflops']:.3f} GFLOPs ({parts}); "

@@ -36,6 +36,8 @@ def load_chat_model(
 
 def find(name: str) -> tuple[str, Traversable]:
     """The model that a name means, and the folder with its files. Raises SetupError if there is none."""
+    if not name:
+        raise SetupError("the name of the model is empty")
     shipped, path = zoo.chat_names(), Path(name)
     if name in shipped:
         return name, zoo.shipped()
