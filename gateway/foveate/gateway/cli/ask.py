@@ -64,7 +64,7 @@ def ask(
     limit_spinning()
     with torch_needed():
         from foveate.gateway.cli import chat_session
-        from foveate.models.loading.chat_models import load_chat_model
+        from foveate.models.loading.chat_lookup import load_chat_model
     options = chat_session.SamplingOptions(max_tokens, temperature, top_p, seed, tuple(stop or ()))
     with error_console.status(f"loading {escape(model)}", spinner=spinner()):
         runner = load_chat_model(model, load_options(settings), slots=1, slot_tokens=CHAT_TOKENS)

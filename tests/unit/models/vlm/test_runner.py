@@ -262,11 +262,12 @@ def test_a_text_that_cannot_be_read_fails_alone_and_before_its_picture_runs(
 ) -> None:
     encoded: list[int] = []
     forward = runner.tower.forward
-    monkeypatch.setattr(
-        runner.tower,
-        "forward",
-        lambda images, *rest: (encoded.append(len(images)), forward(images, *rest))[1],
-    )
+
+    def counted(images: torch.Tensor, *rest: Any) -> Any:
+        encoded.append(len(images))
+        return forward(images, *rest)
+
+    monkeypatch.setattr(runner.tower, "forward", counted)
     bad = ChatRequest([picture(2)], (Turn("user", (ImagePart(), question)),), SHORT)
     good = ChatRequest([picture(1)], ASKED, SHORT)
     results = runner.answers([bad, good], plan(runner, text))

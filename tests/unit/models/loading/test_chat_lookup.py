@@ -1,4 +1,4 @@
-"""Loading of vision-language models: by name, from a folder, and what is refused."""
+"""Finding and loading vision-language models: by name, from a folder, and what is refused."""
 
 import shutil
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from foveate.core.errors import SetupError
 from foveate.models import zoo
-from foveate.models.loading.chat_models import find, load_chat_model
+from foveate.models.loading.chat_lookup import find, load_chat_model
 from foveate.models.loading.loader import LoadOptions
 from tests.support import chat_models
 from tests.support.chat_models import NAME

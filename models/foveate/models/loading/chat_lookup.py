@@ -1,4 +1,4 @@
-"""Load vision-language models by name: a shipped one, or the folder of another."""
+"""Find and load vision-language models by name: a shipped one, or the folder of another."""
 
 from importlib.resources.abc import Traversable
 from pathlib import Path
