@@ -1,6 +1,7 @@
 """`foveate ask`: answers, JSON, several turns from standard input, and errors in one sentence."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -134,3 +135,12 @@ def test_a_missing_library_is_named_with_its_extra(
         main()
     assert stopped.value.code == 2
     assert "pip install 'foveate[transformers]'" in capsys.readouterr().err
+
+
+def test_the_command_line_starts_without_torch() -> None:
+    code = (
+        "import sys, foveate.gateway.cli.main; "
+        "print(sorted({'torch', 'transformers', 'tokenizers'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
