@@ -1,4 +1,4 @@
-"""The command line: `foveate serve`, `predict`, `profile`, `train-exits`, `autoscaler` and `models`."""
+"""The command line: `foveate` serve, predict, ask, profile, train-exits, autoscaler and models."""
 
 import signal
 import sys
@@ -14,21 +14,17 @@ from rich.table import Table
 from foveate.core.default_models import PHOTO_INSTALL_COMMAND, PHOTO_MODEL, missing_photo_weights
 from foveate.core.errors import FoveateError, SetupError
 from foveate.core.settings import Settings, read_settings
+from foveate.gateway.cli.ask import ask
 from foveate.gateway.cli.autoscaler import autoscaler
 from foveate.gateway.cli.checkpoint_flags import check_model_options, model_options, with_checkpoint_flags
 from foveate.gateway.cli.default_models import with_installed_models
-from foveate.gateway.cli.model_loader import (
-    load,
-    load_options,
-    load_unprofiled,
-    ray_needed,
-    torch_needed,
-)
+from foveate.gateway.cli.model_loader import load, load_options, load_unprofiled, ray_needed, torch_needed
 from foveate.gateway.cli.terminal import (
     check_address,
     console,
     error_console,
     prepare_terminal,
+    print_error,
     print_line,
     spinner,
     start_logging,
@@ -242,6 +238,7 @@ def train_exits(
     command.show(console, agreements, options)
 
 
+app.command()(ask)
 app.command()(autoscaler)
 
 
@@ -295,5 +292,5 @@ def main() -> None:
     try:
         app()
     except FoveateError as error:
-        error_console.print(f"[red]foveate:[/] {escape(error.detail)}", highlight=False, soft_wrap=True)
+        print_error(error)
         raise SystemExit(2) from None

@@ -170,7 +170,7 @@ def start(
     slot, and Overloaded where there are too few free slots; then nothing has changed.
     """
     for sequence in sequences:
-        check_fits(sequence.prompt, cache)
+        check_fits(len(sequence.prompt), sequence.prompt.visual_tokens, cache)
     slots: list[int] = []
     try:
         for _ in sequences:
@@ -208,11 +208,11 @@ def cancel(cache: KeyValueCache, sequence: ChatSequence) -> None:
         sequence.slot = -1
 
 
-def check_fits(prompt: ChatPrompt, cache: KeyValueCache) -> None:
-    """Raise BadRequest for a prompt that leaves no room for an answer in a slot."""
-    if len(prompt) >= cache.shape.length:
+def check_fits(tokens: int, visual_tokens: int, cache: KeyValueCache) -> None:
+    """Raise BadRequest for a prompt of so many tokens that leaves no room for an answer in a slot."""
+    if tokens >= cache.shape.length:
         raise BadRequest(
-            f"the chat has {len(prompt)} tokens, {prompt.visual_tokens} of them visual, and this model takes "
+            f"the chat has {tokens} tokens, {visual_tokens} of them visual, and this model takes "
             f"{cache.shape.length - 1}: shorten the text, or use a plan with fewer visual tokens"
         )
 

@@ -88,6 +88,8 @@ class ChatRunner(BaseRunner):
         self.model = checkpoint.model.to(self.device, self.dtype).eval()
         self.tokenizer = checkpoint.tokenizer
         self.full = Plan(card.name, self.tower.trunk.config.image_size, precision)
+        self.input = pixels.input
+        """How a picture becomes the tower's square input."""
         self.parts = ChatParts(self.tower.trunk.config, card.projector, card.decoder)
         length = min(slot_tokens, card.decoder.max_position_embeddings)
         self.cache = KeyValueCache(CacheShape.of(card.decoder, slots, length), self.dtype, self.device)
@@ -151,8 +153,15 @@ class ChatRunner(BaseRunner):
         ids = self.tokenizer.chat(turns)
         prompt = build_prompt(self.model, ids, [each.tokens for each in visual])
         prompt = replace(prompt, mask=prompt_mask(ids, visual))
-        check_fits(prompt, self.cache)
+        check_fits(len(prompt), prompt.visual_tokens, self.cache)
         return prompt
+
+    def check_request(self, request: ChatRequest, plan: Plan) -> None:
+        """Raise BadRequest for a chat that cannot be answered under a plan, before anything is computed."""
+        check_pictures(request)
+        pictures, ids = len(request.pictures), self.tokenizer.chat(request.turns)
+        visual = pictures * self.method(plan).count
+        check_fits(len(ids) - pictures + visual, visual, self.cache)
 
     def sequence(self, prompt: ChatPrompt, options: SamplingOptions) -> ChatSequence:
         """The answer to a prompt, before its first token."""
@@ -256,7 +265,7 @@ class ChatRunner(BaseRunner):
         questions: list[str] = []
         for request in requests:
             try:
-                check_pictures(request)
+                self.check_request(request, plan)
                 if request.pictures:
                     pixels = self.stack(request.pictures, plan)
                     images.append(self.preprocess(pixels, self.encoded_size(plan)))

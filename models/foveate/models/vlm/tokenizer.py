@@ -4,11 +4,14 @@ A byte-level BPE encodes any text. Marks such as <|end|> in a user's text are en
 text cannot end its turn.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
+
+from foveate.core.errors import BadRequest
 
 PAD, SYSTEM, USER, ASSISTANT, IMAGE, END = range(6)
 MARKS = ("<|pad|>", "<|system|>", "<|user|>", "<|assistant|>", "<|image|>", "<|end|>")
@@ -16,6 +19,8 @@ MARKS = ("<|pad|>", "<|system|>", "<|user|>", "<|assistant|>", "<|image|>", "<|e
 
 Role = Literal["system", "user", "assistant"]
 _ROLES: dict[Role, int] = {"system": SYSTEM, "user": USER, "assistant": ASSISTANT}
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""JSON such as "\\ud83d", and command lines that are not UTF-8, give these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +59,17 @@ class ChatTokenizer:
         return int(self.tokenizer.get_vocab_size())
 
     def encode(self, text: str) -> list[int]:
-        """The tokens of a text, with a space before it and none around it. An empty text has none."""
+        """The tokens of a text, with a space before it and none around it. An empty text has none.
+
+        Raises BadRequest for a text with halves of surrogate pairs, which no UTF-8 text has.
+        """
         text = text.strip()
+        half = _SURROGATE.search(text)
+        if half is not None:
+            raise BadRequest(
+                f"the text is not valid Unicode: its character {half.start() + 1} is the lone surrogate "
+                f"U+{ord(half[0]):04X}"
+            )
         ids: list[int] = self.tokenizer.encode(f" {text}").ids if text else []
         return ids
 
@@ -69,7 +83,10 @@ class ChatTokenizer:
         return bytes(_byte_values()[character] for character in text)
 
     def chat(self, turns: Sequence[Turn]) -> list[int]:
-        """The tokens of a chat, up to where the next answer begins. Each picture is one IMAGE token."""
+        """The tokens of a chat, up to where the next answer begins. Each picture is one IMAGE token.
+
+        Raises BadRequest as `encode` does.
+        """
         ids: list[int] = []
         for turn in turns:
             ids.append(_ROLES[turn.role])

@@ -2,6 +2,7 @@
 
 import pytest
 
+from foveate.core.errors import BadRequest
 from foveate.models.vlm.tokenizer import ASSISTANT, END, IMAGE, MARKS, SYSTEM, USER, ImagePart, Turn
 from tests.support import chat_models
 
@@ -13,6 +14,18 @@ def test_any_text_encodes_and_decodes(text: str) -> None:
     assert words.decode(ids) == text.strip()
     assert min(ids) >= len(MARKS)
     assert b"".join(words.token_bytes(token) for token in ids) == f" {text.strip()}".encode()
+
+
+@pytest.mark.parametrize("text", ["\ud83e", "what \udcff?", "fox \udd8a\ud83e"])
+def test_half_of_a_surrogate_pair_is_refused(text: str) -> None:
+    words = chat_models.tokenizer()
+    with pytest.raises(BadRequest, match=r"^the text is not valid Unicode: its character [156] is "):
+        words.chat([Turn("user", (text,))])
+
+
+@pytest.mark.parametrize("text", ["", " \n\t"])
+def test_a_text_without_characters_has_no_tokens(text: str) -> None:
+    assert chat_models.tokenizer().chat([Turn("user", (text,))]) == [USER, END, ASSISTANT]
 
 
 def test_every_byte_has_a_token() -> None:
