@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from foveate.core.profile import BASELINE_REDUCERS, Measurement, Profile
+from foveate.core.profile import BASELINES, Measurement, Profile
 
 RUNG, FULL, OTHER = "#0072B2", "#D55E00", "#999999"
 """Blue, vermilion and grey of the Okabe-Ito palette, which is safe for colour-blind readers."""
-BASELINES = dict(zip(BASELINE_REDUCERS, ("#000000", "#009E73"), strict=True))
-"""Black and green of the same palette, for the lines of the baseline reducers."""
+BASELINE_COLOURS = dict(zip(BASELINES, ("#000000", "#009E73", "#CC79A7"), strict=True))
+"""Black, green and purple of the same palette, for the lines of the baselines."""
 PlanCost = Callable[[Measurement], float | None]
 
 
@@ -62,7 +62,7 @@ def _panel(axis: Any, profile: Profile, label: str, cost: PlanCost) -> None:
     rungs = sorted((cost(m) or 0, m.quality) for m in profile.ladder)
     if others:
         axis.scatter(*zip(*others, strict=True), s=14, color=OTHER, alpha=0.6, label="other plans", zorder=2)
-    for name, colour in BASELINES.items():
+    for name, colour in BASELINE_COLOURS.items():
         line = sorted(
             (cost(m) or 0, m.quality) for m in profile.measurements if m.baseline == name and cost(m)
         )
