@@ -25,7 +25,7 @@ BASELINES = tuple(dict.fromkeys((*BASELINE_REDUCERS, *BASELINE_METHODS)))
 Schedule = tuple[tuple[int, int], ...]
 """For each block, the tokens kept by pruning and then by merging, prefix included (DiffRate)."""
 MergeBlocks = tuple[tuple[float, float], ...]
-"""For each block, the cosine above which tokens merge, and the mean number of tokens left of a picture (DyMU)."""
+"""For each block, the cosine above which tokens merge, and the mean number of tokens left (DyMU)."""
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 Share = Annotated[float, Field(ge=0, le=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -112,8 +112,8 @@ class Measurement:
     """Top-1 accuracy, mean IoU of a segmentation model, or the share of right answers of a vision-language
     model, the mean over kinds of questions; None without labels."""
     gflops: Cost
-    """Billions of multiply-adds for an image, the mean; 0 if they are not known. Of a vision-language model up
-    to the first token of the answer."""
+    """Billions of multiply-adds for an image, the mean; 0 if they are not known. Of a vision-language model
+    up to the first token of the answer."""
     tokens: Count
     """Tokens left after the last block, prefix tokens included: the mean, rounded. Visual tokens of a
     vision-language model."""

@@ -28,7 +28,8 @@ def draw(profile: Profile, stem: Path) -> tuple[Path, Path]:
 
     panels: list[tuple[str, PlanCost]] = []
     if profile.full.gflops:  # 0 where it is not known
-        panels.append(("GFLOPs per image", lambda m: m.gflops))
+        until = " and question, to the first token of the answer" if profile.full.chat else ""
+        panels.append((f"GFLOPs per image{until}", lambda m: m.gflops))
     if profile.full.latency_s:
         label = f"milliseconds per image, in batches of {max(profile.full.latency_s)}"
         panels.insert(0, (label, lambda m: m.seconds and 1e3 * m.seconds))

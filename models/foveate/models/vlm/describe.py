@@ -12,7 +12,9 @@ from foveate.models.vlm.checkpoint import ChatCheckpoint
 from foveate.models.vlm.cost import ChatCost
 
 
-def describe_chat(checkpoint: ChatCheckpoint, full: Plan, cost: ChatCost, profile: Profile | None) -> ModelCard:
+def describe_chat(
+    checkpoint: ChatCheckpoint, full: Plan, cost: ChatCost, profile: Profile | None
+) -> ModelCard:
     """The card that a scheduler and `foveate models` use in place of the weights.
 
     cost: of a short question under full, for a model without a profile. Its ladder is full alone.
@@ -32,20 +34,26 @@ def describe_chat(checkpoint: ChatCheckpoint, full: Plan, cost: ChatCost, profil
         licence=card.licence,
         source=card.source,
         task="chat",
-        weights=fingerprint(*parts, *answer_texts(checkpoint), repr(profile and sorted(profile.merging.items()))),
+        weights=fingerprint(
+            *parts, *answer_texts(checkpoint), repr(profile and sorted(profile.merging.items()))
+        ),
     )
 
 
 def answer_texts(checkpoint: ChatCheckpoint) -> tuple[str, str]:
     """What answers depend on beside the weights: the tokenizer, and how pixels are prepared."""
     pixels = checkpoint.pixels
-    return checkpoint.tokenizer.tokenizer.to_str(), repr((pixels.mean, pixels.std, checkpoint.tower.trunk.config))
+    return checkpoint.tokenizer.tokenizer.to_str(), repr(
+        (pixels.mean, pixels.std, checkpoint.tower.trunk.config)
+    )
 
 
 def merge_thresholds(merging: Mapping[int, MergeBlocks]) -> dict[int, MergeThresholds]:
     """The thresholds that a profile holds, by the number of visual tokens."""
     return {
-        count: MergeThresholds(count, tuple(cosine for cosine, _ in blocks), tuple(left for _, left in blocks))
+        count: MergeThresholds(
+            count, tuple(cosine for cosine, _ in blocks), tuple(left for _, left in blocks)
+        )
         for count, blocks in merging.items()
     }
 

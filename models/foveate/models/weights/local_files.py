@@ -107,7 +107,9 @@ def chat_weights(path: Path) -> Path | None:
         return path if path.suffix == SUFFIX and path.with_suffix(f".{zoo.TOKENIZER}").is_file() else None
     names = zoo.chat_names(path)
     if len(names) > 1:
-        raise SetupError(f"{path} holds {len(names)} models, {', '.join(names)}: name the {SUFFIX} file of one")
+        raise SetupError(
+            f"{path} holds {len(names)} models, {', '.join(names)}: name the {SUFFIX} file of one"
+        )
     return path / f"{names[0]}{SUFFIX}" if names else None
 
 
