@@ -40,8 +40,8 @@ class ChatModelLoader:
         """Load a model with its profile. Raises SetupError for a model that is to be served."""
         if warm_ladder:
             raise SetupError(
-                f"{name} answers questions about pictures, and cannot be served over HTTP yet: "
-                "foveate profile measures it"
+                f"{name} answers questions about pictures, and cannot be served over HTTP yet: ask it with "
+                "foveate ask"
             )
         model, precision, device = _fetch(name, options)
         setting = current_setting(device, precision)

@@ -24,7 +24,7 @@ from foveate.core.profile import (
     mark_rungs,
 )
 from foveate.models import compression
-from foveate.models.layers.visual_tokens import COUNTS, CompressionContext
+from foveate.models.layers.visual_tokens import CompressionContext
 from foveate.models.loading.loader import UnprofiledModel
 from foveate.models.loading.machine import current_setting
 from foveate.models.profiling.budget import TimeBudget
@@ -66,8 +66,9 @@ def chat_plans(runner: ChatRunner) -> tuple[Plan, ...]:
     side = full.image_size // config.patch_size
     offered = compression.candidates(CompressionContext((side, side), config.patch_size))
     plans = [replace(full, reducer=text) for texts in offered.values() for text in texts]
-    order = {count: place for place, count in enumerate((*COUNT_ORDER, *COUNTS))}
-    return (full, *sorted(plans, key=lambda plan: order.get(runner.method(plan).count, len(order))))
+    order = {count: place for place, count in enumerate(COUNT_ORDER)}
+    below = [plan for plan in plans if plan != full]
+    return (full, *sorted(below, key=lambda plan: order.get(runner.method(plan).count, len(order))))
 
 
 def measure_chat(
