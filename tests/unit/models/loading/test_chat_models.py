@@ -71,5 +71,5 @@ def test_siblings_are_refused(folder: Path) -> None:
 def test_a_folder_of_several_models_is_refused(folder: Path) -> None:
     for kind in ("toml", "safetensors", "tokenizer.json"):
         (folder / f"other.{kind}").write_bytes((folder / f"{chat_models.NAME}.{kind}").read_bytes())
-    with pytest.raises(SetupError, match="holds 2 models, other, vit-x-chat: name the .safetensors file"):
+    with pytest.raises(SetupError, match=r"holds 2 models, other, vit-x-chat: name the \.safetensors file"):
         loader_for(str(folder))

@@ -87,5 +87,5 @@ def test_plans_that_encode_alike_share_features(runner: ChatRunner) -> None:
 def test_a_question_that_is_too_long_is_refused(runner: ChatRunner, tmp_path: Path) -> None:
     write_folder(tmp_path)
     (tmp_path / "questions.jsonl").write_text(f'{{"image": "0.png", "question": "{"x y " * 200}"}}')
-    with pytest.raises(SetupError, match="'x y x y .*beside a picture: shorten it"):
+    with pytest.raises(SetupError, match=r"'x y x y .*beside a picture: shorten it"):
         ChatEvaluator(runner, decoded(question_folder(tmp_path)))
