@@ -42,7 +42,7 @@ def trained_blind(log_file: Path) -> Figures:
     last = next((checked for checked in reversed(rows) if "mean" in checked), None)
     if last is None:
         raise ValueError(f"{log_file} has no check")
-    shares = {kind: last[kind] for kind in last.keys() - {"step", "minutes", "loss", "mean"}}
+    shares = {kind: last[kind] for kind in last if kind not in ("step", "minutes", "loss", "mean")}
     return row(TRAINED_BLIND, KindScores(dict(sorted(shares.items()))))
 
 

@@ -2,10 +2,6 @@
 
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 from loadtests.report import Figures
 from loadtests.vlm_model.accuracy import BLIND, FULL, MEAN, TRAINED_BLIND, kinds_of, method_of, plans_of
 

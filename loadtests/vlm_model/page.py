@@ -23,7 +23,8 @@ UNMERGING = "unmerging "
 
 def page(figures: Figures) -> str:
     """The Markdown page."""
-    charts = "\n\n".join(f"![{kind}]({file_name(kind)})" for kind in (MEAN, *kinds_of(figures)))
+    titles = {MEAN: "mean"} | {kind: kind for kind in kinds_of(figures)}
+    charts = "\n\n".join(f"![{title}]({file_name(kind)})" for kind, title in titles.items())
     return f"""# The vision-language model
 
 `vit-t-chat` on {figures["questions"]:g} held-out questions about {figures["pictures"]:g} pictures, under

@@ -21,9 +21,9 @@ def measure(runner: ChatRunner, data: DecodedQuestions) -> Figures:
 
     `prefill` is the language model alone; `first token` begins with the pixels of the pictures.
     """
-    rows = [data.asked[index % len(data.asked)] for index in range(BATCH)]
-    pictures = data.images.at([number for number, _ in rows])
-    questions = [asked.question for _, asked in rows]
+    first = {number: asked.question for number, asked in reversed(data.asked)}
+    numbers = [index % len(data.images) for index in range(BATCH)]
+    pictures, questions = data.images.at(numbers), [first[number] for number in numbers]
     plans = {"full": runner.full, "16": Plan.parse(FEW, runner.full)}
 
     def prompts(plan: Plan) -> list[ChatPrompt]:
