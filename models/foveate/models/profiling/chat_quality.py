@@ -15,11 +15,14 @@ from foveate.models.vlm.runner import ChatRunner
 from foveate.models.vlm.sampling import SamplingOptions
 from foveate.models.vlm.tokenizer import ImagePart, Turn
 from foveate.models.vlm.visual_tokens import PictureFeatures, VisualTokens
+from foveate.models.zoo.heldout import AskedQuestion
 
 MAX_ANSWER_TOKENS = 64
 """Tokens of an answer at most, where the right one is not known."""
 SPARE_TOKENS = 4
 """Tokens beyond the longest right answer, for the end mark, a period and other spellings."""
+WINDOW = 128
+"""Questions whose pictures are encoded together, and which form batches by kind."""
 MIN_ROOM = 8
 """Tokens that the longest question leaves for an answer."""
 ReportQuestions = Callable[[int, int], None]
@@ -88,26 +91,35 @@ class ChatEvaluator:
 
     def answers(self, plan: Plan | None, report: ReportQuestions) -> list[str]:
         """The answers in the order of the questions. None: without the pictures. Empty where one failed."""
-        rows, size = self.data.asked, self._runner.cache.free_slots
         answers: list[str] = []
-        for first in range(0, len(rows), size):
-            report(first, len(rows))
-            batch = [(number, asked.question) for number, asked in rows[first : first + size]]
-            visual = [None] * len(batch) if plan is None else self._visual(batch, plan)
-            answers += answer_batch(self._runner, [text for _, text in batch], visual, self.options)
+        for first in range(0, len(self.data.asked), WINDOW):
+            report(first, len(self.data.asked))
+            answers += self._window(self.data.asked[first : first + WINDOW], plan)
         return answers
 
-    def _visual(self, batch: Sequence[tuple[int, str]], plan: Plan) -> list[VisualTokens]:
-        """The visual tokens for each question, once for each picture where the question plays no part."""
+    def _window(self, rows: Sequence[tuple[int, AskedQuestion]], plan: Plan | None) -> list[str]:
+        """The answers to some questions. Those of one kind share batches: their answers end together."""
+        order = sorted(range(len(rows)), key=lambda index: rows[index][1].kind)
+        features = {} if plan is None else self._encoded([number for number, _ in rows], plan)
+        visual = {} if plan is None else self._shared_tokens(features, plan)
+        answers: dict[int, str] = {}
+        size = self._runner.cache.free_slots
+        for first in range(0, len(order), size):
+            batch = [rows[index] for index in order[first : first + size]]
+            texts = [asked.question for _, asked in batch]
+            tokens: Sequence[VisualTokens | None] = [visual.get(number) for number, _ in batch]
+            if plan is not None and not visual:
+                tokens = self._runner.visual_tokens([features[number] for number, _ in batch], plan, texts)
+            replies = answer_batch(self._runner, texts, tokens, self.options)
+            answers |= zip(order[first : first + size], replies, strict=True)
+        return [answers[index] for index in range(len(rows))]
+
+    def _shared_tokens(self, features: Mapping[int, PictureFeatures], plan: Plan) -> dict[int, VisualTokens]:
+        """The visual tokens of each picture; none where they depend on the question."""
         if self._runner.method(plan).needs_question:
-            features = self._encoded([number for number, _ in batch], plan)
-            pictures = [features[number] for number, _ in batch]
-            return self._runner.visual_tokens(pictures, plan, [text for _, text in batch])
-        numbers = list(dict.fromkeys(number for number, _ in batch))
-        features = self._encoded(numbers, plan)
-        made = self._runner.visual_tokens([features[n] for n in numbers], plan, [""] * len(numbers))
-        by_number = dict(zip(numbers, made, strict=True))
-        return [by_number[number] for number, _ in batch]
+            return {}
+        made = self._runner.visual_tokens(list(features.values()), plan, [""] * len(features))
+        return dict(zip(features, made, strict=True))
 
     def _encoded(self, numbers: Sequence[int], plan: Plan) -> dict[int, PictureFeatures]:
         """The features of these pictures. Those of full's encoding and of the newest other one are kept."""
@@ -122,7 +134,7 @@ class ChatEvaluator:
             new = dict(zip(missing, self._runner.encode(pixels, plan), strict=True))
             if len(self.data.images) * new[missing[0]].nbytes <= MAX_CACHED_BYTES:
                 kept |= new
-        return {number: kept.get(number) or new[number] for number in numbers}
+        return {number: kept[number] if number in kept else new[number] for number in numbers}
 
     def exact_match(self, answers: Sequence[str]) -> KindScores:
         """The share of right answers."""
