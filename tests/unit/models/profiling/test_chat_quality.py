@@ -6,6 +6,7 @@ import pytest
 
 from foveate.core.errors import SetupError
 from foveate.core.plan import Plan
+from foveate.models.profiling import chat_quality
 from foveate.models.profiling.chat_quality import (
     ChatEvaluator,
     KindScores,
@@ -50,7 +51,10 @@ def test_quality_is_the_mean_over_kinds_and_the_worst_kind_stands_beside() -> No
 
 
 @pytest.mark.parametrize("text", ["full", "pool:4", "guided:4", "resolution:4", "merge:4:unmerge", "pool:9"])
-def test_answers_are_those_of_the_runner(runner: ChatRunner, data: DecodedQuestions, text: str) -> None:
+def test_answers_are_those_of_the_runner(
+    runner: ChatRunner, data: DecodedQuestions, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat_quality, "WINDOW", 5)
     evaluator, plan = ChatEvaluator(runner, data), Plan.parse(text, runner.full)
     for _ in range(2):  # the second time with the features of the first
         answers = evaluator.answers(plan, quiet)
