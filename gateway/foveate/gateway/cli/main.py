@@ -158,7 +158,7 @@ def profile(
     model: Annotated[str, typer.Argument(help=f"{MODEL_HELP}.")],
     data: Annotated[
         Path | None,
-        typer.Option(help="Folder of class folders, or of images; default: the shipped scenes."),
+        typer.Option(help="Folder of class folders, images or questions; default: the shipped scenes."),
     ] = None,
     plans: Annotated[str | None, typer.Option(help="Plans to measure, as in evit:0.5,tome:8,160.")] = None,
     batches: Annotated[str | None, typer.Option(help="Batch sizes to time, as in 1,4,8.")] = None,
@@ -247,10 +247,12 @@ def models() -> None:
     """List the shipped models, and the quality and cost of each plan."""
     from foveate.models import zoo
     from foveate.models.opaque import photo_family
+    from foveate.models.vlm import checkpoint
 
     descriptions = {PHOTO_MODEL: photo_family.DESCRIPTION}
     descriptions |= {name: zoo.card(name).description for name in zoo.names()}
-    table = Table("model", "plan", "quality", "top-1", "GFLOPs", box=None)
+    descriptions |= {name: checkpoint.read_card(name).description for name in zoo.chat_names()}
+    table = Table("model", "plan", "quality", "accuracy", "GFLOPs", box=None)
     for name, description in descriptions.items():
         is_missing = name == PHOTO_MODEL and missing_photo_weights()
         missing = f" (not installed: {PHOTO_INSTALL_COMMAND})" if is_missing else ""

@@ -49,6 +49,11 @@ class ChatCheckpoint:
     model: VisionLanguageModel
     tokenizer: ChatTokenizer
 
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.card.name
+
 
 def shared_digest(trunk: nn.Module, early_block: int) -> str:
     """SHA-256 over names, shapes and values of the parameters that a tower shares with its trunk.

@@ -57,9 +57,14 @@ class ChatCost:
     """All decode steps of an answer. Its first token takes none, since it comes from the prefill."""
 
     @property
+    def first_token(self) -> float:
+        """Everything from the pictures to the first token of the answer."""
+        return self.encoder + self.projector + self.prefill
+
+    @property
     def total(self) -> float:
         """Everything from the pictures to the end of the answer."""
-        return self.encoder + self.projector + self.prefill + self.answer
+        return self.first_token + self.answer
 
 
 def chat_cost(parts: ChatParts, load: ChatLoad, answer_tokens: int = 1) -> ChatCost:

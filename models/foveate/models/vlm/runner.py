@@ -1,6 +1,6 @@
 """The runner of a vision-language model: pictures and turns of a chat to answers, under a plan."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
@@ -10,12 +10,15 @@ from torch import Tensor
 
 from foveate.core.errors import BadPlan, BadRequest, FoveateError, RunFailed
 from foveate.core.plan import Plan, Precision
+from foveate.core.profile import Profile
 from foveate.models.compression import create
+from foveate.models.layers.threshold_merging import MergeThresholds
 from foveate.models.layers.visual_tokens import Compression, CompressionContext
 from foveate.models.runners.base import BaseRunner, Pixels, check_model
 from foveate.models.vlm import generation
 from foveate.models.vlm.checkpoint import ChatCheckpoint
 from foveate.models.vlm.cost import ChatCost, ChatLoad, ChatParts, chat_cost
+from foveate.models.vlm.describe import describe_chat, merge_thresholds
 from foveate.models.vlm.generation import (
     AnswerPiece,
     ChatPrompt,
@@ -31,6 +34,8 @@ from foveate.models.vlm.visual_tokens import PictureFeatures, VisualTokens, prom
 
 SLOTS, SLOT_TOKENS = 8, 1024
 """Defaults of the key/value cache: sequences at once, and tokens of each."""
+SHORT_QUESTION = 16
+"""Tokens of the text around a picture, for the cost of a model without a profile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +84,10 @@ class ChatRunner(BaseRunner):
         max_batch: int = 0,
         slots: int = SLOTS,
         slot_tokens: int = SLOT_TOKENS,
+        profile: Profile | None = None,
     ) -> None:
         """max_batch: pictures that are encoded at once, 0 for the device's default; slots, slot_tokens: of
-        the key/value cache."""
+        the key/value cache; profile: gives the ladder, and the thresholds of merging in the tower."""
         pixels, card = checkpoint.pixels, checkpoint.card
         super().__init__(precision, device, max_batch, pixels.mean, pixels.std)
         self.tower = checkpoint.tower.to(self.device, self.dtype).eval()
@@ -95,6 +101,13 @@ class ChatRunner(BaseRunner):
         self.cache = KeyValueCache(CacheShape.of(card.decoder, slots, length), self.dtype, self.device)
         self.method = lru_cache(maxsize=256)(self._method)
         """The compression method of a plan. Raises BadPlan when this model cannot run it."""
+        self.use_thresholds(merge_thresholds(profile.merging) if profile else {})
+        self.card = describe_chat(checkpoint, self.full, self.cost(self.full, SHORT_QUESTION), profile)
+
+    def use_thresholds(self, thresholds: Mapping[int, MergeThresholds]) -> None:
+        """Merge inside the tower with these thresholds, by the number of visual tokens."""
+        self.thresholds = thresholds
+        self.method.cache_clear()
 
     def check(self, plan: Plan) -> None:
         """Raise BadPlan when this model cannot run the plan."""
@@ -112,7 +125,9 @@ class ChatRunner(BaseRunner):
         if plan != other:
             raise BadPlan(f"{plan.variant} takes a compression method and a size; remove the rest of {plan}")
         side = plan.image_size // config.patch_size
-        return create(plan.reducer, CompressionContext((side, side), config.patch_size))
+        # The thresholds were calibrated on pictures of full size.
+        thresholds = self.thresholds if plan.image_size == self.full.image_size else {}
+        return create(plan.reducer, CompressionContext((side, side), config.patch_size, thresholds))
 
     def encoded_size(self, plan: Plan) -> int:
         """Side in pixels of the pictures that the tower gets under a plan."""
