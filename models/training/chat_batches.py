@@ -17,10 +17,10 @@ from training.chat_cache import SceneCache, read_cache
 from training.chat_tokenizer import SYSTEM_PROMPTS
 from training.questions import SHARES, Question, draw_questions
 
-FIRST_SHARES = {"presence": 0.55, "place": 0.35, "name": 0.1}
+FIRST_SHARES = {"presence": 0.6, "place": 0.4}
 """Shares of the kinds of questions at first. Relations are not learnt unless simpler ones come before (FiLM,
 arXiv 1809.03044)."""
-FIRST_SIDES = (4, 5, 7)
+FIRST_SIDES = (4,)
 SIDES = (2, 2, 3, 3, 4, 4, 4, 5, 7, 7, 7, 10, 14, 14)
 """Rows of the grids of visual tokens to draw from; small ones more often."""
 SELECTED = (9, 16, 25, 49, 100)

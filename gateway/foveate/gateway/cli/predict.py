@@ -74,7 +74,7 @@ def check_takes_images(card: ModelCard) -> None:
             "with points to /segment"
         )
     if card.task == "chat":
-        raise SetupError(f"{card.name} answers questions about images: `foveate predict` asks none")
+        raise SetupError(f"{card.name} answers questions about images: ask it with `foveate ask`")
     if card.task in ("embed", "text"):
         raise SetupError(f"{card.name} makes embeddings: run `foveate serve` and send images to /embed")
     if card.frames:

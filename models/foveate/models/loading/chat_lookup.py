@@ -7,12 +7,10 @@ from foveate.core.default_models import CHAT_MODEL
 from foveate.core.errors import SetupError
 from foveate.core.nearest_names import did_you_mean
 from foveate.models import zoo
+from foveate.models.loading.chat_models import ChatModelLoader
 from foveate.models.loading.loader import DEFAULT_OPTIONS, LoadOptions
-from foveate.models.loading.machine import prepare_device
 from foveate.models.vlm import checkpoint
 from foveate.models.vlm.runner import SLOT_TOKENS, SLOTS, ChatRunner
-from foveate.models.weights import hub
-from foveate.models.weights.checkpoint import Checkpoint
 
 FILES = f"NAME.toml, NAME.safetensors and NAME.{zoo.TOKENIZER}"
 """The files of a vision-language model, for error messages."""
@@ -23,15 +21,13 @@ def load_chat_model(
 ) -> ChatRunner:
     """The vision-language model of a name, or in a folder. It runs in float32 unless the options say more.
 
-    slots, slot_tokens: of the key/value cache. Raises SetupError, one sentence, when there is no such model,
-    when its files are damaged, and where transformers is not installed.
+    slots, slot_tokens: of the key/value cache. Raises SetupError, one sentence, when there is no such model, when its files are damaged, and where
+    transformers is not installed.
     """
-    device = prepare_device(options.device, options.threads)
     model, folder = find(name)
-    card = checkpoint.read_card(model, folder)
-    loaded = checkpoint.read(model, folder, _shipped_trunk(card.trunk, model, folder))
-    precision = options.precision or "fp32"
-    return ChatRunner(loaded, precision, device, options.max_batch, slots, slot_tokens)
+    check_trunk(checkpoint.read_card(model, folder).trunk, model, folder)
+    loader = ChatModelLoader()
+    return loader.load(name, options, warm_ladder=False, slots=slots, slot_tokens=slot_tokens)
 
 
 def find(name: str) -> tuple[str, Traversable]:
@@ -70,12 +66,9 @@ def _only_model_in(folder: Path) -> str:
     return names[0]
 
 
-def _shipped_trunk(trunk: str, model: str, folder: Traversable) -> Checkpoint | None:
-    """The shipped trunk of a model; None where the model's own folder has it."""
-    if trunk in zoo.names(folder):
-        return None
-    if trunk not in zoo.names():
+def check_trunk(trunk: str, model: str, folder: Traversable) -> None:
+    """Raise SetupError for a trunk that is neither in the model's folder nor shipped."""
+    if trunk not in zoo.names(folder) and trunk not in zoo.names():
         raise SetupError(
             f"{model} needs {trunk}, which is not shipped: put {trunk}.toml and its weights beside it"
         )
-    return hub.load(trunk)

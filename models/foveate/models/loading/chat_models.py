@@ -17,7 +17,7 @@ from foveate.models.loading.machine import current_setting, prepare_device
 from foveate.models.loading.profile_store import find_profile, weights_digest
 from foveate.models.vlm import checkpoint
 from foveate.models.vlm.checkpoint import ChatCheckpoint
-from foveate.models.vlm.runner import ChatRunner
+from foveate.models.vlm.runner import SLOT_TOKENS, SLOTS, ChatRunner
 from foveate.models.weights import hub
 from foveate.models.weights.local_files import chat_weights, check_no_options, is_local
 
@@ -35,9 +35,18 @@ class ChatModelLoader:
         return name in zoo.chat_names() or _local_weights(name) is not None
 
     def load(
-        self, name: str, options: LoadOptions = DEFAULT_OPTIONS, *, warm_ladder: bool = True
+        self,
+        name: str,
+        options: LoadOptions = DEFAULT_OPTIONS,
+        *,
+        warm_ladder: bool = True,
+        slots: int = SLOTS,
+        slot_tokens: int = SLOT_TOKENS,
     ) -> ChatRunner:
-        """Load a model with its profile. Raises SetupError for a model that is to be served."""
+        """Load a model with its profile. Raises SetupError for a model that is to be served.
+
+        slots, slot_tokens: of the key/value cache.
+        """
         if warm_ladder:
             raise SetupError(
                 f"{name} answers questions about pictures, and cannot be served over HTTP yet: ask it with "
@@ -46,7 +55,7 @@ class ChatModelLoader:
         model, precision, device = _fetch(name, options)
         setting = current_setting(device, precision)
         profile = find_profile(str(_local_weights(name) or name), model, setting)
-        runner = ChatRunner(model, precision, device, options.max_batch, profile=profile)
+        runner = ChatRunner(model, precision, device, options.max_batch, slots, slot_tokens, profile)
         check_rungs(name, runner)
         return runner
 
