@@ -20,8 +20,11 @@ centred and lie between -1 and 1 at any image size (`dinov3`)."""
 
 MAX_LABELS = 1_000_000
 """Most class names."""
-MAX_IMAGE_SIZE = 4096
-"""Largest side of the input in pixels. Position embeddings of a side of 100,000 pixels would take 20 GB."""
+MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 10, 4096
+"""Smallest and largest side of the input in pixels. A plan names sides from 10 on, and position embeddings of
+a side of 100,000 pixels would take 20 GB."""
+IMAGE_SIZES = f"sides are {MIN_IMAGE_SIZE} to {MAX_IMAGE_SIZE} pixels"
+"""The end of a sentence that refuses another side."""
 
 
 class CheckpointOptions(BaseModel):
@@ -50,7 +53,7 @@ class CheckpointOptions(BaseModel):
     """Epsilon of the layer norms."""
     pool: Pool | None = None
     """Input of the classifier: the class token, the average of the patches, or both, one after the other."""
-    image_size: int | None = Field(default=None, ge=10, le=MAX_IMAGE_SIZE)
+    image_size: int | None = Field(default=None, ge=MIN_IMAGE_SIZE, le=MAX_IMAGE_SIZE)
     """Side of the input in pixels, as a plan can name it; the position embeddings are interpolated to it."""
     labels: tuple[str, ...] | str | None = None
     """Class names in the order of the logits, a table of names by class index, or the path of a text file

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,18 @@ from foveate.core.errors import SetupError
 from foveate.core.model import Task
 from foveate.models import zoo
 from foveate.models.weights.checkpoint import variant
+from foveate.models.weights.description import CONFIG
 from foveate.models.weights.hub_access import http_error, hub_access
-from foveate.models.weights.local_files import PREFIX, for_transformers, is_folder, is_local, is_tower
+from foveate.models.weights.json_file import read_table
+from foveate.models.weights.local_files import (
+    PREFIX,
+    for_transformers,
+    is_folder,
+    is_local,
+    is_tower,
+)
 from foveate.models.weights.preprocessing import Preprocessing, parse_preprocessing
+from foveate.models.weights.stated_size import check_counts, limited_to, stored_size
 from foveate.models.weights.timm_config import sentence
 from foveate.models.weights.torchvision_operators import declare_missing_operators
 from foveate.models.weights.transformers_hub import is_hub_name, is_trunk_repository, licence_of
@@ -154,6 +164,9 @@ def _check_folder(path: Path) -> None:
 
 def read_config(transformers: Any, source: str) -> Any:
     """transformers' configuration of the checkpoint. Raises SetupError where it cannot be read."""
+    path = _file(source, CONFIG)
+    if path is not None:
+        check_counts(_table(path, source), f"the config.json of {source}")
     try:
         return transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, http_error()) as error:
@@ -237,10 +250,12 @@ def _file(source: str, file: str) -> Path | None:
 def read_weights(kind: Any, config: Any, source: str) -> Any:
     """The model in float32. Parameters that the file lacks become NaN, so that no answer depends on them.
 
-    Raises SetupError for weights that cannot be loaded.
+    Raises SetupError for weights that cannot be loaded, and for a configuration of a far larger network.
     """
+    stored, where = stored_size(source, partial(_file, source)), f"the config.json of {source}"
+    check_counts(config.to_dict(), where, stored)
     try:
-        with _quietly():
+        with _quietly(), limited_to(stored, where):
             model, loaded = kind.from_pretrained(
                 source,
                 config=config,
@@ -264,6 +279,14 @@ def read_weights(kind: Any, config: Any, source: str) -> Any:
             if name in missing:
                 parameter.fill_(torch.nan)
     return model.eval().requires_grad_(False)
+
+
+def _table(path: Path, source: str) -> Mapping[str, Any]:
+    """The configuration as it is written. Raises SetupError."""
+    try:
+        return read_table(path)
+    except SetupError as error:
+        raise SetupError(f"the configuration of {source} cannot be read: {error.detail}") from None
 
 
 def _name_of(mismatch: tuple[Any, ...]) -> str:

@@ -7,14 +7,19 @@ from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any
 
-from foveate.core.checkpoint_options import NOTHING_STATED, CheckpointOptions, flag_of
+from foveate.core.checkpoint_options import (
+    IMAGE_SIZES,
+    MAX_IMAGE_SIZE,
+    MIN_IMAGE_SIZE,
+    NOTHING_STATED,
+    CheckpointOptions,
+    flag_of,
+)
 from foveate.core.errors import SetupError
 from foveate.core.model import InputSpec
 from foveate.models.weights.options_file import with_labels_read
 
 DEFAULT_SIZE = 224
-MIN_SIZE, MAX_SIZE = 10, 4096
-"""Sides in pixels that a plan can name, and that a batch should have."""
 VARIANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")
 KEYWORDS = ("size", "variant", "plan")
 """Parameters that `predict` may have beside the batch."""
@@ -149,10 +154,11 @@ def _softmax(model: object, name: str) -> bool:
 def _sizes(model: object, name: str) -> tuple[int, ...]:
     sizes = _items(model, name, "sizes") or (DEFAULT_SIZE,)
     for size in sizes:
-        if not isinstance(size, Integral) or isinstance(size, bool) or not MIN_SIZE <= int(size) <= MAX_SIZE:
+        whole = isinstance(size, Integral) and not isinstance(size, bool)
+        if not whole or not MIN_IMAGE_SIZE <= int(size) <= MAX_IMAGE_SIZE:
             raise SetupError(
-                f"{name}.sizes holds {size!r:.40}: a size is the side of a square image, a whole number "
-                f"from {MIN_SIZE} to {MAX_SIZE}"
+                f"{name}.sizes holds {size!r:.40}: a size is the side of a square image, a whole number; "
+                f"{IMAGE_SIZES}"
             )
     return tuple(sorted({int(size) for size in sizes}))
 

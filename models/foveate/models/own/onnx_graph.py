@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from foveate.core.checkpoint_options import IMAGE_SIZES, MAX_IMAGE_SIZE
 from foveate.core.errors import SetupError
-from foveate.models.own.declaration import MAX_SIZE
 
 TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8"}
 """The types of inputs that are served, as NumPy names them."""
@@ -80,11 +80,8 @@ def read_input(session: Any, path: Path) -> GraphInput:
     height, width = shape[2:] if channels_first else shape[1:3]
     if height != width:
         raise SetupError(f"{path} takes a {shown}: images are square here, so H and W must be equal")
-    if (shape[0] or 1) > MAX_BATCH or (height or 1) > MAX_SIZE:
-        raise SetupError(
-            f"{path} takes a {shown}: batches of up to {MAX_BATCH} images of up to {MAX_SIZE} pixels a "
-            "side are served"
-        )
+    if (shape[0] or 1) > MAX_BATCH or (height or 1) > MAX_IMAGE_SIZE:
+        raise SetupError(f"{path} takes a {shown}: batches hold up to {MAX_BATCH} images, and {IMAGE_SIZES}")
     return GraphInput(only.name, TYPES[only.type], channels_first, shape[0], height)
 
 

@@ -58,7 +58,7 @@ def test_predict_gets_the_keywords_that_it_names() -> None:
         ({"predict": None}, "no method predict"),
         ({"predict": lambda self: []}, "takes no batch"),
         ({"predict": lambda self, batch, mask: []}, "needs the argument mask"),
-        ({"sizes": (4,)}, "from 10 to 4096"),
+        ({"sizes": (4,)}, "sides are 10 to 4096 pixels"),
         ({"sizes": 224}, "must be a list"),
         ({"sizes": ("224",)}, "whole number"),
         ({"labels": "cat"}, "must be a list"),

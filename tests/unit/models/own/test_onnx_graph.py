@@ -38,8 +38,8 @@ def test_inputs(tmp_path: Path, shape: Any, dtype: str, expected: GraphInput) ->
         (("n", 3, 64, 32), "FLOAT", "H and W must be equal"),
         (("n", 3, 64), "FLOAT", r"images are \(N, 3, H, W\)"),
         (("n", 3, "h", "w"), "INT64", "float32, float16 or uint8"),
-        ((100_000, 3, 64, 64), "FLOAT", "batches of up to 256 images"),
-        ((1, 3, 100_000, 100_000), "FLOAT", "up to 4096 pixels"),
+        ((100_000, 3, 64, 64), "FLOAT", "batches hold up to 256 images"),
+        ((1, 3, 100_000, 100_000), "FLOAT", "sides are 10 to 4096 pixels"),
     ],
 )
 def test_other_inputs_are_refused(tmp_path: Path, shape: Any, dtype: str, words: str) -> None:
