@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from foveate.core.checkpoint_options import label_problem
 from foveate.core.errors import SetupError
 from foveate.core.model import Task
 from foveate.models import zoo
@@ -215,7 +216,10 @@ def _labels(config: Any, source: str) -> tuple[str, ...]:
     names = {int(index): str(label) for index, label in (config.id2label or {}).items()}
     if not names or sorted(names) != list(range(len(names))):
         raise SetupError(f"the configuration of {source} does not number its labels from 0, one by one")
-    return tuple(names[index] for index in range(len(names)))
+    labels = tuple(names[index] for index in range(len(names)))
+    if problem := label_problem(labels):
+        raise SetupError(f"the id2label of {source} cannot be served: {problem}")
+    return labels
 
 
 def _preprocessor(source: str) -> tuple[Mapping[str, Any], str]:

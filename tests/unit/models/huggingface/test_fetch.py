@@ -76,6 +76,10 @@ def test_checkpoints_that_cannot_be_served_are_refused(tmp_path: Path) -> None:
     assert "do not fit its config.json: decode_head.classifier." in refusal(
         write_changed(one("other-classes"), config, id2label=nine, label2id=None)
     )
+    control = {str(index): f"class\r{index}" for index in range(5)}
+    assert "holds a control character" in refusal(
+        write_changed(one("control"), config, id2label=control, label2id=None)
+    )
     many = {str(index): f"class {index}" for index in range(256)}
     assert "256 classes" in refusal(write_changed(one("e"), config, id2label=many, label2id=None))
     assert "does not say how large" in refusal(write_changed(one("f"), pixels, size=None))
