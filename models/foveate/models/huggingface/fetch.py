@@ -100,8 +100,8 @@ def load(spec: str) -> Pretrained:
     if (for_transformers(source) or is_tower(source)) and not Path(source).is_dir():
         source = str(Path(source).parent)  # the weights file of a folder stands for the folder
     transformers = import_transformers(source)
-    if Path(source).is_dir():
-        _check_folder(Path(source))
+    if Path(source).is_dir() and not (Path(source) / CONFIG).is_file():
+        raise SetupError(f"there is no {CONFIG} in {source}, so it is no checkpoint of transformers")
     with access(source):
         return _load(transformers, source)
 
@@ -114,6 +114,7 @@ def access(source: str) -> AbstractContextManager[None]:
 def _load(transformers: Any, source: str) -> Pretrained:
     config = read_config(transformers, source)
     kind, task, video = _kind(transformers, config, source)
+    _check_folder(Path(source))
     labels = _labels(config, source)
     background = task == "segment" and labels[0].casefold() == "background"
     if task == "segment" and len(labels) - background > MAX_CLASSES:
@@ -153,10 +154,8 @@ def import_transformers(source: str) -> Any:
 
 
 def _check_folder(path: Path) -> None:
-    """Raise SetupError for a folder without a configuration or without safetensors weights."""
-    if not (path / "config.json").is_file():
-        raise SetupError(f"there is no config.json in {path}, so it is no checkpoint of transformers")
-    if not any(path.glob("*.safetensors")):
+    """Raise SetupError for a folder without safetensors weights."""
+    if path.is_dir() and not any(path.glob("*.safetensors")):
         raise SetupError(
             f"there is no .safetensors in {path}, and of this architecture no other format is read: load the "
             "model with transformers once, and write it with save_pretrained"
@@ -166,13 +165,19 @@ def _check_folder(path: Path) -> None:
 def read_config(transformers: Any, source: str) -> Any:
     """transformers' configuration of the checkpoint. Raises SetupError where it cannot be read."""
     path = _file(source, CONFIG)
-    if path is not None:
-        check_counts(_table(path, source), f"the config.json of {source}")
+    table = {} if path is None else _table(path, source)
+    check_counts(table, f"the config.json of {source}")
     try:
         return transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, http_error()) as error:
         raise SetupError(f"the configuration of {source} cannot be loaded: {sentence(error)}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, _config_error()) as error:
+        if "auto_map" in table:
+            raise SetupError(
+                f"{source} runs on code of its own repository, as auto_map in its {CONFIG} says, and code of "
+                "repositories is never run: write a class around it, and serve that with --model "
+                "package.module:Class"
+            ) from error
         raise SetupError(
             f"the configuration of {source} is not one that transformers {transformers.__version__} reads: "
             f"{sentence(error)}"

@@ -108,7 +108,13 @@ def _pickled_path(folder: Path, name: str) -> Path:
     others = sorted(p for p in folder.iterdir() if p.name.endswith(OTHER_FORMATS))
     if others:
         raise SetupError(other_format(str(others[0])))
-    raise SetupError(f"there is no {SUFFIX} file in {name}, and no other file of weights")
+    also = ""
+    if (folder / CONFIG).is_file():
+        try:
+            read_table(folder / CONFIG)
+        except SetupError as error:
+            also = f"; besides, its {error.detail}"
+    raise SetupError(f"there is no {SUFFIX} file in {name}, and no other file of weights{also}")
 
 
 def _ambiguous(name: str, files: list[Path]) -> str:

@@ -58,6 +58,11 @@ def test_checkpoints_that_cannot_be_served_are_refused(tmp_path: Path) -> None:
     (pickled / "model.safetensors").unlink()
     torch.save(pretrained.segformer().state_dict(), pickled / "pytorch_model.bin")
     assert "no .safetensors" in refusal(pickled)
+    code = {"auto_map": {"AutoConfig": "configuration_net.NetConfig"}, "model_type": "net"}
+    own_code = write_changed(one("code"), "config.json", **code)
+    assert "code of repositories is never run: write a class" in refusal(own_code)
+    (own_code / "model.safetensors").unlink()
+    assert "code of repositories is never run: write a class" in refusal(own_code)
     torn = one("torn")
     (torn / "model.safetensors").write_bytes(b"not a tensor")
     assert "the weights of" in refusal(torn)

@@ -74,6 +74,38 @@ def test_files_that_are_no_model(tmp_path: Path) -> None:
     assert "\n" not in failure.value.detail
 
 
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            lambda model: setattr(model.graph.node[0], "op_type", "NoSuchOp"),
+            "NoSuchOp.*; export it again",
+        ),
+        (
+            lambda model: setattr(model, "ir_version", 99),
+            "onnx: Unsupported .*upgrade that",
+        ),
+        (
+            lambda model: setattr(model.opset_import[0], "version", 99),
+            "onnx: ONNX Run.*upgrade that",
+        ),
+        (lambda model: model.graph.node[0].input.insert(0, "nothing"), "export it again"),
+        (lambda model: model.Clear(), "the file may be incomplete: copy or export it again"),
+    ],
+)
+def test_graphs_that_do_not_load_say_what_to_do(change: Any, sentence: str, tmp_path: Path) -> None:
+    import onnx
+
+    path = write_onnx(tmp_path / "a.onnx")
+    model = onnx.load(str(path))
+    change(model)
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(SetupError, match=sentence) as failure:
+        opened(path)
+    assert "INVALID" not in failure.value.detail and "onnxruntime_src" not in failure.value.detail
+    assert failure.value.detail.isprintable()
+
+
 def test_a_missing_extra_is_the_line_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     monkeypatch.setattr("builtins.__import__", failing_import(__import__))
