@@ -111,5 +111,5 @@ def test_options_of_models_with_a_configuration_are_refused(name: str) -> None:
 
 def test_a_broken_configuration_is_named_beside_missing_weights(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"a": ')
-    with pytest.raises(SetupError, match=r"no weights; besides, its config.json is not readable"):
+    with pytest.raises(SetupError, match=r"of weights; besides, its config.json is not readable"):
         weights_path(str(tmp_path))
