@@ -1,7 +1,8 @@
 """What a user states about a checkpoint, because its weights alone do not show it."""
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
@@ -20,8 +21,13 @@ centred and lie between -1 and 1 at any image size (`dinov3`)."""
 
 MAX_LABELS = 1_000_000
 """Most class names."""
-MAX_IMAGE_SIZE = 4096
-"""Largest side of the input in pixels. Position embeddings of a side of 100,000 pixels would take 20 GB."""
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""Characters that end a line or move the cursor of a terminal, and halves of characters."""
+MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 10, 4096
+"""Smallest and largest side of the input in pixels. A plan names sides from 10 on, and position embeddings of
+a side of 100,000 pixels would take 20 GB."""
+IMAGE_SIZES = f"sides are {MIN_IMAGE_SIZE} to {MAX_IMAGE_SIZE} pixels"
+"""The end of a sentence that refuses another side."""
 
 
 class CheckpointOptions(BaseModel):
@@ -50,7 +56,7 @@ class CheckpointOptions(BaseModel):
     """Epsilon of the layer norms."""
     pool: Pool | None = None
     """Input of the classifier: the class token, the average of the patches, or both, one after the other."""
-    image_size: int | None = Field(default=None, ge=10, le=MAX_IMAGE_SIZE)
+    image_size: int | None = Field(default=None, ge=MIN_IMAGE_SIZE, le=MAX_IMAGE_SIZE)
     """Side of the input in pixels, as a plan can name it; the position embeddings are interpolated to it."""
     labels: tuple[str, ...] | str | None = None
     """Class names in the order of the logits, a table of names by class index, or the path of a text file
@@ -98,6 +104,14 @@ class CheckpointOptions(BaseModel):
             raise ValueError(f"class indices go from 0 to {MAX_LABELS - 1}")
         return [names.get(index, f"class {index}") for index in range(last + 1)]
 
+    @field_validator("labels")
+    @classmethod
+    def _check_labels(cls, value: tuple[str, ...] | str | None) -> Any:
+        """Refuse what `label_problem` names; a text is the path of a file."""
+        if isinstance(value, tuple) and (problem := label_problem(value)):
+            raise ValueError(problem)
+        return value
+
     def over(self, other: "CheckpointOptions") -> "CheckpointOptions":
         """These options, and those of the other where this one states nothing."""
         return other.model_copy(update=self.stated())
@@ -108,6 +122,16 @@ class CheckpointOptions(BaseModel):
 
 
 NOTHING_STATED = CheckpointOptions()
+
+
+def label_problem(labels: Sequence[str]) -> str:
+    """Why class names cannot be served, as a clause for an error message; empty where they can be."""
+    if len(labels) > MAX_LABELS:
+        return f"there are more than {MAX_LABELS} class names"
+    for index, label in enumerate(labels):
+        if _CONTROL.search(label):
+            return f"the name of class {index}, {label[:40]!a}, holds a control character: remove it"
+    return ""
 
 
 def flag_of(name: str) -> str:

@@ -92,6 +92,18 @@ def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
     return current
 
 
+def models_notice(models: Sequence[str], environment: Mapping[str, str]) -> str:
+    """A sentence that says that FOVEATE_MODELS stands for several models; empty where it does not.
+
+    Flags take a,b for one family, and the variable takes it for two models. models: those that are served.
+    """
+    name = variable("models")
+    names = [part.strip() for part in environment.get(name, "").split(",") if part.strip()]
+    if len(names) < 2 or names != list(models):  # one name, a JSON list, or flags in its place
+        return ""
+    return f"{name} names {len(names)} models; a family is given by --model {','.join(names)}"
+
+
 def ignored_variables(fields: Iterable[str], environment: Mapping[str, str]) -> Sequence[str]:
     """One sentence for each FOVEATE_* variable that is no setting; one for all that Kubernetes sets."""
     known = [name.upper() for name in fields]

@@ -11,7 +11,7 @@ from types import FrameType
 from rich.console import Console
 from rich.logging import RichHandler
 
-from foveate.core.environment import ignored_variables
+from foveate.core.environment import ignored_variables, models_notice
 from foveate.core.errors import SetupError
 from foveate.core.settings import Settings
 from foveate.gateway.media.image import silence_decoder_warnings
@@ -77,7 +77,10 @@ def print_line(line: str) -> None:
 
 
 def start_logging(settings: Settings) -> None:
-    """Log to standard error, and warn of FOVEATE_* variables that are not settings."""
+    """Log to standard error, and warn of FOVEATE_* variables that are not settings.
+
+    The log also says where FOVEATE_MODELS stands for several models.
+    """
     handler = RichHandler(console=error_console, show_path=False)
     logging.basicConfig(level=settings.log_level.upper(), format="%(message)s", handlers=[handler])
     silence_decoder_warnings()
@@ -86,3 +89,5 @@ def start_logging(settings: Settings) -> None:
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
     for sentence in ignored_variables(Settings.model_fields, os.environ):
         logging.warning(sentence)
+    if notice := models_notice(settings.models, os.environ):
+        logging.info(notice)

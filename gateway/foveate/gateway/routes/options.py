@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 from foveate.core.errors import BadRequest
 from foveate.gateway.objective import OBJECTIVE_HEADERS
@@ -65,6 +66,19 @@ def _with_lists(pairs: Iterable[tuple[str, Any]], lists: Collection[str]) -> Ite
             others = [(name, value) for name, value in pairs if name != option or not isinstance(value, str)]
             pairs = [*others, (option, texts)]
     return pairs
+
+
+def check_query(query_string: bytes) -> None:
+    """Raise BadRequest for a query that is no text in UTF-8, whose values would be read as other ones."""
+    if query_string.isascii():
+        if b"%" not in query_string:
+            return
+        try:
+            unquote_to_bytes(query_string).decode()
+            return
+        except UnicodeDecodeError:
+            pass
+    raise BadRequest("the query is no percent-encoded UTF-8; encode its text, as in labels=caf%C3%A9")
 
 
 def _read_text(name: str, value: Any) -> str:

@@ -19,6 +19,7 @@ from foveate.models.weights.description import CONFIG, file_beside, is_own_forma
 from foveate.models.weights.json_file import read_table
 from foveate.models.weights.options_file import parse_options, with_labels_read
 from foveate.models.weights.state_dict import check_tensors, read_state, stem_of
+from foveate.models.weights.stated_size import StoredSize, check_counts, limited_to
 from foveate.models.weights.timm_config import import_timm
 from foveate.models.weights.timm_format import (
     classes_of,
@@ -106,7 +107,10 @@ def _fitted(
     Other names than timm's are translated as timm itself translates them. Raises SetupError, which names the
     first parameter that does not fit.
     """
-    empty: Any = create(timm, architecture, pretrained=False, **arguments)
+    stored = StoredSize(len(state), sum(value.nbytes for value in state.values()))
+    check_counts(arguments, f"model_args of {where}", stored)
+    with limited_to(stored, f"the {architecture} of {where}"):
+        empty: Any = create(timm, architecture, pretrained=False, **arguments)
     expected = empty.state_dict()
     state = names_of_network(state, expected, where, prefix)
     if not state.keys() & expected.keys() or state.keys() - expected.keys():

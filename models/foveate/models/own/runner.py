@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from foveate.core.checkpoint_options import NOTHING_STATED, CheckpointOptions
+from foveate.core.checkpoint_options import MAX_LABELS, NOTHING_STATED, CheckpointOptions
 from foveate.core.errors import BadPlan, SetupError
 from foveate.core.model import ModelCard, Rung
 from foveate.core.outcome import Result
@@ -160,6 +160,11 @@ class OwnRunner:
                 raise SetupError(
                     f"{declared.name}.predict returns a {type(item).__name__} for an image, so it must list "
                     "its labels, as in labels = ['cat', 'dog']"
+                )
+            if len(scores) > MAX_LABELS:
+                raise SetupError(
+                    f"{declared.name}.predict returns {len(scores)} scores for an image, and at most "
+                    f"{MAX_LABELS} classes are served: return those of the likeliest classes"
                 )
             return tuple(f"class {index}" for index in range(len(scores)))
         if scores is not None and len(scores) != len(declared.labels):

@@ -14,6 +14,8 @@ from foveate.core.errors import SetupError
 from foveate.models.weights.saved_networks import read_network
 
 SUFFIX = ".safetensors"
+MAIN = f"model{SUFFIX}"
+"""The file that timm and transformers write."""
 PICKLED = (".pth.tar", ".pth", ".pt", ".bin", ".ckpt")
 """Suffixes of files that `torch.save` writes."""
 SUFFIXES = (SUFFIX, *PICKLED)
@@ -72,6 +74,12 @@ def read_metadata(path: Path) -> Mapping[str, str]:
             return file.metadata() or {}
     except SetupError:
         return {}
+
+
+def read_names(path: Path) -> list[str]:
+    """The names of the tensors of a safetensors file, which are not read. Raises SetupError."""
+    with _opened(path) as file:
+        return list(file.keys())
 
 
 def check_tensors(state: Mapping[str, Tensor], where: str) -> None:

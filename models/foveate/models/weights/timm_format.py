@@ -8,6 +8,7 @@ import torch
 from foveate.core.checkpoint_options import Activation
 from foveate.core.errors import SetupError
 from foveate.models.weights.json_file import check_label_names
+from foveate.models.weights.stated_size import check_counts, limited_to
 from foveate.models.weights.timm_architectures import architecture, unseen_fields
 from foveate.models.weights.timm_config import import_timm, sentence, vit_config
 
@@ -110,8 +111,9 @@ def _shape_by_timm(
         raise SetupError(
             f"{where} names the architecture {name}, which timm {timm.__version__} does not have"
         )
+    check_counts(arguments, f"model_args of {where}")
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), limited_to(None, where):
             module = timm.create_model(name.partition(".")[0], pretrained=False, **arguments)
     except (RuntimeError, ValueError, TypeError, KeyError, AssertionError) as error:
         raise SetupError(f"timm cannot make the {name} of {where}: {sentence(error)}") from error

@@ -15,14 +15,13 @@ from foveate.models.weights.description import CONFIG, describe_beside
 from foveate.models.weights.hub_access import hub_access
 from foveate.models.weights.json_file import read_table
 from foveate.models.weights.local_files import (
-    MAIN,
     MAIN_PICKLED,
     OTHER_FORMATS,
     PREFIX,
     is_folder,
     is_local,
 )
-from foveate.models.weights.state_dict import weight_map
+from foveate.models.weights.state_dict import MAIN, weight_map
 from foveate.models.weights.timm_config import sentence
 from foveate.models.weights.transformers_format import is_transformers_format, runs_in_trunk
 

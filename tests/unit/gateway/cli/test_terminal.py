@@ -34,6 +34,16 @@ def test_a_variable_that_is_not_a_setting_is_logged(
     assert not any("FOVEATE_PORT " in text or "FOVEATE_DRAIN_S " in text for text in warnings)
 
 
+def test_several_models_in_one_variable_are_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("FOVEATE_MODELS", "vit-t,vit-xs")
+    caplog.set_level(logging.INFO)
+    start_logging(Settings())
+    sentence = "FOVEATE_MODELS names 2 models; a family is given by --model vit-t,vit-xs"
+    assert [record.getMessage() for record in caplog.records].count(sentence) == 1
+
+
 def test_a_line_is_printed_without_styles(capsys: pytest.CaptureFixture[str]) -> None:
     print_line("[bold]vit-t[/]: 3 models")
     assert capsys.readouterr().out == "[bold]vit-t[/]: 3 models\n"

@@ -51,6 +51,11 @@ def test_the_card() -> None:
     assert OwnRunner(FirstPixels()).card.weights
 
 
+def test_more_classes_than_can_be_named_are_refused() -> None:
+    with pytest.raises(SetupError, match=r"returns 5000000 scores for an image, and at most 1000000 classes"):
+        OwnRunner(own(lambda batch: np.zeros((len(batch), 5_000_000), np.float32), sizes=(16,)))
+
+
 def test_the_digest_depends_on_the_version() -> None:
     one, two = (own(lambda b: [[1.0]] * len(b), version=version) for version in ("1", "2"))
     assert OwnRunner(one).digest != OwnRunner(two).digest

@@ -107,3 +107,9 @@ def test_options_of_models_with_a_configuration_are_refused(name: str) -> None:
     with pytest.raises(SetupError, match=f"heads, eps cannot be set for {name}, which has a configuration"):
         hub.load(name, options=CheckpointOptions(heads=3, eps=1e-6))
     check_no_options(name, NOTHING_STATED)
+
+
+def test_a_broken_configuration_is_named_beside_missing_weights(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"a": ')
+    with pytest.raises(SetupError, match=r"of weights; besides, its config.json is not readable"):
+        weights_path(str(tmp_path))

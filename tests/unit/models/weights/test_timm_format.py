@@ -144,6 +144,7 @@ def test_position_embeddings_are_interpolated_to_the_stated_size(tmp_path: Path)
         ({"pretrained_cfg": {"crop_mode": "border"}}, "crop_mode cannot be 'border'"),
         ({"pretrained_cfg": {"interpolation": "lanczos"}}, "interpolation cannot be 'lanczos'"),
         ({"model_args": 3}, "model_args is not a table"),
+        ({"model_args": {"nothing": 1, "depth": 10**9}}, "states depth 1000000000: at most 10000 are served"),
         ({"label_names": "names.txt"}, "label_names is the text 'names.txt', and it must be a list"),
         ({"labels": "names.txt"}, "labels is the text 'names.txt'"),
         ({"label_names": None, "label_descriptions": "abc"}, "label_descriptions is the text 'abc'"),
