@@ -1,7 +1,6 @@
 """timm's networks that the elastic trunk does not represent, by timm's name or folder."""
 
 import inspect
-import re
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from foveate.models import zoo
 from foveate.models.opaque.checkpoint import OpaqueCheckpoint
 from foveate.models.opaque.sizes import smaller_sizes
 from foveate.models.weights.checkpoint import variant
-from foveate.models.weights.timm_config import import_timm
+from foveate.models.weights.timm_config import import_timm, projection_of
 from foveate.models.weights.timm_models import (
     check_has_weights,
     check_known,
@@ -28,8 +27,6 @@ FLEXIBLE = "dynamic_img_size"
 """timm's argument that makes a vision transformer take any image size."""
 IMAGE_SIZE = "img_size"
 """timm's argument for the side of the input, of networks with parameters that depend on it."""
-_IMAGE_TOWERS = re.compile(r"clip|_pe_core_")
-"""Names of towers that were trained to embed images. timm describes their projections as classes."""
 
 
 def load(spec: str) -> OpaqueCheckpoint:
@@ -75,7 +72,7 @@ def describe(module: Any, name: str, description: str = "") -> OpaqueCheckpoint:
     config, data = module.pretrained_cfg, data_config(module, name)
     classes, side = int(module.num_classes), int(data["input_size"][1])
     labels = labels_of(config, classes, name)
-    if not labels and not gives_embeddings(name):
+    if not labels and not projection_of(module):
         labels = tuple(f"class {i}" for i in range(classes))
     origin = config.get("hf_hub_id")
     fixed = bool(config.get("fixed_input_size")) and not flexible_sizes(module)
@@ -92,8 +89,3 @@ def describe(module: Any, name: str, description: str = "") -> OpaqueCheckpoint:
         licence=config.get("license") or "",
         source=f"hf-hub:{origin}" if origin else config.get("url") or "",
     )
-
-
-def gives_embeddings(name: str) -> bool:
-    """Whether timm's numbered outputs of this model are an embedding and no classes, if none has a name."""
-    return _IMAGE_TOWERS.search(name) is not None

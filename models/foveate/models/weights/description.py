@@ -37,10 +37,12 @@ class Description:
         stated: what is used, so that labels from elsewhere are checked too.
         """
         for name, value in (self.expected or {}).items():
-            if getattr(config, name) != value:
+            shown = getattr(config, name)
+            if name == "classes":
+                shown = shown or config.projection  # which timm counts as classes
+            if shown != value:
                 raise SetupError(
-                    f"{self.file} belongs to other weights: it says {name} {value}, and the weights show "
-                    f"{getattr(config, name)}"
+                    f"{self.file} belongs to other weights: it says {name} {value}, and the weights show {shown}"
                 )
         labels = stated.labels or ()
         if labels and len(labels) != config.classes:

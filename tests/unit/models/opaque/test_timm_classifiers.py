@@ -14,6 +14,7 @@ from foveate.models.loading.opaque_models import ElasticOrOpaqueLoader
 from foveate.models.opaque import timm_classifiers
 from foveate.models.opaque.runner import OpaqueRunner
 from foveate.models.runners.image import TorchRunner
+from foveate.models.weights.timm_models import create
 from tests.support.timm_families import TIMM_FAMILIES
 from tests.support.torchvision_ops import import_timm
 
@@ -71,9 +72,21 @@ def test_labels_and_preprocessing_are_timms() -> None:
     assert checkpoint.input.crop_pct == data["crop_pct"]
 
 
-def test_towers_of_clip_give_embeddings() -> None:
-    assert timm_classifiers.gives_embeddings("vit_base_patch16_clip_224")
-    assert not timm_classifiers.gives_embeddings("resnet50")
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [
+        ("convnext_base.clip_laiona", "embed"),
+        ("fastvit_mci0", "embed"),
+        ("resnet50_clip.openai", "embed"),
+        ("resnet50_clip_gap", "embed"),
+        ("convnext_base.clip_laion2b_augreg_ft_in12k_in1k", "classify"),
+        ("mvitv2_base_cls.fb_inw21k", "classify"),
+    ],
+)
+def test_networks_that_only_make_features_have_no_classes(name: str, task: str) -> None:
+    checkpoint = timm_classifiers.describe(create(timm, name, pretrained=False), name)
+    assert checkpoint.task == task
+    assert bool(checkpoint.labels) == (task == "classify")
 
 
 @pytest.mark.parametrize(
