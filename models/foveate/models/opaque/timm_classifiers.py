@@ -47,8 +47,20 @@ def load(spec: str) -> OpaqueCheckpoint:
 
 
 def flexible_sizes(module: nn.Module) -> dict[str, Any]:
-    """What to pass to timm so that the model takes more image sizes."""
-    return {FLEXIBLE: True} if constructor_takes(module, FLEXIBLE) else {}
+    """What to pass to timm so that the model takes more image sizes.
+
+    timm then takes only those that patches tile, so a model whose own size is none of them keeps it alone.
+    """
+    return {FLEXIBLE: True} if constructor_takes(module, FLEXIBLE) and _patches_tile(module) else {}
+
+
+def _patches_tile(module: Any) -> bool:
+    """Whether whole patches cover the images of a timm module's own size; true where it has no patches."""
+    patches = getattr(module, "patch_embed", None)
+    image, patch = (getattr(patches, name, None) for name in (IMAGE_SIZE, "patch_size"))
+    if not (isinstance(image, tuple) and isinstance(patch, tuple)):
+        return True
+    return not any(side % step for side, step in zip(image, patch, strict=True))
 
 
 def constructor_takes(module: nn.Module, argument: str) -> bool:

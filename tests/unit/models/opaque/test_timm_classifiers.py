@@ -89,6 +89,39 @@ def test_networks_that_only_make_features_have_no_classes(name: str, task: str) 
     assert bool(checkpoint.labels) == (task == "classify")
 
 
+@pytest.mark.parametrize("name", ["vit_so400m_patch14_siglip_384", "vit_so400m_patch14_siglip_gap_384"])
+def test_vision_transformers_whose_patches_do_not_tile_their_images(name: str) -> None:
+    empty = create(timm, name, pretrained=False)
+    assert timm_classifiers.flexible_sizes(empty) == {}
+    checkpoint = timm_classifiers.describe(empty, name)
+    assert (checkpoint.image_size, checkpoint.sizes, checkpoint.task) == (384, (), "embed")
+
+
+def test_patches_that_tile_images_allow_more_sizes() -> None:
+    for name in ("vit_base_patch16_rope_mixed_224", "vit_tiny_r_s16_p8_224"):
+        empty = create(timm, name, pretrained=False)
+        assert timm_classifiers.flexible_sizes(empty) == {"dynamic_img_size": True}
+
+
+@pytest.mark.parametrize("classes", [0, 3])
+def test_folder_of_patches_that_do_not_tile_their_images(tmp_path: Path, classes: int) -> None:
+    arguments = {"img_size": 100, "patch_size": 14, "depth": 2}
+    network = timm.create_model("vit_tiny_patch16_224", num_classes=classes, **arguments).eval()
+    timm.models.save_for_hf(network, tmp_path / "odd", safe_serialization=True)
+    runner = ElasticOrOpaqueLoader().load(str(tmp_path / "odd"), OPTIONS, warm_ladder=False)
+    assert isinstance(runner, OpaqueRunner)
+    assert (runner.full.image_size, runner.card.task) == (100, "classify" if classes else "embed")
+    pixels = np.random.default_rng(0).integers(0, 256, (100, 100, 3), np.uint8)
+    (result,) = runner.run(runner.stack([pixels], runner.full), runner.full)
+    assert isinstance(result, Result)
+    member = runner.family["odd"]
+    mean, std = (torch.tensor(value).view(1, 3, 1, 1) for value in (member.mean, member.std))
+    with torch.no_grad():
+        out = network((torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255 - mean) / std)[0]
+    expected = out.softmax(-1) if classes else out
+    np.testing.assert_allclose(result.scores, expected.numpy(), atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("name", "problem"),
     [
