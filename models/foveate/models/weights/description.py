@@ -47,7 +47,8 @@ class Description:
                 shown = shown or config.projection  # which timm counts as classes
             if shown != value:
                 raise SetupError(
-                    f"{self.file} belongs to other weights: it says {name} {value}, and the weights show {shown}"
+                    f"{self.file} belongs to other weights: it says {name} {value}, and the weights show "
+                    f"{shown}"
                 )
         labels = stated.labels or ()
         if labels and len(labels) != config.classes:
