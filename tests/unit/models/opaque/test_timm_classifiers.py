@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from foveate.core.errors import SetupError
+from foveate.core.model import InputSpec
 from foveate.core.outcome import Result
 from foveate.models.loading.loader import LoadOptions
 from foveate.models.loading.opaque_models import ElasticOrOpaqueLoader
@@ -145,7 +146,7 @@ def test_images_that_are_not_square_are_resized_from_square_ones() -> None:
     runner = OpaqueRunner(timm_classifiers.describe(network, "person"))
     assert runner.card.task == "embed"
     assert (runner.full.image_size, [rung.plan for rung in runner.card.ladder]) == (64, [runner.full])
-    assert (runner.card.input.crop_mode, runner.card.input.crop_pct) == ("squash", 1.0)
+    assert runner.card.input == InputSpec(1.0, "squash", "bilinear")
     scores, image = answer(runner)
     with torch.no_grad():
         upright = torch.nn.functional.interpolate(image, (64, 48), mode="bilinear", antialias=True)

@@ -180,7 +180,7 @@ def test_position_embeddings_are_interpolated_to_the_stated_size(tmp_path: Path)
             {"pretrained_cfg": {"input_size": [3, 64, 96]}, "model_args": {"embed_dim": 128, "depth": 2}},
             "only square",
         ),
-        ({"pretrained_cfg": {"crop_mode": "border"}}, "crop_mode cannot be 'border'"),
+        ({"pretrained_cfg": {"crop_mode": "reflect"}}, "crop_mode cannot be 'reflect'"),
         ({"pretrained_cfg": {"interpolation": "lanczos"}}, "interpolation cannot be 'lanczos'"),
         ({"model_args": 3}, "model_args is not a table"),
         ({"label_names": "names.txt"}, "label_names is the text 'names.txt', and it must be a list"),
