@@ -23,7 +23,8 @@ from foveate.models.zoo.heldout import heldout
 from tests.e2e.serving import CLUSTERS, FOVEATE, TIMEOUT_S, ServerProcess, environment, serving
 
 EXAMPLES = [
-    Path(__file__).parents[2] / f"examples/{name}.jpg" for name in ("bicycle", "fox", "octopus", "teacup")
+    Path(__file__).parents[2] / f"examples/drawn/{name}.jpg"
+    for name in ("bicycle", "fox", "octopus", "teacup")
 ]
 """The drawn scenes among the examples."""
 VIT_T = ("--model", "vit-t")

@@ -13,7 +13,7 @@ from foveate.core.checkpoint_options import NOTHING_STATED, CheckpointOptions, f
 from foveate.core.errors import SetupError
 from foveate.models.opaque.checkpoint import OpaqueCheckpoint
 from foveate.models.opaque.parameter_fit import check_fit, names_of_network
-from foveate.models.opaque.timm_classifiers import IMAGE_SIZE, constructor_takes, describe, flexible_sizes
+from foveate.models.opaque.timm_classifiers import IMAGE_SIZE, constructor_takes, describe, serving_arguments
 from foveate.models.weights.checkpoint import name_of
 from foveate.models.weights.description import CONFIG, file_beside, is_own_format, own_values
 from foveate.models.weights.json_file import read_table
@@ -60,8 +60,13 @@ def load(path: Path, options: CheckpointOptions = NOTHING_STATED) -> OpaqueCheck
     state, _ = read_state(path, stated.prefix)
     arguments = dict(model_arguments(table, file)) | _size_arguments(timm, architecture, stated.image_size)
     module, state = _fitted(timm, architecture, arguments, state, path.name, stated.prefix)
-    counters = {name for name, value in module.state_dict().items() if not value.is_floating_point()}
-    check_tensors({name: value for name, value in state.items() if name not in counters}, path.name)
+    # Besides counters, a few networks have bounds that are infinite from the start.
+    unchecked = {
+        name
+        for name, value in module.state_dict().items()
+        if not (value.is_floating_point() and value.isfinite().all())
+    }
+    check_tensors({name: value for name, value in state.items() if name not in unchecked}, path.name)
     _check_classes(module, table, file, stated, path)
     module.load_state_dict(state)
     module.pretrained_cfg |= _overlay(stated)
@@ -120,10 +125,10 @@ def _fitted(
     if classes not in (None, empty.num_classes):
         empty = create(timm, architecture, pretrained=False, **{**arguments, **more})
     check_fit(state, empty.state_dict(), where, architecture)
-    flexible = flexible_sizes(empty)
-    return create(
-        timm, architecture, pretrained=False, device="cpu", **{**arguments, **more, **flexible}
-    ), state
+    arguments = {**arguments, **more, **serving_arguments(empty)}
+    module = create(timm, architecture, pretrained=False, device="cpu", **arguments)
+    used = module.state_dict().keys()  # without the projection to a language model's tokens
+    return module, {name: value for name, value in state.items() if name in used}
 
 
 def _translated(

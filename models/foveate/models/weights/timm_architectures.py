@@ -31,6 +31,8 @@ class TimmArchitecture:
     eps: float
     activation: Activation
     pool: Pool
+    projection: int = 0
+    """Width of the embedding that weights of this model give where timm publishes it as an image tower."""
     config: Mapping[str, Any] = field(default_factory=dict)
     """Further fields of ViTConfig that the weights do not show, where they are not the defaults."""
 

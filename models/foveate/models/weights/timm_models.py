@@ -22,14 +22,13 @@ from foveate.models.weights.hub_access import http_error, hub_access
 from foveate.models.weights.json_file import check_label_names
 from foveate.models.weights.not_elastic import NotElastic
 from foveate.models.weights.timm_config import import_timm, sentence, vit_config
+from foveate.models.weights.timm_format import NEAREST_CROP, nearest_crop
 from foveate.models.zoo import CheckpointCard
 
 log = logging.getLogger(__name__)
 
 _SAFE = {"hf_hub_filename": "model.safetensors"}
 """Without this entry timm falls back to a pickle where a repository has no safetensors file."""
-_NEAREST_CROP: Mapping[str, CropMode] = {"border": "center"}
-"""The decoder's crop for those of timm that it does not have."""
 _ON_HUB = ("hf-hub:", "hf_hub:")
 """What timm's names of repositories begin with."""
 _TOLERANCE = 1e-3
@@ -102,6 +101,9 @@ def _card(module: Any, shape: ViTConfig, name: str) -> CheckpointCard:
     """Name, labels, preprocessing and origin from timm's configuration of the model."""
     config = module.pretrained_cfg
     data = data_config(module, name)
+    _, height, width = data["input_size"]
+    if height != width:
+        raise NotElastic(f"{name} takes images of {width}x{height} pixels, and the trunk's are square")
     origin = config.get("hf_hub_id")
     return CheckpointCard(
         name=variant(name.partition("@")[0].rpartition("/")[2]),
@@ -117,24 +119,27 @@ def _card(module: Any, shape: ViTConfig, name: str) -> CheckpointCard:
 
 
 def data_config(module: Any, name: str) -> Mapping[str, Any]:
-    """timm's preprocessing of a model. Raises SetupError for images that the decoder does not make."""
+    """timm's preprocessing of a model. Raises SetupError for images that the decoder does not make.
+
+    Other images than square ones are resized from a square one that shows the whole image.
+    """
     data: Mapping[str, Any] = import_module("timm.data").resolve_model_data_config(module)
     channels, height, width = data["input_size"]
-    if channels != 3 or height != width:
-        raise SetupError(f"{name} takes images of {width}x{height} pixels, and only square ones are served")
+    whole = data["crop_mode"] == "squash" and data["crop_pct"] == 1
+    if channels != 3:
+        raise SetupError(f"{name} takes images of {channels} channels, and images have 3")
+    if height != width and not whole:
+        raise SetupError(f"{name} crops images to {width}x{height} pixels, and only square crops are made")
     known_interpolation = data["interpolation"] in get_args(Interpolation)
-    if not (known_interpolation and data["crop_mode"] in (*get_args(CropMode), *_NEAREST_CROP)):
+    if not (known_interpolation and data["crop_mode"] in (*get_args(CropMode), *NEAREST_CROP)):
         kind = f"{data['crop_mode']} crops and {data['interpolation']} interpolation"
         raise SetupError(f"{name} takes images with {kind}, which the decoder does not have")
-    if data["crop_mode"] in _NEAREST_CROP:
-        log.warning("%s pads images to a square; here the middle of each image is cropped", name)
-    return data
+    return {**data, "crop_mode": nearest_crop(data["crop_mode"], name)}
 
 
 def input_spec(data: Mapping[str, Any]) -> InputSpec:
     """The decoder's part of `data_config`."""
-    crop_mode = _NEAREST_CROP.get(data["crop_mode"], data["crop_mode"])
-    return InputSpec(data["crop_pct"], crop_mode, data["interpolation"])
+    return InputSpec(data["crop_pct"], data["crop_mode"], data["interpolation"])
 
 
 def labels_of(config: Mapping[str, Any], classes: int, name: str) -> tuple[str, ...]:

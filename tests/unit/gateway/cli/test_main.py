@@ -38,7 +38,7 @@ def test_flags_are_checked_before_a_model_is_loaded(arguments: tuple[str, ...], 
 def test_a_prediction_as_json(tmp_path: Path) -> None:
     drawn = tmp_path / "explained.png"
     options = ["--model", "vit-xs", "--precision", "fp32", "--top-k", "2", "--json", "--explain", str(drawn)]
-    done = CliRunner().invoke(app, ["predict", str(EXAMPLES / "fox.jpg"), *options])
+    done = CliRunner().invoke(app, ["predict", str(EXAMPLES / "drawn" / "fox.jpg"), *options])
     assert done.exit_code == 0, done.output
     fields = json.loads(done.stdout)
     assert (fields["model"], fields["predictions"][0]["label"]) == ("vit-xs", "fox")

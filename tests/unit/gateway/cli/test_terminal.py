@@ -56,7 +56,7 @@ def test_block_characters_need_a_unicode_stream(encoding: str, expected: bool) -
 
 @pytest.mark.parametrize("model", ["vit-xs", "vit-t-seg"])
 def test_predict_prints_plain_characters_on_an_ascii_terminal(model: str) -> None:
-    command = [*CLI, "predict", str(EXAMPLES / "fox.jpg"), "--model", model, "--precision", "fp32"]
+    command = [*CLI, "predict", str(EXAMPLES / "drawn" / "fox.jpg"), "--model", model, "--precision", "fp32"]
     environment = os.environ | {"PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, env=environment)
     assert done.returncode == 0, done.stderr

@@ -13,7 +13,7 @@ from foveate.models.weights.timm_architectures import (
     unseen_fields,
     usual_heads,
 )
-from foveate.models.weights.timm_config import vit_config
+from foveate.models.weights.timm_config import embedding_widths, vit_config
 from tests.support.torchvision_ops import import_timm
 
 timm = import_timm()
@@ -29,6 +29,7 @@ def test_table_is_that_of_timm() -> None:
         assert (known.width, known.depth, known.heads) == (config.width, config.depth, config.heads), name
         assert (known.eps, known.activation, known.pool) == (config.eps, config.activation, config.pool), name
         assert known.config == unseen_fields(config), name
+        assert known.projection == max(embedding_widths(name), default=0), name
 
 
 def test_rows_of_the_file_are_distinct() -> None:
