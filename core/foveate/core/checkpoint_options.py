@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+from foveate.core.class_labels import labels_in_order
 from foveate.core.model import CropMode, Interpolation
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "silu"]
@@ -18,8 +19,6 @@ Rope = Literal["none", "cat", "dinov3"]
 centred and lie between -1 and 1 at any image size (`dinov3`)."""
 
 
-MAX_LABELS = 1_000_000
-"""Most class names."""
 MAX_IMAGE_SIZE = 4096
 """Largest side of the input in pixels. Position embeddings of a side of 100,000 pixels would take 20 GB."""
 
@@ -87,16 +86,7 @@ class CheckpointOptions(BaseModel):
     @classmethod
     def _sort_labels(cls, value: Any) -> Any:
         """Class names in order: a table by class index becomes a list without gaps."""
-        if not isinstance(value, Mapping):
-            return value
-        try:
-            names = {int(index): name for index, name in value.items()}
-        except (TypeError, ValueError):
-            raise ValueError("a table of labels has class indices as keys, as in 0, 1, 2") from None
-        last = max(names, default=-1)
-        if min(names, default=0) < 0 or last >= MAX_LABELS:
-            raise ValueError(f"class indices go from 0 to {MAX_LABELS - 1}")
-        return [names.get(index, f"class {index}") for index in range(last + 1)]
+        return labels_in_order(value) if isinstance(value, Mapping) else value
 
     def over(self, other: "CheckpointOptions") -> "CheckpointOptions":
         """These options, and those of the other where this one states nothing."""

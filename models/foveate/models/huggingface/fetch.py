@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from foveate.core.class_labels import labels_in_order
 from foveate.core.errors import SetupError
 from foveate.core.model import Task
 from foveate.models import zoo
@@ -199,10 +200,14 @@ def _load_class(mapping: Any, config: Any, source: str) -> Any:
 
 def _labels(config: Any, source: str) -> tuple[str, ...]:
     """The class names in order."""
-    names = {int(index): str(label) for index, label in (config.id2label or {}).items()}
-    if not names or sorted(names) != list(range(len(names))):
+    table = config.id2label or {}
+    try:
+        labels = labels_in_order(table)
+    except ValueError:
+        labels = ()
+    if not labels or len(labels) > len(table):
         raise SetupError(f"the configuration of {source} does not number its labels from 0, one by one")
-    return tuple(names[index] for index in range(len(names)))
+    return tuple(map(str, labels))
 
 
 def _preprocessor(source: str) -> tuple[Mapping[str, Any], str]:

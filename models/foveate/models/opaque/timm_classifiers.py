@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from foveate.core.class_labels import numbered_labels
 from foveate.core.default_models import PHOTO_NAMES
 from foveate.models import zoo
 from foveate.models.opaque.checkpoint import OpaqueCheckpoint
@@ -76,7 +77,7 @@ def describe(module: Any, name: str, description: str = "") -> OpaqueCheckpoint:
     classes, side = int(module.num_classes), int(data["input_size"][1])
     labels = labels_of(config, classes, name)
     if not labels and not gives_embeddings(name):
-        labels = tuple(f"class {i}" for i in range(classes))
+        labels = numbered_labels(classes)
     origin = config.get("hf_hub_id")
     fixed = bool(config.get("fixed_input_size")) and not flexible_sizes(module)
     return OpaqueCheckpoint(

@@ -8,6 +8,7 @@ from numbers import Integral
 from typing import Any
 
 from foveate.core.checkpoint_options import NOTHING_STATED, CheckpointOptions, flag_of
+from foveate.core.class_labels import labels_in_order
 from foveate.core.errors import SetupError
 from foveate.core.model import InputSpec
 from foveate.models.weights.options_file import with_labels_read
@@ -131,8 +132,8 @@ def _labels(model: object, name: str, stated: CheckpointOptions) -> tuple[str, .
     value = getattr(model, "labels", None)
     if isinstance(value, Mapping):  # such as id2label of transformers
         try:
-            return tuple(str(value[key]) for key in sorted(value, key=int))
-        except (TypeError, ValueError):
+            return tuple(map(str, labels_in_order(value)))
+        except ValueError:
             raise SetupError(
                 f"{name}.labels is a table whose keys are no class indices: it must be a list of names"
             ) from None

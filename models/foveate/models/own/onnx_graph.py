@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from foveate.core.class_labels import labels_in_order
 from foveate.core.errors import SetupError
 from foveate.models.own.declaration import MAX_SIZE
 
@@ -101,8 +102,8 @@ def metadata_labels(session: Any) -> tuple[str, ...]:
             value = [part.strip() for part in text.replace("\n", ",").split(",") if part.strip()]
     if isinstance(value, Mapping):
         try:
-            value = [value[key] for key in sorted(value, key=int)]
-        except (TypeError, ValueError):
+            value = labels_in_order(value)
+        except ValueError:
             return ()
     return tuple(map(str, value)) if isinstance(value, list | tuple) else ()
 
