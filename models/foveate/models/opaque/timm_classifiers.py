@@ -13,6 +13,8 @@ from foveate.models import zoo
 from foveate.models.opaque.checkpoint import OpaqueCheckpoint
 from foveate.models.opaque.sizes import smaller_sizes
 from foveate.models.weights.checkpoint import variant
+from foveate.models.weights.hub import RANDOM
+from foveate.models.weights.timm_architectures import ON_HUB, model_name
 from foveate.models.weights.timm_config import import_timm
 from foveate.models.weights.timm_models import (
     check_has_weights,
@@ -23,8 +25,6 @@ from foveate.models.weights.timm_models import (
     labels_of,
 )
 
-RANDOM = "random:"
-"""Before a timm name: random weights, the same every time, for measurements of speed."""
 FLEXIBLE = "dynamic_img_size"
 """timm's argument that makes a vision transformer take any image size."""
 IMAGE_SIZE = "img_size"
@@ -39,7 +39,7 @@ def load(spec: str) -> OpaqueCheckpoint:
     Raises SetupError when timm is missing, has no such model or weights, cannot fetch them, or when the model
     takes images that the decoder does not make.
     """
-    name = spec.removeprefix(RANDOM).removeprefix("timm/")
+    name = model_name(spec.removeprefix(RANDOM))
     timm = import_timm(spec)
     check_known(timm, name, (*zoo.names(), *PHOTO_NAMES))
     empty: Any = create(timm, name, pretrained=False)
@@ -91,7 +91,7 @@ def describe(module: Any, name: str, description: str = "") -> OpaqueCheckpoint:
         sizes=() if fixed else smaller_sizes(module, side),
         description=description or f"{config.get('architecture') or name} of timm",
         licence=config.get("license") or "",
-        source=f"hf-hub:{origin}" if origin else config.get("url") or "",
+        source=ON_HUB[0] + origin if origin else config.get("url") or "",
     )
 
 
