@@ -28,9 +28,9 @@ from foveate.engine.runner import Runner
 from foveate.gateway.cli import model_loader
 from foveate.gateway.media.image import decode_image
 from foveate.gateway.objective import default_plan
+from foveate.models.loading.own_models import load_object
 from foveate.models.own import OwnModel
 from foveate.models.own.declaration import name_of
-from foveate.models.own.loader import load_object
 from foveate.models.own.source import find_own, instantiate
 from foveate.scheduling.fifo import Fifo
 from foveate.scheduling.slo_policy import SloPolicy

@@ -5,8 +5,7 @@ import torch
 from torch import nn
 
 from foveate.models.runners.forward_cost import count, skeleton
-
-transformers = pytest.importorskip("transformers")
+from tests.support.pretrained import transformers
 
 
 def test_convolutions_and_matrix_products_are_counted() -> None:
