@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 from foveate.core.checkpoint_options import NOTHING_STATED, CheckpointOptions
 from foveate.core.default_models import PHOTO_MODEL, PHOTO_NAMES
@@ -132,10 +133,10 @@ def _with_profile(
 ) -> tuple[Profile | None, OpaqueFamily]:
     """The profile of exactly these networks, and the family with the siblings that it names.
 
-    Where the name lists siblings, a profile has to name the same ones. Raises SetupError for a profile that
-    cannot be read, or that names siblings that cannot be loaded.
+    Where the name lists siblings, a profile has to name the same ones. A profile bears the name of the family.
+    Raises SetupError for a profile that cannot be read, or that names siblings that cannot be loaded.
     """
-    for profile, path in matching_profiles(name, members.own):
+    for profile, path in matching_profiles(name, replace(members.own, name=members.name)):
         profiled = members
         if not members.siblings and profile.siblings:
             try:
