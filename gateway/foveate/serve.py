@@ -45,7 +45,7 @@ def serve(*models: OwnModel | str, **settings: Any) -> None:
     names of `foveate.core.settings.Settings`, before FOVEATE_* variables. Raises SetupError.
     """
     from foveate.gateway.cli.checkpoint_flags import check_model_options
-    from foveate.gateway.cli.default_models import with_installed_models
+    from foveate.gateway.cli.installed_models import with_installed_models
     from foveate.gateway.cli.terminal import check_address, print_line, start_logging
 
     if any(frame.f_code is find_own.__code__ for frame, _ in traceback.walk_stack(None)):

@@ -17,7 +17,13 @@ from foveate.core.model import Task
 from foveate.models import zoo
 from foveate.models.weights.checkpoint import variant
 from foveate.models.weights.hub_access import http_error, hub_access
-from foveate.models.weights.local_files import PREFIX, for_transformers, is_folder, is_local, is_tower
+from foveate.models.weights.local_files import (
+    PREFIX,
+    is_folder,
+    is_local,
+    may_run_in_trunk,
+    runs_in_transformers,
+)
 from foveate.models.weights.preprocessing import Preprocessing, parse_preprocessing
 from foveate.models.weights.timm_config import sentence
 from foveate.models.weights.torchvision_operators import declare_missing_operators
@@ -73,7 +79,7 @@ def is_transformers_name(spec: str) -> bool:
     """Whether a name belongs to transformers: `org/name` on the hub, a folder, the weights file in a
     folder, or `hf:` before any of them. Models that the elastic trunk runs do not belong to it."""
     if is_local(spec.removeprefix(PREFIX)):
-        return for_transformers(spec.removeprefix(PREFIX))
+        return runs_in_transformers(spec.removeprefix(PREFIX))
     if is_trunk_repository(spec):
         return False
     return spec.startswith(PREFIX) or is_folder(spec) or is_hub_name(spec)
@@ -87,7 +93,7 @@ def is_image_classifier(pretrained: Pretrained) -> bool:
 def load(spec: str) -> Pretrained:
     """Load a checkpoint by name. Raises SetupError with one sentence when it cannot be loaded or served."""
     source = spec.removeprefix(PREFIX)
-    if (for_transformers(source) or is_tower(source)) and not Path(source).is_dir():
+    if (runs_in_transformers(source) or may_run_in_trunk(source)) and not Path(source).is_dir():
         source = str(Path(source).parent)  # the weights file of a folder stands for the folder
     transformers = import_transformers(source)
     if Path(source).is_dir():

@@ -34,7 +34,7 @@ from foveate.models.runners.image import TorchRunner
 from foveate.models.weights.local_files import (
     check_no_options,
     is_local,
-    is_tower,
+    may_run_in_trunk,
     weights_path,
     without_prefix,
 )
@@ -124,7 +124,7 @@ def _read_photo_model(name: str, options: CheckpointOptions) -> OpaqueCheckpoint
 
 def _is_transformers_model(name: str) -> bool:
     """Whether transformers runs the model. It also runs the vision towers that the trunk refuses."""
-    tower = is_tower(without_prefix(name)) or is_trunk_repository(name)
+    tower = may_run_in_trunk(without_prefix(name)) or is_trunk_repository(name)
     return tower or huggingface.is_transformers_name(name)
 
 
@@ -133,7 +133,7 @@ def _with_profile(
 ) -> tuple[Profile | None, OpaqueFamily]:
     """The profile of exactly these networks, and the family with the siblings that it names.
 
-    Where the name lists siblings, a profile has to name the same ones. A profile bears the name of the family.
+    Where the name lists siblings, a profile has to name the same ones. It bears the name of the family.
     Raises SetupError for a profile that cannot be read, or that names siblings that cannot be loaded.
     """
     for profile, path in matching_profiles(name, replace(members.own, name=members.name)):
