@@ -30,7 +30,11 @@ FLEXIBLE = "dynamic_img_size"
 IMAGE_SIZE = "img_size"
 """timm's argument for the side of the input, of networks with parameters that depend on it."""
 _IMAGE_TOWERS = re.compile(r"clip|_pe_core_")
-"""Names of towers that were trained to embed images. timm describes their projections as classes."""
+"""Names of towers that were trained to embed images.
+
+timm's configurations describe their projections as classes (`num_classes`, `classifier`), just as they
+describe a network with as many classes that have no names. So the name alone tells them apart.
+"""
 
 
 def load(spec: str) -> OpaqueCheckpoint:
