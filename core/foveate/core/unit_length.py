@@ -11,5 +11,6 @@ def unit_length(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
     """
     squares = np.einsum("...d,...d->...", vectors, vectors, dtype=np.float64)
     lengths = np.sqrt(squares)[..., None]
-    unit = vectors.astype(np.float32)
-    return np.divide(vectors, lengths, out=unit, where=lengths != 0, casting="same_kind")
+    unit: NDArray[np.float32] = vectors.astype(np.float32)
+    np.divide(vectors, lengths, out=unit, where=lengths != 0, casting="same_kind")
+    return unit

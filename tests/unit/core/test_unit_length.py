@@ -15,6 +15,7 @@ def test_zeros_stay_and_large_numbers_do_not_overflow() -> None:
 def test_each_row_is_scaled_alone_and_the_argument_stays() -> None:
     rows = np.array([[3, 4], [0, 0], [1e-30, 0], [np.nan, 1]], np.float32)
     before = rows.copy()
-    np.testing.assert_allclose(unit_length(rows), [[0.6, 0.8], [0, 0], [1, 0], [np.nan, np.nan]], rtol=1e-6)
+    expected = np.array([[0.6, 0.8], [0, 0], [1, 0], [np.nan, np.nan]], np.float32)
+    np.testing.assert_allclose(unit_length(rows), expected, rtol=1e-6)
     np.testing.assert_array_equal(rows, before)
     assert unit_length(np.empty((0, 1), np.float32)).shape == (0, 1)
