@@ -1,12 +1,12 @@
 """What a user states about a checkpoint, because its weights alone do not show it."""
 
 import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+from foveate.core.class_labels import label_problem, labels_in_order
 from foveate.core.model import CropMode, Interpolation
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "silu"]
@@ -19,10 +19,6 @@ Rope = Literal["none", "cat", "dinov3"]
 centred and lie between -1 and 1 at any image size (`dinov3`)."""
 
 
-MAX_LABELS = 1_000_000
-"""Most class names."""
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-"""Characters that end a line or move the cursor of a terminal, and halves of characters."""
 MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 10, 4096
 """Smallest and largest side of the input in pixels. A plan names sides from 10 on, and position embeddings of
 a side of 100,000 pixels would take 20 GB."""
@@ -93,16 +89,7 @@ class CheckpointOptions(BaseModel):
     @classmethod
     def _sort_labels(cls, value: Any) -> Any:
         """Class names in order: a table by class index becomes a list without gaps."""
-        if not isinstance(value, Mapping):
-            return value
-        try:
-            names = {int(index): name for index, name in value.items()}
-        except (TypeError, ValueError):
-            raise ValueError("a table of labels has class indices as keys, as in 0, 1, 2") from None
-        last = max(names, default=-1)
-        if min(names, default=0) < 0 or last >= MAX_LABELS:
-            raise ValueError(f"class indices go from 0 to {MAX_LABELS - 1}")
-        return [names.get(index, f"class {index}") for index in range(last + 1)]
+        return labels_in_order(value) if isinstance(value, Mapping) else value
 
     @field_validator("labels")
     @classmethod
@@ -122,16 +109,6 @@ class CheckpointOptions(BaseModel):
 
 
 NOTHING_STATED = CheckpointOptions()
-
-
-def label_problem(labels: Sequence[str]) -> str:
-    """Why class names cannot be served, as a clause for an error message; empty where they can be."""
-    if len(labels) > MAX_LABELS:
-        return f"there are more than {MAX_LABELS} class names"
-    for index, label in enumerate(labels):
-        if _CONTROL.search(label):
-            return f"the name of class {index}, {label[:40]!a}, holds a control character: remove it"
-    return ""
 
 
 def flag_of(name: str) -> str:

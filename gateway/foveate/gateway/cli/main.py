@@ -16,7 +16,7 @@ from foveate.core.errors import FoveateError, SetupError
 from foveate.core.settings import Settings, read_settings
 from foveate.gateway.cli.autoscaler import autoscaler
 from foveate.gateway.cli.checkpoint_flags import check_model_options, model_options, with_checkpoint_flags
-from foveate.gateway.cli.default_models import with_installed_models
+from foveate.gateway.cli.installed_models import with_installed_models
 from foveate.gateway.cli.model_loader import (
     load,
     load_options,

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from foveate.core.checkpoint_options import label_problem
+from foveate.core.class_labels import label_problem, labels_in_order
 from foveate.core.errors import SetupError
 from foveate.core.model import Task
 from foveate.models import zoo
@@ -22,10 +22,10 @@ from foveate.models.weights.hub_access import http_error, hub_access
 from foveate.models.weights.json_file import read_table
 from foveate.models.weights.local_files import (
     PREFIX,
-    for_transformers,
     is_folder,
     is_local,
-    is_tower,
+    may_run_in_trunk,
+    runs_in_transformers,
 )
 from foveate.models.weights.preprocessing import Preprocessing, parse_preprocessing
 from foveate.models.weights.stated_size import check_counts, limited_to, stored_size
@@ -83,7 +83,7 @@ def is_transformers_name(spec: str) -> bool:
     """Whether a name belongs to transformers: `org/name` on the hub, a folder, the weights file in a
     folder, or `hf:` before any of them. Models that the elastic trunk runs do not belong to it."""
     if is_local(spec.removeprefix(PREFIX)):
-        return for_transformers(spec.removeprefix(PREFIX))
+        return runs_in_transformers(spec.removeprefix(PREFIX))
     if is_trunk_repository(spec):
         return False
     return spec.startswith(PREFIX) or is_folder(spec) or is_hub_name(spec)
@@ -97,7 +97,7 @@ def is_image_classifier(pretrained: Pretrained) -> bool:
 def load(spec: str) -> Pretrained:
     """Load a checkpoint by name. Raises SetupError with one sentence when it cannot be loaded or served."""
     source = spec.removeprefix(PREFIX)
-    if (for_transformers(source) or is_tower(source)) and not Path(source).is_dir():
+    if (runs_in_transformers(source) or may_run_in_trunk(source)) and not Path(source).is_dir():
         source = str(Path(source).parent)  # the weights file of a folder stands for the folder
     transformers = import_transformers(source)
     if Path(source).is_dir() and not (Path(source) / CONFIG).is_file():
@@ -218,13 +218,17 @@ def _load_class(mapping: Any, config: Any, source: str) -> Any:
 
 def _labels(config: Any, source: str) -> tuple[str, ...]:
     """The class names in order."""
-    names = {int(index): str(label) for index, label in (config.id2label or {}).items()}
-    if not names or sorted(names) != list(range(len(names))):
+    table = config.id2label or {}
+    try:
+        labels = labels_in_order(table)
+    except ValueError:
+        labels = ()
+    if not labels or len(labels) > len(table):
         raise SetupError(f"the configuration of {source} does not number its labels from 0, one by one")
-    labels = tuple(names[index] for index in range(len(names)))
-    if problem := label_problem(labels):
+    names = tuple(map(str, labels))
+    if problem := label_problem(names):
         raise SetupError(f"the id2label of {source} cannot be served: {problem}")
-    return labels
+    return names
 
 
 def _preprocessor(source: str) -> tuple[Mapping[str, Any], str]:

@@ -8,11 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from foveate.core.class_labels import numbered_labels
 from foveate.core.default_models import PHOTO_NAMES
 from foveate.models import zoo
 from foveate.models.opaque.checkpoint import OpaqueCheckpoint
 from foveate.models.opaque.sizes import INPUT_ERRORS, smaller_sizes
 from foveate.models.weights.checkpoint import variant
+from foveate.models.weights.hub import RANDOM
+from foveate.models.weights.timm_architectures import ON_HUB, model_name
 from foveate.models.weights.timm_config import import_timm, projection_of
 from foveate.models.weights.timm_models import (
     check_has_weights,
@@ -23,8 +26,6 @@ from foveate.models.weights.timm_models import (
     labels_of,
 )
 
-RANDOM = "random:"
-"""Before a timm name: random weights, the same every time, for measurements of speed."""
 FLEXIBLE = "dynamic_img_size"
 """timm's argument that makes a vision transformer take any image size."""
 POOLING = "global_pool"
@@ -54,7 +55,7 @@ def load(spec: str) -> OpaqueCheckpoint:
     Raises SetupError when timm is missing, has no such model or weights, cannot fetch them, or when the model
     takes images that the decoder does not make.
     """
-    name = spec.removeprefix(RANDOM).removeprefix("timm/")
+    name = model_name(spec.removeprefix(RANDOM))
     timm = import_timm(spec)
     check_known(timm, name, (*zoo.names(), *PHOTO_NAMES))
     empty: Any = create(timm, name, pretrained=False)
@@ -126,7 +127,7 @@ def describe(module: Any, name: str, description: str = "") -> OpaqueCheckpoint:
     side = max(height, width)
     labels = labels_of(config, classes, name)
     if not labels and not projection_of(module):
-        labels = tuple(f"class {i}" for i in range(classes))
+        labels = numbered_labels(classes)
     origin = config.get("hf_hub_id")
     module.requires_grad_(False)
     fixed = height != width or (bool(config.get("fixed_input_size")) and not flexible_sizes(module))
@@ -141,5 +142,5 @@ def describe(module: Any, name: str, description: str = "") -> OpaqueCheckpoint:
         sizes=() if fixed else smaller_sizes(module, side),
         description=description or f"{config.get('architecture') or name} of timm",
         licence=config.get("license") or "",
-        source=f"hf-hub:{origin}" if origin else config.get("url") or "",
+        source=ON_HUB[0] + origin if origin else config.get("url") or "",
     )

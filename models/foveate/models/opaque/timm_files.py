@@ -20,6 +20,7 @@ from foveate.models.weights.json_file import read_table
 from foveate.models.weights.options_file import parse_options, with_labels_read
 from foveate.models.weights.state_dict import check_tensors, read_state, stem_of
 from foveate.models.weights.stated_size import StoredSize, check_counts, limited_to
+from foveate.models.weights.timm_architectures import architecture_name
 from foveate.models.weights.timm_config import import_timm
 from foveate.models.weights.timm_format import (
     classes_of,
@@ -55,7 +56,8 @@ def load(path: Path, options: CheckpointOptions = NOTHING_STATED) -> OpaqueCheck
             raise SetupError(
                 f"{name} cannot be set for {path.name}: {stated.architecture} of timm states it itself"
             )
-    timm, architecture = import_timm(f"the {stated.architecture} of {path.name}"), _name(stated.architecture)
+    timm = import_timm(f"the {stated.architecture} of {path.name}")
+    architecture = architecture_name(stated.architecture)
     check_known(timm, architecture, ())
     state, _ = read_state(path, stated.prefix)
     arguments = dict(model_arguments(table, file)) | _size_arguments(timm, architecture, stated.image_size)
@@ -85,11 +87,6 @@ def _beside(path: Path) -> tuple[CheckpointOptions, Mapping[str, Any], str]:
     if timms:
         options = options.model_copy(update={"architecture": table["architecture"]})
     return options, table if timms else {}, where
-
-
-def _name(architecture: str) -> str:
-    """timm's name, without the `timm/` of its repositories on the hub."""
-    return architecture.removeprefix("hf-hub:").removeprefix("timm/")
 
 
 def _size_arguments(timm: Any, architecture: str, image_size: int | None) -> dict[str, Any]:

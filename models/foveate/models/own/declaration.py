@@ -11,13 +11,12 @@ from typing import Any
 from foveate.core.checkpoint_options import (
     IMAGE_SIZES,
     MAX_IMAGE_SIZE,
-    MAX_LABELS,
     MIN_IMAGE_SIZE,
     NOTHING_STATED,
     CheckpointOptions,
     flag_of,
-    label_problem,
 )
+from foveate.core.class_labels import MAX_LABELS, label_problem, labels_in_order
 from foveate.core.errors import SetupError
 from foveate.core.model import InputSpec
 from foveate.models.weights.options_file import with_labels_read
@@ -149,8 +148,8 @@ def _labels(model: object, name: str, stated: CheckpointOptions) -> tuple[str, .
     value = getattr(model, "labels", None)
     if isinstance(value, Mapping):  # such as id2label of transformers
         try:
-            names = tuple(str(value[key]) for key in sorted(value, key=int))
-        except (TypeError, ValueError):
+            names = tuple(map(str, labels_in_order(value)))
+        except ValueError:
             raise SetupError(
                 f"{name}.labels is a table whose keys are no class indices: it must be a list of names"
             ) from None

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from foveate.core.checkpoint_options import IMAGE_SIZES, MAX_IMAGE_SIZE
+from foveate.core.class_labels import labels_in_order
 from foveate.core.errors import SetupError
 
 TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8"}
@@ -122,8 +123,8 @@ def metadata_labels(session: Any) -> tuple[str, ...]:
             value = [part.strip() for part in text.replace("\n", ",").split(",") if part.strip()]
     if isinstance(value, Mapping):
         try:
-            value = [value[key] for key in sorted(value, key=int)]
-        except (TypeError, ValueError):
+            value = labels_in_order(value)
+        except ValueError:
             return ()
     return tuple(map(str, value)) if isinstance(value, list | tuple) else ()
 

@@ -35,7 +35,7 @@ def is_local(name: str) -> bool:
     """Whether a model's name is the path of weights: a file, or a folder for the elastic trunk."""
     if name.endswith((*SUFFIXES, INDEX_SUFFIX)):
         return True
-    return is_folder(name) and not for_transformers(name)
+    return is_folder(name) and not runs_in_transformers(name)
 
 
 def is_folder(name: str) -> bool:
@@ -46,13 +46,13 @@ def is_folder(name: str) -> bool:
     return "/" in name or (name not in zoo.names() and (path / CONFIG).is_file())
 
 
-def for_transformers(name: str) -> bool:
+def runs_in_transformers(name: str) -> bool:
     """Whether a folder, or the weights file in it, is a transformers model that the trunk does not run."""
     table = _transformers_table(name)
     return table is not None and not runs_in_trunk(table)
 
 
-def is_tower(name: str) -> bool:
+def may_run_in_trunk(name: str) -> bool:
     """Whether a folder, or the weights file in it, is a transformers model that the trunk may run."""
     table = _transformers_table(name)
     return table is not None and runs_in_trunk(table)

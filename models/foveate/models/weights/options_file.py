@@ -6,7 +6,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from foveate.core.checkpoint_options import CheckpointOptions, label_problem
+from foveate.core.checkpoint_options import CheckpointOptions
+from foveate.core.class_labels import label_problem
 from foveate.core.errors import SetupError
 
 BLANK = " \t\xa0"

@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from foveate.core.errors import SetupError
+from foveate.models.weights.pickled_file import SIGNATURES
 from foveate.models.weights.saved_networks import read_network
 
 SUFFIX = ".safetensors"
@@ -26,12 +27,11 @@ INDEX_SUFFIX = ".safetensors.index.json"
 """The suffix of the file that names the shard of each tensor."""
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _SIGNATURES = (
-    (b"version https://git-lfs", "a Git LFS pointer, not the weights: run `git lfs pull`"),
+    *SIGNATURES,
     (b"PK\x03\x04", "a file of torch.save under another name: rename it to end in .pth"),
     (b"\x80", "a pickle: a file of torch.save is read where its name ends in .pth"),
-    (b"<", "an HTML or XML page, not the weights: download the file itself"),
 )
-"""How other files begin that often bear the name of a weights file."""
+"""How other files begin that often bear the name of a safetensors file, and what they are."""
 
 
 def stem_of(name: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from foveate.core.checkpoint_options import MAX_LABELS
+from foveate.core.class_labels import MAX_LABELS
 from foveate.core.errors import SetupError
 from foveate.models.weights.state_dict import INDEX_SUFFIX, MAIN, SUFFIX, read_names, weight_map
 

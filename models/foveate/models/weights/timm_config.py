@@ -55,13 +55,7 @@ def import_timm(spec: str, zoo_names: Sequence[str] = ()) -> Any:
 
 def vit_config(module: Any, name: str) -> ViTConfig:
     """The configuration of a timm module. Raises NotElastic for anything that the trunk does not have."""
-    if type(module).__name__ not in _MODELS:
-        raise NotElastic(
-            f"{name} is a {type(module).__name__}, and the elastic trunk runs only vision transformers"
-        )
-    unknown = sorted({type(m).__name__ for m in module.modules()} - _MODELS - _LAYERS - _ACTIVATIONS.keys())
-    if unknown:
-        raise NotElastic(f"{name} uses {', '.join(unknown)}, which the trunk does not have")
+    _check_layers(module, name)
     patch, block, pool = module.patch_embed, module.blocks[0], module.attn_pool
     # Eva's attention pooling always reads all tokens.
     is_eva = type(module).__name__ == "Eva"
@@ -110,13 +104,29 @@ def vit_config(module: Any, name: str) -> ViTConfig:
         pool_prefix=pool_prefix,
         **_rope(getattr(module, "rope", None), name),
     )
+    _check_tokens(config, module, name)
+    return config
+
+
+def _check_layers(module: nn.Module, name: str) -> None:
+    """Raise NotElastic for another kind of model, and for layers that the trunk does not have."""
+    if type(module).__name__ not in _MODELS:
+        raise NotElastic(
+            f"{name} is a {type(module).__name__}, and the elastic trunk runs only vision transformers"
+        )
+    unknown = sorted({type(m).__name__ for m in module.modules()} - _MODELS - _LAYERS - _ACTIVATIONS.keys())
+    if unknown:
+        raise NotElastic(f"{name} uses {', '.join(unknown)}, which the trunk does not have")
+
+
+def _check_tokens(config: ViTConfig, module: Any, name: str) -> None:
+    """Raise NotElastic where patches do not tile the image, and for prefix tokens of unknown kinds."""
     if config.image_size % config.patch_size:
         raise NotElastic(f"{name}: patches of {config.patch_size} pixels do not tile {config.image_size}")
     if config.prefix != module.num_prefix_tokens:
         raise NotElastic(
             f"{name} has {module.num_prefix_tokens} prefix tokens, and only {config.prefix} of them are known"
         )
-    return config
 
 
 def projection_of(module: Any) -> int:

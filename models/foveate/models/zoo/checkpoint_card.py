@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from typing import Any
 
-from foveate.core.checkpoint_options import label_problem
+from foveate.core.class_labels import label_problem
 from foveate.core.errors import SetupError
 from foveate.core.model import InputSpec, Task
 from foveate.models.heads import ExitSpec

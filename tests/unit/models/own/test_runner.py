@@ -222,7 +222,7 @@ def test_a_model_without_torch_needs_no_torch() -> None:
         "import sys\n"
         "import foveate.serve\n"
         "from foveate.core.settings import Settings\n"
-        "from foveate.models.own.loader import load_object\n"
+        "from foveate.models.loading.own_models import load_object\n"
         "from tests.support.own_models import Brightness\n"
         "runner = load_object(Brightness(), Settings(threads=1))\n"
         "assert list(runner.times) == [1] and runner.times[1][runner.full], runner.times\n"

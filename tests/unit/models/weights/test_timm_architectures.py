@@ -8,7 +8,9 @@ import torch
 from foveate.models.weights.not_elastic import NotElastic
 from foveate.models.weights.timm_architectures import (
     architecture,
+    architecture_name,
     architectures,
+    model_name,
     stated_architecture,
     unseen_fields,
     usual_heads,
@@ -49,6 +51,13 @@ def test_a_stated_architecture_may_have_a_tag_and_must_exist() -> None:
         stated_architecture("vit_small_patch16_dinov4")
     with pytest.raises(NotElastic, match="'resnet18' is not one of timm's architectures that the trunk runs"):
         stated_architecture("resnet18")
+
+
+def test_names_lose_the_organisation_of_timm_alone() -> None:
+    assert model_name("timm/resnet18.a1_in1k") == model_name("resnet18.a1_in1k") == "resnet18.a1_in1k"
+    assert model_name("hf-hub:owner/resnet18") == "hf-hub:owner/resnet18"
+    for name in ("resnet18", "timm/resnet18", "hf-hub:timm/resnet18", "hf_hub:timm/resnet18"):
+        assert architecture_name(name) == "resnet18"
 
 
 def test_heads_of_a_shape() -> None:
