@@ -11,8 +11,15 @@ ARGS ?=
 serve: $(VENV)/.installed
 	$(BIN)/foveate serve $(ARGS)
 
+# Unit and contract tests start nothing that they share, so two processes run them. Servers, Redis and Ray are
+# tested one after the other, and so is all that ARGS selects.
 test: $(VENV)/.dev
+ifeq ($(strip $(ARGS)),)
+	$(BIN)/pytest --numprocesses 2 --dist worksteal tests/unit tests/contract
+	$(BIN)/pytest tests/integration tests/e2e
+else
 	$(BIN)/pytest $(ARGS)
+endif
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
