@@ -29,7 +29,7 @@ from tests.support.engines import (
 from tests.support.fake_runner import FULL, FakeRunner
 
 pytestmark = pytest.mark.anyio
-SHORT = HangLimits(0.1, 1000.0)
+SHORT = HangLimits(0.5, 1000.0)
 NEVER = HangLimits(1000.0, 1000.0)
 
 
