@@ -11,8 +11,16 @@ ARGS ?=
 serve: $(VENV)/.installed
 	$(BIN)/foveate serve $(ARGS)
 
+# Unit and contract tests start nothing that they share, so two processes run them, each with one thread: more
+# threads than cores wait for each other. Servers, Redis and Ray are tested one after the other, and so is all
+# that ARGS selects.
 test: $(VENV)/.dev
+ifeq ($(strip $(ARGS)),)
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal tests/unit tests/contract
+	$(BIN)/pytest tests/integration tests/e2e
+else
 	$(BIN)/pytest $(ARGS)
+endif
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

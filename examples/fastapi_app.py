@@ -1,7 +1,7 @@
 """An engine inside a FastAPI application of your own: batches that know deadlines.
 
 python examples/fastapi_app.py
-curl --data-binary @examples/bicycle.jpg 'http://127.0.0.1:8000/label?deadline_ms=300&min_quality=0.9'
+curl --data-binary @examples/drawn/bicycle.jpg 'http://127.0.0.1:8000/label?deadline_ms=300&min_quality=0.9'
 """
 
 import asyncio

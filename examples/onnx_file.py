@@ -2,7 +2,7 @@
 
     pip install 'foveate[onnx]' onnx      # `onnx` only writes the file; serving needs ONNX Runtime alone
     python examples/onnx_file.py colour.onnx
-    curl -F file=@examples/fox.jpg http://127.0.0.1:8000/classify
+    curl -F file=@examples/drawn/fox.jpg http://127.0.0.1:8000/classify
 
 With a file of yours, `foveate serve --model FILE.onnx` is all.
 """

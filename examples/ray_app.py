@@ -2,7 +2,7 @@
 
 pip install 'foveate[ray,torch]'
 python examples/ray_app.py
-curl --data-binary @examples/bicycle.jpg 'http://127.0.0.1:8000/?deadline_ms=300&min_quality=0.9'
+curl --data-binary @examples/drawn/bicycle.jpg 'http://127.0.0.1:8000/?deadline_ms=300&min_quality=0.9'
 """
 
 import asyncio

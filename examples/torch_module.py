@@ -1,7 +1,7 @@
 """A torch module as a model of your own.
 
     python examples/torch_module.py   # or: foveate serve --model examples/torch_module.py:Model
-    curl -F file=@examples/fox.jpg http://127.0.0.1:8000/classify
+    curl -F file=@examples/drawn/fox.jpg http://127.0.0.1:8000/classify
 
 `foveate profile examples/torch_module.py:Model --data IMAGES` measures its sizes; the server then uses them.
 """

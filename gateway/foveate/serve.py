@@ -28,9 +28,9 @@ from foveate.engine.runner import Runner
 from foveate.gateway.cli import model_loader
 from foveate.gateway.media.image import decode_image
 from foveate.gateway.objective import default_plan
+from foveate.models.loading.own_models import load_object
 from foveate.models.own import OwnModel
 from foveate.models.own.declaration import name_of
-from foveate.models.own.loader import load_object
 from foveate.models.own.source import find_own, instantiate
 from foveate.scheduling.fifo import Fifo
 from foveate.scheduling.slo_policy import SloPolicy
@@ -45,7 +45,7 @@ def serve(*models: OwnModel | str, **settings: Any) -> None:
     names of `foveate.core.settings.Settings`, before FOVEATE_* variables. Raises SetupError.
     """
     from foveate.gateway.cli.checkpoint_flags import check_model_options
-    from foveate.gateway.cli.default_models import with_installed_models
+    from foveate.gateway.cli.installed_models import with_installed_models
     from foveate.gateway.cli.terminal import check_address, print_line, start_logging
 
     if any(frame.f_code is find_own.__code__ for frame, _ in traceback.walk_stack(None)):

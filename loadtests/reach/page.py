@@ -47,7 +47,7 @@ def figures(attempts: Sequence[Attempt]) -> Figures:
     """The flat figures. Those of photographs come from the shipped profile."""
     timm = [attempt for attempt in attempts if attempt.module != "transformers"]
     others = [attempt for attempt in attempts if attempt.module == "transformers"]
-    found: Figures = {
+    counts: Figures = {
         "timm_names_tried": len(timm),
         "timm_names_served": sum(attempt.kind != "refused" for attempt in timm),
         "timm_names_elastic": sum(attempt.kind == "elastic" for attempt in timm),
@@ -59,7 +59,7 @@ def figures(attempts: Sequence[Attempt]) -> Figures:
         "own_model_lines": own_model_lines((ROOT / "README.md").read_text()),
     }
     profile = zoo.profile(FAMILY)
-    return found | (photos.figures(profile) if profile else {})
+    return counts | (photos.figures(profile) if profile else {})
 
 
 def elastic_families(attempts: Sequence[Attempt]) -> dict[str, int]:

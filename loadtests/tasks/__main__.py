@@ -31,7 +31,7 @@ from loadtests.tasks.ladders import RungFigures
 from loadtests.tasks.server import serving
 
 log = logging.getLogger("tasks")
-EXAMPLES = ROOT / "examples"
+EXAMPLES = ROOT / "examples" / "drawn"
 SEGMENTER, CLIP_CLASSIFIER, CLIP_SEGMENTER = "vit-t-seg", "vit-t-clip", "vit-t-seg-clip"
 BATCH = {SEGMENTER: 8, CLIP_CLASSIFIER: 4, CLIP_SEGMENTER: 4}
 MIXED_LOAD = "1.5"

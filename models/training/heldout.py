@@ -14,7 +14,7 @@ from training.scenes import Scene, draw
 SCENES = 10 * len(LABELS)
 JPEG_QUALITY = 85
 ZOO = Path(__file__).parents[1] / "foveate/models/zoo"
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples" / "drawn"
 EPOCH = (1980, 1, 1, 0, 0, 0)
 """The date of all files in an archive: the same scenes give the same archive."""
 
@@ -82,6 +82,6 @@ def write_examples(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    EXAMPLES.mkdir(exist_ok=True)
+    EXAMPLES.mkdir(parents=True, exist_ok=True)
     write_examples(EXAMPLES)
     write_heldout(ZOO / "heldout.zip")

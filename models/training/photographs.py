@@ -120,7 +120,7 @@ def scikit_image() -> list[Photograph]:
 
 def of_package(package: PhotoPackage, root: Path) -> list[Photograph]:
     """The photographs of a package that was unpacked at `root`, one for each motif."""
-    found, folder = [], root / package.folder
+    photographs, folder = [], root / package.folder
     for name in package.files:
         files = sorted(folder.rglob(f"{name}.*" if package.cutouts else f"{name}*/**/*"))
         files += [] if package.cutouts else sorted(folder.glob(f"{name}.*"))
@@ -132,8 +132,8 @@ def of_package(package: PhotoPackage, root: Path) -> list[Photograph]:
             licence = package.licences.get(name) or package.licences[""]
             file = max(pictures, key=lambda file: file.stat().st_size)
             stem = f"{'stamp-' * package.cutouts}{name}"
-            found.append(Photograph(stem, file, package.name, licence, package.cutouts))
-    return found
+            photographs.append(Photograph(stem, file, package.name, licence, package.cutouts))
+    return photographs
 
 
 def unpack(package: PhotoPackage, folder: Path) -> str:
@@ -217,10 +217,10 @@ def main() -> None:
             root = Path(temporary) / package.name
             root.mkdir()
             problem = unpack(package, root)
-            found = of_package(package, root)
+            of_this = of_package(package, root)
             kind = "objects cut out of photographs" if package.cutouts else "photographs"
-            print(f"{package.name}: {problem or f'{len(found)} {kind}'}")
-            photographs += found
+            print(f"{package.name}: {problem or f'{len(of_this)} {kind}'}")
+            photographs += of_this
         count, written = write(photographs, args.folder, args.seed)
     print(f"{written} crops of {count} photographs are in {args.folder}")
     print(f"their sources and licences are in {args.folder}-sources.txt")

@@ -11,7 +11,7 @@ from tests.e2e.serving import CLUSTERS, ServerProcess, serving
 from tests.support.embedders import saved_embedder
 
 JPEG = {"content-type": "image/jpeg"}
-FOX = Path(__file__).parents[2] / "examples" / "fox.jpg"
+FOX = Path(__file__).parents[2] / "examples" / "drawn" / "fox.jpg"
 
 
 @pytest.fixture(scope="module", params=CLUSTERS)

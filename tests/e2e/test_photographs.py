@@ -31,7 +31,7 @@ def test_first_request_of_the_readme_is_answered(served: ServerProcess) -> None:
 
 @needs_photo_weights
 def test_elastic_trunk_is_reached_by_its_name(served: ServerProcess) -> None:
-    fox = (EXAMPLES / "fox.jpg").read_bytes()
+    fox = (EXAMPLES / "drawn" / "fox.jpg").read_bytes()
     answer = served.client.post("/classify?model=vit-t", content=fox, headers={"content-type": "image/jpeg"})
     assert answer.json()["model"] == "vit-t"
     assert answer.json()["predictions"][0]["label"] == "fox"
@@ -53,7 +53,7 @@ def test_server_without_the_weights_says_so_and_serves_vit_t(
     path = [without_photo_weights(tmp_path / "path"), os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, path)))
     with serving(tmp_path / "cache") as server:
-        fox = (EXAMPLES / "fox.jpg").read_bytes()
+        fox = (EXAMPLES / "drawn" / "fox.jpg").read_bytes()
         assert server.classify(fox).json()["model"] == "vit-t"
         words = " ".join(server.log.text.split())
     assert words.count("pip install 'foveate[photos]'") == 1

@@ -1,12 +1,14 @@
 """The command line: `foveate serve` with a shipped elastic model, `foveate predict` and `foveate models`."""
 
 import json
+import os
 import re
 import signal
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,8 @@ from foveate.models.zoo.heldout import heldout
 from tests.e2e.serving import CLUSTERS, FOVEATE, TIMEOUT_S, ServerProcess, environment, serving
 
 EXAMPLES = [
-    Path(__file__).parents[2] / f"examples/{name}.jpg" for name in ("bicycle", "fox", "octopus", "teacup")
+    Path(__file__).parents[2] / f"examples/drawn/{name}.jpg"
+    for name in ("bicycle", "fox", "octopus", "teacup")
 ]
 """The drawn scenes among the examples."""
 VIT_T = ("--model", "vit-t")
@@ -229,32 +232,47 @@ def test_models_lists_the_shipped_models(tmp_path: Path) -> None:
 FOX = str(next((path for path in EXAMPLES if path.stem == "fox"), "fox.jpg"))
 
 
+REFUSED: list[tuple[list[str], str]] = [
+    (["predict", "no-such.jpg"], "no-such.jpg"),
+    (["predict", __file__], "not an image"),
+    (["predict", FOX, "--model", "no_such_model"], "timm"),
+    (["predict", FOX, "--model", "no-such.safetensors"], "no-such.safetensors"),
+    (["predict", FOX, "--model", "weights.pt"], "there is no file weights.pt"),
+    (["predict", FOX, *VIT_T, "--plan", "warp:9"], "warp"),
+    (["predict", FOX, *VIT_T, "--plan", "evit:7"], "evit:0.7"),
+    (["predict", FOX, "--device", "abacus"], "abacus"),
+    (["predict", FOX, "--precision", "fp8"], "precision"),
+    (["serve", *VIT_T, "--plan", "warp:9"], "warp"),
+    (["serve", "--model", "no-such.safetensors"], "no-such.safetensors"),
+    (["serve", "--port", "99999"], "port"),
+    (["predict", "no[/such].jpg"], "no[/such].jpg"),
+    (["predict", "no[such].jpg"], "no[such].jpg"),
+    (["predict", FOX, "--explain", "patches.jpg"], ".png"),
+    (["predict", FOX, *VIT_T, "--explain", "no-such-folder/patches.png"], "no-such-folder"),
+]
+"""Commands, and words of their one line of error."""
+
+
+@pytest.fixture(scope="module")
+def refusals(tmp_path_factory: pytest.TempPathFactory) -> list[subprocess.CompletedProcess[str]]:
+    """All of the refused commands, run on all processors: most of their time goes into imports."""
+
+    def run(case: tuple[list[str], str]) -> subprocess.CompletedProcess[str]:
+        arguments = case[0]
+        defaults = {"--precision": "fp32"} | ({"--port": "0"} if arguments[0] == "serve" else {})
+        missing = [word for pair in defaults.items() if pair[0] not in arguments for word in pair]
+        return run_foveate(cache, *arguments, *missing)
+
+    cache = tmp_path_factory.mktemp("refused")
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(run, REFUSED))
+
+
 @pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["predict", "no-such.jpg"], "no-such.jpg"),
-        (["predict", __file__], "not an image"),
-        (["predict", FOX, "--model", "no_such_model"], "timm"),
-        (["predict", FOX, "--model", "no-such.safetensors"], "no-such.safetensors"),
-        (["predict", FOX, "--model", "weights.pt"], "there is no file weights.pt"),
-        (["predict", FOX, *VIT_T, "--plan", "warp:9"], "warp"),
-        (["predict", FOX, *VIT_T, "--plan", "evit:7"], "evit:0.7"),
-        (["predict", FOX, "--device", "abacus"], "abacus"),
-        (["predict", FOX, "--precision", "fp8"], "precision"),
-        (["serve", *VIT_T, "--plan", "warp:9"], "warp"),
-        (["serve", "--model", "no-such.safetensors"], "no-such.safetensors"),
-        (["serve", "--port", "99999"], "port"),
-        (["predict", "no[/such].jpg"], "no[/such].jpg"),
-        (["predict", "no[such].jpg"], "no[such].jpg"),
-        (["predict", FOX, "--explain", "patches.jpg"], ".png"),
-        (["predict", FOX, *VIT_T, "--explain", "no-such-folder/patches.png"], "no-such-folder"),
-    ],
-    ids=lambda value: " ".join(Path(a).name for a in value) if isinstance(value, list) else "",
+    "case", range(len(REFUSED)), ids=[" ".join(Path(a).name for a in words) for words, _ in REFUSED]
 )
-def test_errors_are_one_line(arguments: list[str], words: str, tmp_path: Path) -> None:
-    defaults = {"--precision": "fp32"} | ({"--port": "0"} if arguments[0] == "serve" else {})
-    missing = [word for pair in defaults.items() if pair[0] not in arguments for word in pair]
-    done = run_foveate(tmp_path, *arguments, *missing)
+def test_errors_are_one_line(case: int, refusals: list[subprocess.CompletedProcess[str]]) -> None:
+    done, words = refusals[case], REFUSED[case][1]
     assert done.returncode == 2
     assert done.stdout == ""
     assert "Traceback" not in done.stderr

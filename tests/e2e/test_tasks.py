@@ -13,7 +13,7 @@ from foveate.gateway.schemas.image import Segmentation
 from foveate.gateway.schemas.video import ClipClassification, ClipSegmentation
 from tests.e2e.serving import CLUSTERS, ServerProcess, serving
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples" / "drawn"
 MP4 = {"content-type": "video/mp4"}
 JPEG = {"content-type": "image/jpeg"}
 MOVES = {"fox": "circles", "rocket": "moves up", "octopus": "blinks"}

@@ -42,6 +42,11 @@ class EventLog:
             self._counts[event] += 1
             self._changed.notify_all()
 
+    def count(self, event: str) -> int:
+        """How often this event has been recorded."""
+        with self._changed:
+            return self._counts[event]
+
     async def wait_for(self, event: str, count: int) -> None:
         """Return once the event has been recorded this often."""
 

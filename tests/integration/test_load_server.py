@@ -15,11 +15,13 @@ from foveate.core.outcome import Result
 from foveate.core.plan import Plan
 from loadtests.load.images import catalogue
 from loadtests.load.launch import launch
-from tests.integration.conftest import Serve, listen
+from tests.integration.conftest import TIMEOUT_S, Serve, listen
 from tests.support.fake_runner import FakeRunner
 
-STALL_S = 1.0
-SECONDS, RATE = 2.5, 60
+STALL_S, PATIENCE_S = 2.0, 1.4
+"""Clients abandon the first requests of the stall. The latest ones that wait for more than a third of it are
+answered 0.7 s before their clients leave, which is enough on a busy machine."""
+SECONDS, RATE = 3.5, 40
 MIX = {"tight": {"deadline_ms": 150}, "easy": {"deadline_ms": 20_000}}
 
 
@@ -42,11 +44,12 @@ class StallingRunner(FakeRunner):
 @pytest.mark.anyio
 async def test_a_stall_delays_answers_and_not_the_schedule(serve: Serve, tmp_path: Path) -> None:
     served = serve(StallingRunner(after=40))
-    options = f"--shape constant --rate {RATE} --seconds {SECONDS} --catalogue 1 --patience-s 0.6".split()
+    options = f"--shape constant --rate {RATE} --seconds {SECONDS} --catalogue 1".split()
     html = tmp_path / "run.html"
     (run,) = await asyncio.to_thread(
-        launch, "--url", served.url, *options, "--mix", json.dumps(MIX), "--html", str(html)
-    )
+        launch, "--url", served.url, *options, "--patience-s", f"{PATIENCE_S}",
+        "--mix", json.dumps(MIX), "--html", str(html),
+    )  # fmt: skip
     figures, kinds = run.figures(), {record.kind for record in run.records}
     # Every scheduled request was sent in spite of the stall, and ended in one way.
     assert figures["offered"] == len(run.records) == SECONDS * RATE
@@ -64,10 +67,15 @@ async def test_a_stall_delays_answers_and_not_the_schedule(serve: Serve, tmp_pat
     assert figures["accuracy"] == 1
     answered = [r for r in run.records if r.status == 200]
     assert all(r.rung and r.quality and {"queue", "compute"} <= set(r.timings_ms) for r in answered)
-    # The server counts the same requests and the probe.
+    # The server counts each request that began once. An answer may cross the client's disconnect, and the
+    # generator does not send a request that it reaches only after the patience.
+    until = time.monotonic() + TIMEOUT_S
+    while sum(served.counted().values()) != served.events.count("begun"):
+        assert time.monotonic() < until
+        await asyncio.sleep(0.05)
     counts = served.counted()
-    assert sum(counts.values()) == len(run.records) + 1
-    assert counts["cancelled"] == sum(r.kind == "unanswered" for r in run.records)
+    assert counts["ok"] > len(answered), "the answered requests and the probe"
+    assert 0 < counts["cancelled"] <= sum(r.kind == "unanswered" for r in run.records)
     assert "<svg" in html.read_text()
 
 

@@ -55,7 +55,7 @@ def test_a_server_of_an_unknown_user_without_home_starts_and_answers(tmp_path: P
             text = wait_for("serving on http", process, log)
             url = text.partition("serving on ")[2].split()[0].rstrip(",;")
             assert "the measured precision is not kept: this user has no home folder" in text
-            image = (ROOT / "examples" / "fox.jpg").read_bytes()
+            image = (ROOT / "examples" / "drawn" / "fox.jpg").read_bytes()
             answer = httpx.post(
                 f"{url}/classify", content=image, headers={"content-type": "image/jpeg"}, timeout=TIMEOUT_S,
                 trust_env=False,

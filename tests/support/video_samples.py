@@ -113,6 +113,8 @@ def clip(
             frame.pts, frame.time_base = (times_ms[number] if times_ms else number), unit
             output.mux(video.encode(frame))
         output.mux(video.encode(None))
+    if codec == "libsvtav1":  # as root it gives the thread real-time priority, and all others wait for it
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     data = path.read_bytes()
     shutil.rmtree(path.parent)
     return data

@@ -22,7 +22,7 @@ from foveate.core.errors import BadPlan, BrokenMedia, FoveateError, SetupError, 
 from foveate.core.model import Rung
 from foveate.core.settings import Settings
 from foveate.gateway.cli import serve_local
-from foveate.models.own.loader import load_object
+from foveate.models.loading.own_models import load_object
 from tests.support.fake_runner import FakeRunner
 from tests.support.gateway import serving
 from tests.support.media_samples import encode, flat

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+from foveate.core.class_labels import label_problem, labels_in_order
 from foveate.core.model import CropMode, Interpolation
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "silu"]
@@ -18,10 +19,11 @@ Rope = Literal["none", "cat", "dinov3"]
 centred and lie between -1 and 1 at any image size (`dinov3`)."""
 
 
-MAX_LABELS = 1_000_000
-"""Most class names."""
-MAX_IMAGE_SIZE = 4096
-"""Largest side of the input in pixels. Position embeddings of a side of 100,000 pixels would take 20 GB."""
+MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 10, 4096
+"""Smallest and largest side of the input in pixels. A plan names sides from 10 on, and position embeddings of
+a side of 100,000 pixels would take 20 GB."""
+IMAGE_SIZES = f"sides are {MIN_IMAGE_SIZE} to {MAX_IMAGE_SIZE} pixels"
+"""The end of a sentence that refuses another side."""
 
 
 class CheckpointOptions(BaseModel):
@@ -50,7 +52,7 @@ class CheckpointOptions(BaseModel):
     """Epsilon of the layer norms."""
     pool: Pool | None = None
     """Input of the classifier: the class token, the average of the patches, or both, one after the other."""
-    image_size: int | None = Field(default=None, ge=10, le=MAX_IMAGE_SIZE)
+    image_size: int | None = Field(default=None, ge=MIN_IMAGE_SIZE, le=MAX_IMAGE_SIZE)
     """Side of the input in pixels, as a plan can name it; the position embeddings are interpolated to it."""
     labels: tuple[str, ...] | str | None = None
     """Class names in the order of the logits, a table of names by class index, or the path of a text file
@@ -87,16 +89,15 @@ class CheckpointOptions(BaseModel):
     @classmethod
     def _sort_labels(cls, value: Any) -> Any:
         """Class names in order: a table by class index becomes a list without gaps."""
-        if not isinstance(value, Mapping):
-            return value
-        try:
-            names = {int(index): name for index, name in value.items()}
-        except (TypeError, ValueError):
-            raise ValueError("a table of labels has class indices as keys, as in 0, 1, 2") from None
-        last = max(names, default=-1)
-        if min(names, default=0) < 0 or last >= MAX_LABELS:
-            raise ValueError(f"class indices go from 0 to {MAX_LABELS - 1}")
-        return [names.get(index, f"class {index}") for index in range(last + 1)]
+        return labels_in_order(value) if isinstance(value, Mapping) else value
+
+    @field_validator("labels")
+    @classmethod
+    def _check_labels(cls, value: tuple[str, ...] | str | None) -> Any:
+        """Refuse what `label_problem` names; a text is the path of a file."""
+        if isinstance(value, tuple) and (problem := label_problem(value)):
+            raise ValueError(problem)
+        return value
 
     def over(self, other: "CheckpointOptions") -> "CheckpointOptions":
         """These options, and those of the other where this one states nothing."""

@@ -1,6 +1,5 @@
 """FOVEATE_* variables as a source of settings: old names, JSON, and the variables that Kubernetes sets."""
 
-import difflib
 import json
 import logging
 import os
@@ -11,6 +10,7 @@ from typing import Any, get_origin
 from pydantic_settings import PydanticBaseSettingsSource
 
 from foveate.core.errors import SetupError
+from foveate.core.nearest_names import nearest
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +92,18 @@ def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
     return current
 
 
+def models_notice(models: Sequence[str], environment: Mapping[str, str]) -> str:
+    """A sentence that says that FOVEATE_MODELS stands for several models; empty where it does not.
+
+    Flags take a,b for one family, and the variable takes it for two models. models: those that are served.
+    """
+    name = variable("models")
+    names = [part.strip() for part in environment.get(name, "").split(",") if part.strip()]
+    if len(names) < 2 or names != list(models):  # one name, a JSON list, or flags in its place
+        return ""
+    return f"{name} names {len(names)} models; a family is given by --model {','.join(names)}"
+
+
 def ignored_variables(fields: Iterable[str], environment: Mapping[str, str]) -> Sequence[str]:
     """One sentence for each FOVEATE_* variable that is no setting; one for all that Kubernetes sets."""
     known = [name.upper() for name in fields]
@@ -103,8 +115,8 @@ def ignored_variables(fields: Iterable[str], environment: Mapping[str, str]) -> 
         if SERVICE_VARIABLE.search(setting):
             links.append(name)
             continue
-        nearest = difflib.get_close_matches(setting, known, 1, 0.7)
-        hint = f"; did you mean {variable(nearest[0])}?" if nearest else ""
+        near = nearest(setting, known, 1, 0.7)
+        hint = f"; did you mean {variable(near[0])}?" if near else ""
         sentences.append(f"{name} is not a setting, and is ignored{hint}")
     if links:
         others = f" and {len(links) - 1} more are" if links[1:] else " is"

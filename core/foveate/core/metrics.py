@@ -16,7 +16,8 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._define_request_metrics(self.registry)
-        self._define_engine_metrics(self.registry)
+        self._define_batch_metrics(self.registry)
+        self._define_state_metrics(self.registry)
         self._define_cache_metrics(self.registry)
 
     def _define_request_metrics(self, registry: CollectorRegistry) -> None:
@@ -74,8 +75,8 @@ class Metrics:
             model, buckets=_RATIO, registry=registry,
         )  # fmt: skip
 
-    def _define_engine_metrics(self, registry: CollectorRegistry) -> None:
-        """Metrics of queues and batches."""
+    def _define_batch_metrics(self, registry: CollectorRegistry) -> None:
+        """Metrics of batches, and of the compute that requests take."""
         model = ("model",)
         self.queue_wait = Histogram(
             "foveate_queue_wait_seconds", "Seconds from admission to the start of the batch.",
@@ -103,6 +104,10 @@ class Metrics:
             "Its rate is the number of replicas that full quality needs.",
             model, registry=registry,
         )  # fmt: skip
+
+    def _define_state_metrics(self, registry: CollectorRegistry) -> None:
+        """Metrics of what the engine of a model is doing, and of what went wrong in it."""
+        model = ("model",)
         self.warm_ratio = Gauge(
             "foveate_warm_ratio",
             "Share of the warm-up of a model that is done, 0 to 1. A rung is chosen only once it is warm. "

@@ -7,10 +7,14 @@ COMPARED = 100
 """Characters of a name that are compared. The comparison takes longer than linear time."""
 
 
-def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
-    """The most similar known names, the nearest first; empty where none is similar. Case is ignored."""
+def nearest(name: str, known: Iterable[str], count: int = 3, similarity: float = 0.6) -> list[str]:
+    """The most similar known names, the nearest first; empty where none is similar. Case is ignored.
+
+    similarity: the lowest ratio of difflib's SequenceMatcher, 0 to 1.
+    """
     names = {each.casefold(): each for each in known}
-    return [names[each] for each in difflib.get_close_matches(name[:COMPARED].casefold(), names, count)]
+    close = difflib.get_close_matches(name[:COMPARED].casefold(), names, count, similarity)
+    return [names[each] for each in close]
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

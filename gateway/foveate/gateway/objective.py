@@ -1,12 +1,12 @@
 """Read the objective and the plan of a request from its headers."""
 
-import difflib
 import math
 import re
 from collections.abc import Mapping, Sequence
 
 from foveate.core.errors import BadPlan, BadRequest
 from foveate.core.model import ModelCard
+from foveate.core.nearest_names import nearest
 from foveate.core.plan import Plan
 from foveate.core.request import Objective
 from foveate.core.settings import Settings, SloClass
@@ -44,7 +44,7 @@ def check_headers(
 def _check_name(name: str) -> None:
     plain = name.replace("_", "-")
     if plain in OWN_HEADERS or _OWN_NAME.fullmatch(plain):
-        near = difflib.get_close_matches(plain.replace("-foveate", "")[:60], OWN_HEADERS, 1)
+        near = nearest(plain.replace("-foveate", ""), OWN_HEADERS, 1)
         hint = f"did you mean {near[0]}?" if near else f"the server reads {', '.join(OWN_HEADERS)}"
         raise BadRequest(f"there is no header {name[:60]}; {hint}")
 

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from foveate.core.environment import ignored_variables, variable
+from foveate.core.environment import ignored_variables, models_notice, variable
 from foveate.core.errors import SetupError
 from foveate.core.settings import Settings, read_settings
 
@@ -57,6 +57,24 @@ def test_variables_that_are_no_settings_are_named_with_the_nearest_setting() -> 
         "FOVEATE_PROT is not a setting, and is ignored; did you mean FOVEATE_PORT?",
         "FOVEATE_QUEE_ITEMS is not a setting, and is ignored; did you mean FOVEATE_QUEUE_ITEMS?",
     ]
+
+
+@pytest.mark.parametrize(
+    ("value", "models", "sentence"),
+    [
+        ("a, b ,", ("a", "b"), "FOVEATE_MODELS names 2 models; a family is given by --model a,b"),
+        ("a", ("a",), ""),
+        ('["a", "b"]', ("a", "b"), ""),
+        ('["a,b"]', ("a,b",), ""),
+        ("a,b", ("c",), ""),  # a flag came before the variable
+        ("", ("a", "b"), ""),
+    ],
+)
+def test_a_variable_that_is_split_into_models_is_named(
+    value: str, models: tuple[str, ...], sentence: str
+) -> None:
+    assert models_notice(models, {"FOVEATE_MODELS": value}) == sentence
+    assert models_notice(models, {}) == ""
 
 
 def test_all_variables_of_a_service_make_one_sentence() -> None:

@@ -17,8 +17,14 @@ from foveate.core.settings import Settings, read_settings
 from foveate.gateway.cli.ask import ask
 from foveate.gateway.cli.autoscaler import autoscaler
 from foveate.gateway.cli.checkpoint_flags import check_model_options, model_options, with_checkpoint_flags
-from foveate.gateway.cli.default_models import with_installed_models
-from foveate.gateway.cli.model_loader import load, load_options, load_unprofiled, ray_needed, torch_needed
+from foveate.gateway.cli.installed_models import with_installed_models
+from foveate.gateway.cli.model_loader import (
+    load,
+    load_options,
+    load_unprofiled,
+    ray_needed,
+    torch_needed,
+)
 from foveate.gateway.cli.terminal import (
     check_address,
     console,
@@ -175,7 +181,7 @@ def profile(
     ] = None,
     budget: Annotated[
         str | None,
-        typer.Option(help="Time that measuring may take, as in 90s, 10m or 1h; default: no limit."),
+        typer.Option(help="Time to measure in, without loading, as in 90s, 10m or 1h; default: no limit."),
     ] = None,
     siblings: SiblingsOption = None,
     precision: PrecisionOption = None,
@@ -191,10 +197,12 @@ def profile(
     start_logging(settings)
     with torch_needed():
         from foveate.gateway.cli import profile as command
+        from foveate.models.profiling.budget import parse_budget
 
+    parse_budget(budget)  # a budget that is no time is refused before the model is loaded
+    options = command.ProfileOptions(model, data, plans, batches, rounds, limit, seed, diffrate, out, budget)
     with error_console.status(f"loading {escape(model)}", spinner=spinner()):
         unprofiled = load_unprofiled(model, settings, siblings or ())
-    options = command.ProfileOptions(model, data, plans, batches, rounds, limit, seed, diffrate, out, budget)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # what was measured is on disk
     try:
         measured = command.profile(options, unprofiled, settings.max_pixels, error_console)
@@ -213,9 +221,12 @@ def train_exits(
     out: Annotated[
         Path | None, typer.Option(help="The file to write; default: where `serve` reads it.")
     ] = None,
-    budget: Annotated[str, typer.Option(help="Time that training may take, as in 90s, 30m or 1h.")] = "30m",
+    budget: Annotated[
+        str, typer.Option(help="Time to train in, without loading, as in 90s, 30m or 1h.")
+    ] = "30m",
     limit: Annotated[int, typer.Option(min=0, help="Most images, drawn by the seed; 0: all.")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the images and of the training.")] = 0,
+    precision: PrecisionOption = None,
     device: DeviceOption = None,
     threads: ThreadsOption = None,
 ) -> None:
@@ -223,7 +234,7 @@ def train_exits(
 
     The model itself is not changed. After an interruption, the same command resumes.
     """
-    flags = {"models": (model,), "device": device, "threads": threads}
+    flags = {"models": (model,), "precision": precision, "device": device, "threads": threads}
     settings = settings_from({**flags, "model_options": model_options((model,), stated)})
     start_logging(settings)
     with torch_needed():

@@ -8,7 +8,7 @@ from foveate.core.errors import SetupError
 from foveate.core.openmp import limit_spinning
 from foveate.core.settings import Settings
 from foveate.gateway.objective import default_plan
-from foveate.models.own import loader as own_models
+from foveate.models.loading import own_models
 from foveate.models.own.source import is_own
 
 if TYPE_CHECKING:

@@ -38,6 +38,8 @@ from foveate.models.zoo.heldout import heldout, heldout_clips, heldout_questions
 
 TIMED_BATCH_SIZES = (1, 4, 8)
 """Batch sizes that are timed by default, besides the largest batch of the runner."""
+MAX_BATCH_SIZE = 1024
+"""Largest batch that is timed: all of its images are in memory at once."""
 REFRESH_INTERVAL_S = 0.2
 """Shortest time between two refreshes of the progress bars."""
 
@@ -285,9 +287,13 @@ def _plans(options: ProfileOptions, runner: ModelRunner) -> tuple[Plan, ...]:
 def _batch_sizes(options: ProfileOptions, max_batch: int) -> tuple[int, ...]:
     if options.batch_sizes is None:
         return tuple(sorted({size for size in TIMED_BATCH_SIZES if size < max_batch} | {max_batch}))
-    sizes = {int(part) for part in options.batch_sizes.split(",") if part.strip().isdecimal()}
-    if len(sizes) != len(options.batch_sizes.split(",")) or 0 in sizes:
-        raise SetupError(f"batch sizes are different numbers from 1, as in 1,4,8; not {options.batch_sizes}")
+    parts = [part.strip() for part in options.batch_sizes.split(",")]
+    sizes = {int(part) for part in parts if part.isdecimal() and len(part) <= len(str(MAX_BATCH_SIZE))}
+    if len(sizes) != len(parts) or min(sizes) < 1 or max(sizes) > MAX_BATCH_SIZE:
+        raise SetupError(
+            f"batch sizes are different numbers from 1 to {MAX_BATCH_SIZE}, as in 1,4,8; "
+            f"not {options.batch_sizes[:80]}"
+        )
     return tuple(sorted(sizes))
 
 

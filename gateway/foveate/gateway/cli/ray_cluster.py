@@ -21,6 +21,9 @@ RAY_ENVIRONMENT = {
     "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**30),
     # A stopping gateway stays reachable for these seconds. HAProxy needs much less to learn of the stop.
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
+    # Serve kills a proxy that is not ready at the third check, and its imports may take that long on a busy
+    # machine. The default is 5 seconds a check.
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 """The environment of a Ray that this process starts. A Ray that runs already keeps its own."""
@@ -29,18 +32,20 @@ PORT_BLOCKS = range(20_000, 30_000, 200)
 
 
 def ingress_ports() -> dict[str, str]:
-    """The port ranges on which Serve's HAProxy reaches the gateways, as environment variables.
+    """The ports on which Serve's HAProxy reaches the gateways, as environment variables.
 
-    Serve would start at the same port for every server of a machine and opens it with SO_REUSEPORT, so that a
-    server would get requests of another one. Each server therefore chooses a block of its own.
+    They are two ranges, and the ports of the fallback proxy: HAProxy sends requests to it while the health
+    checks of all gateways fail, as on a busy machine. Serve would use the same ports for every server of a
+    machine and opens them with SO_REUSEPORT, so that a server would get requests of another one. Each server
+    therefore chooses a block of its own.
     """
     free = (first for first in random.sample(PORT_BLOCKS, len(PORT_BLOCKS)) if is_free(first))
     first = next(free, PORT_BLOCKS[0])
-    limits = {"HTTP": (first, first + 99), "GRPC": (first + 100, first + 199)}
+    names = ("DIRECT_INGRESS_MIN_{}_PORT", "DIRECT_INGRESS_MAX_{}_PORT", "FALLBACK_PROXY_{}_PORT")
     return {
-        f"RAY_SERVE_DIRECT_INGRESS_{bound}_{protocol}_PORT": str(port)
-        for protocol, ports in limits.items()
-        for bound, port in zip(("MIN", "MAX"), ports, strict=True)
+        f"RAY_SERVE_{name.format(protocol)}": str(port)
+        for protocol, start in {"HTTP": first, "GRPC": first + 100}.items()
+        for name, port in zip(names, (start, start + 98, start + 99), strict=True)
     }
 
 

@@ -39,7 +39,7 @@ from foveate.core.settings import Settings, read_settings
 from foveate.estimation.host_load import HostLoadMonitor
 from foveate.gateway.app import create_app
 from foveate.gateway.cli import model_loader
-from foveate.gateway.cli.default_models import with_installed_models
+from foveate.gateway.cli.installed_models import with_installed_models
 from foveate.gateway.http_server.protocol import BoundedHttp
 from foveate.gateway.limits import AdmissionLimiter
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
 
-from foveate.core.environment import ignored_variables
+from foveate.core.environment import ignored_variables, models_notice
 from foveate.core.errors import FoveateError, SetupError
 from foveate.core.settings import Settings
 from foveate.gateway.media.image import silence_decoder_warnings
@@ -83,7 +83,10 @@ def print_error(error: FoveateError) -> None:
 
 
 def start_logging(settings: Settings) -> None:
-    """Log to standard error, and warn of FOVEATE_* variables that are not settings."""
+    """Log to standard error, and warn of FOVEATE_* variables that are not settings.
+
+    The log also says where FOVEATE_MODELS stands for several models.
+    """
     handler = RichHandler(console=error_console, show_path=False)
     logging.basicConfig(level=settings.log_level.upper(), format="%(message)s", handlers=[handler])
     silence_decoder_warnings()
@@ -92,3 +95,5 @@ def start_logging(settings: Settings) -> None:
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
     for sentence in ignored_variables(Settings.model_fields, os.environ):
         logging.warning(sentence)
+    if notice := models_notice(settings.models, os.environ):
+        logging.info(notice)

@@ -54,6 +54,8 @@ def train_exits(
     same command resumes.
     """
     budget_s = parse_budget(options.budget) or 0.0
+    if load_options.precision == "fp16":
+        raise SetupError("exits are trained in fp32 or bf16, not in fp16: pass --precision bf16")
     if is_own(options.model) or not isinstance(loader_for(options.model), ElasticOrOpaqueLoader):
         raise SetupError(
             f"{options.model} does not run in the elastic trunk, so no exits can be trained for it"

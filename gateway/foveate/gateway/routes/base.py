@@ -26,7 +26,14 @@ from foveate.gateway.routes.admission import Admission
 from foveate.gateway.routes.body_reader import BodyReader, RequestBody
 from foveate.gateway.routes.context import ClientChoice, Options, RequestContext, RequestLog, request_id_of
 from foveate.gateway.routes.model_selection import ModelSelector
-from foveate.gateway.routes.options import NO_VALUES, OptionReader, OptionValues, ReadOption, text_option
+from foveate.gateway.routes.options import (
+    NO_VALUES,
+    OptionReader,
+    OptionValues,
+    ReadOption,
+    check_query,
+    text_option,
+)
 from foveate.gateway.routes.services import RouteServices
 from foveate.gateway.schemas.problems import problem
 from foveate.gateway.schemas.response import CacheableResponse, ReplyHeaders
@@ -163,7 +170,10 @@ class TaskRoute(ABC, Generic[Options]):
         """Options, objective, limits, body, response cache, and then the task's own work."""
         check_headers(http.scope["headers"], headers, self.settings.tenant_header)
         kind = media_type(headers.get("content-type", ""))
-        query = http.query_params.multi_items() if http.scope["query_string"] else ()
+        query: Sequence[tuple[str, str]] = ()
+        if http.scope["query_string"]:
+            check_query(http.scope["query_string"])
+            query = http.query_params.multi_items()
         named, is_form = dict(query), holds_options(kind)
         card = self.choose_model(named.get("model"), kind.startswith("video/"), named, not is_form)
         request_log.model = card.name

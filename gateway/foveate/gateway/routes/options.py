@@ -1,11 +1,12 @@
 """Options of a request. They may stand in the query, in fields of a form, or in keys of a JSON object."""
 
-import difflib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 from foveate.core.errors import BadRequest
+from foveate.core.nearest_names import nearest
 from foveate.gateway.objective import OBJECTIVE_HEADERS
 
 OptionValues = Mapping[str, Any]
@@ -51,7 +52,7 @@ class OptionReader:
         plain = name[:60].lower().replace("_", "-").removeprefix("x-")
         if f"x-{plain}" in OBJECTIVE_HEADERS:
             return f"{name[:60]!r} is no option; send it as the header x-{plain}"
-        near = difflib.get_close_matches(plain.replace("-", "_"), self.names, 1)
+        near = nearest(plain.replace("-", "_"), self.names, 1)
         hint = f"did you mean {near[0]}?" if near else f"the options are {', '.join(self.names)}"
         return f"there is no option {name[:60]!r}; {hint}"
 
@@ -65,6 +66,19 @@ def _with_lists(pairs: Iterable[tuple[str, Any]], lists: Collection[str]) -> Ite
             others = [(name, value) for name, value in pairs if name != option or not isinstance(value, str)]
             pairs = [*others, (option, texts)]
     return pairs
+
+
+def check_query(query_string: bytes) -> None:
+    """Raise BadRequest for a query that is no text in UTF-8, whose values would be read as other ones."""
+    if query_string.isascii():
+        if b"%" not in query_string:
+            return
+        try:
+            unquote_to_bytes(query_string).decode()
+            return
+        except UnicodeDecodeError:
+            pass
+    raise BadRequest("the query is no percent-encoded UTF-8; encode its text, as in labels=caf%C3%A9")
 
 
 def _read_text(name: str, value: Any) -> str:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from foveate.core.errors import DeadlineExceeded, FoveateError, RunFailed
 from foveate.core.model import ModelCard, ZeroShot
 from foveate.core.request import Objective, Request
+from foveate.core.unit_length import unit_length
 from foveate.gateway.caching.texts import TextEmbedding, TextEmbeddings
 from foveate.gateway.limits import deadline_timeout
 from foveate.gateway.routes.admission import Admission
@@ -21,7 +22,6 @@ from foveate.gateway.routes.completion import complete
 from foveate.gateway.routes.context import RequestContext, request_id_of
 from foveate.gateway.routes.image_input import ImageInput
 from foveate.gateway.routes.services import Meters, RouteServices
-from foveate.gateway.schemas.embedding import unit_vector
 from foveate.gateway.schemas.response import ServedRequest
 
 
@@ -93,7 +93,7 @@ def probabilities(
     """
     if rows.shape[1] != len(image):
         raise RunFailed(f"the image has {len(image)} features, and the labels have {rows.shape[1]}")
-    logits = zero_shot.scale * (rows @ unit_vector(image)).astype(np.float64) + zero_shot.bias
+    logits = zero_shot.scale * (rows @ unit_length(image)).astype(np.float64) + zero_shot.bias
     if zero_shot.activation == "sigmoid":
         scores = 1 / (1 + np.exp(-logits.clip(-500, 500)))
     else:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,23 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from foveate.core.class_labels import label_problem, labels_in_order
 from foveate.core.errors import SetupError
 from foveate.core.model import Task
 from foveate.models import zoo
 from foveate.models.weights.checkpoint import variant
+from foveate.models.weights.description import CONFIG
 from foveate.models.weights.hub_access import http_error, hub_access
-from foveate.models.weights.local_files import PREFIX, for_transformers, is_folder, is_local, is_tower
+from foveate.models.weights.json_file import read_table
+from foveate.models.weights.local_files import (
+    PREFIX,
+    is_folder,
+    is_local,
+    may_run_in_trunk,
+    runs_in_transformers,
+)
 from foveate.models.weights.preprocessing import Preprocessing, parse_preprocessing
+from foveate.models.weights.stated_size import check_counts, limited_to, stored_size
 from foveate.models.weights.timm_config import sentence
 from foveate.models.weights.torchvision_operators import declare_missing_operators
 from foveate.models.weights.transformers_hub import is_hub_name, is_trunk_repository, licence_of
@@ -72,7 +83,7 @@ def is_transformers_name(spec: str) -> bool:
     """Whether a name belongs to transformers: `org/name` on the hub, a folder, the weights file in a
     folder, or `hf:` before any of them. Models that the elastic trunk runs do not belong to it."""
     if is_local(spec.removeprefix(PREFIX)):
-        return for_transformers(spec.removeprefix(PREFIX))
+        return runs_in_transformers(spec.removeprefix(PREFIX))
     if is_trunk_repository(spec):
         return False
     return spec.startswith(PREFIX) or is_folder(spec) or is_hub_name(spec)
@@ -86,11 +97,11 @@ def is_image_classifier(pretrained: Pretrained) -> bool:
 def load(spec: str) -> Pretrained:
     """Load a checkpoint by name. Raises SetupError with one sentence when it cannot be loaded or served."""
     source = spec.removeprefix(PREFIX)
-    if (for_transformers(source) or is_tower(source)) and not Path(source).is_dir():
+    if (runs_in_transformers(source) or may_run_in_trunk(source)) and not Path(source).is_dir():
         source = str(Path(source).parent)  # the weights file of a folder stands for the folder
     transformers = import_transformers(source)
-    if Path(source).is_dir():
-        _check_folder(Path(source))
+    if Path(source).is_dir() and not (Path(source) / CONFIG).is_file():
+        raise SetupError(f"there is no {CONFIG} in {source}, so it is no checkpoint of transformers")
     with access(source):
         return _load(transformers, source)
 
@@ -103,6 +114,7 @@ def access(source: str) -> AbstractContextManager[None]:
 def _load(transformers: Any, source: str) -> Pretrained:
     config = read_config(transformers, source)
     kind, task, video = _kind(transformers, config, source)
+    _check_folder(Path(source))
     labels = _labels(config, source)
     background = task == "segment" and labels[0].casefold() == "background"
     if task == "segment" and len(labels) - background > MAX_CLASSES:
@@ -142,10 +154,8 @@ def import_transformers(source: str) -> Any:
 
 
 def _check_folder(path: Path) -> None:
-    """Raise SetupError for a folder without a configuration or without safetensors weights."""
-    if not (path / "config.json").is_file():
-        raise SetupError(f"there is no config.json in {path}, so it is no checkpoint of transformers")
-    if not any(path.glob("*.safetensors")):
+    """Raise SetupError for a folder without safetensors weights."""
+    if path.is_dir() and not any(path.glob("*.safetensors")):
         raise SetupError(
             f"there is no .safetensors in {path}, and of this architecture no other format is read: load the "
             "model with transformers once, and write it with save_pretrained"
@@ -154,11 +164,20 @@ def _check_folder(path: Path) -> None:
 
 def read_config(transformers: Any, source: str) -> Any:
     """transformers' configuration of the checkpoint. Raises SetupError where it cannot be read."""
+    path = _file(source, CONFIG)
+    table = {} if path is None else _table(path, source)
+    check_counts(table, f"the config.json of {source}")
     try:
         return transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, http_error()) as error:
         raise SetupError(f"the configuration of {source} cannot be loaded: {sentence(error)}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, _config_error()) as error:
+        if "auto_map" in table:
+            raise SetupError(
+                f"{source} runs on code of its own repository, as auto_map in its {CONFIG} says, and code of "
+                "repositories is never run: write a class around it, and serve that with --model "
+                "package.module:Class"
+            ) from error
         raise SetupError(
             f"the configuration of {source} is not one that transformers {transformers.__version__} reads: "
             f"{sentence(error)}"
@@ -199,10 +218,17 @@ def _load_class(mapping: Any, config: Any, source: str) -> Any:
 
 def _labels(config: Any, source: str) -> tuple[str, ...]:
     """The class names in order."""
-    names = {int(index): str(label) for index, label in (config.id2label or {}).items()}
-    if not names or sorted(names) != list(range(len(names))):
+    table = config.id2label or {}
+    try:
+        labels = labels_in_order(table)
+    except ValueError:
+        labels = ()
+    if not labels or len(labels) > len(table):
         raise SetupError(f"the configuration of {source} does not number its labels from 0, one by one")
-    return tuple(names[index] for index in range(len(names)))
+    names = tuple(map(str, labels))
+    if problem := label_problem(names):
+        raise SetupError(f"the id2label of {source} cannot be served: {problem}")
+    return names
 
 
 def _preprocessor(source: str) -> tuple[Mapping[str, Any], str]:
@@ -237,10 +263,12 @@ def _file(source: str, file: str) -> Path | None:
 def read_weights(kind: Any, config: Any, source: str) -> Any:
     """The model in float32. Parameters that the file lacks become NaN, so that no answer depends on them.
 
-    Raises SetupError for weights that cannot be loaded.
+    Raises SetupError for weights that cannot be loaded, and for a configuration of a far larger network.
     """
+    stored, where = stored_size(source, partial(_file, source)), f"the config.json of {source}"
+    check_counts(config.to_dict(), where, stored)
     try:
-        with _quietly():
+        with _quietly(), limited_to(stored, where):
             model, loaded = kind.from_pretrained(
                 source,
                 config=config,
@@ -264,6 +292,14 @@ def read_weights(kind: Any, config: Any, source: str) -> Any:
             if name in missing:
                 parameter.fill_(torch.nan)
     return model.eval().requires_grad_(False)
+
+
+def _table(path: Path, source: str) -> Mapping[str, Any]:
+    """The configuration as it is written. Raises SetupError."""
+    try:
+        return read_table(path)
+    except SetupError as error:
+        raise SetupError(f"the configuration of {source} cannot be read: {error.detail}") from None
 
 
 def _name_of(mismatch: tuple[Any, ...]) -> str:

@@ -14,10 +14,10 @@ from foveate.core.outcome import Result
 from foveate.core.plan import Plan, Precision
 from foveate.core.profile import Profile
 from foveate.models.huggingface.axes import Changes, PlanAxes, changed, check
-from foveate.models.huggingface.cost import count, skeleton
 from foveate.models.huggingface.fetch import Pretrained
 from foveate.models.runners.base import BaseRunner, fingerprint
 from foveate.models.runners.describe import profiled_ladder
+from foveate.models.runners.forward_cost import count, skeleton
 from foveate.models.weights.timm_config import sentence
 
 MAX_BATCH = {"cpu": 4, "cuda": 16}

@@ -17,6 +17,8 @@ from foveate.models.huggingface.fetch import Pretrained
 from foveate.models.huggingface.runner import PretrainedRunner
 
 FRAME_KEYS = ("num_frames", "frames_per_clip")
+MAX_FRAMES = 256
+"""Most frames of a clip. The first run of a model reserves memory for so many."""
 """The names of the number of frames in configurations."""
 
 
@@ -86,8 +88,11 @@ ARCHITECTURES: Mapping[str, VideoArchitecture] = {
 def frames_of(config: Any, name: str) -> int:
     """Frames of the clips that the checkpoint takes. Raises SetupError where its configuration lacks them."""
     count = next((value for key in FRAME_KEYS if (value := getattr(config, key, None))), None)
-    if type(count) is not int or not 1 <= count <= 9999:
-        raise SetupError(f"the configuration of {name} does not say how many frames a clip has")
+    if type(count) is not int or not 1 <= count <= MAX_FRAMES:
+        raise SetupError(
+            f"the configuration of {name} does not say how many frames a clip has: a number from 1 to "
+            f"{MAX_FRAMES}, as one of {', '.join(FRAME_KEYS)}"
+        )
     return count
 
 

@@ -38,8 +38,10 @@ class ViTConfig:
     classes: int = 1000
     """Number of classes. With 0 the model has no classifier and returns an embedding of the image."""
     projection: int = 0
-    """Width of the embedding that a linear map without bias makes of the pooled features (CLIP). 0: there is
-    no such map, and the embedding is the pooled features."""
+    """Width of the embedding that a linear map makes of the pooled features (CLIP). 0: there is no such map,
+    and the embedding is the pooled features."""
+    projection_bias: bool = False
+    """The map of `projection` has a bias (EVA-CLIP)."""
     class_token: bool = True
     distilled: bool = False
     """A second prefix token with its own head. Its logits are averaged with the first's (DeiT, section 4)."""

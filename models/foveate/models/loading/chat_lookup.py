@@ -21,8 +21,8 @@ def load_chat_model(
 ) -> ChatRunner:
     """The vision-language model of a name, or in a folder. It runs in float32 unless the options say more.
 
-    slots, slot_tokens: of the key/value cache. Raises SetupError, one sentence, when there is no such model, when its files are damaged, and where
-    transformers is not installed.
+    slots, slot_tokens: of the key/value cache. Raises SetupError, one sentence, when there is no such model,
+    when its files are damaged, and where transformers is not installed.
     """
     model, folder = find(name)
     check_trunk(checkpoint.read_card(model, folder).trunk, model, folder)

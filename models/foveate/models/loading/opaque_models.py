@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 from foveate.core.checkpoint_options import NOTHING_STATED, CheckpointOptions
 from foveate.core.default_models import PHOTO_MODEL, PHOTO_NAMES
@@ -33,7 +34,7 @@ from foveate.models.runners.image import TorchRunner
 from foveate.models.weights.local_files import (
     check_no_options,
     is_local,
-    is_tower,
+    may_run_in_trunk,
     weights_path,
     without_prefix,
 )
@@ -123,7 +124,7 @@ def _read_photo_model(name: str, options: CheckpointOptions) -> OpaqueCheckpoint
 
 def _is_transformers_model(name: str) -> bool:
     """Whether transformers runs the model. It also runs the vision towers that the trunk refuses."""
-    tower = is_tower(without_prefix(name)) or is_trunk_repository(name)
+    tower = may_run_in_trunk(without_prefix(name)) or is_trunk_repository(name)
     return tower or huggingface.is_transformers_name(name)
 
 
@@ -132,10 +133,10 @@ def _with_profile(
 ) -> tuple[Profile | None, OpaqueFamily]:
     """The profile of exactly these networks, and the family with the siblings that it names.
 
-    Where the name lists siblings, a profile has to name the same ones. Raises SetupError for a profile that
-    cannot be read, or that names siblings that cannot be loaded.
+    Where the name lists siblings, a profile has to name the same ones. It bears the name of the family.
+    Raises SetupError for a profile that cannot be read, or that names siblings that cannot be loaded.
     """
-    for profile, path in matching_profiles(name, members.own):
+    for profile, path in matching_profiles(name, replace(members.own, name=members.name)):
         profiled = members
         if not members.siblings and profile.siblings:
             try:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from foveate.core.default_models import PHOTO_PACKAGES
 from foveate.core.outcome import Result
 from foveate.core.plan import PRECISIONS, Plan, Precision
+from foveate.core.unit_length import unit_length
 from foveate.models import huggingface, zoo
 from foveate.models.huggingface import Pretrained, PretrainedRunner
 from foveate.models.loading.machine import hardware
@@ -189,8 +190,7 @@ def embeddings(runner: ComparedRunner, scenes: HeldOut) -> NDArray[np.float32]:
 
 def cosines(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float32]:
     """The cosine similarity of each row of `left` to the same row of `right`: (N,)."""
-    lengths = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
-    similarity: NDArray[np.float32] = (left * right).sum(1) / np.maximum(lengths, np.finfo(np.float32).tiny)
+    similarity: NDArray[np.float32] = (unit_length(left) * unit_length(right)).sum(1)
     return similarity
 
 

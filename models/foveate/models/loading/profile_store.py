@@ -10,9 +10,9 @@ from foveate.core.errors import SetupError
 from foveate.core.profile import MeasurementEnvironment, Profile
 from foveate.models import zoo
 from foveate.models.huggingface import PREFIX
+from foveate.models.loading.profile_files import own_profile_path, read_profile
 from foveate.models.loading.read_model import ReadModel
 from foveate.models.loading.user_folders import data_folder
-from foveate.models.own.profile_files import profile_file
 from foveate.models.own.source import is_own
 from foveate.models.vlm.checkpoint import ChatCheckpoint
 from foveate.models.vlm.describe import answer_texts
@@ -32,7 +32,7 @@ def profile_path(name: str) -> Path:
     Raises SetupError for a user without a data folder.
     """
     if is_own(name):
-        path = profile_file(name)
+        path = own_profile_path(name)
         if path is not None:
             return path
     name = canonical_name(name)
@@ -70,13 +70,9 @@ def matching_profiles(name: str, model: ProfiledModel) -> Iterator[tuple[Profile
     """
     weights = None
     for path in _search_paths(name):
-        try:
-            text = path.read_text("utf-8")
-        except (FileNotFoundError, NotADirectoryError, PermissionError):
-            continue  # many containers forbid access to the data folder: it holds no profile then
-        except (OSError, UnicodeDecodeError) as error:
-            raise SetupError(f"cannot read the profile {path}: {error}") from None
-        profile = Profile.read(text, str(path))
+        profile = read_profile(path)
+        if profile is None:
+            continue
         weights = weights or weights_digest(model)
         if (profile.model, profile.weights) == (model.name, weights):
             yield profile, path

@@ -3,7 +3,6 @@
 Each package holds one file of weights. Only these files are read: no code of the packages is imported.
 """
 
-import pickle
 import re
 from collections.abc import Mapping
 
@@ -13,12 +12,8 @@ from torch import Tensor
 from foveate.core.default_models import PHOTO_INSTALL_COMMAND, photo_weights
 from foveate.core.errors import SetupError
 from foveate.models.opaque.efficientnet_lite import SCALINGS, EfficientNetLite, fold_batch_norms
+from foveate.models.weights.pickled_file import READ_ERRORS
 
-READ_ERRORS = (
-    OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, EOFError,
-    pickle.UnpicklingError,
-)  # fmt: skip
-"""What reading a file that holds other things raises."""
 OUTER_NAMES = {
     "_conv_stem": "conv_stem",
     "_bn0": "bn1",

@@ -12,12 +12,12 @@ from foveate.core.model import ModelCard, Rung
 from foveate.core.outcome import Result
 from foveate.core.plan import Plan, Precision
 from foveate.core.profile import Profile
-from foveate.models.huggingface.cost import count, skeleton
 from foveate.models.opaque.checkpoint import OpaqueCheckpoint, OpaqueFamily
 from foveate.models.opaque.sizes import INPUT_ERRORS, WithoutNorms
 from foveate.models.runners.base import check_model, fingerprint
 from foveate.models.runners.classifier import ClassifierRunner, classified
 from foveate.models.runners.describe import profiled_ladder
+from foveate.models.runners.forward_cost import count, skeleton
 from foveate.models.runners.image_plans import parse_certainty
 from foveate.models.weights.timm_config import sentence
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from foveate.models.huggingface.cost import skeleton
+from foveate.models.runners.forward_cost import skeleton
 
 _NORMS = frozenset({F.batch_norm, F.layer_norm, F.group_norm})
 STEPS = (32, 16, 14, 8)

@@ -13,12 +13,14 @@ from foveate.core.checkpoint_options import NOTHING_STATED, CheckpointOptions, f
 from foveate.core.errors import SetupError
 from foveate.models.opaque.checkpoint import OpaqueCheckpoint
 from foveate.models.opaque.parameter_fit import check_fit, names_of_network
-from foveate.models.opaque.timm_classifiers import IMAGE_SIZE, constructor_takes, describe, flexible_sizes
+from foveate.models.opaque.timm_classifiers import IMAGE_SIZE, constructor_takes, describe, serving_arguments
 from foveate.models.weights.checkpoint import name_of
 from foveate.models.weights.description import CONFIG, file_beside, is_own_format, own_values
 from foveate.models.weights.json_file import read_table
 from foveate.models.weights.options_file import parse_options, with_labels_read
 from foveate.models.weights.state_dict import check_tensors, read_state, stem_of
+from foveate.models.weights.stated_size import StoredSize, check_counts, limited_to
+from foveate.models.weights.timm_architectures import architecture_name
 from foveate.models.weights.timm_config import import_timm
 from foveate.models.weights.timm_format import (
     classes_of,
@@ -54,13 +56,19 @@ def load(path: Path, options: CheckpointOptions = NOTHING_STATED) -> OpaqueCheck
             raise SetupError(
                 f"{name} cannot be set for {path.name}: {stated.architecture} of timm states it itself"
             )
-    timm, architecture = import_timm(f"the {stated.architecture} of {path.name}"), _name(stated.architecture)
+    timm = import_timm(f"the {stated.architecture} of {path.name}")
+    architecture = architecture_name(stated.architecture)
     check_known(timm, architecture, ())
     state, _ = read_state(path, stated.prefix)
     arguments = dict(model_arguments(table, file)) | _size_arguments(timm, architecture, stated.image_size)
     module, state = _fitted(timm, architecture, arguments, state, path.name, stated.prefix)
-    counters = {name for name, value in module.state_dict().items() if not value.is_floating_point()}
-    check_tensors({name: value for name, value in state.items() if name not in counters}, path.name)
+    # Besides counters, a few networks have bounds that are infinite from the start.
+    unchecked = {
+        name
+        for name, value in module.state_dict().items()
+        if not (value.is_floating_point() and value.isfinite().all())
+    }
+    check_tensors({name: value for name, value in state.items() if name not in unchecked}, path.name)
     _check_classes(module, table, file, stated, path)
     module.load_state_dict(state)
     module.pretrained_cfg |= _overlay(stated)
@@ -79,11 +87,6 @@ def _beside(path: Path) -> tuple[CheckpointOptions, Mapping[str, Any], str]:
     if timms:
         options = options.model_copy(update={"architecture": table["architecture"]})
     return options, table if timms else {}, where
-
-
-def _name(architecture: str) -> str:
-    """timm's name, without the `timm/` of its repositories on the hub."""
-    return architecture.removeprefix("hf-hub:").removeprefix("timm/")
 
 
 def _size_arguments(timm: Any, architecture: str, image_size: int | None) -> dict[str, Any]:
@@ -106,7 +109,10 @@ def _fitted(
     Other names than timm's are translated as timm itself translates them. Raises SetupError, which names the
     first parameter that does not fit.
     """
-    empty: Any = create(timm, architecture, pretrained=False, **arguments)
+    stored = StoredSize(len(state), sum(value.nbytes for value in state.values()))
+    check_counts(arguments, f"model_args of {where}", stored)
+    with limited_to(stored, f"the {architecture} of {where}"):
+        empty: Any = create(timm, architecture, pretrained=False, **arguments)
     expected = empty.state_dict()
     state = names_of_network(state, expected, where, prefix)
     if not state.keys() & expected.keys() or state.keys() - expected.keys():
@@ -116,10 +122,10 @@ def _fitted(
     if classes not in (None, empty.num_classes):
         empty = create(timm, architecture, pretrained=False, **{**arguments, **more})
     check_fit(state, empty.state_dict(), where, architecture)
-    flexible = flexible_sizes(empty)
-    return create(
-        timm, architecture, pretrained=False, device="cpu", **{**arguments, **more, **flexible}
-    ), state
+    arguments = {**arguments, **more, **serving_arguments(empty)}
+    module = create(timm, architecture, pretrained=False, device="cpu", **arguments)
+    used = module.state_dict().keys()  # without the projection to a language model's tokens
+    return module, {name: value for name, value in state.items() if name in used}
 
 
 def _translated(

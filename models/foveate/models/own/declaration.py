@@ -4,18 +4,29 @@ import inspect
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from numbers import Integral
 from typing import Any
 
-from foveate.core.checkpoint_options import NOTHING_STATED, CheckpointOptions, flag_of
+from foveate.core.checkpoint_options import (
+    IMAGE_SIZES,
+    MAX_IMAGE_SIZE,
+    MIN_IMAGE_SIZE,
+    NOTHING_STATED,
+    CheckpointOptions,
+    flag_of,
+)
+from foveate.core.class_labels import MAX_LABELS, label_problem, labels_in_order
 from foveate.core.errors import SetupError
 from foveate.core.model import InputSpec
 from foveate.models.weights.options_file import with_labels_read
 
 DEFAULT_SIZE = 224
-MIN_SIZE, MAX_SIZE = 10, 4096
-"""Sides in pixels that a plan can name, and that a batch should have."""
+MAX_PLANS = 100
+"""Most plans: each size of each variant is one. Every plan runs and is timed before it is used."""
 VARIANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")
+MAX_BATCH = 1024
+"""Most images in a batch: batches of any size up to it are timed at the start."""
 KEYWORDS = ("size", "variant", "plan")
 """Parameters that `predict` may have beside the batch."""
 _CROP = ("crop_pct", "crop_mode", "interpolation")
@@ -50,15 +61,21 @@ def declare(model: object, options: CheckpointOptions = NOTHING_STATED) -> Decla
     title = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).lstrip("_.-")[:80] or "model"
     keywords = _keywords(model, title)
     stated = with_labels_read(options)
+    sizes, variants = _sizes(model, title), _variants(model, title, keywords)
+    if len(sizes) * len(variants) > MAX_PLANS:
+        raise SetupError(
+            f"{title} declares {len(sizes)} sizes of {len(variants)} variant(s), and at most {MAX_PLANS} "
+            "plans are served: name fewer sizes, as in sizes = (128, 160, 192, 224)"
+        )
     return Declaration(
         title,
         _description(model),
         _labels(model, title, stated),
-        _sizes(model, title),
-        _variants(model, title, keywords),
+        sizes,
+        variants,
         _softmax(model, title),
         _input(model, title, stated),
-        _whole(model, title, "max_batch", 0),
+        _max_batch(model, title),
         _text(model, "version"),
         keywords,
         callable(getattr(model, "preprocess", None)),
@@ -122,7 +139,7 @@ def _items(model: object, name: str, member: str) -> tuple[Any, ...]:
         return ()
     if isinstance(value, str | bytes) or not isinstance(value, Iterable):
         raise SetupError(f"{name}.{member} is {value!r:.60}: it must be a list")
-    return tuple(value)
+    return tuple(islice(value, MAX_LABELS + 1))
 
 
 def _labels(model: object, name: str, stated: CheckpointOptions) -> tuple[str, ...]:
@@ -131,12 +148,16 @@ def _labels(model: object, name: str, stated: CheckpointOptions) -> tuple[str, .
     value = getattr(model, "labels", None)
     if isinstance(value, Mapping):  # such as id2label of transformers
         try:
-            return tuple(str(value[key]) for key in sorted(value, key=int))
-        except (TypeError, ValueError):
+            names = tuple(map(str, labels_in_order(value)))
+        except ValueError:
             raise SetupError(
                 f"{name}.labels is a table whose keys are no class indices: it must be a list of names"
             ) from None
-    return tuple(str(label) for label in _items(model, name, "labels"))
+    else:
+        names = tuple(str(label) for label in _items(model, name, "labels"))
+    if problem := label_problem(names):
+        raise SetupError(f"{name}.labels: {problem}")
+    return names
 
 
 def _softmax(model: object, name: str) -> bool:
@@ -149,10 +170,11 @@ def _softmax(model: object, name: str) -> bool:
 def _sizes(model: object, name: str) -> tuple[int, ...]:
     sizes = _items(model, name, "sizes") or (DEFAULT_SIZE,)
     for size in sizes:
-        if not isinstance(size, Integral) or isinstance(size, bool) or not MIN_SIZE <= int(size) <= MAX_SIZE:
+        whole = isinstance(size, Integral) and not isinstance(size, bool)
+        if not whole or not MIN_IMAGE_SIZE <= int(size) <= MAX_IMAGE_SIZE:
             raise SetupError(
-                f"{name}.sizes holds {size!r:.40}: a size is the side of a square image, a whole number "
-                f"from {MIN_SIZE} to {MAX_SIZE}"
+                f"{name}.sizes holds {size!r:.40}: a size is the side of a square image, a whole number; "
+                f"{IMAGE_SIZES}"
             )
     return tuple(sorted({int(size) for size in sizes}))
 
@@ -196,8 +218,8 @@ def _input(model: object, name: str, stated: CheckpointOptions) -> InputSpec | N
     return spec and replace(spec, **crop)
 
 
-def _whole(model: object, name: str, member: str, default: int) -> int:
-    value = getattr(model, member, default)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise SetupError(f"{name}.{member} is {value!r:.40}: it must be a whole number")
+def _max_batch(model: object, name: str) -> int:
+    value = getattr(model, "max_batch", 0)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_BATCH:
+        raise SetupError(f"{name}.max_batch is {value!r:.40}: it must be a whole number up to {MAX_BATCH}")
     return value

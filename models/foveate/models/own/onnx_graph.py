@@ -5,18 +5,34 @@ import hashlib
 import json
 import mmap
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from foveate.core.checkpoint_options import IMAGE_SIZES, MAX_IMAGE_SIZE
+from foveate.core.class_labels import labels_in_order
 from foveate.core.errors import SetupError
-from foveate.models.own.declaration import MAX_SIZE
 
 TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8"}
 """The types of inputs that are served, as NumPy names them."""
 MAX_BATCH = 256
 """Largest fixed batch: one image would be padded to it."""
+ADVICE = {
+    "INVALID_GRAPH": "export it again, with an opset that ONNX Runtime {version} knows, and check the "
+    "file with onnx.checker",
+    "INVALID_PROTOBUF": "it is no ONNX file, or a part of one: copy or export it again",
+    "INVALID_ARGUMENT": "the file may be incomplete: copy or export it again",
+    "FAIL": "if it is for a newer ONNX Runtime than {version}, upgrade that, or export the model again",
+    "NOT_IMPLEMENTED": "ONNX Runtime {version} does not have all of its operators: upgrade it, or export the "
+    "model with an older opset",
+    "NO_SUCHFILE": "put all files of the model into one folder",
+}
+"""What to do about a file that does not load, by the code of ONNX Runtime's error."""
+_CODE = re.compile(r"^.*\[ONNXRuntimeError\] : \d+ : (?P<name>[A-Z_]+) : ")
+_LOADING = re.compile(r"^Load model from .* failed: ?(/onnxruntime_src/\S+ [^(]*\([^)]*\) )?")
+"""The path of the file, which the message has already, and a place in the source of ONNX Runtime."""
 LABEL_KEYS = ("labels", "names", "classes", "class_names")
 """Entries of the metadata that tools write class names to."""
 
@@ -54,13 +70,22 @@ def open_session(path: Path, device: str, threads: int) -> Any:
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=_providers(onnxruntime, device))
     except Exception as error:
-        raise SetupError(f"ONNX Runtime cannot load {path}: {sentence_of(error)}") from error
+        advice = ADVICE.get(_code(error), "")
+        advice = advice and f"; {advice.format(version=onnxruntime.__version__)}"
+        raise SetupError(f"ONNX Runtime cannot load {path}: {sentence_of(error)}{advice}") from error
 
 
 def sentence_of(error: Exception) -> str:
-    """The first line of an error of ONNX Runtime, without its code."""
+    """The first line of an error of ONNX Runtime, without its code and the path of the file."""
     line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return line.rpartition("[ONNXRuntimeError] : ")[2][:300]
+    text = _LOADING.sub("", _CODE.sub("", line))
+    return "".join(character for character in text if character.isprintable()).rstrip(". ")[:300]
+
+
+def _code(error: Exception) -> str:
+    """The name of an error's code; empty without one."""
+    match = _CODE.search(str(error))
+    return match["name"] if match else ""
 
 
 def read_input(session: Any, path: Path) -> GraphInput:
@@ -80,11 +105,8 @@ def read_input(session: Any, path: Path) -> GraphInput:
     height, width = shape[2:] if channels_first else shape[1:3]
     if height != width:
         raise SetupError(f"{path} takes a {shown}: images are square here, so H and W must be equal")
-    if (shape[0] or 1) > MAX_BATCH or (height or 1) > MAX_SIZE:
-        raise SetupError(
-            f"{path} takes a {shown}: batches of up to {MAX_BATCH} images of up to {MAX_SIZE} pixels a "
-            "side are served"
-        )
+    if (shape[0] or 1) > MAX_BATCH or (height or 1) > MAX_IMAGE_SIZE:
+        raise SetupError(f"{path} takes a {shown}: batches hold up to {MAX_BATCH} images, and {IMAGE_SIZES}")
     return GraphInput(only.name, TYPES[only.type], channels_first, shape[0], height)
 
 
@@ -101,8 +123,8 @@ def metadata_labels(session: Any) -> tuple[str, ...]:
             value = [part.strip() for part in text.replace("\n", ",").split(",") if part.strip()]
     if isinstance(value, Mapping):
         try:
-            value = [value[key] for key in sorted(value, key=int)]
-        except (TypeError, ValueError):
+            value = labels_in_order(value)
+        except ValueError:
             return ()
     return tuple(map(str, value)) if isinstance(value, list | tuple) else ()
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from foveate.core.checkpoint_options import NOTHING_STATED, CheckpointOptions
+from foveate.core.class_labels import MAX_LABELS, numbered_labels
 from foveate.core.errors import BadPlan, SetupError
 from foveate.core.model import ModelCard, Rung
 from foveate.core.outcome import Result
@@ -161,7 +162,12 @@ class OwnRunner:
                     f"{declared.name}.predict returns a {type(item).__name__} for an image, so it must list "
                     "its labels, as in labels = ['cat', 'dog']"
                 )
-            return tuple(f"class {index}" for index in range(len(scores)))
+            if len(scores) > MAX_LABELS:
+                raise SetupError(
+                    f"{declared.name}.predict returns {len(scores)} scores for an image, and at most "
+                    f"{MAX_LABELS} classes are served: return those of the likeliest classes"
+                )
+            return numbered_labels(len(scores))
         if scores is not None and len(scores) != len(declared.labels):
             raise SetupError(
                 f"predict of {declared.name} returned {len(scores)} scores for an image, and its labels are "

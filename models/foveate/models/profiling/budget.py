@@ -8,6 +8,8 @@ from collections.abc import Callable
 from foveate.core.errors import SetupError
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+MAX_HOURS = 168
+"""Longest budget: seven days."""
 
 
 class TimeBudget:
@@ -35,11 +37,18 @@ class TimeBudget:
 
 
 def parse_budget(text: str | None) -> float | None:
-    """Seconds from a text such as `90s`, `10m` or `1h30m`; None for None. Raises SetupError for others."""
+    """Seconds from a text such as `90s`, `10m` or `1h30m`; None for None.
+
+    Raises SetupError for others, and for more than MAX_HOURS.
+    """
     if text is None:
         return None
     parts = re.findall(r"([0-9]*\.?[0-9]+)([smh])", text)
     seconds = sum(float(number) * UNITS[unit] for number, unit in parts)
     if "".join(number + unit for number, unit in parts) != text or not seconds:
-        raise SetupError(f"a budget is a time such as 90s, 10m or 1h30m, not {text!r}")
+        raise SetupError(f"a budget is a time such as 90s, 10m or 1h30m, not {text[:40]!r}")
+    if seconds > MAX_HOURS * UNITS["h"]:
+        raise SetupError(
+            f"a budget is at most {MAX_HOURS}h, which is {MAX_HOURS // 24} days, not {text[:40]}"
+        )
     return seconds

@@ -14,6 +14,7 @@ from PIL import Image
 from foveate.core.errors import SetupError
 from foveate.core.outcome import ClassMaps, Result
 from foveate.core.profile import Measurement
+from foveate.core.unit_length import unit_length
 from foveate.models.profiling.dataset import DecodedDataset
 from foveate.models.profiling.timing import FAILED
 from foveate.models.runners.base import ModelRunner
@@ -128,11 +129,8 @@ class NeighbourAgreement(Evaluator):
 
 
 def _unit(rows: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """The rows, stacked and scaled to length 1; a row of zeros stays."""
-    stacked = np.stack(rows) if rows else np.empty((0, 1), np.float32)
-    lengths = np.linalg.norm(stacked, axis=1, keepdims=True)
-    unit: NDArray[np.float32] = stacked / np.maximum(lengths, np.finfo(np.float32).tiny)
-    return unit
+    """The rows, stacked and scaled to length 1."""
+    return unit_length(np.stack(rows) if rows else np.empty((0, 1), np.float32))
 
 
 class MeanIoU(Evaluator):

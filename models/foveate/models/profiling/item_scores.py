@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foveate.core.outcome import Result
+from foveate.core.unit_length import unit_length
 from foveate.models.profiling.dataset import DecodedDataset
 from foveate.models.profiling.evaluation import LabelMask, item_maps, mask_from_maps, read_masks, top_class
 from foveate.models.profiling.timing import FAILED
@@ -86,8 +87,7 @@ def _embedding(result: Result | Exception) -> NDArray[np.float32] | None:
     """The embedding of a result, scaled to length 1; None for a failure."""
     if isinstance(result, Exception):
         return None
-    unit: NDArray[np.float32] = result.scores / max(float(np.linalg.norm(result.scores)), 1e-30)
-    return unit
+    return unit_length(result.scores)
 
 
 def _mask_iou(mask: LabelMask, truth: LabelMask) -> float:

@@ -167,8 +167,8 @@ def _qualities(
         if name in measured:
             continue
         if plan != runner.full and budget.ended(QUALITY_SHARE):
-            late = [plan.relative_to(runner.full) for plan in plans[number:]]
-            yield drop_for_time(state, "quality on all images", [n for n in late if n not in measured])
+            rest = [plan.relative_to(runner.full) for plan in plans[number:]]
+            yield drop_for_time(state, "quality on all images", [n for n in rest if n not in measured])
             break
         for chunk in decoded_at(plan.image_size, runner.full.image_size, images).chunks(runner.max_batch):
             report("quality", f"quality of {name}", number * len(images) + done, total)
@@ -201,9 +201,9 @@ def _latencies(
     names = [name for name in offered if name not in dropped]
     if not state.rounds:
         names = names[: timed_within(names, job, state, budget)]
-        late = [name for name in offered if name not in names and name not in dropped]
-        if late:
-            yield (state := drop_for_time(state, "latency", late))
+        untimed = [name for name in offered if name not in names and name not in dropped]
+        if untimed:
+            yield (state := drop_for_time(state, "latency", untimed))
     if any(times.keys() != set(names) for times in state.rounds):
         state = replace(state, rounds=())  # of another budget, which left time for other plans
     timed = [plans[name] for name in names]

@@ -23,9 +23,9 @@ from foveate.models.profiling.screening_rules import (
     DroppedPlan,
     Trial,
     affordable,
-    by_promise,
+    dominated_plans,
     expected_seconds,
-    hopeless,
+    ranked_by_hypervolume,
     stage_sizes,
 )
 from foveate.models.runners.base import ModelRunner, Pixels
@@ -182,36 +182,36 @@ def _after_stage(
     }
     untried = [DroppedPlan(name, stage, NO_TIME, by_budget=True) for name in left if name not in trials]
     baselines = frozenset(name for name in trials if is_baseline(name))
-    drops = hopeless(trials, stage, baselines)
+    drops = dominated_plans(trials, stage, baselines)
     gone = {drop.plan for drop in drops}
-    promising = by_promise({n: trial for n, trial in trials.items() if n not in gone | baselines})
-    promising += [name for name in left if name in baselines]
+    ranked = ranked_by_hypervolume({n: trial for n, trial in trials.items() if n not in gone | baselines})
+    ranked += [name for name in left if name in baselines]
     is_last = number + 1 == len(stages)
     further = images if is_last else stages[number + 1] - size
     share = QUALITY_SHARE if is_last else SCREENING_SHARE * (number + 2) / len(stages)
-    seconds = {name: expected_seconds(trials, name) * further for name in promising}
-    count = affordable(promising, seconds, budget.left_s(share))
-    late = [DroppedPlan(name, stage, NO_TIME, by_budget=True) for name in promising[count:]]
-    return replace(state, dropped=(*state.dropped, *untried, *drops, *late), screened=number + 1)
+    seconds = {name: expected_seconds(trials, name) * further for name in ranked}
+    count = affordable(ranked, seconds, budget.left_s(share))
+    unaffordable = [DroppedPlan(name, stage, NO_TIME, by_budget=True) for name in ranked[count:]]
+    return replace(state, dropped=(*state.dropped, *untried, *drops, *unaffordable), screened=number + 1)
 
 
 def to_measure(plans: Sequence[Plan], full: Plan, state: ProfilingState) -> list[Plan]:
-    """The plans that the screening left, full first, then the most promising ones; baselines come last."""
+    """The plans that the screening left, as `ranked_by_hypervolume` orders them; baselines come last."""
     by_name = {plan.relative_to(full): plan for plan in plans}
     dropped = {drop.plan for drop in state.dropped}
     names = [name for name in by_name if name not in dropped]
     if state.stages:
         size = state.stages[-1]
         trials = {name: state.trials[name].first(size) for name in names}
-        order = {name: rank for rank, name in enumerate(by_promise(trials))}
+        order = {name: rank for rank, name in enumerate(ranked_by_hypervolume(trials))}
         names.sort(key=lambda name: (is_baseline(name), order[name]))
     return [by_name[name] for name in names]
 
 
 def drop_for_time(state: ProfilingState, stage: str, names: Sequence[str]) -> ProfilingState:
     """The state in which these plans are dropped for lack of time."""
-    late = [DroppedPlan(name, stage, NO_TIME, by_budget=True) for name in names]
-    return replace(state, dropped=(*state.dropped, *late))
+    unaffordable = [DroppedPlan(name, stage, NO_TIME, by_budget=True) for name in names]
+    return replace(state, dropped=(*state.dropped, *unaffordable))
 
 
 def timed_within(names: Sequence[str], job: ProfilingJob, state: ProfilingState, budget: TimeBudget) -> int:

@@ -99,12 +99,12 @@ def stage_sizes(plans: int, images: int, first: int = STAGE_IMAGES) -> tuple[int
     return tuple(sizes)
 
 
-def hopeless(trials: Mapping[str, Trial], stage: str, spared: frozenset[str]) -> list[DroppedPlan]:
+def dominated_plans(trials: Mapping[str, Trial], stage: str, exempt: frozenset[str]) -> list[DroppedPlan]:
     """The plans that the scores rule out. trials: on the same images, with `full`.
 
-    spared: plans that are never dropped here and beat no other, such as baselines.
+    exempt: plans that are never dropped here and beat no other, such as baselines.
     """
-    table = _table({plan: trial for plan, trial in trials.items() if plan not in spared})
+    table = _table({plan: trial for plan, trial in trials.items() if plan not in exempt})
     full = table.plans.index("full")
     alive, dropped = np.ones(len(table.plans), bool), []
     for row, plan in enumerate(
@@ -161,7 +161,7 @@ def difference(differences: NDArray[np.float64]) -> tuple[NDArray[np.float64], N
     return mean, np.sqrt(np.maximum(squares - mean**2, 0) / count)
 
 
-def by_promise(trials: Mapping[str, Trial]) -> list[str]:
+def ranked_by_hypervolume(trials: Mapping[str, Trial]) -> list[str]:
     """The plans in the order in which they deserve time: full, then those that raise the frontier most.
 
     Each next plan adds the largest area below the frontier of the plans before it, quality over the logarithm

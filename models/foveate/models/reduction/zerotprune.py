@@ -174,8 +174,8 @@ def _distinct(keys: Tensor, importance: Tensor, count: int) -> Tensor:
     vectors = gather_tokens(F.normalize(vectors, dim=2), order)
     half = patches - patches // 2
     similarity = torch.matmul(vectors[:, half:], vectors[:, :half].transpose(1, 2)).amax(2)
-    spared = similarity.argsort(dim=1, descending=True, stable=True)[:, patches - count :]
-    return torch.cat([order[:, :half], order[:, half:].gather(1, spared)], dim=1).sort(dim=1).values
+    distinct = similarity.argsort(dim=1, descending=True, stable=True)[:, patches - count :]
+    return torch.cat([order[:, :half], order[:, half:].gather(1, distinct)], dim=1).sort(dim=1).values
 
 
 def _layers(keep: float, depth: int) -> Iterable[PruningLayer]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from foveate.core.class_labels import numbered_labels
 from foveate.core.model import ModelCard, Rung
 from foveate.core.plan import Plan
 from foveate.core.profile import Profile
@@ -41,7 +42,7 @@ def describe(
         name=checkpoint.name,
         description=checkpoint.description,
         full=full,
-        labels=checkpoint.labels or tuple(f"class {i}" for i in range(classes)),
+        labels=checkpoint.labels or numbered_labels(classes),
         parameters=sum(p.numel() for p in model.parameters()),
         input=checkpoint.input,
         ladder=ladder,

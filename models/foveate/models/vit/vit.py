@@ -238,7 +238,9 @@ def _classifier(config: ViTConfig) -> nn.Module:
     """A linear classifier; for a model without classes, the projection to its embedding, or the identity."""
     if config.classes:
         return nn.Linear(config.pooled, config.classes)
-    return nn.Linear(config.pooled, config.projection, bias=False) if config.projection else nn.Identity()
+    if config.projection:
+        return nn.Linear(config.pooled, config.projection, bias=config.projection_bias)
+    return nn.Identity()
 
 
 def _exited(

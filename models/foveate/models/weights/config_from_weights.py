@@ -24,7 +24,8 @@ def config_from_weights(
     Some values cannot be inferred. They are those `stated`, then those of the stated architecture, and else
     guessed, as `guessed_shape` lists them: the heads are those of timm's model of this width and depth, or 64
     wide; the activation is GELU, or SiLU of a gated MLP; norms use 1e-6, or 1e-5 in the pre-norm models of
-    CLIP; a model with a class token and no norm after pooling classifies that token. Raises SetupError when
+    CLIP; a model with a class token and no norm after pooling classifies that token. Outputs without labels
+    are an embedding where those of the stated architecture's image tower are as many. Raises SetupError when
     the names are not timm's or the shapes are not those of a ViT, and for a model that may have rotary
     positions, which nothing states.
     """
@@ -48,6 +49,9 @@ def config_from_weights(
     depth = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
     pool: Pool = "avg" if fc_norm or not class_token else "token"
     pool_hidden = state["attn_pool.mlp.fc1.weight"].shape[0] if "attn_pool.latent" in state else hidden
+    outputs = state["head.weight"].shape[0] if "head.weight" in state else 0
+    embeds = known is not None and outputs == known.projection and not stated.labels
+    projection = outputs if embeds else 0
     unseen = {name: value for name, value in (known.config if known else {}).items() if name != "image_size"}
     return ViTConfig(
         image_size=image_size,
@@ -56,7 +60,9 @@ def config_from_weights(
         depth=depth,
         heads=stated.heads or (known.heads if known else _heads(state, width, depth, where)),
         mlp_ratio=ratio(hidden, width),
-        classes=state["head.weight"].shape[0] if "head.weight" in state else 0,
+        classes=outputs - projection,
+        projection=projection,
+        projection_bias=bool(projection) and "head.bias" in state,
         class_token=class_token,
         distilled=distilled,
         registers=registers,

@@ -9,6 +9,7 @@ from foveate.core.checkpoint_options import CheckpointOptions
 from foveate.core.errors import SetupError
 from foveate.models.layers.config import ViTConfig
 from foveate.models.weights.json_file import read_table
+from foveate.models.weights.not_elastic import NotElastic
 from foveate.models.weights.options_file import parse_options
 from foveate.models.weights.state_dict import stem_of
 from foveate.models.weights.timm_format import is_timm_format, timm_values
@@ -32,15 +33,22 @@ class Description:
     """What the file of a checkpoint of transformers says about its vision tower."""
 
     def check(self, config: ViTConfig, stated: CheckpointOptions) -> None:
-        """Raise SetupError where the weights show something else than the file says.
+        """Raise SetupError where the weights show something else than the file says, and NotElastic where
+        patches do not tile the images.
 
         stated: what is used, so that labels from elsewhere are checked too.
         """
+        side, patch = stated.image_size or config.image_size, config.patch_size
+        if stated.architecture and side % patch and side // patch == config.image_size // patch:
+            raise NotElastic(f"patches of {patch} pixels do not tile the {stated.architecture}'s {side}")
         for name, value in (self.expected or {}).items():
-            if getattr(config, name) != value:
+            shown = getattr(config, name)
+            if name == "classes":
+                shown = shown or config.projection  # which timm counts as classes
+            if shown != value:
                 raise SetupError(
                     f"{self.file} belongs to other weights: it says {name} {value}, and the weights show "
-                    f"{getattr(config, name)}"
+                    f"{shown}"
                 )
         labels = stated.labels or ()
         if labels and len(labels) != config.classes:

@@ -36,6 +36,8 @@ _WELL_KNOWN = {
 }
 """Configurations for `random:` that need no timm."""
 
+RANDOM = "random:"
+"""Before the name of an architecture: random weights, the same every time, for measurements of speed."""
 CLIPS = "-clip"
 """The suffix that makes the name of a segmentation model the name of the same model for video clips."""
 
@@ -94,8 +96,8 @@ def _find(name: str, folder: Traversable) -> Checkpoint:
         return replace(_find(without_suffix, folder), name=name)
     if name.endswith(OTHER_FORMATS):
         raise SetupError(other_format(name))
-    if name.startswith("random:"):
-        return _random(name.removeprefix("random:"))
+    if name.startswith(RANDOM):
+        return _random(name.removeprefix(RANDOM))
     if name.startswith(("/", "./", "../", "~")) or Path(name).is_file():
         if not Path(name).exists():
             raise SetupError(f"there is no file or folder {name}")

@@ -8,16 +8,14 @@ from foveate.core.errors import SetupError
 from foveate.models import zoo
 from foveate.models.weights.description import CONFIG
 from foveate.models.weights.json_file import read_table
-from foveate.models.weights.state_dict import INDEX_SUFFIX, PICKLED, SUFFIX, SUFFIXES
+from foveate.models.weights.state_dict import INDEX_SUFFIX, MAIN, PICKLED, SUFFIX, SUFFIXES
 from foveate.models.weights.transformers_format import is_transformers_format, runs_in_trunk
 
 _ONNX = ".onnx"
 OTHER_FORMATS = (".npz", _ONNX, ".h5", ".msgpack", ".pkl", ".pickle")
 """Suffixes of weights that are not read."""
-MAIN = f"model{SUFFIX}"
-"""The file that timm and transformers write."""
 MAIN_PICKLED = "pytorch_model.bin"
-"""The file that older versions of them write."""
+"""The file that older versions of timm and transformers write."""
 PREFIX = "hf:"
 """Put before a name, it says that the name is one of transformers."""
 _COMPANIONS = (f".stitches{SUFFIX}", f".clicks{SUFFIX}", f".exits{SUFFIX}")
@@ -37,7 +35,7 @@ def is_local(name: str) -> bool:
     """Whether a model's name is the path of weights: a file, or a folder for the elastic trunk."""
     if name.endswith((*SUFFIXES, INDEX_SUFFIX)):
         return True
-    return is_folder(name) and not for_transformers(name)
+    return is_folder(name) and not runs_in_transformers(name)
 
 
 def is_folder(name: str) -> bool:
@@ -48,13 +46,13 @@ def is_folder(name: str) -> bool:
     return "/" in name or (name not in zoo.names() and (path / CONFIG).is_file())
 
 
-def for_transformers(name: str) -> bool:
+def runs_in_transformers(name: str) -> bool:
     """Whether a folder, or the weights file in it, is a transformers model that the trunk does not run."""
     table = _transformers_table(name)
     return table is not None and not runs_in_trunk(table)
 
 
-def is_tower(name: str) -> bool:
+def may_run_in_trunk(name: str) -> bool:
     """Whether a folder, or the weights file in it, is a transformers model that the trunk may run."""
     table = _transformers_table(name)
     return table is not None and runs_in_trunk(table)
@@ -129,7 +127,13 @@ def _pickled_path(folder: Path, name: str) -> Path:
     others = sorted(p for p in folder.iterdir() if p.name.endswith(OTHER_FORMATS))
     if others:
         raise SetupError(other_format(str(others[0])))
-    raise SetupError(f"there is no {SUFFIX} file in {name}, and no other file of weights")
+    also = ""
+    if (folder / CONFIG).is_file():
+        try:
+            read_table(folder / CONFIG)
+        except SetupError as error:
+            also = f"; besides, its {error.detail}"
+    raise SetupError(f"there is no {SUFFIX} file in {name}, and no other file of weights{also}")
 
 
 def _ambiguous(name: str, files: list[Path]) -> str:

@@ -7,7 +7,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from foveate.core.checkpoint_options import CheckpointOptions
+from foveate.core.class_labels import label_problem
 from foveate.core.errors import SetupError
+
+BLANK = " \t\xa0"
+"""What may stand around a class name in a file."""
 
 
 def parse_options(values: Mapping[str, Any], where: str, folder: Path) -> CheckpointOptions:
@@ -42,13 +46,25 @@ def _check_inside(labels: str, where: str) -> None:
 
 
 def with_labels_read(options: CheckpointOptions, folder: Path = Path()) -> CheckpointOptions:
-    """The options with the labels of the file that they name. Raises SetupError for an unreadable file."""
+    """The options with the labels of the file that they name.
+
+    Raises SetupError for a file that cannot be read, and for names that cannot be served.
+    """
     if not isinstance(options.labels, str):
         return options
     path = folder / options.labels
     try:
-        lines = path.read_text("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SetupError(f"the labels in {path} cannot be read: {error}") from error
-    labels = tuple(line.strip() for line in lines if line.strip())
+        problem = "" if path.is_file() else "there is no such file, and --labels takes its path"
+        lines = [] if problem else path.read_text("utf-8-sig").split("\n")
+    except UnicodeDecodeError:
+        problem = "it is no text in UTF-8: convert it"
+    except (OSError, ValueError) as error:  # the latter for a path with a null character
+        problem = getattr(error, "strerror", None) or str(error)
+    if problem:
+        raise SetupError(f"the labels in {path} cannot be read: {problem}")
+    # Other characters that may end a line are a part of its name, which is then refused.
+    labels = tuple(line.strip(BLANK) for line in lines if line.strip(BLANK))
+    problem = label_problem(labels)
+    if problem:
+        raise SetupError(f"the labels in {path} cannot be served: {problem}")
     return options.model_copy(update={"labels": labels})

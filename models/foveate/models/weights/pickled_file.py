@@ -13,18 +13,18 @@ import torch
 
 from foveate.core.errors import SetupError
 
-_ERRORS = (
+READ_ERRORS = (
     OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError,
     ArithmeticError, EOFError, MemoryError, pickle.UnpicklingError,
 )  # fmt: skip
-"""What torch raises for damaged files."""
+"""What torch raises for damaged files, and for files that hold other objects."""
 _NUMBERS = (np.dtype, *{type(np.dtype(kind)) for kind in "?bhilqBHILQefd"})
 """The types of numpy's dtypes, which scalars are stored with."""
-_SIGNATURES = (
-    (b"version https://git-lfs", "it is a Git LFS pointer, not the weights: run `git lfs pull`"),
-    (b"<", "it is an HTML or XML page, not the weights: download the file itself"),
+SIGNATURES = (
+    (b"version https://git-lfs", "a Git LFS pointer, not the weights: run `git lfs pull`"),
+    (b"<", "an HTML or XML page, not the weights: download the file itself"),
 )
-"""How other files begin that often bear the name of a weights file."""
+"""How other files begin that often bear the name of a weights file, and what they are."""
 
 
 def read_pickled(path: Path) -> Any:
@@ -41,7 +41,7 @@ def read_pickled(path: Path) -> Any:
         with torch.serialization.safe_globals(_harmless()), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of files that pickle itself wrote
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except _ERRORS as error:
+    except READ_ERRORS as error:
         raise SetupError(_reason(path, error)) from error
 
 
@@ -87,9 +87,9 @@ def _reason(path: Path, error: BaseException) -> str:
         return f"{path.name} is empty: copy or download it again"
     if head[8:9] == b"{":
         return f"{path.name} is a safetensors file under another name: rename it to {path.stem}.safetensors"
-    kind = next((kind for start, kind in _SIGNATURES if head.startswith(start)), None)
+    kind = next((kind for start, kind in SIGNATURES if head.startswith(start)), None)
     if kind is not None:
-        return f"{path.name} is not a file of torch.save: {kind}"
+        return f"{path.name} is not a file of torch.save: it is {kind}"
     if isinstance(error, pickle.UnpicklingError) and "nsupported" in str(error):
         return _unsafe(path)
     return f"{path.name} is not a readable file of torch.save; it may be truncated: copy or download it again"
@@ -99,7 +99,7 @@ def _unsafe(path: Path) -> str:
     """A sentence that refuses a file with Python objects, and the command that saves its weights alone."""
     try:
         names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    except _ERRORS:  # the older format is not searched
+    except READ_ERRORS:  # the older format is not searched
         names = []
     objects = f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else ""
     target = f"{path.name.partition('.')[0]}-weights.pth"

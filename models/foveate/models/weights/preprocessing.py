@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from foveate.core.checkpoint_options import IMAGE_SIZES, MAX_IMAGE_SIZE, MIN_IMAGE_SIZE
 from foveate.core.errors import SetupError
 from foveate.core.model import InputSpec
 from foveate.models.zoo import RGB
@@ -87,8 +88,10 @@ def edge(value: object, where: str) -> int | None:
     sides = [value]
     if isinstance(value, Mapping):
         sides = [value[key] for key in ("height", "width", "shortest_edge") if value.get(key) is not None]
-    if not sides or any(type(side) is not int or not 10 <= side <= 9999 for side in sides):
-        raise SetupError(f"{where} gives a size that is not served: {value}; sides are 10 to 9999 pixels")
+    if not sides or any(
+        type(side) is not int or not MIN_IMAGE_SIZE <= side <= MAX_IMAGE_SIZE for side in sides
+    ):
+        raise SetupError(f"{where} gives a size that is not served: {str(value)[:80]}; {IMAGE_SIZES}")
     return min(side for side in sides if isinstance(side, int))
 
 

@@ -11,9 +11,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from foveate.core.errors import SetupError
+from foveate.models.weights.pickled_file import SIGNATURES
 from foveate.models.weights.saved_networks import read_network
 
 SUFFIX = ".safetensors"
+MAIN = f"model{SUFFIX}"
+"""The file that timm and transformers write."""
 PICKLED = (".pth.tar", ".pth", ".pt", ".bin", ".ckpt")
 """Suffixes of files that `torch.save` writes."""
 SUFFIXES = (SUFFIX, *PICKLED)
@@ -24,12 +27,11 @@ INDEX_SUFFIX = ".safetensors.index.json"
 """The suffix of the file that names the shard of each tensor."""
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _SIGNATURES = (
-    (b"version https://git-lfs", "a Git LFS pointer, not the weights: run `git lfs pull`"),
+    *SIGNATURES,
     (b"PK\x03\x04", "a file of torch.save under another name: rename it to end in .pth"),
     (b"\x80", "a pickle: a file of torch.save is read where its name ends in .pth"),
-    (b"<", "an HTML or XML page, not the weights: download the file itself"),
 )
-"""How other files begin that often bear the name of a weights file."""
+"""How other files begin that often bear the name of a safetensors file, and what they are."""
 
 
 def stem_of(name: str) -> str:
@@ -72,6 +74,12 @@ def read_metadata(path: Path) -> Mapping[str, str]:
             return file.metadata() or {}
     except SetupError:
         return {}
+
+
+def read_names(path: Path) -> list[str]:
+    """The names of the tensors of a safetensors file, which are not read. Raises SetupError."""
+    with _opened(path) as file:
+        return list(file.keys())
 
 
 def check_tensors(state: Mapping[str, Tensor], where: str) -> None:

@@ -17,6 +17,10 @@ from foveate.core.nearest_names import did_you_mean
 from foveate.models.layers.config import ViTConfig
 from foveate.models.weights.not_elastic import NotElastic
 
+ON_HUB = ("hf-hub:", "hf_hub:")
+"""What timm's names of repositories begin with."""
+ORGANISATION = "timm/"
+"""The repositories on the hub that bear the names of timm's models with tags."""
 _UNSEEN = ("pool_heads", "pool_prefix")
 """Fields of ViTConfig, beside those of rotary positions, that weights do not show and few models set."""
 
@@ -31,6 +35,8 @@ class TimmArchitecture:
     eps: float
     activation: Activation
     pool: Pool
+    projection: int = 0
+    """Width of the embedding that weights of this model give where timm publishes it as an image tower."""
     config: Mapping[str, Any] = field(default_factory=dict)
     """Further fields of ViTConfig that the weights do not show, where they are not the defaults."""
 
@@ -51,6 +57,19 @@ def architecture(name: str) -> TimmArchitecture | None:
     return _table().get(name)
 
 
+def model_name(name: str) -> str:
+    """timm's name of a model without the organisation: `timm/resnet18.a1_in1k` -> `resnet18.a1_in1k`.
+
+    Other repositories on the hub (`hf-hub:owner/model`) keep their name.
+    """
+    return name.removeprefix(ORGANISATION)
+
+
+def architecture_name(name: str) -> str:
+    """As `model_name`, also for a repository: `hf-hub:timm/resnet18.a1_in1k` -> `resnet18.a1_in1k`."""
+    return model_name(name.removeprefix(next(filter(name.startswith, ON_HUB), "")))
+
+
 def stated_architecture(name: str | None) -> TimmArchitecture | None:
     """The architecture that a user states, with a tag or without; None for none.
 
@@ -58,7 +77,7 @@ def stated_architecture(name: str | None) -> TimmArchitecture | None:
     """
     if name is None:
         return None
-    known = architecture(name.removeprefix("timm/").partition(".")[0])
+    known = architecture(architecture_name(name).partition(".")[0])
     if known is None:
         hint = did_you_mean(name, architectures())
         raise NotElastic(f"{name!r} is not one of timm's architectures that the trunk runs{hint}")

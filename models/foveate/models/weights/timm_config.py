@@ -1,5 +1,6 @@
 """Import timm, and read the configuration of a timm module. Modules that the trunk lacks are refused."""
 
+import re
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
@@ -27,6 +28,9 @@ _ACTIVATIONS: Mapping[str, Activation] = {
     "QuickGELU": "quick_gelu",
     "SiLU": "silu",
 }
+_IMAGE_TOWERS = re.compile(r"clip|_pe_core_")
+"""In timm's names and tags, those of networks that were trained to embed images. timm describes their
+projection as a classifier."""
 _ROPES: Mapping[str, Rope] = {"RotaryEmbeddingCat": "cat", "RotaryEmbeddingDinoV3": "dinov3"}
 
 
@@ -51,13 +55,7 @@ def import_timm(spec: str, zoo_names: Sequence[str] = ()) -> Any:
 
 def vit_config(module: Any, name: str) -> ViTConfig:
     """The configuration of a timm module. Raises NotElastic for anything that the trunk does not have."""
-    if type(module).__name__ not in _MODELS:
-        raise NotElastic(
-            f"{name} is a {type(module).__name__}, and the elastic trunk runs only vision transformers"
-        )
-    unknown = sorted({type(m).__name__ for m in module.modules()} - _MODELS - _LAYERS - _ACTIVATIONS.keys())
-    if unknown:
-        raise NotElastic(f"{name} uses {', '.join(unknown)}, which the trunk does not have")
+    _check_layers(module, name)
     patch, block, pool = module.patch_embed, module.blocks[0], module.attn_pool
     # Eva's attention pooling always reads all tokens.
     is_eva = type(module).__name__ == "Eva"
@@ -70,6 +68,7 @@ def vit_config(module: Any, name: str) -> ViTConfig:
         raise NotElastic(f"{name} does not take square RGB images in square patches")
     attn, mlp = block.attn, block.mlp
     activation, hidden = _activation(mlp.act), mlp.fc2.in_features
+    projection = projection_of(module)
     if getattr(mlp, "gate_last", False) or (pool is not None and not _pool_fits(pool, activation)):
         raise NotElastic(f"{name} has a gated MLP or an attention pooling of a kind that the trunk lacks")
     config = ViTConfig(
@@ -79,7 +78,9 @@ def vit_config(module: Any, name: str) -> ViTConfig:
         depth=len(module.blocks),
         heads=attn.num_heads,
         mlp_ratio=ratio(hidden, module.embed_dim),
-        classes=module.num_classes,
+        classes=module.num_classes - projection,
+        projection=projection,
+        projection_bias=bool(projection) and module.head.bias is not None,
         class_token=module.cls_token is not None,
         distilled=hasattr(module, "dist_token"),
         registers=0 if module.reg_token is None else module.reg_token.shape[1],
@@ -103,13 +104,47 @@ def vit_config(module: Any, name: str) -> ViTConfig:
         pool_prefix=pool_prefix,
         **_rope(getattr(module, "rope", None), name),
     )
+    _check_tokens(config, module, name)
+    return config
+
+
+def _check_layers(module: nn.Module, name: str) -> None:
+    """Raise NotElastic for another kind of model, and for layers that the trunk does not have."""
+    if type(module).__name__ not in _MODELS:
+        raise NotElastic(
+            f"{name} is a {type(module).__name__}, and the elastic trunk runs only vision transformers"
+        )
+    unknown = sorted({type(m).__name__ for m in module.modules()} - _MODELS - _LAYERS - _ACTIVATIONS.keys())
+    if unknown:
+        raise NotElastic(f"{name} uses {', '.join(unknown)}, which the trunk does not have")
+
+
+def _check_tokens(config: ViTConfig, module: Any, name: str) -> None:
+    """Raise NotElastic where patches do not tile the image, and for prefix tokens of unknown kinds."""
     if config.image_size % config.patch_size:
         raise NotElastic(f"{name}: patches of {config.patch_size} pixels do not tile {config.image_size}")
     if config.prefix != module.num_prefix_tokens:
         raise NotElastic(
             f"{name} has {module.num_prefix_tokens} prefix tokens, and only {config.prefix} of them are known"
         )
-    return config
+
+
+def projection_of(module: Any) -> int:
+    """Width of the embedding that the last linear map of a timm module makes; 0 where it scores classes.
+
+    Outputs without names are an embedding if timm publishes an image tower of the architecture with as many.
+    """
+    config, outputs = module.pretrained_cfg, int(module.num_classes)
+    named = config.get("label_names") or config.get("label_descriptions")
+    return 0 if named or outputs not in embedding_widths(config.get("architecture") or "") else outputs
+
+
+def embedding_widths(architecture: str) -> frozenset[int]:
+    """The widths of the projections with which timm publishes image towers of an architecture."""
+    published = import_module("timm.models").get_arch_pretrained_cfgs(architecture)
+    subset = import_module("timm.data").infer_imagenet_subset
+    outputs = {each.num_classes for name, each in published.items() if _IMAGE_TOWERS.search(name)}
+    return frozenset(width for width in outputs if width and subset({"num_classes": width}) is None)
 
 
 def _present(module: nn.Module | None) -> bool:

@@ -1,5 +1,6 @@
 """The config.json that timm's save_for_hf and push_to_hf_hub write beside a model's weights."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any, get_args
 
@@ -8,9 +9,14 @@ import torch
 from foveate.core.checkpoint_options import Activation
 from foveate.core.errors import SetupError
 from foveate.models.weights.json_file import check_label_names
+from foveate.models.weights.stated_size import check_counts, limited_to
 from foveate.models.weights.timm_architectures import architecture, unseen_fields
 from foveate.models.weights.timm_config import import_timm, sentence, vit_config
 
+log = logging.getLogger(__name__)
+
+NEAREST_CROP: Mapping[str, str] = {"border": "center"}
+"""The decoder's crop for those of timm that it does not have."""
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet: what timm takes where its configuration names none."""
 CROP_PCT = 0.875
@@ -66,11 +72,18 @@ def preparation_values(table: Mapping[str, Any], where: str) -> dict[str, Any]:
         "mean": prepared.get("mean") or MEAN,
         "std": prepared.get("std") or STD,
         "crop_pct": prepared.get("crop_pct") or CROP_PCT,
-        "crop_mode": prepared.get("crop_mode") or "center",
+        "crop_mode": nearest_crop(prepared.get("crop_mode") or "center", where),
         "interpolation": prepared.get("interpolation") or "bicubic",
         "image_size": _image_size(prepared, model_arguments(table, where), where),
         "labels": _labels(table, prepared, where),
     }
+
+
+def nearest_crop(crop_mode: str, where: str) -> str:
+    """The decoder's name of one of timm's crops, or the nearest that it has, with a warning."""
+    if crop_mode in NEAREST_CROP:
+        log.warning("%s pads images to a square; here the middle of each image is cropped", where)
+    return NEAREST_CROP.get(crop_mode, crop_mode)
 
 
 def _prepared(table: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -110,8 +123,9 @@ def _shape_by_timm(
         raise SetupError(
             f"{where} names the architecture {name}, which timm {timm.__version__} does not have"
         )
+    check_counts(arguments, f"model_args of {where}")
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), limited_to(None, where):
             module = timm.create_model(name.partition(".")[0], pretrained=False, **arguments)
     except (RuntimeError, ValueError, TypeError, KeyError, AssertionError) as error:
         raise SetupError(f"timm cannot make the {name} of {where}: {sentence(error)}") from error

@@ -21,17 +21,15 @@ from foveate.models.weights.eva_names import trunk_names
 from foveate.models.weights.hub_access import http_error, hub_access
 from foveate.models.weights.json_file import check_label_names
 from foveate.models.weights.not_elastic import NotElastic
+from foveate.models.weights.timm_architectures import ON_HUB, model_name
 from foveate.models.weights.timm_config import import_timm, sentence, vit_config
+from foveate.models.weights.timm_format import NEAREST_CROP, nearest_crop
 from foveate.models.zoo import CheckpointCard
 
 log = logging.getLogger(__name__)
 
 _SAFE = {"hf_hub_filename": "model.safetensors"}
 """Without this entry timm falls back to a pickle where a repository has no safetensors file."""
-_NEAREST_CROP: Mapping[str, CropMode] = {"border": "center"}
-"""The decoder's crop for those of timm that it does not have."""
-_ON_HUB = ("hf-hub:", "hf_hub:")
-"""What timm's names of repositories begin with."""
 _TOLERANCE = 1e-3
 """The largest accepted difference between the trunk's output and timm's."""
 
@@ -42,7 +40,7 @@ def load(spec: str, zoo_names: Sequence[str] = ()) -> Checkpoint:
     Raises SetupError when timm is missing, has no such model or weights, or cannot fetch them, and NotElastic
     when the trunk does not represent the model exactly.
     """
-    timm, name = import_timm(spec, zoo_names), spec.removeprefix("timm/")
+    timm, name = import_timm(spec, zoo_names), model_name(spec)
     check_known(timm, name, zoo_names)
     # On the meta device the model has no weights: a model that is refused is never downloaded.
     skeleton: Any = create(timm, name, pretrained=False)
@@ -102,6 +100,9 @@ def _card(module: Any, shape: ViTConfig, name: str) -> CheckpointCard:
     """Name, labels, preprocessing and origin from timm's configuration of the model."""
     config = module.pretrained_cfg
     data = data_config(module, name)
+    _, height, width = data["input_size"]
+    if height != width:
+        raise NotElastic(f"{name} takes images of {width}x{height} pixels, and the trunk's are square")
     origin = config.get("hf_hub_id")
     return CheckpointCard(
         name=variant(name.partition("@")[0].rpartition("/")[2]),
@@ -112,29 +113,32 @@ def _card(module: Any, shape: ViTConfig, name: str) -> CheckpointCard:
         std=tuple(data["std"]),
         description=f"{config.get('architecture') or name} of timm",
         licence=config.get("license") or "",
-        source=f"hf-hub:{origin}" if origin else config.get("url") or "",
+        source=ON_HUB[0] + origin if origin else config.get("url") or "",
     )
 
 
 def data_config(module: Any, name: str) -> Mapping[str, Any]:
-    """timm's preprocessing of a model. Raises SetupError for images that the decoder does not make."""
+    """timm's preprocessing of a model. Raises SetupError for images that the decoder does not make.
+
+    Other images than square ones are resized from a square one that shows the whole image.
+    """
     data: Mapping[str, Any] = import_module("timm.data").resolve_model_data_config(module)
     channels, height, width = data["input_size"]
-    if channels != 3 or height != width:
-        raise SetupError(f"{name} takes images of {width}x{height} pixels, and only square ones are served")
+    whole = data["crop_mode"] == "squash" and data["crop_pct"] == 1
+    if channels != 3:
+        raise SetupError(f"{name} takes images of {channels} channels, and images have 3")
+    if height != width and not whole:
+        raise SetupError(f"{name} crops images to {width}x{height} pixels, and only square crops are made")
     known_interpolation = data["interpolation"] in get_args(Interpolation)
-    if not (known_interpolation and data["crop_mode"] in (*get_args(CropMode), *_NEAREST_CROP)):
+    if not (known_interpolation and data["crop_mode"] in (*get_args(CropMode), *NEAREST_CROP)):
         kind = f"{data['crop_mode']} crops and {data['interpolation']} interpolation"
         raise SetupError(f"{name} takes images with {kind}, which the decoder does not have")
-    if data["crop_mode"] in _NEAREST_CROP:
-        log.warning("%s pads images to a square; here the middle of each image is cropped", name)
-    return data
+    return {**data, "crop_mode": nearest_crop(data["crop_mode"], name)}
 
 
 def input_spec(data: Mapping[str, Any]) -> InputSpec:
     """The decoder's part of `data_config`."""
-    crop_mode = _NEAREST_CROP.get(data["crop_mode"], data["crop_mode"])
-    return InputSpec(data["crop_pct"], crop_mode, data["interpolation"])
+    return InputSpec(data["crop_pct"], data["crop_mode"], data["interpolation"])
 
 
 def labels_of(config: Mapping[str, Any], classes: int, name: str) -> tuple[str, ...]:
@@ -167,7 +171,7 @@ def labels_of(config: Mapping[str, Any], classes: int, name: str) -> tuple[str, 
 
 def check_known(timm: Any, name: str, zoo_names: Sequence[str]) -> None:
     """Raise SetupError for a name or tag that timm does not list. Names on the Hub are not checked here."""
-    if name.startswith(_ON_HUB):
+    if name.startswith(ON_HUB):
         return
     if not timm.is_model(name):
         if name in zoo_names:
@@ -176,7 +180,7 @@ def check_known(timm: Any, name: str, zoo_names: Sequence[str]) -> None:
             )
         known = [*zoo_names, *timm.list_models(), *timm.list_pretrained()]
         if "/" in name:
-            known.append(f"hf-hub:{name}")
+            known.append(ON_HUB[0] + name)
         hint = did_you_mean(name, known) or did_you_mean(name.partition(".")[0], known)
         raise SetupError(f"{name!r} is neither in the zoo nor a name timm knows{hint}")
     architecture, _, tag = name.partition(".")
@@ -192,7 +196,7 @@ def create(timm: Any, name: str, pretrained: bool, device: str | None = None, **
 
     arguments: passed to timm. Raises SetupError when timm cannot load it or fetch its weights.
     """
-    on_hub = pretrained or name.startswith(_ON_HUB)
+    on_hub = pretrained or name.startswith(ON_HUB)
     with hub_access(name) if on_hub else nullcontext():
         return _create(timm, name, pretrained, device, arguments)
 

@@ -15,14 +15,14 @@ from foveate.models.weights.description import CONFIG, describe_beside
 from foveate.models.weights.hub_access import hub_access
 from foveate.models.weights.json_file import read_table
 from foveate.models.weights.local_files import (
-    MAIN,
     MAIN_PICKLED,
     OTHER_FORMATS,
     PREFIX,
     is_folder,
     is_local,
 )
-from foveate.models.weights.state_dict import weight_map
+from foveate.models.weights.state_dict import MAIN, weight_map
+from foveate.models.weights.timm_architectures import ORGANISATION
 from foveate.models.weights.timm_config import sentence
 from foveate.models.weights.transformers_format import is_transformers_format, runs_in_trunk
 
@@ -34,7 +34,7 @@ _OPTIONAL = ("preprocessor_config.json", "processor_config.json", README)
 
 def is_hub_name(name: str) -> bool:
     """Whether a name is `org/name` on the hub. Names of timm's and local folders are none."""
-    if name.startswith("timm/") or is_local(name) or is_folder(name):
+    if name.startswith(ORGANISATION) or is_local(name) or is_folder(name):
         return False
     return not name.endswith(OTHER_FORMATS) and _ON_HUB.fullmatch(name) is not None
 

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from typing import Any
 
+from foveate.core.class_labels import label_problem
 from foveate.core.errors import SetupError
 from foveate.core.model import InputSpec, Task
 from foveate.models.heads import ExitSpec
@@ -60,6 +61,8 @@ class CheckpointCard:
         classes = self.clip.classes if self.clip else self.config.classes
         if self.labels and len(self.labels) != classes:
             raise SetupError(f"{self.name}: {len(self.labels)} labels do not name {classes} classes")
+        if problem := label_problem(self.labels):
+            raise SetupError(f"{self.name}: {problem}")
         self._check_exits()
         if self.dense is not None:
             self._check_dense(self.dense)

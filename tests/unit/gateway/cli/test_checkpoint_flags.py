@@ -20,7 +20,7 @@ from tests.support.checkpoints import LABELS, SMALL, weights
 from tests.support.described import TIMM, write_described
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-FOX = str(Path(__file__).parents[4] / "examples/fox.jpg")
+FOX = str(Path(__file__).parents[4] / "examples/drawn/fox.jpg")
 
 
 @pytest.fixture(autouse=True)

@@ -22,10 +22,23 @@ def user_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("profile", "no-such-model", "--budget", "99999999999h"), "a budget is at most 168h"),
+        (("train-exits", "no-such-model", "--data", ".", "--precision", "fp8"), "precision: "),
+    ],
+)
+def test_flags_are_checked_before_a_model_is_loaded(arguments: tuple[str, ...], sentence: str) -> None:
+    failed = CliRunner().invoke(app, arguments)
+    assert isinstance(failed.exception, SetupError), failed.output
+    assert failed.exception.detail.startswith(sentence)
+
+
 def test_a_prediction_as_json(tmp_path: Path) -> None:
     drawn = tmp_path / "explained.png"
     options = ["--model", "vit-xs", "--precision", "fp32", "--top-k", "2", "--json", "--explain", str(drawn)]
-    done = CliRunner().invoke(app, ["predict", str(EXAMPLES / "fox.jpg"), *options])
+    done = CliRunner().invoke(app, ["predict", str(EXAMPLES / "drawn" / "fox.jpg"), *options])
     assert done.exit_code == 0, done.output
     fields = json.loads(done.stdout)
     assert (fields["model"], fields["predictions"][0]["label"]) == ("vit-xs", "fox")

@@ -60,6 +60,8 @@ def test_options_that_do_not_fit_are_refused_in_one_sentence(tmp_path: Path) -> 
         (ProfileOptions("mine", data=cats, batch_sizes="1,0"), "batch sizes are different numbers from 1"),
         (ProfileOptions("mine", data=cats, batch_sizes="4,x"), "batch sizes are different numbers from 1"),
         (ProfileOptions("mine", data=cats, batch_sizes="4,4"), "batch sizes are different numbers from 1"),
+        (ProfileOptions("mine", data=cats, batch_sizes="1,99999999"), "numbers from 1 to 1024, as in 1,4,8"),
+        (ProfileOptions("mine", data=cats, batch_sizes="9" * 5000), "numbers from 1 to 1024, as in 1,4,8"),
     ):
         with pytest.raises(FoveateError, match=sentence) as refused:
             profile(options, model, 10**6, Console(stderr=True))

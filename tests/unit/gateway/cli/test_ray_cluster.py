@@ -14,7 +14,6 @@ from foveate.core.settings import Settings
 from foveate.gateway.cli import ray_cluster
 from foveate.gateway.cli.ray_cluster import (
     PORT_BLOCKS,
-    RAY_ENVIRONMENT,
     check_reachable,
     free_port,
     ingress_ports,
@@ -26,10 +25,11 @@ from foveate.gateway.cli.ray_cluster import (
 
 def test_the_environment_is_set_before_ray_is_imported() -> None:
     code = (
-        "from foveate.gateway.cli import serve_ray; from ray.serve._private import constants; "
-        "assert constants.RAY_SERVE_THROUGHPUT_OPTIMIZED"
+        "from foveate.gateway.cli import ray_cluster; from ray.serve._private import constants; "
+        "assert constants.RAY_SERVE_THROUGHPUT_OPTIMIZED; "
+        "assert constants.RAY_SERVE_FALLBACK_PROXY_HTTP_PORT in range(20_000, 30_000)"
     )
-    environment = {name: value for name, value in os.environ.items() if name not in RAY_ENVIRONMENT}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_SERVE_")}
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
 
@@ -46,12 +46,14 @@ def test_servers_on_one_machine_choose_different_ports_for_their_gateways(
         assert {ingress_ports()[first] for _ in range(20)} == {str(PORT_BLOCKS[1])}
 
 
-def test_the_port_ranges_of_a_server_do_not_overlap() -> None:
-    ports = {
-        name.removeprefix("RAY_SERVE_DIRECT_INGRESS_"): int(port) for name, port in ingress_ports().items()
-    }
-    assert ports["MIN_HTTP_PORT"] < ports["MAX_HTTP_PORT"] < ports["MIN_GRPC_PORT"] < ports["MAX_GRPC_PORT"]
-    assert ports["MAX_GRPC_PORT"] - ports["MIN_HTTP_PORT"] < PORT_BLOCKS.step
+def test_all_ports_of_a_server_are_its_own() -> None:
+    """The fallback proxies too: on one port, each would answer requests of the other servers."""
+    ports = {name.removeprefix("RAY_SERVE_"): int(port) for name, port in ingress_ports().items()}
+    names = ("DIRECT_INGRESS_MIN_{}_PORT", "DIRECT_INGRESS_MAX_{}_PORT", "FALLBACK_PROXY_{}_PORT")
+    in_order = [ports[name.format(protocol)] for protocol in ("HTTP", "GRPC") for name in names]
+    assert in_order == sorted(set(in_order))
+    assert in_order[0] in PORT_BLOCKS
+    assert in_order[-1] - in_order[0] < PORT_BLOCKS.step
 
 
 def test_replicas_reserve_the_cpus_of_the_settings() -> None:

@@ -34,6 +34,16 @@ def test_a_variable_that_is_not_a_setting_is_logged(
     assert not any("FOVEATE_PORT " in text or "FOVEATE_DRAIN_S " in text for text in warnings)
 
 
+def test_several_models_in_one_variable_are_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("FOVEATE_MODELS", "vit-t,vit-xs")
+    caplog.set_level(logging.INFO)
+    start_logging(Settings())
+    sentence = "FOVEATE_MODELS names 2 models; a family is given by --model vit-t,vit-xs"
+    assert [record.getMessage() for record in caplog.records].count(sentence) == 1
+
+
 def test_a_line_is_printed_without_styles(capsys: pytest.CaptureFixture[str]) -> None:
     print_line("[bold]vit-t[/]: 3 models")
     assert capsys.readouterr().out == "[bold]vit-t[/]: 3 models\n"
@@ -46,7 +56,7 @@ def test_block_characters_need_a_unicode_stream(encoding: str, expected: bool) -
 
 @pytest.mark.parametrize("model", ["vit-xs", "vit-t-seg"])
 def test_predict_prints_plain_characters_on_an_ascii_terminal(model: str) -> None:
-    command = [*CLI, "predict", str(EXAMPLES / "fox.jpg"), "--model", model, "--precision", "fp32"]
+    command = [*CLI, "predict", str(EXAMPLES / "drawn" / "fox.jpg"), "--model", model, "--precision", "fp32"]
     environment = os.environ | {"PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, env=environment)
     assert done.returncode == 0, done.stderr

@@ -86,6 +86,12 @@ def test_what_cannot_be_trained_is_refused_in_one_sentence(weights: str, tmp_pat
     assert not out.exists()
 
 
+def test_exits_are_not_trained_in_a_precision_without_range(weights: str, tmp_path: Path) -> None:
+    options = TrainOptions(weights, tmp_path / "pictures", tmp_path / "out.safetensors")
+    with pytest.raises(SetupError, match="trained in fp32 or bf16, not in fp16: pass --precision bf16"):
+        train_exits(options, LoadOptions("fp16", "cpu", 1), 10**6, Console(stderr=True))
+
+
 def test_an_interruption_names_the_file_from_which_training_goes_on(tmp_path: Path) -> None:
     options = TrainOptions("mine", tmp_path, tmp_path / "x.safetensors")
     assert resume_hint(options) == "interrupted; nothing was trained yet"

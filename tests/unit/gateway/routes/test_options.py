@@ -11,7 +11,14 @@ import pytest
 
 from foveate.core.errors import BadRequest
 from foveate.gateway.routes.classify import ClassifyRoute
-from foveate.gateway.routes.options import MAX_TOP_K, OptionReader, flag_option, read_top_k, text_option
+from foveate.gateway.routes.options import (
+    MAX_TOP_K,
+    OptionReader,
+    check_query,
+    flag_option,
+    read_top_k,
+    text_option,
+)
 from foveate.gateway.routes.segment import SegmentRoute
 from tests.support.fake_runner import FULL, HALF, FakeRunner
 from tests.support.gateway import Gateway, assert_problem, serving, serving_fakes
@@ -31,6 +38,20 @@ async def classify(
     if place == "json":
         return await client.post("/classify", json={"data": base64.b64encode(data).decode(), **options})
     return await gateway.post("/classify", data, query=dict(options))
+
+
+@pytest.mark.parametrize("query", ["model=%ff", "model=%C3", "%ff=1", "model=%ed%a0%80"])
+async def test_a_query_that_is_no_utf_8_is_refused(query: str) -> None:
+    async with serving_fakes() as gateway:
+        refused = await gateway.client.post(f"/classify?{query}", content=b"image")
+        assert_problem(refused, 400, "the query is no percent-encoded UTF-8; encode its text")
+
+
+def test_queries_of_encoded_text_pass_the_check() -> None:
+    for query in (b"model=a", b"labels=caf%C3%A9,%F0%9F%90%95", b"template=100%25", b"a=%zz", b"a=%EF%BF%BD"):
+        check_query(query)
+    with pytest.raises(BadRequest, match="no percent-encoded UTF-8"):
+        check_query("labels=café".encode())  # it would be read as Latin-1
 
 
 @pytest.mark.parametrize("value", ["1", "5", "104", "999999", "007", 3, 5.0])

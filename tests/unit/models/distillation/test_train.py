@@ -62,7 +62,7 @@ def job_of(checkpoint: Checkpoint, images: DecodedDataset, steps: int = 3) -> He
 
 def test_exits_and_gates_of_a_real_trunk_beat_their_baselines(tmp_path: Path, scenes: DecodedDataset) -> None:
     checkpoint, target = trunk(), tmp_path / "vit-xs.exits.safetensors"
-    rows = {row.name: row for row in train_heads(job_of(checkpoint, scenes, 45), target)}
+    rows = {row.name: row for row in train_heads(job_of(checkpoint, scenes, 30), target)}
     assert [name for name in rows if name.startswith("exit")] == [
         f"exit after block {after}" for after in (3, 4, 5, 7)
     ]

@@ -58,6 +58,11 @@ def test_checkpoints_that_cannot_be_served_are_refused(tmp_path: Path) -> None:
     (pickled / "model.safetensors").unlink()
     torch.save(pretrained.segformer().state_dict(), pickled / "pytorch_model.bin")
     assert "no .safetensors" in refusal(pickled)
+    code = {"auto_map": {"AutoConfig": "configuration_net.NetConfig"}, "model_type": "net"}
+    own_code = write_changed(one("code"), "config.json", **code)
+    assert "code of repositories is never run: write a class" in refusal(own_code)
+    (own_code / "model.safetensors").unlink()
+    assert "code of repositories is never run: write a class" in refusal(own_code)
     torn = one("torn")
     (torn / "model.safetensors").write_bytes(b"not a tensor")
     assert "the weights of" in refusal(torn)
@@ -75,6 +80,10 @@ def test_checkpoints_that_cannot_be_served_are_refused(tmp_path: Path) -> None:
     nine = {str(index): f"class {index}" for index in range(9)}
     assert "do not fit its config.json: decode_head.classifier." in refusal(
         write_changed(one("other-classes"), config, id2label=nine, label2id=None)
+    )
+    control = {str(index): f"class\r{index}" for index in range(5)}
+    assert "holds a control character" in refusal(
+        write_changed(one("control"), config, id2label=control, label2id=None)
     )
     many = {str(index): f"class {index}" for index in range(256)}
     assert "256 classes" in refusal(write_changed(one("e"), config, id2label=many, label2id=None))

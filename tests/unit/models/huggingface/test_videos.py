@@ -12,8 +12,8 @@ from torch import Tensor
 
 from foveate.core.errors import BadPlan, RunFailed, SetupError
 from foveate.core.outcome import Result
-from foveate.models.huggingface.cost import count, skeleton
 from foveate.models.loading import precision
+from foveate.models.runners.forward_cost import count, skeleton
 from foveate.models.zoo.heldout import HeldOut, heldout
 from tests.support import pretrained
 from tests.support.pretrained import (

@@ -234,6 +234,14 @@ def test_what_does_not_fit_is_refused_in_one_sentence(
         ),
         ({"labels": "../names.txt"}, "the file of labels '../names.txt' is not in the folder of the weights"),
         ({"num_classes": 3, "model_args": [1]}, "model_args is not a table"),
+        (
+            {"num_classes": 3, "model_args": {"layers": [2, 2, 10**9, 2]}},
+            "states layers [2, 2, 1000000000, 2], and",
+        ),
+        (
+            {"num_classes": 3, "model_args": {"channels": [32, 48, 48, 10**5]}},
+            "is far larger than its weights",
+        ),
         ({"num_classes": 3, "model_args": {"no_such_argument": 1}}, "timm cannot load test_resnet"),
     ],
 )

@@ -1,6 +1,7 @@
 """What an own model says about itself: defaults, and one sentence for what cannot be used."""
 
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -58,8 +59,17 @@ def test_predict_gets_the_keywords_that_it_names() -> None:
         ({"predict": None}, "no method predict"),
         ({"predict": lambda self: []}, "takes no batch"),
         ({"predict": lambda self, batch, mask: []}, "needs the argument mask"),
-        ({"sizes": (4,)}, "from 10 to 4096"),
+        ({"sizes": (4,)}, "sides are 10 to 4096 pixels"),
         ({"sizes": 224}, "must be a list"),
+        ({"sizes": range(10, 4000)}, r"3990 sizes of 1 variant\(s\), and at most 100 plans .*: name fewer"),
+        ({"sizes": count(10)}, "sides are 10 to 4096 pixels"),
+        ({"labels": count()}, "there are more than 1000000 class names"),
+        (
+            {"labels": ("cat", "d\x1b[31mog")},
+            r"the name of class 1, 'd.x1b.31mog', holds a control character",
+        ),
+        ({"labels": {"0": "\ud800"}}, "holds a control character"),
+        ({"max_batch": 10**9}, "whole number up to 1024"),
         ({"sizes": ("224",)}, "whole number"),
         ({"labels": "cat"}, "must be a list"),
         ({"variants": ("a b",)}, "letters, digits"),

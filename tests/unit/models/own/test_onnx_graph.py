@@ -38,8 +38,8 @@ def test_inputs(tmp_path: Path, shape: Any, dtype: str, expected: GraphInput) ->
         (("n", 3, 64, 32), "FLOAT", "H and W must be equal"),
         (("n", 3, 64), "FLOAT", r"images are \(N, 3, H, W\)"),
         (("n", 3, "h", "w"), "INT64", "float32, float16 or uint8"),
-        ((100_000, 3, 64, 64), "FLOAT", "batches of up to 256 images"),
-        ((1, 3, 100_000, 100_000), "FLOAT", "up to 4096 pixels"),
+        ((100_000, 3, 64, 64), "FLOAT", "batches hold up to 256 images"),
+        ((1, 3, 100_000, 100_000), "FLOAT", "sides are 10 to 4096 pixels"),
     ],
 )
 def test_other_inputs_are_refused(tmp_path: Path, shape: Any, dtype: str, words: str) -> None:
@@ -72,6 +72,38 @@ def test_files_that_are_no_model(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match=r"ONNX Runtime cannot load .*junk\.onnx") as failure:
         opened(tmp_path / "junk.onnx")
     assert "\n" not in failure.value.detail
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            lambda model: setattr(model.graph.node[0], "op_type", "NoSuchOp"),
+            "NoSuchOp.*; export it again",
+        ),
+        (
+            lambda model: setattr(model, "ir_version", 99),
+            "onnx: Unsupported .*upgrade that",
+        ),
+        (
+            lambda model: setattr(model.opset_import[0], "version", 99),
+            "onnx: ONNX Run.*upgrade that",
+        ),
+        (lambda model: model.graph.node[0].input.insert(0, "nothing"), "export it again"),
+        (lambda model: model.Clear(), "the file may be incomplete: copy or export it again"),
+    ],
+)
+def test_graphs_that_do_not_load_say_what_to_do(change: Any, sentence: str, tmp_path: Path) -> None:
+    import onnx
+
+    path = write_onnx(tmp_path / "a.onnx")
+    model = onnx.load(str(path))
+    change(model)
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(SetupError, match=sentence) as failure:
+        opened(path)
+    assert "INVALID" not in failure.value.detail and "onnxruntime_src" not in failure.value.detail
+    assert failure.value.detail.isprintable()
 
 
 def test_a_missing_extra_is_the_line_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

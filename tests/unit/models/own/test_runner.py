@@ -51,6 +51,11 @@ def test_the_card() -> None:
     assert OwnRunner(FirstPixels()).card.weights
 
 
+def test_more_classes_than_can_be_named_are_refused() -> None:
+    with pytest.raises(SetupError, match=r"returns 5000000 scores for an image, and at most 1000000 classes"):
+        OwnRunner(own(lambda batch: np.zeros((len(batch), 5_000_000), np.float32), sizes=(16,)))
+
+
 def test_the_digest_depends_on_the_version() -> None:
     one, two = (own(lambda b: [[1.0]] * len(b), version=version) for version in ("1", "2"))
     assert OwnRunner(one).digest != OwnRunner(two).digest
@@ -217,7 +222,7 @@ def test_a_model_without_torch_needs_no_torch() -> None:
         "import sys\n"
         "import foveate.serve\n"
         "from foveate.core.settings import Settings\n"
-        "from foveate.models.own.loader import load_object\n"
+        "from foveate.models.loading.own_models import load_object\n"
         "from tests.support.own_models import Brightness\n"
         "runner = load_object(Brightness(), Settings(threads=1))\n"
         "assert list(runner.times) == [1] and runner.times[1][runner.full], runner.times\n"

@@ -22,6 +22,14 @@ def test_other_texts_are_refused_in_one_sentence(text: str) -> None:
         parse_budget(text)
 
 
+@pytest.mark.parametrize("text", ["99999999999h", "168h1s", "9" * 400 + "s"])
+def test_a_budget_is_bounded(text: str) -> None:
+    assert parse_budget("168h") == 7 * 24 * 3600
+    with pytest.raises(SetupError, match=r"a budget is at most 168h, which is 7 days, not ") as refused:
+        parse_budget(text)
+    assert len(refused.value.detail) < 120
+
+
 def test_the_time_of_earlier_attempts_counts() -> None:
     now = 100.0
     budget = TimeBudget(60, 20, lambda: now)

@@ -34,7 +34,7 @@ from tests.support.own_models import TwoNetworks
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-SIDE, SCENES = 96, 112
+SIDE, SCENES = 80, 96
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ import pytest
 from foveate.models.profiling.screening_rules import (
     Trial,
     affordable,
-    by_promise,
     difference,
+    dominated_plans,
     expected_seconds,
-    hopeless,
+    ranked_by_hypervolume,
     stage_sizes,
 )
 
@@ -42,7 +42,7 @@ def test_few_images_on_which_two_plans_agree_do_not_make_them_equal() -> None:
 
 def test_a_plan_is_dropped_if_another_is_better_beyond_chance_for_no_more_compute() -> None:
     trials = {"full": trial(98, 1.0), "good": trial(95, 0.5), "near": trial(93, 0.5), "bad": trial(70, 0.55)}
-    (drop,) = hopeless(trials, "screening on 100 images", NONE)
+    (drop,) = dominated_plans(trials, "screening on 100 images", NONE)
     assert (drop.plan, drop.better, drop.stage) == ("bad", "good", "screening on 100 images")
     assert drop.reason == "another plan is better for no more compute" and not drop.by_budget
 
@@ -55,18 +55,18 @@ def test_a_plan_is_dropped_if_another_is_as_good_for_a_quarter_less_compute() ->
         "wasteful": trial(1980, 0.8, images),
         "close": trial(1980, 0.6, images),
     }
-    (drop,) = hopeless(trials, "s", NONE)
+    (drop,) = dominated_plans(trials, "s", NONE)
     assert (drop.plan, drop.better) == ("wasteful", "half") and "as good for over 25% less" in drop.reason
     few = {name: trial(40, t.mean_gflops, 40) for name, t in trials.items()}
-    assert hopeless(few, "s", NONE) == [], "forty images do not show that the plans are equal"
+    assert dominated_plans(few, "s", NONE) == [], "forty images do not show that the plans are equal"
 
 
 def test_plans_that_cannot_be_rungs_are_dropped_and_full_never_is() -> None:
     trials = {"full": trial(90, 1.0), "slow": trial(90, 1.1), "poor": trial(20, 0.1)}
-    reasons = {drop.plan: drop.reason for drop in hopeless(trials, "s", NONE)}
+    reasons = {drop.plan: drop.reason for drop in dominated_plans(trials, "s", NONE)}
     assert reasons == {"slow": "costs more than full", "poor": "keeps less than 50% of full's quality"}
-    assert hopeless(trials, "s", frozenset({"slow", "poor"})) == [], "baselines are spared"
-    assert hopeless({"full": trial(50, 1.0), "better": trial(99, 0.2)}, "s", NONE) == []
+    assert dominated_plans(trials, "s", frozenset({"slow", "poor"})) == [], "baselines are exempt"
+    assert dominated_plans({"full": trial(50, 1.0), "better": trial(99, 0.2)}, "s", NONE) == []
 
 
 def test_a_dropped_plan_beats_no_other_one() -> None:
@@ -75,7 +75,7 @@ def test_a_dropped_plan_beats_no_other_one() -> None:
     names = ("a", "b", "c", "d")
     trials = {n: trial(3000 + 14 * i, 0.1 * 1.5**i, images) for i, n in enumerate(names)}
     trials["full"] = trial(4000, 1.0, images)
-    kept = set(trials) - {drop.plan for drop in hopeless(trials, "s", NONE)}
+    kept = set(trials) - {drop.plan for drop in dominated_plans(trials, "s", NONE)}
     for name in names:
         near = [k for k in kept if trials[k].gflops <= trials[name].gflops]
         assert max(np.mean(trials[k].scores) for k in near) >= np.mean(trials[name].scores) - 0.005
@@ -90,8 +90,8 @@ def test_full_comes_first_then_plans_spread_over_the_frontier() -> None:
         "far": trial(60, 0.7),
         "full": trial(98, 1.0),
     }
-    assert by_promise(trials) == ["full", "cheap", "middle", "like cheap", "below", "far"]
-    assert by_promise({"full": trial(98, 1.0)}) == ["full"]
+    assert ranked_by_hypervolume(trials) == ["full", "cheap", "middle", "like cheap", "below", "far"]
+    assert ranked_by_hypervolume({"full": trial(98, 1.0)}) == ["full"]
 
 
 def test_the_first_batch_of_a_plan_does_not_count_as_its_speed() -> None:

@@ -77,8 +77,8 @@ def s_stage(keys: Tensor, ranks: list[float], count: int) -> list[int]:
     half = len(order) - len(order) // 2
     unit = keys / keys.norm(dim=1, keepdim=True)
     similarity = {i: max(float(unit[i] @ unit[j]) for j in order[:half]) for i in order[half:]}
-    spared = sorted(order[half:], key=lambda i: -similarity[i])[len(order) - count :]
-    return sorted(order[:half] + spared)
+    distinct = sorted(order[half:], key=lambda i: -similarity[i])[len(order) - count :]
+    return sorted(order[:half] + distinct)
 
 
 def among(matrix: Matrix, kept: list[int]) -> Matrix:

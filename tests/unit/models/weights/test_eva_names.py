@@ -122,7 +122,7 @@ def test_random_weights_of_an_eva_model_answer(name: str) -> None:
         resolved = resolve(model, Plan(loaded.name, 112, reducer=text))
         logits = model(batch, resolved).logits
         assert logits.isfinite().all()
-        assert len(logits[0]) == (loaded.config.classes or loaded.config.width)
+        assert len(logits[0]) == (loaded.config.projection or loaded.config.classes or loaded.config.width)
 
 
 def test_a_converted_model_is_saved_with_its_card(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ ALL = CheckpointOptions(
     activation="gelu", eps=1e-6, pool="token",
 )  # fmt: skip
 IMAGENET = CheckpointOptions(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-IMAGES = 104
+IMAGES = 48
 
 
 @pytest.fixture

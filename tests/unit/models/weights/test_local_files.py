@@ -11,8 +11,8 @@ from foveate.models.weights import hub
 from foveate.models.weights.local_files import (
     canonical_name,
     check_no_options,
-    for_transformers,
     is_local,
+    runs_in_transformers,
     weights_path,
 )
 from tests.support.described import TIMM, write_described
@@ -91,15 +91,15 @@ def test_names_that_are_no_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_models_that_transformers_runs(tmp_path: Path) -> None:
     folder = write_described(tmp_path / "a", {"model_type": "segformer", "architectures": ["Segformer"]})
-    assert for_transformers(str(folder))
-    assert for_transformers(str(folder / "model.safetensors"))
-    assert for_transformers(str(folder / "pytorch_model.bin"))
-    assert not for_transformers(str(folder / "other.safetensors"))
+    assert runs_in_transformers(str(folder))
+    assert runs_in_transformers(str(folder / "model.safetensors"))
+    assert runs_in_transformers(str(folder / "pytorch_model.bin"))
+    assert not runs_in_transformers(str(folder / "other.safetensors"))
     for table in (TIMM, {"model_type": "vit"}, {"heads": 3}, TIMM | {"model_type": "timm_wrapper"}):
         (folder / "config.json").write_text(json.dumps(table))
-        assert not for_transformers(str(folder))
+        assert not runs_in_transformers(str(folder))
     (folder / "config.json").write_text("{")
-    assert not for_transformers(str(folder))
+    assert not runs_in_transformers(str(folder))
 
 
 @pytest.mark.parametrize("name", ["vit-t", "random:vit_tiny_patch16_224"])
@@ -107,3 +107,9 @@ def test_options_of_models_with_a_configuration_are_refused(name: str) -> None:
     with pytest.raises(SetupError, match=f"heads, eps cannot be set for {name}, which has a configuration"):
         hub.load(name, options=CheckpointOptions(heads=3, eps=1e-6))
     check_no_options(name, NOTHING_STATED)
+
+
+def test_a_broken_configuration_is_named_beside_missing_weights(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"a": ')
+    with pytest.raises(SetupError, match=r"of weights; besides, its config.json is not readable"):
+        weights_path(str(tmp_path))

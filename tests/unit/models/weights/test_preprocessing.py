@@ -82,7 +82,7 @@ def test_normalisation_is_of_channels_in_0_to_1() -> None:
     [
         ({"size": None}, "has no size and no crop_size"),
         ({"size": {"height": "x", "width": 3}}, "a size that is not served"),
-        ({"size": 9}, "sides are 10 to 9999 pixels"),
+        ({"size": 9}, "sides are 10 to 4096 pixels"),
         ({"rescale_factor": 0}, "rescale_factor is 0, which is no factor above 0"),
         ({"image_mean": [0.5]}, "image_mean takes three numbers"),
         ({"image_std": [0, 1, 1]}, "image_std must be above 0"),

@@ -76,6 +76,45 @@ def test_folder_of_timm_has_the_outputs_of_timm(
     assert disagreement(loaded, module, loaded.config.image_size) < 1e-4
 
 
+@pytest.mark.parametrize(
+    ("outputs", "config", "task"),
+    [
+        (512, {}, "embed"),
+        (37, {}, "classify"),
+        (512, {"label_names": [f"bird {i}" for i in range(512)]}, "classify"),
+    ],
+)
+@pytest.mark.parametrize("installed", [True, False])
+def test_folder_of_an_image_tower(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    outputs: int,
+    config: dict[str, Any],
+    task: str,
+    installed: bool,
+) -> None:
+    """A projection makes embeddings. A fine-tuned tower scores as many classes as it was trained for."""
+    module = timm.create_model("vit_xsmall_patch16_clip_224", num_classes=outputs, depth=2)
+    with torch.no_grad():
+        module.head.bias.normal_()
+    timm.models.save_for_hf(module, tmp_path / "tower", config, safe_serialization=True)
+    if not installed:
+        monkeypatch.setitem(sys.modules, "timm", None)
+    loaded = hub.load(str(tmp_path / "tower"))
+    assert loaded.task == task
+    assert loaded.config.projection == (outputs if task == "embed" else 0)
+    assert disagreement(loaded, module, 224) < 1e-4
+
+
+def test_a_folder_that_states_another_width_of_an_embedding_is_refused(tmp_path: Path) -> None:
+    module = timm.create_model("vit_xsmall_patch16_clip_224", num_classes=512, depth=2)
+    timm.models.save_for_hf(module, tmp_path / "tower", safe_serialization=True)
+    config = tmp_path / "tower/config.json"
+    config.write_text(config.read_text().replace('"num_classes": 512', '"num_classes": 640'))
+    with pytest.raises(SetupError, match="it says classes 640, and the weights show 512"):
+        hub.load(str(tmp_path / "tower"))
+
+
 def test_timm_is_not_needed_for_its_architectures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     loaded = hub.load(str(write_described(tmp_path / "animals", TIMM)))
@@ -141,9 +180,10 @@ def test_position_embeddings_are_interpolated_to_the_stated_size(tmp_path: Path)
             {"pretrained_cfg": {"input_size": [3, 64, 96]}, "model_args": {"embed_dim": 128, "depth": 2}},
             "only square",
         ),
-        ({"pretrained_cfg": {"crop_mode": "border"}}, "crop_mode cannot be 'border'"),
+        ({"pretrained_cfg": {"crop_mode": "reflect"}}, "crop_mode cannot be 'reflect'"),
         ({"pretrained_cfg": {"interpolation": "lanczos"}}, "interpolation cannot be 'lanczos'"),
         ({"model_args": 3}, "model_args is not a table"),
+        ({"model_args": {"nothing": 1, "depth": 10**9}}, "states depth 1000000000: at most 10000 are served"),
         ({"label_names": "names.txt"}, "label_names is the text 'names.txt', and it must be a list"),
         ({"labels": "names.txt"}, "labels is the text 'names.txt'"),
         ({"label_names": None, "label_descriptions": "abc"}, "label_descriptions is the text 'abc'"),

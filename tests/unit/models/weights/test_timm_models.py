@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -13,12 +14,17 @@ from torch import Tensor
 
 from foveate.core.errors import SetupError
 from foveate.core.model import InputSpec
+from foveate.core.outcome import Result
 from foveate.models.layers.config import ViTConfig
-from foveate.models.weights import hub
+from foveate.models.loading.loader import LoadOptions
+from foveate.models.loading.opaque_models import ElasticOrOpaqueLoader
+from foveate.models.runners.image import TorchRunner
+from foveate.models.weights import hub, timm_models
 from foveate.models.weights.not_elastic import NotElastic
 from tests.support.checkpoints import LABELS, SMALL, answer, weights, write_zoo
 from tests.support.torchvision_ops import import_timm
 
+timm = import_timm()
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -137,6 +143,47 @@ def test_timm_name_with_downloaded_weights(hub_cache: Path) -> None:
         "apache-2.0",
         "hf-hub:timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k",
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "projection"),
+    [
+        ("vit_base_patch16_clip_224.openai", 0, 512),
+        ("vit_base_patch16_clip_224.openai_ft_in1k", 1000, 0),
+        ("vit_base_patch16_clip_224.openai_ft_in12k", 11821, 0),
+        ("eva02_base_patch16_clip_224.merged2b", 0, 512),
+        ("vit_pe_core_tiny_patch16_384", 0, 512),
+        ("vit_small_patch14_dinov2", 0, 0),
+        ("vit_base_patch16_siglip_224", 0, 0),
+        ("vit_base_patch16_224.bamboo", 115217, 0),
+    ],
+)
+def test_projections_of_image_towers_are_no_classes(name: str, classes: int, projection: int) -> None:
+    card = timm_models.card(name)
+    assert (card.config.classes, card.config.projection) == (classes, projection)
+    assert card.task == ("classify" if classes else "embed")
+    assert len(card.labels) == (classes if classes in (1000, 11821) else 0)
+
+
+def test_image_tower_with_downloaded_weights_embeds(hub_cache: Path) -> None:
+    torch.manual_seed(0)
+    module = timm.create_model("vit_xsmall_patch16_clip_224.tinyclip_yfcc15m").eval()
+    with torch.no_grad():
+        module.head.bias.normal_()  # as in EVA-CLIP
+    write_hub_cache(hub_cache, "timm/vit_xsmall_patch16_clip_224.tinyclip_yfcc15m", {}, module.state_dict())
+    runner = ElasticOrOpaqueLoader().load(
+        "vit_xsmall_patch16_clip_224", LoadOptions("fp32", "cpu", 1, 1), warm_ladder=False
+    )
+    assert isinstance(runner, TorchRunner)
+    assert (runner.card.task, runner.card.labels) == ("embed", ())
+    pixels = np.random.default_rng(0).integers(0, 256, (224, 224, 3), np.uint8)
+    (result,) = runner.run(runner.stack([pixels], runner.full), runner.full)
+    assert isinstance(result, Result)
+    data = timm.data.resolve_model_data_config(module)
+    mean, std = (torch.tensor(data[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+    with torch.no_grad():
+        expected = module((torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255 - mean) / std)[0]
+    np.testing.assert_allclose(result.scores, expected.numpy(), atol=1e-4)
 
 
 def test_repository_with_its_own_config_and_labels(hub_cache: Path) -> None:

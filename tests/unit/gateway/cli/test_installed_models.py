@@ -7,7 +7,7 @@ import pytest
 
 from foveate.core.default_models import DEFAULT_MODELS
 from foveate.core.settings import read_settings
-from foveate.gateway.cli.default_models import with_installed_models
+from foveate.gateway.cli.installed_models import with_installed_models
 from tests.support.photo_packages import needs_photo_weights, without_photo_weights
 
 

@@ -1,6 +1,7 @@
-"""Where the profile of an own model is, and whether it belongs to the model."""
+"""Files with profiles, and those of own models. Needs no torch."""
 
 import logging
+from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from foveate.core.errors import SetupError
@@ -11,8 +12,20 @@ from foveate.models.own.source import ONNX_SUFFIX, file_of
 log = logging.getLogger(__name__)
 
 
-def profile_file(name: str) -> Path | None:
-    """Where the profile of a model is: beside its file, else in the user's data folder; None without one."""
+def read_profile(path: Traversable) -> Profile | None:
+    """The profile in a file; None if there is no file. Raises SetupError for one that cannot be read."""
+    try:
+        text = path.read_text("utf-8")
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return None  # many containers forbid access to the data folder: it holds no profile then
+    except (OSError, UnicodeDecodeError) as error:
+        raise SetupError(f"cannot read the profile {path}: {error}") from None
+    return Profile.read(text, str(path))
+
+
+def own_profile_path(name: str) -> Path | None:
+    """Where the profile of an own model is: beside its file, else in the user's data folder; None without
+    one."""
     path = file_of(name)
     if path is not None:
         attribute = name.removeprefix(str(path)).rpartition(":")[2] if ".py:" in name else ""
@@ -22,21 +35,15 @@ def profile_file(name: str) -> Path | None:
     return folder and folder / "profiles" / f"{name.replace(':', '-')}.json"
 
 
-def find_profile(name: str, model: str, weights: str, setting: MeasurementEnvironment) -> Profile | None:
-    """The profile of the model of this name, without latencies of another machine; None if there is none.
+def find_own_profile(name: str, model: str, weights: str, setting: MeasurementEnvironment) -> Profile | None:
+    """The profile of an own model, without latencies of another machine; None if there is none.
 
     model, weights: what the profile must name. Raises SetupError for a profile that cannot be read.
     """
-    path = profile_file(name)
-    try:
-        text = path.read_text("utf-8") if path is not None else ""
-    except (FileNotFoundError, NotADirectoryError, PermissionError):
+    path = own_profile_path(name)
+    profile = None if path is None else read_profile(path)
+    if profile is None:
         return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SetupError(f"cannot read the profile {path}: {error}") from None
-    if not text:
-        return None
-    profile = Profile.read(text, str(path))
     if (profile.model, profile.weights) != (model, weights):
         log.warning("%s is a profile of another version of %s, and is ignored", path, name)
         return None

@@ -1,4 +1,5 @@
-"""Loads own models: with their profile, warm, for serving; or without one, to be profiled."""
+"""Loads own models: with their profile, warm, for serving; or without one, to be profiled. Needs no torch,
+except to profile."""
 
 import logging
 import os
@@ -15,9 +16,9 @@ from foveate.core.errors import BadPlan, SetupError
 from foveate.core.processor import cpu_name
 from foveate.core.profile import MeasurementEnvironment, Profile
 from foveate.core.settings import Settings
+from foveate.models.loading.profile_files import find_own_profile
 from foveate.models.loading.warmup import LadderWarmup
 from foveate.models.own.declaration import name_of
-from foveate.models.own.profile_files import find_profile
 from foveate.models.own.runner import OwnRunner
 from foveate.models.own.source import ONNX_SUFFIX, call_user_code, find_own
 
@@ -33,7 +34,7 @@ def load(name: str, settings: Settings, served: bool = True) -> OwnRunner:
     served: run and time what the first requests need. Raises SetupError.
     """
     runner = _runner(name, settings)
-    profile = find_profile(name, runner.card.name, runner.digest, _setting(runner, settings))
+    profile = find_own_profile(name, runner.card.name, runner.digest, _setting(runner, settings))
     if profile is not None:
         _use_profile(runner, profile, name)
     if served:

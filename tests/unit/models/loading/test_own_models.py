@@ -9,9 +9,9 @@ from foveate.core.errors import SetupError
 from foveate.core.plan import Plan
 from foveate.core.profile import Measurement, Profile, ProfilingSet, mark_rungs
 from foveate.core.settings import Settings
+from foveate.models.loading.own_models import load, load_object, load_unprofiled
+from foveate.models.loading.profile_files import own_profile_path
 from foveate.models.loading.profile_store import profile_path
-from foveate.models.own.loader import load, load_object, load_unprofiled
-from foveate.models.own.profile_files import profile_file
 from foveate.models.own.runner import OwnRunner
 from tests.support.own_models import Brightness, FirstPixels, TwoNetworks
 
@@ -119,7 +119,7 @@ def test_a_damaged_profile_is_one_sentence() -> None:
     [("a/b.py:C", "a/b.C.profile.json"), ("a/b.py", "a/b.profile.json"), ("a/b.onnx", "a/b.profile.json")],
 )
 def test_the_profile_of_a_file_is_beside_it(name: str, file: str) -> None:
-    assert profile_file(name) == Path(file)
+    assert own_profile_path(name) == Path(file)
     assert profile_path(name) == Path(file)
 
 
