@@ -16,7 +16,7 @@ from tests.support.torchvision_ops import import_transformers
 import_transformers()
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-FOX = str(Path(__file__).parents[4] / "examples/fox.jpg")
+FOX = str(Path(__file__).parents[4] / "examples/drawn/fox.jpg")
 SHORT = ("--max-tokens", "4")
 
 
