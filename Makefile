@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 ARGS ?=
 
-.PHONY: serve test check fmt docs bench-overhead bench-models bench-elastic bench-decode bench-slo bench-tasks bench-glances bench-scale bench-peers bench-faults bench-reach train clean
+.PHONY: serve test check fmt docs bench-overhead bench-models bench-elastic bench-decode bench-slo bench-tasks bench-glances bench-scale bench-peers bench-faults bench-reach bench-vlm-model train clean
 
 serve: $(VENV)/.installed
 	$(BIN)/foveate serve $(ARGS)
@@ -68,6 +68,9 @@ bench-faults: $(VENV)/.dev
 
 bench-reach: $(VENV)/.dev
 	$(BIN)/python -m loadtests.reach $(ARGS)
+
+bench-vlm-model: $(VENV)/.train
+	$(BIN)/python -m loadtests.vlm_model $(ARGS)
 
 train: $(VENV)/.train
 	$(BIN)/python -m training.train $(ARGS)

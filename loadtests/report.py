@@ -35,22 +35,24 @@ def write(
     body: str,
     settings: Mapping[str, str] | None = None,
     packages: Sequence[str] = PACKAGES,
+    folder: Path | None = None,
 ) -> Path:
-    """Write the JSON file and the page.
+    """Write the JSON file and the page. folder: where; None: FOLDER.
 
     `body` is Markdown with the method and the tables. The page ends with a table of the `settings` of this
     run, its date, the machine and the versions of the `packages`.
     """
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    _json_path(name).write_text(json.dumps(dict(figures), indent=2) + "\n")
-    return _write_page(
-        name, body, f"{SETUP}\n\n{table(['setting', 'value'], _setup(settings or {}, packages))}"
-    )
+    folder = folder or FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(dict(figures), indent=2) + "\n")
+    setup = f"{SETUP}\n\n{table(['setting', 'value'], _setup(settings or {}, packages))}"
+    return _write_page(folder / f"{name}.md", body, setup)
 
 
 def render(name: str, body: str) -> Path:
     """Write the page alone and keep the table of settings, date and machine of the present page."""
-    return _write_page(name, body, SETUP + _page_path(name).read_text().rpartition(SETUP)[2].rstrip())
+    page = FOLDER / f"{name}.md"
+    return _write_page(page, body, SETUP + page.read_text().rpartition(SETUP)[2].rstrip())
 
 
 def _setup(settings: Mapping[str, str], packages: Sequence[str]) -> list[list[str]]:
@@ -64,22 +66,13 @@ def _setup(settings: Mapping[str, str], packages: Sequence[str]) -> list[list[st
 
 def read(name: str) -> Figures:
     """The figures of the committed JSON file."""
-    figures: Figures = json.loads(_json_path(name).read_text())
+    figures: Figures = json.loads((FOLDER / f"{name}.json").read_text())
     return figures
 
 
-def _write_page(name: str, body: str, setup: str) -> Path:
-    page = _page_path(name)
+def _write_page(page: Path, body: str, setup: str) -> Path:
     page.write_text(f"{body.strip()}\n\n{setup}\n")
     return page
-
-
-def _json_path(name: str) -> Path:
-    return FOLDER / f"{name}.json"
-
-
-def _page_path(name: str) -> Path:
-    return FOLDER / f"{name}.md"
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,27 +104,42 @@ def place(rng: Rng, image: np.ndarray, label: int, size: float) -> SceneObject:
 
     size: the longer side of the upright object in pixels.
     """
-    full, three_quarter, half = sprites(LABELS[label])
+    angle = float(rng.uniform(-40, 40))
+    drawn = turned(sprites(LABELS[label]), size, angle)
+    top = int(rng.integers(MARGIN, image.shape[0] - drawn.shape[0] - MARGIN))
+    left = int(rng.integers(MARGIN, image.shape[1] - drawn.shape[1] - MARGIN))
+    mask = paste(rng, image, drawn, top, left)
+    return SceneObject(label, mask_box(mask), mask, angle, size, (0, 0, 0))  # `_visible` sets the colour
+
+
+def turned(sizes: Sequence[np.ndarray], size: float, angle: float) -> np.ndarray:
+    """A sprite whose longer side is `size` pixels, turned by `angle` degrees: (h, w, 4) premultiplied RGBA.
+
+    sizes: the sprite at full, three-quarter and half size.
+    """
+    full, three_quarter, half = sizes
     ratio = size / max(full.shape[:2])
     source = full if ratio > 0.75 else three_quarter if ratio > 0.5 else half
     scale = size / max(source.shape[:2])
-    angle = float(rng.uniform(-40, 40))
     turn = cv2.getRotationMatrix2D((source.shape[1] / 2, source.shape[0] / 2), angle, scale)
     h, w = source.shape[:2]
     out_w = int(np.ceil(abs(turn[0, 0]) * w + abs(turn[0, 1]) * h)) + 2
     out_h = int(np.ceil(abs(turn[0, 1]) * w + abs(turn[0, 0]) * h)) + 2
     turn[:, 2] += (out_w / 2 - w / 2, out_h / 2 - h / 2)
-    drawn = cv2.warpAffine(source, turn, (out_w, out_h), flags=cv2.INTER_LINEAR)
-    top = int(rng.integers(MARGIN, image.shape[0] - out_h - MARGIN))
-    left = int(rng.integers(MARGIN, image.shape[1] - out_w - MARGIN))
+    return cv2.warpAffine(source, turn, (out_w, out_h), flags=cv2.INTER_LINEAR)
+
+
+def paste(rng: Rng, image: np.ndarray, drawn: np.ndarray, top: int, left: int) -> np.ndarray:
+    """Draw a turned sprite into the image under a random light. Returns the mask (H, W) of its pixels."""
+    height, width = drawn.shape[:2]
     gain = rng.uniform(0.82, 1.12) * rng.uniform(0.9, 1.1, 3)
     alpha = drawn[..., 3:]
-    region = image[top : top + out_h, left : left + out_w]
+    region = image[top : top + height, left : left + width]
     blended = region * (1 - alpha) + np.minimum(drawn[..., :3] * gain, alpha) * 255
-    image[top : top + out_h, left : left + out_w] = blended.astype(np.uint8)
+    image[top : top + height, left : left + width] = blended.astype(np.uint8)
     mask = np.zeros(image.shape[:2], bool)
-    mask[top : top + out_h, left : left + out_w] = alpha[..., 0] > 0.5
-    return SceneObject(label, _box(mask), mask, angle, size, (0, 0, 0))  # `_visible` sets the colour
+    mask[top : top + height, left : left + width] = alpha[..., 0] > 0.5
+    return mask
 
 
 def draw(
@@ -146,11 +161,16 @@ def draw(
     # Consecutive numbers cycle through the classes, so that all are equally frequent.
     labels = labels or [(index * objects + i) % len(LABELS) for i in range(objects)]
     placed = [place(rng, image, label, float(rng.uniform(0.21, 0.54)) * side) for label in labels]
+    image = lit(rng, image)
+    return Scene(image, tuple(_visible(placed, image)), kind)
+
+
+def lit(rng: Rng, image: np.ndarray) -> np.ndarray:
+    """The image under a random light, with sensor noise."""
+    height, width = image.shape[:2]
     noise = rng.normal(0, rng.uniform(0, 5), (height // 2, width // 2, 1)).astype(np.float32)
     noise = cv2.resize(noise, (width, height), interpolation=cv2.INTER_LINEAR)[..., None]
-    light = rng.uniform(0.8, 1.15)
-    image = np.clip(image * light + noise, 0, 255).astype(np.uint8)
-    return Scene(image, tuple(_visible(placed, image)), kind)
+    return np.clip(image * rng.uniform(0.8, 1.15) + noise, 0, 255).astype(np.uint8)
 
 
 def _visible(placed: list[SceneObject], image: np.ndarray) -> list[SceneObject]:
@@ -162,11 +182,11 @@ def _visible(placed: list[SceneObject], image: np.ndarray) -> list[SceneObject]:
         cover |= item.mask
         if mask.any():
             red, green, blue = (int(c) for c in image[mask].mean(0))
-            visible.append(replace(item, mask=mask, box=_box(mask), colour=(red, green, blue)))
+            visible.append(replace(item, mask=mask, box=mask_box(mask), colour=(red, green, blue)))
     return visible[::-1]
 
 
-def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
+def mask_box(mask: np.ndarray) -> tuple[int, int, int, int]:
     """Left, top, right and bottom of a mask; right and bottom exclusive."""
     ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1

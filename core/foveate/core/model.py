@@ -7,9 +7,10 @@ from typing import Literal
 from foveate.core.errors import BadPlan
 from foveate.core.nearest_names import did_you_mean
 from foveate.core.plan import Plan
+from foveate.core.profile import ChatMeasurement
 
 CropMode = Literal["center", "squash"]
-Task = Literal["classify", "segment", "embed", "clicks", "text"]
+Task = Literal["classify", "segment", "embed", "clicks", "text", "chat"]
 INTERNAL_TASKS: tuple[Task, ...] = ("clicks", "text")
 """Tasks without a route of their own: such a model works for another one."""
 Interpolation = Literal["bilinear", "bicubic"]
@@ -38,7 +39,15 @@ class Rung:
     quality: float | None
     """Accuracy relative to full, measured on the profiling set, in 0..1; None if never measured."""
     latency_s: Mapping[int, float] | None = None
-    """Seconds of a batch by its size, measured on this device; None if never measured here."""
+    """Seconds of a batch by its size, measured on this device; None if never measured here. Of a
+    vision-language model up to the first tokens of the answers."""
+    chat: ChatMeasurement | None = None
+    """Kinds of questions and stages of a vision-language model; None for others, and if never measured."""
+
+    @property
+    def worst_quality(self) -> float | None:
+        """What the kind of question that suffers most keeps of full, in 0..1; None if never measured."""
+        return self.chat.worst_quality if self.chat else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +90,7 @@ class ModelCard:
     """Where the weights come from."""
     task: Task = "classify"
     """classify: classes of an image. segment: a class for each pixel. embed: an embedding of an image.
-    clicks: the object at points. text: an embedding of a text."""
+    clicks: the object at points. text: an embedding of a text. chat: answers to questions about images."""
     frames: int = 0
     """Frames of a clip under the full plan; 0 for a model that takes images."""
     click_model: str = ""

@@ -75,7 +75,8 @@ class Plan:
         """Parse the text form. Raises BadPlan for any other text.
 
         With a `base`, the model, size and precision are optional and default to those of the base:
-        ``evit:0.5`` is a plan, and ``full`` is the base without any reduction.
+        ``evit:0.5`` is a plan, and ``full`` is the base without any reduction. The base's variant may stand
+        first without a size, as in ``vit-t-chat/pool:49``.
         """
         if len(text) > MAX_TEXT:
             raise BadPlan(f"a plan has at most {MAX_TEXT} characters, not {len(text)}")
@@ -85,7 +86,7 @@ class Plan:
             variant, size = match["variant"], int(match["size"])
         elif base is not None and "@" not in first.partition(":")[0]:
             variant, size = base.variant, base.image_size
-            parts = parts if first == "full" else [first, *parts]
+            parts = parts if first in ("full", base.variant) else [first, *parts]
         else:
             raise _bad_head(first)
         return cls(variant, size, **_parse_parts(parts, base.precision if base else "fp32"))

@@ -18,9 +18,14 @@ GFLOPS_MARGIN = 0.25
 
 BASELINE_REDUCERS = ("random", "pooling")
 """Token reducers that are measured for comparison only. A plan with one of them never becomes a rung."""
+BASELINE_METHODS = ("random", "uniform")
+"""The same of the compression methods of vision-language models."""
+BASELINES = tuple(dict.fromkeys((*BASELINE_REDUCERS, *BASELINE_METHODS)))
 
 Schedule = tuple[tuple[int, int], ...]
 """For each block, the tokens kept by pruning and then by merging, prefix included (DiffRate)."""
+MergeBlocks = tuple[tuple[float, float], ...]
+"""For each block, the cosine above which tokens merge, and the mean number of tokens left (DyMU)."""
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 Share = Annotated[float, Field(ge=0, le=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -67,6 +72,35 @@ class ProfilingSet:
 
 @with_config(_STRICT)
 @dataclass(frozen=True, slots=True)
+class ChatMeasurement:
+    """What a plan of a vision-language model has beside its quality: kinds of questions, and stages.
+
+    Pictures are encoded, then the projector, the compression method and the language model prefill the
+    prompt, and then each further token of the answer takes one step of decoding.
+    """
+
+    by_kind: Mapping[str, Share]
+    """The share of right answers of each kind of question; without answers, of those equal to full's."""
+    worst_kind: str
+    """The kind that keeps the least of full."""
+    worst_quality: Share
+    """What it keeps: its share of right answers over full's, at most 1."""
+    encode_gflops: Cost
+    prefill_gflops: Cost
+    decode_gflops: Cost
+    """Billions of multiply-adds of each stage for one question about one picture."""
+    encode_s: Mapping[Count, PositiveFloat] = field(default_factory=dict)
+    prefill_s: Mapping[Count, PositiveFloat] = field(default_factory=dict)
+    decode_s: Mapping[Count, PositiveFloat] = field(default_factory=dict)
+    """Seconds of a batch by its size, the median; empty if not measured."""
+
+    def untimed(self) -> "ChatMeasurement":
+        """The same without seconds."""
+        return replace(self, encode_s={}, prefill_s={}, decode_s={})
+
+
+@with_config(_STRICT)
+@dataclass(frozen=True, slots=True)
 class Measurement:
     """The measured quality and cost of one plan."""
 
@@ -75,15 +109,21 @@ class Measurement:
     quality: Share
     """Accuracy over that of full, at most 1; without labels, the share of answers equal to those of full."""
     accuracy: Share | None
-    """Top-1 accuracy, or mean IoU of a segmentation model; None without labels."""
+    """Top-1 accuracy, mean IoU of a segmentation model, or the share of right answers of a vision-language
+    model, the mean over kinds of questions; None without labels."""
     gflops: Cost
-    """Billions of multiply-adds for an image, the mean; 0 if they are not known."""
+    """Billions of multiply-adds for an image, the mean; 0 if they are not known. Of a vision-language model
+    up to the first token of the answer."""
     tokens: Count
-    """Tokens left after the last block, prefix tokens included: the mean, rounded."""
+    """Tokens left after the last block, prefix tokens included: the mean, rounded. Visual tokens of a
+    vision-language model."""
     latency_s: Mapping[Count, PositiveFloat]
-    """Seconds of a batch by its size, the median; empty if not measured."""
+    """Seconds of a batch by its size, the median; empty if not measured. Of a vision-language model up to the
+    first tokens of the answers."""
     rung: bool = False
     """Whether the plan is a rung of the ladder."""
+    chat: ChatMeasurement | None = None
+    """None for a model that answers no questions."""
 
     @property
     def seconds(self) -> float | None:
@@ -92,9 +132,13 @@ class Measurement:
 
     @property
     def baseline(self) -> str | None:
-        """The baseline reducer of the plan; None for a plan that may become a rung."""
+        """The baseline reducer or method of the plan; None for a plan that may become a rung."""
         parts = {part.partition(":")[0] for part in self.plan.split("/")}
-        return next((name for name in BASELINE_REDUCERS if name in parts), None)
+        return next((name for name in BASELINES if name in parts), None)
+
+    def untimed(self) -> "Measurement":
+        """The same without latencies."""
+        return replace(self, latency_s={}, chat=self.chat and self.chat.untimed())
 
 
 @with_config(_STRICT)
@@ -149,6 +193,8 @@ class Profile:
     """DiffRate's searched schedules, by the target in the plan's text."""
     search: PlanSearch | None = None
     """None for a profile of an older version."""
+    merging: Mapping[Count, MergeBlocks] = field(default_factory=dict)
+    """Calibrated thresholds of merging inside the tower of a vision-language model, by the visual tokens."""
 
     def __post_init__(self) -> None:
         plans = [m.plan for m in self.measurements]
@@ -182,7 +228,7 @@ class Profile:
         """
         if self.setting.differs_from(setting) is None:
             return self
-        untimed = [replace(m, latency_s={}) for m in self.measurements]
+        untimed = [m.untimed() for m in self.measurements]
         return replace(self, measurements=_marked(untimed, [m for m in untimed if m.rung]))
 
     @classmethod

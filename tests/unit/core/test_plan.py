@@ -59,6 +59,9 @@ def test_the_text_form_is_canonical(text: str, canonical: str) -> None:
         ("vit-t@224/evit:0.5", "vit-t@224/evit:0.5/bf16"),
         ("vit-t@160/fp32", "vit-t@160/fp32"),
         ("depth:6/evit:0.5", "vit-t@224/evit:0.5/depth:6/bf16"),
+        ("vit-t", "vit-t@224/bf16"),
+        ("vit-t/pool:49", "vit-t@224/pool:49/bf16"),
+        ("vit-t/fp32/depth:6", "vit-t@224/depth:6/fp32"),
     ],
 )
 def test_missing_parts_default_to_those_of_the_base(text: str, canonical: str) -> None:

@@ -58,6 +58,7 @@ def test_a_baseline_is_no_rung_and_dominates_none() -> None:
         FULL,
     ]
     assert [m.baseline for m in better] == ["random", "pooling", None, None]
+    assert [plan(text, 1.0, 1.0).baseline for text in ("uniform:16", "pool:16")] == ["uniform", None]
     assert rungs(mark_rungs(better)) == ["evit:0.5", "full"]
     assert [m.plan for m in worth_timing(better)] == ["random:0.5", "a@32/pooling:0.5", "evit:0.5", "full"]
     dear = [plan("random:0.5", 0.8, 0.7), *better[2:]]

@@ -19,7 +19,7 @@ BUILT = ("configuration.md", "http-api.md", "metrics.md", "reference")
 """Pages of docs/, and a folder of them, that `make docs` writes and the repository does not hold."""
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 CODE = re.compile(r"^```.*?^```|`[^`\n]*`", re.DOTALL | re.MULTILINE)
-ENTRY_POINT_GROUPS = {"foveate.exits", "foveate.reducers"}
+ENTRY_POINT_GROUPS = {"foveate.exits", "foveate.compression", "foveate.reducers"}
 CURRENT = [page for page in PAGES if page.name != "CHANGELOG.md"]
 """The pages that name only what exists today."""
 MAX_README_LINES = 130

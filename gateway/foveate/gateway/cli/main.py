@@ -1,4 +1,4 @@
-"""The command line: `foveate serve`, `predict`, `profile`, `train-exits`, `autoscaler` and `models`."""
+"""The command line: `foveate` serve, predict, ask, profile, train-exits, autoscaler and models."""
 
 import signal
 import sys
@@ -14,6 +14,7 @@ from rich.table import Table
 from foveate.core.default_models import PHOTO_INSTALL_COMMAND, PHOTO_MODEL, missing_photo_weights
 from foveate.core.errors import FoveateError, SetupError
 from foveate.core.settings import Settings, read_settings
+from foveate.gateway.cli.ask import ask
 from foveate.gateway.cli.autoscaler import autoscaler
 from foveate.gateway.cli.checkpoint_flags import check_model_options, model_options, with_checkpoint_flags
 from foveate.gateway.cli.installed_models import with_installed_models
@@ -29,6 +30,7 @@ from foveate.gateway.cli.terminal import (
     console,
     error_console,
     prepare_terminal,
+    print_error,
     print_line,
     spinner,
     start_logging,
@@ -162,7 +164,7 @@ def profile(
     model: Annotated[str, typer.Argument(help=f"{MODEL_HELP}.")],
     data: Annotated[
         Path | None,
-        typer.Option(help="Folder of class folders, or of images; default: the shipped scenes."),
+        typer.Option(help="Folder of class folders, images or questions; default: the shipped scenes."),
     ] = None,
     plans: Annotated[str | None, typer.Option(help="Plans to measure, as in evit:0.5,tome:8,160.")] = None,
     batches: Annotated[str | None, typer.Option(help="Batch sizes to time, as in 1,4,8.")] = None,
@@ -247,6 +249,7 @@ def train_exits(
     command.show(console, agreements, options)
 
 
+app.command()(ask)
 app.command()(autoscaler)
 
 
@@ -255,10 +258,12 @@ def models() -> None:
     """List the shipped models, and the quality and cost of each plan."""
     from foveate.models import zoo
     from foveate.models.opaque import photo_family
+    from foveate.models.vlm import checkpoint
 
     descriptions = {PHOTO_MODEL: photo_family.DESCRIPTION}
     descriptions |= {name: zoo.card(name).description for name in zoo.names()}
-    table = Table("model", "plan", "quality", "top-1", "GFLOPs", box=None)
+    descriptions |= {name: checkpoint.read_card(name).description for name in zoo.chat_names()}
+    table = Table("model", "plan", "quality", "accuracy", "GFLOPs", box=None)
     for name, description in descriptions.items():
         is_missing = name == PHOTO_MODEL and missing_photo_weights()
         missing = f" (not installed: {PHOTO_INSTALL_COMMAND})" if is_missing else ""
@@ -300,5 +305,5 @@ def main() -> None:
     try:
         app()
     except FoveateError as error:
-        error_console.print(f"[red]foveate:[/] {escape(error.detail)}", highlight=False, soft_wrap=True)
+        print_error(error)
         raise SystemExit(2) from None

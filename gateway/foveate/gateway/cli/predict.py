@@ -73,6 +73,8 @@ def check_takes_images(card: ModelCard) -> None:
             f"{card.name} finds the object at points of an image: run `foveate serve` and send the image "
             "with points to /segment"
         )
+    if card.task == "chat":
+        raise SetupError(f"{card.name} answers questions about images: ask it with `foveate ask`")
     if card.task in ("embed", "text"):
         raise SetupError(f"{card.name} makes embeddings: run `foveate serve` and send images to /embed")
     if card.frames:

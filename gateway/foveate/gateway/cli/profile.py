@@ -24,14 +24,17 @@ from foveate.models.loading.loader import UnprofiledModel
 from foveate.models.loading.profile_store import profile_path
 from foveate.models.profiling import dataset, ladder_plot
 from foveate.models.profiling.budget import parse_budget
+from foveate.models.profiling.chat_profile import chat_plans, measure_chat
 from foveate.models.profiling.dataset import Dataset, DecodedDataset, DecodeMedia
 from foveate.models.profiling.profile import measure
 from foveate.models.profiling.profile_state import ProfilingJob, ReportStage, partial_path
+from foveate.models.profiling.question_set import DecodedQuestions, question_folder, shipped_questions
 from foveate.models.profiling.searching import parse_shares, set_uniform_schedules
 from foveate.models.runners.base import ModelRunner, Pixels
 from foveate.models.runners.candidates import parse_plans
 from foveate.models.runners.image import TorchRunner
-from foveate.models.zoo.heldout import heldout, heldout_clips
+from foveate.models.vlm.runner import ChatRunner
+from foveate.models.zoo.heldout import heldout, heldout_clips, heldout_questions
 
 TIMED_BATCH_SIZES = (1, 4, 8)
 """Batch sizes that are timed by default, besides the largest batch of the runner."""
@@ -47,7 +50,7 @@ class ProfileOptions:
 
     model: str
     data: Path | None = None
-    """A folder of class folders or of images; None: the shipped scenes."""
+    """A folder of class folders, of images, or of questions; None: the shipped media."""
     plans: str | None = None
     """Plans separated by commas; None: all that the model supports."""
     batch_sizes: str | None = None
@@ -76,6 +79,8 @@ def profile(
     Raises SetupError or BadPlan for options that do not fit the model. After a KeyboardInterrupt, the
     results so far are on disk.
     """
+    if model.runner.card.task == "chat":
+        return _profile_chat(options, model, max_pixels, progress_console)
     runner: ModelRunner = model.runner
     card = runner.card
     if card.input is None:
@@ -101,6 +106,32 @@ def profile(
         for sentence in images.refusals:
             progress_console.print(sentence, highlight=False, markup=False, soft_wrap=True)
         return measure(model, images, job, target, report)
+
+
+def _profile_chat(
+    options: ProfileOptions, model: UnprofiledModel[ChatRunner], max_pixels: int, progress_console: Console
+) -> Profile:
+    """As `profile`, for a model that answers questions about pictures."""
+    runner, target = model.runner, options.target
+    if options.diffrate is not None:
+        raise SetupError(f"{runner.card.name} has no token schedules: leave out --diffrate")
+    slots = runner.cache.free_slots
+    sizes = _batch_sizes(options, slots)
+    if sizes[-1] > slots:
+        raise SetupError(f"{runner.card.name} answers at most {slots} questions at once, not {sizes[-1]}")
+    plans = chat_plans(runner)
+    if options.plans is not None:
+        plans = parse_plans(options.plans, runner.full, runner.check)
+    budget_s = parse_budget(options.budget)
+    job = ProfilingJob(plans, sizes, options.rounds, options.seed, budget_s=budget_s)
+    source = shipped_questions(heldout_questions()) if options.data is None else question_folder(options.data)
+    source = source.sample(options.limit, options.seed)
+    with progress_bars(progress_console) as report:
+        reading = partial(report, "reading", "reading images")
+        images = DecodedDataset(source.pictures, decoder(runner.card, max_pixels), reading)
+        for sentence in images.refusals:
+            progress_console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+        return measure_chat(model, DecodedQuestions(source, images), job, target, report)
 
 
 def decoder(card: ModelCard, max_pixels: int, side: int = 0) -> DecodeMedia:
@@ -147,8 +178,9 @@ def _show_timing(console: Console, profile: Profile) -> None:
         console.print("nothing was timed, so the ladder goes by GFLOPs", highlight=False)
         return
     largest = max(profile.full.latency_s)
+    until = ", up to the first tokens of the answers" if profile.full.chat else ""
     console.print(
-        f"ms/{largest}: milliseconds of a batch of {largest}, from which the speed-up is computed",
+        f"ms/{largest}: milliseconds of a batch of {largest}{until}, from which the speed-up is computed",
         highlight=False,
     )
     untimed = sum(not m.latency_s for m in profile.measurements) - _late_plans(profile)
@@ -198,16 +230,18 @@ def _plot(console: Console, profile: Profile, target: Path) -> list[str]:
 
 
 def _table(profile: Profile) -> Table:
-    """The rungs, and below them the plans with a baseline reducer, cheapest first."""
+    """The rungs, and below them the plans with a baseline reducer or method, cheapest first."""
     sizes = sorted(profile.full.latency_s)
     table = Table(Column("plan", no_wrap=True), box=None, pad_edge=False)
-    for name in ("quality", "top-1", "GFLOPs", *(f"ms/{size}" for size in sizes), "speed-up"):
+    scores = ["worst kind", "exact match"] if profile.full.chat else ["top-1"]
+    for name in ("quality", *scores, "GFLOPs", *(f"ms/{size}" for size in sizes), "speed-up"):
         table.add_column(name, justify="right")
     compared = sorted((m for m in profile.measurements if m.baseline), key=lambda m: m.gflops)
     for m in (*profile.ladder, *compared):
         table.add_row(
             f"{m.plan} (baseline)" if m.baseline else m.plan,
             f"{m.quality:.3f}",
+            *([f"{m.chat.worst_quality:.3f} ({m.chat.worst_kind})"] if m.chat else ()),
             "" if m.accuracy is None else f"{m.accuracy:.1%}",
             f"{m.gflops:.3f}" if m.gflops else "",
             *(f"{1e3 * m.latency_s[size]:.2f}" if m.latency_s else "" for size in sizes),

@@ -10,9 +10,10 @@ from types import FrameType
 
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.markup import escape
 
 from foveate.core.environment import ignored_variables, models_notice
-from foveate.core.errors import SetupError
+from foveate.core.errors import FoveateError, SetupError
 from foveate.core.settings import Settings
 from foveate.gateway.media.image import silence_decoder_warnings
 
@@ -74,6 +75,11 @@ def check_address(host: str, port: int) -> None:
 def print_line(line: str) -> None:
     """Print a line on standard output, without styles."""
     console.print(line, highlight=False, markup=False)
+
+
+def print_error(error: FoveateError) -> None:
+    """Print an expected error in one sentence, on standard error."""
+    error_console.print(f"[red]foveate:[/] {escape(error.detail)}", highlight=False, soft_wrap=True)
 
 
 def start_logging(settings: Settings) -> None:

@@ -23,7 +23,9 @@ class Assignment:
     kept: Tensor
     """(B, K) int64: positions of the tokens that stay, in their new order."""
     absorbed: Tensor | None = None
-    """(B, M) int64: positions of the tokens that become part of other tokens."""
+    """(B, M) int64: positions of the tokens that become part of other tokens. In a row with fewer of them
+    than another, the first prefix token's position is padding: its share is 0, and it is part of itself.
+    Then `counts` are given."""
     share: Tensor | None = None
     """Weights of the absorbed tokens' features. With `into`, (B, K, M) adds them to the kept tokens. Without
     `into`, (B, J, M) makes J new tokens, placed last. None: absorbed features are not used."""

@@ -14,9 +14,9 @@ from foveate.models.loading.machine import current_setting, prepare_device
 from foveate.models.loading.measured_times import MeasuredTimes
 from foveate.models.loading.precision import ModelT
 from foveate.models.loading.warmup import LadderWarmup, run_once
-from foveate.models.runners.base import ModelRunner
+from foveate.models.runners.base import ModelRunner, PlanRunner
 
-RunnerT_co = TypeVar("RunnerT_co", bound=ModelRunner, covariant=True)
+RunnerT_co = TypeVar("RunnerT_co", bound=PlanRunner, covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ def members_of(name: str) -> list[str]:
     return names
 
 
-def check_rungs(name: str, runner: ModelRunner, others: Sequence[Plan] = ()) -> None:
+def check_rungs(name: str, runner: PlanRunner, others: Sequence[Plan] = ()) -> None:
     """Raises SetupError if the ladder, or one of the `others`, has a plan that cannot run."""
     try:
         for plan in (*(rung.plan for rung in runner.card.ladder), *others):

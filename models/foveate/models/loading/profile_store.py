@@ -14,12 +14,16 @@ from foveate.models.loading.profile_files import own_profile_path, read_profile
 from foveate.models.loading.read_model import ReadModel
 from foveate.models.loading.user_folders import data_folder
 from foveate.models.own.source import is_own
+from foveate.models.vlm.checkpoint import ChatCheckpoint
+from foveate.models.vlm.describe import answer_texts
 from foveate.models.weights.checkpoint import Checkpoint, variant
 from foveate.models.weights.local_files import canonical_name
 from foveate.models.weights.state_dict import SUFFIXES, stem_of
 from foveate.models.weights.trained_heads import EXITS
 
 log = logging.getLogger(__name__)
+ProfiledModel = ReadModel | ChatCheckpoint
+"""A model that may have a profile, as it is read."""
 
 
 def profile_path(name: str) -> Path:
@@ -48,7 +52,7 @@ def exits_path(name: str) -> Path:
     return path.with_name(path.name.removesuffix(".json").removesuffix(".profile") + f".{EXITS}")
 
 
-def find_profile(name: str, model: ReadModel, setting: MeasurementEnvironment) -> Profile | None:
+def find_profile(name: str, model: ProfiledModel, setting: MeasurementEnvironment) -> Profile | None:
     """The profile of a model without siblings, or None.
 
     Raises SetupError for a profile that cannot be read.
@@ -59,7 +63,7 @@ def find_profile(name: str, model: ReadModel, setting: MeasurementEnvironment) -
     return None
 
 
-def matching_profiles(name: str, model: ReadModel) -> Iterator[tuple[Profile, Traversable]]:
+def matching_profiles(name: str, model: ProfiledModel) -> Iterator[tuple[Profile, Traversable]]:
     """The profiles of exactly these weights with their files, the user's own first.
 
     Raises SetupError for a profile that cannot be read.
@@ -97,17 +101,21 @@ def with_valid_latencies(
     return profile.latency_on(setting)
 
 
-def weights_digest(model: ReadModel) -> str:
+def weights_digest(model: ProfiledModel) -> str:
     """SHA-256 over the names, shapes and values of the weights, and over what is stated about them.
 
     Take it before a runner is made: the runner may convert the weights from float32 to its precision.
     """
     total = hashlib.sha256()
-    for name, tensor in sorted(model.model.state_dict().items()):
-        total.update(f"{name} {tuple(tensor.shape)}".encode())
-        total.update(tensor.detach().contiguous().numpy())
+    parts = (model.tower, model.model) if isinstance(model, ChatCheckpoint) else (model.model,)
+    for part in parts:
+        for name, tensor in sorted(part.state_dict().items()):
+            total.update(f"{name} {tuple(tensor.shape)}".encode())
+            total.update(tensor.detach().contiguous().numpy())
     if isinstance(model, Checkpoint):
         total.update(model.preparation.encode())
+    if isinstance(model, ChatCheckpoint):
+        total.update("".join(answer_texts(model)).encode())
     return total.hexdigest()
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from foveate.models.loading.chat_models import ChatModelLoader
 from foveate.models.loading.clip_loading import VideoModelLoader
 from foveate.models.loading.loader import ModelLoader
 from foveate.models.loading.opaque_models import ElasticOrOpaqueLoader
@@ -9,7 +10,7 @@ from foveate.models.loading.photo_models import PhotoLoader
 from foveate.models.loading.transformers_models import TransformersLoader
 
 LOADERS: tuple[ModelLoader[Any], ...] = (
-    PhotoLoader(), TransformersLoader(), VideoModelLoader(), ElasticOrOpaqueLoader(),
+    PhotoLoader(), ChatModelLoader(), TransformersLoader(), VideoModelLoader(), ElasticOrOpaqueLoader(),
 )  # fmt: skip
 """In the order in which they are asked. The last one accepts every name."""
 

@@ -128,7 +128,7 @@ def class_folders(path: Path, labels: Sequence[str]) -> Dataset:
         raise SetupError(f"there is no image in {path}")
     indices = class_indices(list(classes), labels)
     targets = [indices[child] for child, files in classes.items() for _ in files]
-    return Dataset(_name(path), tuple(files), tuple(targets) or None)
+    return Dataset(folder_name(path), tuple(files), tuple(targets) or None)
 
 
 def image_folder(path: Path) -> Dataset:
@@ -138,7 +138,7 @@ def image_folder(path: Path) -> Dataset:
     files = _files(path)
     if not files:
         raise SetupError(f"there is no image in {path}")
-    return Dataset(_name(path), tuple(files))
+    return Dataset(folder_name(path), tuple(files))
 
 
 def mask_folders(path: Path) -> Dataset:
@@ -155,7 +155,7 @@ def mask_folders(path: Path) -> Dataset:
     if not items or missing is not None:
         problem = f"no mask for {missing.name}" if missing else "no image"
         raise SetupError(f"there is {problem} in {path}: it takes images/NAME.jpg with masks/NAME.png")
-    return Dataset(_name(path), tuple(items), None, tuple(masks[file.stem] for file in items))
+    return Dataset(folder_name(path), tuple(items), None, tuple(masks[file.stem] for file in items))
 
 
 def _is_visible(path: Path, root: Path) -> bool:
@@ -166,7 +166,7 @@ def _files(path: Path) -> list[Path]:
     return sorted(file for file in path.rglob("*") if file.is_file() and _is_visible(file, path))
 
 
-def _name(path: Path) -> str:
+def folder_name(path: Path) -> str:
     """The name of a folder as valid Unicode: a profile is UTF-8, and names of files need not be."""
     return os.fsencode(path.resolve().name).decode("utf-8", "backslashreplace")
 

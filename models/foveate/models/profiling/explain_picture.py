@@ -28,9 +28,7 @@ def draw(pixels: Pixels, explanation: Explanation, plan: str, answer: str) -> Im
     pixels: (S, S, 3) uint8, the input of the model.
     """
     rows, columns = explanation.grid
-    cell = max(8, round(PANEL / max(rows, columns)))
-    resized = Image.fromarray(pixels).resize((columns * cell, rows * cell), Image.Resampling.LANCZOS)
-    image = np.asarray(resized)
+    image = panel_image(pixels, explanation.grid)
     colours = outline_colours(explanation.stages)
     panels = [(image, f"input: {rows * columns} patches", plan)]
     for stage in explanation.stages:
@@ -38,7 +36,14 @@ def draw(pixels: Pixels, explanation: Explanation, plan: str, answer: str) -> Im
         panels.append((paint(image, stage, explanation.grid, colours), title, _state_counts(stage)))
     if not explanation.stages:
         panels.append((image, "nothing was reduced", f"{rows * columns} kept"))
-    return _page(panels, f"left after block {explanation.exit_layer}: {answer}")
+    return page(panels, f"left after block {explanation.exit_layer}: {answer}")
+
+
+def panel_image(pixels: Pixels, grid: tuple[int, int]) -> Pixels:
+    """The picture (S, S, 3) at the size of a panel, which the grid of patches divides evenly."""
+    rows, columns = grid
+    cell = max(8, round(PANEL / max(rows, columns)))
+    return np.asarray(Image.fromarray(pixels).resize((columns * cell, rows * cell), Image.Resampling.LANCZOS))
 
 
 def paint(
@@ -99,22 +104,29 @@ def _state_counts(stage: ReductionStage) -> str:
     return ", ".join(f"{counts[state]} {state}" for state in ("kept", "merged", "dropped") if counts[state])
 
 
-def _page(panels: Sequence[tuple[Pixels, str, str]], answer: str) -> Image.Image:
-    """Panels in rows, each below its title and subtitle; the answer and the legend at the bottom."""
+def page(panels: Sequence[tuple[Pixels, str, str]], answer: str) -> Image.Image:
+    """Panels in rows, each below its title and subtitle; the answer and the legend at the bottom.
+
+    The answer stands below the last panel; one that is wider than a panel begins at the margin. A panel is
+    an image (H, W, 3), its title and its subtitle. All have the same size.
+    """
     height, width, _ = panels[0][0].shape
     columns = math.ceil(len(panels) / math.ceil(len(panels) / COLUMNS))
     rows = math.ceil(len(panels) / columns)
     across, down = width + SPACE, height + 2 * LINE + SPACE
-    page = Image.new("RGB", (columns * across + SPACE, rows * down + SPACE + 2 * LINE), BACKGROUND)
-    pen = ImageDraw.Draw(page)
+    sheet = Image.new("RGB", (columns * across + SPACE, rows * down + SPACE + 2 * LINE), BACKGROUND)
+    pen = ImageDraw.Draw(sheet)
     for index, (panel, title, subtitle) in enumerate(panels):
         x, y = SPACE + index % columns * across, SPACE + index // columns * down
         _write(pen, (x, y), title, 16, TEXT, width)
         _write(pen, (x, y + LINE), subtitle, 13, SUBTITLE, width)
-        page.paste(Image.fromarray(panel), (x, y + 2 * LINE))
+        sheet.paste(Image.fromarray(panel), (x, y + 2 * LINE))
+    total = sheet.width - 2 * SPACE
+    if pen.textlength(answer, ImageFont.load_default(16)) > width:
+        x, width = SPACE, total
     _write(pen, (x, rows * down + SPACE // 2), answer, 16, TEXT, width)
-    _write(pen, (SPACE, rows * down + SPACE // 2 + LINE), LEGEND, 13, SUBTITLE, page.width - 2 * SPACE)
-    return page
+    _write(pen, (SPACE, rows * down + SPACE // 2 + LINE), LEGEND, 13, SUBTITLE, total)
+    return sheet
 
 
 def _write(

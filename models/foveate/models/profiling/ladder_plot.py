@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from foveate.core.profile import BASELINE_REDUCERS, Measurement, Profile
+from foveate.core.profile import BASELINES, Measurement, Profile
 
 RUNG, FULL, OTHER = "#0072B2", "#D55E00", "#999999"
 """Blue, vermilion and grey of the Okabe-Ito palette, which is safe for colour-blind readers."""
-BASELINES = dict(zip(BASELINE_REDUCERS, ("#000000", "#009E73"), strict=True))
-"""Black and green of the same palette, for the lines of the baseline reducers."""
+BASELINE_COLOURS = dict(zip(BASELINES, ("#000000", "#009E73", "#CC79A7"), strict=True))
+"""Black, green and purple of the same palette, for the lines of the baselines."""
 PlanCost = Callable[[Measurement], float | None]
 
 
@@ -28,7 +28,8 @@ def draw(profile: Profile, stem: Path) -> tuple[Path, Path]:
 
     panels: list[tuple[str, PlanCost]] = []
     if profile.full.gflops:  # 0 where it is not known
-        panels.append(("GFLOPs per image", lambda m: m.gflops))
+        until = " and question, to the first token of the answer" if profile.full.chat else ""
+        panels.append((f"GFLOPs per image{until}", lambda m: m.gflops))
     if profile.full.latency_s:
         label = f"milliseconds per image, in batches of {max(profile.full.latency_s)}"
         panels.insert(0, (label, lambda m: m.seconds and 1e3 * m.seconds))
@@ -62,7 +63,7 @@ def _panel(axis: Any, profile: Profile, label: str, cost: PlanCost) -> None:
     rungs = sorted((cost(m) or 0, m.quality) for m in profile.ladder)
     if others:
         axis.scatter(*zip(*others, strict=True), s=14, color=OTHER, alpha=0.6, label="other plans", zorder=2)
-    for name, colour in BASELINES.items():
+    for name, colour in BASELINE_COLOURS.items():
         line = sorted(
             (cost(m) or 0, m.quality) for m in profile.measurements if m.baseline == name and cost(m)
         )

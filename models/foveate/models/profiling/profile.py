@@ -218,7 +218,7 @@ def _latencies(
             side: _round_images(decoded_at(side, runner.full.image_size, images), job, number)
             for side in {plan.image_size for plan in timed}
         }
-        for done, (plan, size) in enumerate(_timing_order(timed, job, number)):
+        for done, (plan, size) in enumerate(timing_order(timed, job, number)):
             report("latency", description, number * per_round + done, job.rounds * per_round)
             times[plan.relative_to(runner.full)][size] = mean_batch_seconds(
                 runner, plan, pixels[plan.image_size], size
@@ -254,7 +254,7 @@ def _round_images(images: DecodedDataset, job: ProfilingJob, number: int) -> lis
     return images.at(order.take(range(number * count, (number + 1) * count), mode="wrap").tolist())
 
 
-def _timing_order(plans: Sequence[Plan], job: ProfilingJob, number: int) -> Iterator[tuple[Plan, int]]:
+def timing_order(plans: Sequence[Plan], job: ProfilingJob, number: int) -> Iterator[tuple[Plan, int]]:
     """Every plan with every batch size, in the seeded order of this round."""
     random = np.random.default_rng((job.seed, number))
     for size in job.batch_sizes:

@@ -4,10 +4,10 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -29,6 +29,30 @@ class ReportStage(Protocol):
     """Called with the stage, a description of the step, how much of the stage is done, and the total."""
 
     def __call__(self, stage: str, step: str, done: int, total: int, /) -> None: ...
+
+
+class PartialState(Protocol):
+    """What every state of an unfinished profile has. It is a dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def job(self) -> Mapping[str, str]:
+        """Everything that the results depend on."""
+        ...
+
+    @property
+    def kept(self) -> Sequence[Measurement]:
+        """The plans whose quality is measured."""
+        ...
+
+    @property
+    def rounds(self) -> Sequence[object]:
+        """The rounds of timing that are done."""
+        ...
+
+
+StateT = TypeVar("StateT", bound=PartialState)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,26 +122,32 @@ def write_atomically(path: Path, text: str) -> None:
         raise SetupError(f"cannot write {path}: {error.strerror}") from None
 
 
-def write_state(path: Path, state: ProfilingState) -> None:
+def write_state(path: Path, state: PartialState) -> None:
     """Write the partial file. Raises SetupError if it cannot be written."""
     write_atomically(path, json.dumps(asdict(state)) + "\n")
 
 
 def read_state(path: Path, job: Mapping[str, str]) -> ProfilingState:
     """The state that an interrupted run of the same job left, else an empty one; the log says which."""
+    return read_partial(path, ProfilingState(job))
+
+
+def read_partial(path: Path, empty: StateT) -> StateT:
+    """As `read_state`, of any type of state. empty: the state before the first step, with the job."""
+    job = empty.job
     try:
-        state = TypeAdapter(ProfilingState).validate_json(path.read_bytes())
+        state = TypeAdapter(type(empty)).validate_json(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
-        return ProfilingState(job)
+        return empty
     except (OSError, ValidationError):
         log.warning("%s is not readable, so measuring starts from the beginning", path)
-        return ProfilingState(job)
+        return empty
     differ = sorted(name for name in job.keys() | state.job.keys() if job.get(name) != state.job.get(name))
     if differ:
         log.warning(
             "%s is of another run, which differs in %s: starting from the beginning", path, ", ".join(differ)
         )
-        return ProfilingState(job)
+        return empty
     plans, rounds = len(state.kept), len(state.rounds)
     log.info("resuming from %s: the quality of %d plan(s) and %d round(s) are done", path, plans, rounds)
     return state
@@ -130,8 +160,7 @@ def job_identity(
     setting: MeasurementEnvironment,
 ) -> dict[str, str]:
     """Everything that the results depend on, by a name that the log can show."""
-    machine = {name: str(value) for name, value in asdict(setting).items() if name != "date"}
-    return machine | {
+    return machine_identity(setting) | {
         "weights": model.weights,
         "siblings": ",".join(f"{name} {digest}" for name, digest in model.siblings.items()),
         "stitches": _stitches_digest(model.runner),
@@ -143,6 +172,11 @@ def job_identity(
         "rounds": str(job.rounds),
         "seed": str(job.seed),
     }
+
+
+def machine_identity(setting: MeasurementEnvironment) -> dict[str, str]:
+    """The machine and the versions, without the date."""
+    return {name: str(value) for name, value in asdict(setting).items() if name != "date"}
 
 
 def _stitches_digest(runner: ModelRunner) -> str:

@@ -33,14 +33,28 @@ CLIP_BATCH_DIVISOR = 4
 """The batch limit of images, divided by this, is the batch limit of clips."""
 
 
-class ModelRunner(Protocol):
+class PlanRunner(Protocol):
+    """What the runners of all models have, those of vision-language models included."""
+
+    full: Plan
+    """The plan that spends full compute."""
+
+    @property
+    def card(self) -> ModelCard:
+        """Name, labels and ladder of the model."""
+        ...
+
+    def check(self, plan: Plan) -> None:
+        """Raise BadPlan when this model cannot run the plan."""
+        ...
+
+
+class ModelRunner(PlanRunner, Protocol):
     """A torch runner as loading, warm-up and profiling use it: the engine's `Runner` and some more.
 
     Batch sizes are those of `foveate.core.batching.BATCH_SIZES`, up to `max_batch`.
     """
 
-    full: Plan
-    """The plan that spends full compute."""
     max_batch: int
     """The largest number of items in one batch."""
     times: Mapping[int, Mapping[Plan, Mapping[int, float]]]
@@ -51,15 +65,6 @@ class ModelRunner(Protocol):
     @property
     def device(self) -> Any:
         """A `torch.device`, or for models of other libraries an object with its `type`."""
-        ...
-
-    @property
-    def card(self) -> ModelCard:
-        """Name, labels and ladder of the model."""
-        ...
-
-    def check(self, plan: Plan) -> None:
-        """Raise BadPlan when this model cannot run the plan."""
         ...
 
     def candidates(self) -> tuple[Plan, ...]:

@@ -71,7 +71,7 @@ def _rung(model: ElasticViT, plan: Plan, quality: float | None) -> Rung:
 def profiled_ladder(profile: Profile, full: Plan) -> tuple[Rung, ...]:
     """The profile's rungs. Where the cost depends on the image, it is the measured mean."""
     return tuple(
-        Rung(Plan.parse(m.plan, full), m.gflops, m.tokens, m.quality, m.latency_s or None)
+        Rung(Plan.parse(m.plan, full), m.gflops, m.tokens, m.quality, m.latency_s or None, m.chat)
         for m in profile.ladder
     )
 

@@ -83,6 +83,10 @@ def _find(name: str, folder: Traversable) -> Checkpoint:
         card = zoo.card(name, folder)
         with as_file(folder / f"{name}.safetensors") as path:
             return _with_trunk(card, path, folder) if card.trunk else read(path, card)
+    if name in zoo.chat_names(folder):
+        raise SetupError(
+            f"{name} answers questions about pictures and has no classes of its own: run `foveate ask`"
+        )
     without_suffix = name.removesuffix(CLIPS)
     if (
         name.endswith(CLIPS)

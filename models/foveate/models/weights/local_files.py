@@ -79,6 +79,9 @@ def weights_path(name: str) -> Path:
     path = Path(name.removesuffix(INDEX_SUFFIX) + SUFFIX if name.endswith(INDEX_SUFFIX) else name)
     if not path.is_dir():
         return path
+    chat = chat_weights(path)
+    if chat is not None:
+        return chat
     files = sorted(p for p in path.glob(f"*{SUFFIX}") if not p.name.endswith(_COMPANIONS))
     indices = sorted(path.glob(f"*{INDEX_SUFFIX}"))
     if (path / MAIN).is_file() or (len(indices) == 1 and indices[0].name == MAIN + ".index.json"):
@@ -90,6 +93,22 @@ def weights_path(name: str) -> Path:
     if files:
         raise SetupError(_ambiguous(name, files))
     return _pickled_path(path, name)
+
+
+def chat_weights(path: Path) -> Path | None:
+    """The weights of the vision-language model whose files a folder holds, or whose file this is; None for
+    other models.
+
+    Raises SetupError for a folder with several of them.
+    """
+    if not path.is_dir():
+        return path if path.suffix == SUFFIX and path.with_suffix(f".{zoo.TOKENIZER}").is_file() else None
+    names = zoo.chat_names(path)
+    if len(names) > 1:
+        raise SetupError(
+            f"{path} holds {len(names)} models, {', '.join(names)}: name the {SUFFIX} file of one"
+        )
+    return path / f"{names[0]}{SUFFIX}" if names else None
 
 
 def _pickled_path(folder: Path, name: str) -> Path:

@@ -15,10 +15,22 @@ from foveate.models.heads.dense import DenseSpec
 from foveate.models.zoo.checkpoint_card import MAX_NAME, CheckpointCard
 from foveate.models.zoo.tables import RGB, parse_record
 
-__all__ = ["MAX_NAME", "RGB", "CheckpointCard", "agreements", "card", "names", "profile", "shipped"]
+__all__ = [
+    "MAX_NAME",
+    "RGB",
+    "CheckpointCard",
+    "agreements",
+    "card",
+    "chat_names",
+    "names",
+    "profile",
+    "shipped",
+]
 
 AGREEMENTS = "agreements.json"
 """The file with the agreements of shipped weights, by digest."""
+TOKENIZER = "tokenizer.json"
+"""The end of the name of the file that a vision-language model has beside its card."""
 
 
 def shipped() -> Traversable:
@@ -27,9 +39,19 @@ def shipped() -> Traversable:
 
 
 def names(folder: Traversable | None = None) -> tuple[str, ...]:
-    """The models with a card in a folder (None: the shipped ones), sorted."""
-    files_in = (entry.name for entry in (folder or shipped()).iterdir())
-    return tuple(sorted(name.removesuffix(".toml") for name in files_in if name.endswith(".toml")))
+    """The vision models with a card in a folder (None: the shipped ones), sorted."""
+    return _names(folder, chat=False)
+
+
+def chat_names(folder: Traversable | None = None) -> tuple[str, ...]:
+    """The vision-language models with a card in a folder (None: the shipped ones), sorted."""
+    return _names(folder, chat=True)
+
+
+def _names(folder: Traversable | None, chat: bool) -> tuple[str, ...]:
+    files_in = {entry.name for entry in (folder or shipped()).iterdir()}
+    cards = sorted(name.removesuffix(".toml") for name in files_in if name.endswith(".toml"))
+    return tuple(name for name in cards if (f"{name}.{TOKENIZER}" in files_in) is chat)
 
 
 def card(name: str, folder: Traversable | None = None) -> CheckpointCard:

@@ -1,4 +1,4 @@
-"""The shipped held-out scenes: labelled images and clips for profiling and tests."""
+"""The shipped held-out scenes: labelled images, clips and questions for profiling and tests."""
 
 import io
 import json
@@ -55,6 +55,38 @@ class HeldOutClips:
 
     def __len__(self) -> int:
         return len(self.videos)
+
+
+@dataclass(frozen=True, slots=True)
+class AskedQuestion:
+    """A question about an image."""
+
+    kind: str
+    """What it asks for, such as "colour"."""
+    question: str
+    answer: str
+    """The only right answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class AskedImage:
+    """An image with questions about it."""
+
+    jpeg: bytes
+    questions: tuple[AskedQuestion, ...]
+
+
+def heldout_questions() -> tuple[AskedImage, ...]:
+    """Read the archive of scenes with questions that is installed with the package."""
+    raw = (files("foveate.models") / "zoo" / "heldout-questions.zip").read_bytes()
+    with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+        scenes = json.loads(archive.read("questions.json"))["scenes"]
+        return tuple(
+            AskedImage(
+                archive.read(f"{i:04d}.jpg"), tuple(AskedQuestion(**row) for row in scene["questions"])
+            )
+            for i, scene in enumerate(scenes)
+        )
 
 
 def heldout_clips() -> HeldOutClips:

@@ -2,18 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 
 from foveate.core.errors import SetupError
-from foveate.core.model import InputSpec
-from foveate.models.heads import ExitSpec
-from foveate.models.heads.clip import ClipSpec
-from foveate.models.heads.dense import DenseSpec
-from foveate.models.layers.config import ViTConfig
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 RGB = tuple[float, float, float]
 """One value per channel."""
-R = TypeVar("R", ViTConfig, InputSpec, ExitSpec, DenseSpec, ClipSpec)
+R = TypeVar("R", bound="DataclassInstance")
 
 
 def parse_record(kind: type[R], table: object, where: str) -> R:

@@ -84,7 +84,7 @@ def test_flags_have_precedence_over_variables(monkeypatch: pytest.MonkeyPatch) -
 def test_the_list_of_models_has_every_shipped_model_and_rung() -> None:
     done = CliRunner().invoke(app, ["models"], env={"COLUMNS": "200"})
     assert done.exit_code == 0
-    for name in (*zoo.names(), "efficientnet-lite"):
+    for name in (*zoo.names(), *zoo.chat_names(), "efficientnet-lite"):
         assert f"{name}: " in done.stdout
         profile = zoo.profile(name)
         for m in profile.ladder if profile else ():

@@ -67,6 +67,7 @@ def test_an_image_that_cannot_be_segmented_fails_in_one_sentence() -> None:
     ("changes", "sentence"),
     [
         ({"task": "clicks"}, "finds the object at points of an image: .* with points to /segment"),
+        ({"task": "chat"}, "answers questions about images: ask it with `foveate ask`"),
         ({"frames": 8}, "takes clips, not images: .* send clips to /classify"),
     ],
 )

@@ -26,6 +26,7 @@ from foveate.models.runners.image import TorchRunner
 from tests.support.embedders import embedder
 from tests.support.measuring import decode, tiny, unprofiled
 from tests.support.own_models import TwoNetworks
+from tests.support.question_sets import chat_model, write_folder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -153,3 +154,26 @@ def test_an_own_model_gets_a_ladder_of_its_sizes_and_variants(tmp_path: Path) ->
     show(console, measured, options.target)
     assert Profile.read((tmp_path / "own.json").read_text(), "own.json") == measured
     assert set(runner.model.calls) >= {("small", 32), ("large", 64)}
+
+
+def test_a_model_that_answers_questions_is_profiled_on_a_folder_of_them(tmp_path: Path) -> None:
+    model, data, out = chat_model(tmp_path), write_folder(tmp_path / "data"), tmp_path / "chat.json"
+    console = Console(file=StringIO(), width=200)
+    options = ProfileOptions(
+        "chat", data=data, plans="pool:4,random:4", rounds=1, batch_sizes="1,2", out=out, limit=2
+    )
+    for changes, sentence in (
+        ({"batch_sizes": "8"}, "answers at most 4 questions at once, not 8"),
+        ({"diffrate": "0.5"}, "has no token schedules: leave out --diffrate"),
+        ({"plans": "warp:9"}, "there is no compression method 'warp'"),
+        ({"data": tmp_path}, "there is no .jsonl file"),
+    ):
+        with pytest.raises(FoveateError, match=sentence):
+            profile(replace(options, **changes), model, 10**6, console)
+    measured = profile(options, model, 10**6, console)
+    assert {m.plan for m in measured.measurements} == {"full", "pool:4", "random:4"}
+    assert measured.data.pictures == 2
+    show(console, measured, out)
+    output = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "worst kind" in output and "random:4 (baseline)" in output
+    assert "up to the first tokens of the answers" in output

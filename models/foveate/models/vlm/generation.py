@@ -1,0 +1,251 @@
+"""Generation of answers: a prefill of prompts, then steps that each add one token to every sequence.
+
+Both are calls on a batch of sequences and a key/value cache. What a sequence is given never depends on the
+others of its batch, so that a scheduler may let sequences join and leave between any two steps.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from foveate.core.errors import BadRequest, RunFailed
+from foveate.models.vlm.key_value_cache import KeyValueCache
+from foveate.models.vlm.model import VisionLanguageModel
+from foveate.models.vlm.sampling import Sampler, SamplingOptions, TokenChoice, choose
+from foveate.models.vlm.text_stream import TextStream
+from foveate.models.vlm.tokenizer import END, IMAGE, ChatTokenizer
+
+FinishReason = Literal["stop", "length", "error"]
+"""Why an answer ended: by its end mark or a stop text, by a limit, or since its scores were not finite."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatPrompt:
+    """The input of a decoder before an answer."""
+
+    embedded: Tensor
+    """(L, D): embeddings of text, with visual tokens in the places of pictures."""
+    positions: Tensor
+    """(L,) int64: rotary positions. All visual tokens of a picture share one."""
+    visual_tokens: int
+    """Number of visual tokens among the L tokens."""
+    mask: Tensor | None = None
+    """(L, L) float32: what is added to attention scores in place of the causal mask. The answer's tokens see
+    the prompt as its last token does. None: the causal mask."""
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    @property
+    def next_position(self) -> int:
+        """The rotary position of the first token of the answer."""
+        return int(self.positions[-1]) + 1
+
+
+@torch.inference_mode()
+def build_prompt(model: VisionLanguageModel, ids: Sequence[int], visual: Sequence[Tensor]) -> ChatPrompt:
+    """The prompt of tokens `ids`, in which the visual tokens (K, D) of each picture replace one IMAGE token.
+
+    Raises BadRequest unless there are as many IMAGE tokens as pictures.
+    """
+    places = [place for place, token in enumerate(ids) if token == IMAGE]
+    if len(places) != len(visual):
+        raise BadRequest(f"the chat names {len(places)} pictures, and {len(visual)} were given")
+    embedded = model.embed(torch.tensor(ids, device=model.embeddings.device))
+    parts: list[Tensor] = []
+    repeats = torch.ones(len(ids), dtype=torch.int64)
+    first = 0
+    for place, tokens in zip(places, visual, strict=True):
+        parts += [embedded[first:place], tokens.to(embedded)]
+        repeats[place] = len(tokens)
+        first = place + 1
+    positions = torch.arange(len(ids)).repeat_interleave(repeats)
+    joined = torch.cat([*parts, embedded[first:]])
+    return ChatPrompt(joined, positions.to(joined.device), sum(map(len, visual)))
+
+
+@torch.inference_mode()
+def prefill(
+    model: VisionLanguageModel, cache: KeyValueCache, prompts: Sequence[ChatPrompt], slots: Sequence[int]
+) -> Tensor:
+    """Put prompts into slots of the cache, behind what these hold. Returns scores (B, V) of the next tokens.
+
+    Prompts of different lengths run as one batch, padded to the longest.
+    """
+    counts = [len(prompt) for prompt in prompts]
+    rows = cache.rows(slots, counts, [prompt.mask for prompt in prompts])
+    embedded = pad_sequence([prompt.embedded for prompt in prompts], batch_first=True)
+    positions = pad_sequence([prompt.positions for prompt in prompts], batch_first=True)
+    hidden = model.extend(embedded, positions, rows)
+    last = torch.tensor(counts, device=hidden.device) - 1
+    return model.logits(hidden[torch.arange(len(counts), device=hidden.device), last])
+
+
+@torch.inference_mode()
+def decode(
+    model: VisionLanguageModel,
+    cache: KeyValueCache,
+    tokens: Sequence[int],
+    positions: Sequence[int],
+    slots: Sequence[int],
+) -> Tensor:
+    """Add one token to the sequence in each slot. Returns scores (B, V) of the tokens after them.
+
+    positions: the rotary positions of the tokens.
+    """
+    rows = cache.rows(slots, [1] * len(slots))
+    device = model.embeddings.device
+    embedded = model.embed(torch.tensor(tokens, device=device)[:, None])
+    hidden = model.extend(embedded, torch.tensor(positions, device=device)[:, None], rows)
+    return model.logits(hidden[:, 0])
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerPiece:
+    """What one step adds to an answer."""
+
+    text: str
+    """May be empty: within a character, or where a stop text may have begun."""
+    choice: TokenChoice | None
+    """The token; None where the sequence failed."""
+    finish: FinishReason | None
+    """Why the answer ends with this piece; None while it goes on."""
+
+
+class ChatSequence:
+    """One answer while it is generated: all of its state outside the key/value cache."""
+
+    def __init__(self, prompt: ChatPrompt, options: SamplingOptions, tokenizer: ChatTokenizer) -> None:
+        self.prompt = prompt
+        self.max_tokens = options.max_tokens
+        self.slot = -1
+        """The slot of the cache; -1 before the prefill and after the end."""
+        self.choices: list[TokenChoice] = []
+        """The tokens of the answer, the end mark included."""
+        self.finish: FinishReason | None = None
+        self.error: RunFailed | None = None
+        self.sampler = Sampler(options)
+        self._stream = TextStream(tokenizer, options.stop)
+
+    @property
+    def text(self) -> str:
+        """The answer so far."""
+        return self._stream.text
+
+    @property
+    def position(self) -> int:
+        """The rotary position of the last token of the answer."""
+        return self.prompt.next_position + len(self.choices) - 1
+
+    def accept(self, choice: TokenChoice | RunFailed) -> AnswerPiece:
+        """Add the next token, or fail. Returns what is new."""
+        if isinstance(choice, RunFailed):
+            self.error, self.finish = choice, "error"
+            return AnswerPiece("", None, self.finish)
+        self.choices.append(choice)
+        text = ""
+        if choice.token == END:
+            self.finish = "stop"
+        else:
+            text = self._stream.push(choice.token)
+            if self._stream.stopped:
+                self.finish = "stop"
+            elif len(self.choices) >= self.max_tokens:
+                self.finish = "length"
+        if self.finish is not None:
+            text += self._stream.end()
+        return AnswerPiece(text, choice, self.finish)
+
+
+def start(
+    model: VisionLanguageModel, cache: KeyValueCache, sequences: Sequence[ChatSequence]
+) -> list[AnswerPiece]:
+    """Prefill new sequences, each in a slot of its own, and choose their first tokens.
+
+    The slots of sequences that end at once are free again. Raises BadRequest for a prompt that does not fit a
+    slot, and Overloaded where there are too few free slots; then nothing has changed.
+    """
+    for sequence in sequences:
+        check_fits(len(sequence.prompt), sequence.prompt.visual_tokens, cache)
+    slots: list[int] = []
+    try:
+        for _ in sequences:
+            slots.append(cache.allocate())  # noqa: PERF401 -- those before a failure are given back
+        logits = prefill(model, cache, [sequence.prompt for sequence in sequences], slots)
+    except Exception:
+        for slot in slots:
+            cache.free(slot)
+        raise
+    for sequence, slot in zip(sequences, slots, strict=True):
+        sequence.slot = slot
+        room = cache.shape.length - len(sequence.prompt)
+        sequence.max_tokens = min(sequence.max_tokens, room)
+    return _accept(cache, sequences, logits)
+
+
+def step(
+    model: VisionLanguageModel, cache: KeyValueCache, sequences: Sequence[ChatSequence]
+) -> list[AnswerPiece]:
+    """One more token for each sequence that was started and goes on. Slots of those that end are free."""
+    logits = decode(
+        model,
+        cache,
+        [sequence.choices[-1].token for sequence in sequences],
+        [sequence.position for sequence in sequences],
+        [sequence.slot for sequence in sequences],
+    )
+    return _accept(cache, sequences, logits)
+
+
+def cancel(cache: KeyValueCache, sequence: ChatSequence) -> None:
+    """Free the slot of a sequence, if it has one."""
+    if sequence.slot >= 0:
+        cache.free(sequence.slot)
+        sequence.slot = -1
+
+
+def check_fits(tokens: int, visual_tokens: int, cache: KeyValueCache) -> None:
+    """Raise BadRequest for a prompt of so many tokens that leaves no room for an answer in a slot."""
+    if tokens >= cache.shape.length:
+        raise BadRequest(
+            f"the chat has {tokens} tokens, {visual_tokens} of them visual, and this model takes "
+            f"{cache.shape.length - 1}: shorten the text, or use a plan with fewer visual tokens"
+        )
+
+
+def generate(
+    model: VisionLanguageModel,
+    cache: KeyValueCache,
+    sequences: Sequence[ChatSequence],
+    on_piece: Callable[[ChatSequence, AnswerPiece], None] | None = None,
+) -> None:
+    """Run sequences to their ends in one batch. on_piece gets each piece as soon as it is known.
+
+    Raises as `start` does.
+    """
+    running = list(sequences)
+    try:
+        pieces = start(model, cache, running) if running else []
+        while running:
+            for sequence, piece in zip(running, pieces, strict=True):
+                if on_piece is not None:
+                    on_piece(sequence, piece)
+            running = [sequence for sequence in running if sequence.finish is None]
+            pieces = step(model, cache, running) if running else []
+    finally:
+        for sequence in running:
+            cancel(cache, sequence)
+
+
+def _accept(cache: KeyValueCache, sequences: Sequence[ChatSequence], logits: Tensor) -> list[AnswerPiece]:
+    """Choose the next tokens from scores (B, V), and free the slots of sequences that end."""
+    choices = choose(logits, [sequence.sampler for sequence in sequences])
+    pieces = [sequence.accept(choice) for sequence, choice in zip(sequences, choices, strict=True)]
+    for sequence in sequences:
+        if sequence.finish is not None:
+            cancel(cache, sequence)
+    return pieces

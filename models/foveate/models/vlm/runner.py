@@ -1,0 +1,323 @@
+"""The runner of a vision-language model: pictures and turns of a chat to answers, under a plan."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from foveate.core.errors import BadPlan, BadRequest, FoveateError, RunFailed
+from foveate.core.plan import Plan, Precision
+from foveate.core.profile import Profile
+from foveate.models.compression import create
+from foveate.models.layers.threshold_merging import MergeThresholds
+from foveate.models.layers.visual_tokens import Compression, CompressionContext
+from foveate.models.runners.base import BaseRunner, Pixels, check_model
+from foveate.models.vlm import generation
+from foveate.models.vlm.checkpoint import ChatCheckpoint
+from foveate.models.vlm.cost import ChatCost, ChatLoad, ChatParts, chat_cost
+from foveate.models.vlm.describe import describe_chat, merge_thresholds
+from foveate.models.vlm.generation import (
+    AnswerPiece,
+    ChatPrompt,
+    ChatSequence,
+    FinishReason,
+    build_prompt,
+    check_fits,
+)
+from foveate.models.vlm.key_value_cache import CacheShape, KeyValueCache
+from foveate.models.vlm.sampling import SamplingOptions, TokenChoice
+from foveate.models.vlm.tokenizer import ImagePart, Turn
+from foveate.models.vlm.visual_tokens import PictureFeatures, VisualTokens, prompt_mask, visual_tokens
+
+SLOTS, SLOT_TOKENS = 8, 1024
+"""Defaults of the key/value cache: sequences at once, and tokens of each."""
+SHORT_QUESTION = 16
+"""Tokens of the text around a picture, for the cost of a model without a profile."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """A chat to answer."""
+
+    pictures: Sequence[Pixels]
+    """In the order of the `ImagePart`s of the turns."""
+    turns: Sequence[Turn]
+    options: SamplingOptions = SamplingOptions()  # noqa: RUF009 -- frozen, so one instance serves every request
+
+
+@dataclass(frozen=True, slots=True)
+class ChatAnswer:
+    """An answer, and what it cost."""
+
+    text: str
+    finish: FinishReason
+    choices: tuple[TokenChoice, ...]
+    """The tokens of the answer, the end mark included."""
+    plan: Plan
+    text_tokens: int
+    """Tokens of the prompt that are not visual."""
+    visual: tuple[VisualTokens, ...]
+    """The visual tokens of each picture: which patches stood for it."""
+    cost: ChatCost
+
+    @property
+    def visual_tokens(self) -> int:
+        """Tokens of the prompt that are visual."""
+        return sum(map(len, self.visual))
+
+
+class ChatRunner(BaseRunner):
+    """A vision-language model on one device, with its key/value cache.
+
+    `encode`, `visual_tokens` and `prompt` keep no state, and their results can be cached. `prefill` and
+    `decode` change the cache alone. One thread at a time may call them.
+    """
+
+    def __init__(
+        self,
+        checkpoint: ChatCheckpoint,
+        precision: Precision = "fp32",
+        device: str = "cpu",
+        max_batch: int = 0,
+        slots: int = SLOTS,
+        slot_tokens: int = SLOT_TOKENS,
+        profile: Profile | None = None,
+    ) -> None:
+        """max_batch: pictures that are encoded at once, 0 for the device's default; slots, slot_tokens: of
+        the key/value cache; profile: gives the ladder, and the thresholds of merging in the tower."""
+        pixels, card = checkpoint.pixels, checkpoint.card
+        super().__init__(precision, device, max_batch, pixels.mean, pixels.std)
+        self.tower = checkpoint.tower.to(self.device, self.dtype).eval()
+        self.model = checkpoint.model.to(self.device, self.dtype).eval()
+        self.tokenizer = checkpoint.tokenizer
+        self.full = Plan(card.name, self.tower.trunk.config.image_size, precision)
+        self.input = pixels.input
+        """How a picture becomes the tower's square input."""
+        self.parts = ChatParts(self.tower.trunk.config, card.projector, card.decoder)
+        length = min(slot_tokens, card.decoder.max_position_embeddings)
+        self.cache = KeyValueCache(CacheShape.of(card.decoder, slots, length), self.dtype, self.device)
+        self.method = lru_cache(maxsize=256)(self._method)
+        """The compression method of a plan. Raises BadPlan when this model cannot run it."""
+        self.use_thresholds(merge_thresholds(profile.merging) if profile else {})
+        self.card = describe_chat(checkpoint, self.full, self.cost(self.full, SHORT_QUESTION), profile)
+
+    def use_thresholds(self, thresholds: Mapping[int, MergeThresholds]) -> None:
+        """Merge inside the tower with these thresholds, by the number of visual tokens."""
+        self.thresholds = thresholds
+        self.method.cache_clear()
+
+    def check(self, plan: Plan) -> None:
+        """Raise BadPlan when this model cannot run the plan."""
+        self.method(plan)
+
+    def _method(self, plan: Plan) -> Compression:
+        check_model(plan, self.full, {self.full.variant})
+        config = self.parts.tower
+        if plan.image_size % config.patch_size or plan.image_size > config.image_size:
+            raise BadPlan(
+                f"image size must be a multiple of {config.patch_size} and at most {config.image_size}, "
+                f"not {plan.image_size}"
+            )
+        other = Plan(plan.variant, plan.image_size, plan.precision, plan.reducer)
+        if plan != other:
+            raise BadPlan(f"{plan.variant} takes a compression method and a size; remove the rest of {plan}")
+        side = plan.image_size // config.patch_size
+        # The thresholds were calibrated on pictures of full size.
+        thresholds = self.thresholds if plan.image_size == self.full.image_size else {}
+        return create(plan.reducer, CompressionContext((side, side), config.patch_size, thresholds))
+
+    def encoded_size(self, plan: Plan) -> int:
+        """Side in pixels of the pictures that the tower gets under a plan."""
+        return self.method(plan).grid[0] * self.parts.tower.patch_size
+
+    @torch.inference_mode()
+    def encode(self, batch: Tensor, plan: Plan) -> list[PictureFeatures]:
+        """The features of pictures (B, S, S, 3) uint8, as `stack` joins them.
+
+        They depend on the pixels, on `encoded_size` and on the method's reduction within the tower.
+        """
+        return self._features(self.preprocess(batch, self.encoded_size(plan)), plan)
+
+    @torch.inference_mode()
+    def _features(self, images: Tensor, plan: Plan) -> list[PictureFeatures]:
+        """The features of normalised images (B, 3, S, S)."""
+        reducer = self.method(plan).reducer(self.parts.tower)
+        pictures: list[PictureFeatures] = []
+        for first in range(0, len(images), self.max_batch):
+            part = images[first : first + self.max_batch]
+            features = self.tower(part, reducer)
+            groups = features.source if reducer is not None else [None] * len(part)
+            pictures += [
+                PictureFeatures(patches, group, features.side)
+                for patches, group in zip(features.patches, groups, strict=True)
+            ]
+        return pictures
+
+    def visual_tokens(
+        self, pictures: Sequence[PictureFeatures], plan: Plan, questions: Sequence[str]
+    ) -> list[VisualTokens]:
+        """The visual tokens of pictures that were encoded under a plan, each with its question."""
+        ids = [self.tokenizer.encode(question) for question in questions]
+        return visual_tokens(self.model, pictures, self.method(plan), ids) if pictures else []
+
+    def prompt(self, turns: Sequence[Turn], visual: Sequence[VisualTokens]) -> ChatPrompt:
+        """The prompt of a chat. Raises BadRequest for another number of pictures, or if it is too long."""
+        ids = self.tokenizer.chat(turns)
+        prompt = build_prompt(self.model, ids, [each.tokens for each in visual])
+        prompt = replace(prompt, mask=prompt_mask(ids, visual))
+        check_fits(len(prompt), prompt.visual_tokens, self.cache)
+        return prompt
+
+    def check_request(self, request: ChatRequest, plan: Plan) -> None:
+        """Raise BadRequest for a chat that cannot be answered under a plan, before anything is computed."""
+        check_pictures(request)
+        pictures, ids = len(request.pictures), self.tokenizer.chat(request.turns)
+        visual = pictures * self.method(plan).count
+        check_fits(len(ids) - pictures + visual, visual, self.cache)
+
+    def sequence(self, prompt: ChatPrompt, options: SamplingOptions) -> ChatSequence:
+        """The answer to a prompt, before its first token."""
+        return ChatSequence(prompt, options, self.tokenizer)
+
+    def prefill(self, sequences: Sequence[ChatSequence]) -> list[AnswerPiece]:
+        """Start answers. See `generation.start`."""
+        return generation.start(self.model, self.cache, sequences)
+
+    def decode(self, sequences: Sequence[ChatSequence]) -> list[AnswerPiece]:
+        """Add one token to each answer. See `generation.step`."""
+        return generation.step(self.model, self.cache, sequences)
+
+    def cost(self, plan: Plan, text_tokens: int, pictures: int = 1, answer_tokens: int = 1) -> ChatCost:
+        """The multiply-adds of a request under a plan."""
+        method, width = self.method(plan), self.parts.decoder.hidden_size
+        load = ChatLoad(
+            self.encoded_size(plan),
+            method.count,
+            text_tokens,
+            pictures,
+            means=method.count < method.grid[0] * method.grid[1],
+            reducer=method.reducer(self.parts.tower),
+            method_macs=method.macs(width, text_tokens),
+        )
+        return chat_cost(self.parts, load, answer_tokens)
+
+    def answer(
+        self,
+        pictures: Sequence[Pixels],
+        turns: Sequence[Turn],
+        plan: Plan,
+        options: SamplingOptions | None = None,
+        on_piece: Callable[[AnswerPiece], None] | None = None,
+    ) -> ChatAnswer:
+        """Answer one chat. on_piece gets each piece of the answer as soon as it is known.
+
+        Raises BadPlan, BadRequest for a chat that does not fit its pictures or the model, and RunFailed.
+        """
+        request = ChatRequest(pictures, turns, options or SamplingOptions())
+        callback = None if on_piece is None else lambda _, piece: on_piece(piece)
+        result = self.answers([request], plan, callback)[0]
+        if isinstance(result, FoveateError):
+            raise result
+        return result
+
+    def answers(
+        self,
+        requests: Sequence[ChatRequest],
+        plan: Plan,
+        on_piece: Callable[[int, AnswerPiece], None] | None = None,
+    ) -> list[ChatAnswer | FoveateError]:
+        """Answer chats under one plan, in batches. A request that fails has its error, and no other does.
+
+        on_piece gets the number of the request with each piece. Raises BadPlan, and Overloaded where others
+        have all slots.
+        """
+        self.check(plan)
+        results: list[ChatAnswer | FoveateError] = []
+        remaining = iter(requests)
+        while batch := list(islice(remaining, max(1, self.cache.free_slots))):
+            results += self._answer_batch(batch, plan, len(results), on_piece)
+        return results
+
+    def _answer_batch(
+        self,
+        requests: Sequence[ChatRequest],
+        plan: Plan,
+        first: int,
+        on_piece: Callable[[int, AnswerPiece], None] | None,
+    ) -> list[ChatAnswer | FoveateError]:
+        """Answer as many chats as there are free slots. first: the number of the first of them."""
+        visual = self._visual(requests, plan)
+        started: list[ChatSequence | FoveateError] = []
+        for request, tokens in zip(requests, visual, strict=True):
+            try:
+                if isinstance(tokens, FoveateError):
+                    raise tokens
+                started.append(self.sequence(self.prompt(request.turns, tokens), request.options))
+            except FoveateError as error:
+                started.append(error)
+        running = [each for each in started if isinstance(each, ChatSequence)]
+        numbers = {id(each): first + place for place, each in enumerate(started)}
+
+        def report(sequence: ChatSequence, piece: AnswerPiece) -> None:
+            if on_piece is not None:
+                on_piece(numbers[id(sequence)], piece)
+
+        generation.generate(self.model, self.cache, running, report)
+        return [
+            self._answered(each, plan, tokens) if isinstance(each, ChatSequence) else each
+            for each, tokens in zip(started, visual, strict=True)
+        ]
+
+    def _visual(
+        self, requests: Sequence[ChatRequest], plan: Plan
+    ) -> list[tuple[VisualTokens, ...] | FoveateError]:
+        """The visual tokens of the pictures of each request. All pictures run as one batch."""
+        errors: list[FoveateError | None] = []
+        images: list[Tensor] = []
+        questions: list[str] = []
+        for request in requests:
+            try:
+                self.check_request(request, plan)
+                if request.pictures:
+                    pixels = self.stack(request.pictures, plan)
+                    images.append(self.preprocess(pixels, self.encoded_size(plan)))
+                    questions += [last_question(request.turns)] * len(request.pictures)
+                errors.append(None)
+            except FoveateError as error:
+                errors.append(error)
+        features = self._features(torch.cat(images), plan) if images else []
+        tokens = iter(self.visual_tokens(features, plan, questions))
+        return [
+            error or tuple(islice(tokens, len(request.pictures)))
+            for request, error in zip(requests, errors, strict=True)
+        ]
+
+    def _answered(
+        self, sequence: ChatSequence, plan: Plan, visual: tuple[VisualTokens, ...] | FoveateError
+    ) -> ChatAnswer | FoveateError:
+        """The result of a sequence that has ended."""
+        if isinstance(visual, FoveateError) or sequence.finish is None:
+            return RunFailed("the answer was not generated")
+        if sequence.error is not None:
+            return sequence.error
+        text_tokens = len(sequence.prompt) - sequence.prompt.visual_tokens
+        cost = self.cost(plan, text_tokens, len(visual), len(sequence.choices))
+        return ChatAnswer(
+            sequence.text, sequence.finish, tuple(sequence.choices), plan, text_tokens, visual, cost
+        )
+
+
+def last_question(turns: Sequence[Turn]) -> str:
+    """The text of the last user's turn."""
+    asked = next((turn for turn in reversed(turns) if turn.role == "user"), None)
+    return " ".join(part for part in asked.parts if isinstance(part, str)) if asked else ""
+
+
+def check_pictures(request: ChatRequest) -> None:
+    """Raise BadRequest for a chat that names more or fewer pictures than are given."""
+    named = sum(isinstance(part, ImagePart) for turn in request.turns for part in turn.parts)
+    if named != len(request.pictures):
+        raise BadRequest(f"the chat names {named} pictures, and {len(request.pictures)} were given")

@@ -1,0 +1,49 @@
+"""The figures of vit-t-chat's model card that code can compute."""
+
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from foveate.models.weights import hub
+
+pytest.importorskip("cv2")
+
+from training.chat import new_model
+from training.chat_tokenizer import VOCABULARY
+from training.chat_trunk import MultiTrunk
+from training.phrasings import HELDOUT, TRAIN
+from training.questions import KINDS
+
+CARD = (Path(__file__).parents[3] / "docs/models/vit-t-chat.md").read_text("utf-8")
+
+
+def count(*parts: nn.Module | nn.Parameter) -> str:
+    return f"{sum(p.numel() for part in parts for p in parameters(part)):,}"
+
+
+def parameters(part: nn.Module | nn.Parameter) -> list[nn.Parameter]:
+    return [part] if isinstance(part, nn.Parameter) else list(part.parameters())
+
+
+def test_the_parameters_are_those_of_the_code() -> None:
+    model, trunk = new_model(VOCABULARY), MultiTrunk(hub.load("vit-t").model).trunk
+    tuned = [(name, p) for name, p in trunk.named_parameters() if p.requires_grad]
+    low_rank = [p for name, p in tuned if "parametrizations" in name]
+    others = [p for name, p in tuned if "parametrizations" not in name]
+    figures = [count(*others), count(*low_rank), count(model.projector), count(model.decoder)]
+    assert re.findall(r"^\| .* \| ([0-9,]+) \|$", CARD, re.MULTILINE) == figures
+
+
+def test_the_kinds_and_wordings_of_questions_are_those_of_the_code() -> None:
+    assert all(f"| {kind} | " in CARD for kind in KINDS)
+    wordings = [sum(map(len, each.values())) for each in (TRAIN, HELDOUT)]
+    assert f"{wordings[0]} wordings for the training and {wordings[1]} for the held-out questions" in CARD
+
+
+def test_the_commands_exist() -> None:
+    modules = set(re.findall(r"-m (training\.\w+)", CARD))
+    assert {"training.chat_trunk", "training.chat", "training.ship_chat"} <= modules
+    assert all(find_spec(module) for module in modules)

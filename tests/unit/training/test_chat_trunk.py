@@ -1,0 +1,85 @@
+"""The fine-tuning of the trunk for scenes of several objects."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from foveate.models.weights import hub
+from training.chat_trunk import (
+    BACKGROUND,
+    KEPT,
+    NOT_TINTED,
+    MultiTrunk,
+    compressed,
+    draw_batch,
+    kept_patches,
+    object_accuracy,
+)
+from training.multi_scenes import draw_multi
+
+
+@pytest.fixture(scope="module")
+def model() -> MultiTrunk:
+    torch.manual_seed(0)
+    return MultiTrunk(hub.load("vit-t").model)
+
+
+def test_targets_are_those_of_the_objects() -> None:
+    batch, scene = draw_batch(3, 2), draw_multi("train", 6)
+    for index, item in enumerate(scene.objects):
+        covered = torch.from_numpy(scene.owners == index)
+        assert (batch.classes[0, covered] == item.label).all()
+        assert ((batch.tints[0, covered] == NOT_TINTED) == (item.tint is None)).all()
+        patch = int(covered.nonzero()[0])
+        own = np.array([patch % 14 + 0.5, patch // 14 + 0.5]) / 14
+        np.testing.assert_allclose(batch.centres[0, patch].numpy() + own, item.centre, atol=1e-6)
+    assert (batch.classes == BACKGROUND).any() and (batch.classes == -100).any()
+
+
+def test_initially_the_features_are_those_of_the_shipped_trunk(model: MultiTrunk) -> None:
+    shipped = MultiTrunk(hub.load("vit-t").model, frozen=True)
+    images = draw_batch(0, 2).images
+    with torch.inference_mode():
+        for mine, theirs in zip(model.features(images), shipped.features(images), strict=True):
+            torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_half_of_the_patches_are_left_out_and_all_are_background() -> None:
+    classes = draw_batch(1, 3).classes
+    kept = kept_patches(classes, random.Random(0))
+    assert kept.shape == (3, KEPT)
+    objects = (classes != BACKGROUND).sum(1)
+    assert ((classes.gather(1, kept) != BACKGROUND).sum(1) == objects.clamp(max=KEPT)).all()
+    assert all(row.unique().numel() == KEPT for row in kept)
+
+
+def test_early_matrices_change_by_low_rank_and_late_ones_as_they_are(model: MultiTrunk) -> None:
+    batch = draw_batch(2, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model.loss(batch, kept_patches(batch.classes, random.Random(0)))
+    loss.backward()  # type: ignore[no-untyped-call]
+    trained = {name for name, p in model.named_parameters() if p.grad is not None}
+    assert "trunk.blocks.0.attn.qkv.parametrizations.weight.0.up" in trained
+    assert "trunk.blocks.0.attn.qkv.parametrizations.weight.original" not in trained
+    assert "trunk.blocks.11.mlp.fc2.weight" in trained and "trunk.norm.weight" in trained
+    assert "trunk.pos_embed" not in trained and "trunk.head.weight" not in trained
+    groups = [group for optimiser in model.optimisers(1e-3) for group in optimiser.param_groups]
+    assert {id(p) for g in groups for p in g["params"]} == {
+        id(p) for p in model.parameters() if p.requires_grad
+    }
+
+
+def test_accuracies_are_shares(model: MultiTrunk) -> None:
+    figures = object_accuracy(model, [draw_multi("heldout", number) for number in range(8)])
+    assert set(figures) == {"class", "class_tinted", "class_small", "tint", "centre_error"}
+    assert 0 <= figures["class"] <= 1 and figures["centre_error"] > 0
+
+
+def test_some_images_are_as_a_jpeg_shows_them() -> None:
+    image = draw_multi("train", 0).image
+    versions = [compressed(image, np.random.default_rng(seed)) for seed in range(8)]
+    same = [np.array_equal(version, image) for version in versions]
+    assert any(same) and not all(same)
+    assert all(np.abs(v.astype(int) - image).mean() < 8 for v in versions)

@@ -1,0 +1,77 @@
+"""A run of vit-t-chat becomes the files of a model that computes the same."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from foveate.core.plan import Plan
+from foveate.models.vlm import checkpoint
+from foveate.models.vlm.generation import prefill
+from foveate.models.vlm.runner import ChatRunner
+from foveate.models.vlm.sampling import SamplingOptions
+from foveate.models.vlm.tokenizer import ImagePart, Turn
+from foveate.models.weights import hub
+from tests.support import chat_models
+
+pytest.importorskip("cv2")
+
+from training.chat import ChatTraining
+from training.chat_batches import pack
+from training.chat_cache import patch_features
+from training.chat_trunk import EARLY_BLOCK, MultiTrunk
+from training.questions import Question
+from training.ship_chat import NAME, ship
+
+MAX_BYTES = 12_000_000
+
+
+@pytest.mark.usefixtures("inference_on_one_thread")
+def test_a_run_is_shipped(tmp_path: Path) -> None:
+    run, folder = tmp_path / "run", tmp_path / "zoo"
+    run.mkdir()
+    folder.mkdir()
+    words = chat_models.tokenizer(1024)
+    words.tokenizer.save(str(run / "tokenizer.json"))
+    training = ChatTraining(words, blind=False)
+    trunk = hub.load("vit-t")
+    tuned = MultiTrunk(hub.load("vit-t").model)
+    for parameter in tuned.parameters():
+        if parameter.requires_grad:
+            parameter.add_(torch.randn_like(parameter) * 0.01)
+    torch.save({"head": training.state_dict()}, run / "chat.pt")
+    torch.save({"head": tuned.state_dict()}, run / "trunk.pt")
+    ship(run, folder)
+    assert sum(file.stat().st_size for file in folder.iterdir()) < MAX_BYTES
+    read = checkpoint.read(NAME, folder, trunk=trunk)
+    assert (read.card.trunk, read.card.early_block) == ("vit-t", EARLY_BLOCK)
+    original = training.model.state_dict()
+    for name, value in read.model.state_dict().items():
+        assert value.equal(original[name].half().float())
+    # The tower computes the features that the training reads from its cache.
+    image = torch.randint(0, 256, (1, 224, 224, 3), dtype=torch.uint8)
+    expected = patch_features(tuned.eval(), image)
+    pixels = (image.permute(0, 3, 1, 2) / 255 - 0.5) / 0.5
+    features = read.tower(pixels).patches
+    similarity = torch.cosine_similarity(features[..., :192], expected[..., :192], -1)
+    assert similarity.mean() > 0.999
+    assert torch.cosine_similarity(features[..., 192:], expected[..., 192:], -1).mean() > 0.99
+    # And the shipped model answers.
+    runner = ChatRunner(read, slots=1, slot_tokens=256)
+    turns = (Turn("user", (ImagePart(), "what is left of the fox?")),)
+    for plan, count in (("full", 196), ("vit-t-chat/pool:49", 49)):
+        answer = runner.answer([image[0].numpy()], turns, Plan.parse(plan, runner.full), SamplingOptions(3))
+        assert answer.visual_tokens == count
+        assert 1.2 < answer.cost.encoder < 1.4
+    # Its scores are those of the training's own forward.
+    training.model.load_state_dict(read.model.state_dict())
+    asked = Question("relation", "what is left of the fox?", "a teacup")
+    text = pack([[asked]], words, 2)
+    pool = Plan.parse("pool:49", runner.full)
+    encoded = runner.encode(image, pool)
+    visual = training.visual(encoded[0].patches[None], (7, 7), None)
+    scores = training.model.logits(training.hidden(visual, (), text))[0, len(words.encode(asked.text)) + 1]
+    prompt = runner.prompt(turns, runner.visual_tokens(encoded, pool, [asked.text]))
+    own = prefill(runner.model, runner.cache, [prompt], [0])[0]
+    torch.testing.assert_close(own, scores, rtol=0, atol=1e-4)
+    assert own.std() > 0.01
