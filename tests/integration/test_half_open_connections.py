@@ -75,6 +75,13 @@ async def hold(port: int, start: bytes, opened: asyncio.Semaphore) -> None:
         await asyncio.sleep(0.5)
 
 
+async def probe(client: httpx.AsyncClient, path: str) -> httpx.Response:
+    """Ask again, as clients do, if the connection was closed to make room before the request was seen."""
+    with suppress(httpx.RemoteProtocolError):
+        return await client.get(path)
+    return await client.get(path)
+
+
 @pytest.mark.parametrize("kind", STARTS)
 async def test_requests_and_probes_are_answered(port: int, kind: str) -> None:
     opened, sent, failures = asyncio.Semaphore(0), 0, list[str]()
@@ -89,7 +96,7 @@ async def test_requests_and_probes_are_answered(port: int, kind: str) -> None:
                 async with new_client(port) as fresh:
                     for client in (fresh, kept):
                         for path in ("/livez", "/readyz", "/metrics"):
-                            assert (await client.get(path)).status_code == 200
+                            assert (await probe(client, path)).status_code == 200
                         sent += 1
                         headers = {"content-type": "image/jpeg"}
                         try:
