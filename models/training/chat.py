@@ -27,10 +27,10 @@ from foveate.models.vlm.projector import ProjectorSpec, grid_positions
 from foveate.models.vlm.tokenizer import USER, ChatTokenizer
 from training.chat_batches import BatchStream, ChatBatch, PackedTexts, attention_mask, pack
 from training.chat_cache import SceneCache, read_cache
-from training.chat_trunk import BACKGROUND, BACKGROUND_WEIGHT, GRID
+from training.chat_trunk import BACKGROUND, BACKGROUND_WEIGHT, GRID, TINT_NUMBERS
 from training.fit import TrainingRun, fit
 from training.labels import LABELS
-from training.multi_scenes import NOTHING
+from training.multi_scenes import NOTHING, TINTS
 from training.questions import KINDS, Question, one_of_each, spoken
 from training.streams import prefetched
 
@@ -63,6 +63,16 @@ def new_model(vocabulary: int) -> VisionLanguageModel:
     return model
 
 
+@dataclass(frozen=True, slots=True)
+class PatchTargets:
+    """What each patch shows; -100 marks a patch that takes no part."""
+
+    classes: Tensor
+    """(B, 196) int64: the class of the object that covers it, or BACKGROUND."""
+    tints: Tensor
+    """(B, 196) int64: the number of the colour of a recoloured object."""
+
+
 class ChatTraining(nn.Module):
     """The model with what only the training needs: the alignment of visual tokens with words."""
 
@@ -73,7 +83,8 @@ class ChatTraining(nn.Module):
         """Stands for the words of a patch without an object."""
         self.scale = nn.Parameter(torch.tensor(2.5))
         self.blind = blind
-        self.words = [torch.tensor(tokenizer.encode(spoken(label))) for label in range(len(LABELS))]
+        self.names = [torch.tensor(tokenizer.encode(spoken(label))) for label in range(len(LABELS))]
+        self.colours = [torch.tensor(tokenizer.encode(tint)) for tint in TINTS]
 
     def optimisers(self, lr: float) -> list[torch.optim.Optimizer]:
         """Muon for the matrices, at twice the learning rate; AdamW for embeddings, norms and biases."""
@@ -134,11 +145,8 @@ class ChatTraining(nn.Module):
         mask = attention_mask(lead + count, text.segments)
         return self.model.hidden(embedded, positions, mask)[:, lead + count :]
 
-    def loss(self, batch: ChatBatch, targets: Tensor) -> Tensor:
-        """The weighted cross-entropy of answers, with the alignment loss.
-
-        targets: (B, 196) int64, the class that covers each patch, BACKGROUND, or -100.
-        """
+    def loss(self, batch: ChatBatch, targets: PatchTargets) -> Tensor:
+        """The weighted cross-entropy of answers, with the alignment loss."""
         visual = None
         if not self.blind:
             visual = self.visual(batch.features.bfloat16(), batch.grid, batch.selected)
@@ -150,43 +158,67 @@ class ChatTraining(nn.Module):
         loss = loss / weights.sum()
         if visual is None:
             return loss
-        return loss + ALIGNMENT * self.alignment(visual, cell_classes(targets, batch.grid, batch.selected))
+        classes = cell_shares(targets.classes, BACKGROUND + 1, batch.grid, batch.selected)
+        tints = cell_shares(targets.tints, len(TINTS), batch.grid, batch.selected)
+        weights = torch.where(classes[..., BACKGROUND] > 0, BACKGROUND_WEIGHT, 1.0)
+        named = self.alignment(visual, self.names, self.background, classes, weights)
+        coloured = self.alignment(visual, self.colours, None, tints, torch.ones_like(weights))
+        return loss + ALIGNMENT * (named + coloured)
 
-    def alignment(self, visual: Tensor, shares: Tensor) -> Tensor:
-        """The cross-entropy between visual tokens and the words of the classes that they hold.
+    def alignment(
+        self,
+        visual: Tensor,
+        words: Sequence[Tensor],
+        nothing: Tensor | None,
+        shares: Tensor,
+        weights: Tensor,
+    ) -> Tensor:
+        """The cross-entropy between visual tokens and the words of what they hold.
 
-        visual: (B, K, D). shares: (B, K, C + 1), 0 in all classes for a token that takes no part.
+        visual: (B, K, D). words: the tokens of each of C words. nothing: (D,), a prototype beside theirs.
+        shares: (B, K, C), or (B, K, C + 1) with `nothing`; all 0 for a token that takes no part.
+        weights: (B, K).
         """
-        words = [self.model.embeddings[ids].mean(0) for ids in self.words]
-        prototypes = torch.stack([*words, self.background])
+        prototypes = torch.stack([self.model.embeddings[ids].mean(0) for ids in words])
+        if nothing is not None:
+            prototypes = torch.cat([prototypes, nothing[None]])
         similarity = F.normalize(visual.float(), dim=-1) @ F.normalize(prototypes, dim=-1).T
         log_shares = (similarity * self.scale.exp()).log_softmax(-1)
-        weights = torch.where(shares[..., BACKGROUND] > 0, BACKGROUND_WEIGHT, 1.0) * (shares.sum(-1) > 0)
-        return -((shares * log_shares).sum(-1) * weights).sum() / weights.sum()
+        weights = weights * (shares.sum(-1) > 0)
+        return -((shares * log_shares).sum(-1) * weights).sum() / weights.sum().clamp(min=1)
 
 
-def cell_classes(targets: Tensor, grid: tuple[int, int] | None, selected: Tensor | None) -> Tensor:
-    """The classes within each visual token, in equal shares: (B, K, C + 1) float32."""
-    shown = F.one_hot(targets.clamp(min=0), BACKGROUND + 1).float() * (targets >= 0)[..., None]
+def cell_shares(
+    targets: Tensor, count: int, grid: tuple[int, int] | None, selected: Tensor | None
+) -> Tensor:
+    """What the patches (B, 196) of each visual token show, in equal shares: (B, K, count) float32.
+
+    A cell shows BACKGROUND only where all of its patches do.
+    """
+    shown = F.one_hot(targets.clamp(min=0), count).float() * (targets >= 0)[..., None]
     if selected is not None:
-        return shown.gather(1, selected[..., None].expand(-1, -1, shown.shape[2]))
+        return shown.gather(1, selected[..., None].expand(-1, -1, count))
     if grid is None:
         raise ValueError("visual tokens are those of a grid or of selected patches")
     inside = (cell_weights(*grid, GRID, GRID) > 0).float()
     held = (inside @ shown > 0).float()
-    held[..., BACKGROUND] = (inside @ (targets != BACKGROUND).float()[..., None])[..., 0] == 0
+    if count > BACKGROUND:
+        held[..., BACKGROUND] = (inside @ (targets != BACKGROUND).float()[..., None])[..., 0] == 0
     return held / held.sum(-1, keepdim=True).clamp(min=1)
 
 
-def patch_classes(scenes: SceneCache, numbers: Sequence[int]) -> Tensor:
-    """The class that covers each patch: (B, 196) int64, BACKGROUND or -100 for patches covered in part."""
+def patch_targets(scenes: SceneCache, numbers: Sequence[int]) -> PatchTargets:
+    """The targets of scenes. Patches that an object covers in part take no part."""
     classes = np.full((len(numbers), GRID * GRID), -100)
+    tints = np.full_like(classes, -100)
     for row, number in enumerate(numbers):
         owners = scenes.owners[number]
         classes[row, owners == NOTHING] = BACKGROUND
         for index, item in enumerate(scenes.graphs[number]):
             classes[row, owners == index] = item.label
-    return torch.from_numpy(classes)
+            if item.tint is not None:
+                tints[row, owners == index] = TINT_NUMBERS[item.tint]
+    return PatchTargets(torch.from_numpy(classes), torch.from_numpy(tints))
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +293,7 @@ def train(run: TrainingRun, batch_size: int, warmup: int, blind: bool) -> None:
         if stream is None:
             stream = prefetched(step, draw)
         batch = next(stream)
-        return training.loss(batch, patch_classes(scenes, batch.numbers))
+        return training.loss(batch, patch_targets(scenes, batch.numbers))
 
     fit(run, training, loss_at, checks_of(training, check), training.optimisers(run.lr))
 

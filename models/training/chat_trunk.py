@@ -2,10 +2,12 @@
 
 The same command resumes. The shipped trunk saw one object a scene, larger and in its own colours: its
 features hardly name an object of 34 pixels, or one that is recoloured. Each patch learns the class, the
-colour and the centre of the object that covers it. The last blocks are trained as they are, the others by
+colour and the centre of the object that covers it, and whether the centre of an object lies in it: so a
+single patch stands for each object, and the decoder can count. The last blocks are trained as they are, the others by
 low-rank changes of their matrices (LoRA, arXiv 2106.09685, section 4.1), which are small to ship. For most of
 the run, half of the patches are left out of the forward, all of them background: that is twice as fast.
-`--frozen` trains the three readings alone, on the shipped trunk: the baseline.
+`--start` continues from the weights of another run; give it a `--seed` of its own for new scenes.
+`--frozen` trains the readings alone, on the shipped trunk: the baseline.
 """
 
 import argparse
@@ -44,12 +46,16 @@ BACKGROUND_WEIGHT = 0.2
 """Of a patch that no object covers: four fifths of the patches are such."""
 KEPT = 96
 """Patches in the forward while background is left out."""
-FULL_SHARE = 0.25
+FULL_SHARE = 0.15
 """The last part of the run, with all patches."""
+CENTRED_WEIGHT = 8.0
+"""Of a patch with the centre of an object: one patch in eighty is such."""
+SEED_SCENES = 2**32
+"""The scenes that a seed can draw."""
 FIRST_CHECK = 2**40
 """Number of the first scene of the checks, which no run reaches."""
 GRID = SIDE // PATCH
-_TINT_NUMBERS = {name: number for number, name in enumerate(TINTS)}
+TINT_NUMBERS = {name: number for number, name in enumerate(TINTS)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +70,8 @@ class PatchBatch:
     """(B, 196) int64: a colour, or NOT_TINTED."""
     centres: Tensor
     """(B, 196, 2) float32: from the patch's centre to its object's, as shares of the image's side."""
+    centred: Tensor
+    """(B, 196) float32: 1 where the centre of an object lies in the patch, else 0."""
 
 
 def compressed(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -82,21 +90,25 @@ def patch_batch(scenes: list[MultiScene], images: list[np.ndarray]) -> PatchBatc
     classes = np.full((len(scenes), GRID * GRID), -100)
     tints = np.full_like(classes, -100)
     centres = np.zeros((len(scenes), GRID * GRID, 2), np.float32)
+    centred = np.zeros((len(scenes), GRID * GRID), np.float32)
     for row, scene in enumerate(scenes):
         classes[row, scene.owners == NOTHING] = BACKGROUND
         for index, item in enumerate(scene.objects):
             covered = scene.owners == index
             classes[row, covered] = item.label
-            tints[row, covered] = NOT_TINTED if item.tint is None else _TINT_NUMBERS[item.tint]
+            tints[row, covered] = NOT_TINTED if item.tint is None else TINT_NUMBERS[item.tint]
             centres[row, covered] = np.array(item.centre) - own_centres[covered]
-    arrays = (np.stack(images), classes, tints, centres)
+            x, y = item.centre
+            centred[row, int(y * GRID) * GRID + int(x * GRID)] = 1
+    arrays = (np.stack(images), classes, tints, centres, centred)
     return PatchBatch(*map(torch.from_numpy, arrays))
 
 
-def draw_batch(step: int, size: int) -> PatchBatch:
-    """The scenes of a step. The step alone decides what they are."""
-    scenes = [draw_multi("train", step * size + i) for i in range(size)]
-    rng = np.random.default_rng([step, size])
+def draw_batch(step: int, size: int, seed: int) -> PatchBatch:
+    """The scenes of a step. The step and the seed alone decide what they are."""
+    first = seed * SEED_SCENES + step * size
+    scenes = [draw_multi("train", first + i) for i in range(size)]
+    rng = np.random.default_rng([step, size, seed])
     return patch_batch(scenes, [compressed(scene.image, rng) for scene in scenes])
 
 
@@ -114,7 +126,7 @@ class LowRank(nn.Module):
 
 
 class MultiTrunk(nn.Module):
-    """The trunk that is fine-tuned, and three linear readings of each patch."""
+    """The trunk that is fine-tuned, and four linear readings of each patch."""
 
     def __init__(self, trunk: ElasticViT, *, frozen: bool = False) -> None:
         super().__init__()
@@ -131,6 +143,7 @@ class MultiTrunk(nn.Module):
         self.classes = nn.Linear(width, len(LABELS) + 1)
         self.tints = nn.Linear(width, len(TINTS) + 1)
         self.centres = nn.Linear(width, 2)
+        self.centred = nn.Linear(width, 1)
 
     def optimisers(self, lr: float) -> list[torch.optim.Optimizer]:
         """Muon for the matrices of the last blocks; AdamW for all other parameters."""
@@ -164,17 +177,20 @@ class MultiTrunk(nn.Module):
             return early.x[:, 1:], self.trunk.norm(tokens.x[:, 1:])
 
     def loss(self, batch: PatchBatch, kept: Tensor | None) -> Tensor:
-        """The loss of a batch: cross-entropy of classes and colours, distance of centres."""
+        """The loss of a batch: cross-entropy of classes, colours and `centred`, distance of centres."""
         features = self.features(batch.images, kept)[1]
-        classes, tints, centres = batch.classes, batch.tints, batch.centres
+        classes, tints, centres, centred = batch.classes, batch.tints, batch.centres, batch.centred
         if kept is not None:
-            classes, tints = classes.gather(1, kept), tints.gather(1, kept)
+            classes, tints, centred = (part.gather(1, kept) for part in (classes, tints, centred))
             centres = gather_tokens(centres, kept)
         weights = torch.ones(len(LABELS) + 1)
         weights[BACKGROUND] = BACKGROUND_WEIGHT
         named, coloured = self.classes(features).float(), self.tints(features).float()
         loss = F.cross_entropy(named.flatten(0, 1), classes.flatten(), weights)
         loss = loss + 0.5 * F.cross_entropy(coloured.flatten(0, 1), tints.flatten())
+        middle = self.centred(features).float().squeeze(-1)
+        positive = torch.tensor(CENTRED_WEIGHT)
+        loss = loss + F.binary_cross_entropy_with_logits(middle, centred, pos_weight=positive)
         covered = tints >= 0
         return loss + 2 * F.l1_loss(self.centres(features).float()[covered], centres[covered])
 
@@ -188,9 +204,13 @@ def kept_patches(classes: Tensor, rng: random.Random) -> Tensor:
 
 @torch.inference_mode()
 def object_accuracy(model: MultiTrunk, scenes: list[MultiScene]) -> dict[str, float]:
-    """Shares of objects whose patches together name the class and the colour, and the error of centres."""
+    """Shares of objects whose patches together name the class and the colour, and the error of centres.
+
+    centred_f1: of the patches that hold an object's centre.
+    """
     names = ("class", "class_tinted", "class_small", "tint", "centre_error")
     right: dict[str, list[float]] = {name: [] for name in names}
+    hits = marked = 0.0
     for first in range(0, len(scenes), 50):
         part = scenes[first : first + 50]
         batch = patch_batch(part, [scene.image for scene in part])
@@ -198,6 +218,9 @@ def object_accuracy(model: MultiTrunk, scenes: list[MultiScene]) -> dict[str, fl
             features = model.features(batch.images)[1]
             classes, tints = model.classes(features).float(), model.tints(features).float()
             centres = model.centres(features).float()
+            middle = (model.centred(features).float().squeeze(-1) > 0).float()
+        hits += (middle * batch.centred).sum().item()
+        marked += (middle + batch.centred).sum().item()
         for row, scene in enumerate(part):
             for index, item in enumerate(scene.objects):
                 covered = torch.from_numpy(scene.owners == index)
@@ -211,24 +234,27 @@ def object_accuracy(model: MultiTrunk, scenes: list[MultiScene]) -> dict[str, fl
                 if item.tint is not None:
                     right["class_tinted"].append(named)
                     tint = int(tints[row, covered].mean(0)[:NOT_TINTED].argmax())
-                    right["tint"].append(float(tint == _TINT_NUMBERS[item.tint]))
+                    right["tint"].append(float(tint == TINT_NUMBERS[item.tint]))
                 error = (centres[row, covered] - batch.centres[row, covered]).abs().mean()
                 right["centre_error"].append(float(error))
-    return {name: float(np.mean(values)) for name, values in right.items()}
+    scores = {name: float(np.mean(values)) for name, values in right.items()}
+    return scores | {"centred_f1": 2 * hits / marked}
 
 
-def train(run: TrainingRun, batch_size: int, frozen: bool) -> None:
+def train(run: TrainingRun, batch_size: int, frozen: bool, start: Path | None = None) -> None:
     """Train or resume. The run's folder gets the trunk with its readings, and a log."""
     cv2.setNumThreads(0)  # OpenCV's threads would not exist in the worker process, which then waits for them
     torch.manual_seed(run.seed)
     model = MultiTrunk(hub.load(TRUNK).model, frozen=frozen)
+    if start is not None:
+        model.load_state_dict(torch.load(start, weights_only=True)["head"])
     checked = [draw_multi("heldout", FIRST_CHECK + number) for number in range(400)]
     stream: Iterator[PatchBatch] | None = None
 
     def loss_at(step: int, rng: random.Random) -> Tensor:
         nonlocal stream
         if stream is None:
-            stream = prefetched(step, partial(draw_batch, size=batch_size))
+            stream = prefetched(step, partial(draw_batch, size=batch_size, seed=run.seed))
         batch = next(stream)
         full = step >= (1 - FULL_SHARE) * run.steps
         return model.loss(batch, None if full else kept_patches(batch.classes, rng))
@@ -255,11 +281,12 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--start", type=Path, help="TRUNK.pt of another run, whose weights to start from")
     parser.add_argument("--frozen", action="store_true", help="the baseline: do not train the blocks")
     args = parser.parse_args()
     name = "trunk-frozen" if args.frozen else "trunk"
     run = TrainingRun(args.run, name, args.steps, args.lr, args.seed)
-    train(run, args.batch_size, args.frozen)
+    train(run, args.batch_size, args.frozen, args.start)
 
 
 if __name__ == "__main__":

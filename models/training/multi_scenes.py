@@ -24,9 +24,9 @@ TINTS = {
     "pink": (250, 135, 190),
     "grey": (150, 150, 150),
 }
-TINT_SHARE = 0.35
+TINT_SHARE = 0.3
 """The share of objects that are recoloured. The name of an object would give its colour away otherwise."""
-TINT_STRENGTH = 0.7
+TINT_STRENGTH = 0.6
 """How much of the own colours a tint replaces. Their brightness stays."""
 MIN_TINT_CHANGE = 0.13
 """The smallest mean change of a colour channel, in 0..1, by which a tint differs from the own colours."""

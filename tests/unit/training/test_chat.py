@@ -1,13 +1,16 @@
 """The training of projector and decoder."""
 
+import numpy as np
 import pytest
 import torch
 
 from foveate.models.vlm.tokenizer import ChatTokenizer
-from training.chat import ChatTraining, cell_classes
+from training.chat import ChatTraining, PatchTargets, cell_shares, patch_targets
 from training.chat_batches import ChatBatch, PackedTexts, pack
 from training.chat_tokenizer import trained_tokenizer
-from training.chat_trunk import BACKGROUND
+from training.chat_cache import SceneCache
+from training.chat_trunk import BACKGROUND, TINT_NUMBERS
+from training.multi_scenes import TINTS, draw_multi
 from training.questions import Question
 
 QUESTIONS = [
@@ -67,12 +70,44 @@ def test_selected_patches_are_their_own_visual_tokens(training: ChatTraining) ->
     torch.testing.assert_close(training.visual(features, None, selected), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_classes_of_cells() -> None:
-    targets = torch.full((1, 196), BACKGROUND)
-    targets[0, 0], targets[0, 1], targets[0, 100] = 7, 9, -100
-    cells = cell_classes(targets, (2, 2), None)[0]
+def no_tints() -> torch.Tensor:
+    return torch.full((2, 196), -100)
+
+
+def test_shares_of_cells() -> None:
+    classes = torch.full((1, 196), BACKGROUND)
+    classes[0, 0], classes[0, 1], classes[0, 100] = 7, 9, -100
+    cells = cell_shares(classes, BACKGROUND + 1, (2, 2), None)[0]
     assert cells[0, 7] == cells[0, 9] == 0.5 and cells[1, BACKGROUND] == 1
-    assert cell_classes(targets, None, torch.tensor([[1, 100]]))[0].sum(-1).tolist() == [1, 0]
+    assert cell_shares(classes, BACKGROUND + 1, None, torch.tensor([[1, 100]]))[0].sum(-1).tolist() == [1, 0]
+    tints = no_tints()[:1]
+    tints[0, 195] = 2
+    shares = cell_shares(tints, len(TINTS), (2, 2), None)[0]
+    assert shares[3].tolist() == [0, 0, 1, 0, 0, 0, 0, 0] and not shares[:3].any()
+
+
+def test_targets_are_those_of_the_scenes_objects() -> None:
+    scenes = [draw_multi("train", number) for number in range(12)]
+    graphs = [scene.objects for scene in scenes]
+    owners = np.stack([scene.owners for scene in scenes])
+    targets = patch_targets(SceneCache([], graphs, owners), range(12))
+    for row, scene in enumerate(scenes):
+        for index, item in enumerate(scene.objects):
+            covered = torch.from_numpy(scene.owners == index)
+            assert (targets.classes[row, covered] == item.label).all()
+            expected = -100 if item.tint is None else TINT_NUMBERS[item.tint]
+            assert (targets.tints[row, covered] == expected).all()
+    assert (targets.tints >= 0).any() and (targets.classes == BACKGROUND).any()
+
+
+def test_alignment_is_low_where_tokens_are_the_words_of_what_they_show(training: ChatTraining) -> None:
+    words = [training.model.embeddings[ids].mean(0).detach() for ids in training.colours]
+    shares = torch.eye(len(words))[None]
+    weights = torch.ones(1, len(words))
+    right = training.alignment(torch.stack(words)[None], training.colours, None, shares, weights)
+    wrong = training.alignment(torch.stack(words)[None], training.colours, None, shares.flip(1), weights)
+    nothing = training.alignment(torch.stack(words)[None], training.colours, None, 0 * shares, weights)
+    assert right < 0.1 < wrong and nothing == 0
 
 
 def test_the_optimisers_have_each_parameter_once(training: ChatTraining) -> None:
@@ -85,8 +120,9 @@ def test_a_few_steps_learn_the_answers_of_a_batch(tokenizer: ChatTokenizer) -> N
     torch.manual_seed(0)
     training = ChatTraining(tokenizer, blind=False)
     batch = batch_of(pack(QUESTIONS, tokenizer, 2), (2, 2))
-    targets = torch.full((2, 196), BACKGROUND)
-    targets[:, :20] = 3
+    classes = torch.full((2, 196), BACKGROUND)
+    classes[:, :20] = 3
+    targets = PatchTargets(classes, no_tints())
     optimisers = training.optimisers(2e-3)
     losses = []
     for _ in range(12):
@@ -104,5 +140,5 @@ def test_a_blind_model_ignores_the_picture(tokenizer: ChatTokenizer) -> None:
     training = ChatTraining(tokenizer, blind=True)
     text = pack(QUESTIONS, tokenizer, 1)
     first, second = batch_of(text, (2, 2)), batch_of(text, (3, 3))
-    targets = torch.zeros(2, 196, dtype=torch.int64)
+    targets = PatchTargets(torch.zeros(2, 196, dtype=torch.int64), no_tints())
     assert training.loss(first, targets).item() == training.loss(second, targets).item()

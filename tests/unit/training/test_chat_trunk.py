@@ -27,7 +27,7 @@ def model() -> MultiTrunk:
 
 
 def test_targets_are_those_of_the_objects() -> None:
-    batch, scene = draw_batch(3, 2), draw_multi("train", 6)
+    batch, scene = draw_batch(3, 2, 0), draw_multi("train", 6)
     for index, item in enumerate(scene.objects):
         covered = torch.from_numpy(scene.owners == index)
         assert (batch.classes[0, covered] == item.label).all()
@@ -36,18 +36,25 @@ def test_targets_are_those_of_the_objects() -> None:
         own = np.array([patch % 14 + 0.5, patch // 14 + 0.5]) / 14
         np.testing.assert_allclose(batch.centres[0, patch].numpy() + own, item.centre, atol=1e-6)
     assert (batch.classes == BACKGROUND).any() and (batch.classes == -100).any()
+    assert batch.centred[0].sum() == len(scene.objects)
+    x, y = scene.objects[0].centre
+    assert batch.centred[0, int(y * 14) * 14 + int(x * 14)] == 1
+
+
+def test_another_seed_draws_other_scenes() -> None:
+    assert not torch.equal(draw_batch(0, 1, 0).images, draw_batch(0, 1, 1).images)
 
 
 def test_initially_the_features_are_those_of_the_shipped_trunk(model: MultiTrunk) -> None:
     shipped = MultiTrunk(hub.load("vit-t").model, frozen=True)
-    images = draw_batch(0, 2).images
+    images = draw_batch(0, 2, 0).images
     with torch.inference_mode():
         for mine, theirs in zip(model.features(images), shipped.features(images), strict=True):
             torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
 
 
 def test_half_of_the_patches_are_left_out_and_all_are_background() -> None:
-    classes = draw_batch(1, 3).classes
+    classes = draw_batch(1, 3, 0).classes
     kept = kept_patches(classes, random.Random(0))
     assert kept.shape == (3, KEPT)
     objects = (classes != BACKGROUND).sum(1)
@@ -56,7 +63,7 @@ def test_half_of_the_patches_are_left_out_and_all_are_background() -> None:
 
 
 def test_early_matrices_change_by_low_rank_and_late_ones_as_they_are(model: MultiTrunk) -> None:
-    batch = draw_batch(2, 2)
+    batch = draw_batch(2, 2, 0)
     with torch.autocast("cpu", torch.bfloat16):
         loss = model.loss(batch, kept_patches(batch.classes, random.Random(0)))
     loss.backward()  # type: ignore[no-untyped-call]
@@ -73,7 +80,7 @@ def test_early_matrices_change_by_low_rank_and_late_ones_as_they_are(model: Mult
 
 def test_accuracies_are_shares(model: MultiTrunk) -> None:
     figures = object_accuracy(model, [draw_multi("heldout", number) for number in range(8)])
-    assert set(figures) == {"class", "class_tinted", "class_small", "tint", "centre_error"}
+    assert set(figures) == {"class", "class_tinted", "class_small", "tint", "centre_error", "centred_f1"}
     assert 0 <= figures["class"] <= 1 and figures["centre_error"] > 0
 
 
