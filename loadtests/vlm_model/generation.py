@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import torch
 
+from foveate.core.chat import SamplingOptions
 from foveate.core.plan import Plan
 from foveate.models.profiling.chat_quality import turns_of
 from foveate.models.profiling.question_set import DecodedQuestions
 from foveate.models.vlm.runner import ChatAnswer, ChatRequest, ChatRunner
-from foveate.models.vlm.sampling import SamplingOptions
 from foveate.models.vlm.tokenizer import END, IMAGE
 
 PLANS = ("full", "pool:49", "pool:16", "guided:16")

@@ -5,12 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from foveate.core.chat import ImagePart, SamplingOptions, Turn
 from foveate.core.plan import Plan
 from foveate.models.vlm import checkpoint
 from foveate.models.vlm.generation import prefill
 from foveate.models.vlm.runner import ChatRunner
-from foveate.models.vlm.sampling import SamplingOptions
-from foveate.models.vlm.tokenizer import ImagePart, Turn
 from foveate.models.weights import hub
 from tests.support import chat_models
 

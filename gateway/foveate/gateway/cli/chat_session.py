@@ -13,6 +13,7 @@ from PIL import Image
 from rich.console import Console
 from rich.text import Text
 
+from foveate.core.chat import ImagePart, Part, SamplingOptions, Turn
 from foveate.core.errors import FoveateError
 from foveate.core.plan import Plan
 from foveate.gateway.cli.predict import ASCII_BLOCKS, BLOCKS, write_png
@@ -21,8 +22,6 @@ from foveate.gateway.media.image import Pixels, decode_image
 from foveate.models.profiling import explain_visual_tokens
 from foveate.models.vlm.generation import AnswerPiece
 from foveate.models.vlm.runner import ChatAnswer, ChatRunner
-from foveate.models.vlm.sampling import SamplingOptions
-from foveate.models.vlm.tokenizer import ImagePart, Part, Turn
 from foveate.models.vlm.visual_tokens import VisualTokens
 
 __all__ = ["ChatSession", "Plan", "SamplingOptions", "decode", "draw", "show"]

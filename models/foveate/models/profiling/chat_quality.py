@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from foveate.core.chat import ImagePart, SamplingOptions, Turn
 from foveate.core.errors import FoveateError, SetupError
 from foveate.core.plan import Plan
 from foveate.models.profiling.dataset import MAX_CACHED_BYTES
@@ -12,8 +13,6 @@ from foveate.models.profiling.question_set import DecodedQuestions
 from foveate.models.vlm import generation
 from foveate.models.vlm.generation import ChatSequence
 from foveate.models.vlm.runner import ChatRunner
-from foveate.models.vlm.sampling import SamplingOptions
-from foveate.models.vlm.tokenizer import ImagePart, Turn
 from foveate.models.vlm.visual_tokens import PictureFeatures, VisualTokens
 from foveate.models.zoo.heldout import AskedQuestion
 

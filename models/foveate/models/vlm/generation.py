@@ -6,21 +6,18 @@ others of its batch, so that a scheduler may let sequences join and leave betwee
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from foveate.core.chat import FinishReason, SamplingOptions
 from foveate.core.errors import BadRequest, RunFailed
 from foveate.models.vlm.key_value_cache import KeyValueCache
 from foveate.models.vlm.model import VisionLanguageModel
-from foveate.models.vlm.sampling import Sampler, SamplingOptions, TokenChoice, choose
+from foveate.models.vlm.sampling import Sampler, TokenChoice, choose
 from foveate.models.vlm.text_stream import TextStream
 from foveate.models.vlm.tokenizer import END, IMAGE, ChatTokenizer
-
-FinishReason = Literal["stop", "length", "error"]
-"""Why an answer ended: by its end mark or a stop text, by a limit, or since its scores were not finite."""
 
 
 @dataclass(frozen=True, slots=True)

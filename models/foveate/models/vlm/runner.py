@@ -8,6 +8,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from foveate.core.chat import FinishReason, ImagePart, SamplingOptions, Turn
 from foveate.core.errors import BadPlan, BadRequest, FoveateError, RunFailed
 from foveate.core.plan import Plan, Precision
 from foveate.core.profile import Profile
@@ -19,17 +20,9 @@ from foveate.models.vlm import generation
 from foveate.models.vlm.checkpoint import ChatCheckpoint
 from foveate.models.vlm.cost import ChatCost, ChatLoad, ChatParts, chat_cost
 from foveate.models.vlm.describe import describe_chat, merge_thresholds
-from foveate.models.vlm.generation import (
-    AnswerPiece,
-    ChatPrompt,
-    ChatSequence,
-    FinishReason,
-    build_prompt,
-    check_fits,
-)
+from foveate.models.vlm.generation import AnswerPiece, ChatPrompt, ChatSequence, build_prompt, check_fits
 from foveate.models.vlm.key_value_cache import CacheShape, KeyValueCache
-from foveate.models.vlm.sampling import SamplingOptions, TokenChoice
-from foveate.models.vlm.tokenizer import ImagePart, Turn
+from foveate.models.vlm.sampling import TokenChoice
 from foveate.models.vlm.visual_tokens import PictureFeatures, VisualTokens, prompt_mask, visual_tokens
 
 SLOTS, SLOT_TOKENS = 8, 1024

@@ -6,45 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from foveate.core.errors import BadRequest, RunFailed
-
-MAX_TEMPERATURE = 2.0
-MAX_ALTERNATIVES = 20
-MAX_STOPS = 4
-MAX_SEED = 2**63 - 1
-"""These four are the limits of OpenAI's API."""
-
-
-@dataclass(frozen=True, slots=True)
-class SamplingOptions:
-    """How an answer is generated. Raises BadRequest for values out of range."""
-
-    max_tokens: int = 64
-    """Tokens of the answer at most."""
-    temperature: float = 0.0
-    """0: always the token with the highest score."""
-    top_p: float = 1.0
-    """Sample among the most probable tokens that together have this probability."""
-    seed: int | None = None
-    """The same seed gives the same answer. None: a random seed."""
-    stop: tuple[str, ...] = ()
-    """The answer ends before the first of these texts."""
-    top_logprobs: int = 0
-    """For each token of the answer, the number of most probable tokens to report."""
-
-    def __post_init__(self) -> None:
-        if self.max_tokens < 1:
-            raise BadRequest(f"max_tokens must be at least 1, not {self.max_tokens}")
-        if not 0 <= self.temperature <= MAX_TEMPERATURE:
-            raise BadRequest(f"temperature must be from 0 to {MAX_TEMPERATURE:g}, not {self.temperature}")
-        if not 0 < self.top_p <= 1:
-            raise BadRequest(f"top_p must be above 0 and at most 1, not {self.top_p}")
-        if self.seed is not None and not -MAX_SEED <= self.seed <= MAX_SEED:
-            raise BadRequest(f"seed must be a whole number of 64 bits, not {self.seed}")
-        if len(self.stop) > MAX_STOPS or not all(self.stop):
-            raise BadRequest(f"stop takes at most {MAX_STOPS} texts, and none of them is empty")
-        if not 0 <= self.top_logprobs <= MAX_ALTERNATIVES:
-            raise BadRequest(f"top_logprobs must be from 0 to {MAX_ALTERNATIVES}, not {self.top_logprobs}")
+from foveate.core.chat import SamplingOptions
+from foveate.core.errors import RunFailed
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,38 +6,20 @@ text cannot end its turn.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from foveate.core.chat import ImagePart, Role, Turn
 from foveate.core.errors import BadRequest
 
 PAD, SYSTEM, USER, ASSISTANT, IMAGE, END = range(6)
 MARKS = ("<|pad|>", "<|system|>", "<|user|>", "<|assistant|>", "<|image|>", "<|end|>")
 """The special tokens. Their numbers are their positions here."""
 
-Role = Literal["system", "user", "assistant"]
 _ROLES: dict[Role, int] = {"system": SYSTEM, "user": USER, "assistant": ASSISTANT}
 _SURROGATE = re.compile("[\ud800-\udfff]")
 """JSON such as "\\ud83d", and command lines that are not UTF-8, give these."""
-
-
-@dataclass(frozen=True, slots=True)
-class ImagePart:
-    """A picture within a message."""
-
-
-Part = str | ImagePart
-"""A part of a message: text, or a picture."""
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """One message of a chat."""
-
-    role: Role
-    parts: Sequence[Part]
 
 
 class ChatTokenizer:

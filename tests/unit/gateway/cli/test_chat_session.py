@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from foveate.core.chat import ImagePart, SamplingOptions, Turn
 from foveate.core.errors import BadPlan, BadRequest, BrokenMedia, ImageTooLarge
 from foveate.core.plan import Plan
 from foveate.gateway.cli.chat_session import (
@@ -23,8 +24,6 @@ from foveate.gateway.cli.chat_session import (
     show,
 )
 from foveate.models.vlm.runner import ChatRunner
-from foveate.models.vlm.sampling import SamplingOptions
-from foveate.models.vlm.tokenizer import ImagePart, Turn
 from tests.support import chat_models
 from tests.support.chat_models import NAME
 from tests.support.torchvision_ops import import_transformers

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from foveate.core.chat import Turn
 from foveate.core.errors import SetupError
 from foveate.core.plan import Plan
 from foveate.models.profiling import chat_quality
@@ -16,7 +17,6 @@ from foveate.models.profiling.chat_quality import (
 )
 from foveate.models.profiling.question_set import DecodedQuestions, question_folder
 from foveate.models.vlm.runner import ChatRequest, ChatRunner
-from foveate.models.vlm.tokenizer import Turn
 from tests.support.question_sets import answered, chat_model, decoded, unanswered, write_folder
 
 pytestmark = pytest.mark.usefixtures("inference_on_one_thread")

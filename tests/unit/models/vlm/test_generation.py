@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from foveate.core.chat import ImagePart, SamplingOptions, Turn
 from foveate.core.errors import BadRequest, Overloaded, RunFailed
 from foveate.models.vlm.generation import (
     AnswerPiece,
@@ -23,8 +24,7 @@ from foveate.models.vlm.generation import (
 )
 from foveate.models.vlm.key_value_cache import CacheShape, KeyValueCache
 from foveate.models.vlm.model import VisionLanguageModel
-from foveate.models.vlm.sampling import SamplingOptions
-from foveate.models.vlm.tokenizer import END, ChatTokenizer, ImagePart, Turn
+from foveate.models.vlm.tokenizer import END, ChatTokenizer
 from tests.support import chat_models
 from tests.support.torchvision_ops import import_transformers
 

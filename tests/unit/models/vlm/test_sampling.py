@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from foveate.core.chat import SamplingOptions
 from foveate.core.errors import BadRequest, RunFailed
-from foveate.models.vlm.sampling import Sampler, SamplingOptions, TokenChoice, choose
+from foveate.models.vlm.sampling import Sampler, TokenChoice, choose
 
 PROBABILITIES = torch.tensor([0.1, 0.5, 0.15, 0.25])
 

@@ -2,8 +2,9 @@
 
 import pytest
 
+from foveate.core.chat import ImagePart, Turn
 from foveate.core.errors import BadRequest
-from foveate.models.vlm.tokenizer import ASSISTANT, END, IMAGE, MARKS, SYSTEM, USER, ImagePart, Turn
+from foveate.models.vlm.tokenizer import ASSISTANT, END, IMAGE, MARKS, SYSTEM, USER
 from tests.support import chat_models
 
 
