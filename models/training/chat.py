@@ -188,9 +188,7 @@ class ChatTraining(nn.Module):
         return -((shares * log_shares).sum(-1) * weights).sum() / weights.sum().clamp(min=1)
 
 
-def cell_shares(
-    targets: Tensor, count: int, grid: tuple[int, int] | None, selected: Tensor | None
-) -> Tensor:
+def cell_shares(targets: Tensor, count: int, grid: tuple[int, int] | None, selected: Tensor | None) -> Tensor:
     """What the patches (B, 196) of each visual token show, in equal shares: (B, K, count) float32.
 
     A cell shows BACKGROUND only where all of its patches do.
