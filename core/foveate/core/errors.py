@@ -23,6 +23,11 @@ class BadRequest(FoveateError):
     title = "Bad request"
     outcome = "invalid"
 
+    def __init__(self, detail: str, param: str | None = None) -> None:
+        """param: the field of the request that is wrong, as in messages[0].content; None if it has no path."""
+        super().__init__(detail)
+        self.param = param
+
 
 class BadPlan(BadRequest):
     """A plan that does not parse, or that the model cannot run."""

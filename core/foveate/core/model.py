@@ -13,7 +13,14 @@ CropMode = Literal["center", "squash"]
 Task = Literal["classify", "segment", "embed", "clicks", "text", "chat"]
 INTERNAL_TASKS: tuple[Task, ...] = ("clicks", "text")
 """Tasks without a route of their own: such a model works for another one."""
+CHAT_ROUTE = "/v1/chat/completions"
+"""The route of task `chat`, whose requests and answers are those of OpenAI's API."""
 Interpolation = Literal["bilinear", "bicubic"]
+
+
+def route_of(task: Task) -> str:
+    """The path of a task's route."""
+    return CHAT_ROUTE if task == "chat" else f"/{task}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from foveate.core.checkpoint_options import CheckpointOptions
 from foveate.core.default_models import DEFAULT_MODELS
 from foveate.core.environment import ENV_PREFIX, RENAMED, EnvironmentSource, renamed, variable
 from foveate.core.errors import SetupError
-from foveate.core.model import INTERNAL_TASKS, Task
+from foveate.core.model import INTERNAL_TASKS, Task, route_of
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -144,6 +144,12 @@ class Settings(BaseSettings):
     pixel."""
     clip_decode_s: float = Field(default=20.0, gt=0)
     """Maximum seconds for decoding one clip."""
+    chat_answer_tokens: int = Field(default=256, ge=1)
+    """Maximum tokens of an answer to a chat whose request names no max_tokens."""
+    chat_pictures: int = Field(default=16, ge=0)
+    """Maximum number of pictures in a chat, those of earlier messages included."""
+    chat_text_bytes: int = Field(default=64 * 1024, ge=1)
+    """Maximum bytes of all texts of a chat together, in UTF-8. The context of the model may be shorter."""
     feature_bytes: int = Field(default=64 * MIB, ge=0)
     """Bytes of memory for cached image features, which answer point prompts and repeated requests. An image
     takes about 400 kB. 0 disables the feature cache."""
@@ -297,7 +303,7 @@ class Settings(BaseSettings):
     @field_validator("default_slo_classes")
     @classmethod
     def _check_routes(cls, value: dict[str, str]) -> dict[str, str]:
-        routes = [f"/{task}" for task in get_args(Task) if task not in INTERNAL_TASKS]
+        routes = [route_of(task) for task in get_args(Task) if task not in INTERNAL_TASKS]
         unknown = next((route for route in value if route not in routes), None)
         if unknown is not None:
             raise ValueError(f"there is no route {unknown!r}; the routes are {', '.join(routes)}")

@@ -32,6 +32,7 @@ from foveate.gateway.caching.stores import (
 from foveate.gateway.decoding import Decoding
 from foveate.gateway.limits import AdmissionLimiter, SpoolBudget
 from foveate.gateway.routes.base import TaskRoute
+from foveate.gateway.routes.chat import ChatRoute
 from foveate.gateway.routes.classify import ClassifyRoute
 from foveate.gateway.routes.context import request_id_of
 from foveate.gateway.routes.embed import EmbedRoute
@@ -39,7 +40,8 @@ from foveate.gateway.routes.segment import SegmentRoute
 from foveate.gateway.routes.services import RouteServices, TraceSink
 from foveate.gateway.schemas.image import ModelLadder, ModelList, ProbeAnswer, card_fields, rung_fields
 from foveate.gateway.schemas.openapi import describe_tasks, problem_response
-from foveate.gateway.schemas.problems import http_problem, problem
+from foveate.gateway.schemas.openai_errors import http_error
+from foveate.gateway.schemas.problems import problem
 from foveate.gateway.schemas.response import EXPOSED_HEADERS
 
 CollectMetrics = Callable[[], Awaitable[Sequence[MetricSnapshot]]]
@@ -82,9 +84,11 @@ def create_app(
         docs_url=None,
         redoc_url=None,
     )
-    app.add_exception_handler(HTTPException, http_problem)
+    app.add_exception_handler(HTTPException, http_error)
     app.state.limiter, app.state.cache, app.state.features = services.limiter, response_store, feature_store
-    add_tasks(app, [ClassifyRoute(services), SegmentRoute(services), EmbedRoute(services)])
+    add_tasks(
+        app, [ClassifyRoute(services), SegmentRoute(services), EmbedRoute(services), ChatRoute(services)]
+    )
     add_models(app, cluster)
     add_health(app, cluster, metrics, collect_metrics)
     describe_tasks(app)
@@ -141,7 +145,7 @@ class FastPath:
         await (route or self.app)(scope, receive, send)
 
 
-def add_tasks(app: FastAPI, routes: Sequence[TaskRoute[Any]]) -> None:
+def add_tasks(app: FastAPI, routes: Sequence[TaskRoute[Any] | ChatRoute]) -> None:
     """Add the task routes, and the middleware that sends POST requests straight to them."""
     for route in routes:
         app.router.routes.append(Route(route.path, route, methods=["POST"]))

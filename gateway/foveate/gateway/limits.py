@@ -43,6 +43,12 @@ class Permit:
         self.bytes += added
 
 
+    def release(self) -> None:
+        """The body is no longer in memory, although the request goes on."""
+        self._limiter.bytes -= self.bytes
+        self.bytes = 0
+
+
 class AdmissionLimiter:
     """Counts requests in flight and their body bytes. For the event loop's thread only."""
 

@@ -1,8 +1,10 @@
 """Counts the answers of one model in the metrics."""
 
+from foveate.core.chat import ChatStarted
 from foveate.core.metrics import Metrics
 from foveate.core.model import ModelCard, Task
-from foveate.core.outcome import Outcome
+from foveate.core.outcome import Outcome, Reason
+from foveate.core.plan import Plan
 
 
 class Meter:
@@ -31,17 +33,27 @@ class Meter:
         self._count_slo(slo_met)
 
     def record(self, outcome: Outcome, total_s: float, slo_met: bool | None) -> None:
-        """Count one computed answer. Plans outside the ladder share one label, so that labels stay few."""
-        rung = outcome.plan.relative_to(self.card.full) if self.card.rung(outcome.plan) else "other"
-        self._rung.labels(self.card.name, rung).inc()
-        self._duration.observe(total_s)
+        """Count one computed answer."""
+        self._record_plan(outcome.plan, outcome.reason, total_s, slo_met)
         self._kept_tokens.observe(outcome.result.tokens / self.card.ladder[-1].tokens)
         self._exit_layer.observe(outcome.result.exit_layer)
-        quality = self.card.quality_of(outcome.plan)
+
+    def record_chat(self, started: ChatStarted, pictures: int, total_s: float, slo_met: bool | None) -> None:
+        """Count one answer of a chat with so many pictures."""
+        self._record_plan(started.plan, started.reason, total_s, slo_met)
+        if pictures:
+            self._kept_tokens.observe(started.visual_tokens / pictures / self.card.ladder[-1].tokens)
+
+    def _record_plan(self, plan: Plan, reason: Reason, total_s: float, slo_met: bool | None) -> None:
+        """Plans outside the ladder share one label, so that labels stay few."""
+        rung = plan.relative_to(self.card.full) if self.card.rung(plan) else "other"
+        self._rung.labels(self.card.name, rung).inc()
+        self._duration.observe(total_s)
+        quality = self.card.quality_of(plan)
         if quality is not None:
             self._quality.observe(quality)
-        if outcome.plan != self.card.full:
-            self._degraded.labels(self.card.name, outcome.reason).inc()
+        if plan != self.card.full:
+            self._degraded.labels(self.card.name, reason).inc()
         self._count_slo(slo_met)
 
     def _count_slo(self, slo_met: bool | None) -> None:

@@ -18,34 +18,37 @@ OWN_HEADERS = (*OBJECTIVE_HEADERS, "x-plan", "x-request-id")
 """The headers that only this server defines."""
 AUTO = "auto"
 """The value of the setting `plan` that leaves the choice to the policy."""
-_OWN_STARTS = ("x-slo", "x-min", "x-foveate", "x_")
-_OWN_NAME = re.compile("x-(slo|min|foveate)(-.*)?")
+_OWN_STARTS = ("x-slo", "x-min", "x-ttft", "x-foveate", "x_")
+_OWN_NAME = re.compile("x-(slo|min|ttft|foveate)(-.*)?")
 
 
 def check_headers(
-    pairs: Sequence[tuple[bytes, bytes]], headers: Mapping[str, str], tenant_header: str
+    pairs: Sequence[tuple[bytes, bytes]],
+    headers: Mapping[str, str],
+    tenant_header: str,
+    own: Sequence[str] = OWN_HEADERS,
 ) -> None:
     """Refuse headers that look like the server's own but are not, and own headers with two values.
 
     Unknown headers are ignored (RFC 9110, section 5.1), except for names that can only be misspelt ones.
     pairs: as they were sent. headers: the last value of each name. tenant_header: a name of the operator's.
-    Raises BadRequest.
+    own: the headers of the route. Raises BadRequest.
     """
     for name in headers:
         # Almost all names stop at this first test.
-        if name.startswith(_OWN_STARTS) and name not in OWN_HEADERS and name != tenant_header.lower():
-            _check_name(name)
+        if name.startswith(_OWN_STARTS) and name not in own and name != tenant_header.lower():
+            _check_name(name, own)
     if len(headers) < len(pairs):
-        for name in (*OWN_HEADERS, "content-type"):
+        for name in (*own, "content-type"):
             if len({value for other, value in pairs if other.decode("latin-1") == name}) > 1:
                 raise BadRequest(f"the header {name} is sent twice, with different values")
 
 
-def _check_name(name: str) -> None:
+def _check_name(name: str, own: Sequence[str]) -> None:
     plain = name.replace("_", "-")
-    if plain in OWN_HEADERS or _OWN_NAME.fullmatch(plain):
-        near = nearest(plain.replace("-foveate", ""), OWN_HEADERS, 1)
-        hint = f"did you mean {near[0]}?" if near else f"the server reads {', '.join(OWN_HEADERS)}"
+    if plain in own or _OWN_NAME.fullmatch(plain):
+        near = nearest(plain.replace("-foveate", ""), own, 1)
+        hint = f"did you mean {near[0]}?" if near else f"the server reads {', '.join(own)}"
         raise BadRequest(f"there is no header {name[:60]}; {hint}")
 
 
@@ -59,14 +62,14 @@ def read_objective(
     slo_class = _slo_class(headers.get("x-slo-class"), settings, route)
     deadlines_s = []
     if (text := headers.get("x-slo-ms")) is not None:
-        deadlines_s.append(_number("x-slo-ms", text, MAX_DEADLINE_S * 1e3) / 1e3)
+        deadlines_s.append(parse_number("x-slo-ms", text, MAX_DEADLINE_S * 1e3) / 1e3)
     if (text := headers.get("x-request-timeout-seconds")) is not None:
-        deadlines_s.append(_number("x-request-timeout-seconds", text, MAX_DEADLINE_S))
+        deadlines_s.append(parse_number("x-request-timeout-seconds", text, MAX_DEADLINE_S))
     if not deadlines_s and slo_class.deadline_ms is not None:
         deadlines_s.append(slo_class.deadline_ms / 1e3)
     min_quality, priority = slo_class.min_quality, slo_class.priority
     if (text := headers.get("x-min-quality")) is not None:
-        min_quality = _number("x-min-quality", text, 1.0, allow_zero=True)
+        min_quality = parse_number("x-min-quality", text, 1.0, allow_zero=True)
     if (text := headers.get("x-priority")) is not None:
         priority = min(_priority(text), max(settings.max_priority, slo_class.priority))
     tenant = headers.get(settings.tenant_header.lower(), "") if settings.tenant_header else ""
@@ -89,7 +92,7 @@ def _priority(text: str) -> int:
     return int(text)
 
 
-def _number(name: str, text: str, maximum: float, allow_zero: bool = False) -> float:
+def parse_number(name: str, text: str, maximum: float, allow_zero: bool = False) -> float:
     """A finite number above 0, or from 0, and at most `maximum`. Raises BadRequest."""
     try:
         value = math.nan if "_" in text else float(text)  # Python takes 1_000

@@ -1,8 +1,10 @@
 """Where engines run. The gateway sees only this protocol."""
 
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
+from foveate.core.chat import ChatCall, ChatEvent
 from foveate.core.model import ModelCard
 from foveate.core.outcome import Outcome
 from foveate.core.plan import Plan
@@ -59,6 +61,13 @@ class Cluster(Protocol):
         """Run one request. Cancelling the caller cancels the request. Raises FoveateError.
 
         reserved: `reserve` has counted this request as an arrival; use `Slot.submit`.
+        """
+        ...
+
+    def chat(self, call: ChatCall) -> AsyncGenerator[ChatEvent, None]:
+        """Answer a chat. Closing the generator, or cancelling its consumer, cancels the answer.
+
+        Raises FoveateError in the place of any event; UnknownModel if no engine serves the model.
         """
         ...
 

@@ -1,9 +1,10 @@
 """The default cluster: all engines run in this process, on one machine."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 from foveate.cluster import Slot
+from foveate.core.chat import ChatCall, ChatEvent
 from foveate.core.errors import SetupError, UnknownModel
 from foveate.core.metrics import Metrics
 from foveate.core.model import ModelCard
@@ -100,6 +101,11 @@ class LocalCluster:
         if engine is None:
             raise UnknownModel(f"no model {request.model!r} is served here")
         return await engine.submit(request, reserved)
+
+    async def chat(self, call: ChatCall) -> AsyncGenerator[ChatEvent, None]:
+        """Answer a chat. Raises FoveateError; UnknownModel if no engine serves the model."""
+        raise UnknownModel(f"no model {call.model!r} answers chats here")
+        yield
 
     def count_refused(self, model: str, allowed_s: float) -> None:
         """Count a request that a gateway refused by `queue_wait_s` as demand.

@@ -1,13 +1,14 @@
 """The cluster of a gateway whose workers are other processes."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from time import monotonic
 
 from foveate.cluster import Slot
 from foveate.cluster.client import WorkerClient
 from foveate.cluster.envelope import Transport
-from foveate.core.errors import DeadlineExceeded, Draining, SetupError, TooLate, UnknownModel
+from foveate.core.chat import ChatCall, ChatEvent
+from foveate.core.errors import DeadlineExceeded, Draining, SetupError, TooLate, Unavailable, UnknownModel
 from foveate.core.model import ModelCard
 from foveate.core.outcome import Outcome
 from foveate.core.plan import Plan
@@ -92,6 +93,11 @@ class RemoteCluster:
         if self._closed:
             raise Draining("the server is shutting down; send the request to another one")
         return await worker_client.submit(request)
+
+    async def chat(self, call: ChatCall) -> AsyncGenerator[ChatEvent, None]:
+        """Not supported: raises Unavailable."""
+        raise Unavailable("chats are not served through workers yet; use --cluster local")
+        yield
 
     def begin_drain(self) -> None:
         """Begin to drain: the gateway refuses new requests, and the ones that it has are still sent."""

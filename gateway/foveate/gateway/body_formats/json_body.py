@@ -43,15 +43,24 @@ def read_json(body: bytes) -> tuple[bytes, list[tuple[str, Any]]]:
     return data[0].encode("utf-8", "replace"), others
 
 
-def parse_members(body: bytes) -> JsonMembers:
-    """The members of the JSON object that is the body. Raises BadRequest."""
+def parse_members(
+    body: bytes,
+    max_tokens: int = MAX_JSON_TOKENS,
+    max_objects: int = MAX_JSON_OBJECTS,
+    example: str = '{"data": "<base64>"}',
+) -> JsonMembers:
+    """The members of the JSON object that is the body. Raises BadRequest.
+
+    max_tokens, max_objects: objects, arrays and commas at most, and objects and arrays. example: of a body,
+    for the error.
+    """
     # The parser holds the interpreter lock while it runs. Base64 contains none of these characters, so a body
     # with many of them is made to be slow.
     objects = body.count(b"{") + body.count(b"[")
-    if objects + body.count(b",") > MAX_JSON_TOKENS:
-        raise BadRequest(f"the JSON body has over {MAX_JSON_TOKENS} objects, arrays and commas")
-    if objects > MAX_JSON_OBJECTS:
-        raise BadRequest(f"the JSON body has over {MAX_JSON_OBJECTS} objects and arrays")
+    if objects + body.count(b",") > max_tokens:
+        raise BadRequest(f"the JSON body has over {max_tokens} objects, arrays and commas")
+    if objects > max_objects:
+        raise BadRequest(f"the JSON body has over {max_objects} objects and arrays")
     if b"\0" in body[:4] or body.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise BadRequest("the JSON body is in UTF-16 or UTF-32; send it in UTF-8")
     try:
@@ -63,10 +72,12 @@ def parse_members(body: bytes) -> JsonMembers:
         raise BadRequest("the JSON body is not UTF-8 text") from None
     except json.JSONDecodeError as error:
         raise BadRequest(f"the body is not valid JSON: {error.msg} at character {error.pos}") from None
+    except RecursionError:
+        raise BadRequest("the JSON body is nested too deeply") from None
     except ValueError:
         raise BadRequest("the JSON body has a number with too many digits") from None
     if not isinstance(members, JsonMembers):
-        raise BadRequest('JSON requests are an object, as in {"data": "<base64>"}')
+        raise BadRequest(f"JSON requests are an object, as in {example}")
     return members
 
 

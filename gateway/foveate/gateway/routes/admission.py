@@ -1,10 +1,10 @@
 """Reservation and submission: how the requests of a route reach the cluster."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from dataclasses import replace
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 
 from foveate.cluster import Cluster, Slot
 from foveate.core.model import ModelCard, Task
@@ -12,6 +12,8 @@ from foveate.core.outcome import Outcome
 from foveate.core.request import Objective, Request
 from foveate.gateway.decoding import Decoding
 from foveate.gateway.routes.context import RequestContext
+
+T = TypeVar("T")
 
 
 class Admission:
@@ -57,12 +59,7 @@ class Admission:
 
         At the first failure, cancels the other parts and raises it. Raises FoveateError.
         """
-        tasks = [asyncio.ensure_future(self.submit(context, part, features=features)) for part in parts]
-        try:
-            return await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
+        return await run_together(self.submit(context, part, features=features) for part in parts)
 
     def engine_objective(self, context: RequestContext[Any]) -> Objective:
         """The objective of the engine: the request's, with time left to render the answer.
@@ -84,3 +81,13 @@ class Admission:
         return self.cluster.reserve(
             context.card.name, self.engine_objective(context), context.plan, ready_in_s
         )
+
+
+async def run_together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """The results in order. At the first failure, cancels the others and raises it."""
+    tasks = [asyncio.ensure_future(each) for each in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()

@@ -1,7 +1,5 @@
 """The base of all task routes: the path of a request in a straight line, with one outcome at its end."""
 
-import asyncio
-import logging
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Container, Mapping, Sequence
@@ -14,8 +12,8 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from foveate.core.errors import BadRequest, Draining, FoveateError, Unavailable
-from foveate.core.model import ModelCard, Task
+from foveate.core.errors import BadRequest, Draining
+from foveate.core.model import ModelCard, Task, route_of
 from foveate.gateway.body import holds_options, media_type
 from foveate.gateway.body_formats.json_body import decode_data
 from foveate.gateway.caching.response import ResponseCache, cards_identity
@@ -24,7 +22,13 @@ from foveate.gateway.meter import Meter
 from foveate.gateway.objective import check_headers, choose_plan, default_plan, read_objective
 from foveate.gateway.routes.admission import Admission
 from foveate.gateway.routes.body_reader import BodyReader, RequestBody
-from foveate.gateway.routes.context import ClientChoice, Options, RequestContext, RequestLog, request_id_of
+from foveate.gateway.routes.context import (
+    ClientChoice,
+    Options,
+    RequestContext,
+    RequestLog,
+    read_headers,
+)
 from foveate.gateway.routes.model_selection import ModelSelector
 from foveate.gateway.routes.options import (
     NO_VALUES,
@@ -34,12 +38,11 @@ from foveate.gateway.routes.options import (
     check_query,
     text_option,
 )
+from foveate.gateway.routes.request_counter import RequestCounter
 from foveate.gateway.routes.services import RouteServices
 from foveate.gateway.schemas.problems import problem
 from foveate.gateway.schemas.response import CacheableResponse, ReplyHeaders
 from foveate.gateway.spool import Medium
-
-log = logging.getLogger(__name__)
 
 NO_CACHE = re.compile("no-(cache|store)", re.IGNORECASE)
 """Values of `cache-control` that bypass the caches."""
@@ -62,6 +65,7 @@ class TaskRoute(ABC, Generic[Options]):
         """admission: None makes the default one."""
         self.services, self.settings = services, services.settings
         self.decoding = services.decoding
+        self.counter = RequestCounter(services, self.task, self.path, problem)
         self.admission = admission or Admission(services.cluster, services.decoding, self.task)
         self.body_reader = BodyReader(services.settings, services.spool_budget, services.decoding)
         common = {"model": text_option("model"), "plan": text_option("plan")}
@@ -98,7 +102,7 @@ class TaskRoute(ABC, Generic[Options]):
     @property
     def path(self) -> str:
         """The URL path."""
-        return f"/{self.task}"
+        return route_of(self.task)
 
     @abstractmethod
     def options(self, values: OptionValues, headers: Mapping[str, str], card: ModelCard) -> Options:
@@ -120,52 +124,16 @@ class TaskRoute(ABC, Generic[Options]):
 
         arrived: monotonic clock seconds.
         """
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in http.scope["headers"]}
-        request_id = request_id_of(headers.get("x-request-id", ""))
-        outcome, request_log = "failed", RequestLog()
-        try:
-            response = await self._answer(http, headers, request_id, request_log, arrived)
-            outcome = "ok"
-        except FoveateError as error:
-            outcome = error.outcome
-            response = problem(error, request_id)
-            self._count_failure(error, request_log)
-        except asyncio.CancelledError:
-            # At the end of a drain the server cancels the remaining requests; they get an answer too.
-            task = asyncio.current_task()
-            if not self.services.cluster.draining or task is None:
-                outcome = "cancelled"
-                raise
-            task.uncancel()
-            draining = Draining("the server shut down before the request was complete")
-            outcome, response = draining.outcome, problem(draining, request_id)
-            self._count_failure(draining, request_log)
-        except Exception:
-            log.exception("request %s failed", request_id)
-            response = problem(FoveateError("the server failed on this request"), request_id)
-        finally:
-            self.services.metrics.requests.labels(request_log.model, self.task, outcome).inc()
-        if self.services.tracing is not None:
-            self.services.tracing.record(self.path, request_log.model, outcome, arrived, headers, response)
-        return response
-
-    def _count_failure(self, error: FoveateError, request_log: RequestLog) -> None:
-        """Count missed deadlines and refusals; log what is the server's own fault."""
-        model, metrics = request_log.model, self.services.metrics
-        if request_log.objective.deadline is not None and error.outcome in ("refused", "expired", "failed"):
-            metrics.slo.labels(model, "false").inc()
-        if isinstance(error, Unavailable):
-            metrics.refused.labels(model, error.reason).inc()
-        elif error.status == 500:
-            log.error("inference failed: %s", error.detail, exc_info=error.__cause__)
+        headers = read_headers(http.scope["headers"])
+        return await self.counter.run(headers, arrived, partial(self._answer, http, headers, arrived))
 
     async def _answer(
         self,
         http: HttpRequest,
         headers: Mapping[str, str],
+        arrived: float,
         request_id: str,
         request_log: RequestLog,
-        arrived: float,
     ) -> Response:
         """Options, objective, limits, body, response cache, and then the task's own work."""
         check_headers(http.scope["headers"], headers, self.settings.tenant_header)

@@ -7,13 +7,14 @@ from typing import Any
 
 from starlette.requests import Request as HttpRequest
 
-from foveate.core.errors import BadRequest
+from foveate.core.errors import BadRequest, UnsupportedMedia
 from foveate.core.settings import Settings
 from foveate.gateway.body import (
     FORM_TYPE,
     RAW_TYPES,
     check_type,
     is_json,
+    media_type,
     parse_length,
     read_body,
     without_stalls,
@@ -72,10 +73,7 @@ class BodyReader:
         timeout_s = self._timeout_s(length, clip)
         if timeout_s > self.settings.body_timeout_s:
             stream = without_stalls(stream)
-        if "content-encoding" in headers and (
-            encoding := read_encoding(http.headers.getlist("content-encoding"))
-        ):
-            stream = decompress(stream, encoding)
+        stream = decompressed(stream, http, headers)
         form = FormParser(headers["content-type"]) if kind == FORM_TYPE else None
         async with AsyncExitStack() as stack:
             media: Medium
@@ -94,6 +92,21 @@ class BodyReader:
             else:
                 yield RequestBody(media)
 
+    async def read_json_text(
+        self, http: HttpRequest, headers: Mapping[str, str], permit: Permit, deadline: float | None
+    ) -> bytes:
+        """The bytes of a body that is JSON, whatever it holds. Arguments and errors are those of `open`.
+
+        Raises UnsupportedMedia for another content type.
+        """
+        kind = media_type(headers.get("content-type", ""))
+        if not is_json(kind):
+            sent = f"content-type {kind[:60]} is not supported" if kind else "the body has no content-type"
+            raise UnsupportedMedia(f"{sent}; send JSON with content-type: application/json")
+        stream = decompressed(http.stream(), http, headers)
+        async with deadline_timeout(deadline, self.settings.body_timeout_s):
+            return await read_body(stream, headers.get("content-length", "0"), permit)
+
     def _timeout_s(self, length: str, clip: bool) -> float:
         """Seconds in which the body must arrive. A longer body than that of an image can only hold a clip."""
         if clip or parse_length(length) > self.settings.max_body_bytes:
@@ -105,3 +118,13 @@ class BodyReader:
             if len(text) <= SMALL_BYTES:
                 return RequestBody(*read_json(text), encoded=True)
             return RequestBody(*await self.decoding.run(lambda: read_json(text)), encoded=True)
+
+
+def decompressed(
+    stream: AsyncIterator[bytes], http: HttpRequest, headers: Mapping[str, str]
+) -> AsyncIterator[bytes]:
+    """The body without its content encoding. Raises UnsupportedEncoding, and the errors of `decompress`."""
+    if "content-encoding" not in headers:
+        return stream
+    encoding = read_encoding(http.headers.getlist("content-encoding"))
+    return decompress(stream, encoding) if encoding else stream

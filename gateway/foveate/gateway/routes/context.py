@@ -1,6 +1,7 @@
 """The state of one request on its way through the gateway."""
 
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -58,6 +59,11 @@ class RequestContext(Generic[Options]):
     def pinned(self) -> bool:
         """The client chose the plan."""
         return self.choice.plan is not None
+
+
+def read_headers(pairs: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """The headers of a request by name, the last value of each. pairs: as ASGI gives them."""
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in pairs}
 
 
 def request_id_of(header: str) -> str:

@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problem details. The only place where an error becomes an HTTP response."""
+"""Errors as RFC 9457 problem details. `openai_errors` has the other rendering, for the routes under /v1."""
 
 import logging
 import math
@@ -20,6 +20,12 @@ def problem(error: FoveateError, request_id: str) -> Response:
     """The response for an error. It contains the error's message and nothing else about the server."""
     kind = type(error).__name__
     slug = "".join(f"-{c.lower()}" if c.isupper() else c for c in kind).lstrip("-")
+    headers = error_headers(error, request_id)
+    return render(f"urn:foveate:problem:{slug}", error.title, error.status, error.detail, headers)
+
+
+def error_headers(error: FoveateError, request_id: str) -> dict[str, str]:
+    """The headers of the response for an error, whatever its body."""
     headers = {"x-request-id": request_id}
     if isinstance(error, Unavailable):
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
@@ -29,7 +35,7 @@ def problem(error: FoveateError, request_id: str) -> Response:
         headers["x-slo-met"] = "false"
     if isinstance(error, UnsupportedEncoding):
         headers["accept-encoding"] = ", ".join(ENCODINGS)  # RFC 9110, section 12.5.3
-    return render(f"urn:foveate:problem:{slug}", error.title, error.status, error.detail, headers)
+    return headers
 
 
 def render(kind: str, title: str, status: int, detail: str, headers: dict[str, str]) -> Response:
@@ -42,6 +48,12 @@ def render(kind: str, title: str, status: int, detail: str, headers: dict[str, s
 
 async def http_problem(request: Request, error: Exception) -> Response:
     """The response for errors of the framework, such as an unknown route or a method that is not allowed."""
+    status, title, detail, headers = http_error_parts(request, error)
+    return render("about:blank", title, status, detail, headers)
+
+
+def http_error_parts(request: Request, error: Exception) -> tuple[int, str, str, dict[str, str]]:
+    """Status, title, detail and headers of the response for an error of the framework. Raises any other."""
     if not isinstance(error, HTTPException):
         raise error
     headers, path = dict(error.headers or {}), str(request.scope["path"])
@@ -51,7 +63,7 @@ async def http_problem(request: Request, error: Exception) -> Response:
     if "Allow" in headers:
         allowed = set(headers["Allow"].split(", "))
         headers["Allow"] = ", ".join(sorted(allowed | {"HEAD"} if "GET" in allowed else allowed))
-    return render("about:blank", str(error.detail), error.status_code, detail, headers)
+    return error.status_code, str(error.detail), detail, headers
 
 
 def _is_route(request: Request, path: str) -> bool:

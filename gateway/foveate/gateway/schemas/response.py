@@ -11,8 +11,8 @@ from foveate.core.model import ModelCard
 from foveate.core.outcome import Outcome, Result
 
 EXPOSED_HEADERS = (
-    "x-request-id", "server-timing", "x-foveate-plan", "x-foveate-quality", "x-slo-met", "x-cache",
-    "retry-after", "accept-encoding",
+    "x-request-id", "server-timing", "x-foveate-plan", "x-foveate-quality", "x-foveate-visual-tokens",
+    "x-slo-met", "x-cache", "retry-after", "accept-encoding",
 )  # fmt: skip
 """The headers of responses that web pages of other origins may read."""
 StageSeconds = dict[str, float]
@@ -110,7 +110,7 @@ def _headers(
     headers = {
         "x-request-id": reply.id,
         "x-foveate-plan": str(entry.fields["plan"]),
-        "server-timing": ", ".join([f"{name};dur={ms}" for name, ms in timings_ms.items()]),
+        "server-timing": _server_timing(timings_ms),
     }
     if entry.fields["quality"] is not None:
         headers["x-foveate-quality"] = f"{entry.quality:.4f}"
@@ -119,6 +119,15 @@ def _headers(
     if cache:
         headers["x-cache"] = cache
     return headers
+
+
+def server_timing(timings_s: StageSeconds) -> str:
+    """The value of the header Server-Timing."""
+    return _server_timing({name: round(seconds * 1e3, 3) for name, seconds in timings_s.items()})
+
+
+def _server_timing(timings_ms: Mapping[str, float]) -> str:
+    return ", ".join([f"{name};dur={ms}" for name, ms in timings_ms.items()])
 
 
 def chosen_field(card: ModelCard, result: Result) -> str | None:

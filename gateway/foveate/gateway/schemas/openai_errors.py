@@ -1,0 +1,55 @@
+"""Errors of the routes under /v1 as OpenAI's error objects, which its clients turn into exceptions."""
+
+from typing import Any
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from foveate.core.errors import (
+    BadRequest,
+    DeadlineExceeded,
+    DeviceHung,
+    Draining,
+    FoveateError,
+    Overloaded,
+    Unavailable,
+    UnknownModel,
+)
+from foveate.gateway.schemas.problems import error_headers, http_error_parts, http_problem
+
+PREFIX = "/v1"
+"""The routes of OpenAI's API are below this path."""
+CODES: tuple[tuple[type[FoveateError], str], ...] = (
+    (UnknownModel, "model_not_found"),
+    (Overloaded, "rate_limit_exceeded"),
+    (Draining, "draining"),
+    (DeviceHung, "device_hung"),
+    (Unavailable, "unavailable"),
+    (DeadlineExceeded, "deadline_exceeded"),
+)
+"""The `code` of the first class that an error belongs to. Others have none."""
+
+
+def openai_error(error: FoveateError, request_id: str) -> Response:
+    """The response for an error. It contains the error's message and nothing else about the server."""
+    param = error.param if isinstance(error, BadRequest) else None
+    if isinstance(error, UnknownModel):
+        param = param or "model"
+    code = next((code for kind, code in CODES if isinstance(error, kind)), None)
+    return _render(error.status, error.detail, param, code, error_headers(error, request_id))
+
+
+async def http_error(request: Request, error: Exception) -> Response:
+    """The response for errors of the framework, in the form of the path. Raises other errors."""
+    path = str(request.scope["path"])
+    if path != PREFIX and not path.startswith(f"{PREFIX}/"):
+        return await http_problem(request, error)
+    status, _, detail, headers = http_error_parts(request, error)
+    return _render(status, detail, None, "unknown_url" if status == 404 else None, headers)
+
+
+def _render(status: int, message: str, param: str | None, code: str | None, headers: dict[str, str]) -> Response:
+    kind = "rate_limit_error" if status == 429 else "invalid_request_error" if status < 500 else "server_error"
+    content: dict[str, Any] = {"message": message, "type": kind, "param": param, "code": code}
+    return Response(orjson.dumps({"error": content}), status, headers, "application/json")
