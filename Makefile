@@ -86,7 +86,7 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/pip
 
 $(VENV)/.dev: $(VENV)/.installed
 	$(BIN)/pip install --quiet 'pip>=25.1'
-	$(BIN)/pip install --quiet --constraint $(VENV)/constraints.txt --editable '.[timm,load,onnx,otel,ray,redis,transformers]' --group dev
+	$(BIN)/pip install --quiet --constraint $(VENV)/constraints.txt --editable '.[json-schema,timm,load,onnx,otel,ray,redis,transformers]' --group dev
 	touch $@
 
 $(VENV)/.train: $(VENV)/.dev

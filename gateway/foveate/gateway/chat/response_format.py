@@ -15,7 +15,6 @@ from foveate.gateway.chat.fields import (
 
 FIELD = "response_format"
 SCHEMA = f"{FIELD}.json_schema.schema"
-MAX_SCHEMA_BYTES = 64 * 1024
 ANY_OBJECT = '{"type":"object"}'
 """The schema of `json_object`."""
 
@@ -49,6 +48,4 @@ def _read_schema(value: Any, where: str) -> str:
         raise BadRequest(f"{SCHEMA} is nested too deeply", SCHEMA) from None
     except BadRequest as error:
         raise BadRequest(f"{SCHEMA}: {error.detail}", SCHEMA) from None
-    if len(text) > MAX_SCHEMA_BYTES:
-        raise BadRequest(f"{SCHEMA} has {len(text)} bytes, and may have {MAX_SCHEMA_BYTES}", SCHEMA)
     return text

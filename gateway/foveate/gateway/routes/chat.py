@@ -22,7 +22,6 @@ from foveate.gateway.chat.objective import (
 )
 from foveate.gateway.chat.request import ChatBody, parse_chat
 from foveate.gateway.chat.response import ChatAnswerState, ChatResponse
-from foveate.gateway.chat.response_format import SCHEMA
 from foveate.gateway.chat.stream import ChatStream, EventStream
 from foveate.gateway.decoding import SMALL_BYTES
 from foveate.gateway.limits import Permit, cancel_on_disconnect, deadline_timeout
@@ -38,6 +37,7 @@ from foveate.gateway.routes.model_selection import ModelSelector
 from foveate.gateway.routes.request_counter import RequestCounter
 from foveate.gateway.routes.services import RouteServices
 from foveate.gateway.schemas.openai_errors import openai_error
+from foveate.models.vlm.constraints import check_schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +169,9 @@ class ChatRoute:
 
     async def _check_schema(self, context: Context, body: ChatBody) -> None:
         """Raise BadRequest for a JSON schema that no answer can be held to."""
+        if body.options.json_schema:
+            async with deadline_timeout(context.objective.deadline):
+                await self.decoding.run(partial(check_schema, body.options.json_schema))
 
     async def _call(self, context: Context, body: ChatBody, permit: Permit) -> tuple[ChatCall, float]:
         """The call of the cluster, and the seconds in which its pictures were loaded."""

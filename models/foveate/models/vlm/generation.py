@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from foveate.core.chat import FinishReason, SamplingOptions
 from foveate.core.errors import BadRequest, RunFailed
+from foveate.models.vlm.constraints import JsonConstraint
 from foveate.models.vlm.key_value_cache import KeyValueCache
 from foveate.models.vlm.model import VisionLanguageModel
 from foveate.models.vlm.sampling import Sampler, TokenChoice, choose
@@ -116,7 +117,14 @@ class AnswerPiece:
 class ChatSequence:
     """One answer while it is generated: all of its state outside the key/value cache."""
 
-    def __init__(self, prompt: ChatPrompt, options: SamplingOptions, tokenizer: ChatTokenizer) -> None:
+    def __init__(
+        self,
+        prompt: ChatPrompt,
+        options: SamplingOptions,
+        tokenizer: ChatTokenizer,
+        constraint: JsonConstraint | None = None,
+    ) -> None:
+        """constraint: decides which tokens may come next; None allows all."""
         self.prompt = prompt
         self.max_tokens = options.max_tokens
         self.slot = -1
@@ -125,7 +133,7 @@ class ChatSequence:
         """The tokens of the answer, the end mark included."""
         self.finish: FinishReason | None = None
         self.error: RunFailed | None = None
-        self.sampler = Sampler(options)
+        self.sampler = Sampler(options, constraint)
         self._stream = TextStream(tokenizer, options.stop)
 
     @property

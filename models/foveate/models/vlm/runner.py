@@ -18,6 +18,7 @@ from foveate.models.layers.visual_tokens import Compression, CompressionContext
 from foveate.models.runners.base import BaseRunner, Pixels, check_model
 from foveate.models.vlm import generation
 from foveate.models.vlm.checkpoint import ChatCheckpoint
+from foveate.models.vlm.constraints import ConstraintCompiler
 from foveate.models.vlm.cost import ChatCost, ChatLoad, ChatParts, chat_cost
 from foveate.models.vlm.describe import describe_chat, merge_thresholds
 from foveate.models.vlm.generation import AnswerPiece, ChatPrompt, ChatSequence, build_prompt, check_fits
@@ -86,6 +87,7 @@ class ChatRunner(BaseRunner):
         self.tower = checkpoint.tower.to(self.device, self.dtype).eval()
         self.model = checkpoint.model.to(self.device, self.dtype).eval()
         self.tokenizer = checkpoint.tokenizer
+        self.constraints = ConstraintCompiler(self.tokenizer)
         self.full = Plan(card.name, self.tower.trunk.config.image_size, precision)
         self.input = pixels.input
         """How a picture becomes the tower's square input."""
@@ -172,8 +174,10 @@ class ChatRunner(BaseRunner):
         check_fits(len(ids) - pictures + visual, visual, self.cache)
 
     def sequence(self, prompt: ChatPrompt, options: SamplingOptions) -> ChatSequence:
-        """The answer to a prompt, before its first token."""
-        return ChatSequence(prompt, options, self.tokenizer)
+        """The answer to a prompt, before its first token. Raises BadRequest for a bad JSON schema."""
+        schema = options.json_schema
+        constraint = self.constraints.compile(schema) if schema else None
+        return ChatSequence(prompt, options, self.tokenizer, constraint)
 
     def prefill(self, sequences: Sequence[ChatSequence]) -> list[AnswerPiece]:
         """Start answers. See `generation.start`."""

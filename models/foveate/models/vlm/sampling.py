@@ -1,13 +1,17 @@
 """The choice of the next token from the scores of the vocabulary: greedy or sampled."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from foveate.core.chat import SamplingOptions
 from foveate.core.errors import RunFailed
+from foveate.models.vlm.constraints import JsonConstraint
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +20,7 @@ class TokenChoice:
 
     token: int
     logprob: float
-    """Logarithm of its probability, at temperature 1."""
+    """Logarithm of its probability, at temperature 1, among the tokens that a constraint allows."""
     alternatives: tuple[tuple[int, float], ...] = ()
     """The most probable tokens with their logarithms, the first ahead."""
 
@@ -24,8 +28,9 @@ class TokenChoice:
 class Sampler:
     """Chooses the tokens of one sequence. It holds the sequence's own random numbers."""
 
-    def __init__(self, options: SamplingOptions) -> None:
-        self.options = options
+    def __init__(self, options: SamplingOptions, constraint: JsonConstraint | None = None) -> None:
+        """constraint: decides which tokens may come next; None allows all."""
+        self.options, self._constraint = options, constraint
         self._generator = torch.Generator()
         if options.seed is None:
             self._generator.seed()
@@ -33,11 +38,19 @@ class Sampler:
             self._generator.manual_seed(options.seed)
 
     def choose(self, logprobs: Tensor) -> TokenChoice:
-        """A token from logarithms of probabilities (V,) float32 on the CPU."""
+        """A token from logarithms of probabilities (V,) float32 on the CPU.
+
+        Raises RunFailed where the constraint leaves no token.
+        """
         options = self.options
+        if self._constraint is not None:
+            logprobs = among_allowed(logprobs, self._constraint.allowed())
         token = int(logprobs.argmax()) if options.temperature == 0 else self._sample(logprobs)
         likely = logprobs.topk(min(options.top_logprobs, len(logprobs)))
-        alternatives = tuple(zip(likely.indices.tolist(), likely.values.tolist(), strict=True))
+        pairs = zip(likely.indices.tolist(), likely.values.tolist(), strict=True)
+        alternatives = tuple(pair for pair in pairs if pair[1] > -math.inf)
+        if self._constraint is not None:
+            self._constraint.accept(token)
         return TokenChoice(token, float(logprobs[token]), alternatives)
 
     def _sample(self, logprobs: Tensor) -> int:
@@ -56,6 +69,26 @@ def choose(logits: Tensor, samplers: Sequence[Sampler]) -> list[TokenChoice | Ru
     scores = logits.float().cpu()
     finite, logprobs = scores.isfinite().all(-1).tolist(), scores.log_softmax(-1)
     return [
-        sampler.choose(row) if valid else RunFailed("the model computed scores that are not finite")
+        _choose(sampler, row) if valid else RunFailed("the model computed scores that are not finite")
         for valid, row, sampler in zip(finite, logprobs, samplers, strict=True)
     ]
+
+
+def among_allowed(logprobs: Tensor, allowed: NDArray[np.bool_]) -> Tensor:
+    """The logarithms of probabilities (V,) among the allowed tokens alone; -inf for others.
+
+    Raises RunFailed if no token is allowed.
+    """
+    if not allowed.any():
+        raise RunFailed("no token can follow in an answer with this JSON schema")
+    hidden = torch.ones(len(logprobs), dtype=torch.bool)
+    hidden[: len(allowed)] = torch.from_numpy(~allowed)
+    return logprobs.masked_fill(hidden, -math.inf).log_softmax(-1)
+
+
+def _choose(sampler: Sampler, logprobs: Tensor) -> TokenChoice | RunFailed:
+    """The next token of one sequence. A constraint that fails fails its sequence alone."""
+    try:
+        return sampler.choose(logprobs)
+    except RunFailed as error:
+        return error
