@@ -18,6 +18,7 @@ import torch
 from foveate.core.metrics import Metrics
 from foveate.core.settings import Settings
 from foveate.gateway.app import create_app
+from foveate.gateway.limits import AdmissionLimiter
 from foveate.gateway.server import DrainingServer, server
 from foveate.models.vlm.runner import ChatRunner
 from tests.support import chat_models
@@ -80,6 +81,11 @@ class ChatServer:
         }
         async with self.http() as client:
             return await client.post(path, content=data, headers=named)
+
+    @property
+    def limiter(self) -> AdmissionLimiter:
+        """Counts the requests in flight and the bytes of their bodies."""
+        return self.server.limiter
 
     def http(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=WAIT_S, trust_env=False)

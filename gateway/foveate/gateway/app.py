@@ -36,6 +36,7 @@ from foveate.gateway.routes.chat import ChatRoute
 from foveate.gateway.routes.classify import ClassifyRoute
 from foveate.gateway.routes.context import request_id_of
 from foveate.gateway.routes.embed import EmbedRoute
+from foveate.gateway.routes.openai_models import add_openai_models
 from foveate.gateway.routes.segment import SegmentRoute
 from foveate.gateway.routes.services import RouteServices, TraceSink
 from foveate.gateway.schemas.image import ModelLadder, ModelList, ProbeAnswer, card_fields, rung_fields
@@ -90,6 +91,7 @@ def create_app(
         app, [ClassifyRoute(services), SegmentRoute(services), EmbedRoute(services), ChatRoute(services)]
     )
     add_models(app, cluster)
+    add_openai_models(app, cluster)
     add_health(app, cluster, metrics, collect_metrics)
     describe_tasks(app)
     allow_origins(app, settings.cors_origins)

@@ -1,10 +1,12 @@
 """The objective of a chat: from headers, and from the field `foveate` of the body."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from foveate.core.errors import BadRequest
+from foveate.core.errors import BadPlan, BadRequest
 from foveate.core.plan import MAX_TEXT
 from foveate.gateway.chat.fields import read_closed_object, read_flag, read_number, read_text, read_whole
 from foveate.gateway.objective import MAX_DEADLINE_S, OWN_HEADERS, parse_number
@@ -44,12 +46,18 @@ class RequestedObjective:
                 raise BadRequest(f"the header {name} and {where} are different; send one of them", where)
         return {**headers, **self.headers} if self.headers else headers
 
-    def named(self, error: BadRequest) -> BadRequest:
-        """An error about a header, with the path of the field that gave its value, if one did."""
-        if error.param is None:
-            name = next((name for name in self.headers if name in error.detail), None)
-            error.param = None if name is None else _field_of(name)
-        return error
+    @contextmanager
+    def naming_fields(self) -> Iterator[None]:
+        """Errors about a header name the field that gave its value, if one did."""
+        try:
+            yield
+        except BadRequest as error:
+            named = [name for name in self.headers if re.search(rf"{name}(?![\w-])", error.detail)]
+            if isinstance(error, BadPlan) and "x-plan" in self.headers:
+                named.append("x-plan")
+            if error.param is None and named:
+                error.param = _field_of(named[0])
+            raise
 
 
 def read_requested(value: Any) -> RequestedObjective:

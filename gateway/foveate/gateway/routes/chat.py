@@ -117,7 +117,8 @@ class ChatRoute:
                 body, text = await self._parse(text, deadline), b""
                 context = self._context(headers, request_id, request_log, body, arrived)
                 await self._check_schema(context, body)
-                self.admission.reserve(context)
+                with body.objective.naming_fields():
+                    self.admission.reserve(context)
                 call, decode_s = await self._call(context, body, permit)
                 del body  # it holds the encoded pictures, which are decoded now
                 permit.release()
@@ -141,7 +142,7 @@ class ChatRoute:
         card = self.models.by_name(body.model, False)
         request_log.model = card.name
         merged = body.objective.merged(headers)
-        try:
+        with body.objective.naming_fields():
             objective, options = self._objective(merged, body, arrived)
             request_log.objective = objective
             plan = choose_chat_plan(
@@ -149,8 +150,6 @@ class ChatRoute:
                 (objective.min_quality, options.min_quality_worst),
                 objective.deadline is not None or options.first_token_by is not None,
             )  # fmt: skip
-        except BadRequest as error:
-            raise body.objective.named(error) from None
         choice = ClientChoice(body.model, merged.get("x-plan"))
         return RequestContext(request_id, card, objective, plan, choice, options, arrived, request_log)
 

@@ -6,7 +6,9 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
+from foveate.core.model import CHAT_ROUTE
 from foveate.core.point_prompts import MAX_POINTS
+from foveate.gateway.schemas.chat import CHAT_BODY, ChatCompletion, ChatCompletionChunk, OpenAiError
 from foveate.gateway.schemas.embedding import ImageEmbedding
 from foveate.gateway.schemas.image import Classification, Problem, Segmentation
 from foveate.gateway.schemas.video import ClipClassification, ClipSegmentation
@@ -108,6 +110,8 @@ _BOUNDS: dict[str, dict[str, float]] = {
     "x-slo-ms": {"exclusiveMinimum": 0, "maximum": 3_600_000},
     "x-request-timeout-seconds": {"exclusiveMinimum": 0, "maximum": 3_600},
     "x-min-quality": {"minimum": 0, "maximum": 1},
+    "x-min-quality-worst": {"minimum": 0, "maximum": 1},
+    "x-ttft-ms": {"exclusiveMinimum": 0, "maximum": 3_600_000},
     "x-priority": {"minimum": -9, "maximum": 9},
     "top_k": {"minimum": 1},
 }
@@ -144,6 +148,7 @@ _COMMON = _parameters(
 )
 RESPONSE_MODELS = (
     Classification, ClipClassification, Segmentation, ClipSegmentation, ImageEmbedding, Problem,
+    ChatCompletion, ChatCompletionChunk, OpenAiError,
 )  # fmt: skip
 _STATUSES = {
     400: "Bad request",
@@ -176,6 +181,7 @@ def describe_tasks(app: FastAPI) -> None:
                 "/classify": {"post": _classify()},
                 "/segment": {"post": _segment()},
                 "/embed": {"post": _embed()},
+                CHAT_ROUTE: {"post": _chat()},
             }
             document["paths"] = {**task_paths, **document["paths"]}
         return document
@@ -212,6 +218,35 @@ def _segment() -> dict[str, Any]:
 def _embed() -> dict[str, Any]:
     answer = _json("ImageEmbedding")
     return _operation("embed", "Embed an image", EMBED_OPTIONS, answer, clips=False)
+
+
+def _chat() -> dict[str, Any]:
+    """As OpenAI's API has it. Errors are its error objects."""
+    headers = _parameters(
+        ("x-ttft-ms", "header", "number", "deadline of the first token, in milliseconds from the arrival"),
+        (
+            "x-min-quality-worst",
+            "header",
+            "number",
+            "lowest acceptable share of full accuracy in every kind of question, 0 to 1",
+        ),
+    )
+    problems = {
+        str(status): {"description": text, "content": _json("OpenAiError")}
+        for status, text in _STATUSES.items()
+    }
+    answers = {
+        **_json("ChatCompletion"),
+        "text/event-stream": {"schema": {"$ref": _REF.format(model="ChatCompletionChunk")}},
+    }
+    body = {"required": True, "content": {"application/json": {"schema": CHAT_BODY}}}
+    return {
+        "summary": "Answer a chat about pictures",
+        "operationId": "chat",
+        "parameters": [*_COMMON, *headers],
+        "requestBody": body,
+        "responses": {"200": {"description": "The answer", "content": answers}, **problems},
+    }
 
 
 def _json(*models: str) -> dict[str, Any]:
