@@ -31,7 +31,8 @@ class OneByOneCluster(LocalCluster):
         super().__init__([lambda each=each: each for each in others], Metrics())
         self.chat_runner = runner
         self.calls: list[ChatCall] = []
-        self.reserved: list[tuple[Objective, Plan | None]] = []
+        self.reserved: list[ChatCall] = []
+        """The calls as they were before their pictures were decoded."""
         self.refusal: FoveateError | None = None
         """Raised when a chat is reserved."""
         self.failure: Exception | None = None
@@ -47,17 +48,26 @@ class OneByOneCluster(LocalCluster):
     def cards(self) -> dict[str, ModelCard]:
         return {self.chat_runner.card.name: self.chat_runner.card} | super().cards()
 
-    def reserve(self, model: str, objective: Objective, plan: Plan | None, ready_in_s: float) -> Slot:
+    def reserve(
+        self,
+        model: str,
+        objective: Objective,
+        plan: Plan | None,
+        ready_in_s: float,
+        call: ChatCall | None = None,
+    ) -> Slot:
         if model != self.chat_runner.card.name:
             return super().reserve(model, objective, plan, ready_in_s)
         if self.refusal is not None:
             raise self.refusal
         if plan is not None:
             self.chat_runner.check(plan)
-        self.reserved.append((objective, plan))
+        assert call is not None
+        self.reserved.append(call)
         return Slot(self, model)
 
-    async def chat(self, call: ChatCall) -> AsyncGenerator[ChatEvent, None]:
+    async def chat(self, call: ChatCall, reserved: bool = False) -> AsyncGenerator[ChatEvent, None]:
+        assert reserved
         self.calls.append(call)
         ended = False
         try:

@@ -90,7 +90,14 @@ class LocalCluster:
             engine.start()
             self._engines[runner.card.name] = engine
 
-    def reserve(self, model: str, objective: Objective, plan: Plan | None, ready_in_s: float) -> Slot:
+    def reserve(
+        self,
+        model: str,
+        objective: Objective,
+        plan: Plan | None,
+        ready_in_s: float,
+        call: ChatCall | None = None,
+    ) -> Slot:
         """Reserve a place in the engine of the model, or refuse the request. Raises FoveateError."""
         self._engines[model].reserve(objective, plan, ready_in_s)
         return Slot(self, model)
@@ -102,7 +109,7 @@ class LocalCluster:
             raise UnknownModel(f"no model {request.model!r} is served here")
         return await engine.submit(request, reserved)
 
-    async def chat(self, call: ChatCall) -> AsyncGenerator[ChatEvent, None]:
+    async def chat(self, call: ChatCall, reserved: bool = False) -> AsyncGenerator[ChatEvent, None]:
         """Answer a chat. Raises FoveateError; UnknownModel if no engine serves the model."""
         raise UnknownModel(f"no model {call.model!r} answers chats here")
         yield

@@ -7,6 +7,7 @@ from time import monotonic
 from typing import Any, TypeVar
 
 from foveate.cluster import Cluster, Slot
+from foveate.core.chat import ChatCall
 from foveate.core.model import ModelCard, Task
 from foveate.core.outcome import Outcome
 from foveate.core.request import Objective, Request
@@ -22,13 +23,13 @@ class Admission:
     def __init__(self, cluster: Cluster, decoding: Decoding, task: Task) -> None:
         self.cluster, self.decoding, self.task = cluster, decoding, task
 
-    def reserve(self, context: RequestContext[Any]) -> Slot:
+    def reserve(self, context: RequestContext[Any], call: ChatCall | None = None) -> Slot:
         """The request's one reservation, made at the first call.
 
-        Raises TooLate, DeadlineExceeded, BadPlan.
+        call: a chat, with pictures that are not decoded yet. Raises TooLate, DeadlineExceeded, BadPlan.
         """
         if context.log.slot is None:
-            context.log.slot = self._reserve(context)
+            context.log.slot = self._reserve(context, call)
         return context.log.slot
 
     def move(self, context: RequestContext[Any]) -> None:
@@ -76,10 +77,10 @@ class Admission:
         """Predicted seconds from the model's answer to the response."""
         return 0.0
 
-    def _reserve(self, context: RequestContext[Any]) -> Slot:
+    def _reserve(self, context: RequestContext[Any], call: ChatCall | None = None) -> Slot:
         ready_in_s = self.decoding.decode_wait_s(context.card)
         return self.cluster.reserve(
-            context.card.name, self.engine_objective(context), context.plan, ready_in_s
+            context.card.name, self.engine_objective(context), context.plan, ready_in_s, call
         )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from time import monotonic
 
@@ -10,7 +10,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from foveate.core.chat import ChatCall, ChatEnded
+from foveate.core.chat import ChatCall, ChatEnded, ChatPicture
 from foveate.core.errors import BadRequest, Draining
 from foveate.core.model import Task, route_of
 from foveate.core.request import Objective
@@ -38,6 +38,9 @@ from foveate.gateway.routes.request_counter import RequestCounter
 from foveate.gateway.routes.services import RouteServices
 from foveate.gateway.schemas.openai_errors import openai_error
 from foveate.models.vlm.constraints import check_schema
+
+NOT_DECODED = ChatPicture(b"", None, 0)
+"""Stands for a picture until it is decoded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +120,12 @@ class ChatRoute:
                 body, text = await self._parse(text, deadline), b""
                 context = self._context(headers, request_id, request_log, body, arrived)
                 await self._check_schema(context, body)
+                call = self._call(context, body)
                 with body.objective.naming_fields():
-                    self.admission.reserve(context)
-                call, decode_s = await self._call(context, body, permit)
+                    self.admission.reserve(context, call)
+                started = monotonic()
+                pictures = await self.pictures.load(context, body.messages.pictures, permit)
+                call, decode_s = replace(call, pictures=pictures), monotonic() - started
                 del body  # it holds the encoded pictures, which are decoded now
                 permit.release()
                 return await self._generate(context, call, decode_s, events)
@@ -172,16 +178,14 @@ class ChatRoute:
             async with deadline_timeout(context.objective.deadline):
                 await self.decoding.run(partial(check_schema, body.options.json_schema))
 
-    async def _call(self, context: Context, body: ChatBody, permit: Permit) -> tuple[ChatCall, float]:
-        """The call of the cluster, and the seconds in which its pictures were loaded."""
-        started = monotonic()
-        pictures = await self.pictures.load(context, body.messages.pictures, permit)
-        call = ChatCall(
-            context.id, context.card.name, body.messages.turns, pictures, body.options,
+    def _call(self, context: Context, body: ChatBody) -> ChatCall:
+        """The call of the cluster, with pictures that are not decoded yet."""
+        return ChatCall(
+            context.id, context.card.name, body.messages.turns,
+            [NOT_DECODED] * len(body.messages.pictures), body.options,
             self.admission.engine_objective(context), context.options.first_token_by,
             context.options.min_quality_worst, context.plan, body.objective.may_shorten,
         )  # fmt: skip
-        return call, monotonic() - started
 
     async def _generate(
         self, context: Context, call: ChatCall, decode_s: float, events: EventStream
@@ -190,7 +194,7 @@ class ChatRoute:
         options = context.options
         state = ChatAnswerState(context.id, context.card, options.logprobs, decode_s)
         stream = ChatStream(events, state, options.include_usage) if options.stream else None
-        async with aclosing(self.services.cluster.chat(call)) as answer:
+        async with aclosing(self.admission.reserve(context).chat(call)) as answer:
             async for event in answer:
                 state.add(event)
                 if isinstance(event, ChatEnded):

@@ -87,8 +87,12 @@ def among_allowed(logprobs: Tensor, allowed: NDArray[np.bool_]) -> Tensor:
 
 
 def _choose(sampler: Sampler, logprobs: Tensor) -> TokenChoice | RunFailed:
-    """The next token of one sequence. A constraint that fails fails its sequence alone."""
+    """The next token of one sequence. A sampler that fails fails its sequence alone."""
     try:
         return sampler.choose(logprobs)
     except RunFailed as error:
         return error
+    except Exception as error:
+        failure = RunFailed("the next token could not be chosen")
+        failure.__cause__ = error
+        return failure

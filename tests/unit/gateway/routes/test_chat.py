@@ -3,6 +3,7 @@
 import asyncio
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import openai
@@ -128,7 +129,7 @@ async def test_turns_pictures_and_options_reach_the_cluster() -> None:
             extra_body={"foveate": {"may_shorten": True, "min_quality_worst": 0.7, "priority": 5}},
             extra_headers={"x-tenant": "me", "x-ttft-ms": "30000", "x-min-quality": "0.8"},
         )  # fmt: skip
-        (call,) = chats.cluster.calls
+        (call,), (reserved,) = chats.cluster.calls, chats.cluster.reserved
         spec = chats.cluster.chat_runner.card.input
     assert spec is not None
     assert call.turns == (
@@ -139,6 +140,8 @@ async def test_turns_pictures_and_options_reach_the_cluster() -> None:
     )
     assert call.options == SamplingOptions(3, 0.5, 0.9, 7, ("zebra",), 2)
     assert len(call.pictures) == 3
+    assert [picture.pixels for picture in reserved.pictures] == [None] * 3
+    assert replace(reserved, pictures=call.pictures) == call
     for each, data in zip(call.pictures, (upright, turned), strict=False):
         assert (each.pixels == decode_image(data, spec, 64, 10**6)).all()
         assert (len(each.digest), each.size_bytes) == (32, 64 * 64 * 3)
@@ -179,7 +182,7 @@ async def test_the_detail_is_a_number_of_visual_tokens(
         )
         call, full = chats.cluster.calls[0], chats.cluster.chat_runner.full
     assert (None if call.plan is None else call.plan.relative_to(full)) == plan
-    assert chats.cluster.reserved[0][1] == call.plan
+    assert chats.cluster.reserved[0].plan == call.plan
 
 
 async def test_an_slo_class_may_be_the_default_of_the_route() -> None:
