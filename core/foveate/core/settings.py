@@ -144,6 +144,11 @@ class Settings(BaseSettings):
     pixel."""
     clip_decode_s: float = Field(default=20.0, gt=0)
     """Maximum seconds for decoding one clip."""
+    chat_slots: int = Field(default=16, ge=1, le=1024)
+    """Answers of a vision-language model that are generated at once. Further chats wait."""
+    chat_slot_tokens: int = Field(default=1024, ge=16)
+    """Tokens of a chat at most, the visual ones and the answer included. A model may take fewer. The keys and
+    values of vit-t-chat take 10 kB a token, so that 16 slots of 512 tokens take 84 MB."""
     chat_answer_tokens: int = Field(default=256, ge=1)
     """Maximum tokens of an answer to a chat whose request names no max_tokens."""
     chat_pictures: int = Field(default=16, ge=0)

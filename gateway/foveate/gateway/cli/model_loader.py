@@ -48,8 +48,9 @@ def load_options(settings: Settings) -> "LoadOptions":
 
     precision = None if settings.precision == "auto" else settings.precision
     return LoadOptions(
-        precision, settings.device, settings.threads, settings.max_batch, settings.model_options
-    )
+        precision, settings.device, settings.threads, settings.max_batch,
+        settings.chat_slots, settings.chat_slot_tokens, settings.model_options,
+    )  # fmt: skip
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from foveate.core.default_models import CHAT_MODEL
 from foveate.core.errors import SetupError
 from foveate.core.nearest_names import did_you_mean
 from foveate.models import zoo
-from foveate.models.loading.chat_models import ChatModelLoader
+from foveate.models.loading.chat_models import NOT_INSTALLED, ChatModelLoader
 from foveate.models.loading.loader import DEFAULT_OPTIONS, LoadOptions
 from foveate.models.vlm import checkpoint
 from foveate.models.vlm.runner import SLOT_TOKENS, SLOTS, ChatRunner
@@ -44,10 +44,7 @@ def find(name: str) -> tuple[str, Traversable]:
     if "/" in name:
         raise SetupError(f"there is no folder {name}")
     if name == CHAT_MODEL:
-        raise SetupError(
-            f"the weights of {name} are not installed: train them as docs/models/{name}.md says, or name a "
-            f"folder with {FILES}"
-        )
+        raise SetupError(NOT_INSTALLED)
     if name in zoo.names():
         raise SetupError(f"{name} does not answer questions; {CHAT_MODEL} does")
     hint = did_you_mean(name, {*shipped, CHAT_MODEL}) or f"; there is {CHAT_MODEL}, or name a folder"

@@ -30,6 +30,10 @@ class LoadOptions:
     """Threads of one forward; 0: one for each core."""
     max_batch: int = 0
     """Requests in a batch at most; 0: the default of the device."""
+    chat_slots: int = 16
+    """Chats that a vision-language model answers at once."""
+    chat_slot_tokens: int = 1024
+    """Tokens of each of them at most."""
     checkpoints: Mapping[str, CheckpointOptions] = field(default_factory=dict)
     """What is stated about checkpoints, by the name that the model is loaded by."""
 

@@ -1,18 +1,23 @@
 """Vision-language models by name and folder, with their profiles."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from foveate.core.errors import SetupError
 from foveate.core.plan import Plan
 from foveate.core.profile import Profile
+from foveate.models import zoo
+from foveate.models.loading import chat_models as loading
 from foveate.models.loading.chat_models import ChatModelLoader
 from foveate.models.loading.loader import LoadOptions
 from foveate.models.loading.profile_store import profile_path
 from foveate.models.loading.registry import loader_for
 from foveate.models.profiling.chat_profile import measure_chat
 from foveate.models.profiling.profile_state import ProfilingJob
+from foveate.models.vlm.runner import ChatRunner
+from foveate.models.vlm.visual_tokens import VisualTokens
 from tests.support import chat_models
 from tests.support.question_sets import unanswered
 
@@ -58,9 +63,33 @@ def test_the_profile_beside_the_weights_gives_the_ladder(folder: Path) -> None:
     assert len(loader_for(str(folder)).load(str(folder), OPTIONS, warm_ladder=False).card.ladder) == 1
 
 
-def test_serving_is_refused_in_one_sentence(folder: Path) -> None:
-    with pytest.raises(SetupError, match="cannot be served over HTTP yet: ask it with foveate ask"):
-        loader_for(str(folder)).load(str(folder), OPTIONS)
+def test_a_model_that_is_to_be_served_runs_every_rung(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plans: list[Plan] = []
+
+    class Watched(ChatRunner):
+        def visual_tokens(self, *parts: Any) -> list[VisualTokens]:
+            plans.append(parts[1])
+            return super().visual_tokens(*parts)
+
+    monkeypatch.setattr(loading, "ChatRunner", Watched)
+    options = LoadOptions(device="cpu", threads=1, chat_slots=3, chat_slot_tokens=64)
+    runner = ChatModelLoader().load(str(folder), options)
+    assert plans == [rung.plan for rung in runner.card.ladder]
+    assert (runner.cache.shape.slots, runner.cache.shape.length) == (3, 64)
+    assert runner.cache.free_slots == 3
+
+
+def test_a_model_that_cannot_answer_is_not_served(folder: Path) -> None:
+    options = LoadOptions(device="cpu", threads=1, chat_slot_tokens=16)
+    with pytest.raises(SetupError, match="gives no answer about a blank picture: the chat has"):
+        ChatModelLoader().load(str(folder), options)
+
+
+def test_the_default_model_without_weights_is_missing_and_not_unknown() -> None:
+    if "vit-t-chat" in zoo.chat_names():
+        pytest.skip("the weights are shipped")
+    with pytest.raises(SetupError, match="the weights of vit-t-chat are not installed: train them"):
+        loader_for("vit-t-chat").load("vit-t-chat", OPTIONS)
 
 
 def test_siblings_are_refused(folder: Path) -> None:
