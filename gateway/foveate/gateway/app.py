@@ -40,8 +40,8 @@ from foveate.gateway.routes.openai_models import add_openai_models
 from foveate.gateway.routes.segment import SegmentRoute
 from foveate.gateway.routes.services import RouteServices, TraceSink
 from foveate.gateway.schemas.image import ModelLadder, ModelList, ProbeAnswer, card_fields, rung_fields
-from foveate.gateway.schemas.openapi import describe_tasks, problem_response
 from foveate.gateway.schemas.openai_errors import http_error
+from foveate.gateway.schemas.openapi import describe_tasks, problem_response
 from foveate.gateway.schemas.problems import problem
 from foveate.gateway.schemas.response import EXPOSED_HEADERS
 

@@ -42,7 +42,6 @@ class Permit:
         limiter.bytes += added
         self.bytes += added
 
-
     def release(self) -> None:
         """The body is no longer in memory, although the request goes on."""
         self._limiter.bytes -= self.bytes

@@ -16,7 +16,6 @@ from foveate.core.model import Task, route_of
 from foveate.core.request import Objective
 from foveate.gateway.chat.objective import (
     HEADERS,
-    RequestedObjective,
     read_min_quality_worst,
     read_ttft_ms,
 )
@@ -24,7 +23,7 @@ from foveate.gateway.chat.request import ChatBody, parse_chat
 from foveate.gateway.chat.response import ChatAnswerState, ChatResponse
 from foveate.gateway.chat.stream import ChatStream, EventStream
 from foveate.gateway.decoding import SMALL_BYTES
-from foveate.gateway.limits import Permit, cancel_on_disconnect, deadline_timeout
+from foveate.gateway.limits import cancel_on_disconnect, deadline_timeout
 from foveate.gateway.meter import Meter
 from foveate.gateway.objective import check_headers, default_plan, read_objective
 from foveate.gateway.routes.admission import Admission

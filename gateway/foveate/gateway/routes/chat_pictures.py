@@ -62,9 +62,7 @@ class ChatPictures:
         """
         return await run_together(self._load(context, source, permit) for source in sources)
 
-    async def _load(
-        self, context: RequestContext[Any], source: PictureSource, permit: Permit
-    ) -> ChatPicture:
+    async def _load(self, context: RequestContext[Any], source: PictureSource, permit: Permit) -> ChatPicture:
         try:
             data = await self.fetcher.fetch_image(source.url, permit, context.objective.deadline)
             if context.card.input is not None and is_clip(data):

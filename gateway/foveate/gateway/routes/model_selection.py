@@ -60,7 +60,9 @@ class ModelSelector:
             return UnknownModel(f"{card.name} answers points: send them to /segment, with the model {owner}")
         if card.task in INTERNAL_TASKS:
             return UnknownModel(f"{card.name} works for another model; GET /models lists the models")
-        return UnknownModel(f"{card.name} is served under {route_of(card.task)}, not under {route_of(self.task)}")
+        return UnknownModel(
+            f"{card.name} is served under {route_of(card.task)}, not under {route_of(self.task)}"
+        )
 
     def _first(self, video: bool) -> ModelCard | None:
         return next((card for card in self.cards.values() if bool(card.frames) == video), None)

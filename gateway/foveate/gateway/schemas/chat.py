@@ -168,9 +168,7 @@ def _object(properties: dict[str, Any], *required: str) -> dict[str, Any]:
     }
 
 
-_TEXT_PART = _object(
-    {"type": {"const": "text"}, "text": {"type": "string", "minLength": 1}}, "type", "text"
-)
+_TEXT_PART = _object({"type": {"const": "text"}, "text": {"type": "string", "minLength": 1}}, "type", "text")
 _IMAGE_PART = _object(
     {
         "type": {"const": "image_url"},

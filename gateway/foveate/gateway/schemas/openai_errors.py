@@ -49,7 +49,11 @@ async def http_error(request: Request, error: Exception) -> Response:
     return _render(status, detail, None, "unknown_url" if status == 404 else None, headers)
 
 
-def _render(status: int, message: str, param: str | None, code: str | None, headers: dict[str, str]) -> Response:
-    kind = "rate_limit_error" if status == 429 else "invalid_request_error" if status < 500 else "server_error"
+def _render(
+    status: int, message: str, param: str | None, code: str | None, headers: dict[str, str]
+) -> Response:
+    kind = (
+        "rate_limit_error" if status == 429 else "invalid_request_error" if status < 500 else "server_error"
+    )
     content: dict[str, Any] = {"message": message, "type": kind, "param": param, "code": code}
     return Response(orjson.dumps({"error": content}), status, headers, "application/json")

@@ -227,9 +227,7 @@ async def test_a_bad_or_contradictory_objective_is_refused(
 async def test_the_same_objective_in_header_and_body_is_accepted() -> None:
     async with chat_listening() as chats:
         fields = {"slo_ms": 60000, "plan": "pool:4", "priority": 1}
-        response = await chats.post(
-            body(foveate=fields), x_slo_ms="6e4", x_plan="pool:4", x_priority="+1"
-        )
+        response = await chats.post(body(foveate=fields), x_slo_ms="6e4", x_plan="pool:4", x_priority="+1")
     assert response.status_code == 200
 
 
@@ -329,11 +327,13 @@ async def test_every_failure_under_v1_is_an_error_object() -> None:
 
 
 async def test_raw_events_are_those_of_the_protocol() -> None:
-    async with chat_listening() as chats:
-        async with chats.http() as client, client.stream(
+    async with (
+        chat_listening() as chats, chats.http() as client,
+        client.stream(
             "POST", PATH, json={**LONG, "stream": True, "stream_options": {"include_usage": True}}
-        ) as response:
-            raw = await response.aread()
+        ) as response,
+    ):
+        raw = await response.aread()
     assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
     assert (response.headers["cache-control"], response.headers["x-accel-buffering"]) == ("no-cache", "no")
     assert "content-length" not in response.headers

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 
+from foveate.core.model import CHAT_ROUTE
 from foveate.gateway.routes.base import TaskRoute
 from foveate.gateway.routes.classify import ClassifyRoute
 from foveate.gateway.routes.embed import EmbedRoute
@@ -27,7 +28,7 @@ def document() -> Any:
 
 
 def test_task_routes_are_added_to_those_of_the_framework(document: Any) -> None:
-    assert list(document["paths"]) == ["/classify", "/segment", "/embed", "/models"]
+    assert list(document["paths"]) == ["/classify", "/segment", "/embed", CHAT_ROUTE, "/models"]
 
 
 def test_a_second_call_gives_the_same_document() -> None:

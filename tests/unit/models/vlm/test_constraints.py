@@ -52,9 +52,7 @@ def options(schema: dict[str, Any], **others: Any) -> SamplingOptions:
 @pytest.mark.parametrize("temperature", [0.0, 2.0])
 def test_random_weights_obey_a_schema(runner: ChatRunner, schema: dict[str, Any], temperature: float) -> None:
     for seed in range(4):
-        answer = runner.answer(
-            (), TURNS, runner.full, options(schema, temperature=temperature, seed=seed)
-        )
+        answer = runner.answer((), TURNS, runner.full, options(schema, temperature=temperature, seed=seed))
         assert answer.finish == "stop"
         Draft202012Validator(schema).validate(json.loads(answer.text))
         tokens = [choice.token for choice in answer.choices]
