@@ -19,7 +19,8 @@ _INTRO = """\
 After reading this page you can call every route of the server. The document behind this page is served as
 `GET /openapi.json` by every server, and is part of this site: [openapi.json](openapi.json).
 
-Errors are [RFC 9457](https://www.rfc-editor.org/rfc/rfc9457) problem details. The page
+Errors are [RFC 9457](https://www.rfc-editor.org/rfc/rfc9457) problem details, and those of the routes under
+`/v1` are OpenAI's error objects; [Chats over HTTP](chat.md) describes these routes. The page
 [Deadlines and quality](deadlines.md) explains the headers `x-slo-ms`, `x-min-quality`, `x-priority` and
 `x-slo-class`; [Plans and ladders](plans.md) explains `x-plan`. [Tasks](tasks.md#headers) lists the headers
 of responses.

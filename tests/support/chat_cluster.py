@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from foveate.cluster import Slot
@@ -17,6 +18,7 @@ from foveate.core.request import Objective
 from foveate.models.vlm.generation import AnswerPiece
 from foveate.models.vlm.runner import ChatAnswer, ChatRunner
 from foveate.models.vlm.tokenizer import END
+from tests.support.gateway import identity
 
 
 class AnswerCancelled(Exception):
@@ -28,7 +30,7 @@ class OneByOneCluster(LocalCluster):
 
     def __init__(self, runner: ChatRunner, *others: Any) -> None:
         """others: runners of further models, behind the chat model."""
-        super().__init__([lambda each=each: each for each in others], Metrics())
+        super().__init__([partial(identity, each) for each in others], Metrics())
         self.chat_runner = runner
         self.calls: list[ChatCall] = []
         self.reserved: list[ChatCall] = []

@@ -50,7 +50,7 @@ def text(words: str = "what is left of the fox?") -> dict[str, Any]:
     return {"type": "text", "text": words}
 
 
-def user(*parts: Any) -> dict[str, Any]:
+def user(*parts: Any) -> Any:
     """A message of the user, with a picture and a question unless there are other parts."""
     return {"role": "user", "content": list(parts or (picture(), text()))}
 
@@ -70,6 +70,11 @@ class ChatServer:
     port: int
     client: openai.AsyncOpenAI
     """The official client. It does not retry."""
+
+    @property
+    def create(self) -> Any:
+        """The client's method for chats. Its types are too narrow for tables of options."""
+        return self.client.chat.completions.create
 
     async def post(self, content: Any = None, path: str = PATH, **headers: str) -> httpx.Response:
         """Send a body, by default a short request; anything but bytes as JSON. Underscores in the names of
@@ -131,6 +136,6 @@ async def chat_listening(**settings: Any) -> AsyncIterator[ChatServer]:
         async with client:
             yield ChatServer(running, cluster, metrics, port, client)
     finally:
-        running.should_exit = running.force_exit = True
+        running.should_exit = True
         await asyncio.wait_for(serving, WAIT_S)
         torch.set_num_threads(threads)

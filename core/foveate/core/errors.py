@@ -24,7 +24,7 @@ class BadRequest(FoveateError):
     outcome = "invalid"
 
     def __init__(self, detail: str, param: str | None = None) -> None:
-        """param: the field of the request that is wrong, as in messages[0].content; None if it has no path."""
+        """param: the path of the field that is wrong, as in messages[0].content; None if it has none."""
         super().__init__(detail)
         self.param = param
 

@@ -11,9 +11,12 @@ from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_contex
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from starlette.responses import Response
 
-from foveate.gateway.schemas.response import CacheableResponse
+from foveate.gateway.schemas.response import AnswerResponse
 
-STAGES = {"decode": "preprocess", "queue": "queue", "compute": "compute", "render": "postprocess"}
+STAGES = {
+    "decode": "preprocess", "queue": "queue", "compute": "compute", "render": "postprocess",
+    "prefill": "prefill", "generate": "generate",
+}  # fmt: skip
 """Names of spans, by the stage's name in Server-Timing."""
 
 
@@ -60,11 +63,12 @@ class Tracing:
         )
         if response.status_code >= 500:
             span.set_status(Status(StatusCode.ERROR))
-        if isinstance(response, CacheableResponse):
-            span.set_attribute("foveate.plan", str(response.entry.fields["plan"]))
-            span.set_attribute("foveate.quality", response.entry.quality)
+        if isinstance(response, AnswerResponse):
+            span.set_attribute("foveate.plan", response.plan)
+            if response.quality is not None:
+                span.set_attribute("foveate.quality", response.quality)
             parent, stage_end = set_span_in_context(span), now
-            for name, seconds in reversed(response.reply.timings_s.items()):
+            for name, seconds in reversed(response.timings_s.items()):
                 if name in STAGES:  # stages follow each other, and the last one ends now
                     stage_start = stage_end - round(1e9 * seconds)
                     self._tracer.start_span(STAGES[name], parent, start_time=stage_start).end(stage_end)

@@ -12,6 +12,7 @@ from foveate.cluster.local import LocalCluster
 from foveate.core.metrics import Metrics
 from foveate.core.settings import Settings
 from foveate.gateway.app import create_app
+from tests.support.chat_gateway import NAME, body, chat_listening
 from tests.support.fake_runner import FakeRunner
 
 pytestmark = pytest.mark.anyio
@@ -77,3 +78,16 @@ async def test_a_request_and_its_stages_are_spans_of_the_callers_trace(collector
     for span in stages:
         assert span.start_time_unix_nano <= span.end_time_unix_nano <= answered.end_time_unix_nano
     assert len(collector.spans) == 5, "a refused request has no stages"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_chat_has_spans_of_its_stages(collector: Collector, stream: bool) -> None:
+    async with chat_listening(traces=collector.url) as chats:
+        response = await chats.post(body(stream=stream))
+    assert response.status_code == 200
+    names = {span.name for span in collector.spans}
+    assert names == {"POST /v1/chat/completions", "preprocess", "queue", "prefill", "generate"}
+    (root,) = (span for span in collector.spans if span.name.startswith("POST"))
+    attributes = {attribute.key: attribute.value.string_value for attribute in root.attributes}
+    assert attributes["foveate.plan"] == f"{NAME}@64/fp32"
+    assert attributes["foveate.outcome"] == "ok"

@@ -32,8 +32,8 @@ from foveate.gateway.chat.objective import FOVEATE, RequestedObjective, read_req
 from foveate.gateway.chat.response_format import read_response_format
 
 MAX_JSON_TOKENS, MAX_JSON_OBJECTS = 200_000, 20_000
-"""Objects, arrays and commas in a body at most, those within texts included, and objects and arrays. The parser
-takes up to a tenth of a second for them."""
+"""Objects, arrays and commas in a body at most, those within texts included, and objects and arrays. The
+parser takes up to a tenth of a second for them."""
 MAX_STOP_CHARACTERS = 256
 """Of one stop text. Every token of an answer is compared with it."""
 MAX_TOKENS = 10**6
@@ -118,10 +118,7 @@ def _max_tokens(fields: Fields, settings: Settings) -> int:
 
 
 def _stop(value: Any) -> tuple[str, ...]:
-    if isinstance(value, str):
-        texts = [("stop", value)]
-    else:
-        texts = list(read_items(value, "stop"))
+    texts = [("stop", value)] if isinstance(value, str) else list(read_items(value, "stop"))
     if len(texts) > MAX_STOPS:
         raise BadRequest(f"stop takes at most {MAX_STOPS} texts, not {len(texts)}", "stop")
     for where, text in texts:

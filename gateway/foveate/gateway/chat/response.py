@@ -5,14 +5,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
-from starlette.responses import Response
 
 from foveate.core.chat import ChatEnded, ChatEvent, ChatStarted, ChatToken
 from foveate.core.errors import RunFailed
 from foveate.core.model import ModelCard
 from foveate.gateway.chat.logprobs import token_fields
 from foveate.gateway.chat.objective import FOVEATE
-from foveate.gateway.schemas.response import StageSeconds, server_timing
+from foveate.gateway.schemas.response import AnswerResponse, StageSeconds, server_timing
 
 Fields = dict[str, Any]
 
@@ -170,13 +169,13 @@ class ChatAnswerState:
         }
 
 
-class ChatResponse(Response):
+class ChatResponse(AnswerResponse):
     """The response of a whole answer. Of a stream, it has been sent when this object is made."""
 
     def __init__(self, state: ChatAnswerState, total_s: float, streamed: bool = False) -> None:
         """total_s: seconds from the arrival of the request to the end of its answer."""
         self.plan, self.quality = str(state.start.plan), state.start.quality
-        self.timings_s: StageSeconds = {**state.timings_s, "total": total_s}
+        self.timings_s = {**state.timings_s, "total": total_s}
         headers = {**state.headers, "server-timing": server_timing(self.timings_s)}
         content = b"" if streamed else orjson.dumps(state.completion())
         super().__init__(content, headers=headers, media_type="application/json")

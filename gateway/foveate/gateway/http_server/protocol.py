@@ -136,7 +136,7 @@ class BoundedHttp(WaitingHttp):
         if refusal is None and len(self.pipeline) >= MAX_PIPELINED:
             refusal = refusals.TOO_MANY_PIPELINED
         if refusal is not None:
-            self.app, self.url = refusal, b"/"  # uvicorn would parse the target
+            self.app, self.url = refusal.for_target(self.url), b"/"  # uvicorn would parse the target
         super().on_headers_complete()
         self.cycle.transport = self._answers  # type: ignore[assignment]
         self.table.begin(self)

@@ -1,9 +1,12 @@
-"""Answers to requests that are refused before the application sees them, as RFC 9457 problem details."""
+"""Answers to requests that are refused before the application sees them, in the form of its own errors."""
 
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
+from starlette.responses import Response
+
+from foveate.gateway.schemas.openai_errors import is_openai_path, render_object
 from foveate.gateway.schemas.problems import render
 
 MAX_HEAD_BYTES = 64 * 1024
@@ -15,21 +18,26 @@ MAX_PIPELINED = 32
 class HttpRefusal:
     """The refusal of one request. The connection is closed after it.
 
-    An instance is an ASGI application, for a request whose head is complete; `encoded` is for one whose head
-    is not.
+    An instance is an ASGI application, for a request whose head is complete, as is what `for_target` gives;
+    `encoded` is for one whose head is not.
     """
 
     def __init__(self, status: HTTPStatus, slug: str, detail: str, **headers: str) -> None:
         """slug: the last part of the problem's type. headers: underscores in names stand for hyphens."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         self.status = status
-        self.response = render(
-            f"urn:foveate:problem:{slug}", status.phrase, status, detail, named | {"connection": "close"}
-        )
+        named["connection"] = "close"
+        self.response = render(f"urn:foveate:problem:{slug}", status.phrase, status, detail, dict(named))
+        self._object = render_object(status, detail, None, slug.replace("-", "_"), named)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one request (ASGI)."""
         await self.response(scope, receive, send)
+
+    def for_target(self, target: bytes) -> Response:
+        """The response to a request for this target: an error object under /v1. It is an ASGI application."""
+        path = target.partition(b"?")[0].decode("latin-1")
+        return self._object if is_openai_path(path) else self.response
 
     def encoded(self, default_headers: Sequence[tuple[bytes, bytes]]) -> bytes:
         """The answer as bytes of HTTP/1.1, with the server's default headers."""

@@ -8,6 +8,7 @@ from time import monotonic
 from typing import ClassVar
 
 from foveate.cluster import Slot
+from foveate.core.chat import ChatCall
 from foveate.core.errors import BadRequest
 from foveate.core.model import ModelCard, Task
 from foveate.gateway.media.video import upright_frames
@@ -55,7 +56,7 @@ class SegmentAdmission(Admission):
         """Predicted seconds from the model's answer to the rendered mask."""
         return self.decoding.render_wait_s(card)
 
-    def _reserve(self, context: RequestContext[SegmentOptions]) -> Slot:
+    def _reserve(self, context: RequestContext[SegmentOptions], call: ChatCall | None = None) -> Slot:
         if context.options.points and context.card.click_model:
             # The features of the image are usually cached, so that only the point-prompt model runs.
             return self.cluster.reserve(context.card.click_model, self.engine_objective(context), None, 0.0)

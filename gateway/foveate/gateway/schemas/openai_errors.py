@@ -37,21 +37,26 @@ def openai_error(error: FoveateError, request_id: str) -> Response:
     if isinstance(error, UnknownModel):
         param = param or "model"
     code = next((code for kind, code in CODES if isinstance(error, kind)), None)
-    return _render(error.status, error.detail, param, code, error_headers(error, request_id))
+    return render_object(error.status, error.detail, param, code, error_headers(error, request_id))
+
+
+def is_openai_path(path: str) -> bool:
+    """Whether the errors of a path are error objects."""
+    return path == PREFIX or path.startswith(f"{PREFIX}/")
 
 
 async def http_error(request: Request, error: Exception) -> Response:
     """The response for errors of the framework, in the form of the path. Raises other errors."""
-    path = str(request.scope["path"])
-    if path != PREFIX and not path.startswith(f"{PREFIX}/"):
+    if not is_openai_path(str(request.scope["path"])):
         return await http_problem(request, error)
     status, _, detail, headers = http_error_parts(request, error)
-    return _render(status, detail, None, "unknown_url" if status == 404 else None, headers)
+    return render_object(status, detail, None, "unknown_url" if status == 404 else None, headers)
 
 
-def _render(
+def render_object(
     status: int, message: str, param: str | None, code: str | None, headers: dict[str, str]
 ) -> Response:
+    """An error object. param: the path of the field that is wrong; code: for programs."""
     kind = (
         "rate_limit_error" if status == 429 else "invalid_request_error" if status < 500 else "server_error"
     )

@@ -86,12 +86,23 @@ class ReplyHeaders:
         return {name: round(seconds * 1e3, 3) for name, seconds in self.timings_s.items()}
 
 
-class CacheableResponse(Response):
+class AnswerResponse(Response):
+    """The response of an answered request, with what traces say of it."""
+
+    plan: str
+    """The plan of the answer."""
+    quality: float | None
+    """Its measured quality; None if it was never measured."""
+    timings_s: StageSeconds
+
+
+class CacheableResponse(AnswerResponse):
     """A response with the cache entry that repeats it for identical requests."""
 
     def __init__(self, entry: CacheEntry, reply: ReplyHeaders, cache: str = "") -> None:
         """cache: the value of the header x-cache; empty leaves it out."""
         self.entry, self.reply = entry, reply
+        self.plan, self.quality, self.timings_s = str(entry.fields["plan"]), entry.quality, reply.timings_s
         (part,), timings_ms = entry.parts, reply.timings_ms
         headers = _headers(entry, reply, timings_ms, cache)
         if entry.fields["pictured"]:

@@ -17,6 +17,7 @@ from foveate.models.vlm.tokenizer import END, MARKS, ChatTokenizer
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
+    from llguidance._lib import JsonCompileOptions
 
 INSTALL = "pip install 'foveate[json-schema]'"
 FIELD = "response_format"
@@ -26,7 +27,7 @@ MAX_SCHEMA_BYTES = 32 * 1024
 OWN_KEY = "x-guidance"
 """The key by which a schema could change the settings of the library."""
 CHECKED_BYTES = 16
-"""Bytes of an answer that a schema is tried with: most of those that are too complex fail on the first few."""
+"""Bytes of an answer that a schema is tried with. Most schemas that are too complex fail on the first few."""
 COMPILED = 32
 """Schemas that are kept compiled."""
 MAX_REASON = 120
@@ -118,7 +119,7 @@ def _compile(schema: str, tokenizer: "LLTokenizer") -> "LLMatcher":
     if OWN_KEY in json.loads(schema):
         raise BadRequest(f"{FIELD}: the schema has the key {OWN_KEY}, which is not supported", FIELD)
     # White space is not allowed: it would cost tokens, and a model could write nothing else.
-    options = {"whitespace_flexible": False, "lenient": False, "coerce_one_of": False}
+    options: JsonCompileOptions = {"whitespace_flexible": False, "lenient": False, "coerce_one_of": False}
     matcher = LLMatcher(
         tokenizer,
         LLMatcher.grammar_from_json_schema(schema, overrides=options),

@@ -25,7 +25,8 @@ def members(value: Any) -> JsonMembers:
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (None, "null"), (True, "true"), (False, "false"), (7, "7"), (0.5, "0.5"), ("x", "'x'"), ([1], "a list"),
+        (None, "null"), (True, "true"), (False, "false"), (7, "7"), (0.5, "0.5"), ("x", "'x'"),
+        ([1], "a list"),
         (JsonMembers([("a", 1)]), "an object"), ("\ud83d", r"'\ud83d'"), ("\n", r"'\n'"),
     ],
 )  # fmt: skip

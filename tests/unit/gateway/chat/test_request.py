@@ -1,4 +1,4 @@
-"""Bodies of chats: what each field means, and a table of bodies that are refused with the name of the field."""
+"""Bodies of chats: what each field means, and a table of refused bodies with the name of the field."""
 
 import json
 from typing import Any
@@ -73,7 +73,13 @@ def test_roles_parts_and_pictures_keep_their_order() -> None:
 
 def test_a_message_of_an_answer_can_be_sent_back() -> None:
     """As the official client dumps it, with its empty fields."""
-    empty = {"refusal": None, "annotations": [], "audio": None, "function_call": None, "tool_calls": None}
+    empty: dict[str, Any] = {
+        "refusal": None,
+        "annotations": [],
+        "audio": None,
+        "function_call": None,
+        "tool_calls": None,
+    }
     answered = {"role": "assistant", "content": "", **empty}
     assert parsed(messages=[QUESTION, answered, QUESTION]).messages.turns[1].parts == ("",)
 
@@ -81,7 +87,8 @@ def test_a_message_of_an_answer_can_be_sent_back() -> None:
 @pytest.mark.parametrize(
     ("details", "highest"),
     [
-        (("low",), "low"), (("high",), "high"), (("auto",), "auto"), ((None,), "auto"), (("low", "low"), "low"),
+        (("low",), "low"), (("high",), "high"), (("auto",), "auto"), ((None,), "auto"),
+        (("low", "low"), "low"),
         (("low", "high"), "high"), (("low", None), "auto"), (("high", "auto", "low"), "high"), ((), "auto"),
     ],
 )  # fmt: skip

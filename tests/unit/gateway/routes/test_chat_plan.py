@@ -67,9 +67,9 @@ def test_floors_come_before_low(floors: tuple[float, float], plan: str | None) -
 def test_a_pinned_plan_comes_before_the_detail() -> None:
     assert chosen("high", pinned="pool:4") == "pool:4"
     assert chosen("low", pinned="full", floors=(1.0, 1.0)) == "full"
-    with pytest.raises(BadPlan, match="x-min-quality 0.8"):
+    with pytest.raises(BadPlan, match=r"x-min-quality 0\.8"):
         chosen("low", pinned="pool:4", floors=(0.8, 0.0))
-    with pytest.raises(BadPlan, match="x-min-quality-worst 0.5"):
+    with pytest.raises(BadPlan, match=r"x-min-quality-worst 0\.5"):
         chosen("low", pinned="pool:4", floors=(0.0, 0.5))
 
 

@@ -40,7 +40,7 @@ def test_described_bodies_are_accepted(changed: dict[str, Any]) -> None:
 
 
 def test_most_refused_bodies_do_not_fit_the_description() -> None:
-    """Some rules are no JSON schema: the last message's role, texts that are blank, two fields that differ."""
+    """Some rules are no JSON schema: the role of the last message, blank texts, two fields that differ."""
     fitting = [changed for changed, _ in REFUSED if VALIDATOR.is_valid(VALID | changed)]
     assert len(fitting) < len(REFUSED) / 4
     for changed in fitting:

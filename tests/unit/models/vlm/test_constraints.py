@@ -45,7 +45,8 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> ChatRunner:
 
 
 def options(schema: dict[str, Any], **others: Any) -> SamplingOptions:
-    return SamplingOptions(**{"max_tokens": 200, "json_schema": json.dumps(schema)} | others)
+    values: dict[str, Any] = {"max_tokens": 200, "json_schema": json.dumps(schema)} | others
+    return SamplingOptions(**values)
 
 
 @pytest.mark.parametrize("schema", SCHEMAS, ids=lambda schema: json.dumps(schema)[:40])
