@@ -1,7 +1,7 @@
 """POST /v1/chat/completions: a chat about pictures in, its answer out, whole or as a stream."""
 
-from collections.abc import Mapping
-from contextlib import aclosing
+from collections.abc import Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from time import monotonic
@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from foveate.core.chat import ChatCall, ChatEnded, ChatPicture
-from foveate.core.errors import BadRequest, Draining
+from foveate.core.errors import BadPlan, BadRequest, Draining
 from foveate.core.model import Task, route_of
 from foveate.core.request import Objective
 from foveate.gateway.chat.objective import (
@@ -193,16 +193,28 @@ class ChatRoute:
         options = context.options
         state = ChatAnswerState(context.id, context.card, options.logprobs, decode_s)
         stream = ChatStream(events, state, options.include_usage) if options.stream else None
-        async with aclosing(self.admission.reserve(context).chat(call)) as answer:
-            async for event in answer:
-                state.add(event)
-                if isinstance(event, ChatEnded):
-                    state.slo_met = context.deadline_met(monotonic() - context.arrived)
-                if stream is not None:
-                    await stream.write(event)
+        with naming_messages():
+            async with aclosing(self.admission.reserve(context).chat(call)) as answer:
+                async for event in answer:
+                    state.add(event)
+                    if isinstance(event, ChatEnded):
+                        state.slo_met = context.deadline_met(monotonic() - context.arrived)
+                    if stream is not None:
+                        await stream.write(event)
         total_s = monotonic() - context.arrived
         response = ChatResponse(state, total_s, streamed=options.stream)
         self.meters[context.card.name].record_chat(state.start, len(call.pictures), total_s, state.slo_met)
         if stream is not None:
             await stream.end()
         return response
+
+
+@contextmanager
+def naming_messages() -> Iterator[None]:
+    """What a model refuses, such as a chat that is too long, are the messages."""
+    try:
+        yield
+    except BadRequest as error:
+        if not isinstance(error, BadPlan):
+            error.param = error.param or "messages"
+        raise

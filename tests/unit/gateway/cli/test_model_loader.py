@@ -9,6 +9,7 @@ from foveate.core.settings import Settings
 from foveate.gateway.cli.model_loader import load, load_options, load_unprofiled, ray_needed, torch_needed
 from foveate.models.loading.loader import LoadOptions
 from foveate.models.weights.checkpoint import save
+from tests.support import chat_models
 from tests.support.measuring import tiny
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -79,3 +80,11 @@ def test_the_traceback_of_an_own_model_is_in_the_debug_log(
     with caplog.at_level("DEBUG"), pytest.raises(SetupError, match=r"KeyError: 'weights' \(.*line 2\)"):
         load(f"{file}:Model", Settings())
     assert "Traceback" in caplog.text
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_vision_language_model_is_served_with_the_slots_of_the_settings(tmp_path: Path) -> None:
+    chat_models.write(tmp_path)
+    settings = Settings(device="cpu", threads=1, chat_slots=2, chat_slot_tokens=96)
+    runner = load(str(tmp_path), settings)
+    assert (runner.card.task, runner.cache.shape.slots, runner.cache.shape.length) == ("chat", 2, 96)

@@ -288,6 +288,16 @@ async def test_a_picture_that_is_none_is_refused_by_its_place(url: str, status: 
     assert words in fields["message"]
 
 
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_chat_that_is_too_long_for_the_model_is_refused(stream: bool) -> None:
+    async with chat_listening() as chats:
+        refused = await chats.post(body(messages=[user(picture(), text("what? " * 200))], stream=stream))
+        assert chats.counted("invalid") == 1
+    assert refused.status_code == 400
+    assert error_of(refused)["param"] == "messages"
+    assert "16 of them visual" in error_of(refused)["message"]
+
+
 async def test_every_failure_under_v1_is_an_error_object() -> None:
     async with chat_listening(max_body_bytes=50_000) as chats:
         async with chats.http() as client:
