@@ -82,7 +82,6 @@ def test_the_traceback_of_an_own_model_is_in_the_debug_log(
     assert "Traceback" in caplog.text
 
 
-@pytest.mark.usefixtures("one_thread")
 def test_a_vision_language_model_is_served_with_the_slots_of_the_settings(tmp_path: Path) -> None:
     chat_models.write(tmp_path)
     settings = Settings(device="cpu", threads=1, chat_slots=2, chat_slot_tokens=96)
