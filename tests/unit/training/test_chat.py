@@ -7,8 +7,8 @@ import torch
 from foveate.models.vlm.tokenizer import ChatTokenizer
 from training.chat import ChatTraining, PatchTargets, cell_shares, patch_targets
 from training.chat_batches import ChatBatch, PackedTexts, pack
-from training.chat_tokenizer import trained_tokenizer
 from training.chat_cache import SceneCache
+from training.chat_tokenizer import trained_tokenizer
 from training.chat_trunk import BACKGROUND, TINT_NUMBERS
 from training.multi_scenes import TINTS, draw_multi
 from training.questions import Question
