@@ -94,6 +94,7 @@ def checked(method: Compression, patches: PatchVectors) -> VisualAssignment:
     centres = grid_positions(*method.grid)
     one_patch = (weights > 0).sum(2) == 1
     assert torch.equal(positions[one_patch], centres[weights.argmax(2)[one_patch]])
+    assert method.selects is (assignment.kept is not None)
     if assignment.kept is not None:
         kept = assignment.kept.expand(batch, -1)
         assert one_patch.all()

@@ -24,6 +24,7 @@ class AllPatches(Compression):
 
     count: int
     grid: tuple[int, int]
+    selects = True
 
     def __call__(self, patches: PatchVectors) -> VisualAssignment:
         """All patches, in order."""

@@ -34,6 +34,7 @@ class SmallerPicture(Compression):
     grid: tuple[int, int]
     """Rows and columns of patches of the smaller picture."""
     patch_size: int
+    selects = True
 
     @property
     def image_size(self) -> tuple[int, int]:

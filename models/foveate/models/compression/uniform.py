@@ -28,6 +28,7 @@ class UniformSelection(Compression):
 
     count: int
     grid: tuple[int, int]
+    selects = True
 
     def __call__(self, patches: PatchVectors) -> VisualAssignment:
         """The same patches of every picture, in order."""

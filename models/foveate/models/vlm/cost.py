@@ -29,7 +29,7 @@ class ChatLoad:
     """Tokens of the prompt that are not visual."""
     pictures: int = 1
     means: bool = True
-    """Whether visual tokens are means of patches; they can be single patches as well."""
+    """Whether visual tokens are means of patches, and not single ones."""
     reducer: Reducer | None = None
     """The token reducer of the tower."""
     method_macs: float = 0.0

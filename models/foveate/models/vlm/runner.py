@@ -198,7 +198,7 @@ class ChatRunner(BaseRunner):
             method.count,
             text_tokens,
             pictures,
-            means=method.count < method.grid[0] * method.grid[1],
+            means=not method.selects,
             reducer=method.reducer(self.parts.tower),
             method_macs=method.macs(width, text_tokens),
         )

@@ -114,5 +114,4 @@ def _apply(
     """The visual tokens (B, K, D) of an assignment. alone: (B, P, D), those of single patches."""
     if assignment.kept is None:
         return model.projector.tokens(states, assignment.weights, assignment.positions)
-    index = assignment.kept.to(alone.device).expand(len(alone), -1).unsqueeze(-1)
-    return alone.gather(1, index.expand(-1, -1, alone.shape[2]))
+    return assignment.apply(alone)
