@@ -1,8 +1,8 @@
 """Train vit-t-chat's projector and decoder: `python -m training.chat`.
 
-The same command resumes. Before it: training.chat_trunk, chat_cache and chat_tokenizer. The
-log has the exact match of each kind of question on held-out scenes and wordings, with the blind baseline of
-`--blind` (the same decoder, trained without a picture) in a log of its own.
+The same command resumes. Before it: training.chat_trunk, chat_cache and chat_tokenizer. The log has the exact
+match of each kind of question on held-out scenes and wordings. `--blind` trains the same decoder without
+pictures, with a log of its own: the baseline.
 
 AdamW alone stays on the plateau of the blind model. Muon on the matrices of decoder and projector, queries
 and keys that start equal, an alignment loss and easy questions on small grids first lead off it.
@@ -245,7 +245,8 @@ def exact_match(training: ChatTraining, check: Check, grid: tuple[int, int] | No
     right: dict[str, list[bool]] = {kind: [] for kind in KINDS}
     for first in range(0, len(check.questions), 50):
         rows = check.questions[first : first + 50]
-        text = pack(rows, check.tokenizer, 1 if grid is None else 2)
+        # Without a picture too, the position of one stays free, as in the batches of the training.
+        text = pack(rows, check.tokenizer, 2)
         with torch.autocast("cpu", torch.bfloat16):
             visual = None
             if grid is not None:
