@@ -99,6 +99,8 @@ class ThresholdMerging(Reducer):
     """For each block, the cosine above which tokens merge."""
     fewest: int
     """Patch tokens that stay of every image."""
+    averages: tuple[float, ...] = ()
+    """The average number of patch tokens after each block, from the calibration; empty if it is not known."""
     adaptive = True
     proportional = True
 
@@ -109,6 +111,12 @@ class ThresholdMerging(Reducer):
     def after(self, tokens: int, prefix: int, depth: int) -> tuple[int, ...]:
         """Upper bound of the tokens after each block, prefix included: an image without similar tokens."""
         return (tokens,) * depth
+
+    def mean_after(self, tokens: int, prefix: int, depth: int) -> tuple[int, ...]:
+        """The averages of the calibration, rounded, prefix included."""
+        if not self.averages:
+            return self.after(tokens, prefix, depth)
+        return tuple(min(tokens, prefix + round(average)) for average in self.averages)
 
     def macs(self, config: ViTConfig, patches: int, tokens: int, block: int) -> float:
         """Matching by the mean keys of the heads. Mixing is part of it only where tokens merge."""

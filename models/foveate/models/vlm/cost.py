@@ -85,12 +85,12 @@ def chat_cost(parts: ChatParts, load: ChatLoad, answer_tokens: int = 1) -> ChatC
 
 
 def encoder_macs(tower: ViTConfig, image_size: int, reducer: Reducer | None = None) -> float:
-    """Multiply-adds of the tower on one picture. For a reducer whose count differs, an upper bound."""
+    """Multiply-adds of the tower on one picture; for a reducer whose count differs, on an average one."""
     tokens = tower.patches(image_size) + tower.prefix
     total = embedding_macs(tower, image_size)
     if reducer is None:
         return total + block_macs(tower, tokens, (tokens,) * tower.depth)
-    counts = reducer.after(tokens, tower.prefix, tower.depth)
+    counts = reducer.mean_after(tokens, tower.prefix, tower.depth)
     total += block_macs(tower, tokens, counts, reducer.point)
     return total + reducer_macs(reducer, tower, tokens, counts)
 
