@@ -145,7 +145,7 @@ class FirstPositions(ChatTraining):
     def hidden(
         self, visual: torch.Tensor | None, system: Sequence[int], text: PackedTexts, pictures: int = 1
     ) -> torch.Tensor:
-        self.recorded = text.positions[:, 0].unique().tolist()
+        self.recorded = set(text.positions[:, 0].tolist())
         return super().hidden(visual, system, text, pictures)
 
 
@@ -156,7 +156,7 @@ def test_the_blind_check_has_the_positions_of_the_training(tokenizer: ChatTokeni
     figures = exact_match(training, Check(cache, questions, tokenizer), None)
     assert set(figures) == {*KINDS, "mean"}
     # The first text of a batch comes after the user's mark and the position of one picture.
-    assert training.recorded == [2]
+    assert training.recorded == {2}
 
 
 def test_a_blind_model_ignores_the_picture(tokenizer: ChatTokenizer) -> None:

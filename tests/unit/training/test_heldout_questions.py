@@ -58,5 +58,5 @@ def test_no_wording_is_one_of_the_training() -> None:
         for question in one_of_each(draw_multi("train", number).objects, random.Random(number), "train"):
             assert known[question.kind].fullmatch(question.text)
     for image in heldout_questions():
-        for question in image.questions:
-            assert not known[question.kind].fullmatch(question.question), question.question
+        for asked in image.questions:
+            assert not known[asked.kind].fullmatch(asked.question), asked.question

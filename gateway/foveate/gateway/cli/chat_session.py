@@ -25,8 +25,6 @@ from foveate.models.vlm.sampling import SamplingOptions
 from foveate.models.vlm.tokenizer import ImagePart, Part, Turn
 from foveate.models.vlm.visual_tokens import VisualTokens
 
-__all__ = ["ChatSession", "Plan", "SamplingOptions", "decode", "draw", "show"]
-
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 """Characters of visual tokens that are means of patches, in their order."""
 DARK = 128

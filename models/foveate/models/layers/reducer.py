@@ -65,7 +65,7 @@ class Reducer(Protocol):
         return tuple(counts)
 
     def mean_after(self, tokens: int, prefix: int, depth: int) -> tuple[int, ...]:
-        """As `after`, for an average image. An adaptive reducer that does not know it gives its upper bound."""
+        """As `after`, for an average image; the upper bound of an adaptive reducer that does not know it."""
         return self.after(tokens, prefix, depth)
 
     def remaining(self, tokens: int, prefix: int) -> int:
