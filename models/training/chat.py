@@ -20,10 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from foveate.models.layers.cells import cell_weights
+from foveate.models.layers.cells import cell_weights, grid_positions
 from foveate.models.vlm.decoder import DecoderSpec
 from foveate.models.vlm.model import VisionLanguageModel
-from foveate.models.vlm.projector import ProjectorSpec, grid_positions
+from foveate.models.vlm.projector import ProjectorSpec
 from foveate.models.vlm.tokenizer import USER, ChatTokenizer
 from training.chat_batches import BatchStream, ChatBatch, PackedTexts, attention_mask, pack
 from training.chat_cache import SceneCache, read_cache

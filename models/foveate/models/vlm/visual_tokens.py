@@ -38,7 +38,7 @@ class VisualTokens:
     tokens: Tensor
     """(K, D)."""
     weights: Tensor
-    """(K, P) float32: the share of each patch in each token."""
+    """(K, P) float32: the share of each patch in each token, which the projector then weighs by salience."""
     positions: Tensor
     """(K, 2) float32: x and y of each token, 0 to 1."""
     unmerges: bool = False
