@@ -242,6 +242,20 @@ def test_only_a_method_that_says_so_depends_on_the_question(text: str) -> None:
 
 
 @every_spec
+def test_only_a_method_that_says_so_depends_on_the_vectors(text: str) -> None:
+    method = compression.create(text, SQUARE)
+    patches, other = pictures(method.grid), pictures(method.grid, seed=5)
+    if not method.needs_vectors:
+        assert torch.equal(method(patches).weights, method(replace(patches, vectors=other.vectors)).weights)
+        narrow = replace(patches, vectors=patches.vectors[..., :3])
+        assert torch.equal(method(patches).weights, method(narrow).weights)
+    elif 1 < method.count < 36:
+        assert not torch.equal(
+            method(patches).weights, method(replace(patches, vectors=other.vectors)).weights
+        )
+
+
+@every_spec
 def test_another_grid_than_the_methods_is_refused(text: str) -> None:
     method = compression.create(text, SQUARE)
     with pytest.raises(ValueError, match="built for"):

@@ -34,6 +34,7 @@ class RandomSelection(Compression):
     grid: tuple[int, int]
     seed: int = 0
     selects = True
+    needs_vectors = False
 
     def __call__(self, patches: PatchVectors) -> VisualAssignment:
         """The patches drawn by the seed, in order."""

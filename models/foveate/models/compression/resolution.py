@@ -35,6 +35,7 @@ class SmallerPicture(Compression):
     """Rows and columns of patches of the smaller picture."""
     patch_size: int
     selects = True
+    needs_vectors = False
 
     @property
     def image_size(self) -> tuple[int, int]:

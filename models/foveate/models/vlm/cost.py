@@ -28,6 +28,8 @@ class ChatLoad:
     text_tokens: int
     """Tokens of the prompt that are not visual."""
     pictures: int = 1
+    singles: bool = True
+    """Whether each patch alone becomes a vector: for a visual token, or to compare patches by."""
     means: bool = True
     """Whether visual tokens are means of patches, and not single ones."""
     reducer: Reducer | None = None
@@ -100,8 +102,9 @@ def projector_macs(parts: ChatParts, load: ChatLoad) -> float:
     spec, patches = parts.projector, parts.tower.patches(load.image_size)
     states = patches * ((spec.features + COORDINATES) * 2 * spec.hidden + spec.features * spec.salience_heads)
     output = (spec.hidden + COORDINATES) * spec.width
-    # Each patch alone is what methods compare, and is a visual token where no means are taken.
-    total = states + patches * output
+    total = states
+    if load.singles:
+        total += patches * output
     if load.means:
         total += load.visual_tokens * (patches * (spec.hidden + spec.salience_heads) + output)
     return float(total)

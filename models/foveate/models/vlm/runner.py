@@ -201,6 +201,7 @@ class ChatRunner(BaseRunner):
             method.count,
             text_tokens,
             pictures,
+            singles=method.selects or method.needs_vectors,
             means=not method.selects,
             reducer=method.reducer(self.parts.tower),
             method_macs=method.macs(width, text_tokens),
