@@ -12,6 +12,7 @@ from rich.markup import escape
 from foveate.core.default_models import CHAT_MODEL
 from foveate.core.errors import FoveateError, SetupError
 from foveate.core.openmp import limit_spinning
+from foveate.core.plan import Plan
 from foveate.core.settings import read_settings
 from foveate.gateway.cli.model_loader import load_options, torch_needed
 from foveate.gateway.cli.terminal import console, error_console, print_error, spinner, start_logging
@@ -65,10 +66,11 @@ def ask(
     with torch_needed():
         from foveate.gateway.cli import chat_session
         from foveate.models.loading.chat_lookup import load_chat_model
-    options = chat_session.SamplingOptions(max_tokens, temperature, top_p, seed, tuple(stop or ()))
+        from foveate.models.vlm.sampling import SamplingOptions
+    options = SamplingOptions(max_tokens, temperature, top_p, seed, tuple(stop or ()))
     with error_console.status(f"loading {escape(model)}", spinner=spinner()):
         runner = load_chat_model(model, load_options(settings), slots=1, slot_tokens=CHAT_TOKENS)
-        named = runner.full if settings.plan == AUTO else chat_session.Plan.parse(settings.plan, runner.full)
+        named = runner.full if settings.plan == AUTO else Plan.parse(settings.plan, runner.full)
         decoded = chat_session.decode(files, runner, named, settings.max_pixels)
         session = chat_session.ChatSession(runner, decoded, named, options, system)
     if question is not None:
