@@ -86,10 +86,12 @@ async def file_server(
     server = await asyncio.start_server(files.serve, "127.0.0.1", 0, ssl=tls)
     files.port = server.sockets[0].getsockname()[1]
     async with server:
-        yield files
-        files.ending.set()
-        server.close()
-        await asyncio.gather(*files.running)
+        try:
+            yield files
+        finally:
+            files.ending.set()
+            server.close()
+            await asyncio.gather(*files.running)
 
 
 class RoutedNetwork(httpcore2.AsyncNetworkBackend):

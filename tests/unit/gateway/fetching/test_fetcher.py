@@ -240,7 +240,7 @@ async def endless(writer: asyncio.StreamWriter) -> None:
 
 
 async def drip(writer: asyncio.StreamWriter) -> None:
-    writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n")
+    writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 4000\r\n\r\n")
     while True:
         writer.write(b"a")
         await asyncio.sleep(0.01)
