@@ -175,5 +175,5 @@ def test_hosts_of_urls_are_lists(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_entries_that_are_no_hosts_are_refused(name: str, entry: str, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
-        Settings(**{name: (entry,)})
+    with pytest.raises(SetupError, match=words):
+        read_settings({name: (entry,)})

@@ -305,7 +305,7 @@ async def huge_head(writer: asyncio.StreamWriter) -> None:
 async def test_remote_failures_are_one_sentence_without_the_address(
     answer: Any, kind: type[BadRequest], words: str, whole: bool
 ) -> None:
-    limits = {"max_body_bytes": 4096, "max_video_bytes": 8192, "url_timeout_s": 0.5}
+    limits: dict[str, Any] = {"max_body_bytes": 4096, "max_video_bytes": 8192, "url_timeout_s": 0.5}
     async with (
         file_server({"/": answer}) as files,
         fetching(network=RoutedNetwork(files.port), **limits) as used,
@@ -406,7 +406,7 @@ async def test_fetches_over_the_limit_wait_and_are_refused_at_the_end_of_their_t
 async def test_clips_over_the_limit_for_images_are_a_file_that_is_removed() -> None:
     small = clip(count=8)
     large = small + bytes(5 * 2**20)
-    limits = {"max_body_bytes": 2**20}
+    limits: dict[str, Any] = {"max_body_bytes": 2**20}
     answers = {"/small": file_answer(small), "/large": file_answer(large)}
     async with file_server(answers) as files, fetching(network=RoutedNetwork(files.port), **limits) as used:
         async with used.fetcher.open("http://images.example.org/small", used.permit) as medium:
@@ -423,7 +423,7 @@ async def test_clips_over_the_limit_for_images_are_a_file_that_is_removed() -> N
 
 async def test_files_of_one_request_are_counted_together() -> None:
     async with file_server({"/": file_answer(bytes(600))}) as files:
-        limits = {"max_body_bytes": 1000, "in_flight_bytes": 1500}
+        limits: dict[str, Any] = {"max_body_bytes": 1000, "in_flight_bytes": 1500}
         async with fetching(network=RoutedNetwork(files.port), **limits) as used:
             for count in (1, 2):
                 await used.image("http://images.example.org/")
