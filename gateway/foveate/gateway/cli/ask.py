@@ -64,9 +64,9 @@ def ask(
     files = [(str(path), read(path)) for path in (picture, *(pictures or ()))]
     limit_spinning()
     with torch_needed():
+        from foveate.core.chat import SamplingOptions
         from foveate.gateway.cli import chat_session
         from foveate.models.loading.chat_lookup import load_chat_model
-        from foveate.models.vlm.sampling import SamplingOptions
     options = SamplingOptions(max_tokens, temperature, top_p, seed, tuple(stop or ()))
     with error_console.status(f"loading {escape(model)}", spinner=spinner()):
         runner = load_chat_model(model, load_options(settings), slots=1, slot_tokens=CHAT_TOKENS)
