@@ -1,5 +1,6 @@
 """The options of an answer, and what a chat holds."""
 
+import math
 from typing import Any
 
 import pytest
