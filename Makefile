@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 ARGS ?=
 
-.PHONY: serve test check fmt docs bench-overhead bench-models bench-elastic bench-decode bench-slo bench-tasks bench-glances bench-scale bench-peers bench-faults bench-reach bench-vlm-model train clean
+.PHONY: serve test check fmt docs bench-overhead bench-models bench-elastic bench-decode bench-slo bench-tasks bench-glances bench-scale bench-peers bench-faults bench-reach bench-vlm-model train train-chat clean
 
 serve: $(VENV)/.installed
 	$(BIN)/foveate serve $(ARGS)
@@ -74,6 +74,15 @@ bench-vlm-model: $(VENV)/.train
 
 train: $(VENV)/.train
 	$(BIN)/python -m training.train $(ARGS)
+
+# Each step resumes after an interruption; the tokenizer is trained anew, and is the same each time.
+train-chat: $(VENV)/.train
+	$(BIN)/python -m training.chat_trunk
+	$(BIN)/python -m training.chat_cache
+	$(BIN)/python -m training.chat_tokenizer runs/vit-t-chat/tokenizer.json
+	$(BIN)/python -m training.chat
+	$(BIN)/python -m training.chat --blind
+	$(BIN)/python -m training.ship_chat
 
 # torch comes first and stays pinned, or a later package could pull in another build of it.
 $(VENV)/.installed: pyproject.toml | $(BIN)/pip

@@ -129,7 +129,7 @@ def _type(schema: Mapping[str, Any]) -> str:
         name = schema["$ref"].removeprefix(_SCHEMAS)
         return f"[{name}](#schema-{name.lower()})"
     for union in ("anyOf", "oneOf", "allOf"):
-        if union in schema:
+        if union in schema and "properties" not in schema:  # else it says which properties are required
             return " or ".join(_type(member) for member in schema[union])
     if "const" in schema or "enum" in schema:
         values: Sequence[Any] = schema.get("enum") or [schema["const"]]

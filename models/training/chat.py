@@ -1,8 +1,8 @@
 """Train vit-t-chat's projector and decoder: `python -m training.chat`.
 
-The same command resumes. Before it: training.chat_trunk, chat_cache and chat_tokenizer. The
-log has the exact match of each kind of question on held-out scenes and wordings, with the blind baseline of
-`--blind` (the same decoder, trained without a picture) in a log of its own.
+The same command resumes. Before it: training.chat_trunk, chat_cache and chat_tokenizer. The log has the exact
+match of each kind of question on held-out scenes and wordings. `--blind` trains the same decoder without
+pictures, with a log of its own: the baseline.
 
 AdamW alone stays on the plateau of the blind model. Muon on the matrices of decoder and projector, queries
 and keys that start equal, an alignment loss and easy questions on small grids first lead off it.
@@ -20,10 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from foveate.models.layers.cells import cell_weights
+from foveate.models.layers.cells import cell_weights, grid_positions
 from foveate.models.vlm.decoder import DecoderSpec
 from foveate.models.vlm.model import VisionLanguageModel
-from foveate.models.vlm.projector import ProjectorSpec, grid_positions
+from foveate.models.vlm.projector import ProjectorSpec
 from foveate.models.vlm.tokenizer import USER, ChatTokenizer
 from training.chat_batches import BatchStream, ChatBatch, PackedTexts, attention_mask, pack
 from training.chat_cache import SceneCache, read_cache
@@ -245,7 +245,8 @@ def exact_match(training: ChatTraining, check: Check, grid: tuple[int, int] | No
     right: dict[str, list[bool]] = {kind: [] for kind in KINDS}
     for first in range(0, len(check.questions), 50):
         rows = check.questions[first : first + 50]
-        text = pack(rows, check.tokenizer, 1 if grid is None else 2)
+        # Without a picture too, the position of one stays free, as in the batches of the training.
+        text = pack(rows, check.tokenizer, 2)
         with torch.autocast("cpu", torch.bfloat16):
             visual = None
             if grid is not None:

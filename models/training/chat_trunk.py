@@ -5,7 +5,7 @@ features hardly name an object of 34 pixels, or one that is recoloured. Each pat
 colour and the centre of the object that covers it, and whether the centre of an object lies in it: so a
 single patch stands for each object, and the decoder can count. The last blocks are trained as they are, the
 others by low-rank changes of their matrices (LoRA, arXiv 2106.09685, section 4.1), which are small to ship.
-For most of the run, half of the patches are left out of the forward, all of them background: that is twice as
+For most of the run, half of the patches are left out of the forward, background first: that is twice as
 fast. `--start` continues from the weights of another run; give it a `--seed` of its own for new scenes.
 `--frozen` trains the readings alone, on the shipped trunk: the baseline.
 """

@@ -1,7 +1,7 @@
 """Draw the shipped scenes with questions: `python -m training.heldout_questions`.
 
-Their backgrounds, their random numbers and the wordings of their questions are in no training batch, and in
-none of the checks that a training logs.
+Their backgrounds and the wordings of their questions are in no training batch. Their scenes are not those of
+the checks that a training logs.
 """
 
 import io

@@ -1,6 +1,7 @@
 """The contract of every compression method. Each module in the package is tested as soon as it exists."""
 
 import copy
+import inspect
 import pickle
 import pkgutil
 from collections.abc import Iterator
@@ -94,6 +95,7 @@ def checked(method: Compression, patches: PatchVectors) -> VisualAssignment:
     centres = grid_positions(*method.grid)
     one_patch = (weights > 0).sum(2) == 1
     assert torch.equal(positions[one_patch], centres[weights.argmax(2)[one_patch]])
+    assert method.selects is (assignment.kept is not None)
     if assignment.kept is not None:
         kept = assignment.kept.expand(batch, -1)
         assert one_patch.all()
@@ -114,11 +116,11 @@ def assert_same(one: VisualAssignment, other: VisualAssignment, index: list[int]
 
 def test_every_module_has_examples_and_a_description() -> None:
     assert {"pool", "diverse", "guided", "merge", "resolution", "random", "uniform", "none"} <= set(MODULES)
-    described = compression.describe()
     for name in MODULES:
         assert examples(name), f"{name}.EXAMPLES is empty"
         assert name in compression.catalogue()
-        assert described[name].startswith(f"`{name}"), described[name]
+        described = inspect.getdoc(compression.catalogue()[name]()) or ""
+        assert described.startswith(f"`{name}"), described
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -240,6 +242,20 @@ def test_only_a_method_that_says_so_depends_on_the_question(text: str) -> None:
 
 
 @every_spec
+def test_only_a_method_that_says_so_depends_on_the_vectors(text: str) -> None:
+    method = compression.create(text, SQUARE)
+    patches, other = pictures(method.grid), pictures(method.grid, seed=5)
+    if not method.needs_vectors:
+        assert torch.equal(method(patches).weights, method(replace(patches, vectors=other.vectors)).weights)
+        narrow = replace(patches, vectors=patches.vectors[..., :3])
+        assert torch.equal(method(patches).weights, method(narrow).weights)
+    elif 1 < method.count < 36:
+        assert not torch.equal(
+            method(patches).weights, method(replace(patches, vectors=other.vectors)).weights
+        )
+
+
+@every_spec
 def test_another_grid_than_the_methods_is_refused(text: str) -> None:
     method = compression.create(text, SQUARE)
     with pytest.raises(ValueError, match="built for"):
@@ -294,6 +310,7 @@ import torch
 from foveate.models.layers.visual_tokens import Compression, selection, token_count
 
 class FirstPatches(Compression):
+    selects = True
     def __init__(self, count, grid):
         self.count, self.grid = count, grid
     def __call__(self, patches):
@@ -324,7 +341,6 @@ def third_party(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
 def test_a_third_party_method_is_available_and_does_not_replace_ours() -> None:
     assert checked(compression.create("first:9", SQUARE), pictures((6, 6))).kept is not None
     assert checked(compression.create("pool:9", SQUARE), pictures((6, 6))).kept is None
-    assert compression.describe()["first"] == "`first:9` keeps the first 9 patches."
 
 
 def test_a_method_that_is_not_installed_is_not_in_the_catalogue() -> None:

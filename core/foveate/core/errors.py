@@ -70,6 +70,18 @@ class BodyTooSlow(BadRequest):
     title = "Body too slow"
 
 
+class UrlRefused(BadRequest):
+    """The server does not fetch from this URL."""
+
+    title = "URL refused"
+
+
+class UrlFailed(BadRequest):
+    """The URL may be fetched, but there is no file, or it did not arrive."""
+
+    title = "URL cannot be fetched"
+
+
 class UnsupportedMedia(BadRequest):
     """The media type is not supported."""
 

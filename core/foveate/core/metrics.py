@@ -19,6 +19,7 @@ class Metrics:
         self._define_batch_metrics(self.registry)
         self._define_state_metrics(self.registry)
         self._define_cache_metrics(self.registry)
+        self._define_url_metrics(self.registry)
 
     def _define_request_metrics(self, registry: CollectorRegistry) -> None:
         """Metrics of single requests."""
@@ -170,3 +171,19 @@ class Metrics:
             ("cache",),
             registry=registry,
         )
+
+    def _define_url_metrics(self, registry: CollectorRegistry) -> None:
+        """Metrics of the fetcher of http URLs. They name no host, so that labels stay few."""
+        self.url_fetches = Counter(
+            "foveate_url_fetches",
+            "Fetched http URLs by outcome: ok, refused (by a rule, nothing was read), failed (on the remote "
+            "side, or too slow), too_large, expired (the deadline passed), overloaded (too many at one time) "
+            "or cancelled (the client left).",
+            ("outcome",), registry=registry,
+        )  # fmt: skip
+        self.url_bytes = Counter("foveate_url_bytes", "Bytes of files read from URLs.", registry=registry)
+        self.url_seconds = Histogram(
+            "foveate_url_fetch_seconds",
+            "Seconds of fetching a URL, with the wait for a free place, whatever the outcome.",
+            buckets=_LATENCY_S, registry=registry,
+        )  # fmt: skip

@@ -7,7 +7,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -20,6 +28,7 @@ from foveate.core.default_models import DEFAULT_MODELS
 from foveate.core.environment import ENV_PREFIX, RENAMED, EnvironmentSource, renamed, variable
 from foveate.core.errors import SetupError
 from foveate.core.model import INTERNAL_TASKS, Task, route_of
+from foveate.core.url_hosts import HostRule
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -125,6 +134,20 @@ class Settings(BaseSettings):
     """Maximum bytes of one request body that is not a clip."""
     body_timeout_s: float = Field(default=30.0, gt=0)
     """Seconds in which a request body must arrive. A shorter deadline of the request applies first."""
+    url_hosts: tuple[str, ...] = ()
+    """Hosts from which http and https URLs in requests are fetched, separated by commas: a name, as in
+    images.example.org, *.example.org for all names below it, * for all names, or an address. Their addresses
+    must be public. HOST:PORT allows that port instead of 80 and 443. Empty fetches none; data: URLs need no
+    setting."""
+    url_private_hosts: tuple[str, ...] = ()
+    """Hosts with private or loopback addresses, such as an internal object store, from which URLs are fetched
+    too: exact names or addresses with their ports, separated by commas, as in minio.storage:9000. Every
+    client of the server may then read from them."""
+    url_timeout_s: float = Field(default=20.0, gt=0)
+    """Seconds in which the file at a URL must arrive, redirects included. A shorter deadline of the request
+    applies first."""
+    url_fetches: int = Field(default=32, ge=1, le=1024)
+    """Maximum number of URLs that are fetched at one time; further ones wait."""
     decode_bytes: int = Field(default=512 * MIB, ge=1)
     """Maximum bytes of memory for decoding large images, and for drawing masks on them, at one time; further
     large images wait. An image of over 4 million pixels counts 10 bytes a pixel."""
@@ -242,7 +265,7 @@ class Settings(BaseSettings):
         log.warning("the policy 'promise' is now called 'slo'; the old name works for one more release")
         return "slo"
 
-    @field_validator("models", "cors_origins", mode="before")
+    @field_validator("models", "cors_origins", "url_hosts", "url_private_hosts", mode="before")
     @classmethod
     def _split_list(cls, value: Any) -> Any:
         """An environment variable holds one text: names with commas, or a JSON list. Flags are a tuple."""
@@ -264,6 +287,24 @@ class Settings(BaseSettings):
                 raise ValueError(
                     f"holds {origin!r}; an origin is a scheme and a host without a path, as in "
                     "https://app.example.org, or *"
+                )
+        return value
+
+    @field_validator("url_hosts", "url_private_hosts")
+    @classmethod
+    def _check_hosts(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        for entry in value:
+            try:
+                rule = HostRule.read(entry)
+            except ValueError as error:
+                raise ValueError(
+                    f"holds {entry[:MAX_SHOWN]!r}, but {error}; write hosts as in images.example.org or "
+                    "*.example.org, without a scheme and a path"
+                ) from None
+            if info.field_name == "url_private_hosts" and not rule.exact:
+                raise ValueError(
+                    f"holds {entry[:MAX_SHOWN]!r}; a private host is an exact name or address with its port, "
+                    "as in minio.storage:9000"
                 )
         return value
 

@@ -30,6 +30,7 @@ from foveate.gateway.caching.stores import (
     response_cache_of,
 )
 from foveate.gateway.decoding import Decoding
+from foveate.gateway.fetching.fetcher import UrlFetcher
 from foveate.gateway.limits import AdmissionLimiter, SpoolBudget
 from foveate.gateway.routes.base import TaskRoute
 from foveate.gateway.routes.chat import ChatRoute
@@ -71,6 +72,7 @@ def create_app(
         yield
         await cluster.close()
         services.decoding.close()
+        services.url_fetcher.close()
         await response_store.close()
         await feature_store.close()
         if services.tracing is not None:
@@ -102,13 +104,16 @@ def route_services(
     cluster: Cluster, settings: Settings, metrics: Metrics, response_store: Cache, feature_store: Cache
 ) -> RouteServices:
     """What the task routes share. Raises SetupError."""
+    spool_budget = SpoolBudget(settings.spool_bytes, settings.max_video_bytes)
+    decoding = Decoding(settings.decode_threads, cluster.host_load, settings.decode_bytes)
     return RouteServices(
         cluster,
         settings,
         metrics,
         AdmissionLimiter(settings.in_flight_items, settings.in_flight_bytes, settings.max_body_bytes),
-        SpoolBudget(settings.spool_bytes, settings.max_video_bytes),
-        Decoding(settings.decode_threads, cluster.host_load, settings.decode_bytes),
+        spool_budget,
+        decoding,
+        UrlFetcher(settings, metrics, spool_budget, decoding),
         response_cache_of(settings, metrics, response_store),
         feature_cache_of(settings, metrics, feature_store),
         tracing_of(settings),

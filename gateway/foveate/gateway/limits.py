@@ -33,8 +33,14 @@ class Permit:
     def reserve(self, total: int) -> None:
         """Count a body that is this long so far. Raises BodyTooLarge, Overloaded."""
         self.check(total)
+        self._add(max(0, total - self.bytes))
+
+    def part(self) -> "Permit":
+        """A permit for one more file of the same request: its bytes are counted beside those of the body."""
+        return PartPermit(self)
+
+    def _add(self, added: int) -> None:
         limiter = self._limiter
-        added = max(0, total - self.bytes)
         if limiter.bytes + added > limiter.max_bytes:
             raise Overloaded(
                 f"the bodies of all requests in flight are over {limiter.max_bytes} bytes; retry later"
@@ -46,6 +52,18 @@ class Permit:
         """The body is no longer in memory, although the request goes on."""
         self._limiter.bytes -= self.bytes
         self.bytes = 0
+
+
+class PartPermit(Permit):
+    """Counts one file of a request, which the permit of the whole request releases at its end."""
+
+    def __init__(self, whole: Permit) -> None:
+        super().__init__(whole._limiter)
+        self._whole = whole
+
+    def _add(self, added: int) -> None:
+        self._whole._add(added)
+        self.bytes += added
 
 
 class AdmissionLimiter:

@@ -151,3 +151,29 @@ def test_origins_are_a_list_of_schemes_with_hosts(monkeypatch: pytest.MonkeyPatc
 def test_what_is_no_origin_is_refused(origin: str) -> None:
     with pytest.raises(ValueError, match="an origin is a scheme and a host"):
         Settings(cors_origins=(origin,))
+
+
+def test_hosts_of_urls_are_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings().url_hosts == Settings().url_private_hosts == ()
+    monkeypatch.setenv("FOVEATE_URL_HOSTS", "images.example.org, *.cdn.example:8443,*, [2606:2800::1]")
+    assert Settings().url_hosts == ("images.example.org", "*.cdn.example:8443", "*", "[2606:2800::1]")
+    monkeypatch.setenv("FOVEATE_URL_PRIVATE_HOSTS", "minio.storage:9000,10.0.0.5:9000")
+    assert Settings().url_private_hosts == ("minio.storage:9000", "10.0.0.5:9000")
+
+
+@pytest.mark.parametrize(
+    ("name", "entry", "words"),
+    [
+        ("url_hosts", "https://example.org", "write hosts as in images.example.org"),
+        ("url_hosts", "example.org/a", "the host is no host name"),
+        ("url_hosts", "127.1", "another spelling"),
+        ("url_hosts", "example.org:0", "the port is no number"),
+        ("url_private_hosts", "minio.storage", "an exact name or address with its port"),
+        ("url_private_hosts", "*:9000", "an exact name or address with its port"),
+        ("url_private_hosts", "*.storage:9000", "an exact name or address with its port"),
+        ("url_private_hosts", "*", "an exact name or address with its port"),
+    ],
+)
+def test_entries_that_are_no_hosts_are_refused(name: str, entry: str, words: str) -> None:
+    with pytest.raises(SetupError, match=words):
+        read_settings({name: (entry,)})

@@ -51,6 +51,23 @@ def test_body_bytes_are_limited_for_each_request_and_together() -> None:
     assert limiter.bytes == 0
 
 
+def test_files_of_one_request_have_the_limit_of_a_body_each_and_are_counted_together() -> None:
+    limiter = AdmissionLimiter(2, 250, 100)
+    with limiter.admit() as permit:
+        permit.reserve(50)
+        first, second = permit.part(), permit.part()
+        for total in (40, 90, 90):
+            first.reserve(total)
+        assert limiter.bytes == permit.bytes == 140
+        with pytest.raises(BodyTooLarge):
+            first.reserve(101)
+        second.reserve(100)
+        with pytest.raises(Overloaded):
+            permit.part().reserve(20)
+        assert limiter.bytes == permit.bytes == 240
+    assert limiter.bytes == 0
+
+
 def test_the_spool_budget_limits_each_body_and_all_together() -> None:
     budget = SpoolBudget(100, 70)
     budget.check(70)

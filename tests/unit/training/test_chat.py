@@ -1,17 +1,20 @@
 """The training of projector and decoder."""
 
+import random
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
 
 from foveate.models.vlm.tokenizer import ChatTokenizer
-from training.chat import ChatTraining, PatchTargets, cell_shares, patch_targets
+from training.chat import ChatTraining, Check, PatchTargets, cell_shares, exact_match, patch_targets
 from training.chat_batches import ChatBatch, PackedTexts, pack
 from training.chat_cache import SceneCache
 from training.chat_tokenizer import trained_tokenizer
 from training.chat_trunk import BACKGROUND, TINT_NUMBERS
 from training.multi_scenes import TINTS, draw_multi
-from training.questions import Question
+from training.questions import KINDS, Question, one_of_each
 
 QUESTIONS = [
     [Question("presence", "is there a fox?", "yes"), Question("colour", "what colour is the fox?", "blue")],
@@ -134,6 +137,26 @@ def test_a_few_steps_learn_the_answers_of_a_batch(tokenizer: ChatTokenizer) -> N
             optimiser.zero_grad()
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
+
+
+class FirstPositions(ChatTraining):
+    """Records where the texts begin."""
+
+    def hidden(
+        self, visual: torch.Tensor | None, system: Sequence[int], text: PackedTexts, pictures: int = 1
+    ) -> torch.Tensor:
+        self.recorded = set(text.positions[:, 0].tolist())
+        return super().hidden(visual, system, text, pictures)
+
+
+def test_the_blind_check_has_the_positions_of_the_training(tokenizer: ChatTokenizer) -> None:
+    training, scenes = FirstPositions(tokenizer, blind=True), [draw_multi("train", n) for n in range(12)]
+    questions = [one_of_each(scene.objects, random.Random(0), "train") for scene in scenes]
+    cache = SceneCache([], [scene.objects for scene in scenes], np.zeros((12, 196), np.int8))
+    figures = exact_match(training, Check(cache, questions, tokenizer), None)
+    assert set(figures) == {*KINDS, "mean"}
+    # The first text of a batch comes after the user's mark and the position of one picture.
+    assert training.recorded == {2}
 
 
 def test_a_blind_model_ignores_the_picture(tokenizer: ChatTokenizer) -> None:

@@ -14,6 +14,7 @@ pytest.importorskip("cv2")
 from training.chat import new_model
 from training.chat_tokenizer import VOCABULARY
 from training.chat_trunk import MultiTrunk
+from training.multi_scenes import TINT_SHARE, TINTS
 from training.phrasings import HELDOUT, TRAIN
 from training.questions import KINDS
 
@@ -41,6 +42,11 @@ def test_the_kinds_and_wordings_of_questions_are_those_of_the_code() -> None:
     assert all(f"| {kind} | " in CARD for kind in KINDS)
     wordings = [sum(map(len, each.values())) for each in (TRAIN, HELDOUT)]
     assert f"{wordings[0]} wordings for the training and {wordings[1]} for the held-out questions" in CARD
+
+
+def test_the_share_of_recoloured_objects_is_that_of_the_code() -> None:
+    assert f"{TINT_SHARE:.0%} of the objects are recoloured in one of eight colours" in CARD
+    assert len(TINTS) == 8
 
 
 def test_the_commands_exist() -> None:

@@ -1,7 +1,8 @@
-"""JSON bodies: the media as base64 in the key `data`, options in the other keys."""
+"""JSON bodies: the media as base64 in the key `data`, or their URL in `url`; options in the other keys."""
 
 import json
 import re
+from dataclasses import dataclass
 from typing import Any
 
 from foveate.core.errors import BadRequest
@@ -16,31 +17,46 @@ DATA_NAMES = ("image", "images", "file", "files", "b64", "base64", "image_base64
 DATA_URL = re.compile(rb"\s*data:[^,]{0,256};base64,", re.IGNORECASE)
 HEAD_CHARACTERS = 256
 """Characters of base64 whose bytes show the type of the media."""
-URL_REFUSED = "this server does not fetch URLs; send the image itself, as base64 in 'data'"
+
+
+@dataclass(frozen=True, slots=True)
+class JsonContent:
+    """What a JSON body holds."""
+
+    fields: list[tuple[str, Any]]
+    """Names and values of all members beside the media."""
+    data: bytes = b""
+    """The text in `data`."""
+    url: str | None = None
+    """The text in `url`, where the media are there and not in `data`."""
 
 
 class JsonMembers(list[tuple[str, Any]]):
     """The members of a JSON object in their order, repeated names included."""
 
 
-def read_json(body: bytes) -> tuple[bytes, list[tuple[str, Any]]]:
-    """The text in `data`, and the names and values of all other members. Raises BadRequest.
+def read_json(body: bytes) -> JsonContent:
+    """The text in `data` or in `url`, and all other members. Raises BadRequest.
 
     Slow for large bodies: call it off the event loop.
     """
     members = parse_members(body)
-    data = [value for name, value in members if name == "data"]
+    media = [(name, value) for name, value in members if name in ("data", "url")]
     names = {name for name, _ in members}
-    if "url" in names:
-        raise BadRequest(f"send 'data' without 'url': {URL_REFUSED}" if data else URL_REFUSED)
-    if len(data) > 1:
-        raise BadRequest("the JSON object has the key 'data' twice; send one image or clip a request")
+    if {"data", "url"} <= names:
+        raise BadRequest("the JSON object has the keys 'data' and 'url'; send one of them")
+    if len(media) > 1:
+        raise BadRequest(
+            f"the JSON object has the key {media[0][0]!r} twice; send one image or clip a request"
+        )
     if misnamed := sorted(names.intersection(DATA_NAMES)):
         raise BadRequest(f"the JSON object has the key {misnamed[0]!r}; send the image or clip in 'data'")
-    if not data or not isinstance(data[0], str):
-        raise BadRequest("JSON requests carry the image as base64 text in 'data'")
-    others = [(name, value) for name, value in members if name != "data"]
-    return data[0].encode("utf-8", "replace"), others
+    if not media or not isinstance(media[0][1], str):
+        raise BadRequest("JSON requests carry the image as base64 text in 'data', or its URL in 'url'")
+    (name, text), others = media[0], [member for member in members if member[0] not in ("data", "url")]
+    if name == "url":
+        return JsonContent(others, url=text)
+    return JsonContent(others, text.encode("utf-8", "replace"))
 
 
 def parse_members(
@@ -91,7 +107,7 @@ def decode_data(text: bytes) -> bytes:
     Slow for large media: call it off the event loop.
     """
     if re.match(rb"\s*https?://", text):
-        raise BadRequest(f"'data' holds a URL: {URL_REFUSED}")
+        raise BadRequest("'data' holds a URL; send it in 'url', or the image itself as base64 in 'data'")
     if re.match(rb"\s*data:", text, re.IGNORECASE) and not DATA_URL.match(text):
         raise BadRequest("'data' holds a data URL that is not base64; send data:image/png;base64,...")
     return decode_base64(text)

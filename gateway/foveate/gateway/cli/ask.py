@@ -12,6 +12,7 @@ from rich.markup import escape
 from foveate.core.default_models import CHAT_MODEL
 from foveate.core.errors import FoveateError, SetupError
 from foveate.core.openmp import limit_spinning
+from foveate.core.plan import Plan
 from foveate.core.settings import read_settings
 from foveate.gateway.cli.model_loader import load_options, torch_needed
 from foveate.gateway.cli.terminal import console, error_console, print_error, spinner, start_logging
@@ -63,12 +64,13 @@ def ask(
     files = [(str(path), read(path)) for path in (picture, *(pictures or ()))]
     limit_spinning()
     with torch_needed():
+        from foveate.core.chat import SamplingOptions
         from foveate.gateway.cli import chat_session
         from foveate.models.loading.chat_lookup import load_chat_model
-    options = chat_session.SamplingOptions(max_tokens, temperature, top_p, seed, tuple(stop or ()))
+    options = SamplingOptions(max_tokens, temperature, top_p, seed, tuple(stop or ()))
     with error_console.status(f"loading {escape(model)}", spinner=spinner()):
         runner = load_chat_model(model, load_options(settings), slots=1, slot_tokens=CHAT_TOKENS)
-        named = runner.full if settings.plan == AUTO else chat_session.Plan.parse(settings.plan, runner.full)
+        named = runner.full if settings.plan == AUTO else Plan.parse(settings.plan, runner.full)
         decoded = chat_session.decode(files, runner, named, settings.max_pixels)
         session = chat_session.ChatSession(runner, decoded, named, options, system)
     if question is not None:

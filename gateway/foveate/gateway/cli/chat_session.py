@@ -24,8 +24,6 @@ from foveate.models.vlm.generation import AnswerPiece
 from foveate.models.vlm.runner import ChatAnswer, ChatRunner
 from foveate.models.vlm.visual_tokens import VisualTokens
 
-__all__ = ["ChatSession", "Plan", "SamplingOptions", "decode", "draw", "show"]
-
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 """Characters of visual tokens that are means of patches, in their order."""
 DARK = 128
@@ -177,9 +175,10 @@ def token_grid(console: Console, pixels: Pixels, visual: VisualTokens, grid: tup
     means = Image.fromarray(pixels).resize((columns, rows), Image.Resampling.BOX)
     colours = np.asarray(means, np.float32).reshape(-1, 3)
     blocks = BLOCKS if is_unicode(console) else ASCII_BLOCKS
-    groups, order = np.array(stage.groups), list(dict.fromkeys(stage.groups))
+    patches, groups = list(zip(stage.groups, stage.patch_states, strict=True)), np.array(stage.groups)
+    order = list(dict.fromkeys(group for group, state in patches if state == "merged"))
     text = Text()
-    for patch, (group, state) in enumerate(zip(stage.groups, stage.patch_states, strict=True)):
+    for patch, (group, state) in enumerate(patches):
         colour = colours[groups == group].mean(0) if state == "merged" else colours[patch]
         rgb = "rgb({:.0f},{:.0f},{:.0f})".format(*colour)
         if state == "merged":

@@ -163,13 +163,23 @@ class TaskRoute(ABC, Generic[Options]):
             body = self.body_reader.open(http, headers, kind, permit, request_log.objective.deadline)
             async with body as content:
                 with cancel_on_disconnect(http):
-                    if context is None:
-                        values = self.option_reader.read(content.fields, values)
+                    if context is not None:
+                        return await self._answer_to(context, content)
+                    values = self.option_reader.read(content.fields, values)
+                    if content.url is None:
                         card = self.choose_model(values.get("model"), content.is_video, values, True)
-                        context = admit(card, values)
-                    if context.bypass_cache or self.response_cache is None:
-                        return await self._computed(context, content)
-                    return await self._cached_or_computed(self.response_cache, context, content)
+                        return await self._answer_to(admit(card, values), content)
+                    deadline = request_log.objective.deadline
+                    async with self.services.url_fetcher.open(content.url, permit, deadline) as media:
+                        content = RequestBody(media)
+                        card = self.choose_model(values.get("model"), content.is_video, values, True)
+                        return await self._answer_to(admit(card, values), content)
+
+    async def _answer_to(self, context: RequestContext[Options], content: RequestBody) -> Response:
+        """The answer from the response cache, or the task's own work."""
+        if context.bypass_cache or self.response_cache is None:
+            return await self._computed(context, content)
+        return await self._cached_or_computed(self.response_cache, context, content)
 
     def _head_options(self, query: Sequence[tuple[str, str]], headers: Mapping[str, str]) -> OptionValues:
         """The options in the query, with the plan in the header `x-plan`. Raises BadRequest."""

@@ -33,11 +33,13 @@ class RequestBody:
     """The content of a body."""
 
     media: Medium
-    """The bytes of an image or a clip; a large clip is a file."""
+    """The bytes of an image or a clip; a large clip is a file. Empty while they are still at `url`."""
     fields: Sequence[tuple[str, Any]] = ()
     """Names and values of the fields of a form, or of the members of a JSON object, beside the media."""
     encoded: bool = False
     """The media are text in base64, from a JSON object."""
+    url: str | None = None
+    """Where the media are, if the JSON object has a URL in their place."""
 
     @property
     def is_video(self) -> bool:
@@ -115,9 +117,9 @@ class BodyReader:
 
     async def _json_body(self, text: bytes, deadline: float | None) -> RequestBody:
         async with deadline_timeout(deadline):
-            if len(text) <= SMALL_BYTES:
-                return RequestBody(*read_json(text), encoded=True)
-            return RequestBody(*await self.decoding.run(lambda: read_json(text)), encoded=True)
+            small = len(text) <= SMALL_BYTES
+            content = read_json(text) if small else await self.decoding.run(lambda: read_json(text))
+        return RequestBody(content.data, content.fields, content.url is None, content.url)
 
 
 def decompressed(

@@ -28,7 +28,7 @@ from foveate.gateway.meter import Meter
 from foveate.gateway.objective import check_headers, default_plan, read_objective
 from foveate.gateway.routes.admission import Admission
 from foveate.gateway.routes.body_reader import BodyReader
-from foveate.gateway.routes.chat_pictures import ChatPictures, DataUrls, ImageFetcher
+from foveate.gateway.routes.chat_pictures import ChatPictures
 from foveate.gateway.routes.chat_plan import choose_chat_plan
 from foveate.gateway.routes.context import ClientChoice, RequestContext, RequestLog, read_headers
 from foveate.gateway.routes.image_input import ImageInput
@@ -62,8 +62,7 @@ class ChatRoute:
 
     task: Task = "chat"
 
-    def __init__(self, services: RouteServices, fetcher: ImageFetcher | None = None) -> None:
-        """fetcher: gives the images at URLs; None: those of data URLs alone."""
+    def __init__(self, services: RouteServices) -> None:
         self.services, self.settings = services, services.settings
         self.decoding, self.path = services.decoding, route_of(self.task)
         self.counter = RequestCounter(services, self.task, self.path, openai_error)
@@ -80,7 +79,7 @@ class ChatRoute:
             name: Meter(services.metrics, card, self.task) for name, card in self.models.cards.items()
         }
         images = ImageInput(self.decoding, self.settings, self.meters)
-        self.pictures = ChatPictures(self.decoding, images, fetcher or DataUrls(self.decoding))
+        self.pictures = ChatPictures(self.decoding, images, services.url_fetcher)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request (ASGI)."""

@@ -2,15 +2,13 @@
 
 import hashlib
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, Protocol
 
 from foveate.core.chat import ChatPicture
 from foveate.core.errors import BadRequest
-from foveate.gateway.body_formats.json_body import DATA_URL, decode_data
 from foveate.gateway.chat.messages import PictureSource
 from foveate.gateway.decoding import SMALL_BYTES, Decoding
-from foveate.gateway.limits import Permit, deadline_timeout
+from foveate.gateway.limits import Permit
 from foveate.gateway.media.video_container import is_clip
 from foveate.gateway.routes.admission import run_together
 from foveate.gateway.routes.context import RequestContext
@@ -24,27 +22,6 @@ class ImageFetcher(Protocol):
     async def fetch_image(self, url: str, permit: Permit, deadline: float | None = None) -> bytes:
         """The image at a URL. permit: of the request, whose limits apply. Raises FoveateError."""
         ...
-
-
-class DataUrls:
-    """The images of data URLs alone."""
-
-    def __init__(self, decoding: Decoding) -> None:
-        self.decoding = decoding
-
-    async def fetch_image(self, url: str, permit: Permit, deadline: float | None = None) -> bytes:
-        """The image in a data URL. Raises BadRequest, DeadlineExceeded."""
-        text = url.encode("utf-8", "replace")
-        if not DATA_URL.match(text):
-            raise BadRequest("this server does not fetch URLs; send the image as data:image/png;base64,...")
-        if len(text) <= SMALL_BYTES:
-            data = decode_data(text)
-        else:
-            async with deadline_timeout(deadline):
-                data = await self.decoding.run(partial(decode_data, text))
-        if not data:
-            raise BadRequest("the data URL is empty")
-        return data
 
 
 class ChatPictures:

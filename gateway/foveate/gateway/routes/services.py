@@ -12,6 +12,7 @@ from foveate.core.settings import Settings
 from foveate.gateway.caching.features import FeatureCache
 from foveate.gateway.caching.response import ResponseCache
 from foveate.gateway.decoding import Decoding
+from foveate.gateway.fetching.fetcher import UrlFetcher
 from foveate.gateway.limits import AdmissionLimiter, SpoolBudget
 from foveate.gateway.meter import Meter
 
@@ -49,6 +50,7 @@ class RouteServices:
     limiter: AdmissionLimiter
     spool_budget: SpoolBudget
     decoding: Decoding
+    url_fetcher: UrlFetcher
     response_cache: ResponseCache | None = None
     """None: responses are not cached."""
     feature_cache: FeatureCache | None = None

@@ -78,6 +78,12 @@ def _body(options: Sequence[str], clips: bool) -> dict[str, Any]:
     fields = {name: OPTIONS[name] for name in options}
     members = {name: {"anyOf": [*_json_types(name), {"type": "null"}]} for name in options}
     data = {"type": "string", "format": "byte", "description": f"the {media}, in base64"}
+    url = {
+        "type": "string",
+        "pattern": "^(https?://|data:)",
+        "description": f"the URL of the {media}, in place of data: http or https, if the server fetches from"
+        " its host, or data:",
+    }
     return {
         "required": True,
         "description": f"{'An image or a clip' if clips else 'An image'}. {_BODY_TEXT}",
@@ -86,7 +92,9 @@ def _body(options: Sequence[str], clips: bool) -> dict[str, Any]:
             **({"video/*": {"schema": _BINARY}} if clips else {}),
             "application/octet-stream": {"schema": _BINARY},
             "multipart/form-data": {"schema": _closed_object({"file": _BINARY, **fields}, "file")},
-            "application/json": {"schema": _closed_object({"data": data, **members}, "data")},
+            "application/json": {
+                "schema": _closed_object({"data": data, "url": url, **members}, "data", "url")
+            },
         },
     }
 
@@ -97,12 +105,14 @@ def _json_types(name: str) -> list[dict[str, Any]]:
     return [_LISTS[name], own] if name in _LISTS else [own]
 
 
-def _closed_object(properties: dict[str, Any], required: str) -> dict[str, Any]:
+def _closed_object(properties: dict[str, Any], *required: str) -> dict[str, Any]:
+    """An object without other properties. required: one of these properties must be there, and no two."""
+    one_of = [{"required": [name]} for name in required]
     return {
         "type": "object",
-        "required": [required],
         "properties": properties,
         "additionalProperties": False,
+        **(one_of[0] if len(one_of) == 1 else {"oneOf": one_of}),
     }
 
 

@@ -3,9 +3,8 @@
 Each module is one method, and its file name is the method's name in a plan, as in ``pool:49``.
 """
 
-import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from difflib import get_close_matches
 from functools import cache
 
@@ -45,9 +44,3 @@ def candidates(context: CompressionContext) -> dict[str, tuple[str, ...]]:
     """
     offered = {n: declared_candidates(load, context) for n, load in sorted(catalogue().items())}
     return {name: tuple(f"{name}:{a}" if a else name for a in texts) for name, texts in offered.items()}
-
-
-def describe() -> Mapping[str, str]:
-    """What each method does with its argument, in one line, by its name: the first of its `build`'s text."""
-    texts = {name: inspect.getdoc(load()) or "" for name, load in sorted(catalogue().items())}
-    return {name: text.partition("\n")[0] for name, text in texts.items()}

@@ -32,6 +32,7 @@ class DiverseSelection(Compression):
 
     count: int
     grid: tuple[int, int]
+    selects = True
 
     def macs(self, width: int, question: int) -> float:
         """The distances of all pairs of patches."""

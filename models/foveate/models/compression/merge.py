@@ -50,7 +50,7 @@ class PatchMerging(Compression):
         known = self.thresholds
         if known is None or len(known.thresholds) != tower.depth or not tower.prefix:
             return None
-        return ThresholdMerging(known.thresholds, self.count)
+        return ThresholdMerging(known.thresholds, self.count, known.tokens)
 
     def macs(self, width: int, question: int) -> float:
         """Matching in each round. If the tower merges, this is an upper bound."""

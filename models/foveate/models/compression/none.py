@@ -24,6 +24,8 @@ class AllPatches(Compression):
 
     count: int
     grid: tuple[int, int]
+    selects = True
+    needs_vectors = False
 
     def __call__(self, patches: PatchVectors) -> VisualAssignment:
         """All patches, in order."""

@@ -30,6 +30,7 @@ class CellPooling(Compression):
     grid: tuple[int, int]
     cells: tuple[int, int]
     """Rows and columns of cells."""
+    needs_vectors = False
 
     def __call__(self, patches: PatchVectors) -> VisualAssignment:
         """The cells, row by row, at the centres of an even grid."""

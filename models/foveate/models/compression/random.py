@@ -33,6 +33,8 @@ class RandomSelection(Compression):
     count: int
     grid: tuple[int, int]
     seed: int = 0
+    selects = True
+    needs_vectors = False
 
     def __call__(self, patches: PatchVectors) -> VisualAssignment:
         """The patches drawn by the seed, in order."""

@@ -34,6 +34,8 @@ class SmallerPicture(Compression):
     grid: tuple[int, int]
     """Rows and columns of patches of the smaller picture."""
     patch_size: int
+    selects = True
+    needs_vectors = False
 
     @property
     def image_size(self) -> tuple[int, int]:

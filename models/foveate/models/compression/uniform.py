@@ -28,6 +28,8 @@ class UniformSelection(Compression):
 
     count: int
     grid: tuple[int, int]
+    selects = True
+    needs_vectors = False
 
     def __call__(self, patches: PatchVectors) -> VisualAssignment:
         """The same patches of every picture, in order."""

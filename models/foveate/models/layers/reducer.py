@@ -64,6 +64,10 @@ class Reducer(Protocol):
             counts.append(tokens)
         return tuple(counts)
 
+    def mean_after(self, tokens: int, prefix: int, depth: int) -> tuple[int, ...]:
+        """As `after`, for an average image; the upper bound of an adaptive reducer that does not know it."""
+        return self.after(tokens, prefix, depth)
+
     def remaining(self, tokens: int, prefix: int) -> int:
         """Tokens after one block that reduces `tokens` tokens, prefix included.
 

@@ -5,8 +5,7 @@ bipartite matching, where a threshold for each block, calibrated on a batch of i
 number of merges. So a simple picture keeps fewer tokens than a complex one.
 """
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -32,27 +31,6 @@ class MergeThresholds:
     """For each block, the cosine of two tokens' keys above which they merge."""
     tokens: tuple[float, ...]
     """The average number of patch tokens after each block on the images of the calibration."""
-
-    def to_json(self) -> str:
-        """The text form, which `from_json` reads back."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> "MergeThresholds":
-        """Read the text form. Raises ValueError for any other text."""
-        try:
-            content = json.loads(text)
-            thresholds = tuple(float(value) for value in content["thresholds"])
-            tokens = tuple(float(value) for value in content["tokens"])
-            count = int(content["count"])
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"these are no merge thresholds: {type(error).__name__}: {error}") from error
-        if count < 1 or not thresholds or len(thresholds) != len(tokens):
-            raise ValueError(
-                "merge thresholds need a count of at least 1, and for each block a threshold and a number of "
-                f"tokens; got count {count}, {len(thresholds)} thresholds and {len(tokens)} numbers"
-            )
-        return cls(count, thresholds, tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +77,8 @@ class ThresholdMerging(Reducer):
     """For each block, the cosine above which tokens merge."""
     fewest: int
     """Patch tokens that stay of every image."""
+    averages: tuple[float, ...] = ()
+    """The average number of patch tokens after each block, from the calibration; empty if it is not known."""
     adaptive = True
     proportional = True
 
@@ -109,6 +89,12 @@ class ThresholdMerging(Reducer):
     def after(self, tokens: int, prefix: int, depth: int) -> tuple[int, ...]:
         """Upper bound of the tokens after each block, prefix included: an image without similar tokens."""
         return (tokens,) * depth
+
+    def mean_after(self, tokens: int, prefix: int, depth: int) -> tuple[int, ...]:
+        """The averages of the calibration, rounded, prefix included."""
+        if not self.averages:
+            return self.after(tokens, prefix, depth)
+        return tuple(min(tokens, prefix + round(average)) for average in self.averages)
 
     def macs(self, config: ViTConfig, patches: int, tokens: int, block: int) -> float:
         """Matching by the mean keys of the heads. Mixing is part of it only where tokens merge."""

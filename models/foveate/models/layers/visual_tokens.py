@@ -134,6 +134,11 @@ class Compression(Protocol):
     """Visual tokens of a picture."""
     grid: tuple[int, int]
     """Rows and columns of patches that it takes: those at full, unless the method shrinks the picture."""
+    selects: bool = False
+    """Every visual token is one patch: all assignments have `kept`."""
+    needs_vectors: bool = True
+    """The choice depends on the patches' vectors. Where it does not, and tokens are means, they are not
+    computed: the method gets vectors of another space."""
     needs_question: bool = False
     """The choice depends on the question. Where it does not, the visual tokens of a picture, and the language
     model's keys and values of them, can be cached for all questions."""

@@ -84,8 +84,8 @@ def write(
     """Write a vision-language model in float16.
 
     late: the fine-tuned parameters of the tower, under the trunk's names; with UP and DOWN, changes by low
-    rank. Raises SetupError for weights that
-    float16 cannot hold, and for a tokenizer that does not fit the decoder.
+    rank. Raises SetupError for weights that float16 cannot hold, and for a tokenizer that does not fit the
+    decoder or is no byte-level BPE.
     """
     _check_tokenizer(tokenizer, card)
     state = {f"{TRUNK}{name}": value for name, value in late.items()} | _stored(model)
@@ -171,9 +171,8 @@ def _changed(own: dict[str, Tensor], tuned: Mapping[str, Tensor], card: ChatCard
 
 def _model(card: ChatCard, state: Mapping[str, Tensor]) -> VisionLanguageModel:
     """Projector and decoder with these parameters."""
-    with torch.random.fork_rng(
-        devices=[]
-    ):  # the initial weights are replaced; no other random number changes
+    # The initial weights are replaced, and no other random number changes.
+    with torch.random.fork_rng(devices=[]):
         model = VisionLanguageModel(card.projector, card.decoder)
     expected = {name: tuple(value.shape) for name, value in _stored(model).items()}
     actual = {name: tuple(value.shape) for name, value in state.items()}
@@ -217,6 +216,14 @@ def _check_tokenizer(tokenizer: ChatTokenizer, card: ChatCard) -> None:
     marks = tuple(tokenizer.tokenizer.id_to_token(number) for number in range(len(MARKS)))
     if marks != MARKS:
         raise SetupError(f"{card.name}: its tokenizer begins with {', '.join(marks)}, not {', '.join(MARKS)}")
+    for number in range(len(MARKS), len(tokenizer)):
+        try:
+            tokenizer.token_bytes(number)
+        except KeyError:  # an answer with this token would fail, and with it its batch
+            raise SetupError(
+                f"{card.name}: its tokenizer is no byte-level BPE: token {number} is "
+                f"{tokenizer.tokenizer.id_to_token(number)!r}"
+            ) from None
 
 
 def _toml(table: Mapping[str, Any]) -> str:

@@ -28,8 +28,10 @@ class ChatLoad:
     text_tokens: int
     """Tokens of the prompt that are not visual."""
     pictures: int = 1
+    singles: bool = True
+    """Whether each patch alone becomes a vector: for a visual token, or to compare patches by."""
     means: bool = True
-    """Whether visual tokens are means of patches; they can be single patches as well."""
+    """Whether visual tokens are means of patches, and not single ones."""
     reducer: Reducer | None = None
     """The token reducer of the tower."""
     method_macs: float = 0.0
@@ -85,12 +87,12 @@ def chat_cost(parts: ChatParts, load: ChatLoad, answer_tokens: int = 1) -> ChatC
 
 
 def encoder_macs(tower: ViTConfig, image_size: int, reducer: Reducer | None = None) -> float:
-    """Multiply-adds of the tower on one picture. For a reducer whose count differs, an upper bound."""
+    """Multiply-adds of the tower on one picture; for a reducer whose count differs, on an average one."""
     tokens = tower.patches(image_size) + tower.prefix
     total = embedding_macs(tower, image_size)
     if reducer is None:
         return total + block_macs(tower, tokens, (tokens,) * tower.depth)
-    counts = reducer.after(tokens, tower.prefix, tower.depth)
+    counts = reducer.mean_after(tokens, tower.prefix, tower.depth)
     total += block_macs(tower, tokens, counts, reducer.point)
     return total + reducer_macs(reducer, tower, tokens, counts)
 
@@ -100,8 +102,9 @@ def projector_macs(parts: ChatParts, load: ChatLoad) -> float:
     spec, patches = parts.projector, parts.tower.patches(load.image_size)
     states = patches * ((spec.features + COORDINATES) * 2 * spec.hidden + spec.features * spec.salience_heads)
     output = (spec.hidden + COORDINATES) * spec.width
-    # Each patch alone is what methods compare, and is a visual token where no means are taken.
-    total = states + patches * output
+    total = states
+    if load.singles:
+        total += patches * output
     if load.means:
         total += load.visual_tokens * (patches * (spec.hidden + spec.salience_heads) + output)
     return float(total)

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from foveate.models.huggingface.fetch import import_transformers
+from foveate.models.vlm.tokenizer import END, PAD
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +31,9 @@ def build_decoder(spec: DecoderSpec) -> Any:
         num_key_value_heads=spec.num_attention_heads,
         tie_word_embeddings=True,
         attention_bias=False,
-        pad_token_id=0,
+        pad_token_id=PAD,
         bos_token_id=None,
-        eos_token_id=5,
+        eos_token_id=END,
         attn_implementation="sdpa",
     )
     return transformers.LlamaForCausalLM(config)

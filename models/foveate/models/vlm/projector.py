@@ -1,8 +1,8 @@
 """The projector from patch features to visual tokens, for any number of tokens.
 
-"TokenFLEX: Unified VLM Training for Flexible Visual Tokens Inference" (2025), section 3.2: adaptive pooling
-and SwiGLU. Here SwiGLU runs on each patch before the patches of a visual token are averaged, and a learned
-salience weighs them: so an object that covers a part of a cell is not averaged away.
+"TokenFLEX: Unified VLM Training for Flexible Visual Tokens Inference" (arXiv 2504.03154), section 3.2:
+adaptive pooling and SwiGLU. Here SwiGLU runs on each patch before the patches of a visual token are averaged,
+and a learned salience weighs them: so an object that covers a part of a cell is not averaged away.
 """
 
 import math
@@ -11,8 +11,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from foveate.models.layers.cells import grid_positions as grid_positions
 
 OCTAVES = 4
 COORDINATES = 4 * OCTAVES

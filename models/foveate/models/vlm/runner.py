@@ -188,14 +188,18 @@ class ChatRunner(BaseRunner):
         return generation.step(self.model, self.cache, sequences)
 
     def cost(self, plan: Plan, text_tokens: int, pictures: int = 1, answer_tokens: int = 1) -> ChatCost:
-        """The multiply-adds of a request under a plan."""
+        """The multiply-adds of a request under a plan.
+
+        text_tokens: of the prompt. A method that reads the question is counted as if it read all of them.
+        """
         method, width = self.method(plan), self.parts.decoder.hidden_size
         load = ChatLoad(
             self.encoded_size(plan),
             method.count,
             text_tokens,
             pictures,
-            means=method.count < method.grid[0] * method.grid[1],
+            singles=method.selects or method.needs_vectors,
+            means=not method.selects,
             reducer=method.reducer(self.parts.tower),
             method_macs=method.macs(width, text_tokens),
         )

@@ -19,6 +19,7 @@ class TextStream:
         self._tokenizer, self._stop = tokenizer, tuple(stop)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._raw = ""
+        """The text with what is held back, from its first character that is no white space."""
         self.text = ""
         """The text so far: all pieces together."""
         self.stopped = False
@@ -35,7 +36,8 @@ class TextStream:
     def _advance(self, data: bytes, ended: bool) -> str:
         if self.stopped:
             return ""
-        self._raw += self._decoder.decode(data, ended)
+        # The space before an answer is no part of it: no stop text begins there.
+        self._raw = (self._raw + self._decoder.decode(data, ended)).lstrip()
         places = [place for text in self._stop if (place := self._raw.find(text)) >= 0]
         self.stopped = bool(places)
         if places:

@@ -60,7 +60,10 @@ class ChatTokenizer:
         return str(self.tokenizer.decode([i for i in ids if i >= len(MARKS)])).strip()
 
     def token_bytes(self, token: int) -> bytes:
-        """The bytes of a token: a part of UTF-8 text, not always whole characters. A mark has none."""
+        """The bytes of a token: a part of UTF-8 text, not always whole characters. A mark has none.
+
+        Raises KeyError for a token that is not byte-level. `checkpoint.read` refuses a tokenizer with one.
+        """
         text = "" if token < len(MARKS) else self.tokenizer.id_to_token(token) or ""
         return bytes(_byte_values()[character] for character in text)
 

@@ -38,7 +38,7 @@ class VisualTokens:
     tokens: Tensor
     """(K, D)."""
     weights: Tensor
-    """(K, P) float32: the share of each patch in each token."""
+    """(K, P) float32: the share of each patch in each token, which the projector then weighs by salience."""
     positions: Tensor
     """(K, 2) float32: x and y of each token, 0 to 1."""
     unmerges: bool = False
@@ -63,7 +63,8 @@ def visual_tokens(
     device = model.embeddings.device
     features = torch.stack([picture.patches for picture in pictures]).to(device, model.embeddings.dtype)
     states = model.projector.patches(features, grid_positions(side, side).to(device))
-    alone = model.projector.each(states)
+    has_singles = method.selects or method.needs_vectors
+    alone = model.projector.each(states) if has_singles else states.hidden
     groups = [picture.groups for picture in pictures if picture.groups is not None]
     patches = PatchVectors(
         alone,
@@ -111,8 +112,7 @@ def question_tokens(model: VisionLanguageModel, questions: Sequence[Sequence[int
 def _apply(
     model: VisionLanguageModel, states: PatchStates, alone: Tensor, assignment: VisualAssignment
 ) -> Tensor:
-    """The visual tokens (B, K, D) of an assignment. alone: (B, P, D), those of single patches."""
+    """The visual tokens (B, K, D) of an assignment. alone: (B, P, D), those of single patches, to select."""
     if assignment.kept is None:
         return model.projector.tokens(states, assignment.weights, assignment.positions)
-    index = assignment.kept.to(alone.device).expand(len(alone), -1).unsqueeze(-1)
-    return alone.gather(1, index.expand(-1, -1, alone.shape[2]))
+    return assignment.apply(alone)

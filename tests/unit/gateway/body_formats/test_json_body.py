@@ -11,6 +11,7 @@ from foveate.core.errors import BadRequest
 from foveate.gateway.body_formats.json_body import (
     MAX_JSON_OBJECTS,
     MAX_JSON_TOKENS,
+    JsonContent,
     decode_data,
     head_of_data,
     parse_members,
@@ -24,9 +25,15 @@ TEXT = base64.b64encode(DATA).decode()
 
 def test_media_and_options_are_read() -> None:
     body = orjson.dumps({"points": [[1, 2.5]], "data": TEXT, "top_k": 1, "explain": True, "model": None})
-    text, fields = read_json(body)
-    assert decode_data(text) == DATA
-    assert fields == [("points", [[1, 2.5]]), ("top_k", 1), ("explain", True), ("model", None)]
+    content = read_json(body)
+    assert decode_data(content.data) == DATA
+    assert content.url is None
+    assert content.fields == [("points", [[1, 2.5]]), ("top_k", 1), ("explain", True), ("model", None)]
+
+
+def test_a_url_takes_the_place_of_the_media() -> None:
+    body = orjson.dumps({"top_k": 1, "url": "https://example.org/a.jpg"})
+    assert read_json(body) == JsonContent([("top_k", 1)], url="https://example.org/a.jpg")
 
 
 @pytest.mark.parametrize(
@@ -42,14 +49,14 @@ def test_media_and_options_are_read() -> None:
     ],
 )
 def test_base64_is_read_in_all_its_forms(text: str) -> None:
-    encoded, _ = read_json(orjson.dumps({"data": text}))
+    encoded = read_json(orjson.dumps({"data": text})).data
     assert decode_data(encoded) == DATA
     assert DATA.startswith(head_of_data(encoded))
     assert len(head_of_data(encoded)) > 64
 
 
 def test_a_byte_order_mark_is_ignored() -> None:
-    assert read_json(codecs.BOM_UTF8 + orjson.dumps({"data": TEXT})) == (TEXT.encode(), [])
+    assert read_json(codecs.BOM_UTF8 + orjson.dumps({"data": TEXT})) == JsonContent([], TEXT.encode())
 
 
 @pytest.mark.parametrize("codec", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"])
@@ -70,8 +77,12 @@ def test_wider_encodings_are_named(codec: str) -> None:
         (b'{"data": "aa", "points": ' + b"[" * 900 + b"]" * 900 + b"}", "over 300 objects and arrays"),
         (b'{"data": "\xe9"}', "not UTF-8"),
         (b'{"data": "aa", "data": "bb"}', "'data' twice; send one image or clip a request"),
-        (b'{"data": "aa", "url": "http://a/b.jpg"}', "send 'data' without 'url'"),
-        (b'{"url": "http://a/b.jpg"}', "does not fetch URLs"),
+        (b'{"data": "aa", "url": "http://a/b.jpg"}', "'data' and 'url'; send one of them"),
+        (b'{"url": "http://a/b.jpg", "url": "http://a/c.jpg"}', "'url' twice"),
+        (b'{"url": "http://a/b.jpg", "image": "aa"}', "the key 'image'"),
+        (b'{"url": null}', "or its URL in 'url'"),
+        (b'{"url": ["http://a/b.jpg"]}', "or its URL in 'url'"),
+        (b'{"url": {"url": "http://a/b.jpg"}}', "or its URL in 'url'"),
         (b'{"image": "aa"}', "the key 'image'; send the image or clip in 'data'"),
         (b'{"data": "aa", "file": "aa"}', "the key 'file'; send the image or clip in 'data'"),
         (b'{"data": ["aa"]}', "base64 text in 'data'"),
@@ -89,7 +100,7 @@ def test_other_bodies_are_refused_with_the_reason(body: bytes, words: str) -> No
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (b"https://example.org/a.jpg", "'data' holds a URL"),
+        (b"https://example.org/a.jpg", "'data' holds a URL; send it in 'url'"),
         (b"data:image/svg+xml,<svg/>", "data URL that is not base64"),
         (b"***", "not valid base64"),
         (b"aaaaa", "not valid base64"),

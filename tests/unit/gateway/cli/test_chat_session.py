@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
 
@@ -22,8 +23,10 @@ from foveate.gateway.cli.chat_session import (
     no_output,
     printable,
     show,
+    token_grid,
 )
 from foveate.models.vlm.runner import ChatRunner
+from foveate.models.vlm.visual_tokens import VisualTokens
 from tests.support import chat_models
 from tests.support.chat_models import NAME
 from tests.support.torchvision_ops import import_transformers
@@ -122,6 +125,7 @@ def test_pictures_and_plans_that_cannot_run_are_refused_at_once(runner: ChatRunn
     ("plan", "rows", "counts"),
     [
         ("pool:4", ["aaaabbbb", "aaaabbbb", "ccccdddd", "ccccdddd"], "0 kept, 16 merged, 0 dropped"),
+        ("pool:9", ["aaaabbcc", "aaaabbcc", "ddddeeff", "gggghhii"], "0 kept, 16 merged, 0 dropped"),
         ("full", ["########"] * 4, "16 kept, 0 merged, 0 dropped"),
         ("resolution:4", ["####"] * 2, "4 kept, 0 merged, 0 dropped"),
         ("uniform:4", ["........"] * 4, "4 kept, 0 merged, 12 dropped"),
@@ -140,6 +144,13 @@ def test_the_cost_is_one_line_and_the_patches_are_a_grid(
         assert "".join(grid).count("##") == 4
         grid = [row.replace("#", ".") for row in grid]
     assert grid == rows
+
+
+def test_the_letters_of_means_begin_with_a() -> None:
+    weights = torch.tensor([[1, 0, 0, 0], [0, 0.5, 0.5, 0]])
+    visual = VisualTokens(torch.zeros(2, 4), weights, torch.zeros(2, 2))
+    console = Console(file=io.TextIOWrapper(io.BytesIO(), "ascii"))
+    assert token_grid(console, HALVES, visual, (2, 2)).plain == "##aa\naa.."
 
 
 def test_a_mean_is_shown_in_its_colour(runner: ChatRunner) -> None:

@@ -30,6 +30,7 @@ from tests.support.chat_gateway import (
     user,
 )
 from tests.support.media_samples import encode, exif, png, red_corner, scene
+from tests.support.remote_files import file_answer, file_server
 
 pytestmark = pytest.mark.anyio
 
@@ -296,6 +297,22 @@ async def test_a_chat_that_is_too_long_for_the_model_is_refused(stream: bool) ->
     assert refused.status_code == 400
     assert error_of(refused)["param"] == "messages"
     assert "16 of them visual" in error_of(refused)["message"]
+
+
+async def test_pictures_are_fetched_from_hosts_that_the_settings_allow() -> None:
+    data = encode(scene(96, 64), "PNG")
+    async with file_server({"/a.png": file_answer(data)}) as files:
+        url, host = f"http://127.0.0.1:{files.port}/a.png", f"127.0.0.1:{files.port}"
+        async with chat_listening(url_private_hosts=host) as chats:
+            asked = body(messages=[user(picture(url=url), picture(url=data_url(data)), text())])
+            answered = await chats.post(asked)
+            missing = await chats.post(body(messages=[user(picture(url=f"{url}x"), text())]))
+            assert chats.limiter.items == chats.limiter.bytes == 0
+            fetched, sent = chats.cluster.calls[0].pictures
+    assert answered.status_code == 200
+    assert fetched.digest == sent.digest
+    assert missing.status_code == 400
+    assert error_of(missing)["param"] == "messages[0].content[0].image_url.url"
 
 
 async def test_every_failure_under_v1_is_an_error_object() -> None:

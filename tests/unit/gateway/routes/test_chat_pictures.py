@@ -15,9 +15,10 @@ from foveate.core.settings import Settings
 from foveate.estimation.host_load import HostLoadMonitor
 from foveate.gateway.chat.messages import PictureSource
 from foveate.gateway.decoding import Decoding
-from foveate.gateway.limits import AdmissionLimiter, Permit
+from foveate.gateway.fetching.fetcher import UrlFetcher
+from foveate.gateway.limits import AdmissionLimiter, Permit, SpoolBudget
 from foveate.gateway.meter import Meter
-from foveate.gateway.routes.chat_pictures import ChatPictures, DataUrls, ImageFetcher
+from foveate.gateway.routes.chat_pictures import ChatPictures, ImageFetcher
 from foveate.gateway.routes.context import ClientChoice, RequestContext, RequestLog
 from foveate.gateway.routes.image_input import ImageInput
 from tests.support.chat_gateway import data_url
@@ -39,7 +40,8 @@ def sources(*urls: str) -> list[PictureSource]:
 def pictures(fetcher: ImageFetcher | None = None) -> ChatPictures:
     decoding = Decoding(1, HostLoadMonitor())
     images = ImageInput(decoding, Settings(), {CARD.name: Meter(Metrics(), CARD)})
-    return ChatPictures(decoding, images, fetcher or DataUrls(decoding))
+    urls = UrlFetcher(Settings(), Metrics(), SpoolBudget(1, 1), decoding)
+    return ChatPictures(decoding, images, fetcher or urls)
 
 
 async def test_pictures_keep_their_order_and_have_digests_of_their_bytes() -> None:

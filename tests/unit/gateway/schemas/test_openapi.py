@@ -90,7 +90,9 @@ def test_every_option_is_described_wherever_it_may_stand(document: Any, route: t
     query = {parameter["name"] for parameter in operation["parameters"] if parameter["in"] == "query"}
     assert query == names
     assert set(form["properties"]) == names | {"file"}
-    assert set(members["properties"]) == names | {"data"}
+    assert set(members["properties"]) == names | {"data", "url"}
+    assert members["oneOf"] == [{"required": ["data"]}, {"required": ["url"]}]
+    assert form["required"] == ["file"]
     assert form["additionalProperties"] is members["additionalProperties"] is False
     assert "content-encoding" in operation["requestBody"]["description"]
 

@@ -79,7 +79,7 @@ def test_a_picture_with_too_few_tokens_is_refused() -> None:
 def test_the_tower_merges_only_with_thresholds_that_fit_it() -> None:
     known = MergeThresholds(9, (0.9,) * 6, (30.0,) * 6)
     context = CompressionContext((6, 6), thresholds={9: known})
-    assert build("9", context).reducer(PLAIN) == ThresholdMerging(known.thresholds, 9)
+    assert build("9", context).reducer(PLAIN) == ThresholdMerging(known.thresholds, 9, known.tokens)
     assert build("16", context).reducer(PLAIN) is None
     assert build("9", context).reducer(ViTConfig(depth=12)) is None
     assert build("9", context).reducer(replace(PLAIN, class_token=False, pool="avg")) is None

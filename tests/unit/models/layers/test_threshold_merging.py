@@ -10,7 +10,7 @@ from torch import Tensor
 from foveate.models.layers.blocks import Block
 from foveate.models.layers.config import ViTConfig
 from foveate.models.layers.reducer import Attention, Needs
-from foveate.models.layers.threshold_merging import ALWAYS, NEVER, MergeThresholds, ThresholdMerging
+from foveate.models.layers.threshold_merging import ALWAYS, NEVER, ThresholdMerging
 from foveate.models.layers.tokens import Tokens
 from foveate.models.vit.vit import ElasticViT
 from tests.support.checked_reducer import CheckedReducer, assert_consistent
@@ -134,21 +134,3 @@ def test_a_single_patch_stays() -> None:
         len(tokens.apply(ThresholdMerging((ALWAYS,), 1)(tokens, Attention(keys=torch.ones(1, 1, 2, 2)), 0)))
         == 2
     )
-
-
-def test_thresholds_are_read_back_from_their_text() -> None:
-    thresholds = MergeThresholds(49, (0.95, NEVER, 0.1 + 0.2), (150.5, 150.5, 49.0))
-    assert MergeThresholds.from_json(thresholds.to_json()) == thresholds
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "", "[]", "{}", '"x"', '{"count": 9}', '{"count": 9, "thresholds": 5, "tokens": [1]}',
-        '{"count": 0, "thresholds": [1], "tokens": [1]}', '{"count": 9, "thresholds": [1], "tokens": []}',
-        '{"count": 9, "thresholds": [], "tokens": []}', '{"count": 9, "thresholds": ["a"], "tokens": [1]}',
-    ],
-)  # fmt: skip
-def test_another_text_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="merge thresholds"):
-        MergeThresholds.from_json(text)

@@ -8,6 +8,7 @@ from foveate.models.layers.cells import cell_weights
 from foveate.models.profiling import explain_picture, explain_visual_tokens
 from foveate.models.vlm.visual_tokens import VisualTokens
 
+NOISE = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
 PIXELS = np.full((32, 32, 3), 200, np.uint8)
 
 
@@ -28,7 +29,11 @@ def test_each_patch_has_the_group_of_its_token() -> None:
 def test_a_patch_that_cells_share_is_shown_in_one_and_counted_as_merged() -> None:
     shared = tokens(cell_weights(2, 2, 3, 3))
     assert explain_visual_tokens.token_groups(shared).groups == (0, 0, 2, 0, 0, 2, 6, 6, 8)
+    assert explain_visual_tokens.token_groups(shared).patch_states == ("merged",) * 9
     assert explain_visual_tokens.patch_counts(shared) == {"kept": 0, "merged": 9, "dropped": 0}
+    page = explain_visual_tokens.draw([NOISE], [shared], (3, 3), "plan", "what? a fox")
+    painted = np.asarray(page)[54 : 54 + 279, 308 : 308 + 279]
+    assert painted[-60:-20, -60:-20].std((0, 1)).max() == 0, "a patch of a mean has one colour"
 
 
 @pytest.mark.parametrize("pictures", [1, 3])

@@ -147,6 +147,14 @@ def test_a_tokenizer_with_other_marks_is_refused(folder: Path) -> None:
         checkpoint.read(NAME, folder)
 
 
+def test_a_tokenizer_that_is_not_byte_level_is_refused(folder: Path) -> None:
+    """A token without bytes would fail in the middle of a batch."""
+    text = (folder / TOKENIZER).read_text("utf-8")
+    (folder / TOKENIZER).write_text(text.replace("Ġ", "▁"), "utf-8")
+    with pytest.raises(SetupError, match=r"is no byte-level BPE: token \d+ is '▁"):
+        checkpoint.read(NAME, folder)
+
+
 def test_values_that_half_precision_cannot_hold_are_refused(tmp_path: Path) -> None:
     card, words = chat_models.write(tmp_path), chat_models.tokenizer()
     late = chat_models.late()

@@ -9,11 +9,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from foveate.models import reduction
-from foveate.models.layers.cells import cell_weights
+from foveate.models.compression.merge import PatchMerging
+from foveate.models.layers.cells import cell_weights, grid_positions
+from foveate.models.profiling.merge_calibration import calibrate
 from foveate.models.vlm.cost import ChatLoad, ChatParts, chat_cost, encoder_macs, extend_macs
 from foveate.models.vlm.generation import ChatPrompt, decode, prefill
 from foveate.models.vlm.key_value_cache import CacheShape, KeyValueCache
-from foveate.models.vlm.projector import grid_positions
 from foveate.models.vlm.tower import VisionTower
 from tests.support import chat_models
 from tests.support.chat_models import EARLY, TRUNK
@@ -46,6 +47,17 @@ def test_the_encoder_under_a_reducer() -> None:
     expected = counted(lambda: tower(torch.randn(1, 3, 64, 64), reducer))
     assert encoder_macs(TRUNK, 64, reducer) / 1e9 == pytest.approx(expected, rel=0.02)
     assert encoder_macs(TRUNK, 64, reducer) < encoder_macs(TRUNK, 64)
+
+
+@torch.inference_mode()
+def test_merging_in_the_tower_costs_what_the_calibration_left() -> None:
+    tower, pictures = VisionTower(chat_models.trunk().model, EARLY), torch.randn(4, 3, 64, 64)
+    method = PatchMerging(4, (4, 4), thresholds=calibrate(tower.trunk, [pictures], 4))
+    reducer = method.reducer(TRUNK)
+    assert reducer is not None
+    alone = [counted(partial(tower, picture[None], reducer)) for picture in pictures]
+    assert encoder_macs(TRUNK, 64, reducer) / 1e9 == pytest.approx(sum(alone) / 4, rel=0.05)
+    assert encoder_macs(TRUNK, 64, reducer) < 0.8 * encoder_macs(TRUNK, 64)
 
 
 @pytest.mark.parametrize(("rows", "pictures"), [(2, 1), (1, 3), (4, 1)])

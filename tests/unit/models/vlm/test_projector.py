@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from foveate.models.layers.cells import cell_weights
-from foveate.models.vlm.projector import Projector, ProjectorSpec, grid_positions
+from foveate.models.layers.cells import cell_weights, grid_positions
+from foveate.models.vlm.projector import Projector, ProjectorSpec
 
 pytestmark = pytest.mark.usefixtures("inference_on_one_thread")
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from foveate.core.chat import ImagePart, SamplingOptions, Turn
 from foveate.core.errors import BadPlan, BadRequest, FoveateError, Overloaded, RunFailed
@@ -90,6 +91,16 @@ def test_an_answer_says_what_it_cost(runner: ChatRunner) -> None:
     assert full.visual[0].weights.equal(torch.eye(16))
     text = runner.answer([], TEXT, runner.full, SHORT)
     assert text.cost.encoder == text.cost.projector == text.visual_tokens == 0
+
+
+@pytest.mark.parametrize("text", [*PLANS, "pool:16", "merge:16", "guided:16"])
+def test_the_cost_of_visual_tokens_is_torchs_own_count(runner: ChatRunner, text: str) -> None:
+    chosen, question = plan(runner, text), "what is left of the fox?"
+    features = runner.encode(runner.stack([picture()], chosen), chosen)
+    with FlopCounterMode(display=False) as counter:
+        runner.visual_tokens(features, chosen, [question])
+    cost = runner.cost(chosen, len(runner.tokenizer.encode(question)))
+    assert cost.projector == pytest.approx(counter.get_total_flops() / 2e9, rel=1e-6)
 
 
 def test_chats_of_a_batch_are_answered_as_each_alone(runner: ChatRunner) -> None:

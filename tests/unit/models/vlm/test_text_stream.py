@@ -65,7 +65,8 @@ def test_marks_are_no_text() -> None:
         (("what",), ""),
         (("fox!", "fix"), "what is left of the fox?"),
         (("?",), "what is left of the fox"),
-        ((" ",), ""),
+        ((" ",), "what"),
+        ((" what", "\n"), "what is left of the fox?"),
     ],
 )
 def test_the_answer_ends_before_a_stop_text(stop: tuple[str, ...], expected: str) -> None:

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from foveate.models.compression import create
+from foveate.models.layers.cells import grid_positions
 from foveate.models.layers.visual_tokens import CompressionContext
-from foveate.models.vlm.projector import grid_positions
 from foveate.models.vlm.visual_tokens import PictureFeatures, question_tokens, visual_tokens
 from tests.support import chat_models
 from tests.support.chat_models import TRUNK

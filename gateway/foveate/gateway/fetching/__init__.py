@@ -1,0 +1,1 @@
+"""Media behind URLs: which ones may be fetched, and the guarded fetcher."""
