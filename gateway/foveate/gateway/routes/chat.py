@@ -202,9 +202,9 @@ class ChatRoute:
                         await stream.write(event)
         total_s = monotonic() - context.arrived
         response = ChatResponse(state, total_s, streamed=options.stream)
-        self.meters[context.card.name].record_chat(state.start, len(call.pictures), total_s, state.slo_met)
         if stream is not None:
             await stream.end()
+        self.meters[context.card.name].record_chat(state.start, len(call.pictures), total_s, state.slo_met)
         return response
 
 

@@ -120,11 +120,11 @@ def _compile(schema: str, tokenizer: "LLTokenizer") -> "LLMatcher":
         raise BadRequest(f"{FIELD}: the schema has the key {OWN_KEY}, which is not supported", FIELD)
     # White space is not allowed: it would cost tokens, and a model could write nothing else.
     options: JsonCompileOptions = {"whitespace_flexible": False, "lenient": False, "coerce_one_of": False}
-    matcher = LLMatcher(
-        tokenizer,
-        LLMatcher.grammar_from_json_schema(schema, overrides=options),
-        log_level=0,
-    )
+    try:
+        grammar = LLMatcher.grammar_from_json_schema(schema, overrides=options)
+    except ValueError as error:  # its JSON parser knows fewer numbers and texts, and less depth
+        raise BadRequest(f"{FIELD}: the schema cannot be read: {_short(str(error))}", FIELD) from None
+    matcher = LLMatcher(tokenizer, grammar, log_level=0)
     if matcher.is_error():
         raise BadRequest(f"{FIELD}: the schema cannot be used: {_short(matcher.get_error())}", FIELD)
     return matcher

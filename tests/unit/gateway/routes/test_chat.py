@@ -1,6 +1,7 @@
 """The route of chats, asked by the official client in front of a real server and a real model."""
 
 import asyncio
+import gzip
 import json
 import math
 from dataclasses import replace
@@ -558,6 +559,24 @@ async def test_the_models_that_answer_chats_are_listed() -> None:
     assert listed == [one]
     assert (one.id, one.object, one.owned_by) == (NAME, "model", "foveate")
     assert caught.value.code == "model_not_found"
+
+
+async def test_a_body_may_be_compressed() -> None:
+    async with chat_listening(max_body_bytes=50_000) as chats:
+        response = await chats.post(gzip.compress(json.dumps(body()).encode()), content_encoding="gzip")
+        bomb = await chats.post(gzip.compress(b" " * 1_000_000), content_encoding="gzip")
+    assert (response.status_code, bomb.status_code) == (200, 413)
+    error_of(bomb)
+
+
+async def test_over_the_limit_on_requests_a_chat_is_refused() -> None:
+    async with chat_listening(in_flight_items=1) as chats:
+        chats.cluster.pause_s = 0.05
+        stream = await chats.client.chat.completions.create(**{**LONG, "max_tokens": 200}, stream=True)
+        refused = await chats.post()
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+        assert error_of(refused)["code"] == "rate_limit_exceeded"
+        await stream.close()
 
 
 async def test_a_large_body_is_parsed_off_the_event_loop() -> None:

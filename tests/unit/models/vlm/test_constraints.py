@@ -1,6 +1,7 @@
 """Answers of random weights obey JSON schemas, and schemas that cannot be obeyed are refused."""
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,13 @@ SCHEMAS: list[dict[str, Any]] = [
         "additionalProperties": False,
     },
 ]
+
+
+def nested(depth: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "integer"}
+    for _ in range(depth):
+        schema = {"items": schema}
+    return schema
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +112,16 @@ def test_alternatives_are_among_the_allowed_tokens(runner: ChatRunner) -> None:
         ({"type": "string", "pattern": "^" + "(a|b)?" * 2000 + "$"}, "JSON schema"),
         ({"type": "object", "properties": {f"p{i}": {"type": "string"} for i in range(1100)}}, "JSON schema"),
         ({"enum": ["x" * MAX_SCHEMA_BYTES]}, "bytes"),
+        ({"enum": ["\ud83d"]}, "hex escape"),
+        ({"maximum": math.inf}, "cannot be read"),
+        ({"maximum": 10**400}, "out of range"),
+        (nested(200), "recursion limit"),
+        ({"minimum": 5, "maximum": 3, "type": "integer"}, "greater than maximum"),
+        ({"type": "string", "minLength": -1}, "minLength"),
+        ({"properties": []}, "properties"),
+        ({"if": {"type": "string"}, "then": {}}, "then"),
+        ({"$ref": "#/$defs/x"}, "does not exist"),
+        ({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}, "JSON schema"),
     ],
     ids=lambda value: str(value)[:30],
 )
