@@ -39,7 +39,7 @@ def test_an_error_shows_the_beginning_of_a_long_value(value: Any) -> None:
     assert len(shown(value)) < 50
 
 
-def test_an_object_and_a_list_are_told_apart() -> None:
+def test_an_object_is_no_list() -> None:
     assert list(read_items([], "stop")) == []
     with pytest.raises(BadRequest, match="must be a list, not an object"):
         read_items(members({}), "stop")
