@@ -147,6 +147,17 @@ class Settings(BaseSettings):
     feature_bytes: int = Field(default=64 * MIB, ge=0)
     """Bytes of memory for cached image features, which answer point prompts and repeated requests. An image
     takes about 400 kB. 0 disables the feature cache."""
+    chat_slots: int = Field(default=16, ge=1, le=1024)
+    """Answers of a vision-language model that are generated at once. Further chats wait."""
+    chat_slot_tokens: int = Field(default=1024, ge=16)
+    """Tokens of a chat at most, the visual ones and the answer included. A model may take fewer. The keys and
+    values of vit-t-chat take 10 kB a token, so that 16 slots of 512 tokens take 84 MB."""
+    chat_feature_bytes: int = Field(default=64 * MIB, ge=0)
+    """Bytes of memory for the features of pictures of chats. A picture takes about 300 kB. 0 encodes the
+    picture of every chat."""
+    chat_prefix_bytes: int = Field(default=128 * MIB, ge=0)
+    """Bytes of memory for keys and values of prompts up to a picture, so that a second question about it
+    starts at once. A picture takes up to 2 MB. 0 computes the whole prompt of every chat."""
     text_bytes: int = Field(default=32 * MIB, ge=0)
     """Bytes of memory for cached embeddings of labels, for zero-shot classification. A label takes 2 to 5 kB.
     0 computes them for every request."""

@@ -1,8 +1,11 @@
 """Where engines run. The gateway sees only this protocol."""
 
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
 
+from foveate.core.chat import ChatCall, ChatEvent
 from foveate.core.model import ModelCard
 from foveate.core.outcome import Outcome
 from foveate.core.plan import Plan
@@ -46,11 +49,18 @@ class Cluster(Protocol):
         """Start serving."""
         ...
 
-    def reserve(self, model: str, objective: Objective, plan: Plan | None, ready_in_s: float) -> "Slot":
+    def reserve(
+        self,
+        model: str,
+        objective: Objective,
+        plan: Plan | None,
+        ready_in_s: float,
+        call: ChatCall | None = None,
+    ) -> "Slot":
         """Admit a request before its media are decoded, or refuse it.
 
         plan: the plan that the client pinned, if any; ready_in_s: predicted seconds until the media are
-        decoded. Raises TooLate if the predicted finish on the cheapest allowed plan is past the deadline,
+        decoded; call: a chat, with pictures that have no pixels yet. Raises TooLate if the predicted finish on the cheapest allowed plan is past the deadline,
         DeadlineExceeded, BadPlan.
         """
         ...
@@ -59,6 +69,14 @@ class Cluster(Protocol):
         """Run one request. Cancelling the caller cancels the request. Raises FoveateError.
 
         reserved: `reserve` has counted this request as an arrival; use `Slot.submit`.
+        """
+        ...
+
+    def chat(self, call: ChatCall, reserved: bool = False) -> AsyncGenerator[ChatEvent, None]:
+        """Answer a chat. Closing the iterator, or cancelling its consumer, cancels the answer.
+
+        reserved: as of `submit`; use `Slot.chat`. The iterator raises FoveateError: in the place of the first
+        event if the call is not admitted, and of any other if it fails.
         """
         ...
 
@@ -99,6 +117,16 @@ class Slot:
         The first request to the reserved model is the one that was counted. Others, such as further tiles
         of the same image, count as arrivals of their own.
         """
-        reserved = not self.used and request.model == self.model
+        return await self.cluster.submit(request, self._use(request.model))
+
+    async def chat(self, call: ChatCall) -> AsyncGenerator[ChatEvent, None]:
+        """Answer a chat, as `Cluster.chat`."""
+        async with aclosing(self.cluster.chat(call, self._use(call.model))) as events:
+            async for event in events:
+                yield event
+
+    def _use(self, model: str) -> bool:
+        """Whether a request to this model is the one that was counted."""
+        reserved = not self.used and model == self.model
         self.used = self.used or reserved
-        return await self.cluster.submit(request, reserved)
+        return reserved

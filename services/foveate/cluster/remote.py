@@ -1,13 +1,14 @@
 """The cluster of a gateway whose workers are other processes."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from time import monotonic
 
 from foveate.cluster import Slot
 from foveate.cluster.client import WorkerClient
 from foveate.cluster.envelope import Transport
-from foveate.core.errors import DeadlineExceeded, Draining, SetupError, TooLate, UnknownModel
+from foveate.core.chat import ChatCall, ChatEvent
+from foveate.core.errors import BadRequest, DeadlineExceeded, Draining, SetupError, TooLate, UnknownModel
 from foveate.core.model import ModelCard
 from foveate.core.outcome import Outcome
 from foveate.core.plan import Plan
@@ -64,7 +65,14 @@ class RemoteCluster:
     async def start(self) -> None:
         """Nothing to do: the workers are running."""
 
-    def reserve(self, model: str, objective: Objective, plan: Plan | None, ready_in_s: float) -> Slot:
+    def reserve(
+        self,
+        model: str,
+        objective: Objective,
+        plan: Plan | None,
+        ready_in_s: float,
+        call: ChatCall | None = None,
+    ) -> Slot:
         """Refuse by the queue lengths that the workers reported last. The worker admits the request itself,
         and refuses it where these reports were out of date."""
         if objective.deadline is None:
@@ -92,6 +100,13 @@ class RemoteCluster:
         if self._closed:
             raise Draining("the server is shutting down; send the request to another one")
         return await worker_client.submit(request)
+
+    async def chat(self, call: ChatCall, reserved: bool = False) -> AsyncGenerator[ChatEvent, None]:
+        """Raises BadRequest: workers elsewhere answer no chats yet."""
+        raise BadRequest(
+            f"{call.model} answers chats in the server's own process alone: FOVEATE_CLUSTER=local"
+        )
+        yield  # makes it a generator
 
     def begin_drain(self) -> None:
         """Begin to drain: the gateway refuses new requests, and the ones that it has are still sent."""

@@ -56,6 +56,16 @@ def choose(logits: Tensor, samplers: Sequence[Sampler]) -> list[TokenChoice | Ru
     scores = logits.float().cpu()
     finite, logprobs = scores.isfinite().all(-1).tolist(), scores.log_softmax(-1)
     return [
-        sampler.choose(row) if valid else RunFailed("the model computed scores that are not finite")
+        _choose(sampler, row) if valid else RunFailed("the model computed scores that are not finite")
         for valid, row, sampler in zip(finite, logprobs, samplers, strict=True)
     ]
+
+
+def _choose(sampler: Sampler, logprobs: Tensor) -> TokenChoice | RunFailed:
+    """The next token of one sequence. A sampler that fails fails its sequence alone."""
+    try:
+        return sampler.choose(logprobs)
+    except Exception as error:
+        failure = RunFailed("the next token could not be chosen")
+        failure.__cause__ = error
+        return failure

@@ -10,6 +10,7 @@ import pytest
 
 from foveate.cluster import Slot
 from foveate.cluster.local import LocalCluster
+from foveate.core.chat import ChatCall
 from foveate.core.errors import DeadlineExceeded, RunFailed
 from foveate.core.metrics import Metrics
 from foveate.core.model import ModelCard
@@ -34,9 +35,16 @@ class ReservationRecorder(LocalCluster):
         super().__init__([lambda: self.runner, lambda: FakeRunner("other")], self.metrics)
         self.reservations: list[tuple[str, Objective]] = []
 
-    def reserve(self, model: str, objective: Objective, plan: Plan | None, ready_in_s: float) -> Slot:
+    def reserve(
+        self,
+        model: str,
+        objective: Objective,
+        plan: Plan | None,
+        ready_in_s: float,
+        call: ChatCall | None = None,
+    ) -> Slot:
         self.reservations.append((model, objective))
-        return super().reserve(model, objective, plan, ready_in_s)
+        return super().reserve(model, objective, plan, ready_in_s, call)
 
     def demand(self) -> float:
         """The device seconds of all requests so far at full quality."""
