@@ -68,7 +68,8 @@ class RecordingRunner(ChatRunner):
         """Released at the start of every step of decoding."""
         self.before: Callable[[str, Any], None] = lambda _, __: None
         """Called on the device's thread before each forward; what it raises fails the forward."""
-        self.mask_numbers: list[int] = []
+        self.spoil: Callable[[Tensor, Sequence[PictureFeatures]], None] = lambda _, __: None
+        """Called with the pixels and the features of pictures."""
         self.reads_copies: list[bool] = []
         """For each step of decoding, whether the slots were no range."""
 
@@ -80,7 +81,9 @@ class RecordingRunner(ChatRunner):
         torch.set_num_threads(1)
         self.before("encode", batch)
         self.steps.append(("encode", len(batch)))
-        return super().encode(batch, plan)
+        features = super().encode(batch, plan)
+        self.spoil(batch, features)
+        return features
 
     def prefill_parts(
         self, sequences: Sequence[ChatSequence], counts: Sequence[int]

@@ -60,8 +60,8 @@ class Cluster(Protocol):
         """Admit a request before its media are decoded, or refuse it.
 
         plan: the plan that the client pinned, if any; ready_in_s: predicted seconds until the media are
-        decoded; call: a chat, with pictures that have no pixels yet. Raises TooLate if the predicted finish on the cheapest allowed plan is past the deadline,
-        DeadlineExceeded, BadPlan.
+        decoded; call: a chat, with pictures that have no pixels yet. Raises TooLate if the predicted
+        finish on the cheapest allowed plan is past the deadline, DeadlineExceeded, BadPlan.
         """
         ...
 

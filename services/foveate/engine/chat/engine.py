@@ -215,7 +215,7 @@ class ChatEngine:
                 self._changed.clear()
                 await self._changed.wait()
             async with self._device.turn(self.tenant):
-                step = self.scheduler.next_step(self._state())
+                step = self.scheduler.next_step(self._state)
                 if step is not None:
                     await self._run(step)
             self._changed.set()  # for `drain`

@@ -60,7 +60,7 @@ class ChatEntry:
         self.prefix_digests: list[bytes] = []
         """Of its prompt up to each picture; empty where no prefix is kept."""
         self.feature_keys: list[bytes] = []
-        """Of the pictures behind the prefix."""
+        """Of the pictures behind the prefix; none once the prompt is complete."""
         self.features: dict[bytes, HasBytes] = {}
         self.sequence: AnswerState | None = None
         self.left_tokens = 0

@@ -20,6 +20,8 @@ MAX_STALL_S = 0.05
 reader does not notice it. One picture, and PREFILL_TOKENS tokens, may take longer."""
 PREFILL_TOKENS = 256
 """Tokens of prompts in one prefill while answers run."""
+HELD_STEPS = 8
+"""Steps after which the policy is asked again, where calls wait so that running answers are in time."""
 IDLE_PREFILL_TOKENS = 2048
 """The same while none runs."""
 
@@ -45,6 +47,7 @@ class ChatScheduler:
         """Calls with a token."""
         self._leaving: list[AnswerState] = []
         self._started_last = False
+        self._held = 0
 
     @property
     def has_work(self) -> bool:
@@ -62,8 +65,8 @@ class ChatScheduler:
         kept = sum(entry.sequence is None or entry.sequence.slot < 0 for entry in self.staged)
         return self.model.free_slots - kept
 
-    def next_step(self, state: ChatState[ChatEntry]) -> ChatStep | None:
-        """What the device does next. state: with the queue and the active calls; None: nothing.
+    def next_step(self, state: Callable[[], ChatState[ChatEntry]]) -> ChatStep | None:
+        """What the device does next; None: nothing. state: what the policy gets, if it is asked.
 
         Between two steps that start calls, those that run get a token.
         """
@@ -93,7 +96,7 @@ class ChatScheduler:
         if prefix is not None:
             ends = picture_ends(entry.ids, self.model.picture_token, self.model.visual_count(entry.plan))
             self.caches.prefixes.keep(entry.prefix_digests, ends, prefix)
-        entry.features = {}
+        entry.feature_keys, entry.features = [], {}
 
     def _drop_ended(self) -> None:
         """Let go of calls that are over, and of those whose deadline has passed; their slots become free."""
@@ -107,16 +110,15 @@ class ChatScheduler:
                     if entry.sequence is not None and entry.sequence.slot >= 0:
                         self._leaving.append(entry.sequence)
 
-    def _stage(self, state: ChatState[ChatEntry]) -> None:
+    def _stage(self, state: Callable[[], ChatState[ChatEntry]]) -> None:
         """Choose the plan of the next calls, look up what is cached, and refuse those that would be late."""
-        free = self.unused_slots
-        if free < 1 or not len(self.queue):
+        self._held -= 1
+        if self.unused_slots < 1 or not len(self.queue) or (self._held > 0 and self.running):
             return
-        decision = self.policy.choose(
-            replace(state, active=self.active, waiting=tuple(self.queue), free_slots=free)
-        )
+        decision = self.policy.choose(state())
         if decision is None:
             return
+        self._held = 0 if decision.entries else HELD_STEPS
         for entry in decision.refused:
             self.queue.refuse(entry, TooLate("there is no time left to answer by the deadline"))
         for entry, max_tokens in zip(decision.entries, decision.max_tokens, strict=True):
@@ -126,7 +128,6 @@ class ChatScheduler:
             if max_tokens < entry.max_tokens:
                 entry.options = replace(entry.options, max_tokens=max_tokens)
             self._look_up(entry)
-            entry.started_at = self.clock()
             self.staged.append(entry)
 
     def _look_up(self, entry: ChatEntry) -> None:
@@ -197,6 +198,8 @@ class ChatScheduler:
         for entry in ready:
             if counts and entry.left_tokens > left:
                 break
+            if entry.sequence is None:
+                entry.started_at = self.clock()
             counts.append(min(entry.left_tokens, left))
             left -= counts[-1]
         return ChatStep("prefill", ready[0].plan, tuple(ready[: len(counts)]), tuple(counts))
