@@ -77,6 +77,11 @@ class DeviceExecutor:
         """Whether no tenant holds the lock."""
         return not self._locked
 
+    @property
+    def has_waiters(self) -> bool:
+        """Whether a tenant waits for the lock. Any thread may ask."""
+        return bool(self._waiters)
+
     def contended(self, tenant: DeviceTenant) -> bool:
         """Whether a tenant other than this one waits for the lock."""
         return any(waiter is not tenant for waiter in self._waiters)

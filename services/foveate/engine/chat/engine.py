@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 
-from foveate.core.chat import ChatCall, ChatEnded, ChatEvent, ChatStarted, ChatToken
-from foveate.core.errors import DeadlineExceeded, Draining, FoveateError, RunFailed
+from foveate.core.chat import ChatCall, ChatEnded, ChatEvent
+from foveate.core.errors import DeadlineExceeded, Draining, RunFailed
 from foveate.core.metrics import Metrics
 from foveate.core.model import ModelCard
 from foveate.core.plan import Plan
@@ -18,9 +18,10 @@ from foveate.core.request import Objective
 from foveate.core.settings import DEFAULTS
 from foveate.engine.chat.admission import ChatAdmission
 from foveate.engine.chat.caches import ChatCaches
+from foveate.engine.chat.delivery import ChatDelivery
 from foveate.engine.chat.entry import ChatEnd, ChatEntry
 from foveate.engine.chat.meter import ChatMeter
-from foveate.engine.chat.runner import ChatModel, TokenPiece
+from foveate.engine.chat.runner import ChatModel
 from foveate.engine.chat.scheduler import ChatScheduler
 from foveate.engine.chat.steps import ChatStep, StepResult, StepRunner
 from foveate.engine.chat.tenant import ChatTenant
@@ -77,7 +78,8 @@ class ChatEngine:
         self._changed = asyncio.Event()
         self._loop: asyncio.Task[None] | None = None
         self._running = False
-        self._device, self._steps = device or DeviceExecutor(), StepRunner(model, clock)
+        self._device = device or DeviceExecutor()
+        self._steps = StepRunner(model, clock, lambda: self._device.has_waiters)
         self.tenant = ChatTenant(self.scheduler, self.lengths, self.latency, rungs, default_deadline_s, clock)
         name = model.card.name
         self._admission = ChatAdmission(
@@ -85,6 +87,7 @@ class ChatEngine:
             metrics.demand.labels(name), clock,
         )  # fmt: skip
         self._meter = ChatMeter(metrics, model, self.scheduler)
+        self._delivery = ChatDelivery(model, self.scheduler, self._meter)
         self._hangs = metrics.hangs
         metrics.hanging.labels(name).set_function(lambda: self._device.hangs.count(name))
         metrics.oldest_wait.labels(name).set_function(self._oldest_wait_s)
@@ -177,8 +180,13 @@ class ChatEngine:
         entry.on_end = self._ended
         self.queue.push(entry)
         self.admitted.add(entry)
-        self._changed.set()
+        self._wake()
         return entry
+
+    def _wake(self) -> None:
+        """Let the scheduler decide anew: after the step that runs, or now."""
+        self._steps.interrupted = True
+        self._changed.set()
 
     def _check_open(self) -> None:
         if self.draining:
@@ -196,7 +204,7 @@ class ChatEngine:
         self._meter.end(end, entry.generated if complete else 0)
         if complete or (end == "expired" and entry.generated):
             self.lengths.record(entry.generated)  # an answer that expired is at least as long
-        self._changed.set()
+        self._wake()
 
     def _state(self) -> ChatState[ChatEntry]:
         """What runs and what waits now."""
@@ -227,13 +235,18 @@ class ChatEngine:
         self._device.set_busy(predicted_s)
         # If the step fails, its parts run one after the other.
         work = DeviceWork(
-            name, step.plan, step.size, predicted_s * max(1, len(step.entries)), KINDS[stage],
+            name, step.plan, step.size, predicted_s * max(step.repeats, len(step.entries)), KINDS[stage],
             partial(self._on_hang, step),
         )  # fmt: skip
-        self._running = True
+        self._running, self._steps.interrupted = True, False
+        loop = asyncio.get_running_loop()
+
+        def deliver(result: StepResult) -> None:
+            loop.call_soon_threadsafe(self._finish, step, result)
+
         try:
             with self._device.hangs.watch(work):
-                result = await self._device.run(partial(self._steps.run, step))
+                result = await self._device.run(partial(self._steps.run, step, deliver))
         except (Exception, SystemExit):  # a library of the model may call sys.exit
             log.exception("a step of %d failed", step.size)
             for entry in step.entries:
@@ -241,16 +254,25 @@ class ChatEngine:
             return
         finally:
             self._running = False
-        if stage is None or not result.entries:
+        self._finish(step, result)
+
+    def _finish(self, step: ChatStep, result: StepResult) -> None:
+        """Learn from the time of a step, and pass on what it gave. A failure ends these calls alone."""
+        if step.stage is None or not result.entries:
             return
-        ratio = None
-        if not result.failed and len(result.entries) == len(step.entries) and result.seconds > 0:
-            ratio = self.latency.observe(stage, step.plan, step.size, result.seconds)
-        self._meter.step(stage, len(result.entries), ratio)
-        if stage == "encode":
-            self._encoded(step, result)
-        else:
-            self._answered(step, result)
+        try:
+            ratio = None
+            if not result.failed and len(result.entries) == len(step.entries) and result.seconds > 0:
+                ratio = self.latency.observe(step.stage, step.plan, step.size, result.seconds)
+            self._meter.step(step.stage, len(result.entries), ratio)
+            if step.stage == "encode":
+                self._delivery.encoded(step, result)
+            else:
+                self._delivery.answered(step, result)
+        except Exception:
+            log.exception("passing on a step of %d failed", step.size)
+            for entry in result.entries:
+                entry.fail(RunFailed("the server failed on this request"))
 
     def _on_hang(self, step: ChatStep, work: DeviceWork) -> None:
         if work.state == "lost":
@@ -260,85 +282,6 @@ class ChatEngine:
             known = self.card.rung(step.plan) is not None
             rung = step.plan.relative_to(self.card.full) if known else "other"
             self._hangs.labels(work.model, rung).inc()
-
-    def _encoded(self, step: ChatStep, result: StepResult) -> None:
-        """Give calls the features of their pictures, or end those whose pictures failed."""
-        for entry in step.entries:
-            for key in entry.feature_keys:
-                features = result.features.get(key)
-                if isinstance(features, Exception):
-                    self._fail(entry, features)
-                elif features is not None:
-                    entry.features[key] = features
-
-    def _answered(self, step: ChatStep, result: StepResult) -> None:
-        """Pass the tokens of a prefill or of a decoding step on."""
-        now = self.clock()
-        counts = dict(zip(step.entries, step.counts, strict=False))
-        for entry, piece in zip(result.entries, result.pieces, strict=True):
-            if isinstance(piece, Exception):
-                self._fail(entry, piece)
-            elif piece is None:
-                entry.left_tokens -= counts[entry]
-            elif step.stage == "prefill":
-                self._started(entry, piece, result, now)
-            elif not entry.over:
-                self._meter.next_token(entry, now)
-                self._token(entry, piece, now)
-
-    def _started(self, entry: ChatEntry, piece: TokenPiece, result: StepResult, now: float) -> None:
-        """The first token of an answer: keep what was computed for the next calls, and pass it on."""
-        entry.left_tokens = 0
-        self.scheduler.promote(entry)
-        if piece.choice is not None:
-            self.scheduler.keep(entry, result.prefixes.get(entry))
-        if entry.over or piece.choice is None:
-            self._token(entry, piece, now)
-            return
-        self._meter.first_token(entry, now)
-        pictures, visual = len(entry.call.pictures), self.model.visual_count(entry.plan)
-        entry.emit(
-            ChatStarted(
-                entry.plan,
-                self.card.quality_of(entry.plan),
-                entry.reason,
-                len(entry.ids) - pictures,
-                pictures * visual,
-                entry.cached.tokens,
-                entry.active.max_tokens,
-                entry.started_at - entry.admitted_at,
-                now - entry.admitted_at,
-            )
-        )
-        self._token(entry, piece, now)
-
-    def _token(self, entry: ChatEntry, piece: TokenPiece, now: float) -> None:
-        """Pass a token on, and the end of the answer if it is the last one."""
-        if piece.finish == "error" or piece.choice is None:
-            error = entry.sequence.error if entry.sequence else None
-            self._fail(entry, error or RunFailed("the model failed on this request"))
-            return
-        entry.generated += 1
-        entry.last_token_at = now
-        if entry.over:
-            return
-        entry.emit(ChatToken(piece.text, *self.model.logprobs(piece.choice)))
-        if piece.finish is not None:
-            pictures = len(entry.call.pictures)
-            text_tokens = len(entry.ids) - pictures
-            cost = self.model.cost(entry.plan, text_tokens, pictures, entry.generated, entry.cached)
-            total_s = now - entry.admitted_at
-            ended = ChatEnded(piece.finish, entry.generated, cost.total, total_s)
-            entry.end(ended, "stop" if piece.finish == "stop" else "length")
-
-    def _fail(self, entry: ChatEntry, cause: Exception) -> None:
-        """End a call with the error of its own step."""
-        if isinstance(cause, FoveateError):
-            entry.fail(cause)
-            return
-        failure = RunFailed("the model failed on this request")
-        failure.__cause__ = cause
-        entry.fail(failure)
 
     async def drain(self) -> None:
         """Refuse new calls. Return once every admitted call is over and no step runs."""

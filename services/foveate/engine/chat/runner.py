@@ -68,6 +68,11 @@ class AnswerState(Protocol):
         ...
 
     @property
+    def finish(self) -> FinishReason | None:
+        """Why the answer has ended; None while it goes on."""
+        ...
+
+    @property
     def error(self) -> FoveateError | None:
         """Why the answer failed, once it has."""
         ...

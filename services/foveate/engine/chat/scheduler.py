@@ -18,6 +18,9 @@ from foveate.scheduling.chat_state import ActiveChat, CallLoad, ChatState
 MAX_STALL_S = 0.05
 """How long running answers may wait for the pictures and prompts of others between two of their tokens: a
 reader does not notice it. One picture, and PREFILL_TOKENS tokens, may take longer."""
+MAX_BURST_S = 0.1
+"""Steps of decoding run one after the other for so long, if nothing changes: the device then does not wait
+for the event loop."""
 PREFILL_TOKENS = 256
 """Tokens of prompts in one prefill while answers run."""
 HELD_STEPS = 8
@@ -209,7 +212,10 @@ class ChatScheduler:
         if not self.running:
             return None
         longest = max(self.running, key=lambda entry: prompt_tokens(self.model, entry, entry.plan))
-        return ChatStep("decode", longest.plan, tuple(self.running))
+        step_s = self.latency.step_s(longest.plan, len(self.running))
+        undecided = self.staged or (len(self.queue) and self.unused_slots)
+        repeats = 1 if undecided else max(1, int(MAX_BURST_S / step_s))
+        return ChatStep("decode", longest.plan, tuple(self.running), repeats=repeats)
 
 
 def prompt_tokens(model: ChatModel, entry: ChatEntry, plan: Plan) -> int:

@@ -6,7 +6,7 @@ most one small step for each part of the batch.
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from foveate.core.plan import Plan
@@ -36,6 +36,8 @@ class ChatStep:
     """Pixels to encode, by the keys of their features. Equal pictures of several calls are one."""
     leaving: tuple[AnswerState, ...] = ()
     """Answers whose slots are freed before anything else."""
+    repeats: int = 1
+    """Steps of decoding to run at most before the scheduler decides again, while all answers go on."""
     holding: tuple[ChatEntry, ...] = ()
     """All calls that may have a slot, those that take no part included."""
 
@@ -59,32 +61,62 @@ class StepResult:
     failed: bool = False
     """The step failed as a whole and ran again in parts: its time says nothing."""
     seconds: float = 0.0
+    at: float = 0.0
+    """When it was done; clock seconds."""
 
 
 class StepRunner:
     """Runs the steps of one model. For the device's thread only."""
 
-    def __init__(self, model: ChatModel, clock: Callable[[], float]) -> None:
-        self.model, self.clock = model, clock
+    def __init__(
+        self, model: ChatModel, clock: Callable[[], float], others_wait: Callable[[], bool] = lambda: False
+    ) -> None:
+        """others_wait: whether another model waits for the device; any thread may call it."""
+        self.model, self.clock, self.others_wait = model, clock, others_wait
+        self.interrupted = False
+        """Set on the event loop when the scheduler has to decide again: a call came or ended."""
 
-    def run(self, step: ChatStep) -> StepResult:
-        """Free the slots of those that leave; then run the step for the calls that are still of use.
+    def run(self, step: ChatStep, deliver: Callable[[StepResult], object]) -> StepResult:
+        """Free the slots of those that leave; then run the step.
+
+        While nothing changes, the next step of decoding follows at once, and `deliver` gets the result of the
+        last one: the event loop passes its tokens on meanwhile. The last result is returned.
+        """
+        self.model.cancel(step.leaving)
+        left = step.repeats
+        result = self._run_once(step)
+        while left > 1 and self._all_go_on(step, result):
+            deliver(result)
+            result, left = self._run_once(step), left - 1
+        return result
+
+    def _all_go_on(self, step: ChatStep, result: StepResult) -> bool:
+        """Whether another step for the same answers is what the scheduler would choose."""
+        if self.interrupted or result.failed or self.others_wait():
+            return False
+        going_on = (sequence_of(entry).finish is None for entry in result.entries)
+        return len(result.entries) == len(step.entries) and all(going_on)
+
+    def _run_once(self, step: ChatStep) -> StepResult:
+        """Run the step for the calls that are still of use.
 
         Deadlines are compared again here: the timer of an expired call, and this thread, may be late when the
         event loop is busy.
         """
-        self.model.cancel(step.leaving)
         started = self.clock()
         entries = [entry for entry in step.entries if not entry.over and entry.deadline > started]
         if not entries:
             return StepResult()
         if step.stage == "encode":
-            return self._encode(step, entries, started)
-        if step.stage == "prefill":
-            return self._prefill(step, entries, started)
-        return self._decode(step, entries, started)
+            result = self._encode(step, entries)
+        elif step.stage == "prefill":
+            result = self._prefill(step, entries)
+        else:
+            result = self._decode(step, entries)
+        now = self.clock()
+        return replace(result, seconds=now - started, at=now)
 
-    def _encode(self, step: ChatStep, entries: Sequence[ChatEntry], started: float) -> StepResult:
+    def _encode(self, step: ChatStep, entries: Sequence[ChatEntry]) -> StepResult:
         wanted = {key for entry in entries for key in entry.missing}
         keys = [key for key in step.pictures if key in wanted]
 
@@ -94,9 +126,9 @@ class StepRunner:
 
         results, failed = in_parts(encode, keys)
         features = dict(zip(keys, results, strict=True))
-        return StepResult(entries, features=features, failed=failed, seconds=self.clock() - started)
+        return StepResult(entries, features=features, failed=failed)
 
-    def _prefill(self, step: ChatStep, entries: Sequence[ChatEntry], started: float) -> StepResult:
+    def _prefill(self, step: ChatStep, entries: Sequence[ChatEntry]) -> StepResult:
         counts = dict(zip(step.entries, step.counts, strict=True))
         built, failed = in_parts(self._build, [entry for entry in entries if entry.sequence is None])
         new = iter(built)
@@ -120,16 +152,14 @@ class StepRunner:
 
         pieces, again = in_parts(prefill, ready)
         results: dict[ChatEntry, TokenPiece | Exception | None] = dict(zip(ready, pieces, strict=True))
-        seconds = self.clock() - started
         prefixes = {
             entry: self.model.read_prefix(entry.sequence, entry.ids, step.plan)
             for entry, piece in results.items()
             if is_kept(entry, piece)
         }
         ordered = [errors.get(entry) or results[entry] for entry in entries]
-        return StepResult(
-            entries, ordered, prefixes=prefixes, failed=failed or again or bool(errors), seconds=seconds
-        )
+        failed = failed or again or bool(errors)
+        return StepResult(entries, ordered, prefixes=prefixes, failed=failed)
 
     def _build(self, entries: Sequence[ChatEntry]) -> Sequence[AnswerState]:
         """The answers of calls before their first tokens, from the features of their pictures."""
@@ -144,7 +174,7 @@ class StepRunner:
             for entry in entries
         ]
 
-    def _decode(self, step: ChatStep, entries: Sequence[ChatEntry], started: float) -> StepResult:
+    def _decode(self, step: ChatStep, entries: Sequence[ChatEntry]) -> StepResult:
         self.model.compact([entry.sequence for entry in step.holding if entry.sequence is not None])
         # Neighbouring slots in order are read without a copy.
         entries = sorted(entries, key=lambda entry: sequence_of(entry).slot)
@@ -153,7 +183,7 @@ class StepRunner:
             return self.model.decode([sequence_of(entry) for entry in some])
 
         pieces, failed = in_parts(decode, entries)
-        return StepResult(entries, pieces, failed=failed, seconds=self.clock() - started)
+        return StepResult(entries, pieces, failed=failed)
 
 
 def sequence_of(entry: ChatEntry) -> AnswerState:

@@ -479,7 +479,8 @@ async def test_a_chat_that_cannot_be_answered_is_refused(
 
 
 async def test_a_chat_that_fits_under_a_cheaper_plan_gets_it(runner: RecordingRunner) -> None:
-    rungs = (Rung(plan(runner, "pool:4"), 1.0, 4, 0.9), *runner.card.ladder)
+    (full,) = runner.card.ladder
+    rungs = (Rung(plan(runner, "pool:4"), 0.5 * full.gflops, 4, 0.9), full)
     runner.card = replace(runner.card, ladder=rungs)
     words = next(n for n in range(999) if len(runner.tokenizer.chat(asked("naïve " * n))) > 244)
     call = chat_call("naïve " * words, [1], options=SamplingOptions(2))
