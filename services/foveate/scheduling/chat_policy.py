@@ -226,9 +226,16 @@ def first_calls(
     reason: Reason = "full",
     refused: tuple[ChatT, ...] = (),
 ) -> ChatDecision[ChatT]:
-    """The first call, and those behind it that run under the same plan, as many as there are free slots."""
+    """The first call, and those behind it that run under the same plan, as many as there are free slots.
+
+    A call that does not fit under full has a cheaper plan without being degraded: the call itself decides it.
+    """
     plan = plan_at(state.waiting[0], plans, rung)
     same = (entry for entry in state.waiting if plan_at(entry, plans, rung) == plan)
     entries = tuple(islice(same, state.free_slots))
     tokens = tuple(entry.max_tokens for entry in entries)
-    return ChatDecision(entries, plan, "full" if plan == plans[-1] else reason, tokens, refused)
+    if plan == plans[-1]:
+        reason = "full"
+    elif reason == "full":
+        reason = "pinned"
+    return ChatDecision(entries, plan, reason, tokens, refused)

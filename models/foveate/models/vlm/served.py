@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import cached_property
 
-from foveate.core.chat import TokenLogprob, Turn
+from foveate.core.chat import SamplingOptions, TokenLogprob, Turn
 from foveate.core.errors import BadRequest
 from foveate.core.plan import Plan
 from foveate.models.layers.visual_tokens import Compression
@@ -22,7 +22,7 @@ class ServedChat:
     cache: KeyValueCache
     tokenizer: ChatTokenizer
     picture_token = IMAGE
-    """The token that stands for a picture in `tokens`."""
+    """The token that stands for a picture in what `read` returns."""
 
     def method(self, plan: Plan) -> Compression:
         """The compression method of a plan. Raises BadPlan when this model cannot run it."""
@@ -67,9 +67,10 @@ class ServedChat:
         words = self.tokenizer
         return max(len(words.token_bytes(token)) for token in range(len(words)))
 
-    def tokens(self, turns: Sequence[Turn]) -> list[int]:
+    def read(self, turns: Sequence[Turn], options: SamplingOptions) -> list[int]:
         """The tokens of a chat, with `picture_token` for each picture. May be called from any thread.
 
+        options: what takes time to prepare of them is prepared here, off the thread of the steps.
         Raises BadRequest for a text that fits no slot, before it is encoded, and as `ChatTokenizer.encode`.
         """
         texts = sum(len(part) for turn in turns for part in turn.parts if isinstance(part, str))

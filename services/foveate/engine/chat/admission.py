@@ -23,6 +23,10 @@ UNKNOWN_PICTURE = ChatPicture(b"", None, 0)
 """Stands in for the picture of a call of which nothing is known yet: no cache holds it."""
 
 
+TOKEN_CHARACTERS = 4
+"""Characters of a token, about."""
+
+
 class ChatAdmission:
     """Admits calls to the queue of one model."""
 
@@ -54,8 +58,11 @@ class ChatAdmission:
         """
         if call is None:
             call = ChatCall("", self.model.card.name, (), (UNKNOWN_PICTURE,), objective=objective, plan=plan)
-        ids = (self.model.picture_token,) * len(call.pictures) + (0,) * QUESTION_TOKENS
+        # The text is not encoded yet. With so few tokens it fits a slot if the pictures do.
+        ids = (self.model.picture_token,) * len(call.pictures) + (0,)
         candidate = self._entry(call, ids)
+        texts = sum(len(part) for turn in call.turns for part in turn.parts if isinstance(part, str))
+        candidate.ids = (*ids, *(0,) * (QUESTION_TOKENS + texts // TOKEN_CHARACTERS))
         candidate.ready_at = candidate.admitted_at + ready_in_s
         self._ask(candidate, state, count=True)
 

@@ -80,7 +80,9 @@ class ChatEngine:
         self._running = False
         self._device = device or DeviceExecutor()
         self._steps = StepRunner(model, clock, lambda: self._device.has_waiters)
-        self.tenant = ChatTenant(self.scheduler, self.lengths, self.latency, rungs, default_deadline_s, clock)
+        self.tenant = ChatTenant(
+            self.scheduler, self.lengths, self.latency, rungs, self._device, default_deadline_s, clock
+        )
         name = model.card.name
         self._admission = ChatAdmission(
             model, self.scheduler, self.tenant, host_load or HostLoadMonitor(),
@@ -170,7 +172,7 @@ class ChatEngine:
     async def _admit(self, call: ChatCall, reserved: bool) -> ChatEntry:
         """Put a call into the queue."""
         self._check_open()
-        read = partial(self.model.tokens, call.turns)
+        read = partial(self.model.read, call.turns, call.options)
         ids = await asyncio.get_running_loop().run_in_executor(self._reader, read)
         self._check_open()
         entry = self._admission.admit(call, ids, reserved, self._state())

@@ -88,7 +88,7 @@ class AnswerCost(Protocol):
 
 
 class ChatModel(Protocol):
-    """Runs the steps of answers. One thread at a time calls it, except for `tokens` and what is cheap.
+    """Runs the steps of answers. One thread at a time calls it, except for `read` and what is cheap.
 
     The engine passes what these methods return from one to the next, and looks at what the protocols above
     say alone.
@@ -106,7 +106,7 @@ class ChatModel(Protocol):
 
     @property
     def picture_token(self) -> int:
-        """The token that stands for a picture in `tokens`."""
+        """The token that stands for a picture in what `read` returns."""
         ...
 
     @property
@@ -145,8 +145,11 @@ class ChatModel(Protocol):
         """Whether the visual tokens of a picture are the same for all questions."""
         ...
 
-    def tokens(self, turns: Sequence[Turn]) -> Sequence[int]:
-        """The tokens of a chat, one for each picture. Any thread may call it. Raises BadRequest."""
+    def read(self, turns: Sequence[Turn], options: SamplingOptions) -> Sequence[int]:
+        """The tokens of a chat, one for each picture, and whatever takes time to prepare of its options.
+
+        Any thread may call it. Raises BadRequest.
+        """
         ...
 
     def check_length(self, ids: Sequence[int], plan: Plan) -> None:

@@ -9,6 +9,7 @@ from foveate.core.errors import DeviceHung
 from foveate.core.model import Rung
 from foveate.engine.chat.entry import ChatEntry
 from foveate.engine.chat.scheduler import ChatScheduler
+from foveate.engine.device import DeviceExecutor
 from foveate.estimation.answer_lengths import AnswerLengths
 from foveate.estimation.arrivals import ArrivalMeter
 from foveate.estimation.chat_latency import ChatLatencyModel
@@ -31,11 +32,13 @@ class ChatTenant:
         lengths: AnswerLengths,
         latency: ChatLatencyModel,
         rungs: Sequence[Rung],
+        device: DeviceExecutor,
         default_deadline_s: float,
         clock: Callable[[], float],
     ) -> None:
+        """rungs: cheapest first, the last is full; default_deadline_s: of calls without a deadline."""
         self.scheduler, self.lengths, self.latency, self.rungs = scheduler, lengths, latency, rungs
-        self.default_deadline_s, self.clock = default_deadline_s, clock
+        self.device, self.default_deadline_s, self.clock = device, default_deadline_s, clock
         self.arrivals = ArrivalMeter(self.full_s)
 
     def call_s(self, entry: ChatEntry, rung: int, *, left_only: bool = False) -> float:
@@ -68,7 +71,8 @@ class ChatTenant:
         """By when the next step should begin; clock seconds, infinite if there is none.
 
         A token is due as late as the rest of its answer allows. An answer without a deadline asks for each
-        token as a request without a deadline would: it neither starves others nor is starved by them.
+        token as a request without a deadline would, and lets others go first after each of its steps: it
+        neither starves others nor is starved by them.
         """
         waiting = self.scheduler.queue[:1] if self.scheduler.unused_slots else []
         begun = (*self.scheduler.staged, *self.scheduler.running)
@@ -77,6 +81,8 @@ class ChatTenant:
     def _due(self, entry: ChatEntry) -> float:
         boost_s = PRIORITY_BOOST_S * entry.call.objective.priority
         if math.isinf(entry.deadline):
+            if self.device.last_tenant is self and entry.generated:
+                return math.inf
             return entry.last_token_at + self.default_deadline_s - boost_s
         left = self.lengths.high(entry.max_tokens, entry.generated) - entry.generated
         load_s = self.latency.start_s(entry.plan, len(entry.missing), entry.left_tokens)

@@ -440,6 +440,12 @@ async def test_what_cannot_be_in_time_is_refused_before_anything_is_decoded(runn
             engine.reserve(Objective(monotonic() - 1.0), None, 0.0)
         with pytest.raises(BadPlan):
             engine.reserve(Objective(), Plan("other", 64), 0.0)
+        for message, pictures in (("tokens, 320 of them visual", 20), ("is not a variant", 1)):
+            known = chat_call(asked(QUESTION, pictures), [1] * pictures)
+            if pictures == 1:
+                known = replace(known, plan=Plan("other", 64))
+            with pytest.raises(BadRequest, match=message):
+                engine.reserve(Objective(), known.plan, 0.0, known)
         engine.reserve(Objective(monotonic() + 20.0), None, 0.0)
         demand = metrics.registry.get_sample_value(
             "foveate_full_quality_seconds_total", {"model": chat_models.NAME}
@@ -487,7 +493,7 @@ async def test_a_chat_that_fits_under_a_cheaper_plan_gets_it(runner: RecordingRu
     async with running_chat(runner) as engine:
         answer = await collect(engine, call)
         assert answer.started is not None and answer.started.plan == rungs[0].plan
-        assert (answer.started.reason, answer.started.quality) == ("full", 0.9)
+        assert (answer.started.reason, answer.started.quality) == ("pinned", 0.9)
         assert answer.text == expected(call, rungs[0].plan)
         with pytest.raises(BadRequest, match="16 of them visual"):
             await collect(engine, replace(call, objective=Objective(min_quality=0.95)))
