@@ -54,7 +54,7 @@ def checkpoint() -> ChatCheckpoint:
         return chat_models.load(Path(folder))
 
 
-class RecordingRunner(ChatRunner):
+class RecordedChatRunner(ChatRunner):
     """A real runner that records its steps. Tests can block it, and make steps fail."""
 
     def __init__(self, **options: Any) -> None:
@@ -172,7 +172,7 @@ def reference() -> ChatRunner:
 
 @asynccontextmanager
 async def running_chat(
-    runner: RecordingRunner, metrics: Metrics | None = None, **options: Any
+    runner: RecordedChatRunner, metrics: Metrics | None = None, **options: Any
 ) -> AsyncIterator[ChatEngine]:
     """An engine that serves until the end of the block."""
     engine = ChatEngine(runner, metrics or Metrics(), **options)

@@ -14,7 +14,7 @@ from foveate.core.metrics import Metrics
 from foveate.core.request import Objective, Request
 from foveate.engine.hang import HangLimits
 from foveate.engine.runner import Runner
-from tests.support.chat_engines import RecordingRunner, chat_call, collect, expected
+from tests.support.chat_engines import RecordedChatRunner, chat_call, collect, expected
 from tests.support.fake_runner import FakeRunner
 from tests.support.workers import TIMEOUT_S, fake_request, forward_started
 
@@ -130,8 +130,8 @@ async def test_an_engine_that_has_failed_is_a_reason() -> None:
     await cluster.close()
 
 
-def chat_runner() -> RecordingRunner:
-    return RecordingRunner(slots=4, slot_tokens=256)
+def chat_runner() -> RecordedChatRunner:
+    return RecordedChatRunner(slots=4, slot_tokens=256)
 
 
 async def test_a_vision_language_model_has_an_engine_for_chats() -> None:

@@ -224,6 +224,7 @@ def start_parts(
     for sequence in sequences:
         check_fits(len(sequence.prompt), sequence.prompt.visual_tokens, cache)
     new = [sequence for sequence in sequences if sequence.slot < 0]
+    lengths = {each.slot: cache.lengths[each.slot] for each in sequences if each.slot >= 0}
     try:
         for sequence in new:
             sequence.slot, prefix = cache.allocate(), sequence.prompt.prefix
@@ -234,6 +235,8 @@ def start_parts(
     except Exception:
         for sequence in new:
             cancel(cache, sequence)
+        for slot, length in lengths.items():
+            cache.lengths[slot] = length
         raise
     for sequence, count in zip(sequences, counts, strict=True):
         sequence.prefilled += count

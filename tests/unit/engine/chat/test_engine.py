@@ -38,7 +38,7 @@ from tests.support.chat_engines import (
     QUESTIONS,
     WAIT_S,
     Collected,
-    RecordingRunner,
+    RecordedChatRunner,
     asked,
     chat_call,
     collect,
@@ -56,8 +56,8 @@ QUESTION = QUESTIONS[0]
 
 
 @pytest.fixture
-def runner() -> RecordingRunner:
-    return RecordingRunner(slots=4, slot_tokens=256)
+def runner() -> RecordedChatRunner:
+    return RecordedChatRunner(slots=4, slot_tokens=256)
 
 
 def endless() -> ChatCall:
@@ -65,11 +65,11 @@ def endless() -> ChatCall:
     return chat_call(QUESTIONS[1], options=LONG)
 
 
-def plan(runner: RecordingRunner, text: str) -> Plan:
+def plan(runner: RecordedChatRunner, text: str) -> Plan:
     return Plan.parse(text, runner.full)
 
 
-async def step_begins(runner: RecordingRunner) -> None:
+async def step_begins(runner: RecordedChatRunner) -> None:
     """Return once a step of decoding has begun."""
     assert await asyncio.to_thread(runner.entered.acquire, timeout=WAIT_S)
 
@@ -80,7 +80,7 @@ async def until(condition: Any) -> None:
             await asyncio.sleep(0.001)
 
 
-async def occupied(engine: ChatEngine, runner: RecordingRunner) -> list[asyncio.Task[Collected]]:
+async def occupied(engine: ChatEngine, runner: RecordedChatRunner) -> list[asyncio.Task[Collected]]:
     """Long answers in all slots."""
     tasks = []
     while runner.free_slots:
@@ -101,7 +101,7 @@ def ends(metrics: Metrics) -> dict[str, float]:
 
 
 async def test_mixed_calls_that_join_at_random_times_get_the_answers_of_the_runner() -> None:
-    runner, metrics = RecordingRunner(slots=6, slot_tokens=256), Metrics()
+    runner, metrics = RecordedChatRunner(slots=6, slot_tokens=256), Metrics()
     plans = [plan(runner, text) for text in ("full", "pool:4", "guided:4", "merge:7:unmerge")]
     dice = random.Random(1)
     calls = [
@@ -129,7 +129,7 @@ async def test_mixed_calls_that_join_at_random_times_get_the_answers_of_the_runn
     assert runner.free_slots == 6 and sum(ends(metrics).values()) == 16
 
 
-async def test_an_answer_says_how_it_was_made(runner: RecordingRunner) -> None:
+async def test_an_answer_says_how_it_was_made(runner: RecordedChatRunner) -> None:
     call = chat_call(QUESTION, [1], plan(runner, "pool:4"), SamplingOptions(6, top_logprobs=2))
     metrics = Metrics()
     async with running_chat(runner, metrics) as engine:
@@ -173,7 +173,7 @@ async def test_an_answer_says_how_it_was_made(runner: RecordingRunner) -> None:
 
 
 @pytest.mark.parametrize("text", ["full", "pool:4", "merge:7:unmerge", "resolution:4"])
-async def test_a_kept_prefix_changes_no_answer(runner: RecordingRunner, text: str) -> None:
+async def test_a_kept_prefix_changes_no_answer(runner: RecordedChatRunner, text: str) -> None:
     """A second question about a picture, follow-up turns, and chats that part ways at the second picture."""
     chosen = plan(runner, text)
     system = Turn("system", ("you are a helpful assistant.",))
@@ -205,7 +205,7 @@ async def test_a_kept_prefix_changes_no_answer(runner: RecordingRunner, text: st
     assert sum(size for stage, size in runner.steps if stage == "encode") == 3
 
 
-async def test_a_prefix_belongs_to_its_plan_its_tenant_and_its_picture(runner: RecordingRunner) -> None:
+async def test_a_prefix_belongs_to_its_plan_its_tenant_and_its_picture(runner: RecordedChatRunner) -> None:
     async def cached(call: ChatCall) -> tuple[int, int]:
         """Cached tokens, and pictures that were encoded."""
         before = runner.count("encode")
@@ -227,7 +227,7 @@ async def test_a_prefix_belongs_to_its_plan_its_tenant_and_its_picture(runner: R
         assert await cached(chat_call(QUESTION, [1], full, objective=other)) == (17, 0)
 
 
-async def test_caches_can_be_turned_off(runner: RecordingRunner) -> None:
+async def test_caches_can_be_turned_off(runner: RecordedChatRunner) -> None:
     async with running_chat(runner, feature_bytes=0, prefix_bytes=0) as engine:
         for _ in range(2):
             answer = await collect(engine, chat_call(QUESTION, [1], runner.full))
@@ -235,7 +235,7 @@ async def test_caches_can_be_turned_off(runner: RecordingRunner) -> None:
     assert runner.count("encode") == 2
 
 
-async def test_equal_pictures_of_waiting_calls_are_encoded_once(runner: RecordingRunner) -> None:
+async def test_equal_pictures_of_waiting_calls_are_encoded_once(runner: RecordedChatRunner) -> None:
     async with running_chat(runner) as engine:
         await asyncio.gather(
             *(collect(engine, chat_call(QUESTION, [seed % 2], runner.full)) for seed in range(4))
@@ -243,7 +243,7 @@ async def test_equal_pictures_of_waiting_calls_are_encoded_once(runner: Recordin
     assert sum(size for stage, size in runner.steps if stage == "encode") == 2
 
 
-async def test_running_answers_get_tokens_between_prefills(runner: RecordingRunner) -> None:
+async def test_running_answers_get_tokens_between_prefills(runner: RecordedChatRunner) -> None:
     async with running_chat(runner) as engine:
         first = asyncio.create_task(collect(engine, chat_call(QUESTION, [1], options=LONG)))
         await step_begins(runner)
@@ -257,7 +257,7 @@ async def test_running_answers_get_tokens_between_prefills(runner: RecordingRunn
 
 
 async def test_a_long_prompt_is_prefilled_in_parts(
-    runner: RecordingRunner, monkeypatch: pytest.MonkeyPatch
+    runner: RecordedChatRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("foveate.engine.chat.scheduler.PREFILL_TOKENS", 32)
     call = chat_call("is there a teacup? " * 6, [1, 2], plan(runner, "full"))
@@ -273,7 +273,7 @@ async def test_a_long_prompt_is_prefilled_in_parts(
     assert len(parts) >= 4 and max(parts) == 32 < whole
 
 
-async def test_steps_read_no_copies(runner: RecordingRunner) -> None:
+async def test_steps_read_no_copies(runner: RecordedChatRunner) -> None:
     async with running_chat(runner) as engine:
         calls = [chat_call(QUESTION, [n], options=SamplingOptions(4 + 9 * (n % 4))) for n in range(8)]
         await asyncio.gather(*(collect(engine, call) for call in calls))
@@ -281,7 +281,9 @@ async def test_steps_read_no_copies(runner: RecordingRunner) -> None:
 
 
 @pytest.mark.parametrize("how", ["close", "cancel"])
-async def test_a_client_that_leaves_frees_its_slot_within_one_step(runner: RecordingRunner, how: str) -> None:
+async def test_a_client_that_leaves_frees_its_slot_within_one_step(
+    runner: RecordedChatRunner, how: str
+) -> None:
     metrics = Metrics()
     async with running_chat(runner, metrics) as engine:
         stays = asyncio.create_task(collect(engine, endless()))
@@ -320,7 +322,7 @@ async def collect_from(events: Any, count: int) -> None:
         await anext(events)
 
 
-async def test_a_client_that_leaves_while_its_call_waits_costs_no_forward(runner: RecordingRunner) -> None:
+async def test_a_client_that_leaves_while_its_call_waits_costs_no_forward(runner: RecordedChatRunner) -> None:
     async with running_chat(runner) as engine:
         running = await occupied(engine, runner)
         waiting = [asyncio.create_task(collect(engine, chat_call(QUESTION, [7]))) for _ in range(3)]
@@ -334,7 +336,7 @@ async def test_a_client_that_leaves_while_its_call_waits_costs_no_forward(runner
 
 
 @pytest.mark.parametrize("stage", ["prefill", "decode", "encode"])
-async def test_a_step_that_raises_fails_one_call(runner: RecordingRunner, stage: str) -> None:
+async def test_a_step_that_raises_fails_one_call(runner: RecordedChatRunner, stage: str) -> None:
     """The faulty call is known by its picture, or by its question."""
     poison = "naïve café"
     ids = runner.tokenizer.encode(poison)
@@ -367,7 +369,7 @@ async def test_a_step_that_raises_fails_one_call(runner: RecordingRunner, stage:
     assert ends(metrics)["failed"] == 1
 
 
-async def test_scores_that_are_not_finite_fail_one_call_and_are_not_kept(runner: RecordingRunner) -> None:
+async def test_scores_that_are_not_finite_fail_one_call_and_are_not_kept(runner: RecordedChatRunner) -> None:
     calls = [chat_call(QUESTION, [seed], runner.full) for seed in range(3)]
 
     def spoil(batch: torch.Tensor, features: Sequence[PictureFeatures]) -> None:
@@ -388,7 +390,7 @@ async def test_scores_that_are_not_finite_fail_one_call_and_are_not_kept(runner:
 
 
 async def test_an_expired_call_reaches_no_forward(
-    runner: RecordingRunner, monkeypatch: pytest.MonkeyPatch
+    runner: RecordedChatRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     metrics = Metrics()
     async with running_chat(runner, metrics) as engine:
@@ -407,7 +409,7 @@ async def test_an_expired_call_reaches_no_forward(
     assert ends(metrics)["expired"] == 2
 
 
-async def test_an_answer_that_is_late_stops_and_frees_its_slot(runner: RecordingRunner) -> None:
+async def test_an_answer_that_is_late_stops_and_frees_its_slot(runner: RecordedChatRunner) -> None:
     async with running_chat(runner) as engine:
         stays = asyncio.create_task(collect(engine, endless()))
         await step_begins(runner)
@@ -428,7 +430,9 @@ async def test_an_answer_that_is_late_stops_and_frees_its_slot(runner: Recording
         await stays
 
 
-async def test_what_cannot_be_in_time_is_refused_before_anything_is_decoded(runner: RecordingRunner) -> None:
+async def test_what_cannot_be_in_time_is_refused_before_it_is_decoded(
+    runner: RecordedChatRunner,
+) -> None:
     metrics = Metrics()
     async with running_chat(runner, metrics) as engine:
         soon = Objective(monotonic() + 1e-3)
@@ -475,7 +479,7 @@ async def collect_reserved(engine: ChatEngine, call: ChatCall) -> None:
     ],
 )
 async def test_a_chat_that_cannot_be_answered_is_refused(
-    runner: RecordingRunner, call: ChatCall, message: str
+    runner: RecordedChatRunner, call: ChatCall, message: str
 ) -> None:
     async with running_chat(runner) as engine:
         with pytest.raises(BadRequest, match=message):
@@ -484,7 +488,7 @@ async def test_a_chat_that_cannot_be_answered_is_refused(
     assert not runner.steps
 
 
-async def test_a_chat_that_fits_under_a_cheaper_plan_gets_it(runner: RecordingRunner) -> None:
+async def test_a_chat_that_fits_under_a_cheaper_plan_gets_it(runner: RecordedChatRunner) -> None:
     (full,) = runner.card.ladder
     rungs = (Rung(plan(runner, "pool:4"), 0.5 * full.gflops, 4, 0.9), full)
     runner.card = replace(runner.card, ladder=rungs)
@@ -499,7 +503,7 @@ async def test_a_chat_that_fits_under_a_cheaper_plan_gets_it(runner: RecordingRu
             await collect(engine, replace(call, objective=Objective(min_quality=0.95)))
 
 
-async def test_deadlines_and_floors_choose_the_plan(runner: RecordingRunner) -> None:
+async def test_deadlines_and_floors_choose_the_plan(runner: RecordedChatRunner) -> None:
     stages = ChatMeasurement(
         {"count": 0.8}, "count", 0.8, 1.0, 1.0, 1.0, {1: 0.1, 8: 0.8}, {1: 0.1, 8: 0.8}, {1: 1e-3, 8: 2e-3}
     )
@@ -527,7 +531,7 @@ async def test_deadlines_and_floors_choose_the_plan(runner: RecordingRunner) -> 
     assert runner.count("prefill") == 2
 
 
-async def test_the_queue_is_bounded(runner: RecordingRunner) -> None:
+async def test_the_queue_is_bounded(runner: RecordedChatRunner) -> None:
     async with running_chat(runner, max_items=2) as engine:
         running = await occupied(engine, runner)
         waiting = [asyncio.create_task(collect(engine, chat_call(QUESTION))) for _ in range(2)]
@@ -537,7 +541,7 @@ async def test_the_queue_is_bounded(runner: RecordingRunner) -> None:
         await asyncio.gather(*running, *waiting)
 
 
-async def test_a_drain_finishes_what_was_admitted(runner: RecordingRunner) -> None:
+async def test_a_drain_finishes_what_was_admitted(runner: RecordedChatRunner) -> None:
     metrics = Metrics()
     async with running_chat(runner, metrics) as engine:
         tasks = [
@@ -555,7 +559,7 @@ async def test_a_drain_finishes_what_was_admitted(runner: RecordingRunner) -> No
     assert sum(ends(metrics).values()) == 6
 
 
-async def test_closing_fails_what_runs(runner: RecordingRunner) -> None:
+async def test_closing_fails_what_runs(runner: RecordedChatRunner) -> None:
     async with running_chat(runner) as engine:
         task = asyncio.create_task(collect(engine, endless()))
         await step_begins(runner)
@@ -565,7 +569,9 @@ async def test_closing_fails_what_runs(runner: RecordingRunner) -> None:
         await engine.close()
 
 
-async def test_a_step_that_hangs_is_reported_and_waiting_calls_are_refused(runner: RecordingRunner) -> None:
+async def test_waiting_calls_are_refused_while_a_step_hangs(
+    runner: RecordedChatRunner,
+) -> None:
     device, metrics = DeviceExecutor(hang_limits=HangLimits(0.05, 0.2)), Metrics()
     async with running_chat(runner, metrics, device=device) as engine:
         for _ in range(2):  # so that no step is predicted to take long
@@ -587,7 +593,7 @@ async def test_a_step_that_hangs_is_reported_and_waiting_calls_are_refused(runne
 
 
 async def test_an_engine_that_fails_fails_its_calls(
-    runner: RecordingRunner, monkeypatch: pytest.MonkeyPatch
+    runner: RecordedChatRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with running_chat(runner) as engine:
         monkeypatch.setattr(engine.scheduler, "next_step", lambda _: 1 / 0)
@@ -598,7 +604,7 @@ async def test_an_engine_that_fails_fails_its_calls(
             await collect(engine, chat_call(QUESTION))
 
 
-async def test_sampled_answers_do_not_depend_on_the_others(runner: RecordingRunner) -> None:
+async def test_sampled_answers_do_not_depend_on_the_others(runner: RecordedChatRunner) -> None:
     options = [SamplingOptions(12, temperature=1.0, seed=seed) for seed in range(4)]
     calls = [chat_call(QUESTION, [1], runner.full, each) for each in options]
     async with running_chat(runner) as engine:
@@ -606,7 +612,7 @@ async def test_sampled_answers_do_not_depend_on_the_others(runner: RecordingRunn
     assert [answer.text for answer in answers] == [expected(call, runner.full) for call in calls]
 
 
-async def test_events_arrive_as_they_are_made(runner: RecordingRunner) -> None:
+async def test_events_arrive_as_they_are_made(runner: RecordedChatRunner) -> None:
     async with running_chat(runner) as engine:
         runner.gate.clear()
         async with aclosing(engine.chat(endless())) as events:
@@ -616,7 +622,7 @@ async def test_events_arrive_as_they_are_made(runner: RecordingRunner) -> None:
 
 
 async def test_pictures_are_told_apart_by_their_whole_digests(
-    runner: RecordingRunner,
+    runner: RecordedChatRunner,
 ) -> None:
     """Digests that begin alike are different pictures."""
     first, second = chat_call(QUESTION, [1], runner.full), chat_call(QUESTION, [2], runner.full)
