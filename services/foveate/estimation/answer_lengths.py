@@ -3,6 +3,7 @@
 import math
 from bisect import bisect_right, insort
 from collections import deque
+from itertools import accumulate
 
 WINDOW = 256
 """Answers that count."""
@@ -24,6 +25,7 @@ class AnswerLengths:
     def __init__(self) -> None:
         self._recent: deque[int] = deque(maxlen=WINDOW)
         self._sorted: list[int] = []
+        self._sums, self._square_sums = [0], [0]
 
     def record(self, tokens: int) -> None:
         """Count a finished answer of this many tokens."""
@@ -31,17 +33,30 @@ class AnswerLengths:
             self._sorted.remove(self._recent[0])
         self._recent.append(tokens)
         insort(self._sorted, tokens)
+        self._sums = [0, *accumulate(self._sorted)]
+        self._square_sums = [0, *accumulate(n * n for n in self._sorted)]
 
     @property
     def known(self) -> bool:
         """Whether enough answers have finished."""
         return len(self._sorted) >= MIN_ANSWERS
 
-    def mean(self, max_tokens: int) -> float:
-        """Expected tokens of an answer of at most `max_tokens`."""
+    def mean(self, max_tokens: int, generated: int = 0, among: int = 0) -> float:
+        """Expected tokens of an answer of at most `max_tokens` that has so many already.
+
+        among: if not 0, the tokens that so many answers together hardly exceed, for each of them: their mean
+        and two standard deviations of it.
+        """
         if not self.known:
             return float(max_tokens)
-        return max(1.0, min(float(max_tokens), sum(self._sorted) / len(self._sorted)))
+        first = bisect_right(self._sorted, generated)
+        longer = len(self._sorted) - first
+        if not longer:
+            return float(min(max_tokens, 2 * generated))
+        mean = (self._sums[-1] - self._sums[first]) / longer
+        squares = (self._square_sums[-1] - self._square_sums[first]) / longer
+        spread = 2 * math.sqrt(max(0.0, squares - mean**2) / among) if among else 0.0
+        return max(1.0, min(float(max_tokens), mean + spread))
 
     def high(self, max_tokens: int, generated: int = 0) -> int:
         """Tokens that an answer has at most with a probability of HIGH_QUANTILE, given those that it has.

@@ -31,9 +31,9 @@ class ChatPredictor(Protocol):
 class ChatCosts:
     """Costs and times of chats.
 
-    How long an answer will be is not known. For what it takes from the others, its expected length counts;
-    for its own deadline a high quantile, with the safety factor of the latency model on both (see
-    `AnswerLengths`). So a call that was admitted is late only if its answer is one of the few very long ones,
+    How long an answer will be is not known. For what answers take from each other, their expected length
+    counts, and two deviations of its mean over so many of them; for its own deadline a high quantile; and the
+    safety factor of the latency model for both (see `AnswerLengths`). So a call that was admitted is late only if its answer is one of the few very long ones,
     or if steps took longer than the factor covers; it then ends at its deadline, and gives its slot back.
     """
 
@@ -55,8 +55,9 @@ class ChatCosts:
         begun: list[int] = []
         staged: list[int] = []
         factor = self._factor(state, hopeful=hopeful)
+        among = 0 if hopeful else len(state.active) + len(waiting)
         for row, chat in enumerate(state.active):
-            tokens = self.remaining(chat)
+            tokens = self.remaining(chat, among)
             if chat.generated:
                 running.append(_expected(tokens) if hopeful else tokens)
                 begun.append(row)
@@ -65,7 +66,7 @@ class ChatCosts:
                 staged.append(row)
         for entry in waiting:
             plan = plan_at(entry, self.plans, rung)
-            tokens = self.whole(entry)
+            tokens = self.whole(entry, among)
             joining.append(
                 JoiningCall(
                     factor * self._start_s(plan, entry.load(plan)),
@@ -92,14 +93,15 @@ class ChatCosts:
     def _start_s(self, plan: Plan, load: CallLoad) -> float:
         return self.latency.start_s(plan, load.pictures, load.tokens)
 
-    def whole(self, entry: WaitingChat) -> RunningTokens:
-        """The tokens of the answer to a waiting call."""
-        return RunningTokens(self.lengths.mean(entry.max_tokens), self.lengths.high(entry.max_tokens))
+    def whole(self, entry: WaitingChat, among: int = 0) -> RunningTokens:
+        """The tokens of the answer to a waiting call. among: see `AnswerLengths.mean`."""
+        mean, high = self.lengths.mean(entry.max_tokens, among=among), self.lengths.high(entry.max_tokens)
+        return RunningTokens(min(mean, high), high)
 
-    def remaining(self, chat: ActiveChat) -> RunningTokens:
-        """The tokens that an active call has yet to get."""
+    def remaining(self, chat: ActiveChat, among: int = 0) -> RunningTokens:
+        """The tokens that an active call has yet to get. among: see `AnswerLengths.mean`."""
         high = max(1, self.lengths.high(chat.max_tokens, chat.generated) - chat.generated)
-        mean = max(1.0, self.lengths.mean(chat.max_tokens) - chat.generated)
+        mean = max(1.0, self.lengths.mean(chat.max_tokens, chat.generated, among) - chat.generated)
         return RunningTokens(min(mean, high), high)
 
     def cap(self, entry: WaitingChat, plan: Plan, state: ChatState[ChatT]) -> int:

@@ -156,17 +156,23 @@ class ChatSloPolicy:
                 break
         decision = first_calls(left, self.plans, rung, reason, refused)
         if delayed:
-            decision = self._without_delay(decision, state, now_late)
+            decision = self._without_delay(decision, left, now_late)
         caps = (self.costs.cap(entry, decision.plan, left) for entry in decision.entries)
         return replace(decision, max_tokens=tuple(caps))
 
     def _without_delay(
         self, decision: ChatDecision[ChatT], state: ChatState[ChatT], now_late: set[int]
     ) -> ChatDecision[ChatT]:
-        """The first call alone, if it makes no running answer late; else none. Running answers go first."""
-        alone = self.costs.times(0, state, decision.entries[:1])
-        delays = bool(self._late_active(state, alone) - now_late)
-        return replace(decision, entries=() if delays else decision.entries[:1])
+        """The first call that makes no running answer late, alone on its cheapest plan; or none.
+
+        Running answers go first. A call without a deadline does not hold up those behind it.
+        """
+        for entry in state.waiting[:MAX_SHED]:
+            alone = self.costs.times(0, state, (entry,))
+            if not self._late_active(state, alone) - now_late:
+                only = replace(state, waiting=(entry,))
+                return first_calls(only, self.plans, 0, decision.reason, decision.refused)
+        return replace(decision, entries=(), max_tokens=())
 
     @staticmethod
     def _late_active(state: ChatState[ChatT], times: Sequence[AnswerTimes]) -> set[int]:

@@ -33,6 +33,18 @@ def test_an_answer_that_goes_on_is_compared_with_longer_ones() -> None:
     assert lengths.high(60, generated=50) == 60
 
 
+def test_the_mean_is_that_of_answers_that_are_as_long_already() -> None:
+    lengths = AnswerLengths()
+    for number in range(100):
+        lengths.record(44 if number % 10 == 0 else 4)
+    assert lengths.mean(1000) == 8.0
+    assert lengths.mean(1000, generated=4) == 44.0
+    assert lengths.mean(1000, generated=44) == 88.0
+    # The deviation of one answer is 12 tokens, and that of the mean of 16 answers is 3.
+    assert lengths.mean(1000, among=16) == 14.0
+    assert lengths.mean(10, among=16) == 10.0
+
+
 def test_old_answers_are_forgotten() -> None:
     lengths = AnswerLengths()
     for tokens in (100, 5):

@@ -1,6 +1,7 @@
 """The policy of chats, with a virtual clock: degrade before refusing, floors, first tokens, lengths."""
 
 import math
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -9,7 +10,7 @@ import pytest
 from foveate.core.model import Rung
 from foveate.core.plan import Plan
 from foveate.estimation.answer_lengths import MIN_ANSWERS, AnswerLengths
-from foveate.estimation.arrivals import ArrivalStats
+from foveate.estimation.arrivals import ArrivalMeter, ArrivalStats
 from foveate.scheduling.chat_policy import ChatFifo, ChatSloPolicy
 from foveate.scheduling.chat_state import ActiveChat, CallLoad, ChatDecision, ChatState
 
@@ -213,3 +214,94 @@ def test_fifo_serves_all_at_full() -> None:
     decision = chosen(fifo.choose(state([late, pinned, late])))
     assert decision.plan == FULL and decision.entries == (late, late)
     assert fifo.choose(state([])) is None
+
+
+class VirtualEngine:
+    """Calls that arrive, start and run on a virtual clock, as the engine does it."""
+
+    def __init__(self, lengths: AnswerLengths, deadline_s: float, seed: int) -> None:
+        self.policy, self.lengths = policy(lengths), lengths
+        self.deadline_s, self.dice = deadline_s, random.Random(seed)
+        self.now, self.meter = 0.0, ArrivalMeter()
+        self.waiting: list[WaitingCall] = []
+        self.running: list[RunningCall] = []
+        self.served: list[Plan] = []
+        """The plans of the calls that were in time."""
+        self.offered = self.refused = self.late = 0
+
+    def state(self) -> ChatState[WaitingCall]:
+        active = [ActiveChat(r.plan, r.generated, 99, r.call.deadline) for r in self.running]
+        arrivals = self.meter.read(self.now)
+        free = SLOTS - len(self.running)
+        return ChatState(self.now, self.now, active, self.waiting, free, arrivals)
+
+    def arrive(self) -> None:
+        self.offered += 1
+        self.meter.record(self.now, self.deadline_s)
+        call = WaitingCall(self.now + self.deadline_s, max_tokens=99)
+        if self.policy.admit(call, self.state()) is None:
+            self.waiting.append(call)
+        else:
+            self.refused += 1
+
+    def step(self) -> None:
+        """Start the calls that the policy chooses, with a token for all in between, or one token for all."""
+        decision = self.policy.choose(self.state()) if len(self.running) < SLOTS else None
+        for call in decision.refused if decision else ():
+            self.waiting.remove(call)
+            self.refused += 1
+        for call in decision.entries if decision else ():
+            self.waiting.remove(call)
+            load = call.load(decision.plan) if decision else CallLoad(0, 0)
+            self.now += VirtualLatency().start_s(FULL, load.pictures, load.tokens)
+            tokens = self.dice.choice((3, 4, 5, 6, 8, 20))
+            self.running.append(RunningCall(call, decision.plan if decision else FULL, tokens))
+            self.decode()
+        if not decision or not decision.entries:
+            self.decode()
+
+    def decode(self) -> None:
+        if not self.running:
+            return
+        self.now += VirtualLatency().step_s(FULL, len(self.running))
+        for each in list(self.running):
+            each.generated += 1
+            if each.generated >= each.tokens or self.now > each.call.deadline:
+                self.running.remove(each)
+                self.lengths.record(each.generated)
+                if self.now <= each.call.deadline:
+                    self.served.append(each.plan)
+                else:
+                    self.late += 1
+
+
+@dataclass
+class RunningCall:
+    call: WaitingCall
+    plan: Plan
+    tokens: int
+    generated: int = 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    ("load", "least_served", "refusals"), [(0.5, 1.0, 0), (1.1, 0.95, 20), (3.0, 0.3, 999)]
+)
+def test_a_poisson_load_is_served_in_time(load: float, least_served: float, refusals: int, seed: int) -> None:
+    """load: arrivals over what full can serve: 36 ms a call in full batches."""
+    engine = VirtualEngine(known(3, 4, 5, 6, 8, 20), 0.6, seed)
+    dice, next_at = random.Random(seed), 0.0
+    while engine.offered < 400:
+        if next_at <= engine.now or not (engine.running or engine.waiting):
+            engine.now = max(engine.now, next_at)
+            engine.arrive()
+            next_at += dice.expovariate(load / 0.0453)
+        else:
+            engine.step()
+    while engine.running or engine.waiting:
+        engine.step()
+    assert engine.late <= 0.005 * len(engine.served)
+    assert engine.refused <= refusals
+    assert len(engine.served) >= least_served * engine.offered - 4
+    shares = {plan: engine.served.count(plan) / len(engine.served) for plan in (FULL, LIGHT)}
+    assert shares[FULL] > 0.9 if load < 1 else shares[LIGHT] > 0.2

@@ -143,6 +143,8 @@ class ChatCaches:
             if token == picture_token:
                 total.update(digest(pictures[len(digests)]))
                 digests.append(total.copy().digest())
+                if len(digests) == len(pictures):
+                    break
         return digests
 
     def count(self, cache: str, hits: int, misses: int) -> None:

@@ -121,7 +121,7 @@ class ChatScheduler:
         decision = self.policy.choose(state())
         if decision is None:
             return
-        self._held = 0 if decision.entries else HELD_STEPS
+        self._held = 0 if decision.entries or decision.refused else HELD_STEPS
         for entry in decision.refused:
             self.queue.refuse(entry, TooLate("there is no time left to answer by the deadline"))
         for entry, max_tokens in zip(decision.entries, decision.max_tokens, strict=True):

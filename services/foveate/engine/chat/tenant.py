@@ -48,7 +48,7 @@ class ChatTenant:
             load, done = CallLoad(len(entry.missing), entry.left_tokens), entry.generated
         else:
             load, done = entry.load(plan), 0
-        tokens = max(1.0, self.lengths.mean(entry.max_tokens) - done)
+        tokens = max(1.0, self.lengths.mean(entry.max_tokens, done) - done)
         return self.latency.start_s(plan, load.pictures, load.tokens) + tokens * self._token_s(rung)
 
     def usual_s(self, rung: int) -> float:
