@@ -33,8 +33,9 @@ class ChatCosts:
 
     How long an answer will be is not known. For what answers take from each other, their expected length
     counts, and two deviations of its mean over so many of them; for its own deadline a high quantile; and the
-    safety factor of the latency model for both (see `AnswerLengths`). So a call that was admitted is late only if its answer is one of the few very long ones,
-    or if steps took longer than the factor covers; it then ends at its deadline, and gives its slot back.
+    safety factor of the latency model for both (see `AnswerLengths`). So a call that was admitted is late
+    only if its answer is one of the few very long ones, or if steps took longer than the factor covers; it
+    then ends at its deadline, and gives its slot back.
     """
 
     def __init__(
