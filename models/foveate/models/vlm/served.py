@@ -14,6 +14,9 @@ from foveate.models.vlm.model import VisionLanguageModel
 from foveate.models.vlm.sampling import TokenChoice
 from foveate.models.vlm.tokenizer import END, IMAGE, ChatTokenizer
 
+TOKEN_BYTES = 64
+"""A text that has more bytes for each token of a slot is not even encoded. Few tokens have so many."""
+
 
 class ServedChat:
     """The part of `ChatRunner` that works on sequences and on the slots of its key/value cache."""
@@ -62,10 +65,10 @@ class ServedChat:
         return not self.method(plan).needs_question
 
     @cached_property
-    def _longest_token(self) -> int:
-        """Bytes of the longest token of the vocabulary."""
+    def _token_bytes(self) -> int:
+        """Bytes that a token has at most."""
         words = self.tokenizer
-        return max(len(words.token_bytes(token)) for token in range(len(words)))
+        return max(TOKEN_BYTES, *(len(words.token_bytes(token)) for token in range(len(words))))
 
     def read(self, turns: Sequence[Turn], options: SamplingOptions) -> list[int]:
         """The tokens of a chat, with `picture_token` for each picture. May be called from any thread.
@@ -74,7 +77,7 @@ class ServedChat:
         Raises BadRequest for a text that fits no slot, before it is encoded, and as `ChatTokenizer.encode`.
         """
         texts = sum(len(part) for turn in turns for part in turn.parts if isinstance(part, str))
-        if texts > self._longest_token * self.slot_tokens:
+        if texts > self._token_bytes * self.slot_tokens:
             raise BadRequest(
                 f"the chat has {texts} characters, more than this model takes: it takes "
                 f"{self.slot_tokens - 1} tokens"

@@ -78,7 +78,7 @@ class ChatScheduler:
         if not (self.running and self._started_last):
             if not self.staged:
                 self._stage(state)
-            step = self._encode() or self._prefill()
+            step = self._prefill() or self._encode()
         self._started_last = step is not None
         step = step or self._decode()
         if step is None and not self._leaving:

@@ -179,17 +179,32 @@ def test_prefills_are_bounded_while_answers_run(
     monkeypatch.setattr(scheduler_module, "PREFILL_TOKENS", 20)
     scheduled.add()
     scheduled.started(scheduled.next())
-    long, short = scheduled.add(1), scheduled.add()
+    long = scheduled.add(1)
+    scheduled.scheduler._started_last = False
+    scheduled.encoded(scheduled.next())
+    for left in (20, long.left_tokens - 20):
+        assert scheduled.next().stage == "decode"
+        step = scheduled.next()
+        assert (step.entries, step.counts) == ((long,), (left,))
+        long.left_tokens -= left
+
+
+def test_a_call_is_prefilled_before_the_pictures_of_others_are_encoded(
+    scheduled: Scheduled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduler_module, "MAX_STALL_S", 0.0)
+    scheduled.add()
+    scheduled.started(scheduled.next())
+    first, second = scheduled.add(1), scheduled.add(2)
     scheduled.scheduler._started_last = False
     scheduled.encoded(scheduled.next())
     assert scheduled.next().stage == "decode"
     step = scheduled.next()
-    assert (step.entries, step.counts) == ((long,), (20,))
-    long.left_tokens -= 20
-    scheduled.next()
+    assert (step.stage, step.entries) == ("prefill", (first,))
+    scheduled.started(step)
+    assert scheduled.next().stage == "decode"
     step = scheduled.next()
-    assert step.entries == (long, short) or step.counts == (min(20, long.left_tokens),)
-    assert sum(step.counts) <= 20
+    assert (step.stage, step.entries) == ("encode", (second,))
 
 
 def test_few_pictures_are_encoded_at_once_while_answers_run(

@@ -184,7 +184,7 @@ def test_a_text_that_fits_no_slot_is_refused_before_it_is_encoded(
     assert runner.read(TWO, OPTIONS) == runner.tokenizer.chat(TWO)
     monkeypatch.setattr(runner.tokenizer, "encode", lambda _: pytest.fail("it was encoded"))
     with pytest.raises(BadRequest, match="characters, more than this model takes: it takes 159 tokens"):
-        runner.read(asked("x" * 10_000), OPTIONS)
+        runner.read(asked("x" * 20_000), OPTIONS)
 
 
 def test_lengths_are_checked_under_a_plan(runner: ChatRunner) -> None:
