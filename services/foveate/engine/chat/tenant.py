@@ -74,15 +74,19 @@ class ChatTenant:
         token as a request without a deadline would, and lets others go first after each of its steps: it
         neither starves others nor is starved by them.
         """
-        waiting = self.scheduler.queue[:1] if self.scheduler.unused_slots else []
-        begun = (*self.scheduler.staged, *self.scheduler.running)
-        return min((*(entry.virtual_deadline for entry in waiting), *map(self._due, begun)), default=math.inf)
+        scheduler, yields = self.scheduler, self.device.last_tenant is self
+        waiting = scheduler.queue[:1] if scheduler.unused_slots else []
+        begun = [
+            self._due(entry)
+            for entry in (*scheduler.staged, *scheduler.running)
+            if not (yields and entry.generated and math.isinf(entry.deadline))
+        ]
+        return min((*(entry.virtual_deadline for entry in waiting), *begun), default=math.inf)
 
     def _due(self, entry: ChatEntry) -> float:
+        """By when the next step of a call should begin; clock seconds."""
         boost_s = PRIORITY_BOOST_S * entry.call.objective.priority
         if math.isinf(entry.deadline):
-            if self.device.last_tenant is self and entry.generated:
-                return math.inf
             return entry.last_token_at + self.default_deadline_s - boost_s
         left = self.lengths.high(entry.max_tokens, entry.generated) - entry.generated
         load_s = self.latency.start_s(entry.plan, len(entry.missing), entry.left_tokens)
@@ -101,9 +105,9 @@ class ChatTenant:
             (each.virtual_deadline, each.deadline, self.call_s(each, full), self.call_s(each, each.min_rung))
             for each in scheduler.queue
         ]
-        for entry in begun:  # their plans are fixed
+        for entry in begun:  # their plans are fixed, and other models run between their steps
             left_s = self.call_s(entry, full, left_only=True)
-            rows.append((entry.virtual_deadline, entry.deadline, left_s, left_s))
+            rows.append((self._due(entry), entry.deadline, left_s, left_s))
         virtual, deadlines, full_s, min_s = np.array(sorted(rows)).T if rows else np.empty((4, 0))
         arrivals = self.arrivals.read(now)
         return DeviceDemand(

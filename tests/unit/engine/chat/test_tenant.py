@@ -79,8 +79,16 @@ async def test_demand_is_what_waits_runs_and_is_expected(stopped: StoppedChat) -
     stopped.run(first)
     stopped.add()
     demand = stopped.tenant.demand
-    assert demand.virtual_deadline.tolist() == [11.0, 15.0]
+    assert demand.virtual_deadline.tolist() == [11.0, stopped.tenant._due(first)]
     assert demand.full_s[1] < alone_s  # it has been encoded and prefilled
+    # Images that are due before the next token of an answer without a deadline do not wait for it.
+    old = stopped.add()
+    stopped.run(old)
+    stopped.now += 50.0
+    old.last_token_at = stopped.now
+    assert stopped.tenant.demand.virtual_deadline.max() == stopped.now + 1.0
+    old.end(None, "cancelled")
+    stopped.now -= 50.0
     first.end(None, "cancelled")
     assert len(stopped.tenant.demand.full_s) == 1
     for _ in range(5):
