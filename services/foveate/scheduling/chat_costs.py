@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from foveate.core.plan import Plan
@@ -9,6 +10,9 @@ from foveate.estimation.answer_lengths import AnswerLengths
 from foveate.scheduling.chat_forecast import AnswerTimes, JoiningCall, RunningTokens, forecast
 from foveate.scheduling.chat_state import ActiveChat, CallLoad, ChatState, ChatT, WaitingChat, plan_at
 from foveate.scheduling.forecast import MAX_SHARED_UTILIZATION
+
+MAX_FORECAST = 64
+"""Waiting calls that a forecast follows, the first of the queue. Those behind them count as backlog."""
 
 
 class ChatPredictor(Protocol):
@@ -81,6 +85,17 @@ class ChatCosts:
         order = {row: place for place, row in enumerate((*begun, *staged))}
         return [*(times[order[row]] for row in range(len(order))), *times[len(order) :]]
 
+    def behind(self, entry: ChatT, place: int, state: ChatState[ChatT]) -> AnswerTimes:
+        """Times of a call behind so many waiting ones, on the cheapest plans; more than a forecast follows."""
+        factor = self._factor(state, hopeful=False)
+        active_s = self.backlog_s(0, replace(state, waiting=()))
+        wait_s = factor * (active_s + place * self.mean_s(0, state))
+        plan = plan_at(entry, self.plans, 0)
+        start_s = factor * self._start_s(plan, entry.load(plan))
+        step_s = factor * self.latency.step_s(plan, self.slots)
+        first = max(state.now + wait_s, entry.ready_at) + start_s
+        return AnswerTimes(first, first + (self.whole(entry).high - 1) * step_s)
+
     def alone(self, entry: ChatT, now: float) -> AnswerTimes:
         """Times of a call on an idle device, on the cheapest plan that it accepts."""
         return self.times(0, ChatState(now, now, (), (entry,), self.slots), (entry,))[0]
@@ -127,8 +142,13 @@ class ChatCosts:
     def backlog_s(self, rung: int, state: ChatState[ChatT]) -> float:
         """Device seconds until what runs and what waits is done, with all waiting calls at this rung."""
         active = sum(self.call_s(c.plan, c.load, self.remaining(c).mean) for c in state.active)
-        waiting = sum(self.waiting_s(rung, entry) for entry in state.waiting)
+        waiting = len(state.waiting) * self.mean_s(rung, state) if state.waiting else 0.0
         return max(0.0, state.free_at - state.now) + active + waiting
+
+    def mean_s(self, rung: int, state: ChatState[ChatT]) -> float:
+        """Device seconds of a waiting call at a rung, the mean over the first ones."""
+        head = state.waiting[:MAX_FORECAST]
+        return sum(self.waiting_s(rung, entry) for entry in head) / len(head)
 
 
 def _expected(tokens: RunningTokens) -> RunningTokens:

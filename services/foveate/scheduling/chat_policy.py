@@ -18,7 +18,7 @@ from foveate.core.model import Rung
 from foveate.core.outcome import Reason
 from foveate.core.plan import Plan
 from foveate.estimation.answer_lengths import AnswerLengths
-from foveate.scheduling.chat_costs import ChatCosts, ChatPredictor
+from foveate.scheduling.chat_costs import MAX_FORECAST, ChatCosts, ChatPredictor
 from foveate.scheduling.chat_forecast import AnswerTimes
 from foveate.scheduling.chat_state import (
     ChatDecision,
@@ -34,8 +34,6 @@ from foveate.scheduling.slo_policy import TARGET_UTILIZATION
 
 MAX_SHED = 8
 """Calls that one decision refuses at most. The next one follows within a step or two."""
-MAX_FORECAST = 64
-"""Waiting calls that a forecast follows, the first of the queue. Those behind them count as backlog."""
 
 
 class ChatPolicy(Protocol):
@@ -117,7 +115,10 @@ class ChatSloPolicy:
     ) -> AnswerTimes | None:
         """None if the candidate is in time and makes no other call late; else its predicted times."""
         place = sum(entry.virtual_deadline <= candidate.virtual_deadline for entry in waiting)
-        others = waiting[: max(MAX_FORECAST, place)]
+        if place > MAX_FORECAST:
+            far = self.costs.behind(candidate, place, replace(state, waiting=waiting))
+            return None if _in_time(candidate, far) else far
+        others = waiting[:MAX_FORECAST]
         after = self.costs.times(0, state, [*others[:place], candidate, *others[place:]])
         own = after.pop(len(state.active) + place)
         if not _in_time(candidate, own):
@@ -209,7 +210,7 @@ class ChatSloPolicy:
     def _keeps_up(self, rung: int, state: ChatState[ChatT]) -> bool:
         """Whether the backlog stays within its share of the time allowed. See `Forecast.keeps_up`."""
         arrivals, demand = state.arrivals, state.other_demand
-        mean_s = sum(self.costs.waiting_s(rung, entry) for entry in state.waiting) / len(state.waiting)
+        mean_s = self.costs.mean_s(rung, state)
         utilization = arrivals.rate * mean_s + demand.share(1.0)
         if demand.active and utilization > MAX_SHARED_UTILIZATION:
             return False

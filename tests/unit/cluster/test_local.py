@@ -173,7 +173,9 @@ async def test_chats_and_images_share_a_device() -> None:
     assert await asyncio.to_thread(runner.entered.acquire, timeout=TIMEOUT_S)
     steps = runner.count("decode")
     for _ in range(3):
-        await asyncio.wait_for(cluster.submit(fake_request(deadline=monotonic() + 10)), TIMEOUT_S)
+        image = fake_request(deadline=monotonic() + 10)
+        outcome = await asyncio.wait_for(cluster.submit(image), TIMEOUT_S)
+        assert outcome.reason == "full"
     assert not answer.done()
     assert (await answer).text == expected(long, runner.full)
     assert runner.count("decode") > steps

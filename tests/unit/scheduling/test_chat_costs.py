@@ -71,3 +71,13 @@ def test_a_cap_keeps_the_answer_within_its_deadline() -> None:
     assert costs(known(10)).cap(call, LIGHT, state([])) == 21
     assert costs(known(10)).cap(WaitingCall(0.118, max_tokens=99), LIGHT, state([])) == 99
     assert costs(known(10)).cap(replace(call, deadline=0.001), LIGHT, state([])) == 1
+
+
+def test_a_call_behind_a_long_queue_waits_for_all_of_it() -> None:
+    queue = [WaitingCall() for _ in range(200)]
+    call = WaitingCall()
+    *_, followed = costs(known(10)).times(0, state([]), [*queue, call])
+    estimated = costs(known(10)).behind(call, 200, state(queue))
+    assert estimated.first == pytest.approx(followed.first, rel=0.1)
+    assert estimated.last == pytest.approx(followed.last, rel=0.1)
+    assert costs(known(10)).behind(replace(call, ready_at=99.0), 200, state(queue)).first > 99.0

@@ -16,6 +16,7 @@ from foveate.engine.chat.scheduler import ChatScheduler
 from foveate.engine.chat.tenant import ChatTenant
 from foveate.estimation.chat_latency import QUESTION_TOKENS
 from foveate.estimation.host_load import HostLoadMonitor
+from foveate.scheduling.chat_costs import MAX_FORECAST
 from foveate.scheduling.chat_state import ChatState
 from foveate.scheduling.policy import virtual_deadline
 
@@ -88,9 +89,11 @@ class ChatAdmission:
 
     def wait_s(self, state: ChatState[ChatEntry]) -> float:
         """Device seconds until what runs and what waits is done, on the cheapest plans."""
-        waiting = sum(self.tenant.call_s(entry, entry.min_rung) for entry in state.waiting)
+        head = state.waiting[:MAX_FORECAST]
+        mean_s = sum(self.tenant.call_s(each, each.min_rung) for each in head) / max(1, len(head))
         begun = [e for e in (*self.scheduler.staged, *self.scheduler.running) if not e.over]
-        return waiting + sum(self.tenant.call_s(entry, 0, left_only=True) for entry in begun)
+        left_s = sum(self.tenant.call_s(entry, 0, left_only=True) for entry in begun)
+        return len(state.waiting) * mean_s + left_s
 
     def count(self, now: float, allowed_s: float) -> None:
         """Count an arrival, and its device seconds at full as full-quality demand."""
