@@ -86,7 +86,7 @@ class ChatCosts:
         return [*(times[order[row]] for row in range(len(order))), *times[len(order) :]]
 
     def behind(self, entry: ChatT, place: int, state: ChatState[ChatT]) -> AnswerTimes:
-        """Times of a call behind so many waiting ones, on the cheapest plans; more than a forecast follows."""
+        """Times of a call behind more waiting ones than a forecast follows, all on the cheapest plans."""
         factor = self._factor(state, hopeful=False)
         active_s = self.backlog_s(0, replace(state, waiting=()))
         wait_s = factor * (active_s + place * self.mean_s(0, state))

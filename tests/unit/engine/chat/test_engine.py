@@ -633,3 +633,37 @@ async def test_pictures_are_told_apart_by_their_whole_digests(
     async with running_chat(runner) as engine:
         answers = [await collect(engine, call) for call in (first, second)]
     assert [each.text for each in answers] == [expected(call, runner.full) for call in (first, second)]
+
+
+async def test_a_storm_of_clients_that_leave_harms_no_other(runner: RecordedChatRunner) -> None:
+    dice, metrics = random.Random(2), Metrics()
+    plans = [plan(runner, text) for text in ("full", "pool:4", "guided:4", "merge:7:unmerge")]
+
+    def fail(stage: str, part: Any) -> None:
+        if dice.random() < 0.02 and len(part) > 1:
+            raise ValueError("a step that fails now and then")
+
+    async def ask(number: int) -> tuple[ChatCall, Collected | None]:
+        seeds = [dice.randrange(4) for _ in range(number % 3)]
+        options = SamplingOptions(dice.randrange(1, 40))
+        call = chat_call(QUESTIONS[number % 5], seeds, plans[number % 4], options)
+        patience_s = 99.0 if number % 2 else dice.random() * 0.3
+        await asyncio.sleep(dice.random() * 0.5)
+        try:
+            async with asyncio.timeout(patience_s):
+                return call, await collect(engine, call)
+        except TimeoutError:
+            return call, None
+
+    runner.before = fail
+    async with running_chat(runner, metrics, feature_bytes=10**5, prefix_bytes=10**5) as engine:
+        results = await asyncio.gather(*map(ask, range(80)))
+        await until(lambda: runner.free_slots == 4)
+        assert not engine.busy and not engine.scheduler.has_work and engine.queue.bytes == 0
+        assert engine.caches.features.bytes <= 10**5 and engine.caches.prefixes.bytes <= 10**5
+    assert runner.used_kv_bytes == 0 and not runner.cache.keys.any() and not runner.cache.biases.any()
+    assert sum(ends(metrics).values()) <= 80
+    assert sum(answer is not None for _, answer in results) >= 40
+    for call, answer in results:
+        if answer is not None:
+            assert call.plan is not None and answer.text == expected(call, call.plan)
