@@ -225,9 +225,12 @@ class ChatEngine:
                 self._changed.clear()
                 await self._changed.wait()
             async with self._device.turn(self.tenant):
+                self._changed.clear()
                 step = self.scheduler.next_step(self._state)
                 if step is not None:
                     await self._run(step)
+            if step is None:
+                await self._changed.wait()  # no call can start, or some were refused, which sets it
             self._changed.set()  # for `drain`
 
     async def _run(self, step: ChatStep) -> None:

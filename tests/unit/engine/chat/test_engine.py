@@ -667,3 +667,17 @@ async def test_a_storm_of_clients_that_leave_harms_no_other(runner: RecordedChat
     for call, answer in results:
         if answer is not None:
             assert call.plan is not None and answer.text == expected(call, call.plan)
+
+
+async def test_the_event_loop_is_free_while_no_call_can_start(runner: RecordedChatRunner) -> None:
+    """All slots are in use elsewhere, as after a fault: calls wait, and nothing turns in circles."""
+    slots = [runner.cache.allocate() for _ in range(4)]
+    async with running_chat(runner) as engine:
+        task = asyncio.create_task(collect(engine, endless()))
+        await until(lambda: engine.unfinished == 1)
+        await asyncio.sleep(0.05)
+        assert not task.done() and not runner.steps
+        runner.cache.free(slots.pop())
+        answer = await collect(engine, chat_call(QUESTION, [1]))
+        assert answer.ended is not None
+        assert (await task).ended is not None
