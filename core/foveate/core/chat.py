@@ -37,6 +37,12 @@ class Turn:
     parts: Sequence[Part]
 
 
+def last_question(turns: Sequence[Turn]) -> str:
+    """The text of the last user's turn."""
+    asked = next((turn for turn in reversed(turns) if turn.role == "user"), None)
+    return " ".join(part for part in asked.parts if isinstance(part, str)) if asked else ""
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingOptions:
     """How an answer is generated. Raises BadRequest for values out of range."""
@@ -109,6 +115,21 @@ class ChatCall:
     def size_bytes(self) -> int:
         """Memory that the decoded pictures hold while the call waits."""
         return sum(picture.size_bytes for picture in self.pictures)
+
+
+@dataclass(frozen=True, slots=True)
+class CachedParts:
+    """What of a chat was computed for an earlier one."""
+
+    features: int = 0
+    """Pictures whose features were cached."""
+    pictures: int = 0
+    """Pictures at the beginning of the prompt whose keys and values were cached."""
+    tokens: int = 0
+    """Tokens at the beginning of the prompt whose keys and values were cached."""
+
+
+NOTHING_CACHED = CachedParts()
 
 
 @dataclass(frozen=True, slots=True)

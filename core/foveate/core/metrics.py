@@ -3,6 +3,8 @@
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _LATENCY_S = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0)
+_TOKEN_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+_TOKENS = (1, 2, 4, 9, 16, 25, 49, 100, 196, 400, 1000)
 _BATCH = (1, 2, 4, 8, 16, 32, 64, 128)
 _QUALITY = (0.5, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.96, 0.97, 0.98, 0.99, 0.995, 1.0)
 _ERROR_RATIO = (0.25, 0.5, 0.7, 0.8, 0.9, 0.95, 1.05, 1.1, 1.2, 1.5, 2.0, 4.0, 8.0)
@@ -20,6 +22,7 @@ class Metrics:
         self._define_state_metrics(self.registry)
         self._define_cache_metrics(self.registry)
         self._define_url_metrics(self.registry)
+        self._define_chat_metrics(self.registry)
 
     def _define_request_metrics(self, registry: CollectorRegistry) -> None:
         """Metrics of single requests."""
@@ -148,8 +151,9 @@ class Metrics:
         """Metrics of the response cache and the feature cache."""
         self.cache_requests = Counter(
             "foveate_cache_requests",
-            "Requests by cache (answers or features), and labels (texts), by result: hit, coalesced (shared "
-            "the run of an identical request) or miss.",
+            "Requests by cache (answers or features), labels (texts), and pictures and prompts of chats "
+            "(chat_features, chat_prefixes), by result: hit, coalesced (shared the run of an identical "
+            "request) or miss.",
             ("cache", "result"),
             registry=registry,
         )
@@ -167,7 +171,8 @@ class Metrics:
         )
         self.cache_used = Gauge(
             "foveate_cache_bytes",
-            "Bytes in the memory of this process, by cache: answers, features or texts.",
+            "Bytes in the memory of this process, by cache: answers, features, texts, chat_features or "
+            "chat_prefixes.",
             ("cache",),
             registry=registry,
         )
@@ -186,4 +191,53 @@ class Metrics:
             "foveate_url_fetch_seconds",
             "Seconds of fetching a URL, with the wait for a free place, whatever the outcome.",
             buckets=_LATENCY_S, registry=registry,
+        )  # fmt: skip
+
+    def _define_chat_metrics(self, registry: CollectorRegistry) -> None:
+        """Metrics of chats, beside those of all requests."""
+        model = ("model",)
+        self.first_token = Histogram(
+            "foveate_first_token_seconds", "Seconds from the admission of a chat to its first token.",
+            model, buckets=_LATENCY_S, registry=registry,
+        )  # fmt: skip
+        self.token_time = Histogram(
+            "foveate_token_seconds", "Seconds from one token of an answer to the next one.",
+            model, buckets=_TOKEN_S, registry=registry,
+        )  # fmt: skip
+        self.answer_tokens = Histogram(
+            "foveate_answer_tokens", "Tokens of complete answers, the end mark included.",
+            model, buckets=_TOKENS, registry=registry,
+        )  # fmt: skip
+        self.visual_tokens = Histogram(
+            "foveate_visual_tokens", "Visual tokens of each picture of an answered chat.",
+            model, buckets=_TOKENS, registry=registry,
+        )  # fmt: skip
+        self.chats = Counter(
+            "foveate_chats",
+            "Admitted chats by how they ended: stop (the end mark or a stop text), length, failed, refused "
+            "(no time was left), expired (the deadline passed) or cancelled (the client left).",
+            ("model", "end"), registry=registry,
+        )  # fmt: skip
+        self.chat_steps = Counter(
+            "foveate_chat_steps", "Steps of answers by stage: encode, prefill or decode.",
+            ("model", "stage"), registry=registry,
+        )  # fmt: skip
+        self.prompt_tokens = Counter(
+            "foveate_prompt_tokens", "Tokens of prompts, by whether they were computed or cached.",
+            ("model", "source"), registry=registry,
+        )  # fmt: skip
+        self.slots = Gauge(
+            "foveate_chat_slots", "Slots of the key/value cache: answers at once.", model, registry=registry
+        )
+        self.used_slots = Gauge(
+            "foveate_chat_slots_used", "Slots of the key/value cache that answers have.",
+            model, registry=registry,
+        )  # fmt: skip
+        self.kv_bytes = Gauge(
+            "foveate_kv_bytes", "Bytes of the keys and values of all slots; they are allocated at the start.",
+            model, registry=registry,
+        )  # fmt: skip
+        self.used_kv_bytes = Gauge(
+            "foveate_kv_bytes_used", "Bytes of the keys and values of the tokens in slots.",
+            model, registry=registry,
         )  # fmt: skip

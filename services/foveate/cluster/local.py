@@ -2,21 +2,27 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from typing import Any
 
 from foveate.cluster import Slot
 from foveate.core.chat import ChatCall, ChatEvent
-from foveate.core.errors import SetupError, UnknownModel
+from foveate.core.errors import BadRequest, SetupError, UnknownModel
 from foveate.core.metrics import Metrics
 from foveate.core.model import ModelCard
 from foveate.core.outcome import Outcome
 from foveate.core.plan import Plan
 from foveate.core.request import Objective, Request
 from foveate.core.settings import DEFAULTS
+from foveate.engine.chat.engine import ChatEngine
+from foveate.engine.chat.runner import ChatModel
 from foveate.engine.device import DeviceExecutor
 from foveate.engine.engine import Engine
 from foveate.engine.hang import HangLimits
 from foveate.engine.runner import HasSubmodels, Runner
 from foveate.estimation.host_load import HostLoadMonitor
+from foveate.scheduling.chat_policy import ChatFifo, ChatSloPolicy
+from foveate.scheduling.fifo import Fifo
 from foveate.scheduling.policy import DEFAULT_DEADLINE_S, PolicyFactory
 from foveate.scheduling.slo_policy import SloPolicy
 
@@ -30,7 +36,7 @@ class LocalCluster:
 
     def __init__(
         self,
-        factories: Sequence[Callable[[], Runner]],
+        factories: Sequence[Callable[[], Runner | ChatModel]],
         metrics: Metrics,
         queue_items: int = DEFAULTS["queue_items"],
         queue_bytes: int = DEFAULTS["queue_bytes"],
@@ -38,10 +44,13 @@ class LocalCluster:
         default_deadline_s: float = DEFAULT_DEADLINE_S,
         host_load: HostLoadMonitor | None = None,
         hang_limits: HangLimits | None = None,
+        chat_feature_bytes: int = DEFAULTS["chat_feature_bytes"],
+        chat_prefix_bytes: int = DEFAULTS["chat_prefix_bytes"],
     ) -> None:
         """factories: create the runners; the first runner's model is the default. queue_items, queue_bytes:
         bounds of each engine's queue. default_deadline_s: seconds for requests without a deadline.
-        hang_limits: when a forward counts as hanging.
+        hang_limits: when a forward counts as hanging. chat_feature_bytes, chat_prefix_bytes: bounds of the
+        caches of each vision-language model.
 
         Raises SetupError if two models have the same name, and whatever a factory raises.
         """
@@ -50,11 +59,12 @@ class LocalCluster:
         self._runners = [served for runner in runners for served in (runner, *submodels_of(runner))]
         self._metrics, self._queue_items, self._queue_bytes = metrics, queue_items, queue_bytes
         self._policy, self._default_deadline_s = policy, default_deadline_s
+        self._chat_feature_bytes, self._chat_prefix_bytes = chat_feature_bytes, chat_prefix_bytes
         self.host_load = host_load or HostLoadMonitor()
         self._cards = {runner.card.name: runner.card for runner in self._runners}
         if len(self._cards) < len(self._runners):
             raise SetupError("two models have the same name; serve only one of them, or rename one")
-        self._engines: dict[str, Engine] = {}
+        self._engines: dict[str, Engine | ChatEngine] = {}
         self.draining = False
 
     @property
@@ -83,12 +93,23 @@ class LocalCluster:
     async def start(self) -> None:
         """Start one engine for each runner."""
         for runner in self._runners:
-            engine = Engine(
-                runner, self._metrics, self._queue_items, self._queue_bytes, self._device,
-                policy=self._policy, default_deadline_s=self._default_deadline_s, host_load=self.host_load,
-            )  # fmt: skip
+            engine = self._engine(runner)
             engine.start()
             self._engines[runner.card.name] = engine
+
+    def _engine(self, runner: Any) -> Engine | ChatEngine:
+        """The engine of a runner, by the task of its model."""
+        parts = runner, self._metrics, self._queue_items, self._queue_bytes, self._device
+        if runner.card.task != "chat":
+            return Engine(
+                *parts, policy=self._policy, default_deadline_s=self._default_deadline_s,
+                host_load=self.host_load,
+            )  # fmt: skip
+        return ChatEngine(
+            *parts, policy=ChatFifo if self._policy is Fifo else ChatSloPolicy,
+            default_deadline_s=self._default_deadline_s, host_load=self.host_load,
+            feature_bytes=self._chat_feature_bytes, prefix_bytes=self._chat_prefix_bytes,
+        )  # fmt: skip
 
     def reserve(
         self,
@@ -98,8 +119,15 @@ class LocalCluster:
         ready_in_s: float,
         call: ChatCall | None = None,
     ) -> Slot:
-        """Reserve a place in the engine of the model, or refuse the request. Raises FoveateError."""
-        self._engines[model].reserve(objective, plan, ready_in_s)
+        """Reserve a place in the engine of the model, or refuse the request. Raises FoveateError.
+
+        call: of a vision-language model, what is known of the call before its pictures are decoded.
+        """
+        engine = self._engines[model]
+        if isinstance(engine, ChatEngine):
+            engine.reserve(objective, plan, ready_in_s, call)
+        else:
+            engine.reserve(objective, plan, ready_in_s)
         return Slot(self, model)
 
     async def submit(self, request: Request, reserved: bool = False) -> Outcome:
@@ -107,12 +135,24 @@ class LocalCluster:
         engine = self._engines.get(request.model)
         if engine is None:
             raise UnknownModel(f"no model {request.model!r} is served here")
+        if isinstance(engine, ChatEngine):
+            raise BadRequest(f"{request.model} answers chats alone: ask it at /v1/chat/completions")
         return await engine.submit(request, reserved)
 
     async def chat(self, call: ChatCall, reserved: bool = False) -> AsyncGenerator[ChatEvent, None]:
-        """Answer a chat. Raises FoveateError; UnknownModel if no engine serves the model."""
-        raise UnknownModel(f"no model {call.model!r} answers chats here")
-        yield
+        """Answer a chat. Closing the iterator, or cancelling its consumer, cancels the answer.
+
+        reserved: `reserve` has counted this call as an arrival; use `Slot.chat`. Raises FoveateError: in the
+        place of the first event if the call is not admitted, and of any other if it fails.
+        """
+        engine = self._engines.get(call.model)
+        if engine is None:
+            raise UnknownModel(f"no model {call.model!r} is served here")
+        if not isinstance(engine, ChatEngine):
+            raise BadRequest(f"{call.model} answers no chats")
+        async with aclosing(engine.chat(call, reserved)) as events:
+            async for event in events:
+                yield event
 
     def count_refused(self, model: str, allowed_s: float) -> None:
         """Count a request that a gateway refused by `queue_wait_s` as demand.
@@ -160,6 +200,6 @@ class LocalCluster:
             await engine.close()
 
 
-def submodels_of(runner: Runner) -> Sequence[Runner]:
+def submodels_of(runner: Runner | ChatModel) -> Sequence[Runner]:
     """The further runners that a runner brings, each served as a model of its own."""
     return runner.submodels if isinstance(runner, HasSubmodels) else ()

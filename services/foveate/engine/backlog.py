@@ -24,7 +24,7 @@ class Backlog:
 
     def __init__(
         self,
-        queue: WaitingQueue,
+        queue: WaitingQueue[QueueEntry],
         latency: ThreadSelector,
         rungs: Sequence[Rung],
         max_batch: int,

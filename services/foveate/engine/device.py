@@ -48,6 +48,8 @@ class DeviceExecutor:
         self._tenants: list[DeviceTenant] = []
         self._waiters: dict[DeviceTenant, asyncio.Future[None]] = {}
         self._locked, self._free_at = False, 0.0
+        self.last_tenant: DeviceTenant | None = None
+        """The tenant that holds the lock, or that held it last."""
         self.idle_turn = asyncio.Lock()
         """Held by the one model that may use the device while no request does."""
         self.last_batch_at = -math.inf
@@ -77,6 +79,11 @@ class DeviceExecutor:
         """Whether no tenant holds the lock."""
         return not self._locked
 
+    @property
+    def has_waiters(self) -> bool:
+        """Whether a tenant waits for the lock. Any thread may ask."""
+        return bool(self._waiters)
+
     def contended(self, tenant: DeviceTenant) -> bool:
         """Whether a tenant other than this one waits for the lock."""
         return any(waiter is not tenant for waiter in self._waiters)
@@ -92,7 +99,7 @@ class DeviceExecutor:
         """Hold the lock. It is granted once the device is free and no waiter has an earlier deadline."""
         if self._locked:
             await self._wait(tenant)
-        self._locked = True
+        self._locked, self.last_tenant = True, tenant
         try:
             yield
         finally:

@@ -65,7 +65,7 @@ class Engine:
             self.latency.set_warm(warmup.warm)
         rungs = pareto_rungs(runner.card)
         self.policy = policy(rungs, self.latency, runner.max_batch)
-        self.queue = WaitingQueue(max_items, max_bytes)
+        self.queue: WaitingQueue[QueueEntry] = WaitingQueue(max_items, max_bytes)
         self.draining = False
         self._changed = asyncio.Event()
         self._loop: asyncio.Task[None] | None = None

@@ -13,7 +13,7 @@ from foveate.core.settings import DEFAULTS
 
 log = logging.getLogger(__name__)
 
-WorkKind = Literal["batch", "explanation", "stacking", "warm-up"]
+WorkKind = Literal["batch", "explanation", "stacking", "warm-up", "encoding", "prefill", "decoding step"]
 
 HANG_FACTOR = 10.0
 """Work hangs once it has taken this many times its predicted time. A prediction may be off by a few times:

@@ -138,8 +138,14 @@ class LatencyModel:
     moves slowly, by the deviation of the plan's own batches beyond the slowdown.
     """
 
-    def __init__(self, ladder: Sequence[Rung], times: PlanTimes | None = None) -> None:
-        """times: batch seconds measured on this machine; they take precedence over the ladder's."""
+    def __init__(
+        self,
+        ladder: Sequence[Rung],
+        times: PlanTimes | None = None,
+        default_s: Mapping[int, float] = DEFAULT_LATENCY_S,
+    ) -> None:
+        """times: batch seconds measured on this machine; they take precedence over the ladder's. default_s:
+        stands in for the latency of full where it was never measured."""
         self._lines: OrderedDict[Plan, LatencyLine] = OrderedDict()
         self._points: dict[Plan, dict[int, _TimedSize]] = {}
         self._ratios: deque[float] = deque([1.0] * (RATIO_WINDOW // 2), RATIO_WINDOW)
@@ -148,7 +154,7 @@ class LatencyModel:
         self._mean_error = 0.0
         full, self._ladder = ladder[-1], frozenset(rung.plan for rung in ladder)
         self._full_gflops, self._full_side = full.gflops, full.plan.image_size
-        self._full_latency_s = dict((times or {}).get(full.plan) or full.latency_s or DEFAULT_LATENCY_S)
+        self._full_latency_s = dict((times or {}).get(full.plan) or full.latency_s or default_s)
         for rung in ladder:
             self._seed(replace(rung, latency_s=_current_latency(rung, ladder, times or {})))
 

@@ -1,7 +1,10 @@
 """The interface of a scheduling policy: queued requests and a clock in, decisions out."""
 
+import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Generic, Protocol, TypeVar
 
 from foveate.core.errors import TooLate
@@ -91,6 +94,20 @@ class Candidate:
 
 
 QueuedT = TypeVar("QueuedT", bound=QueuedRequest)
+
+
+def last_of_largest_tenant(candidate: QueuedT, waiting: Sequence[QueuedT]) -> QueuedT | None:
+    """The last queued request of the tenant with the most queued requests, or None.
+
+    None if that tenant has no more than the candidate's tenant would have: the flood of one tenant is
+    refused, not the requests of others. A request without a deadline is never refused.
+    """
+    queued = Counter(entry.tenant for entry in waiting)
+    tenant, count = max(queued.items(), key=itemgetter(1), default=(candidate.tenant, 0))
+    if count <= queued[candidate.tenant] + 1:
+        return None
+    entries = (entry for entry in reversed(waiting) if entry.tenant == tenant)
+    return next((entry for entry in entries if not math.isinf(entry.deadline)), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ gives more quality in total than an uneven one; and no request is degraded more 
 """
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from heapq import merge
 from operator import itemgetter
@@ -21,7 +20,13 @@ from foveate.estimation.arrivals import ArrivalStats
 from foveate.estimation.latency import Predictor
 from foveate.scheduling.device_demand import NO_DEMAND, DeviceDemand
 from foveate.scheduling.forecast import Forecast
-from foveate.scheduling.policy import BatchDecision, QueuedRequest, QueuedT, Refusal
+from foveate.scheduling.policy import (
+    BatchDecision,
+    QueuedRequest,
+    QueuedT,
+    Refusal,
+    last_of_largest_tenant,
+)
 from foveate.scheduling.queue_snapshot import BatchCosts, Indices, Mask, QueueSnapshot
 
 TARGET_UTILIZATION = 0.6
@@ -77,7 +82,7 @@ class SloPolicy:
         if max(start, ready_at) + service_s <= candidate.deadline:  # else no other refusal would help it
             boost = _priority_boost(candidate)
             lower = tightest if tightest is not None and _priority_boost(tightest) < boost else None
-            for victim in (self._last_of_largest_tenant(candidate, waiting), lower):
+            for victim in (last_of_largest_tenant(candidate, waiting), lower):
                 rest = [entry for entry in waiting if entry is not victim]
                 if victim is not None and self._fits(candidate, rest, start, ready_at, other_demand)[0]:
                     return Refusal(victim, start - now + work_s, service_s)
@@ -138,19 +143,6 @@ class SloPolicy:
     def _service_s(self, entry: QueuedT) -> float:
         """Seconds of a request alone on the cheapest plan that it accepts, with the safety factor."""
         return self.latency.safety_factor * self.latency.predict(self._plan(entry, 0), 1)
-
-    def _last_of_largest_tenant(self, candidate: QueuedT, waiting: Sequence[QueuedT]) -> QueuedT | None:
-        """The last queued request of the tenant with the most queued requests, or None.
-
-        None if that tenant has no more than the candidate's tenant would have: the flood of one tenant is
-        refused, not the requests of others. A request without a deadline is never refused.
-        """
-        queued = Counter(entry.tenant for entry in waiting)
-        tenant, count = max(queued.items(), key=itemgetter(1), default=(candidate.tenant, 0))
-        if count <= queued[candidate.tenant] + 1:
-            return None
-        entries = (entry for entry in reversed(waiting) if entry.tenant == tenant)
-        return next((entry for entry in entries if not math.isinf(entry.deadline)), None)
 
     def choose(
         self,

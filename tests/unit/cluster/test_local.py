@@ -2,15 +2,19 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
+from time import monotonic
 
 import pytest
 
 from foveate.cluster.local import LocalCluster
-from foveate.core.errors import DeviceHung, Draining, RunFailed, SetupError, UnknownModel
+from foveate.core.chat import SamplingOptions
+from foveate.core.errors import BadRequest, DeviceHung, Draining, RunFailed, SetupError, UnknownModel
 from foveate.core.metrics import Metrics
 from foveate.core.request import Objective, Request
 from foveate.engine.hang import HangLimits
 from foveate.engine.runner import Runner
+from tests.support.chat_engines import RecordedChatRunner, chat_call, collect, expected
 from tests.support.fake_runner import FakeRunner
 from tests.support.workers import TIMEOUT_S, fake_request, forward_started
 
@@ -123,4 +127,56 @@ async def test_an_engine_that_has_failed_is_a_reason() -> None:
     loop.cancel()
     await asyncio.wait([loop])
     assert cluster.failed and cluster.problem == "the engine of fake has failed"
+    await cluster.close()
+
+
+def chat_runner() -> RecordedChatRunner:
+    return RecordedChatRunner(slots=4, slot_tokens=256)
+
+
+async def test_a_vision_language_model_has_an_engine_for_chats() -> None:
+    cluster = LocalCluster([chat_runner, FakeRunner], Metrics())
+    assert [card.task for card in cluster.cards().values()] == ["chat", "classify"]
+    await cluster.start()
+    call = chat_call("what is left of the fox?", [1])
+    answers = await asyncio.gather(*(collect(cluster, call) for _ in range(3)))
+    assert {answer.text for answer in answers} == {expected(call, cluster.cards()[call.model].full)}
+    demand = cluster._metrics.demand.labels(call.model)
+    before = demand._value.get()
+    slot = cluster.reserve(call.model, call.objective, None, 0.0, call)
+    assert demand._value.get() > before
+    before = demand._value.get()
+    assert (await collect(slot, call)).text == answers[0].text
+    assert demand._value.get() == before
+    await collect(slot, call)  # another call counts as an arrival
+    assert demand._value.get() > before
+    assert cluster.queue_wait_s()[call.model] == pytest.approx(0, abs=0.01)
+    with pytest.raises(BadRequest, match="/v1/chat/completions"):
+        await cluster.submit(Request("r", call.model, "image", 1))
+    with pytest.raises(BadRequest, match="answers no chats"):
+        await collect(cluster, replace(call, model="fake"))
+    with pytest.raises(UnknownModel, match="'other'"):
+        await collect(cluster, replace(call, model="other"))
+    assert await cluster.drain(TIMEOUT_S)
+    with pytest.raises(Draining):
+        await collect(cluster, call)
+    await cluster.close()
+
+
+async def test_chats_and_images_share_a_device() -> None:
+    """An image is answered between two tokens of a long answer."""
+    runner = chat_runner()
+    cluster = LocalCluster([lambda: runner, FakeRunner], Metrics())
+    await cluster.start()
+    long = chat_call("how many objects are there?", options=SamplingOptions(200))
+    answer = asyncio.create_task(collect(cluster, long))
+    assert await asyncio.to_thread(runner.entered.acquire, timeout=TIMEOUT_S)
+    steps = runner.count("decode")
+    for _ in range(3):
+        image = fake_request(deadline=monotonic() + 10)
+        outcome = await asyncio.wait_for(cluster.submit(image), TIMEOUT_S)
+        assert outcome.reason == "full"
+    assert not answer.done()
+    assert (await answer).text == expected(long, runner.full)
+    assert runner.count("decode") > steps
     await cluster.close()

@@ -23,7 +23,7 @@ def never() -> float:
 
 
 async def test_entries_are_ordered_by_virtual_deadline_and_then_by_arrival() -> None:
-    queue = WaitingQueue(9, 99)
+    queue: WaitingQueue[QueueEntry] = WaitingQueue(9, 99)
     late, first, second, early = [await entry(at) for at in (3.0, 2.0, 2.0, 1.0)]
     for each in (late, first, second, early):
         queue.push(each)
@@ -32,7 +32,8 @@ async def test_entries_are_ordered_by_virtual_deadline_and_then_by_arrival() -> 
 
 
 async def test_removal_among_equal_virtual_deadlines_removes_the_right_entry() -> None:
-    queue, random = WaitingQueue(999, 9999), Random(0)
+    queue: WaitingQueue[QueueEntry] = WaitingQueue(999, 9999)
+    random = Random(0)
     entries = [await entry(float(random.randrange(4)), size=number) for number in range(200)]
     for each in entries:
         queue.push(each)
@@ -48,7 +49,7 @@ async def test_removal_among_equal_virtual_deadlines_removes_the_right_entry() -
 
 
 async def test_a_full_queue_refuses_with_the_predicted_wait() -> None:
-    queue = WaitingQueue(2, 20)
+    queue: WaitingQueue[QueueEntry] = WaitingQueue(2, 20)
     queue.check_capacity(1000, never)  # larger than the queue, but the queue is empty
     queue.push(await entry(1.0, size=12))
     queue.check_capacity(8, never)
@@ -62,7 +63,8 @@ async def test_a_full_queue_refuses_with_the_predicted_wait() -> None:
 
 
 async def test_a_refused_entry_fails_and_leaves_the_queue() -> None:
-    queue, kept, refused = WaitingQueue(9, 99), await entry(1.0), await entry(1.0)
+    queue: WaitingQueue[QueueEntry] = WaitingQueue(9, 99)
+    kept, refused = await entry(1.0), await entry(1.0)
     queue.push(kept)
     queue.push(refused)
     queue.refuse(refused, DeadlineExceeded("late"))

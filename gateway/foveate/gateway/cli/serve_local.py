@@ -34,6 +34,7 @@ def serve(settings: Settings, tell: Callable[[str], None], load: Callable[[str, 
         SloPolicy if settings.policy == "slo" else Fifo, settings.default_deadline_s,
         HostLoadMonitor(settings.decode_threads),
         HangLimits(settings.hang_timeout_s, settings.hang_restart_s),
+        settings.chat_feature_bytes, settings.chat_prefix_bytes,
     )  # fmt: skip
     application = create_app(cluster, settings, metrics)
     for card in cluster.cards().values():

@@ -36,6 +36,11 @@ class ChatLoad:
     """The token reducer of the tower."""
     method_macs: float = 0.0
     """Multiply-adds of the compression method's own work on one picture."""
+    cached_features: int = 0
+    """Pictures whose features were cached."""
+    cached_pictures: int = 0
+    """Pictures, and below tokens of the prompt, whose keys and values were cached."""
+    cached_tokens: int = 0
 
     @property
     def prompt_tokens(self) -> int:
@@ -75,12 +80,13 @@ def chat_cost(parts: ChatParts, load: ChatLoad, answer_tokens: int = 1) -> ChatC
     It counts linear maps and matrix products, and leaves out norms, softmax and activations, as the costs of
     all other models do.
     """
-    prompt = load.prompt_tokens
+    prompt, new = load.prompt_tokens, load.pictures - load.cached_pictures
+    encoded = new - load.cached_features
     steps = [extend_macs(parts.decoder, prompt + index, 1) for index in range(max(1, answer_tokens - 1))]
     return ChatCost(
-        load.pictures * encoder_macs(parts.tower, load.image_size, load.reducer) / 1e9,
-        load.pictures * (projector_macs(parts, load) + load.method_macs) / 1e9,
-        extend_macs(parts.decoder, 0, prompt) / 1e9,
+        encoded * encoder_macs(parts.tower, load.image_size, load.reducer) / 1e9,
+        new * (projector_macs(parts, load) + load.method_macs) / 1e9,
+        extend_macs(parts.decoder, load.cached_tokens, prompt - load.cached_tokens) / 1e9,
         steps[0] / 1e9,
         sum(steps[: answer_tokens - 1]) / 1e9,
     )

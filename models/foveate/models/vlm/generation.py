@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from foveate.core.chat import FinishReason, SamplingOptions
 from foveate.core.errors import BadRequest, RunFailed
 from foveate.models.vlm.constraints import JsonConstraint
-from foveate.models.vlm.key_value_cache import KeyValueCache
+from foveate.models.vlm.key_value_cache import CachedPrefix, KeyValueCache
 from foveate.models.vlm.model import VisionLanguageModel
 from foveate.models.vlm.sampling import Sampler, TokenChoice, choose
 from foveate.models.vlm.text_stream import TextStream
@@ -30,13 +30,28 @@ class ChatPrompt:
     positions: Tensor
     """(L,) int64: rotary positions. All visual tokens of a picture share one."""
     visual_tokens: int
-    """Number of visual tokens among the L tokens."""
+    """Number of visual tokens, those of the prefix included."""
     mask: Tensor | None = None
     """(L, L) float32: what is added to attention scores in place of the causal mask. The answer's tokens see
     the prompt as its last token does. None: the causal mask."""
+    prefix: CachedPrefix | None = None
+    """What comes before the L tokens, if it was computed before."""
 
     def __len__(self) -> int:
-        return len(self.positions)
+        return len(self.positions) + self.cached_tokens
+
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens of the prefix."""
+        return 0 if self.prefix is None else len(self.prefix)
+
+    def part(self, first: int, count: int) -> "ChatPrompt":
+        """Some of the L tokens, as a prompt behind the others. A prompt with a mask has no smaller parts."""
+        if count == len(self.positions):
+            return self
+        if self.mask is not None:
+            raise ValueError("a prompt with a mask runs as a whole")
+        return ChatPrompt(self.embedded[first : first + count], self.positions[first : first + count], 0)
 
     @property
     def next_position(self) -> int:
@@ -45,25 +60,41 @@ class ChatPrompt:
 
 
 @torch.inference_mode()
-def build_prompt(model: VisionLanguageModel, ids: Sequence[int], visual: Sequence[Tensor]) -> ChatPrompt:
+def build_prompt(
+    model: VisionLanguageModel,
+    ids: Sequence[int],
+    visual: Sequence[Tensor],
+    prefix: CachedPrefix | None = None,
+) -> ChatPrompt:
     """The prompt of tokens `ids`, in which the visual tokens (K, D) of each picture replace one IMAGE token.
 
-    Raises BadRequest unless there are as many IMAGE tokens as pictures.
+    prefix: the beginning of the prompt; `visual` are the pictures behind it. Raises BadRequest unless there
+    are as many IMAGE tokens as pictures.
     """
     places = [place for place, token in enumerate(ids) if token == IMAGE]
-    if len(places) != len(visual):
-        raise BadRequest(f"the chat names {len(places)} pictures, and {len(visual)} were given")
-    embedded = model.embed(torch.tensor(ids, device=model.embeddings.device))
+    pictures = 0 if prefix is None else prefix.pictures
+    if len(places) != len(visual) + pictures:
+        raise BadRequest(f"the chat names {len(places)} pictures, and {len(visual) + pictures} were given")
+    skipped = behind_picture(ids, pictures)
+    embedded = model.embed(torch.tensor(ids[skipped:], device=model.embeddings.device))
     parts: list[Tensor] = []
-    repeats = torch.ones(len(ids), dtype=torch.int64)
+    repeats = torch.ones(len(embedded), dtype=torch.int64)
     first = 0
-    for place, tokens in zip(places, visual, strict=True):
+    for place, tokens in zip((place - skipped for place in places[pictures:]), visual, strict=True):
         parts += [embedded[first:place], tokens.to(embedded)]
         repeats[place] = len(tokens)
         first = place + 1
-    positions = torch.arange(len(ids)).repeat_interleave(repeats)
+    positions = torch.arange(skipped, len(ids)).repeat_interleave(repeats)
     joined = torch.cat([*parts, embedded[first:]])
-    return ChatPrompt(joined, positions.to(joined.device), sum(map(len, visual)))
+    cached = 0 if prefix is None else len(prefix) - (skipped - pictures)
+    count = cached + sum(map(len, visual))
+    return ChatPrompt(joined, positions.to(joined.device), count, prefix=prefix)
+
+
+def behind_picture(ids: Sequence[int], number: int) -> int:
+    """The place in `ids` right behind the picture of this number, counted from 1; 0 for number 0."""
+    places = [place for place, token in enumerate(ids) if token == IMAGE]
+    return places[number - 1] + 1 if number else 0
 
 
 @torch.inference_mode()
@@ -74,7 +105,7 @@ def prefill(
 
     Prompts of different lengths run as one batch, padded to the longest.
     """
-    counts = [len(prompt) for prompt in prompts]
+    counts = [len(prompt.positions) for prompt in prompts]
     rows = cache.rows(slots, counts, [prompt.mask for prompt in prompts])
     embedded = pad_sequence([prompt.embedded for prompt in prompts], batch_first=True)
     positions = pad_sequence([prompt.positions for prompt in prompts], batch_first=True)
@@ -129,12 +160,24 @@ class ChatSequence:
         self.max_tokens = options.max_tokens
         self.slot = -1
         """The slot of the cache; -1 before the prefill and after the end."""
+        self.prefilled = 0
+        """Tokens of the prompt that are in the slot, without its cached prefix."""
         self.choices: list[TokenChoice] = []
         """The tokens of the answer, the end mark included."""
         self.finish: FinishReason | None = None
         self.error: RunFailed | None = None
         self.sampler = Sampler(options, constraint)
         self._stream = TextStream(tokenizer, options.stop)
+
+    @property
+    def unfilled(self) -> int:
+        """Tokens of the prompt that are not in the slot yet."""
+        return len(self.prompt.positions) - self.prefilled
+
+    @property
+    def divisible(self) -> bool:
+        """Whether the prompt can be prefilled in parts."""
+        return self.prompt.mask is None
 
     @property
     def text(self) -> str:
@@ -174,35 +217,60 @@ def start(
     The slots of sequences that end at once are free again. Raises BadRequest for a prompt that does not fit a
     slot, and Overloaded where there are too few free slots; then nothing has changed.
     """
+    pieces = start_parts(model, cache, sequences, [sequence.unfilled for sequence in sequences])
+    return [piece for piece in pieces if piece is not None]
+
+
+def start_parts(
+    model: VisionLanguageModel, cache: KeyValueCache, sequences: Sequence[ChatSequence], counts: Sequence[int]
+) -> list[AnswerPiece | None]:
+    """Prefill the next `counts` tokens of sequences, the first ones in a new slot, behind a cached prefix.
+
+    Returns the first token of each sequence whose prompt is complete now, and None for the others. Raises as
+    `start` does.
+    """
     for sequence in sequences:
         check_fits(len(sequence.prompt), sequence.prompt.visual_tokens, cache)
-    slots: list[int] = []
+    new = [sequence for sequence in sequences if sequence.slot < 0]
+    lengths = {each.slot: cache.lengths[each.slot] for each in sequences if each.slot >= 0}
     try:
-        for _ in sequences:
-            slots.append(cache.allocate())  # noqa: PERF401 -- those before a failure are given back
-        logits = prefill(model, cache, [sequence.prompt for sequence in sequences], slots)
+        for sequence in new:
+            sequence.slot, prefix = cache.allocate(), sequence.prompt.prefix
+            if prefix is not None:
+                cache.write(sequence.slot, prefix)
+        parts = [s.prompt.part(s.prefilled, count) for s, count in zip(sequences, counts, strict=True)]
+        logits = prefill(model, cache, parts, [sequence.slot for sequence in sequences])
     except Exception:
-        for slot in slots:
-            cache.free(slot)
+        for sequence in new:
+            cancel(cache, sequence)
+        for slot, length in lengths.items():
+            cache.lengths[slot] = length
         raise
-    for sequence, slot in zip(sequences, slots, strict=True):
-        sequence.slot = slot
+    for sequence, count in zip(sequences, counts, strict=True):
+        sequence.prefilled += count
         room = cache.shape.length - len(sequence.prompt)
         sequence.max_tokens = min(sequence.max_tokens, room)
-    return _accept(cache, sequences, logits)
+    complete = [row for row, sequence in enumerate(sequences) if not sequence.unfilled]
+    pieces = iter(_accept(cache, [sequences[row] for row in complete], logits[complete]))
+    return [None if sequence.unfilled else next(pieces) for sequence in sequences]
 
 
 def step(
     model: VisionLanguageModel, cache: KeyValueCache, sequences: Sequence[ChatSequence]
 ) -> list[AnswerPiece]:
-    """One more token for each sequence that was started and goes on. Slots of those that end are free."""
-    logits = decode(
-        model,
-        cache,
-        [sequence.choices[-1].token for sequence in sequences],
-        [sequence.position for sequence in sequences],
-        [sequence.slot for sequence in sequences],
-    )
+    """One more token for each sequence that was started and goes on. Slots of those that end are free.
+
+    If the forward fails, nothing has changed.
+    """
+    slots = [sequence.slot for sequence in sequences]
+    lengths = [cache.lengths[slot] for slot in slots]
+    try:
+        tokens = [sequence.choices[-1].token for sequence in sequences]
+        logits = decode(model, cache, tokens, [sequence.position for sequence in sequences], slots)
+    except Exception:
+        for slot, length in zip(slots, lengths, strict=True):
+            cache.lengths[slot] = length
+        raise
     return _accept(cache, sequences, logits)
 
 

@@ -40,6 +40,33 @@ class CacheShape:
         return 2 * self.layers * self.heads * self.head_width * dtype.itemsize
 
 
+@dataclass(frozen=True, slots=True)
+class CachedPrefix:
+    """A copy of the keys and values of the first tokens of a prompt, up to the end of a picture."""
+
+    keys: Tensor
+    """[layer, head, token, number]."""
+    values: Tensor
+    biases: Tensor
+    """(token,) float32: see `KeyValueCache.biases`."""
+    pictures: int
+    """Pictures among the tokens."""
+
+    def __len__(self) -> int:
+        return len(self.biases)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory."""
+        return self.keys.nbytes + self.values.nbytes + self.biases.nbytes
+
+    def cut(self, tokens: int, pictures: int) -> "CachedPrefix":
+        """The first tokens of it, which hold this number of pictures. They share its memory."""
+        return CachedPrefix(
+            self.keys[:, :, :tokens], self.values[:, :, :tokens], self.biases[:tokens], pictures
+        )
+
+
 class KeyValueCache:
     """Keys and values of the sequences in each slot. Not for use by several threads at once."""
 
@@ -102,6 +129,21 @@ class KeyValueCache:
             self._used.add(gap)
             moved[slot] = gap
         return moved
+
+    @torch.inference_mode()
+    def read(self, slot: int, tokens: int, pictures: int) -> CachedPrefix:
+        """A copy of the first tokens of a slot, which hold this number of pictures."""
+        keys, values = (t[:, slot, :, :tokens].clone() for t in (self.keys, self.values))
+        return CachedPrefix(keys, values, self.biases[slot, :tokens].clone(), pictures)
+
+    @torch.inference_mode()
+    def write(self, slot: int, prefix: CachedPrefix) -> None:
+        """Put a prefix into an empty slot."""
+        tokens = len(prefix)
+        self.keys[:, slot, :, :tokens] = prefix.keys
+        self.values[:, slot, :, :tokens] = prefix.values
+        self.biases[slot, :tokens] = prefix.biases
+        self.lengths[slot] = self._written[slot] = tokens
 
     def rows(
         self, slots: Sequence[int], counts: Sequence[int], masks: Sequence[Tensor | None] = ()

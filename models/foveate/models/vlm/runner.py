@@ -8,7 +8,15 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from foveate.core.chat import FinishReason, ImagePart, SamplingOptions, Turn
+from foveate.core.chat import (
+    NOTHING_CACHED,
+    CachedParts,
+    FinishReason,
+    ImagePart,
+    SamplingOptions,
+    Turn,
+    last_question,
+)
 from foveate.core.errors import BadPlan, BadRequest, FoveateError, RunFailed
 from foveate.core.plan import Plan, Precision
 from foveate.core.profile import Profile
@@ -21,9 +29,17 @@ from foveate.models.vlm.checkpoint import ChatCheckpoint
 from foveate.models.vlm.constraints import ConstraintCompiler
 from foveate.models.vlm.cost import ChatCost, ChatLoad, ChatParts, chat_cost
 from foveate.models.vlm.describe import describe_chat, merge_thresholds
-from foveate.models.vlm.generation import AnswerPiece, ChatPrompt, ChatSequence, build_prompt, check_fits
-from foveate.models.vlm.key_value_cache import CacheShape, KeyValueCache
+from foveate.models.vlm.generation import (
+    AnswerPiece,
+    ChatPrompt,
+    ChatSequence,
+    behind_picture,
+    build_prompt,
+    check_fits,
+)
+from foveate.models.vlm.key_value_cache import CachedPrefix, CacheShape, KeyValueCache
 from foveate.models.vlm.sampling import TokenChoice
+from foveate.models.vlm.served import ServedChat
 from foveate.models.vlm.visual_tokens import PictureFeatures, VisualTokens, prompt_mask, visual_tokens
 
 SLOTS, SLOT_TOKENS = 8, 1024
@@ -63,11 +79,11 @@ class ChatAnswer:
         return sum(map(len, self.visual))
 
 
-class ChatRunner(BaseRunner):
+class ChatRunner(ServedChat, BaseRunner):
     """A vision-language model on one device, with its key/value cache.
 
-    `encode`, `visual_tokens` and `prompt` keep no state, and their results can be cached. `prefill` and
-    `decode` change the cache alone. One thread at a time may call them.
+    `encode`, `visual_tokens` and `prompt` keep no state, and their results can be cached. What `ServedChat`
+    adds changes the key/value cache alone. One thread at a time may call them.
     """
 
     def __init__(
@@ -94,19 +110,26 @@ class ChatRunner(BaseRunner):
         self.parts = ChatParts(self.tower.trunk.config, card.projector, card.decoder)
         length = min(slot_tokens, card.decoder.max_position_embeddings)
         self.cache = KeyValueCache(CacheShape.of(card.decoder, slots, length), self.dtype, self.device)
-        self.method = lru_cache(maxsize=256)(self._method)
-        """The compression method of a plan. Raises BadPlan when this model cannot run it."""
+        self._methods = lru_cache(maxsize=256)(self._method)
         self.use_thresholds(merge_thresholds(profile.merging) if profile else {})
         self.card = describe_chat(checkpoint, self.full, self.cost(self.full, SHORT_QUESTION), profile)
 
     def use_thresholds(self, thresholds: Mapping[int, MergeThresholds]) -> None:
         """Merge inside the tower with these thresholds, by the number of visual tokens."""
         self.thresholds = thresholds
-        self.method.cache_clear()
+        self._methods.cache_clear()
 
     def check(self, plan: Plan) -> None:
         """Raise BadPlan when this model cannot run the plan."""
         self.method(plan)
+
+    def method(self, plan: Plan) -> Compression:
+        """The compression method of a plan. Raises BadPlan when this model cannot run it."""
+        return self._methods(plan)
+
+    def encoding(self, plan: Plan) -> str:
+        """Plans with an equal text encode pictures alike: the size that the tower gets, and its reducer."""
+        return repr((self.encoded_size(plan), self.method(plan).reducer(self.parts.tower)))
 
     def _method(self, plan: Plan) -> Compression:
         check_model(plan, self.full, {self.full.variant})
@@ -160,9 +183,18 @@ class ChatRunner(BaseRunner):
 
     def prompt(self, turns: Sequence[Turn], visual: Sequence[VisualTokens]) -> ChatPrompt:
         """The prompt of a chat. Raises BadRequest for another number of pictures, or if it is too long."""
-        ids = self.tokenizer.chat(turns)
-        prompt = build_prompt(self.model, ids, [each.tokens for each in visual])
-        prompt = replace(prompt, mask=prompt_mask(ids, visual))
+        return self.prompt_of(self.tokenizer.chat(turns), visual)
+
+    def prompt_of(
+        self, ids: Sequence[int], visual: Sequence[VisualTokens], prefix: CachedPrefix | None = None
+    ) -> ChatPrompt:
+        """The prompt of the tokens of a chat. prefix: its beginning; `visual` are the pictures behind it.
+
+        Raises as `prompt` does.
+        """
+        prompt = build_prompt(self.model, ids, [each.tokens for each in visual], prefix)
+        rest = ids[behind_picture(ids, prefix.pictures) :] if prefix else ids
+        prompt = replace(prompt, mask=prompt_mask(rest, visual))
         check_fits(len(prompt), prompt.visual_tokens, self.cache)
         return prompt
 
@@ -179,16 +211,15 @@ class ChatRunner(BaseRunner):
         constraint = self.constraints.compile(schema) if schema else None
         return ChatSequence(prompt, options, self.tokenizer, constraint)
 
-    def prefill(self, sequences: Sequence[ChatSequence]) -> list[AnswerPiece]:
-        """Start answers. See `generation.start`."""
-        return generation.start(self.model, self.cache, sequences)
-
-    def decode(self, sequences: Sequence[ChatSequence]) -> list[AnswerPiece]:
-        """Add one token to each answer. See `generation.step`."""
-        return generation.step(self.model, self.cache, sequences)
-
-    def cost(self, plan: Plan, text_tokens: int, pictures: int = 1, answer_tokens: int = 1) -> ChatCost:
-        """The multiply-adds of a request under a plan.
+    def cost(
+        self,
+        plan: Plan,
+        text_tokens: int,
+        pictures: int = 1,
+        answer_tokens: int = 1,
+        cached: CachedParts = NOTHING_CACHED,
+    ) -> ChatCost:
+        """The multiply-adds of a request under a plan. What was cached costs nothing.
 
         text_tokens: of the prompt. A method that reads the question is counted as if it read all of them.
         """
@@ -202,6 +233,9 @@ class ChatRunner(BaseRunner):
             means=not method.selects,
             reducer=method.reducer(self.parts.tower),
             method_macs=method.macs(width, text_tokens),
+            cached_features=cached.features,
+            cached_pictures=cached.pictures,
+            cached_tokens=cached.tokens,
         )
         return chat_cost(self.parts, load, answer_tokens)
 
@@ -309,12 +343,6 @@ class ChatRunner(BaseRunner):
         return ChatAnswer(
             sequence.text, sequence.finish, tuple(sequence.choices), plan, text_tokens, visual, cost
         )
-
-
-def last_question(turns: Sequence[Turn]) -> str:
-    """The text of the last user's turn."""
-    asked = next((turn for turn in reversed(turns) if turn.role == "user"), None)
-    return " ".join(part for part in asked.parts if isinstance(part, str)) if asked else ""
 
 
 def check_pictures(request: ChatRequest) -> None:

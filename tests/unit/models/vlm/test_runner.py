@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from foveate.core.chat import ImagePart, SamplingOptions, Turn
+from foveate.core.chat import ImagePart, SamplingOptions, Turn, last_question
 from foveate.core.errors import BadPlan, BadRequest, FoveateError, Overloaded, RunFailed
 from foveate.core.plan import Plan
 from foveate.models.runners.base import Pixels
 from foveate.models.vlm.generation import AnswerPiece
 from foveate.models.vlm.key_value_cache import CacheShape
-from foveate.models.vlm.runner import ChatAnswer, ChatRequest, ChatRunner, last_question
+from foveate.models.vlm.runner import ChatAnswer, ChatRequest, ChatRunner
 from foveate.models.vlm.tokenizer import END, IMAGE
 from tests.support import chat_models
 from tests.support.chat_models import NAME, TRUNK

@@ -1,0 +1,156 @@
+"""What chats cost a device, and when their tokens come, by a latency model and the lengths of answers."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from foveate.core.plan import Plan
+from foveate.estimation.answer_lengths import AnswerLengths
+from foveate.scheduling.chat_forecast import AnswerTimes, JoiningCall, RunningTokens, forecast
+from foveate.scheduling.chat_state import ActiveChat, CallLoad, ChatState, ChatT, WaitingChat, plan_at
+from foveate.scheduling.forecast import MAX_SHARED_UTILIZATION
+
+MAX_FORECAST = 64
+"""Waiting calls that a forecast follows, the first of the queue. Those behind them count as backlog."""
+
+
+class ChatPredictor(Protocol):
+    """The part of a latency model that a policy uses: see `ChatLatencyModel`."""
+
+    @property
+    def safety_factor(self) -> float:
+        """Factor by which a prediction is multiplied so that a step seldom takes longer."""
+        ...
+
+    def start_s(self, plan: Plan, pictures: int, tokens: int) -> float:
+        """Seconds of encoding pictures and of the prefill of new tokens."""
+        ...
+
+    def step_s(self, plan: Plan, answers: int) -> float:
+        """Seconds of one token more for each of so many answers."""
+        ...
+
+
+class ChatCosts:
+    """Costs and times of chats.
+
+    How long an answer will be is not known. For what answers take from each other, their expected length
+    counts, and two deviations of its mean over so many of them; for its own deadline a high quantile; and the
+    safety factor of the latency model for both (see `AnswerLengths`). So a call that was admitted is late
+    only if its answer is one of the few very long ones, or if steps took longer than the factor covers; it
+    then ends at its deadline, and gives its slot back.
+    """
+
+    def __init__(
+        self, plans: Sequence[Plan], latency: ChatPredictor, lengths: AnswerLengths, slots: int
+    ) -> None:
+        """plans: of the rungs, cheapest first."""
+        self.plans, self.latency, self.lengths, self.slots = tuple(plans), latency, lengths, slots
+
+    def times(
+        self, rung: int, state: ChatState[ChatT], waiting: Sequence[ChatT], *, hopeful: bool = False
+    ) -> list[AnswerTimes]:
+        """Predicted times of the active calls, then of the waiting ones, which are served at this rung.
+
+        hopeful: answers have their expected lengths, and steps take as long as predicted.
+        """
+        running: list[RunningTokens] = []
+        joining: list[JoiningCall] = []
+        begun: list[int] = []
+        staged: list[int] = []
+        factor = self._factor(state, hopeful=hopeful)
+        among = 0 if hopeful else len(state.active) + len(waiting)
+        for row, chat in enumerate(state.active):
+            tokens = self.remaining(chat, among)
+            if chat.generated:
+                running.append(_expected(tokens) if hopeful else tokens)
+                begun.append(row)
+            else:
+                joining.append(JoiningCall(factor * self._start_s(chat.plan, chat.load), tokens))
+                staged.append(row)
+        for entry in waiting:
+            plan = plan_at(entry, self.plans, rung)
+            tokens = self.whole(entry, among)
+            joining.append(
+                JoiningCall(
+                    factor * self._start_s(plan, entry.load(plan)),
+                    _expected(tokens) if hopeful else tokens,
+                    entry.ready_at,
+                )
+            )
+        start = state.start + float(state.other_demand.min_s.sum())
+        steps = [factor * self.latency.step_s(self.plans[rung], n) for n in range(self.slots + 1)]
+        times = forecast(start, lambda n: steps[min(n, self.slots)], self.slots, running, joining)
+        order = {row: place for place, row in enumerate((*begun, *staged))}
+        return [*(times[order[row]] for row in range(len(order))), *times[len(order) :]]
+
+    def behind(self, entry: ChatT, place: int, state: ChatState[ChatT]) -> AnswerTimes:
+        """Times of a call behind more waiting ones than a forecast follows, all on the cheapest plans."""
+        factor = self._factor(state, hopeful=False)
+        active_s = self.backlog_s(0, replace(state, waiting=()))
+        wait_s = factor * (active_s + place * self.mean_s(0, state))
+        plan = plan_at(entry, self.plans, 0)
+        start_s = factor * self._start_s(plan, entry.load(plan))
+        step_s = factor * self.latency.step_s(plan, self.slots)
+        first = max(state.now + wait_s, entry.ready_at) + start_s
+        return AnswerTimes(first, first + (self.whole(entry).high - 1) * step_s)
+
+    def alone(self, entry: ChatT, now: float) -> AnswerTimes:
+        """Times of a call on an idle device, on the cheapest plan that it accepts."""
+        return self.times(0, ChatState(now, now, (), (entry,), self.slots), (entry,))[0]
+
+    def _factor(self, state: ChatState[ChatT], *, hopeful: bool) -> float:
+        """Factor on predicted seconds: safety, and the device's time that other models take."""
+        demand = state.other_demand
+        share = min(MAX_SHARED_UTILIZATION, demand.share(1.0)) if demand.active else 0.0
+        return (1.0 if hopeful else self.latency.safety_factor) / (1 - share)
+
+    def _start_s(self, plan: Plan, load: CallLoad) -> float:
+        return self.latency.start_s(plan, load.pictures, load.tokens)
+
+    def whole(self, entry: WaitingChat, among: int = 0) -> RunningTokens:
+        """The tokens of the answer to a waiting call. among: see `AnswerLengths.mean`."""
+        mean, high = self.lengths.mean(entry.max_tokens, among=among), self.lengths.high(entry.max_tokens)
+        return RunningTokens(min(mean, high), high)
+
+    def remaining(self, chat: ActiveChat, among: int = 0) -> RunningTokens:
+        """The tokens that an active call has yet to get. among: see `AnswerLengths.mean`."""
+        high = max(1, self.lengths.high(chat.max_tokens, chat.generated) - chat.generated)
+        mean = max(1.0, self.lengths.mean(chat.max_tokens, chat.generated, among) - chat.generated)
+        return RunningTokens(min(mean, high), high)
+
+    def cap(self, entry: WaitingChat, plan: Plan, state: ChatState[ChatT]) -> int:
+        """Tokens of the answer at most: those that are in time, if the call may be shortened."""
+        if not entry.may_shorten or math.isinf(entry.deadline):
+            return entry.max_tokens
+        factor = self._factor(state, hopeful=False)
+        left_s = entry.deadline - state.start - factor * self._start_s(plan, entry.load(plan))
+        step_s = factor * self.latency.step_s(plan, min(self.slots, len(state.active) + 1))
+        return max(1, min(entry.max_tokens, 1 + math.floor(left_s / step_s)))
+
+    def call_s(self, plan: Plan, load: CallLoad, tokens: float) -> float:
+        """Device seconds of a call in full batches."""
+        step_s = self.latency.step_s(plan, self.slots) / self.slots
+        return self._start_s(plan, load) + tokens * step_s
+
+    def waiting_s(self, rung: int, entry: WaitingChat) -> float:
+        """Device seconds of a waiting call at a rung."""
+        plan = plan_at(entry, self.plans, rung)
+        return self.call_s(plan, entry.load(plan), self.lengths.mean(entry.max_tokens))
+
+    def backlog_s(self, rung: int, state: ChatState[ChatT]) -> float:
+        """Device seconds until what runs and what waits is done, with all waiting calls at this rung."""
+        active = sum(self.call_s(c.plan, c.load, self.remaining(c).mean) for c in state.active)
+        waiting = len(state.waiting) * self.mean_s(rung, state) if state.waiting else 0.0
+        return max(0.0, state.free_at - state.now) + active + waiting
+
+    def mean_s(self, rung: int, state: ChatState[ChatT]) -> float:
+        """Device seconds of a waiting call at a rung, the mean over the first ones."""
+        head = state.waiting[:MAX_FORECAST]
+        return sum(self.waiting_s(rung, entry) for entry in head) / len(head)
+
+
+def _expected(tokens: RunningTokens) -> RunningTokens:
+    """The same, if the answer has its expected length."""
+    return RunningTokens(tokens.mean, min(tokens.high, math.ceil(tokens.mean)))

@@ -1,0 +1,248 @@
+"""The policy of chats: the best plan at which every answer is in time, and early refusal otherwise.
+
+It decides as `SloPolicy` does: the whole queue is served at one rung, the best one that keeps all deadlines
+and keeps up with the arrivals, and calls are refused only once the cheapest rung does not help. `SloPolicy`
+itself cannot: it knows batches that begin and end together and cost the same whatever is asked. An answer
+joins others that run already, costs as many steps as it has tokens, slows the others down while it runs, and
+may have a deadline for its first token too. What it works on is shared: rungs, queue order, arrivals, the
+demand of other models, refusals.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import islice
+from typing import Protocol
+
+from foveate.core.model import Rung
+from foveate.core.outcome import Reason
+from foveate.core.plan import Plan
+from foveate.estimation.answer_lengths import AnswerLengths
+from foveate.scheduling.chat_costs import MAX_FORECAST, ChatCosts, ChatPredictor
+from foveate.scheduling.chat_forecast import AnswerTimes
+from foveate.scheduling.chat_state import (
+    ChatDecision,
+    ChatRefusal,
+    ChatState,
+    ChatT,
+    WaitingChat,
+    plan_at,
+)
+from foveate.scheduling.forecast import HORIZON_S, MAX_SHARED_UTILIZATION
+from foveate.scheduling.policy import last_of_largest_tenant
+from foveate.scheduling.slo_policy import TARGET_UTILIZATION
+
+MAX_SHED = 8
+"""Calls that one decision refuses at most. The next one follows within a step or two."""
+
+
+class ChatPolicy(Protocol):
+    """Decides which calls are admitted, and which start next and how."""
+
+    def admit(self, candidate: ChatT, state: ChatState[ChatT]) -> ChatRefusal[ChatT] | None:
+        """Refuse the candidate, or a waiting call in its place; None admits it and refuses none."""
+        ...
+
+    def choose(self, state: ChatState[ChatT]) -> ChatDecision[ChatT] | None:
+        """The calls to start next; None if none waits."""
+        ...
+
+
+ChatPolicyFactory = Callable[[Sequence[Rung], ChatPredictor, AnswerLengths, int], ChatPolicy]
+"""Takes the rungs to choose from, the latency model, the lengths of answers, and the number of slots."""
+
+
+class ChatFifo:
+    """The baseline of comparisons: first in, first out, at the plan that a call pins or at full."""
+
+    def __init__(
+        self, rungs: Sequence[Rung], latency: ChatPredictor, lengths: AnswerLengths, slots: int
+    ) -> None:
+        self.plans = tuple(rung.plan for rung in rungs)
+
+    def admit(self, candidate: ChatT, state: ChatState[ChatT]) -> ChatRefusal[ChatT] | None:
+        """Admits the candidate."""
+        return None
+
+    def choose(self, state: ChatState[ChatT]) -> ChatDecision[ChatT] | None:
+        """The first call, and those behind it that run under the same plan."""
+        return first_calls(state, self.plans, len(self.plans) - 1) if state.waiting else None
+
+
+class ChatSloPolicy:
+    """Serves the queue at the best rung that keeps all deadlines. It has no state of its own."""
+
+    def __init__(
+        self,
+        rungs: Sequence[Rung],
+        latency: ChatPredictor,
+        lengths: AnswerLengths,
+        slots: int,
+        target_utilization: float = TARGET_UTILIZATION,
+    ) -> None:
+        """rungs: cheapest first, the last is full; target_utilization: as in `SloPolicy`."""
+        self.plans = tuple(rung.plan for rung in rungs)
+        self.costs = ChatCosts(self.plans, latency, lengths, slots)
+        self.target_utilization = target_utilization
+
+    def admit(self, candidate: ChatT, state: ChatState[ChatT]) -> ChatRefusal[ChatT] | None:
+        """Admit the candidate if it is in time and makes no other call late, all on the cheapest plans.
+
+        Else refuse the last call of a tenant that floods the queue, or the candidate. A candidate without
+        deadlines is admitted: it waits until it makes no running answer late.
+        """
+        first_by = min(candidate.deadline, candidate.first_token_by)
+        if math.isinf(first_by):
+            return None
+        times = self._late(candidate, state.waiting, state)
+        if times is None:
+            return None
+        alone = self.costs.alone(candidate, state.now)
+        idle = not state.active and not state.waiting
+        if idle and not self.costs.lengths.known and alone.first <= first_by:
+            return None  # so that the lengths of answers become known, at the risk of this call alone
+        hopeless = not _in_time(candidate, alone)
+        wait_s = self.costs.backlog_s(0, state)
+        victim = None if hopeless else last_of_largest_tenant(candidate, state.waiting)
+        if victim is not None:
+            rest = [entry for entry in state.waiting if entry is not victim]
+            if self._late(candidate, rest, state) is None:
+                return ChatRefusal(victim, wait_s, None)
+        return ChatRefusal(candidate, wait_s, times, hopeless)
+
+    def _late(
+        self, candidate: ChatT, waiting: Sequence[ChatT], state: ChatState[ChatT]
+    ) -> AnswerTimes | None:
+        """None if the candidate is in time and makes no other call late; else its predicted times."""
+        place = sum(entry.virtual_deadline <= candidate.virtual_deadline for entry in waiting)
+        if place > MAX_FORECAST:
+            far = self.costs.behind(candidate, place, replace(state, waiting=waiting))
+            return None if _in_time(candidate, far) else far
+        others = waiting[:MAX_FORECAST]
+        after = self.costs.times(0, state, [*others[:place], candidate, *others[place:]])
+        own = after.pop(len(state.active) + place)
+        if not _in_time(candidate, own):
+            return own
+        before = self.costs.times(0, state, others)
+        deadlines = [*(each.deadline for each in state.active), *(each.deadline for each in others)]
+        delayed = any(
+            old.last <= deadline < new.last
+            for deadline, old, new in zip(deadlines, before, after, strict=True)
+        )
+        return own if delayed else None
+
+    def choose(self, state: ChatState[ChatT]) -> ChatDecision[ChatT] | None:
+        """The first calls of the queue, at the best rung at which no answer becomes late.
+
+        Calls that will hardly be in time on the cheapest plans are refused. None start while that would make
+        a running answer late.
+        """
+        if not state.waiting:
+            return None
+        kept, refused = self._shed(state)
+        if not kept:
+            return ChatDecision((), self.plans[-1], refused=refused)
+        left = replace(state, waiting=kept)
+        now_late = self._late_active(state, self.costs.times(0, state, ()))
+        reason: Reason = "full"
+        for rung in reversed(range(len(self.plans))):
+            times = self.costs.times(rung, left, kept[:MAX_FORECAST])
+            joined = zip(kept, times[len(state.active) :], strict=False)
+            delayed = bool(self._late_active(state, times) - now_late)
+            if rung and (delayed or not all(_in_time(entry, each) for entry, each in joined)):
+                reason = "deadline"
+            elif rung and not self._keeps_up(rung, left):
+                reason = "load"
+            else:
+                break
+        decision = first_calls(left, self.plans, rung, reason, refused)
+        if delayed:
+            decision = self._without_delay(decision, left, now_late)
+        caps = (self.costs.cap(entry, decision.plan, left) for entry in decision.entries)
+        return replace(decision, max_tokens=tuple(caps))
+
+    def _without_delay(
+        self, decision: ChatDecision[ChatT], state: ChatState[ChatT], now_late: set[int]
+    ) -> ChatDecision[ChatT]:
+        """The first call that makes no running answer late, alone on its cheapest plan; or none.
+
+        Running answers go first. A call without a deadline does not hold up those behind it.
+        """
+        for entry in state.waiting[:MAX_SHED]:
+            alone = self.costs.times(0, state, (entry,))
+            if not self._late_active(state, alone) - now_late:
+                only = replace(state, waiting=(entry,))
+                return first_calls(only, self.plans, 0, decision.reason, decision.refused)
+        return replace(decision, entries=(), max_tokens=())
+
+    @staticmethod
+    def _late_active(state: ChatState[ChatT], times: Sequence[AnswerTimes]) -> set[int]:
+        """The rows of the active calls that are late."""
+        pairs = enumerate(zip(state.active, times, strict=False))
+        return {row for row, (chat, each) in pairs if each.last > chat.deadline}
+
+    def _shed(self, state: ChatState[ChatT]) -> tuple[Sequence[ChatT], tuple[ChatT, ...]]:
+        """The waiting calls that may be in time on the cheapest plans, and those that are refused.
+
+        They were admitted by a careful forecast. They are refused by a hopeful one: what is likely late is
+        not served for nothing, and what may be in time is. A call that may be shortened, and any while the
+        lengths of answers are not known, needs one token in time.
+        """
+        kept: list[ChatT] = list(state.waiting)
+        refused: list[ChatT] = []
+        one_token = not self.costs.lengths.known
+        while len(refused) < MAX_SHED:
+            times = self.costs.times(0, state, kept[:MAX_FORECAST], hopeful=True)[len(state.active) :]
+            late = next(
+                (
+                    entry
+                    for entry, each in zip(kept, times, strict=False)
+                    if (each.first if one_token or entry.may_shorten else each.last) > entry.deadline
+                ),
+                None,
+            )
+            if late is None:
+                break
+            kept.remove(late)
+            refused.append(late)
+        return kept, tuple(refused)
+
+    def _keeps_up(self, rung: int, state: ChatState[ChatT]) -> bool:
+        """Whether the backlog stays within its share of the time allowed. See `Forecast.keeps_up`."""
+        arrivals, demand = state.arrivals, state.other_demand
+        mean_s = self.costs.mean_s(rung, state)
+        utilization = arrivals.rate * mean_s + demand.share(1.0)
+        if demand.active and utilization > MAX_SHARED_UTILIZATION:
+            return False
+        if math.isinf(arrivals.allowed_s):
+            return True
+        backlog_s = self.costs.backlog_s(rung, state) + arrivals.preparing * mean_s
+        growth_s = min(arrivals.allowed_s, HORIZON_S) * (utilization - 1)
+        return backlog_s + growth_s <= self.target_utilization * arrivals.allowed_s
+
+
+def _in_time(entry: WaitingChat, times: AnswerTimes) -> bool:
+    """Whether a call gets its first and its last token by their deadlines."""
+    return times.first <= entry.first_token_by and times.last <= entry.deadline
+
+
+def first_calls(
+    state: ChatState[ChatT],
+    plans: Sequence[Plan],
+    rung: int,
+    reason: Reason = "full",
+    refused: tuple[ChatT, ...] = (),
+) -> ChatDecision[ChatT]:
+    """The first call, and those behind it that run under the same plan, as many as there are free slots.
+
+    A call that does not fit under full has a cheaper plan without being degraded: the call itself decides it.
+    """
+    plan = plan_at(state.waiting[0], plans, rung)
+    same = (entry for entry in state.waiting if plan_at(entry, plans, rung) == plan)
+    entries = tuple(islice(same, state.free_slots))
+    tokens = tuple(entry.max_tokens for entry in entries)
+    if plan == plans[-1]:
+        reason = "full"
+    elif reason == "full":
+        reason = "pinned"
+    return ChatDecision(entries, plan, reason, tokens, refused)
