@@ -12,7 +12,6 @@ from tests.e2e.serving import TIMEOUT_S, ServerProcess, serving
 from tests.support import chat_models
 from tests.support.chat_gateway import NAME, picture, text, user
 
-pytest.importorskip("foveate.engine.chat.engine")
 pytestmark = pytest.mark.anyio
 SCHEMA = {
     "type": "object",

@@ -5,7 +5,7 @@ import hashlib
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,7 +27,9 @@ from foveate.core.chat import (
     Turn,
 )
 from foveate.core.metrics import Metrics
+from foveate.core.model import Rung
 from foveate.core.plan import Plan
+from foveate.core.profile import ChatMeasurement
 from foveate.engine.chat.engine import ChatEngine
 from foveate.models.runners.base import Pixels
 from foveate.models.vlm.checkpoint import ChatCheckpoint
@@ -100,6 +102,19 @@ class RecordedChatRunner(ChatRunner):
         slots = [sequence.slot for sequence in sequences]
         self.reads_copies.append(slots != list(range(slots[0], slots[0] + len(slots))))
         return super().decode(sequences)
+
+
+def measured_runner(light_s: float = 1e-3, full_s: float = 1e-3, step_s: float = 1e-3) -> RecordedChatRunner:
+    """A runner with a ladder of two rungs. Seconds of a prefill on each, and of a step of decoding."""
+    runner = RecordedChatRunner(slots=2, slot_tokens=256)
+    full = ChatMeasurement({}, "", 1.0, 1.0, 1.0, 1.0, {1: 1e-3}, {1: full_s, 8: full_s}, {1: step_s})
+    light = replace(full, worst_quality=0.6, prefill_s={1: light_s, 8: light_s})
+    ladder = (
+        Rung(Plan.parse("pool:4", runner.full), 1.0, 4, 0.9, chat=light),
+        Rung(runner.full, 4.0, 16, 1.0, chat=full),
+    )
+    runner.card = replace(runner.card, ladder=ladder)
+    return runner
 
 
 def picture(seed: int = 0) -> Pixels:

@@ -3,27 +3,32 @@
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from functools import cache, partial
 from typing import Any
 
 import httpx
 import openai
 import torch
 
+from foveate.cluster import Slot
+from foveate.cluster.local import LocalCluster
+from foveate.core.chat import ChatCall, ChatEvent
 from foveate.core.metrics import Metrics
+from foveate.core.plan import Plan
+from foveate.core.request import Objective
 from foveate.core.settings import Settings
+from foveate.engine.hang import HangLimits
 from foveate.gateway.app import create_app
 from foveate.gateway.limits import AdmissionLimiter
 from foveate.gateway.server import DrainingServer, server
-from foveate.models.vlm.runner import ChatRunner
 from tests.support import chat_models
-from tests.support.chat_cluster import OneByOneCluster
+from tests.support.chat_engines import RecordedChatRunner
 from tests.support.fake_runner import FakeRunner
+from tests.support.gateway import identity
 from tests.support.http_connections import WAIT_S, ByteConnection
 from tests.support.media_samples import encode, scene
 
@@ -60,12 +65,56 @@ def body(**changed: Any) -> dict[str, Any]:
     return {"model": NAME, "messages": [user()], "max_tokens": 4} | changed
 
 
+class RecordingCluster(LocalCluster):
+    """A local cluster that records the chats that reach it."""
+
+    def __init__(self, *parts: Any, **options: Any) -> None:
+        super().__init__(*parts, **options)
+        self.calls: list[ChatCall] = []
+        self.reserved: list[ChatCall] = []
+        """The calls as they were before their pictures were decoded."""
+
+    def reserve(
+        self,
+        model: str,
+        objective: Objective,
+        plan: Plan | None,
+        ready_in_s: float,
+        call: ChatCall | None = None,
+    ) -> Slot:
+        slot = super().reserve(model, objective, plan, ready_in_s, call)
+        self.reserved += [] if call is None else [call]
+        return slot
+
+    async def chat(self, call: ChatCall, reserved: bool = False) -> AsyncGenerator[ChatEvent, None]:
+        assert reserved
+        self.calls.append(call)
+        async with aclosing(super().chat(call, reserved)) as events:
+            async for event in events:
+                yield event
+
+
+async def send_chat(connection: ByteConnection, fields: dict[str, Any]) -> None:
+    """Send a request, and read no answer."""
+    content = json.dumps(fields).encode()
+    head = f"POST {PATH} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    await connection.send(f"{head}content-length: {len(content)}\r\n\r\n".encode() + content)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for what is due at once."""
+    async with asyncio.timeout(WAIT_S):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
 @dataclass
 class ChatServer:
     """A running server with one chat model and one classifier, `fake`."""
 
     server: DrainingServer
-    cluster: OneByOneCluster
+    cluster: RecordingCluster
+    runner: RecordedChatRunner
     metrics: Metrics
     port: int
     client: openai.AsyncOpenAI
@@ -106,19 +155,39 @@ class ChatServer:
 
     def counted(self, outcome: str, model: str = NAME) -> float:
         """The chats of this outcome."""
-        labels = {"model": model, "task": "chat", "outcome": outcome}
-        return self.metrics.registry.get_sample_value("foveate_requests_total", labels) or 0.0
+        return self.metric("foveate_requests_total", model=model, task="chat", outcome=outcome)
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The value of a metric; 0 if it has no such series."""
+        return self.metrics.registry.get_sample_value(name, labels) or 0.0
+
+    def slow_down(self, seconds: float) -> None:
+        """Make each step of decoding take so much longer."""
+        self.runner.before = lambda stage, _: time.sleep(seconds if stage == "decode" else 0)
+
+    def fail(self, failing: str, error: Exception) -> None:
+        """Make each forward of a stage fail."""
+
+        def before(stage: str, _: Any) -> None:
+            if stage == failing:
+                raise error
+
+        self.runner.before = before
 
 
 @asynccontextmanager
-async def chat_listening(**settings: Any) -> AsyncIterator[ChatServer]:
-    """A server with these settings."""
+async def chat_listening(
+    runner: RecordedChatRunner | None = None, **settings: Any
+) -> AsyncIterator[ChatServer]:
+    """A server with these settings. runner: None for one with two slots."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     metrics, all_settings = Metrics(), Settings(port=0, **settings)
-    with TemporaryDirectory() as folder:
-        runner = ChatRunner(chat_models.load(Path(folder)), slots=2, slot_tokens=256)
-    cluster = OneByOneCluster(runner, FakeRunner())
+    runner = runner or RecordedChatRunner(slots=2, slot_tokens=256)
+    cluster = RecordingCluster(
+        [partial(identity, each) for each in (runner, FakeRunner())], metrics, all_settings.queue_items,
+        hang_limits=HangLimits(all_settings.hang_timeout_s, all_settings.hang_restart_s),
+    )  # fmt: skip
     app = create_app(cluster, all_settings, metrics)
     running = server(app, cluster, all_settings)
     serving = asyncio.create_task(running.serve())
@@ -134,8 +203,9 @@ async def chat_listening(**settings: Any) -> AsyncIterator[ChatServer]:
     )
     try:
         async with client:
-            yield ChatServer(running, cluster, metrics, port, client)
+            yield ChatServer(running, cluster, runner, metrics, port, client)
     finally:
+        runner.gate.set()
         running.should_exit = True
         await asyncio.wait_for(serving, WAIT_S)
         torch.set_num_threads(threads)

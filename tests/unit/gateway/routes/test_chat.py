@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,13 +13,15 @@ import pytest
 import torch
 from pydantic import BaseModel
 
-from foveate.core.chat import ImagePart, SamplingOptions, Turn
-from foveate.core.errors import DeadlineExceeded, DeviceHung, Overloaded, RunFailed, TooLate
+from foveate.core.chat import ChatCall, ImagePart, SamplingOptions, Turn
+from foveate.core.errors import RunFailed
 from foveate.core.request import Objective
 from foveate.core.settings import SloClass
 from foveate.gateway.media.image import decode_image
 from foveate.gateway.routes import chat_plan
 from foveate.gateway.schemas.chat import ChatCompletion, ChatCompletionChunk, OpenAiError
+from foveate.models.vlm.visual_tokens import PictureFeatures
+from tests.support.chat_engines import measured_runner, reference
 from tests.support.chat_gateway import (
     NAME,
     PATH,
@@ -27,9 +30,12 @@ from tests.support.chat_gateway import (
     chat_listening,
     data_url,
     picture,
+    send_chat,
     text,
+    until,
     user,
 )
+from tests.support.http_connections import WAIT_S
 from tests.support.media_samples import encode, exif, png, red_corner, scene
 from tests.support.remote_files import file_answer, file_server
 
@@ -57,13 +63,19 @@ def content_of(chunks: list[Any]) -> str:
     return "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
 
 
+def cached_tokens(chats: ChatServer, call: ChatCall) -> int:
+    """Tokens of a chat with one picture up to the end of the picture, which a second one need not compute."""
+    ids = chats.runner.read(call.turns, call.options)
+    return ids.index(chats.runner.picture_token) + chats.runner.visual_count(chats.runner.full)
+
+
 async def test_an_answer_is_that_of_the_model_whole_and_as_a_stream() -> None:
     async with chat_listening() as chats:
         answer = await chats.create(**LONG)
         chunks = await streamed(chats, **LONG, stream_options={"include_usage": True})
         call = chats.cluster.calls[0]
-        own = chats.cluster.chat_runner.answer(
-            [each.pixels for each in call.pictures], call.turns, chats.cluster.chat_runner.full, call.options
+        own = reference().answer(
+            [each.pixels for each in call.pictures], call.turns, chats.runner.full, call.options
         )
         assert chats.counted("ok") == 2
         assert chats.limiter.items == chats.limiter.bytes == 0
@@ -78,8 +90,10 @@ async def test_an_answer_is_that_of_the_model_whole_and_as_a_stream() -> None:
         "total_tokens": own.text_tokens + own.visual_tokens + len(own.choices),
         "prompt_tokens_details": {"image_tokens": 16, "cached_tokens": 0},
     }
-    assert answer.system_fingerprint == f"fp_{chats.cluster.chat_runner.card.weights[:12]}"
-    assert chunks[-1].usage == answer.usage
+    assert answer.system_fingerprint == f"fp_{chats.runner.card.weights[:12]}"
+    again = answer.usage.model_dump(exclude_none=True)
+    again["prompt_tokens_details"]["cached_tokens"] = cached_tokens(chats, call)
+    assert chunks[-1].usage.model_dump(exclude_none=True) == again
     assert not chunks[-1].choices
     assert [chunk.choices[0].finish_reason for chunk in chunks[:-1]][-2:] == [None, own.finish]
     assert chunks[0].choices[0].delta.role == "assistant"
@@ -132,7 +146,7 @@ async def test_turns_pictures_and_options_reach_the_cluster() -> None:
             extra_headers={"x-tenant": "me", "x-ttft-ms": "30000", "x-min-quality": "0.8"},
         )  # fmt: skip
         (call,), (reserved,) = chats.cluster.calls, chats.cluster.reserved
-        spec = chats.cluster.chat_runner.card.input
+        spec = chats.runner.card.input
     assert spec is not None
     assert call.turns == (
         Turn("system", ("be brief",)),
@@ -180,7 +194,7 @@ async def test_the_detail_is_a_number_of_visual_tokens(
     async with chat_listening() as chats:
         messages = [user(*map(picture, details), text())]
         await chats.create(model=NAME, messages=messages, max_tokens=2, extra_body={"foveate": extra})
-        call, full = chats.cluster.calls[0], chats.cluster.chat_runner.full
+        call, full = chats.cluster.calls[0], chats.runner.full
     assert (None if call.plan is None else call.plan.relative_to(full)) == plan
     assert chats.cluster.reserved[0].plan == call.plan
 
@@ -232,7 +246,7 @@ async def test_the_same_objective_in_header_and_body_is_accepted() -> None:
 
 
 async def test_the_official_client_raises_its_exceptions() -> None:
-    async with chat_listening() as chats:
+    async with chat_listening(measured_runner(light_s=1.0, full_s=1.0)) as chats:
         create = chats.create
         with pytest.raises(openai.NotFoundError, match=NAME) as unknown:
             await create(model=NAME.replace("chat", "cat"), messages=[user()])
@@ -249,15 +263,11 @@ async def test_the_official_client_raises_its_exceptions() -> None:
         with pytest.raises(openai.UnprocessableEntityError) as broken:
             url = data_url(encode(scene(9, 9), "PNG")[:60])
             await create(model=NAME, messages=[user(text(), picture(url=url))])
-        chats.cluster.refusal = TooLate("it cannot be in time", 7.2)
-        with pytest.raises(openai.RateLimitError) as late:
-            await create(**LONG)
-        chats.cluster.refusal = DeviceHung("the device does not respond")
-        with pytest.raises(openai.InternalServerError) as hung:
-            await create(**LONG)
+        with pytest.raises(openai.RateLimitError, match="on the cheapest plan") as late:
+            await create(**LONG, extra_headers={"x-slo-ms": "500"})
         assert not chats.cluster.calls
         counted = {outcome: chats.counted(outcome) for outcome in ("invalid", "refused", "ok")}
-        assert counted == {"invalid": 1, "refused": 2, "ok": 0}
+        assert counted == {"invalid": 1, "refused": 1, "ok": 0}
         assert chats.counted("invalid", "unknown") == 4
     assert (unknown.value.code, unknown.value.param) == ("model_not_found", "model")
     assert other.value.code == "model_not_found"
@@ -265,8 +275,7 @@ async def test_the_official_client_raises_its_exceptions() -> None:
     assert tools.value.param == "tools"
     assert broken.value.param == "messages[0].content[1].image_url.url"
     assert (late.value.type, late.value.code) == ("rate_limit_error", "rate_limit_exceeded")
-    assert late.value.response.headers["retry-after"] == "8"
-    assert (hung.value.status_code, hung.value.type) == (503, "server_error")
+    assert int(late.value.response.headers["retry-after"]) >= 1
 
 
 @pytest.mark.parametrize(
@@ -328,9 +337,10 @@ async def test_every_failure_under_v1_is_an_error_object() -> None:
         brotli = await chats.post(b"{}", content_encoding="br")
         broken = await chats.post(b"{")
         query = await chats.post(path=f"{PATH}?stream=true")
-        chats.cluster.failure = DeadlineExceeded("too late")
-        expired = await chats.post(body(foveate={"slo_ms": 60000}))
-        chats.cluster.failure = ValueError("a secret")
+        chats.runner.gate.clear()
+        expired = await chats.post(body(foveate={"slo_ms": 1000}))
+        chats.runner.gate.set()
+        chats.fail("prefill", ValueError("a secret"))
         failed = await chats.post()
         chats.cluster.begin_drain()
         draining = await chats.post()
@@ -395,8 +405,8 @@ async def test_a_whole_answer_has_the_described_fields() -> None:
 @pytest.mark.parametrize("failure", [RunFailed("the model failed"), ValueError("a secret")])
 async def test_a_failure_within_a_stream_is_its_last_event(failure: Exception) -> None:
     async with chat_listening() as chats:
-        chats.cluster.failure, chats.cluster.failing_event = failure, 4
-        with pytest.raises(openai.APIError, match=r"the (model|server) failed") as caught:
+        chats.fail("decode", failure)
+        with pytest.raises(openai.APIError, match="the model failed") as caught:
             await streamed(chats, **LONG)
         response = await chats.post({**LONG, "stream": True})
         assert chats.counted("failed") == 2
@@ -412,48 +422,51 @@ async def test_a_failure_within_a_stream_is_its_last_event(failure: Exception) -
 
 async def test_a_failure_before_the_first_event_of_a_stream_is_a_status() -> None:
     async with chat_listening() as chats:
-        chats.cluster.failure = Overloaded("the queue is full", 3)
-        with pytest.raises(openai.RateLimitError):
+        chats.fail("encode", ValueError("a secret"))
+        with pytest.raises(openai.InternalServerError, match="the model failed"):
             await streamed(chats, **LONG)
-        assert chats.counted("refused") == 1
+        assert chats.counted("failed") == 1
+
+
+def fill_with_nan(_: Any, features: Sequence[PictureFeatures]) -> None:
+    with torch.inference_mode():
+        for each in features:
+            each.patches.fill_(math.nan)
 
 
 async def test_scores_that_are_not_finite_are_a_failure() -> None:
     async with chat_listening() as chats:
-        runner = chats.cluster.chat_runner
-        with torch.inference_mode():
-            runner.model.embeddings.mul_(math.nan)
+        chats.runner.spoil = fill_with_nan
         with pytest.raises(openai.InternalServerError, match="not finite") as caught:
             await chats.create(**LONG)
         assert chats.counted("failed") == 1
-        assert runner.cache.free_slots == 2
+        await until(lambda: chats.runner.free_slots == 2)
     assert (caught.value.status_code, caught.value.type) == (500, "server_error")
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_client_that_leaves_cancels_its_answer(stream: bool) -> None:
-    async with chat_listening() as chats:
-        chats.cluster.pause_s = 0.05
-        content = json.dumps({**LONG, "max_tokens": 200, "stream": stream}).encode()
-        async with chats.connect() as connection:
-            head = f"POST {PATH} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
-            await connection.send(f"{head}content-length: {len(content)}\r\n\r\n".encode() + content)
-            if stream:
-                await connection.reader.readuntil(b"data: ")
-            while not chats.cluster.calls:
-                await asyncio.sleep(0.01)
-        async with asyncio.timeout(20):
-            while not chats.counted("cancelled"):
-                await asyncio.sleep(0.01)
-        assert chats.cluster.closed == 1
-        assert chats.cluster.chat_runner.cache.free_slots == 2
-        assert chats.limiter.items == 0
-        assert chats.counted("ok") == 0
+async def test_a_client_that_leaves_frees_its_slot_within_one_step(stream: bool) -> None:
+    async with chat_listening() as chats, chats.connect() as connection:
+        chats.runner.gate.clear()
+        await send_chat(connection, {**LONG, "max_tokens": 200, "stream": stream})
+        if stream:
+            await connection.reader.readuntil(b"data: ")
+        await until(lambda: chats.runner.count("prefill") == 1 and chats.runner.free_slots == 1)
+        # A step runs while the client leaves.
+        assert await asyncio.to_thread(chats.runner.entered.acquire, timeout=WAIT_S)
+        await connection.close()
+        await until(lambda: chats.counted("cancelled"))
+        assert chats.runner.count("decode") == 0
+        chats.runner.gate.set()
+        await until(lambda: chats.runner.free_slots == 2)
+        assert chats.runner.count("decode") == 1
+        assert chats.limiter.items == chats.counted("ok") == 0
+        assert chats.metric("foveate_chats_total", model=NAME, end="cancelled") == 1
 
 
 async def test_the_end_of_a_drain_ends_a_stream_with_an_error() -> None:
     async with chat_listening(drain_timeout_s=0.2) as chats:
-        chats.cluster.pause_s = 0.1
+        chats.slow_down(0.1)
         stream = await chats.create(**{**LONG, "max_tokens": 200}, stream=True)
         chats.server.handle_exit(15, None)
         with pytest.raises(openai.APIError, match="shut down"):
@@ -480,7 +493,8 @@ async def test_logprobs_cover_the_bytes_of_the_answer() -> None:
         assert token.logprob <= 0
     one = plain.choices[0].logprobs
     assert one is not None
-    assert [each.logprob for each in one.content or []] == [each.logprob for each in logprobs.content]
+    close = pytest.approx([each.logprob for each in logprobs.content], abs=1e-4)
+    assert [each.logprob for each in one.content or []] == close
     assert all(each.top_logprobs == [] for each in one.content or [])
     in_chunks = [
         token
@@ -488,7 +502,7 @@ async def test_logprobs_cover_the_bytes_of_the_answer() -> None:
         if chunk.choices[0].logprobs is not None
         for token in chunk.choices[0].logprobs.content
     ]
-    assert [token.logprob for token in in_chunks] == [token.logprob for token in logprobs.content]
+    assert [token.logprob for token in in_chunks] == close
     assert without.choices[0].logprobs is None
 
 
@@ -571,7 +585,7 @@ async def test_a_body_may_be_compressed() -> None:
 
 async def test_over_the_limit_on_requests_a_chat_is_refused() -> None:
     async with chat_listening(in_flight_items=1) as chats:
-        chats.cluster.pause_s = 0.05
+        chats.slow_down(0.05)
         stream = await chats.client.chat.completions.create(**{**LONG, "max_tokens": 200}, stream=True)
         refused = await chats.post()
         assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")

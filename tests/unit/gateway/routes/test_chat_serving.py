@@ -1,0 +1,175 @@
+"""Chats through the route and the engine together: what is refused, shortened, drained and counted."""
+
+import asyncio
+import threading
+from typing import Any
+
+import openai
+import pytest
+
+from foveate.models.vlm.constraints import JsonConstraint
+from tests.support.chat_engines import RecordedChatRunner, measured_runner
+from tests.support.chat_gateway import (
+    NAME,
+    ChatServer,
+    body,
+    chat_listening,
+    data_url,
+    picture,
+    send_chat,
+    text,
+    until,
+    user,
+)
+
+pytestmark = pytest.mark.anyio
+
+LONG = body(max_tokens=100, temperature=2.0, seed=5)
+
+
+def error_of(response: Any, status: int, code: str) -> str:
+    """The message of a response that is an error object of this status and code."""
+    error = response.json()["error"]
+    assert (response.status_code, error["code"]) == (status, code)
+    assert status == 504 or int(response.headers["retry-after"]) >= 1
+    return str(error["message"])
+
+
+@pytest.mark.parametrize(
+    ("objective", "words"),
+    [
+        ({"slo_ms": 500}, "the answer would take"),
+        ({"ttft_ms": 500}, "the first token is due"),
+        ({"slo_ms": 20_000, "min_quality": 0.95}, "on the cheapest plan"),
+        ({"slo_ms": 20_000, "min_quality_worst": 0.7}, "on the cheapest plan"),
+        ({"ttft_ms": 20_000, "min_quality_worst": 0.7}, "the first token is due"),
+    ],
+)
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_refused_chat_is_never_decoded(objective: dict[str, float], words: str, stream: bool) -> None:
+    """Its picture is broken, which only its decoder would notice."""
+    broken = picture(url=data_url(b"no picture"))
+    async with chat_listening(measured_runner(light_s=1.0, full_s=100.0)) as chats:
+        refused = await chats.post(body(messages=[user(broken, text())], foveate=objective, stream=stream))
+        assert words in error_of(refused, 429, "rate_limit_exceeded")
+        assert decoded(chats) == len(chats.cluster.calls) == len(chats.runner.steps) == 0
+        assert (
+            chats.counted("refused")
+            == chats.metric("foveate_refused_total", model=NAME, reason="deadline")
+            == 1
+        )
+        served = await chats.post(body(foveate={"slo_ms": 20_000, "min_quality_worst": 0.5}))
+        assert served.json()["foveate"]["plan"] == f"{NAME}@64/pool:4/fp32"
+        assert served.json()["foveate"]["reason"] == "deadline"
+        assert served.headers["x-foveate-quality"] == "0.9000"
+        assert decoded(chats) == 1
+
+
+def decoded(chats: ChatServer) -> float:
+    """Pictures that were decoded."""
+    return chats.metric("foveate_stage_seconds_count", model=NAME, stage="decode")
+
+
+async def test_an_answer_is_cut_off_in_time_where_the_client_allows_it() -> None:
+    async with chat_listening(measured_runner(step_s=0.5)) as chats:
+        answer = await chats.create(**LONG, extra_body={"foveate": {"slo_ms": 6000, "may_shorten": True}})
+    assert answer.choices[0].finish_reason == "length"
+    assert 1 <= answer.usage.completion_tokens <= 12
+    assert answer.foveate["slo_met"] is True
+
+
+async def test_a_full_queue_is_429() -> None:
+    async with chat_listening(queue_items=1) as chats:
+        chats.slow_down(0.02)
+        running = [asyncio.create_task(chats.create(**LONG)) for _ in range(2)]
+        await until(lambda: not chats.runner.free_slots)
+        chats.runner.gate.clear()
+        waiting = asyncio.create_task(chats.create(**LONG))
+        await until(lambda: chats.metric("foveate_waiting", model=NAME))
+        refused = await chats.post(body(stream=True))
+        assert "waiting" in error_of(refused, 429, "rate_limit_exceeded")
+        chats.runner.gate.set()
+        await asyncio.gather(*running, waiting)
+        assert (chats.counted("ok"), chats.counted("refused")) == (3, 1)
+
+
+async def test_a_device_that_hangs_is_503() -> None:
+    async with chat_listening(hang_timeout_s=0.1, hang_restart_s=60) as chats:
+        chats.runner.gate.clear()
+        running = asyncio.create_task(chats.create(**LONG))
+        await until(lambda: chats.cluster.problem)
+        error_of(await chats.post(), 503, "device_hung")
+        chats.runner.gate.set()
+        await running
+
+
+async def test_a_chat_that_expires_after_its_admission_is_504_and_frees_its_slot() -> None:
+    async with chat_listening() as chats:
+        chats.runner.gate.clear()
+        late = await chats.post(body(foveate={"slo_ms": 1000}))
+        error_of(late, 504, "deadline_exceeded")
+        assert late.headers["x-slo-met"] == "false"
+        chats.runner.gate.set()
+        await until(lambda: chats.runner.free_slots == 2)
+        assert chats.runner.count("decode") <= 1
+
+
+async def test_a_drain_finishes_the_answers_that_run() -> None:
+    async with chat_listening(drain_timeout_s=20.0) as chats:
+        chats.slow_down(0.01)
+        stream = await chats.create(**LONG, stream=True)
+        chats.cluster.begin_drain()
+        error_of(await chats.post(), 503, "draining")
+        chats.server.handle_exit(15, None)
+        chunks = [chunk async for chunk in stream]
+        assert chunks[-1].choices[0].finish_reason in ("stop", "length")
+        await until(lambda: chats.counted("ok") == 1)
+
+
+async def test_every_request_has_one_outcome() -> None:
+    async with chat_listening(measured_runner(light_s=1.0, full_s=1.0)) as chats:
+        with pytest.raises(openai.RateLimitError):
+            await chats.create(**LONG, extra_headers={"x-slo-ms": "500"})
+        await chats.create(**LONG)
+        async for _ in await chats.create(**LONG, stream=True):
+            pass
+        for changed in ({"temperature": 9}, {"messages": [user(picture(), text("what? " * 2000))]}):
+            with pytest.raises(openai.BadRequestError):
+                await chats.create(**{**LONG, **changed})
+        chats.fail("decode", ValueError("a secret"))
+        for stream in (True, False):
+            with pytest.raises(openai.APIError):
+                async for _ in await chats.create(**LONG, stream=stream):
+                    pass
+        chats.slow_down(0.05)
+        async with chats.connect() as connection:
+            await send_chat(connection, {**LONG, "stream": True})
+            await connection.reader.readuntil(b"data: ")
+        await until(lambda: chats.counted("cancelled"))
+        names = ("ok", "invalid", "refused", "failed", "expired", "cancelled")
+        outcomes = {name: chats.counted(name) + chats.counted(name, "unknown") for name in names}
+        await until(lambda: chats.runner.free_slots == 2)
+        ends = {
+            sample.labels["end"]: sample.value
+            for sample in next(iter(chats.metrics.chats.collect())).samples
+            if sample.name.endswith("_total")
+        }
+    assert outcomes == {"ok": 2, "invalid": 2, "refused": 1, "failed": 2, "expired": 0, "cancelled": 1}
+    assert sum(ends.values()) == 5
+    assert (ends["failed"], ends["cancelled"]) == (2, 1)
+
+
+async def test_schemas_are_compiled_off_the_event_loop_and_the_devices_thread() -> None:
+    runner, threads = RecordedChatRunner(slots=2, slot_tokens=256), []
+    compile_schema = runner.constraints.compile
+
+    def recorded(schema: str) -> JsonConstraint:
+        threads.append(threading.current_thread().name)
+        return compile_schema(schema)
+
+    runner.constraints.compile = recorded  # type: ignore[method-assign]
+    async with chat_listening(runner) as chats:
+        answer = await chats.create(**body(response_format={"type": "json_object"}))
+        assert answer.choices[0].message.content.startswith("{")
+    assert threads[0].startswith("tokenize")
+    assert len(threads) == 2  # the second one gets what was kept
