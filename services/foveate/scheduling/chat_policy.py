@@ -101,7 +101,7 @@ class ChatSloPolicy:
         idle = not state.active and not state.waiting
         if idle and not self.costs.lengths.known and alone.first <= first_by:
             return None  # so that the lengths of answers become known, at the risk of this call alone
-        hopeless = not _in_time(candidate, alone)
+        hopeless = not _may_be_in_time(candidate, alone)
         wait_s = self.costs.backlog_s(0, state)
         victim = None if hopeless else last_of_largest_tenant(candidate, state.waiting)
         if victim is not None:
@@ -117,11 +117,11 @@ class ChatSloPolicy:
         place = sum(entry.virtual_deadline <= candidate.virtual_deadline for entry in waiting)
         if place > MAX_FORECAST:
             far = self.costs.behind(candidate, place, replace(state, waiting=waiting))
-            return None if _in_time(candidate, far) else far
+            return None if _may_be_in_time(candidate, far) else far
         others = waiting[:MAX_FORECAST]
         after = self.costs.times(0, state, [*others[:place], candidate, *others[place:]])
         own = after.pop(len(state.active) + place)
-        if not _in_time(candidate, own):
+        if not _may_be_in_time(candidate, own):
             return own
         before = self.costs.times(0, state, others)
         deadlines = [*(each.deadline for each in state.active), *(each.deadline for each in others)]
@@ -224,6 +224,11 @@ class ChatSloPolicy:
 def _in_time(entry: WaitingChat, times: AnswerTimes) -> bool:
     """Whether a call gets its first and its last token by their deadlines."""
     return times.first <= entry.first_token_by and times.last <= entry.deadline
+
+
+def _may_be_in_time(entry: WaitingChat, times: AnswerTimes) -> bool:
+    """The same, of a call that is cut off where it may be: its first token is then the last one at worst."""
+    return _in_time(entry, replace(times, last=times.first) if entry.may_shorten else times)
 
 
 def first_calls(

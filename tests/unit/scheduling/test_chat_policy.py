@@ -177,7 +177,11 @@ def test_an_answer_is_shortened_only_where_that_is_allowed() -> None:
     decision = chosen(policy(lengths).choose(state([call])))
     # It is degraded first; 82 ms remain for steps of 5 ms.
     assert decision.plan == LIGHT and decision.max_tokens == (17,)
+    assert policy(lengths).admit(call, state([])) is None
+    assert policy(lengths).admit(replace(call, deadline=0.01), state([])) is not None
+    assert policy(lengths).admit(replace(call, first_token_by=0.01), state([])) is not None
     call = WaitingCall(0.1, max_tokens=50)
+    assert policy(lengths).admit(call, state([])) is not None
     assert chosen(policy(lengths).choose(state([call]))).refused == (call,)
     roomy = WaitingCall(10.0, max_tokens=50, may_shorten=True)
     assert chosen(policy(lengths).choose(state([roomy]))).max_tokens == (50,)
