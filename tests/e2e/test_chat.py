@@ -8,7 +8,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.e2e.serving import TIMEOUT_S, ServerProcess, serving
+from tests.e2e.serving import CLUSTERS, TIMEOUT_S, ServerProcess, serving
 from tests.support import chat_models
 from tests.support.chat_gateway import NAME, picture, text, user
 
@@ -21,11 +21,13 @@ SCHEMA = {
 }
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+@pytest.fixture(scope="module", params=CLUSTERS)
+def served(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
     folder = tmp_path_factory.mktemp("chat")
     chat_models.write(folder)
-    with serving(folder, "--model", str(folder)) as server:
+    with serving(folder, "--model", str(folder), *CLUSTERS[request.param]) as server:
         yield server
 
 

@@ -3,12 +3,14 @@
 import asyncio
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
+import openai
 import pytest
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'foveate[ray]'")
@@ -24,8 +26,10 @@ from foveate.core.settings import Settings
 from foveate.estimation.host_load import HostLoadMonitor
 from foveate.gateway.cli import ray_cluster, serve_ray
 from tests.e2e.serving import free_port
+from tests.support import chat_models
+from tests.support.chat_gateway import text, user
 from tests.support.media_samples import encode, scene
-from tests.support.ray_models import CommandRunner, load_checkpoint
+from tests.support.ray_models import CommandRunner, load_chat, load_checkpoint
 
 pytestmark = pytest.mark.anyio
 TIMEOUT_S = 60.0
@@ -254,3 +258,80 @@ async def test_text_tower_runs_beside_its_image_tower(application: RayApplicatio
         assert refused.status_code == 400 and "shorten the label" in refused.json()["detail"]
         embedded = await client.post("/embed", content=PNG, headers=headers)
         assert embedded.json()["dimensions"] == 24
+
+
+@pytest.fixture
+async def chats(application: RayApplication, tmp_path: Path) -> AsyncIterator[openai.AsyncOpenAI]:
+    """The official client of an application with a vision-language model on two replicas."""
+    chat_models.write(tmp_path)
+    settings = SETTINGS.model_copy(update={"models": ("vit-x-chat",), "replicas": 2})
+    serve_ray.deploy(settings, [partial(load_chat, str(tmp_path))])
+    async with openai.AsyncOpenAI(
+        base_url=f"http://127.0.0.1:{SETTINGS.port}/v1",
+        api_key="unused",
+        max_retries=0,
+        timeout=TIMEOUT_S,
+        http_client=openai.DefaultAsyncHttpxClient(trust_env=False),
+    ) as client:
+        yield client
+
+
+async def test_chats_stream_from_workers_and_leave_nothing_behind(
+    application: RayApplication, chats: openai.AsyncOpenAI
+) -> None:
+    asked: Any = {"model": "vit-x-chat", "messages": [user()], "max_tokens": 40}
+    create = chats.chat.completions.create
+    whole = await create(**asked)
+    began, first_at, pieces = time.monotonic(), 0.0, []
+    async for chunk in await create(**asked, stream=True):
+        first_at = first_at or time.monotonic()
+        pieces.append(chunk.choices[0].delta.content or "")
+    assert "".join(pieces) == whole.choices[0].message.content
+    steps = whole.usage.completion_tokens
+    assert first_at - began < 0.02 * steps, "the stream begins before the answer is complete"
+    with pytest.raises(openai.BadRequestError) as long:
+        await create(**asked | {"messages": [user(text("what? " * 2000))]})
+    assert long.value.param == "messages"
+    with pytest.raises(openai.RateLimitError):
+        await create(**asked, extra_headers={"x-slo-ms": "20"})
+
+    async with application.client() as client:
+
+        async def metric(name: str) -> float:
+            lines = (await client.get("/metrics")).text.splitlines()
+            return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+        async def wait_for(name: str, value: float) -> None:
+            until = time.monotonic() + TIMEOUT_S
+            while await metric(name) != value:
+                assert time.monotonic() < until, (name, await metric(name))
+                await asyncio.sleep(0.2)
+
+        await wait_for("foveate_chat_slots{", 4)
+        await wait_for("foveate_first_token_seconds_count", 2)
+        stream = await create(**asked | {"max_tokens": 200}, stream=True)
+        await anext(aiter(stream))
+        await wait_for("foveate_chat_slots_used", 1)
+        assert await metric("foveate_full_quality_seconds_total") > 0
+        await stream.close()
+        await wait_for("foveate_chat_slots_used", 0)
+        await wait_for('foveate_chats_total{end="cancelled"', 1)
+
+
+async def test_a_worker_that_dies_ends_the_stream_with_an_error(
+    application: RayApplication, chats: openai.AsyncOpenAI, tmp_path: Path
+) -> None:
+    asked: Any = {"model": "vit-x-chat", "messages": [user()], "max_tokens": 200}
+    stream = await chats.chat.completions.create(**asked, stream=True)
+    await anext(aiter(stream))
+    (tmp_path / "die").touch()
+    with pytest.raises(openai.APIError, match="worker was"):
+        async for _ in stream:
+            pass
+    (tmp_path / "die").unlink()
+    until = time.monotonic() + TIMEOUT_S
+    answered = None
+    while answered is None:
+        assert time.monotonic() < until
+        with suppress(openai.InternalServerError):
+            answered = await chats.chat.completions.create(**asked | {"max_tokens": 2})

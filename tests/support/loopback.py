@@ -2,9 +2,10 @@
 
 import asyncio
 import pickle
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
 
-from foveate.cluster.envelope import RequestBatch, ResponseBatch, WorkerLost
+from foveate.cluster.envelope import ChatEnvelope, ChatEventBatch, RequestBatch, ResponseBatch, WorkerLost
 from foveate.cluster.worker import Worker
 from foveate.core.model import ModelCard
 
@@ -18,6 +19,8 @@ class LoopbackTransport:
         """Set by a test: the first worker is lost, with all its requests."""
         self.request_batches: list[RequestBatch] = []
         """All batches that were sent."""
+        self.chats: list[ChatEnvelope] = []
+        """All chats that were sent."""
         self.cancelled: list[int] = []
         """The numbers of all requests that were cancelled."""
 
@@ -25,20 +28,28 @@ class LoopbackTransport:
         return self.workers[0].cards()
 
     async def send(self, request_batch: RequestBatch) -> AsyncIterator[ResponseBatch]:
+        self.request_batches.append(request_batch)
+        async for message in self._messages(Worker.run, request_batch):
+            yield message
+
+    async def chat(self, envelope: ChatEnvelope) -> AsyncIterator[ChatEventBatch]:
+        self.chats.append(envelope)
+        async for message in self._messages(Worker.chat, envelope):
+            yield message
+
+    async def _messages(self, method: Callable[..., AsyncIterator[Any]], sent: Any) -> AsyncIterator[Any]:
         if not self.workers:
             raise WorkerLost("there is no worker")
-        self.request_batches.append(request_batch)
-        worker = self.workers[0]
-        responses = worker.run(pickle.loads(pickle.dumps(request_batch)))  # noqa: S301
+        messages = method(self.workers[0], pickle.loads(pickle.dumps(sent)))  # noqa: S301
         try:
-            while (response_batch := await self._next(responses)) is not None:
-                yield pickle.loads(pickle.dumps(response_batch))  # noqa: S301
+            while (message := await self._next(messages)) is not None:
+                yield pickle.loads(pickle.dumps(message))  # noqa: S301
         finally:
-            await responses.aclose()  # type: ignore[attr-defined]
+            await messages.aclose()  # type: ignore[attr-defined]
 
-    async def _next(self, responses: AsyncIterator[ResponseBatch]) -> ResponseBatch | None:
-        """The next responses, or None at the end. Raises WorkerLost when `lost` is set."""
-        arriving = asyncio.ensure_future(anext(responses, None))
+    async def _next(self, messages: AsyncIterator[Any]) -> Any:
+        """The next message, or None at the end. Raises WorkerLost when `lost` is set."""
+        arriving = asyncio.ensure_future(anext(messages, None))
         losing = asyncio.ensure_future(self.lost.wait())
         try:
             await asyncio.wait([arriving, losing], return_when=asyncio.FIRST_COMPLETED)
@@ -66,3 +77,8 @@ class SilentTransport(LoopbackTransport):
         self.request_batches.append(request_batch)
         await asyncio.Event().wait()
         yield ResponseBatch("", (), {})
+
+    async def chat(self, envelope: ChatEnvelope) -> AsyncIterator[ChatEventBatch]:
+        self.chats.append(envelope)
+        await asyncio.Event().wait()
+        yield ChatEventBatch("", (), {})

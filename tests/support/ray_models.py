@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from foveate.core.outcome import Result
@@ -47,3 +48,24 @@ def load_checkpoint(name: str) -> Any:
     from foveate.models.loading.loader import LoadOptions
 
     return ImageModelLoader().load(name, LoadOptions("fp32", "cpu", 1))
+
+
+def load_chat(folder: str) -> Any:
+    """The vision-language model in a folder. Each of its steps of decoding takes 50 ms longer.
+
+    A step kills the process if the folder has a file `die`.
+    """
+    from foveate.models.vlm import checkpoint
+    from foveate.models.vlm.runner import ChatRunner
+
+    runner = ChatRunner(checkpoint.read("vit-x-chat", Path(folder)), slots=2, slot_tokens=256)
+    decode = runner.decode
+
+    def slow(sequences: Any) -> Any:
+        time.sleep(0.05)
+        if Path(folder, "die").exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return decode(sequences)
+
+    runner.decode = slow  # type: ignore[method-assign]
+    return runner

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Any
 
 from foveate.cluster.local import LocalCluster
 from foveate.cluster.remote import RemoteCluster
@@ -24,14 +25,14 @@ def fake_request(name: str = "r", media: object = "image", **objective: float) -
     return Request(name, "fake", media, 100, objective=Objective(**objective))  # type: ignore[arg-type]
 
 
-def itself(runner: FakeRunner) -> FakeRunner:
+def itself(runner: Any) -> Any:
     """The factory of a runner that exists."""
     return runner
 
 
 @asynccontextmanager
 async def running_workers(
-    *runners: FakeRunner, queue_items: int = 64, hang_limits: HangLimits | None = None
+    *runners: Any, queue_items: int = 64, hang_limits: HangLimits | None = None
 ) -> AsyncIterator[list[Worker]]:
     """One started worker for each runner."""
     workers = [

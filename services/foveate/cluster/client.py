@@ -10,15 +10,20 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
+from foveate.cluster.chat_client import ChatClient
 from foveate.cluster.envelope import (
+    MAX_ATTEMPTS,
     MAX_BATCH_BYTES,
+    MAX_REFUSED_ATTEMPTS,
+    REFUSALS,
     RequestBatch,
     RequestEnvelope,
     ResponseBatch,
     Transport,
     WorkerLost,
 )
-from foveate.core.errors import DeadlineExceeded, DeviceHung, Draining, FoveateError, Overloaded
+from foveate.cluster.worker_reports import WorkerReports
+from foveate.core.errors import DeadlineExceeded, FoveateError, Overloaded
 from foveate.core.outcome import Outcome
 from foveate.core.request import Request
 
@@ -26,21 +31,9 @@ log = logging.getLogger(__name__)
 
 MAX_BATCH_ITEMS = 64
 """Requests in one batch. A larger batch would delay the requests that arrive while it is packed."""
-MAX_ATTEMPTS = 2
-"""Workers that may receive one request: the first, and one more if the first is lost."""
-REFUSALS = (Draining, DeviceHung)
-"""Errors of a worker that has not run the request, so that another one may run it."""
-MAX_REFUSED_ATTEMPTS = 4
-"""As MAX_ATTEMPTS, for requests that a worker has refused. Serve may choose the same worker again."""
-TRANSIT_GAIN = 0.1
-"""Weight of the newest measurement in the moving average of the transit time."""
-MAX_TRANSIT_S = 0.5
-"""Upper bound of one measured transit time, so that one slow call does not dominate the average."""
 MAX_SEND_INTERVAL_S, SEND_INTERVAL_PER_REQUEST_S = 0.006, 0.0002
 """Seconds between two batches: this much for each pending request, up to the maximum. A call costs about
 half a millisecond of processor time on both sides, even with one request in it."""
-QUEUE_REPORT_TTL_S = 60.0
-"""Seconds that the queue length of a worker stays valid. A worker that is silent for longer may be gone."""
 
 
 @dataclass(slots=True, eq=False)
@@ -61,21 +54,19 @@ class WorkerClient:
     """Sends requests to the workers of one deployment. Use it only on the event loop's thread."""
 
     def __init__(self, transport: Transport) -> None:
-        self.transport = transport
-        self.transit_s = 0.0
-        """Moving average of the seconds that a request spends on the way, both directions together."""
+        self.transport, self.reports = transport, WorkerReports()
+        self.chats = ChatClient(transport, self.reports)
         self._name, self._numbers = secrets.token_hex(8), itertools.count()
         self._pending: dict[int, _PendingRequest] = {}
         self._outbox: list[int] = []
         self._cancelled: list[int] = []
         self._refused: dict[str, list[float]] = defaultdict(list)
-        self._queue_reports: dict[str, tuple[Mapping[str, float], float]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._send_scheduled, self._sent_at = False, 0.0
 
-    def pending(self) -> list[asyncio.Future[Outcome]]:
-        """The futures of all requests without a response."""
-        return [pending.future for pending in self._pending.values()]
+    def pending(self) -> list[asyncio.Future[Any]]:
+        """The futures of all requests without a response, and of the chats that are not over."""
+        return [*(pending.future for pending in self._pending.values()), *self.chats.pending()]
 
     async def submit(self, request: Request) -> Outcome:
         """Run a request on one of the workers.
@@ -106,30 +97,18 @@ class WorkerClient:
         self._refused[model].append(allowed_s)
         self._schedule_send()
 
-    def queue_wait_s(self, model: str) -> float:
-        """Predicted seconds until the least loaded worker has run its queued requests.
-
-        Each worker's last report is reduced by the seconds since then. 0 without a report.
-        """
-        now = monotonic()
-        self._queue_reports = {
-            worker: report
-            for worker, report in self._queue_reports.items()
-            if now - report[1] <= QUEUE_REPORT_TTL_S
-        }
-        waits = (waits_s.get(model, 0.0) - (now - at) for waits_s, at in self._queue_reports.values())
-        return max(0.0, min(waits, default=0.0))
-
     def fail_pending(self, error: FoveateError) -> None:
-        """Fail all pending requests with this error."""
-        for future in self.pending():
-            if not future.done():
-                future.set_exception(error)
+        """Fail all pending requests and chats with this error."""
+        for pending in self._pending.values():
+            if not pending.future.done():
+                pending.future.set_exception(error)
+        self.chats.fail_pending(error)
 
     def close(self) -> None:
         """Stop all calls that are in progress."""
         for task in self._tasks:
             task.cancel()
+        self.chats.close()
 
     def _enqueue(self, number: int) -> None:
         self._outbox.append(number)
@@ -182,7 +161,7 @@ class WorkerClient:
         for number in numbers:
             pending = self._pending[number]
             pending.attempts, pending.sent_at = pending.attempts + 1, now
-            remaining_s = self._remaining_s(pending.request, now)
+            remaining_s = self.reports.remaining_s(pending.request.objective.deadline, now)
             envelopes.append(RequestEnvelope(number, pending.request, remaining_s))
         attempts = {number: self._pending[number].attempts for number in numbers}
         return RequestBatch(self._name, envelopes, refused), attempts
@@ -202,7 +181,7 @@ class WorkerClient:
 
     def _receive(self, response_batch: ResponseBatch) -> None:
         now = monotonic()
-        self._queue_reports[response_batch.worker] = response_batch.queue_wait_s, now
+        self.reports.receive(response_batch.worker, response_batch.queue_wait_s)
         for response in response_batch.envelopes:
             pending, outcome = self._pending.get(response.number), response.outcome
             if pending is None or pending.future.done():
@@ -212,17 +191,14 @@ class WorkerClient:
                 # Explanations are computed outside the timings, so that they would count as transit time.
                 if not pending.request.explain:
                     timings = outcome.timings
-                    self._observe_transit(now - pending.sent_at - timings.queue_s - timings.compute_s)
+                    self.reports.observe_transit(now - pending.sent_at - timings.queue_s - timings.compute_s)
                 pending.future.set_result(outcome)
             elif isinstance(outcome, REFUSALS):
                 self._retry(response.number, pending.attempts, outcome)
             else:
                 if isinstance(outcome, Overloaded):  # refused at once: all of the time is transit
-                    self._observe_transit(now - pending.sent_at)
+                    self.reports.observe_transit(now - pending.sent_at)
                 pending.future.set_exception(outcome)
-
-    def _observe_transit(self, seconds: float) -> None:
-        self.transit_s += TRANSIT_GAIN * (min(MAX_TRANSIT_S, max(0.0, seconds)) - self.transit_s)
 
     def _retry(self, number: int, attempt: int, lost: FoveateError) -> None:
         """Send the request to another worker, or fail it after the last attempt.
@@ -237,16 +213,6 @@ class WorkerClient:
             self._enqueue(number)
         else:
             pending.future.set_exception(lost)
-
-    def _remaining_s(self, request: Request, now: float) -> float | None:
-        """Seconds that the worker has for the request: those to the deadline, less the transit time.
-
-        The transit time takes at most half of them.
-        """
-        if request.objective.deadline is None:
-            return None
-        remaining_s = max(0.0, request.objective.deadline - now)
-        return remaining_s - min(self.transit_s, remaining_s / 2)
 
 
 def _expire(pending: _PendingRequest) -> None:

@@ -1,16 +1,23 @@
-"""The messages between a gateway and the workers of a model: one batch of requests or responses per call."""
+"""The messages between a gateway and the workers of a model: batches of requests and responses, and chats."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from foveate.core.errors import FoveateError, Unavailable
+from foveate.core.chat import ChatCall, ChatEvent
+from foveate.core.errors import DeviceHung, Draining, FoveateError, Unavailable
 from foveate.core.model import ModelCard
 from foveate.core.outcome import Outcome
 from foveate.core.request import Request
 
 MAX_BATCH_BYTES = 3 * 2**20
 """Bytes of media or results in one message. A Ray Serve message holds 4 MiB by default."""
+MAX_ATTEMPTS = 2
+"""Workers that may receive one request: the first, and one more if the first is lost."""
+REFUSALS = (Draining, DeviceHung)
+"""Errors of a worker that has not run the request, so that another one may run it."""
+MAX_REFUSED_ATTEMPTS = 4
+"""As MAX_ATTEMPTS, for requests that a worker has refused. Serve may choose the same worker again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +70,34 @@ class ResponseBatch:
     """The name of the worker."""
     envelopes: Sequence[ResponseEnvelope]
     queue_wait_s: Mapping[str, float]
-    """By model, predicted seconds until all queued requests have run on their cheapest rungs."""
+    """By model, predicted seconds until all queued requests have run on their cheapest rungs; of a
+    vision-language model, until a further chat can start."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatEnvelope:
+    """A chat on its way to a worker."""
+
+    sender: str
+    number: int
+    """Identifies the chat among all chats of the sender."""
+    call: ChatCall
+    remaining_s: float | None
+    """Seconds from arrival at the worker to the deadline; None without a deadline."""
+    first_token_in_s: float | None
+    """The same for the deadline of the first token."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatEventBatch:
+    """The events of one answer that a worker sends in one message."""
+
+    worker: str
+    """The name of the worker."""
+    events: Sequence[ChatEvent | FoveateError]
+    """An error is the last event."""
+    queue_wait_s: Mapping[str, float]
+    """As of `ResponseBatch`."""
 
 
 class WorkerLost(Unavailable):
@@ -87,6 +121,10 @@ class Transport(Protocol):
         """Send a batch to one worker and yield its responses as they arrive. Raises WorkerLost."""
         ...
 
+    def chat(self, envelope: ChatEnvelope) -> AsyncIterator[ChatEventBatch]:
+        """Send a chat to one worker and yield the events of its answer as they arrive. Raises WorkerLost."""
+        ...
+
     async def cancel(self, sender: str, numbers: Sequence[int]) -> None:
-        """Cancel these requests of the sender on every worker."""
+        """Cancel these requests or chats of the sender on every worker."""
         ...

@@ -1,14 +1,16 @@
 """The cluster of a gateway whose workers are other processes."""
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from time import monotonic
 
 from foveate.cluster import Slot
 from foveate.cluster.client import WorkerClient
 from foveate.cluster.envelope import Transport
 from foveate.core.chat import ChatCall, ChatEvent
-from foveate.core.errors import BadRequest, DeadlineExceeded, Draining, SetupError, TooLate, UnknownModel
+from foveate.core.errors import DeadlineExceeded, Draining, SetupError, TooLate, UnknownModel
 from foveate.core.model import ModelCard
 from foveate.core.outcome import Outcome
 from foveate.core.plan import Plan
@@ -75,16 +77,15 @@ class RemoteCluster:
     ) -> Slot:
         """Refuse by the queue lengths that the workers reported last. The worker admits the request itself,
         and refuses it where these reports were out of date."""
-        if objective.deadline is None:
-            return Slot(self, model)
-        left_s = objective.deadline - monotonic()
-        if left_s <= 0:
+        now, reports = monotonic(), self._client_of[model].reports
+        if objective.deadline is not None and objective.deadline <= now:
             raise DeadlineExceeded("the deadline passed before the request was admitted")
-        worker_client = self._client_of[model]
-        queue_wait_s = worker_client.queue_wait_s(model)
-        earliest_s = max(queue_wait_s, ready_in_s) + worker_client.transit_s
+        dues = [objective.deadline, call.first_token_by if call is not None else None]
+        left_s = min((due - now for due in dues if due is not None), default=math.inf)
+        queue_wait_s = reports.queue_wait_s(model)
+        earliest_s = max(queue_wait_s, ready_in_s) + reports.transit_s
         if queue_wait_s and earliest_s > left_s:
-            worker_client.report_refusal(model, left_s)
+            self._client_of[model].report_refusal(model, left_s)
             raise TooLate(
                 f"the deadline is in {left_s:.3f} s, but every worker has a queue, and none can run the "
                 f"request within {earliest_s:.3f} s; allow more time or retry later",
@@ -94,19 +95,22 @@ class RemoteCluster:
 
     async def submit(self, request: Request, reserved: bool = False) -> Outcome:
         """Send the request to a worker, which counts it as an arrival."""
-        worker_client = self._client_of.get(request.model)
-        if worker_client is None:
-            raise UnknownModel(f"no model {request.model!r} is served here")
-        if self._closed:
-            raise Draining("the server is shutting down; send the request to another one")
-        return await worker_client.submit(request)
+        return await self._client(request.model).submit(request)
 
     async def chat(self, call: ChatCall, reserved: bool = False) -> AsyncGenerator[ChatEvent, None]:
-        """Raises BadRequest: workers elsewhere answer no chats yet."""
-        raise BadRequest(
-            f"{call.model} answers chats in the server's own process alone: FOVEATE_CLUSTER=local"
-        )
-        yield  # makes it a generator
+        """Send the chat to a worker, which counts it as an arrival. See `Cluster.chat`."""
+        async with aclosing(self._client(call.model).chats.chat(call)) as events:
+            async for event in events:
+                yield event
+
+    def _client(self, model: str) -> WorkerClient:
+        """The client of the workers of a model. Raises UnknownModel, Draining."""
+        worker_client = self._client_of.get(model)
+        if worker_client is None:
+            raise UnknownModel(f"no model {model!r} is served here")
+        if self._closed:
+            raise Draining("the server is shutting down; send the request to another one")
+        return worker_client
 
     def begin_drain(self) -> None:
         """Begin to drain: the gateway refuses new requests, and the ones that it has are still sent."""

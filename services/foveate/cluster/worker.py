@@ -1,20 +1,25 @@
-"""Runs the request batches that gateways send, on engines in its own process."""
+"""Runs the request batches and the chats that gateways send, on engines in its own process."""
 
 import asyncio
 import itertools
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from time import monotonic
+from typing import Any
 
 from foveate.cluster.envelope import (
     MAX_BATCH_BYTES,
+    ChatEnvelope,
+    ChatEventBatch,
     RequestBatch,
     RequestEnvelope,
     ResponseBatch,
     ResponseEnvelope,
 )
 from foveate.cluster.local import LocalCluster
+from foveate.core.chat import ChatCall, ChatEvent
 from foveate.core.errors import DeviceHung, FoveateError, RunFailed
 from foveate.core.model import ModelCard
 from foveate.core.outcome import Outcome
@@ -69,8 +74,48 @@ class Worker:
             for task in tasks:
                 task.cancel()
 
+    async def chat(self, envelope: ChatEnvelope) -> AsyncIterator[ChatEventBatch]:
+        """Answer a chat. Events are yielded once they are ready, with the others that are ready then.
+
+        Closing the iterator cancels the answer. After a chat that was refused because the device hangs, it
+        ends when the device responds again, as of `run`.
+        """
+        ready: list[ChatEvent | FoveateError] = []
+        changed, hung = asyncio.Event(), False
+        task = self._track(
+            (envelope.sender, envelope.number), self._answer(envelope, ready, changed), changed
+        )
+        try:
+            while not task.done() or ready:
+                if not ready:
+                    changed.clear()
+                    await changed.wait()
+                events, ready[:] = tuple(ready), []
+                if events:
+                    yield ChatEventBatch(self.name, events, self.cluster.queue_wait_s())
+                    hung = isinstance(events[-1], DeviceHung)
+            if hung:
+                await self.cluster.wait_responds()
+        finally:
+            task.cancel()
+
+    async def _answer(
+        self, envelope: ChatEnvelope, ready: list[ChatEvent | FoveateError], changed: asyncio.Event
+    ) -> None:
+        """Answer a chat: append its events to `ready`, its failure in place of the last one."""
+        try:
+            async with aclosing(self.cluster.chat(call_with_local_deadlines(envelope))) as events:
+                async for event in events:
+                    ready.append(event)
+                    changed.set()
+        except FoveateError as error:
+            ready.append(error.with_traceback(None))
+        except Exception:
+            log.exception("chat %s failed", envelope.call.id)
+            ready.append(RunFailed("the server failed on this request"))
+
     def cancel(self, sender: str, numbers: Sequence[int]) -> None:
-        """Cancel requests of a sender. Requests that ended or run on another worker are ignored."""
+        """Cancel requests and chats of a sender. Requests that ended or run on another worker are ignored."""
         for number in numbers:
             task = self._running.get((sender, number))
             if task is not None:
@@ -80,11 +125,17 @@ class Worker:
         self, sender: str, envelope: RequestEnvelope, ready: list[ResponseEnvelope], ended: asyncio.Event
     ) -> asyncio.Task[None]:
         """A task that runs one request, appends its response to `ready` and sets `ended`."""
-        key = sender, envelope.number
 
         async def respond() -> None:
             outcome = await self._outcome(with_local_deadline(envelope))
             ready.append(ResponseEnvelope(envelope.number, outcome))
+
+        return self._track((sender, envelope.number), respond(), ended)
+
+    def _track(
+        self, key: tuple[str, int], work: Coroutine[Any, Any, None], ended: asyncio.Event
+    ) -> asyncio.Task[None]:
+        """A task that `cancel` finds by its key, and that sets `ended` at its end."""
 
         def finish(task: asyncio.Task[None]) -> None:
             ended.set()
@@ -92,7 +143,7 @@ class Worker:
             if self._running.get(key) is task:
                 del self._running[key]
 
-        task = self._running[key] = asyncio.create_task(respond())
+        task = self._running[key] = asyncio.create_task(work)
         task.add_done_callback(finish)
         return task
 
@@ -120,3 +171,13 @@ def with_local_deadline(envelope: RequestEnvelope) -> Request:
         return request
     objective = replace(request.objective, deadline=monotonic() + envelope.remaining_s)
     return replace(request, objective=objective)
+
+
+def call_with_local_deadlines(envelope: ChatEnvelope) -> ChatCall:
+    """The chat with its deadlines on this process's monotonic clock."""
+    now, call = monotonic(), envelope.call
+    if envelope.remaining_s is not None:
+        call = replace(call, objective=replace(call.objective, deadline=now + envelope.remaining_s))
+    if envelope.first_token_in_s is not None:
+        call = replace(call, first_token_by=now + envelope.first_token_in_s)
+    return call

@@ -7,9 +7,16 @@ from time import monotonic
 
 import pytest
 
-from foveate.cluster.client import MAX_REFUSED_ATTEMPTS, MAX_TRANSIT_S, WorkerClient, _PendingRequest
-from foveate.cluster.envelope import RequestBatch, ResponseBatch, ResponseEnvelope, WorkerLost
+from foveate.cluster.client import WorkerClient, _PendingRequest
+from foveate.cluster.envelope import (
+    MAX_REFUSED_ATTEMPTS,
+    RequestBatch,
+    ResponseBatch,
+    ResponseEnvelope,
+    WorkerLost,
+)
 from foveate.cluster.worker import Worker
+from foveate.cluster.worker_reports import MAX_TRANSIT_S
 from foveate.core.errors import (
     BadPlan,
     DeadlineExceeded,
@@ -159,8 +166,8 @@ async def test_a_request_cancelled_before_it_is_sent_is_not_sent() -> None:
 async def test_a_slow_transit_does_not_raise_the_estimate_for_ever() -> None:
     client = WorkerClient(LoopbackTransport())
     for _ in range(50):
-        client._observe_transit(60.0)
-    assert client.transit_s <= MAX_TRANSIT_S
+        client.reports.observe_transit(60.0)
+    assert client.reports.transit_s <= MAX_TRANSIT_S
     refusal = ResponseEnvelope(7, TooLate("no time left"))
     for _ in range(50):
         future = asyncio.get_running_loop().create_future()
@@ -168,7 +175,7 @@ async def test_a_slow_transit_does_not_raise_the_estimate_for_ever() -> None:
         client._receive(ResponseBatch("worker", (refusal,), {}))
         with pytest.raises(TooLate):
             await client._pending.pop(7).future
-    assert client.transit_s < 0.01
+    assert client.reports.transit_s < 0.01
 
 
 async def test_a_request_ends_at_its_deadline_even_if_the_worker_does_not_answer() -> None:
@@ -204,14 +211,14 @@ async def test_the_queue_wait_is_that_of_the_least_loaded_worker() -> None:
     client._receive(ResponseBatch("idle", (), {"fake": 0.2}))
     await asyncio.sleep(0.3)
     client._receive(ResponseBatch("busy", (), {"fake": 9.0}))
-    assert client.queue_wait_s("fake") == 0
+    assert client.reports.queue_wait_s("fake") == 0
 
 
 async def test_deadlines_are_sent_as_remaining_seconds_less_the_transit_time() -> None:
     async with running_workers(FakeRunner()) as workers:
         transport = LoopbackTransport(*workers)
         cluster = await connect(transport)
-        cluster.worker_clients[0].transit_s = 0.2
+        cluster.worker_clients[0].reports.transit_s = 0.2
         await cluster.submit(fake_request(deadline=monotonic() + 5))
         (envelope,) = transport.request_batches[0].envelopes
     assert envelope.remaining_s == pytest.approx(4.8, abs=0.1)

@@ -10,7 +10,7 @@ from typing import Any
 
 from ray.serve.handle import DeploymentHandle
 
-from foveate.cluster.envelope import RequestBatch, ResponseBatch
+from foveate.cluster.envelope import ChatEnvelope, ChatEventBatch, RequestBatch, ResponseBatch
 from foveate.cluster.local import LocalCluster
 from foveate.cluster.ray.metrics import MetricsReporter
 from foveate.cluster.ray.scaling import DEMAND_METRIC, DemandMeter, FullQualityDemandPolicy
@@ -20,6 +20,7 @@ from foveate.core.heap import limit_heap
 from foveate.core.metrics import Metrics
 from foveate.core.model import ModelCard
 from foveate.core.settings import Settings
+from foveate.engine.chat.runner import ChatModel
 from foveate.engine.hang import HangLimits
 from foveate.engine.runner import Runner
 from foveate.scheduling.fifo import Fifo
@@ -28,7 +29,7 @@ from foveate.scheduling.slo_policy import SloPolicy
 MAX_ONGOING_REQUESTS = 100_000
 """Calls that Serve lets through to a replica at once. The engine and the gateway have the real bounds."""
 
-RunnerFactory = Callable[[], Runner]
+RunnerFactory = Callable[[], Runner | ChatModel]
 
 
 class ModelDeployment:
@@ -45,6 +46,7 @@ class ModelDeployment:
             LocalCluster, [factory], self.metrics, settings.queue_items, settings.queue_bytes, policy,
             settings.default_deadline_s,
             hang_limits=HangLimits(settings.hang_timeout_s, settings.hang_restart_s),
+            chat_feature_bytes=settings.chat_feature_bytes, chat_prefix_bytes=settings.chat_prefix_bytes,
         )  # fmt: skip
         await cluster.start()
         self.worker = Worker(cluster, replica_name())
@@ -61,8 +63,13 @@ class ModelDeployment:
         async for response_batch in self.worker.run(request_batch):
             yield response_batch
 
+    async def chat(self, envelope: ChatEnvelope) -> AsyncIterator[ChatEventBatch]:
+        """Answer a chat and yield its events as they are ready."""
+        async for events in self.worker.chat(envelope):
+            yield events
+
     async def cancel(self, sender: str, numbers: Sequence[int]) -> None:
-        """Cancel requests of a sender."""
+        """Cancel requests and chats of a sender."""
         self.worker.cancel(sender, numbers)
 
     async def record_autoscaling_stats(self) -> dict[str, float]:

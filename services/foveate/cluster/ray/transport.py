@@ -11,7 +11,13 @@ from ray.exceptions import RayError, TaskCancelledError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from foveate.cluster.envelope import RequestBatch, ResponseBatch, WorkerLost
+from foveate.cluster.envelope import (
+    ChatEnvelope,
+    ChatEventBatch,
+    RequestBatch,
+    ResponseBatch,
+    WorkerLost,
+)
 from foveate.core.model import ModelCard
 
 CALL_ERRORS = (RayError, RayServeException, RpcError, CancelledError)
@@ -35,20 +41,30 @@ class RayTransport:
 
     async def send(self, request_batch: RequestBatch) -> AsyncIterator[ResponseBatch]:
         """Send a batch to one replica and yield its responses as they arrive. Raises WorkerLost."""
-        try:
-            stream: Any = self._streams.run.remote(request_batch)
-            async for response_batch in stream:
-                yield response_batch
-        except TaskCancelledError as error:
-            raise WorkerLost("the worker was stopped before it answered; retry later") from error
-        except CALL_ERRORS as error:
-            raise WorkerLost("the worker was lost before it answered; retry later") from error
+        async for response_batch in _received(self._streams.run.remote(request_batch)):
+            yield response_batch
+
+    async def chat(self, envelope: ChatEnvelope) -> AsyncIterator[ChatEventBatch]:
+        """Send a chat to one replica and yield the events of its answer. Raises WorkerLost."""
+        async for events in _received(self._streams.chat.remote(envelope)):
+            yield events
 
     async def cancel(self, sender: str, numbers: Sequence[int]) -> None:
-        """Cancel these requests of the sender on every replica. Failures are ignored."""
+        """Cancel these requests or chats of the sender on every replica. Failures are ignored."""
         with suppress(*CALL_ERRORS, TimeoutError):
             call = self._handle.broadcast("cancel", sender, list(numbers))
             await call.results_async(timeout_s=CANCEL_TIMEOUT_S)
+
+
+async def _received(stream: Any) -> AsyncIterator[Any]:
+    """The messages of a replica. Raises WorkerLost if it stops."""
+    try:
+        async for message in stream:
+            yield message
+    except TaskCancelledError as error:
+        raise WorkerLost("the worker was stopped before it answered; retry later") from error
+    except CALL_ERRORS as error:
+        raise WorkerLost("the worker was lost before it answered; retry later") from error
 
 
 def direct(handle: DeploymentHandle[Any]) -> DeploymentHandle[Any]:

@@ -89,11 +89,28 @@ class ChatAdmission:
 
     def wait_s(self, state: ChatState[ChatEntry]) -> float:
         """Device seconds until what runs and what waits is done, on the cheapest plans."""
-        head = state.waiting[:MAX_FORECAST]
-        mean_s = sum(self.tenant.call_s(each, each.min_rung) for each in head) / max(1, len(head))
         begun = [e for e in (*self.scheduler.staged, *self.scheduler.running) if not e.over]
         left_s = sum(self.tenant.call_s(entry, 0, left_only=True) for entry in begun)
-        return len(state.waiting) * mean_s + left_s
+        return self.waiting_s(state.waiting) + left_s
+
+    def waiting_s(self, waiting: Sequence[ChatEntry]) -> float:
+        """Device seconds of the calls that wait, on the cheapest plans."""
+        head = waiting[:MAX_FORECAST]
+        mean_s = sum(self.tenant.call_s(each, each.min_rung) for each in head) / max(1, len(head))
+        return len(waiting) * mean_s
+
+    def start_wait_s(self) -> float:
+        """Seconds until a further call could start on the cheapest plans; 0 while there are free slots.
+
+        It waits until those ahead of it have started, and one of the answers that run has ended.
+        """
+        scheduler, tenant = self.scheduler, self.tenant
+        if scheduler.unused_slots > len(scheduler.queue):
+            return 0.0
+        begun = scheduler.active
+        left = [tenant.lengths.mean(each.max_tokens, each.generated) - each.generated for each in begun]
+        step_s = tenant.latency.step_s(tenant.rungs[0].plan, len(begun))
+        return self.waiting_s(tuple(scheduler.queue)) + max(0.0, min(left, default=0.0)) * step_s
 
     def count(self, now: float, allowed_s: float) -> None:
         """Count an arrival, and its device seconds at full as full-quality demand."""

@@ -117,8 +117,8 @@ class ChatEngine:
 
     @property
     def queue_wait_s(self) -> float:
-        """Seconds until what runs and what waits is done, each call on the cheapest plan that it accepts."""
-        return self._admission.wait_s(self._state())
+        """Seconds until a further call could start, those ahead on the cheapest plans that they accept."""
+        return self._admission.start_wait_s()
 
     def _oldest_wait_s(self) -> float:
         waiting = [entry.admitted_at for entry in (*self.queue, *self.scheduler.staged) if not entry.over]

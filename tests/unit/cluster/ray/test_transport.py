@@ -10,14 +10,16 @@ pytest.importorskip("ray", reason="Ray is not installed: pip install 'foveate[ra
 
 from ray.exceptions import RayActorError, TaskCancelledError
 
-from foveate.cluster.envelope import RequestBatch, ResponseBatch, WorkerLost
+from foveate.cluster.envelope import ChatEnvelope, ChatEventBatch, RequestBatch, ResponseBatch, WorkerLost
 from foveate.cluster.ray.model_deployment import ModelDeployment
 from foveate.cluster.ray.transport import RayTransport
+from foveate.core.chat import ChatCall, ChatEnded
 from foveate.core.model import ModelCard
 from tests.support.fake_runner import FakeRunner
 from tests.support.ray_handles import LocalHandle
 
 pytestmark = pytest.mark.anyio
+CHAT = ChatEnvelope("gateway", 7, ChatCall("id", "fake", (), ()), None, None)
 
 
 class ReplicaMethods:
@@ -29,6 +31,10 @@ class ReplicaMethods:
     async def run(self, request_batch: RequestBatch) -> AsyncIterator[ResponseBatch]:
         for worker in ("first", "second"):
             yield ResponseBatch(worker, (), {request_batch.sender: 0.5})
+
+    async def chat(self, envelope: ChatEnvelope) -> AsyncIterator[ChatEventBatch]:
+        ended = ChatEnded("stop", envelope.number, 0.0, 0.0)
+        yield ChatEventBatch("first", (ended,), {envelope.sender: 0.5})
 
 
 def transport(handle: LocalHandle) -> RayTransport:
@@ -53,6 +59,18 @@ async def test_a_lost_replica_becomes_worker_lost(error: Exception, words: str) 
     with pytest.raises(WorkerLost, match=words):
         async for _ in replicas.send(RequestBatch("gateway", ())):
             pass
+    with pytest.raises(WorkerLost, match=words):
+        async for _ in replicas.chat(CHAT):
+            pass
+
+
+async def test_the_events_of_a_chat_come_from_the_replica() -> None:
+    replicas = transport(LocalHandle(ReplicaMethods()))
+    (batch,) = [batch async for batch in replicas.chat(CHAT)]
+    assert (batch.worker, batch.queue_wait_s, batch.events[0]) == (
+        "first", {"gateway": 0.5}, ChatEnded("stop", 7, 0.0, 0.0),
+    )  # fmt: skip
+    inspect.signature(ModelDeployment.chat).bind(None, CHAT)
 
 
 async def test_other_errors_pass_through() -> None:

@@ -106,8 +106,21 @@ async def test_a_call_that_is_late_on_an_idle_device_is_no_demand(ladder: Ladder
 
 
 async def test_the_wait_is_what_waits_on_the_cheapest_plans(ladder: LadderEngine) -> None:
-    assert ladder.engine.queue_wait_s == 0
+    def wait_s() -> float:
+        return ladder.engine._admission.wait_s(ladder.engine._state())
+
+    assert wait_s() == 0
     ladder.admit(chat_call(QUESTIONS[0], [1]))
-    cheap_s = ladder.engine.queue_wait_s
+    cheap_s = wait_s()
     ladder.admit(chat_call(QUESTIONS[0], [2], objective=Objective(min_quality=1.0)))
-    assert ladder.engine.queue_wait_s > 3 * cheap_s > 0
+    assert wait_s() > 3 * cheap_s > 0
+
+
+async def test_gateways_learn_when_a_further_call_could_start(ladder: LadderEngine) -> None:
+    """Answers that run do not delay it while there is a free slot."""
+    waits = []
+    for number in range(4):
+        waits.append(ladder.engine.queue_wait_s)
+        ladder.admit(chat_call(QUESTIONS[0], [number]))
+    assert waits[0] == waits[1] == 0
+    assert waits[3] == pytest.approx(1.5 * waits[2])

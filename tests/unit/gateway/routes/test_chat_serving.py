@@ -81,8 +81,10 @@ async def test_an_answer_is_cut_off_in_time_where_the_client_allows_it() -> None
 async def test_a_full_queue_is_429() -> None:
     async with chat_listening(queue_items=1) as chats:
         chats.slow_down(0.02)
-        running = [asyncio.create_task(chats.create(**LONG)) for _ in range(2)]
-        await until(lambda: not chats.runner.free_slots)
+        running = []
+        while free := chats.runner.free_slots:
+            running.append(asyncio.create_task(chats.create(**LONG)))
+            await until(lambda free=free: chats.runner.free_slots < free)
         chats.runner.gate.clear()
         waiting = asyncio.create_task(chats.create(**LONG))
         await until(lambda: chats.metric("foveate_waiting", model=NAME))
