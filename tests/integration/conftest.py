@@ -6,7 +6,8 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import httpx
@@ -25,6 +26,7 @@ from foveate.estimation.host_load import HostLoadMonitor
 from foveate.gateway.app import create_app
 from foveate.gateway.server import server
 from tests.support.fake_runner import FakeRunner
+from tests.support.gateway import identity
 from tests.support.loopback import LoopbackTransport
 
 TIMEOUT_S = 30
@@ -60,8 +62,11 @@ class EventLog:
 class ObservedCluster(LocalCluster):
     """A cluster that records its calls; each call starts in the same step of the event loop."""
 
-    def __init__(self, runner: FakeRunner, metrics: Metrics, settings: Settings, events: EventLog) -> None:
-        super().__init__([lambda: runner], metrics, settings.queue_items, settings.queue_bytes)
+    def __init__(
+        self, runners: Sequence[Any], metrics: Metrics, settings: Settings, events: EventLog
+    ) -> None:
+        factories = [partial(identity, each) for each in runners]
+        super().__init__(factories, metrics, settings.queue_items, settings.queue_bytes)
         self.events = events
 
     async def submit(self, request: Request, reserved: bool = False) -> Outcome:
@@ -77,8 +82,10 @@ class ObservedCluster(LocalCluster):
 class ObservedRemoteCluster(RemoteCluster):
     """The same cluster behind a transport; calls are recorded where they arrive."""
 
-    def __init__(self, runner: FakeRunner, metrics: Metrics, settings: Settings, events: EventLog) -> None:
-        self.local, self.events = ObservedCluster(runner, metrics, settings, events), events
+    def __init__(
+        self, runners: Sequence[Any], metrics: Metrics, settings: Settings, events: EventLog
+    ) -> None:
+        self.local, self.events = ObservedCluster(runners, metrics, settings, events), events
         worker = Worker(self.local, "worker")
         super().__init__([WorkerClient(LoopbackTransport(worker))], [worker.cards()], HostLoadMonitor())
 
@@ -114,10 +121,13 @@ class ObservedApp:
 class RunningServer:
     """A running server, with access to its runner, its metrics and its events."""
 
-    def __init__(self, runner: FakeRunner, settings: Settings, remote: bool = False) -> None:
+    def __init__(
+        self, runner: FakeRunner, settings: Settings, remote: bool = False, others: Sequence[Any] = ()
+    ) -> None:
+        """others: the runners of further models."""
         self.runner, self.metrics, self.events = runner, Metrics(), EventLog()
         kind = ObservedRemoteCluster if remote else ObservedCluster
-        cluster = kind(runner, self.metrics, settings, self.events)
+        cluster = kind((runner, *others), self.metrics, settings, self.events)
         app = create_app(cluster, settings, self.metrics)
         app.add_middleware(ObservedApp, events=self.events)
         self.limiter = app.state.limiter
@@ -196,9 +206,9 @@ def serve(request: pytest.FixtureRequest) -> Iterator[Serve]:
     transport."""
     started: list[RunningServer] = []
 
-    def start(runner: FakeRunner | None = None, **settings: Any) -> RunningServer:
+    def start(runner: FakeRunner | None = None, others: Sequence[Any] = (), **settings: Any) -> RunningServer:
         remote = request.param == "remote"
-        started.append(RunningServer(runner or FakeRunner(), Settings(**settings), remote))
+        started.append(RunningServer(runner or FakeRunner(), Settings(**settings), remote, others))
         return started[-1]
 
     yield start

@@ -27,6 +27,8 @@ from foveate.autoscaler.service import Autoscaler, Queries
 from foveate.core.metrics import Metrics
 from foveate.gateway.cli.main import app
 from tests.integration.conftest import Serve
+from tests.support.chat_engines import RecordedChatRunner
+from tests.support.chat_gateway import body as chat_body
 from tests.support.fake_runner import RUNGS, FakeRunner
 
 ROOT = Path(__file__).parents[2]
@@ -138,7 +140,8 @@ MAYBE_EMPTY = ("foveate_autoscaler", "foveate_cache_errors", "foveate_invalid_re
 
 
 def send_until(stopping: threading.Event, url: str) -> None:
-    """Send requests with a deadline, with a cheap plan, repeated ones, and ones that cannot be in time."""
+    """Send images with a deadline, with a cheap plan, repeated ones, and ones that cannot be in time; and
+    chats about a picture."""
     with httpx.Client(base_url=url, trust_env=False) as client:
         for number in itertools.count():
             if stopping.wait(0.02):
@@ -146,6 +149,7 @@ def send_until(stopping: threading.Event, url: str) -> None:
             headers = ({"x-slo-ms": "2000"}, {"x-plan": "evit:0.5"}, {}, {"x-slo-ms": "0.01"})[number % 4]
             body = b"same" if number % 3 == 0 else b"image %d" % number
             client.post("/classify", content=body, headers={"content-type": "image/jpeg"} | headers)
+            client.post("/v1/chat/completions", json=chat_body())
 
 
 def test_every_query_of_the_dashboard_has_a_value_in_a_real_run(tmp_path: Path, serve: Serve) -> None:
@@ -155,7 +159,7 @@ def test_every_query_of_the_dashboard_has_a_value_in_a_real_run(tmp_path: Path, 
     assert len(queries) > 25 and len({panel["title"] for panel in panels}) == len(panels)
     runner = FakeRunner()
     runner.card = replace(runner.card, weights="w", ladder=RUNGS)
-    served = serve(runner)
+    served = serve(runner, [RecordedChatRunner(slots=2, slot_tokens=256)])
     stopping = threading.Event()
     sender = threading.Thread(target=send_until, args=(stopping, served.url))
     sender.start()
