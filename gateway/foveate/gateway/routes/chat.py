@@ -124,9 +124,11 @@ class ChatRoute:
                 started = monotonic()
                 pictures = await self.pictures.load(context, body.messages.pictures, permit)
                 call, decode_s = replace(call, pictures=pictures), monotonic() - started
+                requested = body.objective
                 del body  # it holds the encoded pictures, which are decoded now
                 permit.release()
-                return await self._generate(context, call, decode_s, events)
+                with requested.naming_fields():  # workers elsewhere check the plan only now
+                    return await self._generate(context, call, decode_s, events)
 
     async def _parse(self, text: bytes, deadline: float | None) -> ChatBody:
         if len(text) <= SMALL_BYTES:
