@@ -90,7 +90,7 @@ class ChatAdmission:
     def wait_s(self, state: ChatState[ChatEntry]) -> float:
         """Device seconds until what runs and what waits is done, on the cheapest plans."""
         begun = [e for e in (*self.scheduler.staged, *self.scheduler.running) if not e.over]
-        left_s = sum(self.tenant.call_s(entry, 0, left_only=True) for entry in begun)
+        left_s = sum(self.tenant.left_s(entry) for entry in begun)
         return self.waiting_s(state.waiting) + left_s
 
     def waiting_s(self, waiting: Sequence[ChatEntry]) -> float:
@@ -112,10 +112,14 @@ class ChatAdmission:
         step_s = tenant.latency.step_s(tenant.rungs[0].plan, len(begun))
         return self.waiting_s(tuple(scheduler.queue)) + max(0.0, min(left, default=0.0)) * step_s
 
-    def count(self, now: float, allowed_s: float) -> None:
-        """Count an arrival, and its device seconds at full as full-quality demand."""
-        self.tenant.arrivals.record(now, min(allowed_s, MAX_ALLOWED_S))
-        self._demand_counter.inc(self.tenant.full_s)
+    def count(self, now: float, allowed_s: float, full_s: float | None = None) -> None:
+        """Count an arrival, and its device seconds at full as full-quality demand.
+
+        full_s: None for a call of which nothing is known.
+        """
+        tenant = self.tenant
+        tenant.arrivals.record(now, min(allowed_s, MAX_ALLOWED_S))
+        self._demand_counter.inc(tenant.usual_s(len(tenant.rungs) - 1) if full_s is None else full_s)
 
     def _entry(self, call: ChatCall, ids: Sequence[int]) -> ChatEntry:
         """A checked call. Raises BadPlan, BadRequest, DeadlineExceeded."""
@@ -157,7 +161,8 @@ class ChatAdmission:
         refused = refusal is not None and refusal.entry is entry
         if count and not (refusal is not None and refused and refusal.alone):
             infinite = math.isinf(entry.deadline)
-            self.count(now, self.tenant.default_deadline_s if infinite else entry.deadline - now)
+            allowed_s = self.tenant.default_deadline_s if infinite else entry.deadline - now
+            self.count(now, allowed_s, self.tenant.full_s(entry))
         if refusal is None:
             return
         if not refused:

@@ -7,6 +7,7 @@ import numpy as np
 
 from foveate.core.errors import DeviceHung
 from foveate.core.model import Rung
+from foveate.core.plan import Plan
 from foveate.engine.chat.entry import ChatEntry
 from foveate.engine.chat.scheduler import ChatScheduler
 from foveate.engine.device import DeviceExecutor
@@ -39,32 +40,33 @@ class ChatTenant:
         """rungs: cheapest first, the last is full; default_deadline_s: of calls without a deadline."""
         self.scheduler, self.lengths, self.latency, self.rungs = scheduler, lengths, latency, rungs
         self.device, self.default_deadline_s, self.clock = device, default_deadline_s, clock
-        self.arrivals = ArrivalMeter(self.full_s)
+        self.arrivals = ArrivalMeter(self.usual_s(len(rungs) - 1))
 
-    def call_s(self, entry: ChatEntry, rung: int, *, left_only: bool = False) -> float:
-        """Device seconds of a call at a rung, or of what is left of it under its plan."""
-        plan = entry.plan if left_only else entry.pinned or self.rungs[rung].plan
-        if left_only:
-            load, done = CallLoad(len(entry.missing), entry.left_tokens), entry.generated
-        else:
-            load, done = entry.load(plan), 0
-        tokens = max(1.0, self.lengths.mean(entry.max_tokens, done) - done)
-        return self.latency.start_s(plan, load.pictures, load.tokens) + tokens * self._token_s(rung)
+    def call_s(self, entry: ChatEntry, rung: int) -> float:
+        """Device seconds of a call at a rung, or under the plan that it pins."""
+        plan = entry.pinned or self.rungs[rung].plan
+        return self._seconds(plan, entry.load(plan), self.lengths.mean(entry.max_tokens))
+
+    def left_s(self, entry: ChatEntry) -> float:
+        """Device seconds of what is left of a call under its plan."""
+        tokens = max(1.0, self.lengths.mean(entry.max_tokens, entry.generated) - entry.generated)
+        return self._seconds(entry.plan, CallLoad(len(entry.missing), entry.left_tokens), tokens)
+
+    def full_s(self, entry: ChatEntry) -> float:
+        """Device seconds of a call at full, whatever it pins: its full-quality demand."""
+        plan = self.rungs[-1].plan
+        return self._seconds(plan, entry.load(plan), self.lengths.mean(entry.max_tokens))
 
     def usual_s(self, rung: int) -> float:
-        """Device seconds of a short question about a picture at a rung."""
+        """Device seconds of a short question about a picture at a rung: of a call that is not known."""
         plan, tokens = self.rungs[rung].plan, self.rungs[rung].tokens
-        start_s = self.latency.start_s(plan, 1, tokens)
-        return start_s + self.lengths.mean(USUAL_TOKENS) * self._token_s(rung)
+        return self._seconds(plan, CallLoad(1, tokens), self.lengths.mean(USUAL_TOKENS))
 
-    @property
-    def full_s(self) -> float:
-        """Device seconds of a short question about a picture at full: what full-quality demand counts."""
-        return self.usual_s(len(self.rungs) - 1)
-
-    def _token_s(self, rung: int) -> float:
+    def _seconds(self, plan: Plan, load: CallLoad, tokens: float) -> float:
+        """Device seconds of a call with so many tokens to generate, where all slots are in use."""
         slots = self.scheduler.model.slots
-        return self.latency.step_s(self.rungs[rung].plan, slots) / slots
+        step_s = self.latency.step_s(plan, slots) / slots
+        return self.latency.start_s(plan, load.pictures, load.tokens) + tokens * step_s
 
     @property
     def virtual_deadline(self) -> float:
@@ -106,13 +108,13 @@ class ChatTenant:
             for each in scheduler.queue
         ]
         for entry in begun:  # their plans are fixed, and other models run between their steps
-            left_s = self.call_s(entry, full, left_only=True)
+            left_s = self.left_s(entry)
             rows.append((self._due(entry), entry.deadline, left_s, left_s))
         virtual, deadlines, full_s, min_s = np.array(sorted(rows)).T if rows else np.empty((4, 0))
         arrivals = self.arrivals.read(now)
         return DeviceDemand(
             virtual, deadlines, full_s, min_s,
-            arrivals.rate * self.full_s, arrivals.rate * self.usual_s(0), arrivals.allowed_s,
+            arrivals.rate * self.usual_s(full), arrivals.rate * self.usual_s(0), arrivals.allowed_s,
         )  # fmt: skip
 
     def refuse_waiting(self, error: DeviceHung) -> None:

@@ -105,6 +105,21 @@ async def test_a_call_that_is_late_on_an_idle_device_is_no_demand(ladder: Ladder
     assert ladder.demand > 0
 
 
+async def test_full_quality_demand_is_the_cost_of_the_call_at_full(ladder: LadderEngine) -> None:
+    def demand_of(call: ChatCall) -> float:
+        before = ladder.demand
+        ladder.engine.reserve(call.objective, call.plan, 0.0, call)
+        return ladder.demand - before
+
+    one, two = (chat_call(QUESTIONS[0], [1] * pictures) for pictures in (1, 2))
+    long = replace(one, options=replace(one.options, max_tokens=80))
+    # 0.16 s for the picture, 0.24 s for 48 tokens of the prompt, and 0.16 s for each of 8 tokens.
+    assert demand_of(one) == pytest.approx(0.4 + 8 * 0.16)
+    assert demand_of(two) > demand_of(one) + 0.16
+    assert demand_of(long) == pytest.approx(demand_of(one) + 72 * 0.16)
+    assert demand_of(replace(one, plan=ladder.runner.card.ladder[0].plan)) == demand_of(one)
+
+
 async def test_the_wait_is_what_waits_on_the_cheapest_plans(ladder: LadderEngine) -> None:
     def wait_s() -> float:
         return ladder.engine._admission.wait_s(ladder.engine._state())
