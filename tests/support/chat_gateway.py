@@ -4,7 +4,7 @@ import asyncio
 import base64
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from functools import cache, partial
@@ -101,7 +101,7 @@ async def send_chat(connection: ByteConnection, fields: dict[str, Any]) -> None:
     await connection.send(f"{head}content-length: {len(content)}\r\n\r\n".encode() + content)
 
 
-async def until(condition: Callable[[], object]) -> None:
+async def until(condition: Any) -> None:
     """Wait for what is due at once."""
     async with asyncio.timeout(WAIT_S):
         while not condition():

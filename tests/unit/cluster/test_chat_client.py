@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import replace
 from time import monotonic
+from typing import Any
 
 import pytest
 
@@ -48,7 +49,7 @@ def slow_runner() -> RecordedChatRunner:
     return model
 
 
-def endless(**rest: object) -> ChatCall:
+def endless(**rest: Any) -> ChatCall:
     """A call whose answer takes 100 tokens."""
     return chat_call("how many objects are there?", options=SamplingOptions(100), **rest)
 
@@ -161,6 +162,10 @@ async def test_deadlines_are_sent_as_remaining_seconds() -> None:
     assert envelope.first_token_in_s == pytest.approx(29.8, abs=0.15)
 
 
+def blocked(model: RecordedChatRunner) -> None:
+    assert model.gate.wait(TIMEOUT_S)
+
+
 async def test_a_chat_whose_worker_is_lost_goes_to_another_one_before_its_first_event() -> None:
     first, second = runner(), runner()
     first.gate.clear()
@@ -168,7 +173,7 @@ async def test_a_chat_whose_worker_is_lost_goes_to_another_one_before_its_first_
         transport = LoopbackTransport(*workers)
         cluster = await connect(transport)
         call = chat_call("what? " * 9, [1])
-        first.before = lambda stage, _: first.gate.wait(TIMEOUT_S)
+        first.before = lambda *_: blocked(first)
         answer = asyncio.create_task(collect(cluster, call))
         async with asyncio.timeout(TIMEOUT_S):
             while not workers[0].cluster.unfinished:
@@ -304,7 +309,8 @@ async def test_a_worker_sends_what_is_ready_in_one_message() -> None:
     model = runner()
     async with running_workers(model) as (worker,):
         call = chat_call(QUESTION, options=SamplingOptions(60))
-        async with aclosing(worker.chat(ChatEnvelope("gateway", 1, call, 60.0, None))) as batches:
+        batches: Any = worker.chat(ChatEnvelope("gateway", 1, call, 60.0, None))
+        async with aclosing(batches):
             first = await anext(batches)
             async with asyncio.timeout(TIMEOUT_S):
                 while worker.cluster.unfinished:

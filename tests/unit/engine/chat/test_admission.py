@@ -111,7 +111,7 @@ async def test_full_quality_demand_is_the_cost_of_the_call_at_full(ladder: Ladde
         ladder.engine.reserve(call.objective, call.plan, 0.0, call)
         return ladder.demand - before
 
-    one, two = (chat_call(QUESTIONS[0], [1] * pictures) for pictures in (1, 2))
+    one, two = (chat_call(QUESTIONS[0], range(pictures)) for pictures in (1, 2))
     long = replace(one, options=replace(one.options, max_tokens=80))
     # 0.16 s for the picture, 0.24 s for 48 tokens of the prompt, and 0.16 s for each of 8 tokens.
     assert demand_of(one) == pytest.approx(0.4 + 8 * 0.16)
