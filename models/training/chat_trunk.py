@@ -46,8 +46,6 @@ BACKGROUND_WEIGHT = 0.2
 """Of a patch that no object covers: four fifths of the patches are such."""
 KEPT = 96
 """Patches in the forward while background is left out."""
-FULL_SHARE = 0.15
-"""The last part of the run, with all patches."""
 CENTRED_WEIGHT = 8.0
 """Of a patch with the centre of an object: one patch in eighty is such."""
 SEED_SCENES = 2**32
@@ -266,8 +264,13 @@ def object_accuracy(model: MultiTrunk, scenes: list[MultiScene]) -> dict[str, fl
     return scores | {"centred_f1": 2 * hits / marked}
 
 
-def train(run: TrainingRun, batch_size: int, frozen: bool, start: Path | None = None) -> None:
-    """Train or resume. The run's folder gets the trunk with its readings, and a log."""
+def train(
+    run: TrainingRun, batch_size: int, full_share: float, *, frozen: bool, start: Path | None = None
+) -> None:
+    """Train or resume. The run's folder gets the trunk with its readings, and a log.
+
+    full_share: the last part of the run, with all patches, 0 to 1.
+    """
     cv2.setNumThreads(0)  # OpenCV's threads would not exist in the worker process, which then waits for them
     torch.manual_seed(run.seed)
     model = MultiTrunk(hub.load(TRUNK).model, frozen=frozen)
@@ -281,7 +284,7 @@ def train(run: TrainingRun, batch_size: int, frozen: bool, start: Path | None = 
         if stream is None:
             stream = prefetched(step, partial(draw_batch, size=batch_size, seed=run.seed))
         batch = next(stream)
-        full = step >= (1 - FULL_SHARE) * run.steps
+        full = step >= (1 - full_share) * run.steps
         return model.loss(batch, None if full else kept_patches(batch.classes, rng))
 
     fit(run, model, loss_at, lambda: object_accuracy(model, checked), model.optimisers(run.lr))
@@ -306,12 +309,13 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--full-share", type=float, default=0.25, help="the last part, with all patches")
     parser.add_argument("--start", type=Path, help="TRUNK.pt of another run, whose weights to start from")
     parser.add_argument("--frozen", action="store_true", help="the baseline: do not train the blocks")
     args = parser.parse_args()
     name = "trunk-frozen" if args.frozen else "trunk"
     run = TrainingRun(args.run, name, args.steps, args.lr, args.seed)
-    train(run, args.batch_size, args.frozen, args.start)
+    train(run, args.batch_size, args.full_share, frozen=args.frozen, start=args.start)
 
 
 if __name__ == "__main__":
