@@ -302,13 +302,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--run", type=Path, default=Path("runs/vit-t-chat"), help="folder of the run")
-    parser.add_argument("--steps", type=int, default=12_000)
+    parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument(
-        "--warmup", type=int, default=1000, help="steps until all kinds of questions take part"
+        "--warmup", type=int, default=2000, help="steps until all kinds of questions take part"
     )
-    parser.add_argument("--batch-size", type=int, default=16, help="pictures, each with eight questions")
+    parser.add_argument("--batch-size", type=int, default=32, help="pictures, each with eight questions")
     parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--check-every", type=int, default=250)
+    parser.add_argument("--check-every", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--blind", action="store_true", help="the baseline: train without pictures")
     parser.add_argument("--name", help="of the files of the run; default: chat, or chat-blind")

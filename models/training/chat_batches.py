@@ -15,11 +15,22 @@ from torch import Tensor
 from foveate.models.vlm.tokenizer import ASSISTANT, END, PAD, SYSTEM, USER, ChatTokenizer
 from training.chat_cache import SceneCache, read_cache
 from training.chat_tokenizer import SYSTEM_PROMPTS
-from training.questions import SHARES, Question, draw_questions
+from training.questions import Question, draw_questions
 
 FIRST_SHARES = {"presence": 0.6, "place": 0.4}
 """Shares of the kinds of questions at first. Relations are not learnt unless simpler ones come before (FiLM,
 arXiv 1809.03044)."""
+LAST_SHARES = {
+    "presence": 0.10,
+    "name": 0.12,
+    "place": 0.10,
+    "count": 0.16,
+    "count_class": 0.16,
+    "colour": 0.08,
+    "relation": 0.14,
+    "caption": 0.14,
+}
+"""Shares once all kinds take part: those that are learnt slowly come more often."""
 FIRST_SIDES = (4,)
 SIDES = (2, 2, 3, 3, 4, 4, 4, 5, 7, 7, 7, 10, 14, 14)
 """Rows of the grids of visual tokens to draw from; small ones more often."""
@@ -69,7 +80,7 @@ def shares_at(progress: float) -> Mapping[str, float]:
     """The shares of the kinds of questions; progress: 0 at first, 1 once all of them take part."""
     return {
         kind: FIRST_SHARES.get(kind, 0.0) * (1 - progress) + share * progress
-        for kind, share in SHARES.items()
+        for kind, share in LAST_SHARES.items()
     }
 
 

@@ -106,7 +106,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--run", type=Path, default=RUN, help="folder of training.chat_trunk")
-    parser.add_argument("--scenes", type=int, default=40_000, help="rounded up to whole shards")
+    parser.add_argument("--scenes", type=int, default=28_000, help="rounded up to whole shards")
     parser.add_argument("--checks", type=int, default=1000, help="scenes of the split heldout, likewise")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     args = parser.parse_args()

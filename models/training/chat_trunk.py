@@ -2,9 +2,9 @@
 
 The same command resumes. The shipped trunk saw one object a scene, larger and in its own colours: its
 features hardly name an object of 34 pixels, or one that is recoloured. Each patch learns the class, the
-colour and the centre of the object that covers it, and whether the centre of an object lies in it: so a
-single patch stands for each object, and the decoder can count. The last blocks are trained as they are, the
-others by low-rank changes of their matrices (LoRA, arXiv 2106.09685, section 4.1), which are small to ship.
+colour and the centre of the object that covers it, whether the centre of an object lies in it, and the share
+of an object that it is: so the decoder can count. The last blocks are trained as they are, the others by
+low-rank changes of their matrices (LoRA, arXiv 2106.09685, section 4.1), which are small to ship.
 For most of the run, half of the patches are left out of the forward, background first: that is twice as
 fast. `--start` continues from the weights of another run; give it a `--seed` of its own for new scenes.
 `--frozen` trains the readings alone, on the shipped trunk: the baseline.
@@ -33,7 +33,7 @@ from foveate.models.weights import hub
 from training.fit import TrainingRun, fit
 from training.images import normalise
 from training.labels import LABELS
-from training.multi_scenes import NOTHING, PATCH, SIDE, TINTS, MultiScene, draw_multi
+from training.multi_scenes import MOST_OBJECTS, NOTHING, PATCH, SIDE, TINTS, MultiScene, draw_multi
 from training.streams import prefetched
 
 TRUNK = "vit-t"
@@ -46,8 +46,6 @@ BACKGROUND_WEIGHT = 0.2
 """Of a patch that no object covers: four fifths of the patches are such."""
 KEPT = 96
 """Patches in the forward while background is left out."""
-FULL_SHARE = 0.15
-"""The last part of the run, with all patches."""
 CENTRED_WEIGHT = 8.0
 """Of a patch with the centre of an object: one patch in eighty is such."""
 SEED_SCENES = 2**32
@@ -72,6 +70,8 @@ class PatchBatch:
     """(B, 196, 2) float32: from the patch's centre to its object's, as shares of the image's side."""
     centred: Tensor
     """(B, 196) float32: 1 where the centre of an object lies in the patch, else 0."""
+    owners: Tensor
+    """(B, 196) int64: as `MultiScene.owners`."""
 
 
 def compressed(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -100,7 +100,8 @@ def patch_batch(scenes: list[MultiScene], images: list[np.ndarray]) -> PatchBatc
             centres[row, covered] = np.array(item.centre) - own_centres[covered]
             x, y = item.centre
             centred[row, int(y * GRID) * GRID + int(x * GRID)] = 1
-    arrays = (np.stack(images), classes, tints, centres, centred)
+    owners = np.stack([scene.owners for scene in scenes]).astype(np.int64)
+    arrays = (np.stack(images), classes, tints, centres, centred, owners)
     return PatchBatch(*map(torch.from_numpy, arrays))
 
 
@@ -126,7 +127,7 @@ class LowRank(nn.Module):
 
 
 class MultiTrunk(nn.Module):
-    """The trunk that is fine-tuned, and four linear readings of each patch."""
+    """The trunk that is fine-tuned, and five linear readings of each patch."""
 
     def __init__(self, trunk: ElasticViT, *, frozen: bool = False) -> None:
         super().__init__()
@@ -144,6 +145,8 @@ class MultiTrunk(nn.Module):
         self.tints = nn.Linear(width, len(TINTS) + 1)
         self.centres = nn.Linear(width, 2)
         self.centred = nn.Linear(width, 1)
+        self.share = nn.Linear(width, 1)
+        nn.init.constant_(self.share.bias, -5.0)
 
     def optimisers(self, lr: float) -> list[torch.optim.Optimizer]:
         """Muon for the matrices of the last blocks; AdamW for all other parameters."""
@@ -177,11 +180,14 @@ class MultiTrunk(nn.Module):
             return early.x[:, 1:], self.trunk.norm(tokens.x[:, 1:])
 
     def loss(self, batch: PatchBatch, kept: Tensor | None) -> Tensor:
-        """The loss of a batch: cross-entropy of classes, colours and `centred`, distance of centres."""
+        """The loss of a batch: cross-entropy of classes, colours and `centred`, distances of the others."""
         features = self.features(batch.images, kept)[1]
-        classes, tints, centres, centred = batch.classes, batch.tints, batch.centres, batch.centred
+        classes, tints, centred, owners = batch.classes, batch.tints, batch.centred, batch.owners
+        centres = batch.centres
         if kept is not None:
-            classes, tints, centred = (part.gather(1, kept) for part in (classes, tints, centred))
+            classes, tints, centred, owners = (
+                part.gather(1, kept) for part in (classes, tints, centred, owners)
+            )
             centres = gather_tokens(centres, kept)
         weights = torch.ones(len(LABELS) + 1)
         weights[BACKGROUND] = BACKGROUND_WEIGHT
@@ -191,8 +197,22 @@ class MultiTrunk(nn.Module):
         middle = self.centred(features).float().squeeze(-1)
         positive = torch.tensor(CENTRED_WEIGHT)
         loss = loss + F.binary_cross_entropy_with_logits(middle, centred, pos_weight=positive)
+        loss = loss + count_loss(F.softplus(self.share(features).float().squeeze(-1)), owners)
         covered = tints >= 0
         return loss + 2 * F.l1_loss(self.centres(features).float()[covered], centres[covered])
+
+
+def count_loss(shares: Tensor, owners: Tensor) -> Tensor:
+    """How far the shares (B, P) of each object, and of all together, are from their numbers.
+
+    owners: (B, P) int64, as `MultiScene.owners`. The shares of an object's patches should add up to 1, those
+    of other patches to 0: the sum over an image is its number of objects.
+    """
+    members = F.one_hot(owners.clamp(min=0), MOST_OBJECTS) * (owners >= 0)[..., None]
+    present = members.any(1)
+    sums = (shares[..., None] * members).sum(1)[present]
+    total = F.smooth_l1_loss(shares.sum(1), present.sum(1).float())
+    return total + F.smooth_l1_loss(sums, torch.ones_like(sums))
 
 
 def kept_patches(classes: Tensor, rng: random.Random) -> Tensor:
@@ -206,9 +226,10 @@ def kept_patches(classes: Tensor, rng: random.Random) -> Tensor:
 def object_accuracy(model: MultiTrunk, scenes: list[MultiScene]) -> dict[str, float]:
     """Shares of objects whose patches together name the class and the colour, and the error of centres.
 
-    centred_f1: of the patches that hold an object's centre.
+    centred_f1: of the patches that hold an object's centre. count: the share of images whose number of
+    objects is the rounded sum of the patches' shares.
     """
-    names = ("class", "class_tinted", "class_small", "tint", "centre_error")
+    names = ("class", "class_tinted", "class_small", "tint", "centre_error", "count")
     right: dict[str, list[float]] = {name: [] for name in names}
     hits = marked = 0.0
     for first in range(0, len(scenes), 50):
@@ -219,9 +240,11 @@ def object_accuracy(model: MultiTrunk, scenes: list[MultiScene]) -> dict[str, fl
             classes, tints = model.classes(features).float(), model.tints(features).float()
             centres = model.centres(features).float()
             middle = (model.centred(features).float().squeeze(-1) > 0).float()
+            totals = F.softplus(model.share(features).float().squeeze(-1)).sum(1).round().tolist()
         hits += (middle * batch.centred).sum().item()
         marked += (middle + batch.centred).sum().item()
         for row, scene in enumerate(part):
+            right["count"].append(float(totals[row] == len(scene.objects)))
             for index, item in enumerate(scene.objects):
                 covered = torch.from_numpy(scene.owners == index)
                 if not covered.any():
@@ -241,8 +264,13 @@ def object_accuracy(model: MultiTrunk, scenes: list[MultiScene]) -> dict[str, fl
     return scores | {"centred_f1": 2 * hits / marked}
 
 
-def train(run: TrainingRun, batch_size: int, frozen: bool, start: Path | None = None) -> None:
-    """Train or resume. The run's folder gets the trunk with its readings, and a log."""
+def train(
+    run: TrainingRun, batch_size: int, full_share: float, *, frozen: bool, start: Path | None = None
+) -> None:
+    """Train or resume. The run's folder gets the trunk with its readings, and a log.
+
+    full_share: the last part of the run, with all patches, 0 to 1.
+    """
     cv2.setNumThreads(0)  # OpenCV's threads would not exist in the worker process, which then waits for them
     torch.manual_seed(run.seed)
     model = MultiTrunk(hub.load(TRUNK).model, frozen=frozen)
@@ -256,7 +284,7 @@ def train(run: TrainingRun, batch_size: int, frozen: bool, start: Path | None = 
         if stream is None:
             stream = prefetched(step, partial(draw_batch, size=batch_size, seed=run.seed))
         batch = next(stream)
-        full = step >= (1 - FULL_SHARE) * run.steps
+        full = step >= (1 - full_share) * run.steps
         return model.loss(batch, None if full else kept_patches(batch.classes, rng))
 
     fit(run, model, loss_at, lambda: object_accuracy(model, checked), model.optimisers(run.lr))
@@ -277,16 +305,17 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--run", type=Path, default=Path("runs/vit-t-chat"), help="folder of the run")
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--full-share", type=float, default=0.25, help="the last part, with all patches")
     parser.add_argument("--start", type=Path, help="TRUNK.pt of another run, whose weights to start from")
     parser.add_argument("--frozen", action="store_true", help="the baseline: do not train the blocks")
     args = parser.parse_args()
     name = "trunk-frozen" if args.frozen else "trunk"
     run = TrainingRun(args.run, name, args.steps, args.lr, args.seed)
-    train(run, args.batch_size, args.frozen, args.start)
+    train(run, args.batch_size, args.full_share, frozen=args.frozen, start=args.start)
 
 
 if __name__ == "__main__":

