@@ -65,7 +65,8 @@ def test_a_tint_changes_the_colours_and_not_the_shape() -> None:
     mean = red[..., :3][opaque].mean(0)
     assert mean[0] > 1.5 * max(mean[1], mean[2])
     assert "red" in visible_tints(label) and "grey" not in visible_tints(label)
-    assert all(len(visible_tints(label)) >= 3 for label in LABELS if not label.endswith("apple"))
+    counts = [len(visible_tints(label)) for label in LABELS if not label.endswith("apple")]
+    assert min(counts) >= 1 and np.mean(counts) > 5
 
 
 def test_objects_are_read_back() -> None:
