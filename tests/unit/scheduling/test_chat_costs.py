@@ -21,7 +21,7 @@ from tests.unit.scheduling.test_chat_policy import (
 
 
 def costs(lengths: AnswerLengths) -> ChatCosts:
-    return ChatCosts([rung.plan for rung in RUNGS], VirtualLatency(), lengths, SLOTS)
+    return ChatCosts(RUNGS, VirtualLatency(), lengths, SLOTS)
 
 
 def test_a_call_costs_its_start_and_its_share_of_full_steps() -> None:
