@@ -23,10 +23,10 @@ MAX_BURST_S = 0.1
 for the event loop."""
 PREFILL_TOKENS = 256
 """Tokens of prompts in one prefill while answers run."""
-HELD_STEPS = 8
-"""Steps after which the policy is asked again, where calls wait so that running answers are in time."""
 IDLE_PREFILL_TOKENS = 2048
 """The same while none runs."""
+HELD_STEPS = 8
+"""Steps after which the policy is asked again, where calls wait so that running answers are in time."""
 
 
 class ChatScheduler:
