@@ -8,7 +8,8 @@ from foveate.core.chat import SamplingOptions
 from foveate.core.plan import Plan
 from foveate.models.profiling.chat_quality import turns_of
 from foveate.models.profiling.question_set import DecodedQuestions
-from foveate.models.vlm.runner import ChatAnswer, ChatRequest, ChatRunner
+from foveate.models.vlm.answering import ChatAnswer, ChatRequest
+from foveate.models.vlm.runner import ChatRunner
 from foveate.models.vlm.tokenizer import END, IMAGE
 
 PLANS = ("full", "pool:49", "pool:16", "guided:16")

@@ -8,7 +8,7 @@ from foveate.core.plan import Plan
 from foveate.models.profiling.chat_quality import turns_of
 from foveate.models.profiling.question_set import DecodedQuestions
 from foveate.models.vlm import generation
-from foveate.models.vlm.generation import ChatPrompt
+from foveate.models.vlm.prompt import ChatPrompt
 from foveate.models.vlm.runner import ChatRunner
 from loadtests.report import Figures
 

@@ -32,9 +32,10 @@ from foveate.core.plan import Plan
 from foveate.core.profile import ChatMeasurement
 from foveate.engine.chat.engine import ChatEngine
 from foveate.models.runners.base import Pixels
+from foveate.models.vlm.answering import ChatRequest
 from foveate.models.vlm.checkpoint import ChatCheckpoint
-from foveate.models.vlm.generation import AnswerPiece, ChatSequence
-from foveate.models.vlm.runner import ChatRequest, ChatRunner
+from foveate.models.vlm.runner import ChatRunner
+from foveate.models.vlm.sequence import AnswerPiece, ChatSequence
 from foveate.models.vlm.visual_tokens import PictureFeatures
 from tests.support import chat_models
 
@@ -87,12 +88,13 @@ class RecordedChatRunner(ChatRunner):
         self.spoil(batch, features)
         return features
 
-    def prefill_parts(
-        self, sequences: Sequence[ChatSequence], counts: Sequence[int]
+    def prefill(
+        self, sequences: Sequence[ChatSequence], counts: Sequence[int] | None = None
     ) -> list[AnswerPiece | None]:
+        assert counts is not None
         self.before("prefill", sequences)
         self.steps.append(("prefill", sum(counts)))
-        return super().prefill_parts(sequences, counts)
+        return super().prefill(sequences, counts)
 
     def decode(self, sequences: Sequence[ChatSequence]) -> list[AnswerPiece]:
         self.entered.release()

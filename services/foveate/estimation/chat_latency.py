@@ -35,11 +35,6 @@ class ChatLatencyModel:
         }
 
     @property
-    def version(self) -> int:
-        """Changes whenever a prediction may have changed."""
-        return sum(stage.version for stage in self._stages.values())
-
-    @property
     def safety_factor(self) -> float:
         """Factor by which a prediction is multiplied so that a step seldom takes longer."""
         return max(stage.safety_factor for stage in self._stages.values())

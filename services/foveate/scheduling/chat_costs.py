@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
+from foveate.core.model import Rung
 from foveate.core.plan import Plan
 from foveate.estimation.answer_lengths import AnswerLengths
 from foveate.scheduling.chat_forecast import AnswerTimes, JoiningCall, RunningTokens, forecast
@@ -13,6 +14,8 @@ from foveate.scheduling.forecast import MAX_SHARED_UTILIZATION
 
 MAX_FORECAST = 64
 """Waiting calls that a forecast follows, the first of the queue. Those behind them count as backlog."""
+USUAL_TOKENS = 64
+"""Tokens that a call allows where it is not known."""
 
 
 class ChatPredictor(Protocol):
@@ -43,10 +46,11 @@ class ChatCosts:
     """
 
     def __init__(
-        self, plans: Sequence[Plan], latency: ChatPredictor, lengths: AnswerLengths, slots: int
+        self, rungs: Sequence[Rung], latency: ChatPredictor, lengths: AnswerLengths, slots: int
     ) -> None:
-        """plans: of the rungs, cheapest first."""
-        self.plans, self.latency, self.lengths, self.slots = tuple(plans), latency, lengths, slots
+        """rungs: cheapest first, the last is full."""
+        self.rungs, self.plans = rungs, tuple(rung.plan for rung in rungs)
+        self.latency, self.lengths, self.slots = latency, lengths, slots
 
     def times(
         self, rung: int, state: ChatState[ChatT], waiting: Sequence[ChatT], *, hopeful: bool = False
@@ -139,9 +143,34 @@ class ChatCosts:
         plan = plan_at(entry, self.plans, rung)
         return self.call_s(plan, entry.load(plan), self.lengths.mean(entry.max_tokens))
 
+    def active_s(self, chat: ActiveChat) -> float:
+        """Device seconds of what is left of an active call."""
+        return self.call_s(chat.plan, chat.load, self.remaining(chat).mean)
+
+    def full_s(self, entry: WaitingChat) -> float:
+        """Device seconds of a call at full, whatever plan it pins: its full-quality demand."""
+        plan = self.plans[-1]
+        return self.call_s(plan, entry.load(plan), self.lengths.mean(entry.max_tokens))
+
+    def usual_s(self, rung: int) -> float:
+        """Device seconds of a short question about a picture at a rung: of a call that is not known."""
+        load = CallLoad(1, self.rungs[rung].tokens)
+        return self.call_s(self.plans[rung], load, self.lengths.mean(USUAL_TOKENS))
+
+    def start_wait_s(self, state: ChatState[ChatT]) -> float:
+        """Seconds until a further call could start, those ahead of it on their cheapest plans.
+
+        It waits until these have started, and one of the running answers has ended.
+        """
+        if state.free_slots > len(state.waiting):
+            return 0.0
+        left = min((self.remaining(chat).mean for chat in state.active), default=0.0)
+        ahead_s = len(state.waiting) * self.mean_s(0, state) if state.waiting else 0.0
+        return ahead_s + left * self.latency.step_s(self.plans[0], len(state.active))
+
     def backlog_s(self, rung: int, state: ChatState[ChatT]) -> float:
         """Device seconds until what runs and what waits is done, with all waiting calls at this rung."""
-        active = sum(self.call_s(c.plan, c.load, self.remaining(c).mean) for c in state.active)
+        active = sum(map(self.active_s, state.active))
         waiting = len(state.waiting) * self.mean_s(rung, state) if state.waiting else 0.0
         return max(0.0, state.free_at - state.now) + active + waiting
 

@@ -14,11 +14,9 @@ from dataclasses import replace
 from itertools import islice
 from typing import Protocol
 
-from foveate.core.model import Rung
 from foveate.core.outcome import Reason
 from foveate.core.plan import Plan
-from foveate.estimation.answer_lengths import AnswerLengths
-from foveate.scheduling.chat_costs import MAX_FORECAST, ChatCosts, ChatPredictor
+from foveate.scheduling.chat_costs import MAX_FORECAST, ChatCosts
 from foveate.scheduling.chat_forecast import AnswerTimes
 from foveate.scheduling.chat_state import (
     ChatDecision,
@@ -48,17 +46,14 @@ class ChatPolicy(Protocol):
         ...
 
 
-ChatPolicyFactory = Callable[[Sequence[Rung], ChatPredictor, AnswerLengths, int], ChatPolicy]
-"""Takes the rungs to choose from, the latency model, the lengths of answers, and the number of slots."""
+ChatPolicyFactory = Callable[[ChatCosts], ChatPolicy]
 
 
 class ChatFifo:
     """The baseline of comparisons: first in, first out, at the plan that a call pins or at full."""
 
-    def __init__(
-        self, rungs: Sequence[Rung], latency: ChatPredictor, lengths: AnswerLengths, slots: int
-    ) -> None:
-        self.plans = tuple(rung.plan for rung in rungs)
+    def __init__(self, costs: ChatCosts) -> None:
+        self.plans = costs.plans
 
     def admit(self, candidate: ChatT, state: ChatState[ChatT]) -> ChatRefusal[ChatT] | None:
         """Admits the candidate."""
@@ -72,18 +67,8 @@ class ChatFifo:
 class ChatSloPolicy:
     """Serves the queue at the best rung that keeps all deadlines. It has no state of its own."""
 
-    def __init__(
-        self,
-        rungs: Sequence[Rung],
-        latency: ChatPredictor,
-        lengths: AnswerLengths,
-        slots: int,
-        target_utilization: float = TARGET_UTILIZATION,
-    ) -> None:
-        """rungs: cheapest first, the last is full; target_utilization: as in `SloPolicy`."""
-        self.plans = tuple(rung.plan for rung in rungs)
-        self.costs = ChatCosts(self.plans, latency, lengths, slots)
-        self.target_utilization = target_utilization
+    def __init__(self, costs: ChatCosts) -> None:
+        self.costs, self.plans = costs, costs.plans
 
     def admit(self, candidate: ChatT, state: ChatState[ChatT]) -> ChatRefusal[ChatT] | None:
         """Admit the candidate if it is in time and makes no other call late, all on the cheapest plans.
@@ -218,7 +203,7 @@ class ChatSloPolicy:
             return True
         backlog_s = self.costs.backlog_s(rung, state) + arrivals.preparing * mean_s
         growth_s = min(arrivals.allowed_s, HORIZON_S) * (utilization - 1)
-        return backlog_s + growth_s <= self.target_utilization * arrivals.allowed_s
+        return backlog_s + growth_s <= TARGET_UTILIZATION * arrivals.allowed_s
 
 
 def _in_time(entry: WaitingChat, times: AnswerTimes) -> bool:

@@ -1,7 +1,7 @@
 """What a policy of chats gets and gives: calls that wait, answers that run, decisions and refusals."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from foveate.core.errors import TooLate
@@ -104,7 +104,7 @@ class ChatDecision(Generic[ChatT]):
     """Of those that pin no plan."""
     max_tokens: tuple[int, ...] = ()
     """For each of the entries, the tokens of its answer at most."""
-    refused: tuple[ChatT, ...] = field(default=())
+    refused: tuple[ChatT, ...] = ()
     """Waiting calls that cannot be in time on any plan that they accept."""
 
 

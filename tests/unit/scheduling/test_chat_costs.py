@@ -21,7 +21,7 @@ from tests.unit.scheduling.test_chat_policy import (
 
 
 def costs(lengths: AnswerLengths) -> ChatCosts:
-    return ChatCosts([rung.plan for rung in RUNGS], VirtualLatency(), lengths, SLOTS)
+    return ChatCosts(RUNGS, VirtualLatency(), lengths, SLOTS)
 
 
 def test_a_call_costs_its_start_and_its_share_of_full_steps() -> None:
@@ -81,3 +81,25 @@ def test_a_call_behind_a_long_queue_waits_for_all_of_it() -> None:
     assert estimated.first == pytest.approx(followed.first, rel=0.1)
     assert estimated.last == pytest.approx(followed.last, rel=0.1)
     assert costs(known(10)).behind(replace(call, ready_at=99.0), 200, state(queue)).first > 99.0
+
+
+def test_full_quality_demand_ignores_the_plan_that_a_call_pins() -> None:
+    own = costs(known(10))
+    assert (
+        own.full_s(WaitingCall(pinned=LIGHT))
+        == own.waiting_s(2, WaitingCall())
+        > own.waiting_s(0, WaitingCall())
+    )
+    # Of a call that is not known: its visual tokens, without text.
+    assert own.waiting_s(2, WaitingCall()) - own.usual_s(2) == pytest.approx(0.004)
+
+
+def test_a_further_call_waits_for_those_ahead_and_for_a_slot() -> None:
+    own, call = costs(known(10)), WaitingCall()
+    running = [ActiveChat(FULL, done, 10, 1.0) for done in (2, 7, 4, 5)]
+    assert own.start_wait_s(state([call] * 3)) == 0
+    assert own.start_wait_s(state([], running[:3], free=1)) == 0
+    step_s = 0.004 + SLOTS * 0.001
+    assert own.start_wait_s(state([], running, free=0)) == pytest.approx(3 * step_s)
+    two = own.start_wait_s(state([call] * 2, running, free=0))
+    assert two == pytest.approx(3 * step_s + 2 * own.waiting_s(0, call))

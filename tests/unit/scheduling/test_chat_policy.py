@@ -11,6 +11,7 @@ from foveate.core.model import Rung
 from foveate.core.plan import Plan
 from foveate.estimation.answer_lengths import MIN_ANSWERS, AnswerLengths
 from foveate.estimation.arrivals import ArrivalMeter, ArrivalStats
+from foveate.scheduling.chat_costs import ChatCosts
 from foveate.scheduling.chat_policy import ChatFifo, ChatSloPolicy
 from foveate.scheduling.chat_state import ActiveChat, CallLoad, ChatDecision, ChatState
 
@@ -61,7 +62,7 @@ class WaitingCall:
 
 def policy(lengths: AnswerLengths | None = None) -> ChatSloPolicy:
     """A policy that knows that answers have 10 tokens, if no lengths are given."""
-    return ChatSloPolicy(RUNGS, VirtualLatency(), lengths or known(10), SLOTS)
+    return ChatSloPolicy(ChatCosts(RUNGS, VirtualLatency(), lengths or known(10), SLOTS))
 
 
 def known(*tokens: int) -> AnswerLengths:
@@ -212,7 +213,7 @@ def test_no_more_calls_start_than_there_are_free_slots() -> None:
 
 
 def test_fifo_serves_all_at_full() -> None:
-    fifo = ChatFifo(RUNGS, VirtualLatency(), known(10), SLOTS)
+    fifo = ChatFifo(ChatCosts(RUNGS, VirtualLatency(), known(10), SLOTS))
     late, pinned = WaitingCall(0.0), WaitingCall(pinned=LIGHT)
     assert fifo.admit(late, state([])) is None
     decision = chosen(fifo.choose(state([late, pinned, late])))

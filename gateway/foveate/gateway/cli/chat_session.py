@@ -20,8 +20,9 @@ from foveate.gateway.cli.predict import ASCII_BLOCKS, BLOCKS, write_png
 from foveate.gateway.cli.terminal import is_unicode
 from foveate.gateway.media.image import Pixels, decode_image
 from foveate.models.profiling import explain_visual_tokens
-from foveate.models.vlm.generation import AnswerPiece
-from foveate.models.vlm.runner import ChatAnswer, ChatRunner
+from foveate.models.vlm.answering import ChatAnswer
+from foveate.models.vlm.runner import ChatRunner
+from foveate.models.vlm.sequence import AnswerPiece
 from foveate.models.vlm.visual_tokens import VisualTokens
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"

@@ -11,8 +11,8 @@ from foveate.core.plan import Plan
 from foveate.models.profiling.dataset import MAX_CACHED_BYTES
 from foveate.models.profiling.question_set import DecodedQuestions
 from foveate.models.vlm import generation
-from foveate.models.vlm.generation import ChatSequence
 from foveate.models.vlm.runner import ChatRunner
+from foveate.models.vlm.sequence import ChatSequence
 from foveate.models.vlm.visual_tokens import PictureFeatures, VisualTokens
 from foveate.models.zoo.heldout import AskedQuestion
 

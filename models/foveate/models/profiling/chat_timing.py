@@ -15,7 +15,7 @@ from foveate.models.profiling.profile_state import ProfilingJob
 from foveate.models.profiling.question_set import DecodedQuestions
 from foveate.models.runners.base import Pixels
 from foveate.models.vlm import generation
-from foveate.models.vlm.generation import ChatPrompt
+from foveate.models.vlm.prompt import ChatPrompt
 from foveate.models.vlm.runner import ChatRunner
 from foveate.models.vlm.visual_tokens import PictureFeatures
 

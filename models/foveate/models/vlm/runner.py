@@ -1,9 +1,8 @@
 """The runner of a vision-language model: pictures and turns of a chat to answers, under a plan."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
-from itertools import islice
 
 import torch
 from torch import Tensor
@@ -11,34 +10,25 @@ from torch import Tensor
 from foveate.core.chat import (
     NOTHING_CACHED,
     CachedParts,
-    FinishReason,
-    ImagePart,
     SamplingOptions,
     Turn,
-    last_question,
 )
-from foveate.core.errors import BadPlan, BadRequest, FoveateError, RunFailed
+from foveate.core.errors import BadPlan, FoveateError
 from foveate.core.plan import Plan, Precision
 from foveate.core.profile import Profile
 from foveate.models.compression import create
 from foveate.models.layers.threshold_merging import MergeThresholds
 from foveate.models.layers.visual_tokens import Compression, CompressionContext
 from foveate.models.runners.base import BaseRunner, Pixels, check_model
-from foveate.models.vlm import generation
+from foveate.models.vlm import answering
+from foveate.models.vlm.answering import ChatAnswer, ChatRequest
 from foveate.models.vlm.checkpoint import ChatCheckpoint
 from foveate.models.vlm.constraints import ConstraintCompiler
 from foveate.models.vlm.cost import ChatCost, ChatLoad, ChatParts, chat_cost
 from foveate.models.vlm.describe import describe_chat, merge_thresholds
-from foveate.models.vlm.generation import (
-    AnswerPiece,
-    ChatPrompt,
-    ChatSequence,
-    behind_picture,
-    build_prompt,
-    check_fits,
-)
 from foveate.models.vlm.key_value_cache import CachedPrefix, CacheShape, KeyValueCache
-from foveate.models.vlm.sampling import TokenChoice
+from foveate.models.vlm.prompt import ChatPrompt, behind_picture, build_prompt, check_fits
+from foveate.models.vlm.sequence import AnswerPiece, ChatSequence
 from foveate.models.vlm.served import ServedChat
 from foveate.models.vlm.visual_tokens import PictureFeatures, VisualTokens, prompt_mask, visual_tokens
 
@@ -46,37 +36,6 @@ SLOTS, SLOT_TOKENS = 8, 1024
 """Defaults of the key/value cache: sequences at once, and tokens of each."""
 SHORT_QUESTION = 16
 """Tokens of the text around a picture, for the cost of a model without a profile."""
-
-
-@dataclass(frozen=True, slots=True)
-class ChatRequest:
-    """A chat to answer."""
-
-    pictures: Sequence[Pixels]
-    """In the order of the `ImagePart`s of the turns."""
-    turns: Sequence[Turn]
-    options: SamplingOptions = SamplingOptions()  # noqa: RUF009 -- frozen, so one instance serves every request
-
-
-@dataclass(frozen=True, slots=True)
-class ChatAnswer:
-    """An answer, and what it cost."""
-
-    text: str
-    finish: FinishReason
-    choices: tuple[TokenChoice, ...]
-    """The tokens of the answer, the end mark included."""
-    plan: Plan
-    text_tokens: int
-    """Tokens of the prompt that are not visual."""
-    visual: tuple[VisualTokens, ...]
-    """The visual tokens of each picture: which patches stood for it."""
-    cost: ChatCost
-
-    @property
-    def visual_tokens(self) -> int:
-        """Tokens of the prompt that are visual."""
-        return sum(map(len, self.visual))
 
 
 class ChatRunner(ServedChat, BaseRunner):
@@ -157,10 +116,10 @@ class ChatRunner(ServedChat, BaseRunner):
 
         They depend on the pixels, on `encoded_size` and on the method's reduction within the tower.
         """
-        return self._features(self.preprocess(batch, self.encoded_size(plan)), plan)
+        return self.features(self.preprocess(batch, self.encoded_size(plan)), plan)
 
     @torch.inference_mode()
-    def _features(self, images: Tensor, plan: Plan) -> list[PictureFeatures]:
+    def features(self, images: Tensor, plan: Plan) -> list[PictureFeatures]:
         """The features of normalised images (B, 3, S, S)."""
         reducer = self.method(plan).reducer(self.parts.tower)
         pictures: list[PictureFeatures] = []
@@ -197,13 +156,6 @@ class ChatRunner(ServedChat, BaseRunner):
         prompt = replace(prompt, mask=prompt_mask(rest, visual))
         check_fits(len(prompt), prompt.visual_tokens, self.cache)
         return prompt
-
-    def check_request(self, request: ChatRequest, plan: Plan) -> None:
-        """Raise BadRequest for a chat that cannot be answered under a plan, before anything is computed."""
-        check_pictures(request)
-        pictures, ids = len(request.pictures), self.tokenizer.chat(request.turns)
-        visual = pictures * self.method(plan).count
-        check_fits(len(ids) - pictures + visual, visual, self.cache)
 
     def sequence(self, prompt: ChatPrompt, options: SamplingOptions) -> ChatSequence:
         """The answer to a prompt, before its first token. Raises BadRequest for a bad JSON schema."""
@@ -264,89 +216,5 @@ class ChatRunner(ServedChat, BaseRunner):
         plan: Plan,
         on_piece: Callable[[int, AnswerPiece], None] | None = None,
     ) -> list[ChatAnswer | FoveateError]:
-        """Answer chats under one plan, in batches. A request that fails has its error, and no other does.
-
-        on_piece gets the number of the request with each piece. Raises BadPlan, and Overloaded where others
-        have all slots.
-        """
-        self.check(plan)
-        results: list[ChatAnswer | FoveateError] = []
-        remaining = iter(requests)
-        while batch := list(islice(remaining, max(1, self.cache.free_slots))):
-            results += self._answer_batch(batch, plan, len(results), on_piece)
-        return results
-
-    def _answer_batch(
-        self,
-        requests: Sequence[ChatRequest],
-        plan: Plan,
-        first: int,
-        on_piece: Callable[[int, AnswerPiece], None] | None,
-    ) -> list[ChatAnswer | FoveateError]:
-        """Answer as many chats as there are free slots. first: the number of the first of them."""
-        visual = self._visual(requests, plan)
-        started: list[ChatSequence | FoveateError] = []
-        for request, tokens in zip(requests, visual, strict=True):
-            try:
-                if isinstance(tokens, FoveateError):
-                    raise tokens
-                started.append(self.sequence(self.prompt(request.turns, tokens), request.options))
-            except FoveateError as error:
-                started.append(error)
-        running = [each for each in started if isinstance(each, ChatSequence)]
-        numbers = {id(each): first + place for place, each in enumerate(started)}
-
-        def report(sequence: ChatSequence, piece: AnswerPiece) -> None:
-            if on_piece is not None:
-                on_piece(numbers[id(sequence)], piece)
-
-        generation.generate(self.model, self.cache, running, report)
-        return [
-            self._answered(each, plan, tokens) if isinstance(each, ChatSequence) else each
-            for each, tokens in zip(started, visual, strict=True)
-        ]
-
-    def _visual(
-        self, requests: Sequence[ChatRequest], plan: Plan
-    ) -> list[tuple[VisualTokens, ...] | FoveateError]:
-        """The visual tokens of the pictures of each request. All pictures run as one batch."""
-        errors: list[FoveateError | None] = []
-        images: list[Tensor] = []
-        questions: list[str] = []
-        for request in requests:
-            try:
-                self.check_request(request, plan)
-                if request.pictures:
-                    pixels = self.stack(request.pictures, plan)
-                    images.append(self.preprocess(pixels, self.encoded_size(plan)))
-                    questions += [last_question(request.turns)] * len(request.pictures)
-                errors.append(None)
-            except FoveateError as error:
-                errors.append(error)
-        features = self._features(torch.cat(images), plan) if images else []
-        tokens = iter(self.visual_tokens(features, plan, questions))
-        return [
-            error or tuple(islice(tokens, len(request.pictures)))
-            for request, error in zip(requests, errors, strict=True)
-        ]
-
-    def _answered(
-        self, sequence: ChatSequence, plan: Plan, visual: tuple[VisualTokens, ...] | FoveateError
-    ) -> ChatAnswer | FoveateError:
-        """The result of a sequence that has ended."""
-        if isinstance(visual, FoveateError) or sequence.finish is None:
-            return RunFailed("the answer was not generated")
-        if sequence.error is not None:
-            return sequence.error
-        text_tokens = len(sequence.prompt) - sequence.prompt.visual_tokens
-        cost = self.cost(plan, text_tokens, len(visual), len(sequence.choices))
-        return ChatAnswer(
-            sequence.text, sequence.finish, tuple(sequence.choices), plan, text_tokens, visual, cost
-        )
-
-
-def check_pictures(request: ChatRequest) -> None:
-    """Raise BadRequest for a chat that names more or fewer pictures than are given."""
-    named = sum(isinstance(part, ImagePart) for turn in request.turns for part in turn.parts)
-    if named != len(request.pictures):
-        raise BadRequest(f"the chat names {named} pictures, and {len(request.pictures)} were given")
+        """Answer chats under one plan, in batches. See `answering.answer_all`."""
+        return answering.answer_all(self, requests, plan, on_piece)

@@ -9,10 +9,11 @@ from foveate.core.plan import Plan
 from foveate.models.layers.visual_tokens import Compression
 from foveate.models.vlm import generation
 from foveate.models.vlm.constraints import ConstraintCompiler
-from foveate.models.vlm.generation import AnswerPiece, ChatSequence, behind_picture
 from foveate.models.vlm.key_value_cache import CachedPrefix, KeyValueCache
 from foveate.models.vlm.model import VisionLanguageModel
+from foveate.models.vlm.prompt import behind_picture, check_fits
 from foveate.models.vlm.sampling import TokenChoice
+from foveate.models.vlm.sequence import AnswerPiece, ChatSequence
 from foveate.models.vlm.tokenizer import END, IMAGE, ChatTokenizer
 
 TOKEN_BYTES = 64
@@ -93,16 +94,16 @@ class ServedChat:
         """Raise BadRequest for the tokens of a chat that do not fit a slot under a plan."""
         pictures = sum(token == IMAGE for token in ids)
         visual = pictures * self.visual_count(plan)
-        generation.check_fits(len(ids) - pictures + visual, visual, self.cache)
+        check_fits(len(ids) - pictures + visual, visual, self.cache)
 
-    def prefill(self, sequences: Sequence[ChatSequence]) -> list[AnswerPiece]:
-        """Start answers. See `generation.start`."""
-        return generation.start(self.model, self.cache, sequences)
-
-    def prefill_parts(
-        self, sequences: Sequence[ChatSequence], counts: Sequence[int]
+    def prefill(
+        self, sequences: Sequence[ChatSequence], counts: Sequence[int] | None = None
     ) -> list[AnswerPiece | None]:
-        """Start answers, or a part of their prompts. See `generation.start_parts`."""
+        """Start answers, or a part of their prompts. See `generation.start_parts`.
+
+        counts: tokens of each prompt; None for all that are left.
+        """
+        counts = counts or [sequence.unfilled for sequence in sequences]
         return generation.start_parts(self.model, self.cache, sequences, counts)
 
     def decode(self, sequences: Sequence[ChatSequence]) -> list[AnswerPiece]:

@@ -16,7 +16,6 @@ from foveate.engine.chat.scheduler import ChatScheduler
 from foveate.engine.chat.tenant import ChatTenant
 from foveate.estimation.chat_latency import QUESTION_TOKENS
 from foveate.estimation.host_load import HostLoadMonitor
-from foveate.scheduling.chat_costs import MAX_FORECAST
 from foveate.scheduling.chat_state import ChatState
 from foveate.scheduling.policy import virtual_deadline
 
@@ -79,47 +78,18 @@ class ChatAdmission:
         if named != len(call.pictures):
             raise BadRequest(f"the chat names {named} pictures, and {len(call.pictures)} were given")
         entry = self._entry(call, ids)
-        self.scheduler.queue.check_capacity(call.size_bytes, lambda: self.wait_s(state))
+        self.scheduler.queue.check_capacity(call.size_bytes, lambda: self.tenant.costs.backlog_s(0, state))
         self._ask(entry, state, count=not reserved)
         return entry
-
-    def preparing(self, name: str) -> int:
-        """Calls whose pictures are being decoded."""
-        return self.host_load.pending_for(name)
-
-    def wait_s(self, state: ChatState[ChatEntry]) -> float:
-        """Device seconds until what runs and what waits is done, on the cheapest plans."""
-        begun = [e for e in (*self.scheduler.staged, *self.scheduler.running) if not e.over]
-        left_s = sum(self.tenant.left_s(entry) for entry in begun)
-        return self.waiting_s(state.waiting) + left_s
-
-    def waiting_s(self, waiting: Sequence[ChatEntry]) -> float:
-        """Device seconds of the calls that wait, on the cheapest plans."""
-        head = waiting[:MAX_FORECAST]
-        mean_s = sum(self.tenant.call_s(each, each.min_rung) for each in head) / max(1, len(head))
-        return len(waiting) * mean_s
-
-    def start_wait_s(self) -> float:
-        """Seconds until a further call could start on the cheapest plans; 0 while there are free slots.
-
-        It waits until those ahead of it have started, and one of the answers that run has ended.
-        """
-        scheduler, tenant = self.scheduler, self.tenant
-        if scheduler.unused_slots > len(scheduler.queue):
-            return 0.0
-        begun = scheduler.active
-        left = [tenant.lengths.mean(each.max_tokens, each.generated) - each.generated for each in begun]
-        step_s = tenant.latency.step_s(tenant.rungs[0].plan, len(begun))
-        return self.waiting_s(tuple(scheduler.queue)) + max(0.0, min(left, default=0.0)) * step_s
 
     def count(self, now: float, allowed_s: float, full_s: float | None = None) -> None:
         """Count an arrival, and its device seconds at full as full-quality demand.
 
         full_s: None for a call of which nothing is known.
         """
-        tenant = self.tenant
-        tenant.arrivals.record(now, min(allowed_s, MAX_ALLOWED_S))
-        self._demand_counter.inc(tenant.usual_s(len(tenant.rungs) - 1) if full_s is None else full_s)
+        costs = self.tenant.costs
+        self.tenant.arrivals.record(now, min(allowed_s, MAX_ALLOWED_S))
+        self._demand_counter.inc(costs.usual_s(len(costs.rungs) - 1) if full_s is None else full_s)
 
     def _entry(self, call: ChatCall, ids: Sequence[int]) -> ChatEntry:
         """A checked call. Raises BadPlan, BadRequest, DeadlineExceeded."""
@@ -136,7 +106,7 @@ class ChatAdmission:
             self.model.check(call.plan)
             self.model.check_length(ids, call.plan)
             return ()
-        rungs = self.tenant.rungs
+        rungs = self.tenant.costs.rungs
         accepted = [
             index
             for index, rung in enumerate(rungs[:-1])
@@ -162,7 +132,7 @@ class ChatAdmission:
         if count and not (refusal is not None and refused and refusal.alone):
             infinite = math.isinf(entry.deadline)
             allowed_s = self.tenant.default_deadline_s if infinite else entry.deadline - now
-            self.count(now, allowed_s, self.tenant.full_s(entry))
+            self.count(now, allowed_s, self.tenant.costs.full_s(entry))
         if refusal is None:
             return
         if not refused:
@@ -170,6 +140,6 @@ class ChatAdmission:
             return
         if not state.active and not state.waiting and not self.host_load.pending:
             # Nothing runs that could correct the estimates: see `QueueAdmission`.
-            self.tenant.latency.decay()
+            self.scheduler.latency.decay()
             self.host_load.decay()
         raise refusal.error(now)

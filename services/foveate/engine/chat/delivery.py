@@ -1,5 +1,7 @@
 """Turns the results of steps into the events of calls."""
 
+import logging
+
 from foveate.core.chat import ChatEnded, ChatStarted, ChatToken
 from foveate.core.errors import FoveateError, RunFailed
 from foveate.engine.chat.entry import ChatEntry
@@ -8,12 +10,32 @@ from foveate.engine.chat.runner import ChatModel, TokenPiece
 from foveate.engine.chat.scheduler import ChatScheduler
 from foveate.engine.chat.steps import ChatStep, StepResult
 
+log = logging.getLogger(__name__)
+
 
 class ChatDelivery:
     """Gives features and tokens to the calls of one model, and ends those that are complete or failed."""
 
     def __init__(self, model: ChatModel, scheduler: ChatScheduler, meter: ChatMeter) -> None:
         self._model, self._scheduler, self._meter = model, scheduler, meter
+
+    def finish(self, step: ChatStep, result: StepResult) -> None:
+        """Learn from the time of a step, and pass on what it gave. A failure ends these calls alone."""
+        if step.stage is None or not result.entries:
+            return
+        try:
+            ratio = None
+            if not result.failed and len(result.entries) == len(step.entries) and result.seconds > 0:
+                ratio = self._scheduler.latency.observe(step.stage, step.plan, step.size, result.seconds)
+            self._meter.step(step.stage, len(result.entries), ratio)
+            if step.stage == "encode":
+                self.encoded(step, result)
+            else:
+                self.answered(step, result)
+        except Exception:
+            log.exception("passing on a step of %d failed", step.size)
+            for entry in result.entries:
+                entry.fail(RunFailed("the server failed on this request"))
 
     def encoded(self, step: ChatStep, result: StepResult) -> None:
         """Give calls the features of their pictures, or end those whose pictures failed."""

@@ -31,6 +31,7 @@ from foveate.engine.queue import WaitingQueue
 from foveate.estimation.answer_lengths import AnswerLengths
 from foveate.estimation.chat_latency import ChatLatencyModel, ChatStage
 from foveate.estimation.host_load import HostLoadMonitor
+from foveate.scheduling.chat_costs import ChatCosts
 from foveate.scheduling.chat_policy import ChatPolicyFactory, ChatSloPolicy
 from foveate.scheduling.chat_state import ChatState
 from foveate.scheduling.policy import DEFAULT_DEADLINE_S, pareto_rungs
@@ -68,7 +69,8 @@ class ChatEngine:
         metrics = metrics or Metrics()
         rungs = pareto_rungs(model.card)
         self.lengths, self.latency = AnswerLengths(), ChatLatencyModel(rungs)
-        self.policy = policy(rungs, self.latency, self.lengths, model.slots)
+        self.costs = ChatCosts(rungs, self.latency, self.lengths, model.slots)
+        self.policy = policy(self.costs)
         self.queue: WaitingQueue[ChatEntry] = WaitingQueue(max_items, max_bytes)
         self.caches = ChatCaches(model.card.weights, feature_bytes, prefix_bytes, metrics)
         self.scheduler = ChatScheduler(model, self.policy, self.queue, self.latency, self.caches, clock)
@@ -80,14 +82,12 @@ class ChatEngine:
         self._running = False
         self._device = device or DeviceExecutor()
         self._steps = StepRunner(model, clock, lambda: self._device.has_waiters)
-        self.tenant = ChatTenant(
-            self.scheduler, self.lengths, self.latency, rungs, self._device, default_deadline_s, clock
-        )
+        self.tenant = ChatTenant(self.scheduler, self.costs, self._device, default_deadline_s, clock)
+        self._host_load = host_load or HostLoadMonitor()
         name = model.card.name
         self._admission = ChatAdmission(
-            model, self.scheduler, self.tenant, host_load or HostLoadMonitor(),
-            metrics.demand.labels(name), clock,
-        )  # fmt: skip
+            model, self.scheduler, self.tenant, self._host_load, metrics.demand.labels(name), clock
+        )
         self._meter = ChatMeter(metrics, model, self.scheduler)
         self._delivery = ChatDelivery(model, self.scheduler, self._meter)
         self._hangs = metrics.hangs
@@ -118,7 +118,7 @@ class ChatEngine:
     @property
     def queue_wait_s(self) -> float:
         """Seconds until a further call could start, those ahead on the cheapest plans that they accept."""
-        return self._admission.start_wait_s()
+        return self.costs.start_wait_s(self._state())
 
     def _oldest_wait_s(self) -> float:
         waiting = [entry.admitted_at for entry in (*self.queue, *self.scheduler.staged) if not entry.over]
@@ -211,7 +211,7 @@ class ChatEngine:
     def _state(self) -> ChatState[ChatEntry]:
         """What runs and what waits now."""
         now = self.clock()
-        preparing = self._admission.preparing(self.card.name)
+        preparing = self._host_load.pending_for(self.card.name)  # their pictures are being decoded
         return ChatState(
             now, self._device.free_at, self.scheduler.active, tuple(self.queue), self.scheduler.unused_slots,
             replace(self.tenant.arrivals.read(now), preparing=preparing),
@@ -247,7 +247,7 @@ class ChatEngine:
         loop = asyncio.get_running_loop()
 
         def deliver(result: StepResult) -> None:
-            loop.call_soon_threadsafe(self._finish, step, result)
+            loop.call_soon_threadsafe(self._delivery.finish, step, result)
 
         try:
             with self._device.hangs.watch(work):
@@ -259,25 +259,7 @@ class ChatEngine:
             return
         finally:
             self._running = False
-        self._finish(step, result)
-
-    def _finish(self, step: ChatStep, result: StepResult) -> None:
-        """Learn from the time of a step, and pass on what it gave. A failure ends these calls alone."""
-        if step.stage is None or not result.entries:
-            return
-        try:
-            ratio = None
-            if not result.failed and len(result.entries) == len(step.entries) and result.seconds > 0:
-                ratio = self.latency.observe(step.stage, step.plan, step.size, result.seconds)
-            self._meter.step(step.stage, len(result.entries), ratio)
-            if step.stage == "encode":
-                self._delivery.encoded(step, result)
-            else:
-                self._delivery.answered(step, result)
-        except Exception:
-            log.exception("passing on a step of %d failed", step.size)
-            for entry in result.entries:
-                entry.fail(RunFailed("the server failed on this request"))
+        self._delivery.finish(step, result)
 
     def _on_hang(self, step: ChatStep, work: DeviceWork) -> None:
         if work.state == "lost":

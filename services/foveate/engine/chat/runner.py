@@ -176,7 +176,7 @@ class ChatModel(Protocol):
         """The answer to a prompt, before its first token."""
         ...
 
-    def prefill_parts(self, sequences: Sequence[Any], counts: Sequence[int]) -> Sequence[TokenPiece | None]:
+    def prefill(self, sequences: Sequence[Any], counts: Sequence[int]) -> Sequence[TokenPiece | None]:
         """Prefill the next tokens of prompts; the first tokens of the answers whose prompts are complete."""
         ...
 

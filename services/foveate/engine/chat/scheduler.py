@@ -6,7 +6,7 @@ from dataclasses import replace
 from foveate.core.chat import CachedParts
 from foveate.core.errors import DeadlineExceeded, TooLate
 from foveate.core.plan import Plan
-from foveate.engine.chat.caches import ChatCaches
+from foveate.engine.chat.caches import ChatCaches, PrefixHit
 from foveate.engine.chat.entry import ChatEntry
 from foveate.engine.chat.runner import AnswerState, ChatModel, KeptPrefix
 from foveate.engine.chat.steps import ChatStep
@@ -23,10 +23,10 @@ MAX_BURST_S = 0.1
 for the event loop."""
 PREFILL_TOKENS = 256
 """Tokens of prompts in one prefill while answers run."""
-HELD_STEPS = 8
-"""Steps after which the policy is asked again, where calls wait so that running answers are in time."""
 IDLE_PREFILL_TOKENS = 2048
 """The same while none runs."""
+HELD_STEPS = 8
+"""Steps after which the policy is asked again, where calls wait so that running answers are in time."""
 
 
 class ChatScheduler:
@@ -135,47 +135,38 @@ class ChatScheduler:
 
     def _look_up(self, entry: ChatEntry) -> None:
         """Take from the caches what they hold for a call under its plan."""
-        model, caches, plan, pictures = self.model, self.caches, entry.plan, entry.call.pictures
-        prefix = None
-        if pictures and model.is_blind(plan):
-            entry.prefix_digests = self._digests(entry, plan)
-            prefix = caches.prefixes.find(entry.prefix_digests)
+        caches, plan = self.caches, entry.plan
+        entry.prefix_digests, prefix, entry.feature_keys = self._keys(entry, plan)
+        if entry.prefix_digests:
             caches.count("chat_prefixes", prefix is not None, prefix is None)
-        kept = prefix.pictures if prefix else 0
-        encoding = model.encoding(plan)
-        for picture in pictures[kept:]:
-            key = caches.feature_key(entry.tenant, picture.digest, encoding)
+        for key in entry.feature_keys:
             features = caches.features.get(key)
-            entry.feature_keys.append(key)
             if features is not None:
                 entry.features[key] = features
-        hits = len(entry.feature_keys) - sum(key not in entry.features for key in entry.feature_keys)
-        if entry.feature_keys:
-            caches.count("chat_features", hits, len(entry.feature_keys) - hits)
-        entry.prefix = prefix.kept if prefix else None
-        entry.cached = CachedParts(hits, kept, prefix.tokens if prefix else 0)
-        entry.left_tokens = prompt_tokens(model, entry, plan) - entry.cached.tokens
+        hits = sum(key in entry.features for key in entry.feature_keys)
+        caches.count("chat_features", hits, len(entry.feature_keys) - hits)
+        if prefix is not None:
+            entry.prefix = prefix.kept
+        entry.cached = CachedParts(hits, prefix.pictures, prefix.tokens) if prefix else CachedParts(hits)
+        entry.left_tokens = prompt_tokens(self.model, entry, plan) - entry.cached.tokens
 
     def load_of(self, entry: ChatEntry, plan: Plan) -> CallLoad:
         """What it takes to start a call under a plan, beside what is cached now."""
-        model, caches, pictures = self.model, self.caches, entry.call.pictures
-        prefix = None
-        if pictures and model.is_blind(plan) and len(caches.prefixes):
-            prefix = caches.prefixes.find(self._digests(entry, plan))
-        rest, encoding = pictures[prefix.pictures if prefix else 0 :], model.encoding(plan)
-        missing = {
-            key
-            for picture in rest
-            if (key := caches.feature_key(entry.tenant, picture.digest, encoding)) not in caches.features
-        }
-        tokens = prompt_tokens(model, entry, plan) - (prefix.tokens if prefix else 0)
+        _, prefix, keys = self._keys(entry, plan)
+        missing = {key for key in keys if key not in self.caches.features}
+        tokens = prompt_tokens(self.model, entry, plan) - (prefix.tokens if prefix else 0)
         return CallLoad(len(missing), tokens)
 
-    def _digests(self, entry: ChatEntry, plan: Plan) -> list[bytes]:
-        pictures = [picture.digest for picture in entry.call.pictures]
-        return self.caches.prefix_digests(
-            entry.tenant, str(plan), entry.ids, self.model.picture_token, pictures
-        )
+    def _keys(self, entry: ChatEntry, plan: Plan) -> tuple[list[bytes], PrefixHit | None, list[bytes]]:
+        """The digests of a prompt up to each picture, its kept beginning, and the pictures behind that."""
+        caches, model, pictures = self.caches, self.model, entry.call.pictures
+        digests: list[bytes] = []
+        if pictures and model.is_blind(plan):
+            names = [picture.digest for picture in pictures]
+            digests = caches.prefix_digests(entry.tenant, str(plan), entry.ids, model.picture_token, names)
+        prefix = caches.prefixes.find(digests)
+        rest, encoding = pictures[prefix.pictures if prefix else 0 :], model.encoding(plan)
+        return digests, prefix, [caches.feature_key(entry.tenant, each.digest, encoding) for each in rest]
 
     def _encode(self) -> ChatStep | None:
         """The pictures of staged calls, as many as make running answers wait for a bounded time."""

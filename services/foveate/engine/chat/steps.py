@@ -148,7 +148,7 @@ class StepRunner:
                 min(counts[entry], sequence.unfilled) if sequence.divisible else sequence.unfilled
                 for entry, sequence in zip(some, sequences, strict=True)
             ]
-            return self.model.prefill_parts(sequences, parts)
+            return self.model.prefill(sequences, parts)
 
         pieces, again = in_parts(prefill, ready)
         results: dict[ChatEntry, TokenPiece | Exception | None] = dict(zip(ready, pieces, strict=True))

@@ -120,17 +120,6 @@ async def test_full_quality_demand_is_the_cost_of_the_call_at_full(ladder: Ladde
     assert demand_of(replace(one, plan=ladder.runner.card.ladder[0].plan)) == demand_of(one)
 
 
-async def test_the_wait_is_what_waits_on_the_cheapest_plans(ladder: LadderEngine) -> None:
-    def wait_s() -> float:
-        return ladder.engine._admission.wait_s(ladder.engine._state())
-
-    assert wait_s() == 0
-    ladder.admit(chat_call(QUESTIONS[0], [1]))
-    cheap_s = wait_s()
-    ladder.admit(chat_call(QUESTIONS[0], [2], objective=Objective(min_quality=1.0)))
-    assert wait_s() > 3 * cheap_s > 0
-
-
 async def test_gateways_learn_when_a_further_call_could_start(ladder: LadderEngine) -> None:
     """Answers that run do not delay it while there is a free slot."""
     waits = []

@@ -25,7 +25,7 @@ def test_the_engine_needs_no_more_than_the_protocol() -> None:
     visual = model.visual_tokens(features, plan, [QUESTIONS[0]])
     sequence: AnswerState = model.sequence(model.prompt_of(ids, visual), options)
     assert sequence.unfilled == len(ids) - 1 + model.visual_count(plan) and sequence.divisible
-    (piece,) = model.prefill_parts([sequence], [sequence.unfilled])
+    (piece,) = model.prefill([sequence], [sequence.unfilled])
     assert piece is not None and model.free_slots == 1 and 0 < model.used_kv_bytes < model.kv_bytes
     prefix: KeptPrefix = model.read_prefix(sequence, ids, plan)
     assert len(prefix) == 17 and prefix.nbytes > 0 and len(prefix.cut(5, 0)) == 5

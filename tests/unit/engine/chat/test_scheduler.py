@@ -16,6 +16,7 @@ from foveate.engine.chat.steps import ChatStep
 from foveate.engine.queue import WaitingQueue
 from foveate.estimation.answer_lengths import AnswerLengths
 from foveate.estimation.chat_latency import ChatLatencyModel
+from foveate.scheduling.chat_costs import ChatCosts
 from foveate.scheduling.chat_policy import ChatFifo
 from foveate.scheduling.chat_state import ChatState
 from tests.support.chat_engines import QUESTIONS, RecordedChatRunner, chat_call
@@ -37,7 +38,7 @@ class Scheduled:
         self.queue: WaitingQueue[ChatEntry] = WaitingQueue(99, 10**9)
         self.scheduler = ChatScheduler(
             self.runner,
-            ChatFifo(rungs, latency, AnswerLengths(), SLOTS),
+            ChatFifo(ChatCosts(rungs, latency, AnswerLengths(), SLOTS)),
             self.queue,
             latency,
             ChatCaches("w", 10**6, 10**6, Metrics()),

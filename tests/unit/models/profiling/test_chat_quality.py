@@ -16,7 +16,8 @@ from foveate.models.profiling.chat_quality import (
     turns_of,
 )
 from foveate.models.profiling.question_set import DecodedQuestions, question_folder
-from foveate.models.vlm.runner import ChatRequest, ChatRunner
+from foveate.models.vlm.answering import ChatRequest
+from foveate.models.vlm.runner import ChatRunner
 from tests.support.question_sets import answered, chat_model, decoded, unanswered, write_folder
 
 pytestmark = pytest.mark.usefixtures("inference_on_one_thread")

@@ -12,8 +12,9 @@ from jsonschema import Draft202012Validator
 from foveate.core.chat import SamplingOptions, Turn
 from foveate.core.errors import BadRequest, RunFailed
 from foveate.models.vlm import constraints
+from foveate.models.vlm.answering import ChatRequest
 from foveate.models.vlm.constraints import MAX_SCHEMA_BYTES, ConstraintCompiler, check_schema
-from foveate.models.vlm.runner import ChatRequest, ChatRunner
+from foveate.models.vlm.runner import ChatRunner
 from foveate.models.vlm.tokenizer import END, MARKS
 from tests.support import chat_models
 

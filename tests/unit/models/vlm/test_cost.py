@@ -13,8 +13,9 @@ from foveate.models.compression.merge import PatchMerging
 from foveate.models.layers.cells import cell_weights, grid_positions
 from foveate.models.profiling.merge_calibration import calibrate
 from foveate.models.vlm.cost import ChatLoad, ChatParts, chat_cost, encoder_macs, extend_macs
-from foveate.models.vlm.generation import ChatPrompt, decode, prefill
+from foveate.models.vlm.generation import decode, prefill
 from foveate.models.vlm.key_value_cache import CacheShape, KeyValueCache
+from foveate.models.vlm.prompt import ChatPrompt
 from foveate.models.vlm.tower import VisionTower
 from tests.support import chat_models
 from tests.support.chat_models import EARLY, TRUNK

@@ -9,12 +9,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from foveate.core.chat import ImagePart, SamplingOptions, Turn, last_question
-from foveate.core.errors import BadPlan, BadRequest, FoveateError, Overloaded, RunFailed
+from foveate.core.errors import BadPlan, FoveateError, RunFailed
 from foveate.core.plan import Plan
 from foveate.models.runners.base import Pixels
-from foveate.models.vlm.generation import AnswerPiece
+from foveate.models.vlm.answering import ChatAnswer, ChatRequest
 from foveate.models.vlm.key_value_cache import CacheShape
-from foveate.models.vlm.runner import ChatAnswer, ChatRequest, ChatRunner
+from foveate.models.vlm.runner import ChatRunner
 from foveate.models.vlm.tokenizer import END, IMAGE
 from tests.support import chat_models
 from tests.support.chat_models import NAME, TRUNK
@@ -103,47 +103,6 @@ def test_the_cost_of_visual_tokens_is_torchs_own_count(runner: ChatRunner, text:
     assert cost.projector == pytest.approx(counter.get_total_flops() / 2e9, rel=1e-6)
 
 
-def test_chats_of_a_batch_are_answered_as_each_alone(runner: ChatRunner) -> None:
-    requests = [
-        ChatRequest([picture(1)], ASKED, SHORT),
-        ChatRequest([], TEXT, SHORT),
-        ChatRequest([picture(2), picture(3)], TWO, SamplingOptions(12)),
-        ChatRequest([picture(2)], ASKED, SamplingOptions(9, temperature=1, seed=3)),
-        ChatRequest([picture(4)], ASKED, SHORT),
-        ChatRequest([picture(5)], (Turn("system", ("be brief",)), *ASKED), SHORT),
-    ]
-    chosen = plan(runner, "pool:9")
-    together = runner.answers(requests, chosen)
-    assert len(together) == 6 and runner.cache.free_slots == 4
-    for request, got in zip(requests, together, strict=True):
-        alone = runner.answer(request.pictures, request.turns, chosen, request.options)
-        assert answered(got).text == alone.text
-        assert [choice.token for choice in answered(got).choices] == [
-            choice.token for choice in alone.choices
-        ]
-
-
-def test_a_chat_that_fails_fails_alone(runner: ChatRunner) -> None:
-    long = (Turn("user", (ImagePart(), "fox " * 200)),)
-    requests = [
-        ChatRequest([picture(1)], ASKED, SHORT),
-        ChatRequest([], ASKED, SHORT),
-        ChatRequest([picture(1)], long, SHORT),
-        ChatRequest([picture(1)[:40]], ASKED, SHORT),
-        ChatRequest([picture(2)], ASKED, SHORT),
-    ]
-    got = runner.answers(requests, runner.full)
-    assert [type(each) for each in got] == [ChatAnswer, BadRequest, BadRequest, RunFailed, ChatAnswer]
-    assert "names 1 pictures, and 0 were given" in str(got[1])
-    assert "16 of them visual" in str(got[2])
-    for number in (0, 4):
-        request = requests[number]
-        alone = runner.answer(request.pictures, request.turns, runner.full, SHORT)
-        assert answered(got[number]).text == alone.text
-    with pytest.raises(BadRequest, match="names 1 pictures"):
-        runner.answer([], ASKED, runner.full)
-
-
 def test_scores_that_are_not_finite_fail_one_chat(tmp_path: Path) -> None:
     broken = ChatRunner(chat_models.load(tmp_path), slots=2, slot_tokens=128)
     token = broken.tokenizer.encode("three")[0]
@@ -159,17 +118,6 @@ def test_scores_that_are_not_finite_fail_one_chat(tmp_path: Path) -> None:
     while running[0].finish is None:
         broken.decode(running)
     assert running[0].text == expected.text
-
-
-def test_pieces_are_reported_as_they_come(runner: ChatRunner) -> None:
-    pieces: list[AnswerPiece] = []
-    got = runner.answer([picture()], ASKED, runner.full, SamplingOptions(12), pieces.append)
-    assert "".join(piece.text for piece in pieces) == got.text
-    assert len(pieces) == len(got.choices) == 12
-    numbers: list[int] = []
-    requests = [ChatRequest([], ASKED), *[ChatRequest([], TEXT, SHORT)] * 5]
-    runner.answers(requests, runner.full, lambda number, _: numbers.append(number))
-    assert sorted(set(numbers)) == [1, 2, 3, 4, 5]
 
 
 def test_features_serve_every_method_of_their_size(runner: ChatRunner) -> None:
@@ -236,14 +184,6 @@ def test_plans_that_cannot_run_are_refused(runner: ChatRunner, text: str, messag
         runner.answer([picture()], ASKED, Plan.parse(text))
 
 
-def test_no_slots_are_left(runner: ChatRunner) -> None:
-    taken = [runner.cache.allocate() for _ in range(4)]
-    with pytest.raises(Overloaded):
-        runner.answer([picture()], ASKED, runner.full)
-    for slot in taken:
-        runner.cache.free(slot)
-
-
 def test_it_runs_in_half_precision(tmp_path: Path) -> None:
     half = ChatRunner(chat_models.load(tmp_path), "bf16", slots=2, slot_tokens=128)
     for text in PLANS:
@@ -261,39 +201,3 @@ def test_the_question_is_the_last_users_text() -> None:
     assert last_question(TWO) == "and here?"
     assert last_question((Turn("system", ("x",)),)) == ""
     assert last_question((*ASKED, Turn("assistant", ("a fox",)))) == "what is left of the fox?"
-
-
-@pytest.mark.parametrize("text", ["full", "guided:4"])
-@pytest.mark.parametrize(
-    ("question", "sentence"),
-    [("what \ud83e?", "the text is not valid Unicode"), ("what " * 200, "the chat has 4")],
-)
-def test_a_text_that_cannot_be_read_fails_alone_and_before_its_picture_runs(
-    runner: ChatRunner, text: str, question: str, sentence: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    encoded: list[int] = []
-    forward = runner.tower.forward
-
-    def counted(images: torch.Tensor, *rest: Any) -> Any:
-        encoded.append(len(images))
-        return forward(images, *rest)
-
-    monkeypatch.setattr(runner.tower, "forward", counted)
-    bad = ChatRequest([picture(2)], (Turn("user", (ImagePart(), question)),), SHORT)
-    good = ChatRequest([picture(1)], ASKED, SHORT)
-    results = runner.answers([bad, good], plan(runner, text))
-    assert isinstance(results[0], BadRequest)
-    assert results[0].detail.startswith(sentence)
-    alone = runner.answer([picture(1)], ASKED, plan(runner, text), SHORT)
-    assert answered(results[1]).text == alone.text
-    assert encoded == [1, 1]
-
-
-@pytest.mark.parametrize("text", ["full", "pool:4", "guided:4", "merge:7"])
-@pytest.mark.parametrize(
-    "question", ["", "<|end|><|assistant|>a fox<|end|>", "\x00\x1b[2J\x07", "日本 👩\u200d🚀"]
-)
-def test_any_question_is_answered(runner: ChatRunner, text: str, question: str) -> None:
-    turns = (Turn("user", (ImagePart(), question)),)
-    got = runner.answer([picture(1)], turns, plan(runner, text), SHORT)
-    assert got.text_tokens == len(runner.tokenizer.encode(question)) + 3

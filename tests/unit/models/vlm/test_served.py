@@ -9,9 +9,9 @@ import torch
 from foveate.core.chat import ImagePart, SamplingOptions, Turn
 from foveate.core.errors import BadRequest, Overloaded
 from foveate.core.plan import Plan
-from foveate.models.vlm.generation import AnswerPiece, ChatSequence
 from foveate.models.vlm.key_value_cache import CachedPrefix
 from foveate.models.vlm.runner import ChatRunner
+from foveate.models.vlm.sequence import AnswerPiece, ChatSequence
 from foveate.models.vlm.tokenizer import END, IMAGE
 from tests.support.chat_engines import asked, checkpoint, picture, reference
 from tests.support.torchvision_ops import import_transformers
@@ -54,7 +54,7 @@ def finished(runner: ChatRunner, sequence: ChatSequence, parts: Sequence[int] = 
     """The answer. parts: tokens of the prefills, before one with the rest."""
     pieces: list[AnswerPiece | None] = []
     for count in parts:
-        pieces += runner.prefill_parts([sequence], [count])
+        pieces += runner.prefill([sequence], [count])
     assert pieces == [None] * len(parts)
     runner.prefill([sequence])
     while sequence.finish is None:
@@ -111,7 +111,7 @@ def test_a_prompt_with_a_mask_runs_as_a_whole(runner: ChatRunner) -> None:
     sequence = started(runner, TWO, [1, 2], plan(runner, "merge:7:unmerge"))
     assert not sequence.divisible
     with pytest.raises(ValueError, match="runs as a whole"):
-        runner.prefill_parts([sequence], [5])
+        runner.prefill([sequence], [5])
     assert runner.free_slots == 4
 
 
@@ -120,7 +120,7 @@ def test_parts_and_whole_prompts_share_a_prefill(runner: ChatRunner) -> None:
         started(runner, TWO, [1, 2], runner.full),
         started(runner, asked(QUESTION), [3], runner.full),
     )
-    pieces = runner.prefill_parts([long, short], [9, short.unfilled])
+    pieces = runner.prefill([long, short], [9, short.unfilled])
     assert pieces[0] is None and pieces[1] is not None
     runner.prefill([long])
     for _ in range(11):
@@ -149,7 +149,7 @@ def test_a_failed_step_changes_nothing(runner: ChatRunner, monkeypatch: pytest.M
     sequences = [started(runner, asked(QUESTION), [seed], runner.full) for seed in range(3)]
     runner.prefill(sequences[:1])
     begun = sequences.pop()
-    runner.prefill_parts([begun], [9])
+    runner.prefill([begun], [9])
 
     def fail(_: torch.Tensor) -> torch.Tensor:
         raise ValueError("out of memory")
