@@ -1,12 +1,13 @@
 """A server process for tests, started with the command line."""
 
 import os
+import random
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import PIPE, STDOUT
@@ -39,11 +40,15 @@ def environment(cache: Path) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        port: int = listening.getsockname()[1]
-    return port
+    """A port that no process listens on.
+
+    It lies below Linux's ephemeral ports: Ray opens dozens of those before the server listens.
+    """
+    for port in random.sample(range(30_000, 32_768), 100):
+        with socket.socket() as listening, suppress(OSError):
+            listening.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("100 ports in a row are taken")
 
 
 class ServerLog:

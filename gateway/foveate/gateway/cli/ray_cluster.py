@@ -32,21 +32,23 @@ PORT_BLOCKS = range(20_000, 30_000, 200)
 
 
 def ingress_ports() -> dict[str, str]:
-    """The ports on which Serve's HAProxy reaches the gateways, as environment variables.
+    """The ports of Serve's HAProxy and of the gateways that it reaches, as environment variables.
 
-    They are two ranges, and the ports of the fallback proxy: HAProxy sends requests to it while the health
-    checks of all gateways fail, as on a busy machine. Serve would use the same ports for every server of a
-    machine and opens them with SO_REUSEPORT, so that a server would get requests of another one. Each server
-    therefore chooses a block of its own.
+    The gateways have two ranges. HAProxy sends requests to the fallback proxy while the health checks of all
+    gateways fail, as on a busy machine, and it reports about itself on two more ports. Serve would use the
+    same ports for every server of a machine and opens them with SO_REUSEPORT, so that a server would get
+    requests of another one. Each server therefore chooses a block of its own.
     """
     free = (first for first in random.sample(PORT_BLOCKS, len(PORT_BLOCKS)) if is_free(first))
     first = next(free, PORT_BLOCKS[0])
     names = ("DIRECT_INGRESS_MIN_{}_PORT", "DIRECT_INGRESS_MAX_{}_PORT", "FALLBACK_PROXY_{}_PORT")
-    return {
-        f"RAY_SERVE_{name.format(protocol)}": str(port)
+    ports = {
+        name.format(protocol): port
         for protocol, start in {"HTTP": first, "GRPC": first + 100}.items()
-        for name, port in zip(names, (start, start + 98, start + 99), strict=True)
+        for name, port in zip(names, (start, start + 97, start + 98), strict=True)
     }
+    ports |= {"HAPROXY_STATS_PORT": first + 99, "HAPROXY_METRICS_PORT": first + 199}
+    return {f"RAY_SERVE_{name}": str(port) for name, port in ports.items()}
 
 
 def is_free(port: int) -> bool:
@@ -82,9 +84,6 @@ def start(settings: Settings) -> None:
         except (OSError, RuntimeError, ValueError, RayError) as error:
             raise SetupError(f"there is no Ray at {settings.ray_address}: {error}") from None
         return
-    # Each server on a machine has an HAProxy of its own, and all would listen on Ray's default ports.
-    for name in ("RAY_SERVE_HAPROXY_STATS_PORT", "RAY_SERVE_HAPROXY_METRICS_PORT"):
-        os.environ.setdefault(name, str(free_port()))
     # HAProxy would wait an hour for the rest of a request.
     os.environ.setdefault("RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S", str(math.ceil(settings.body_timeout_s)))
     os.environ.setdefault(
@@ -128,11 +127,3 @@ def reserved_cpus(settings: Settings) -> float:
     """The CPUs that all replicas reserve in Ray when the application has its maximum size."""
     models = len(settings.models) * max(settings.replicas, settings.max_replicas)
     return settings.gateways * settings.gateway_cpus + models * settings.replica_cpus
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that no process listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port

@@ -15,12 +15,12 @@ from foveate.gateway.cli import ray_cluster
 from foveate.gateway.cli.ray_cluster import (
     PORT_BLOCKS,
     check_reachable,
-    free_port,
     ingress_ports,
     own_process_group,
     reserved_cpus,
     start,
 )
+from tests.e2e.serving import free_port
 
 
 def test_the_environment_is_set_before_ray_is_imported() -> None:
@@ -50,8 +50,12 @@ def test_all_ports_of_a_server_are_its_own() -> None:
     """The fallback proxies too: on one port, each would answer requests of the other servers."""
     ports = {name.removeprefix("RAY_SERVE_"): int(port) for name, port in ingress_ports().items()}
     names = ("DIRECT_INGRESS_MIN_{}_PORT", "DIRECT_INGRESS_MAX_{}_PORT", "FALLBACK_PROXY_{}_PORT")
-    in_order = [ports[name.format(protocol)] for protocol in ("HTTP", "GRPC") for name in names]
+    own = {"HTTP": "HAPROXY_STATS_PORT", "GRPC": "HAPROXY_METRICS_PORT"}
+    in_order = [
+        ports[name.format(protocol)] for protocol in ("HTTP", "GRPC") for name in (*names, own[protocol])
+    ]
     assert in_order == sorted(set(in_order))
+    assert set(in_order) == set(ports.values())
     assert in_order[0] in PORT_BLOCKS
     assert in_order[-1] - in_order[0] < PORT_BLOCKS.step
 
