@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 ARGS ?=
 
-.PHONY: serve test check fmt docs bench-overhead bench-models bench-elastic bench-decode bench-slo bench-tasks bench-glances bench-scale bench-peers bench-faults bench-reach bench-vlm-model train train-chat clean
+.PHONY: serve test check fmt docs bench-overhead bench-models bench-elastic bench-decode bench-slo bench-tasks bench-glances bench-scale bench-peers bench-faults bench-reach bench-vlm-model bench-chat train train-chat clean
 
 serve: $(VENV)/.installed
 	$(BIN)/foveate serve $(ARGS)
@@ -71,6 +71,9 @@ bench-reach: $(VENV)/.dev
 
 bench-vlm-model: $(VENV)/.train
 	$(BIN)/python -m loadtests.vlm_model $(ARGS)
+
+bench-chat: $(VENV)/.train
+	$(BIN)/python -m loadtests.chat $(ARGS)
 
 train: $(VENV)/.train
 	$(BIN)/python -m training.train $(ARGS)

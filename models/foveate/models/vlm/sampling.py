@@ -31,6 +31,8 @@ class Sampler:
     def __init__(self, options: SamplingOptions, constraint: JsonConstraint | None = None) -> None:
         """constraint: decides which tokens may come next; None allows all."""
         self.options, self._constraint = options, constraint
+        self.takes_best = constraint is None and options.temperature == 0 and not options.top_logprobs
+        """Whether `choose` gives the most probable token alone, whatever came before."""
         self._generator = torch.Generator()
         if options.seed is None:
             self._generator.seed()
@@ -68,10 +70,16 @@ def choose(logits: Tensor, samplers: Sequence[Sampler]) -> list[TokenChoice | Ru
     """The next token of each sequence from scores (B, V). A row with NaN or infinite scores fails alone."""
     scores = logits.float().cpu()
     finite, logprobs = scores.isfinite().all(-1).tolist(), scores.log_softmax(-1)
-    return [
-        _choose(sampler, row) if valid else RunFailed("the model computed scores that are not finite")
-        for valid, row, sampler in zip(finite, logprobs, samplers, strict=True)
-    ]
+    # Together they take less time than one by one.
+    tokens = logprobs.argmax(-1, keepdim=True)
+    best = zip(tokens[:, 0].tolist(), logprobs.gather(-1, tokens)[:, 0].tolist(), strict=True)
+    choices: list[TokenChoice | RunFailed] = []
+    for row, (valid, sampler, pair) in enumerate(zip(finite, samplers, best, strict=True)):
+        if not valid:
+            choices.append(RunFailed("the model computed scores that are not finite"))
+        else:
+            choices.append(TokenChoice(*pair) if sampler.takes_best else _choose(sampler, logprobs[row]))
+    return choices
 
 
 def among_allowed(logprobs: Tensor, allowed: NDArray[np.bool_]) -> Tensor:

@@ -49,7 +49,8 @@ class ChatScheduler:
         self.running: list[ChatEntry] = []
         """Calls with a token."""
         self._leaving: list[AnswerState] = []
-        self._started_last = False
+        self._stall_s = 0.0
+        """Predicted seconds of the steps that started calls since the last step of decoding."""
         self._held = 0
 
     @property
@@ -71,21 +72,31 @@ class ChatScheduler:
     def next_step(self, state: Callable[[], ChatState[ChatEntry]]) -> ChatStep | None:
         """What the device does next; None: nothing. state: what the policy gets, if it is asked.
 
-        Between two steps that start calls, those that run get a token.
+        Steps that start calls may follow each other, until the calls that run have waited for MAX_STALL_S.
         """
         self._drop_ended()
-        step = None
-        if not (self.running and self._started_last):
-            if not self.staged:
-                self._stage(state)
-            step = self._prefill() or self._encode()
-        self._started_last = step is not None
+        step = self._start(state)
+        self._stall_s = 0.0 if step is None else self._stall_s + self._predicted_s(step)
         step = step or self._decode()
         if step is None and not self._leaving:
             return None
         leaving, self._leaving = tuple(self._leaving), []
         step = step or ChatStep(None, self.model.card.full)
         return replace(step, leaving=leaving, holding=(*self.running, *self.staged))
+
+    def _start(self, state: Callable[[], ChatState[ChatEntry]]) -> ChatStep | None:
+        """The next step that starts calls, if those that run can wait for it."""
+        if self.running and self._stall_s > MAX_STALL_S:
+            return None
+        if not self.staged:
+            self._stage(state)
+        step = self._prefill() or self._encode()
+        if step is None or not self.running or not self._stall_s:
+            return step
+        return step if self._stall_s + self._predicted_s(step) <= MAX_STALL_S else None
+
+    def _predicted_s(self, step: ChatStep) -> float:
+        return self.latency.predict(step.stage, step.plan, step.size) if step.stage else 0.0
 
     def promote(self, entry: ChatEntry) -> None:
         """A staged call has got its first token."""
@@ -175,7 +186,8 @@ class ChatScheduler:
             return None
         plan, count = self.staged[0].plan, 1
         while count < min(len(missing), self.model.max_batch) and (
-            not self.running or self.latency.predict("encode", plan, count + 1) <= MAX_STALL_S
+            not self.running
+            or self._stall_s + self.latency.predict("encode", plan, count + 1) <= MAX_STALL_S
         ):
             count += 1
         chosen = dict(list(missing.items())[:count])

@@ -243,7 +243,10 @@ async def test_equal_pictures_of_waiting_calls_are_encoded_once(runner: Recorded
     assert sum(size for stage, size in runner.steps if stage == "encode") == 2
 
 
-async def test_running_answers_get_tokens_between_prefills(runner: RecordedChatRunner) -> None:
+async def test_running_answers_get_tokens_between_prefills(
+    runner: RecordedChatRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("foveate.engine.chat.scheduler.MAX_STALL_S", 0.0)
     async with running_chat(runner) as engine:
         first = asyncio.create_task(collect(engine, chat_call(QUESTION, [1], options=LONG)))
         await step_begins(runner)

@@ -109,7 +109,17 @@ def test_a_call_is_encoded_prefilled_and_decoded(scheduled: Scheduled) -> None:
     assert not scheduled.scheduler.has_work
 
 
-def test_running_answers_get_a_token_between_two_starts(scheduled: Scheduled) -> None:
+@pytest.mark.parametrize(
+    ("stall_s", "expected"),
+    [
+        (0.0, ["decode", "encode", "decode", "prefill", "decode"]),
+        (0.05, ["decode", "encode", "prefill", "decode", "decode"]),
+    ],
+)
+def test_running_answers_wait_for_a_bounded_time(
+    scheduled: Scheduled, monkeypatch: pytest.MonkeyPatch, stall_s: float, expected: list[str]
+) -> None:
+    monkeypatch.setattr(scheduler_module, "MAX_STALL_S", stall_s)
     scheduled.add(1)
     scheduled.encoded(scheduled.next())
     scheduled.started(scheduled.next())
@@ -123,7 +133,7 @@ def test_running_answers_get_a_token_between_two_starts(scheduled: Scheduled) ->
             scheduled.encoded(step)
         elif step.stage == "prefill":
             scheduled.started(step)
-    assert stages == ["decode", "encode", "decode", "prefill", "decode"]
+    assert stages == expected
 
 
 def test_slots_are_kept_for_staged_calls(scheduled: Scheduled) -> None:
@@ -142,7 +152,7 @@ def test_equal_pictures_are_one_and_kept_features_none(scheduled: Scheduled) -> 
     scheduled.started(scheduled.next())
     third = scheduled.add(1)
     assert third.load(scheduled.runner.full).pictures == 0
-    scheduled.scheduler._started_last = False
+    scheduled.scheduler._stall_s = 0.0
     assert scheduled.next().stage == "prefill" and third.cached.features == 1
 
 
@@ -178,10 +188,11 @@ def test_prefills_are_bounded_while_answers_run(
     scheduled: Scheduled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scheduler_module, "PREFILL_TOKENS", 20)
+    monkeypatch.setattr(scheduler_module, "MAX_STALL_S", 0.0)
     scheduled.add()
     scheduled.started(scheduled.next())
     long = scheduled.add(1)
-    scheduled.scheduler._started_last = False
+    scheduled.scheduler._stall_s = 0.0
     scheduled.encoded(scheduled.next())
     for left in (20, long.left_tokens - 20):
         assert scheduled.next().stage == "decode"
@@ -197,7 +208,7 @@ def test_a_call_is_prefilled_before_the_pictures_of_others_are_encoded(
     scheduled.add()
     scheduled.started(scheduled.next())
     first, second = scheduled.add(1), scheduled.add(2)
-    scheduled.scheduler._started_last = False
+    scheduled.scheduler._stall_s = 0.0
     scheduled.encoded(scheduled.next())
     assert scheduled.next().stage == "decode"
     step = scheduled.next()
@@ -215,7 +226,7 @@ def test_few_pictures_are_encoded_at_once_while_answers_run(
     scheduled.add()
     scheduled.started(scheduled.next())
     scheduled.add(1, 2, 3)
-    scheduled.scheduler._started_last = False
+    scheduled.scheduler._stall_s = 0.0
     assert scheduled.next().size == 1
     alone = Scheduled()
     alone.add(1, 2, 3)
