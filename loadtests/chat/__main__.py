@@ -39,7 +39,7 @@ Part = Callable[[], Figures]
 def parts(
     runner: ChatRunner, device: SharedDevice, asked: Sequence[ChatQuestion], rounds: int, seed: int
 ) -> dict[str, Part]:
-    """What can be measured, by name, in the order of a run. asked: in random order, with different pictures."""
+    """What can be measured, by name, in the order of a run. asked: about different pictures."""
     arriving = asked[: throughput.ARRIVALS_PER_SLOT * runner.slots]
     return {
         "greedy": partial(greedy.measure, runner, device, asked[:COMPARED]),

@@ -38,6 +38,6 @@ async def serving(model: ChatModel, device: SharedDevice, **options: Any) -> Asy
         yield engine
     finally:
         await engine.drain()
-        while model.free_slots < model.slots:
+        while model.free_slots < model.slots:  # noqa: ASYNC110 -- there is no event for it
             await asyncio.sleep(POLL_S)
         await engine.close()

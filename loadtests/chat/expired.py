@@ -24,7 +24,7 @@ RATE_PER_S = 100.0
 MAX_TOKENS = 16
 
 
-class _CountingModel:
+class CountingModel:
     """Passes everything to a runner, and counts the prompts of prefills.
 
     A greedy answer does not depend on its seed, so that the seed of a call can be its number.
@@ -58,7 +58,7 @@ def measure(
     runner: ChatRunner, device: SharedDevice, questions: Sequence[ChatQuestion], seed: int = 0
 ) -> Figures:
     """Counts of a run in which many chats expire and many clients leave."""
-    model = _CountingModel(runner)
+    model = CountingModel(runner)
     answered = asyncio.run(_overload(model, device, questions, seed))
     return {
         "expired_prefills": model.expired,
@@ -69,7 +69,7 @@ def measure(
 
 
 async def _overload(
-    model: _CountingModel, device: SharedDevice, questions: Sequence[ChatQuestion], seed: int
+    model: CountingModel, device: SharedDevice, questions: Sequence[ChatQuestion], seed: int
 ) -> int:
     """Send all chats; the number of complete answers."""
     draw = random.Random(seed)  # noqa: S311 - not a secret
@@ -84,7 +84,7 @@ async def _overload(
 
 
 async def _send(
-    model: _CountingModel,
+    model: CountingModel,
     engine: ChatEngine,
     question: ChatQuestion,
     number: int,

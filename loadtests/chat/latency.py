@@ -4,7 +4,7 @@ import asyncio
 import logging
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from foveate.core.plan import Plan
@@ -66,7 +66,7 @@ async def _beside(
 ) -> float:
     """The short answer while all of the others are generated."""
     long = [asyncio.create_task(ask(engine, each.call(LONG, runner.full))) for each in others]
-    while len(engine.scheduler.running) < len(others):
+    while len(engine.scheduler.running) < len(others):  # noqa: ASYNC110 -- there is no event for it
         await asyncio.sleep(POLL_S)
     seconds = await _short(engine, question)
     if any(task.done() for task in long):
@@ -102,26 +102,34 @@ async def first_tokens(
         for number in range(rounds + 1):
             row: Figures = {}
             for suffix, text in CACHED_PLANS.items():
-                plan = Plan.parse(text, runner.full)
-                used = {
-                    kind: e for kind, e in engines.items() if kind != "prefix_hit" or runner.is_blind(plan)
-                }
-                seconds = {kind: await _first_s(engine, questions, plan) for kind, engine in used.items()}
-                row |= {f"ttft_{kind}{suffix}_ms": 1e3 * value for kind, value in seconds.items()}
-                row |= {
-                    f"ttft_{kind}_speedup{suffix}": seconds["new"] / value
-                    for kind, value in seconds.items()
-                    if kind != "new"
-                }
+                row |= await _by_cache(runner, engines, questions, Plan.parse(text, runner.full), suffix)
             if number:  # the first round fills caches and prepares kernels
                 rows.append(row)
                 log.info("first tokens: %s", row)
     return medians(rows)
 
 
+async def _by_cache(
+    runner: ChatRunner,
+    engines: Mapping[str, ChatEngine],
+    questions: Sequence[ChatQuestion],
+    plan: Plan,
+    suffix: str,
+) -> Figures:
+    """First tokens under a plan, by what is kept. Without blind visual tokens there is no prefix to keep."""
+    used = {kind: e for kind, e in engines.items() if kind != "prefix_hit" or runner.is_blind(plan)}
+    seconds = {kind: await _first_s(engine, questions, plan) for kind, engine in used.items()}
+    figures = {f"ttft_{kind}{suffix}_ms": 1e3 * value for kind, value in seconds.items()}
+    hits = (kind for kind in seconds if kind != "new")
+    return figures | {f"ttft_{kind}_speedup{suffix}": seconds["new"] / seconds[kind] for kind in hits}
+
+
 async def _first_s(engine: ChatEngine, questions: Sequence[ChatQuestion], plan: Plan) -> float:
-    """Median seconds to the first token of chats, one after the other."""
-    answers = [await ask(engine, question.call(1, plan)) for question in questions[:REPEATS]]
+    """Median seconds to the first token of chats, one after the other.
+
+    Their answers go on behind it: a prompt whose answer is one token long is not kept.
+    """
+    answers = [await ask(engine, question.call(SHORT, plan)) for question in questions[:REPEATS]]
     check(answers)
     return statistics.median(answer.first_s for answer in answers)
 

@@ -49,7 +49,7 @@ async def listening(runner: ChatRunner) -> AsyncIterator[int]:
     cluster = LocalCluster([lambda: runner], metrics, chat_feature_bytes=0, chat_prefix_bytes=0)
     running = server(create_app(cluster, settings, metrics), cluster, settings)
     serving = asyncio.create_task(running.serve())
-    while not running.started:
+    while not running.started:  # noqa: ASYNC110 -- there is no event for it
         await asyncio.sleep(INTERVAL_S)
     try:
         yield running.servers[0].sockets[0].getsockname()[1]

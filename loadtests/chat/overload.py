@@ -1,4 +1,4 @@
-"""Chats at twice the rate that full can serve: the policy beside full, and beside the cheapest plan, for all."""
+"""Chats at twice the rate that full can serve, under the policy, at full, and at the cheapest plan."""
 
 import asyncio
 import logging

@@ -1,7 +1,7 @@
 """The page of the bench of chats."""
 
 from loadtests.chat import expired, greedy, loop_lag
-from loadtests.chat.charts import NAME, SERVERS
+from loadtests.chat.charts import NAME, SERVERS, WAYS
 from loadtests.chat.latency import GUIDED
 from loadtests.chat.overload import DEADLINE_S, LEARNING, OVERLOAD
 from loadtests.chat.throughput import ARRIVALS_PER_SLOT, EQUAL, LOAD
@@ -47,12 +47,13 @@ def page(figures: Figures) -> str:
 def throughput_table(figures: Figures) -> str:
     """One row for each kind of run, with answers per second and ratios."""
     rows = [
-        [title, *(cell(figures, f"{run}_{way}_per_s", "{:.1f}") for way in ("sequential", "padded", "served")),
+        [title, *(cell(figures, f"{run}_{way}_per_s", "{:.1f}") for way in WAYS),
          *(cell(figures, key, "{:.2f}") for key in ratios)]
         for run, title, ratios in (
             ("equal", f"at once, {EQUAL} tokens each",
              ("throughput_vs_sequential", "throughput_vs_padded_batch")),
-            ("mixed", "at once, mixed lengths", ("throughput_vs_sequential_mixed", "throughput_vs_padded_mixed")),
+            ("mixed", "at once, mixed lengths",
+             ("throughput_vs_sequential_mixed", "throughput_vs_padded_mixed")),
             ("poisson", "Poisson arrivals, mixed lengths", ("", "throughput_vs_padded_poisson")),
         )
     ]  # fmt: skip
@@ -148,9 +149,9 @@ parts run in one process, one after the other. Ratios compare runs that follow e
 medians over the rounds.
 
 These are equal on both sides of each comparison: the weights, float32, the thread that runs forwards and
-with it torch's threads, the questions, the decoded pictures, greedy choice, and the number of tokens of each
-answer. Questions and pictures are the shipped held-out ones, all under the full plan unless a table says
-otherwise. Where lengths are given, the end mark does not end an answer, on either side.
+with it torch's threads, the questions, the decoded pictures, greedy choice, and the number of tokens of
+each answer. Questions and pictures are the shipped held-out ones, all under the full plan unless a table
+says otherwise. Where lengths are given, the end mark does not end an answer, on either side.
 
 ## Goals
 
@@ -160,47 +161,47 @@ otherwise. Where lengths are given, the end mark does not end an answer, on eith
 
 ## The same answers
 
-{{questions}} questions are sent to the engine, {greedy.WAVE} times as many at once as it has slots, so that they
-join and leave batches all the time. They cycle through the plans {", ".join(greedy.PLANS)}: prompts of
-different lengths share batches. `generate` answers each one alone, from visual tokens that are computed alone.
-An answer counts as equal if all of its tokens are.
+{{questions}} questions are sent to the engine, {greedy.WAVE} times as many at once as it has slots, so that
+they join and leave batches all the time. They cycle through the plans {", ".join(greedy.PLANS)}: prompts of
+different lengths share batches. `generate` answers each one alone, from visual tokens that are computed
+alone. An answer counts as equal if all of its tokens are.
 
 ## Throughput
 
-Both sides begin with the features of pictures, which the engine has in its cache, and compute visual tokens,
-prompts and answers. The engine keeps no prefixes here. `generate` runs in inference mode with a {{cache}} cache,
-which was the faster one of its two, on embeddings that are padded at the left, so that a batch costs one
-prefill. It returns whole answers; the engine delivers each token to its client.
+Both sides begin with the features of pictures, which the engine has in its cache, and compute visual
+tokens, prompts and answers. The engine keeps no prefixes here. `generate` runs in inference mode with a
+{{cache}} cache, which was the faster one of its two, on embeddings that are padded at the left, so that a
+batch costs one prefill. It returns whole answers; the engine delivers each token to its client.
 
 Mixed lengths are {", ".join(map(str, LENGTHS))} tokens, equally often. In the run with Poisson arrivals,
-{ARRIVALS_PER_SLOT} chats for each slot arrive at {LOAD:g} times the rate of full padded batches, so that the
-ratio cannot be much above {LOAD:g}. The padded server takes all that wait, up to the number of slots, and runs
-them to the longest answer. Answers per second count from the first arrival to the last answer.
+{ARRIVALS_PER_SLOT} chats for each slot arrive at {LOAD:g} times the rate of full padded batches, so that
+the ratio cannot be much above {LOAD:g}. The padded server takes all that wait, up to the number of slots,
+and runs them to the longest answer. Answers per second count from the first arrival to the last answer.
 
 {{throughput}}
 
 ## A short answer beside long ones
 
-The short answer is about a new picture: its time begins with the decoded picture and ends with its last token.
-Beside it, all other slots hold answers of {LONG} tokens. Nothing is cached.
+The short answer is about a new picture: its time begins with the decoded picture and ends with its last
+token. Beside it, all other slots hold answers of {LONG} tokens. Nothing is cached.
 
 {{short}}
 
 ## First tokens
 
-Each question is asked alone, without other load. The time begins with the decoded picture. `{GUIDED}` depends
-on the question, so that no keys and values can be kept.
+Each question is asked alone, without other load. The time begins with the decoded picture. `{GUIDED}`
+depends on the question, so that no keys and values can be kept.
 
 {{first}}
 
 ## Overload
 
 Chats about new pictures arrive at {OVERLOAD:g} times the rate that full serves with all slots in use, as a
-Poisson process. The deadline of the last token is {1e3 * DEADLINE_S:.0f} ms after the scheduled arrival, and
-answers end by themselves. Attainment is the share of all offered chats that are answered by their deadlines; a
-refused chat is not. Accuracy is the share of right answers among those in time. "Full for all" and "cheapest for
-all" answer first in, first out, and refuse nothing. Arrivals, questions and engine are the same for all three,
-and each engine has answered {LEARNING} chats before. Nothing is cached.
+Poisson process. The deadline of the last token is {1e3 * DEADLINE_S:.0f} ms after the scheduled arrival,
+and answers end by themselves. Attainment is the share of all offered chats that are answered by their
+deadlines; a refused chat is not. Accuracy is the share of right answers among those in time. "Full for all"
+and "cheapest for all" answer first in, first out, and refuse nothing. Arrivals, questions and engine are
+the same for all three, and each engine has answered {LEARNING} chats before. Nothing is cached.
 
 {{rates}}
 
@@ -212,15 +213,17 @@ Plans of the answers in time under Foveate's policy:
 
 ## Wasted prefills
 
-Chats with deadlines of {1e3 * min(expired.DEADLINES_S):.0f} to {1e3 * max(expired.DEADLINES_S):.0f} ms arrive at
-{expired.RATE_PER_S:g} per second, and {expired.CANCEL_SHARE:.0%} of the clients leave before their answer.
+Chats with deadlines of {1e3 * min(expired.DEADLINES_S):.0f} to {1e3 * max(expired.DEADLINES_S):.0f} ms
+arrive at {expired.RATE_PER_S:g} per second, and {expired.CANCEL_SHARE:.0%} of the clients leave before
+their answer.
 
 {{expired}}
 
 ## The event loop
 
-A server in this process gets chats on {loop_lag.CONNECTIONS} connections from another process, each with a JPEG
-of {loop_lag.SIZE[0]} x {loop_lag.SIZE[1]} pixels as a data URL. A task on the server's event loop asks to be woken
-every {1e3 * loop_lag.INTERVAL_S:.0f} ms; its lag is how late it is. The sender shares the cores.
+A server in this process gets chats on {loop_lag.CONNECTIONS} connections from another process, each with a
+JPEG of {loop_lag.SIZE[0]} x {loop_lag.SIZE[1]} pixels as a data URL. A task on the server's event loop asks
+to be woken every {1e3 * loop_lag.INTERVAL_S:.0f} ms; its lag is how late it is. The sender shares the
+cores.
 
 {{lag}}"""

@@ -1,7 +1,7 @@
 """A process that sends chats with large pictures to a server, and asks meanwhile whether it is ready.
 
-`python -m loadtests.chat.sender PORT SECONDS FILE...` opens one connection for each file, which holds the JSON
-body of a request, and prints one JSON object.
+`python -m loadtests.chat.sender PORT SECONDS FILE...` opens one connection for each file, which holds the
+JSON body of a request, and prints one JSON object.
 """
 
 import asyncio

@@ -59,6 +59,8 @@ class TimedAnswer:
     """Seconds from sending to the first token."""
     total_s: float
     """Seconds from sending to the end of the answer, or to the failure."""
+    cached_tokens: int = 0
+    """Tokens of the prompt whose keys and values were kept."""
     error: str = ""
     """The title of the error; empty for a complete answer."""
 
@@ -94,11 +96,11 @@ async def ask(engine: ChatEngine, call: ChatCall) -> TimedAnswer:
     """The answer to a call, as its client sees it."""
     sent, first_s = time.perf_counter(), 0.0
     text, tokens = "", list[bytes | None]()
-    plan, error = None, ""
+    plan, cached, error = None, 0, ""
     try:
         async for event in engine.chat(call):
             if isinstance(event, ChatStarted):
-                plan, first_s = event.plan, time.perf_counter() - sent
+                plan, cached, first_s = event.plan, event.cached_tokens, time.perf_counter() - sent
             elif isinstance(event, ChatToken):
                 text += event.text
                 tokens.append(event.logprob.data if event.logprob else None)
@@ -106,7 +108,7 @@ async def ask(engine: ChatEngine, call: ChatCall) -> TimedAnswer:
                 error = "error"
     except FoveateError as failure:
         error = type(failure).__name__
-    return TimedAnswer(text, tuple(tokens), plan, first_s, time.perf_counter() - sent, error)
+    return TimedAnswer(text, tuple(tokens), plan, first_s, time.perf_counter() - sent, cached, error)
 
 
 def check(answers: Sequence[TimedAnswer]) -> None:
