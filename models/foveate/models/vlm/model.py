@@ -1,6 +1,5 @@
 """A vision-language model: patch features, a projector, and a decoder that reads visual tokens and text."""
 
-from inspect import signature
 from typing import Any
 
 import torch
@@ -8,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foveate.models.vlm.decoder import DecoderSpec, build_decoder
+from foveate.models.vlm.decoder_layers import run_layers
 from foveate.models.vlm.key_value_cache import CacheRows
 from foveate.models.vlm.projector import Projector, ProjectorSpec
 
@@ -19,9 +19,6 @@ class VisionLanguageModel(nn.Module):
         super().__init__()
         self.projector = Projector(projector)
         self.decoder: Any = build_decoder(decoder)
-        named = signature(self.decoder.model.forward).parameters
-        # transformers renamed the argument within its version 5.
-        self._cache_argument = "cache" if "cache" in named else "past_key_values"
 
     @property
     def embeddings(self) -> Tensor:
@@ -49,17 +46,8 @@ class VisionLanguageModel(nn.Module):
 
         embedded: (B, Q, D), rows padded at their ends. positions: (B, Q). The cache gets the new tokens.
         """
-        from foveate.models.vlm.cache_layer import cache_of  # needs transformers, which is an extra
-
-        output = self.decoder.model(
-            inputs_embeds=embedded,
-            position_ids=positions,
-            attention_mask=rows.mask(embedded.shape[1]),
-            use_cache=True,
-            **{self._cache_argument: cache_of(rows, len(self.decoder.model.layers))},
-        )
+        states = run_layers(self.decoder.model, embedded, positions, rows)
         rows.commit()
-        states: Tensor = output.last_hidden_state
         return states
 
     def logits(self, hidden: Tensor) -> Tensor:

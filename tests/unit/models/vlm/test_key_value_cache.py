@@ -5,7 +5,6 @@ import torch
 from torch import Tensor
 
 from foveate.core.errors import Overloaded
-from foveate.models.vlm.cache_layer import cache_of
 from foveate.models.vlm.key_value_cache import CacheShape, KeyValueCache
 from tests.support import chat_models
 
@@ -147,12 +146,3 @@ def test_neighbouring_slots_are_read_without_a_copy() -> None:
     cache = filled()
     keys, _ = append(cache, [0, 1], [1, 1], 1.0)
     assert keys.untyped_storage().data_ptr() == cache.keys.untyped_storage().data_ptr()
-
-
-def test_transformers_sees_one_layer_each() -> None:
-    cache = filled()
-    rows = cache.rows([0, 3], [1, 1])
-    seen = cache_of(rows, 2)
-    keys, _ = seen.update(torch.ones(2, 2, 1, 3), torch.ones(2, 2, 1, 3), 1)
-    assert keys.shape == (2, 2, 6, 3)
-    assert (seen.get_seq_length(), seen.get_mask_sizes(1, 0)) == (5, (6, 0))
