@@ -186,8 +186,7 @@ class ChatScheduler:
             return None
         plan, count = self.staged[0].plan, 1
         while count < min(len(missing), self.model.max_batch) and (
-            not self.running
-            or self._stall_s + self.latency.predict("encode", plan, count + 1) <= MAX_STALL_S
+            not self.running or self._stall_s + self.latency.predict("encode", plan, count + 1) <= MAX_STALL_S
         ):
             count += 1
         chosen = dict(list(missing.items())[:count])
