@@ -61,7 +61,8 @@ class Metrics:
         self.degraded = Counter(
             "foveate_degraded",
             "Answered requests that ran under another plan than full, by reason: deadline, load (expected "
-            "requests) or pinned (by the client or the settings).",
+            "requests), pinned (by the client or the settings) or context (a chat that does not fit the model "
+            "under full).",
             ("model", "reason"),
             registry=registry,
         )

@@ -53,22 +53,22 @@ class ChatCosts:
         self.latency, self.lengths, self.slots = latency, lengths, slots
 
     def times(
-        self, rung: int, state: ChatState[ChatT], waiting: Sequence[ChatT], *, hopeful: bool = False
+        self, rung: int, state: ChatState[ChatT], waiting: Sequence[ChatT], *, optimistic: bool = False
     ) -> list[AnswerTimes]:
         """Predicted times of the active calls, then of the waiting ones, which are served at this rung.
 
-        hopeful: answers have their expected lengths, and steps take as long as predicted.
+        optimistic: answers have their expected lengths, and steps take as long as predicted.
         """
         running: list[RunningTokens] = []
         joining: list[JoiningCall] = []
         begun: list[int] = []
         staged: list[int] = []
-        factor = self._factor(state, hopeful=hopeful)
-        among = 0 if hopeful else len(state.active) + len(waiting)
+        factor = self._factor(state, optimistic=optimistic)
+        among = 0 if optimistic else len(state.active) + len(waiting)
         for row, chat in enumerate(state.active):
             tokens = self.remaining(chat, among)
             if chat.generated:
-                running.append(_expected(tokens) if hopeful else tokens)
+                running.append(_expected(tokens) if optimistic else tokens)
                 begun.append(row)
             else:
                 joining.append(JoiningCall(factor * self._start_s(chat.plan, chat.load), tokens))
@@ -79,7 +79,7 @@ class ChatCosts:
             joining.append(
                 JoiningCall(
                     factor * self._start_s(plan, entry.load(plan)),
-                    _expected(tokens) if hopeful else tokens,
+                    _expected(tokens) if optimistic else tokens,
                     entry.ready_at,
                 )
             )
@@ -91,7 +91,7 @@ class ChatCosts:
 
     def behind(self, entry: ChatT, place: int, state: ChatState[ChatT]) -> AnswerTimes:
         """Times of a call behind more waiting ones than a forecast follows, all on the cheapest plans."""
-        factor = self._factor(state, hopeful=False)
+        factor = self._factor(state, optimistic=False)
         active_s = self.backlog_s(0, replace(state, waiting=()))
         wait_s = factor * (active_s + place * self.mean_s(0, state))
         plan = plan_at(entry, self.plans, 0)
@@ -104,11 +104,11 @@ class ChatCosts:
         """Times of a call on an idle device, on the cheapest plan that it accepts."""
         return self.times(0, ChatState(now, now, (), (entry,), self.slots), (entry,))[0]
 
-    def _factor(self, state: ChatState[ChatT], *, hopeful: bool) -> float:
+    def _factor(self, state: ChatState[ChatT], *, optimistic: bool) -> float:
         """Factor on predicted seconds: safety, and the device's time that other models take."""
         demand = state.other_demand
         share = min(MAX_SHARED_UTILIZATION, demand.share(1.0)) if demand.active else 0.0
-        return (1.0 if hopeful else self.latency.safety_factor) / (1 - share)
+        return (1.0 if optimistic else self.latency.safety_factor) / (1 - share)
 
     def _start_s(self, plan: Plan, load: CallLoad) -> float:
         return self.latency.start_s(plan, load.pictures, load.tokens)
@@ -128,7 +128,7 @@ class ChatCosts:
         """Tokens of the answer at most: those that are in time, if the call may be shortened."""
         if not entry.may_shorten or math.isinf(entry.deadline):
             return entry.max_tokens
-        factor = self._factor(state, hopeful=False)
+        factor = self._factor(state, optimistic=False)
         left_s = entry.deadline - state.start - factor * self._start_s(plan, entry.load(plan))
         step_s = factor * self.latency.step_s(plan, min(self.slots, len(state.active) + 1))
         return max(1, min(entry.max_tokens, 1 + math.floor(left_s / step_s)))
