@@ -16,8 +16,10 @@ MAX_SEED = 2**63 - 1
 """These four are the limits of OpenAI's API."""
 
 Role = Literal["system", "user", "assistant"]
-FinishReason = Literal["stop", "length", "error"]
-"""Why an answer ended: by its end mark or a stop text, by a limit, or since its scores were not finite."""
+FinishReason = Literal["stop", "length"]
+"""Why an answer ended: by its end mark or a stop text, or by a limit."""
+GenerationEnd = FinishReason | Literal["error"]
+"""Why no further token is generated. error: scores were not finite, so that the answer failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +160,7 @@ class ChatStarted:
     max_tokens: int
     """Tokens of the answer at most: fewer than asked for if the policy shortened it, or if no more fit."""
     queue_s: float
-    """Seconds from admission to the prefill."""
+    """Seconds from admission to the first step for it: the encoding of its pictures, or its prefill."""
     first_token_s: float
     """Seconds from admission to the first token."""
 

@@ -120,9 +120,10 @@ class ChatSloPolicy:
         if not state.waiting:
             return None
         kept, refused = self._shed(state)
-        if not kept:
-            return ChatDecision((), self.plans[-1], refused=refused)
         left = replace(state, waiting=kept)
+        wait_s = self.costs.backlog_s(0, left) if refused else 0.0
+        if not kept:
+            return ChatDecision((), self.plans[-1], refused=refused, wait_s=wait_s)
         now_late = _late_rows(state, (), self.costs.times(0, state, ()))
         reason: Reason = "full"
         for rung in reversed(range(len(self.plans))):
@@ -139,7 +140,7 @@ class ChatSloPolicy:
         if delayed:
             decision = self._without_delay(decision, left, now_late)
         caps = (self.costs.cap(entry, decision.plan, left) for entry in decision.entries)
-        return replace(decision, max_tokens=tuple(caps))
+        return replace(decision, max_tokens=tuple(caps), wait_s=wait_s)
 
     def _without_delay(
         self, decision: ChatDecision[ChatT], state: ChatState[ChatT], now_late: set[int]
@@ -197,15 +198,15 @@ def _may_be_in_time(entry: WaitingChat, times: AnswerTimes) -> bool:
     return _in_time(entry, replace(times, last=times.first) if entry.may_shorten else times)
 
 
-def _late_rows(
-    state: ChatState[ChatT], waiting: Sequence[ChatT], times: Sequence[AnswerTimes]
-) -> set[int]:
+def _late_rows(state: ChatState[ChatT], waiting: Sequence[ChatT], times: Sequence[AnswerTimes]) -> set[int]:
     """The places in `times` of the calls that are late: the active ones come first, then the waiting ones."""
     count = len(state.active)
     active = zip(state.active, times, strict=False)
     late = {row for row, (chat, each) in enumerate(active) if each.last > chat.deadline}
     joining = zip(waiting, times[count:], strict=False)
-    return late | {row for row, (entry, each) in enumerate(joining, count) if not _may_be_in_time(entry, each)}
+    return late | {
+        row for row, (entry, each) in enumerate(joining, count) if not _may_be_in_time(entry, each)
+    }
 
 
 def first_calls(

@@ -119,7 +119,7 @@ def priority_boost_s(entry: QueuedRequest) -> float:
 def last_of_lowest_priority(candidate: QueuedT, waiting: Sequence[QueuedT]) -> QueuedT | None:
     """The last queued request of the lowest priority, if that is below the candidate's; else None.
 
-    Requests without a deadline have none to be late for: they are never refused, and no other one is for them.
+    A request without a deadline is never refused, and no other one is refused for it.
     """
     if math.isinf(candidate.deadline) or not waiting:
         return None

@@ -267,4 +267,3 @@ def _other_min_costs(other_demand: DeviceDemand) -> Iterator[tuple[float, float,
         strict=True,
     )
     return ((virtual_deadline, deadline, cost_s, None) for virtual_deadline, deadline, cost_s in rows)
-

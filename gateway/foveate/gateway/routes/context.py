@@ -27,8 +27,15 @@ class RequestLog:
 
     model: str = "unknown"
     objective: Objective = field(default_factory=Objective)
+    first_token_by: float | None = None
+    """Of a chat: deadline of the first token, in seconds of the monotonic clock."""
     slot: Slot | None = None
     """The reservation; None until a model has to run for the request."""
+
+    @property
+    def has_deadline(self) -> bool:
+        """Whether the answer, or its first token, has a deadline."""
+        return self.objective.deadline is not None or self.first_token_by is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,8 +68,9 @@ class ChatEntry:
         self.cached = CachedParts()
         self.generated = 0
         """Tokens of the answer so far."""
-        self.started_at = self.last_token_at = admitted_at
-        """When the first step for it began, and when its last token came; clock seconds."""
+        self.last_token_at = admitted_at
+        """When its last token came; clock seconds."""
+        self._started_at: float | None = None
 
     @property
     def min_rung(self) -> int:
@@ -80,6 +81,16 @@ class ChatEntry:
     def max_tokens(self) -> int:
         """Tokens of the answer at most."""
         return self.options.max_tokens
+
+    def start(self, now: float) -> None:
+        """A step for it begins, which is the first one unless it has started."""
+        if self._started_at is None:
+            self._started_at = now
+
+    @property
+    def queue_s(self) -> float:
+        """Seconds from admission to its first step; 0 before that."""
+        return 0.0 if self._started_at is None else self._started_at - self.admitted_at
 
     @property
     def question(self) -> str:

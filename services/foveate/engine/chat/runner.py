@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from foveate.core.chat import CachedParts, FinishReason, SamplingOptions, TokenLogprob, Turn
+from foveate.core.chat import CachedParts, GenerationEnd, SamplingOptions, TokenLogprob, Turn
 from foveate.core.errors import FoveateError
 from foveate.core.model import ModelCard
 from foveate.core.plan import Plan
@@ -44,7 +44,7 @@ class TokenPiece(Protocol):
         ...
 
     @property
-    def finish(self) -> FinishReason | None:
+    def finish(self) -> GenerationEnd | None:
         """Why the answer ends with this piece; None while it goes on."""
         ...
 
@@ -68,7 +68,7 @@ class AnswerState(Protocol):
         ...
 
     @property
-    def finish(self) -> FinishReason | None:
+    def finish(self) -> GenerationEnd | None:
         """Why the answer has ended; None while it goes on."""
         ...
 

@@ -80,6 +80,8 @@ class ChatScheduler:
                 self._stage(state)
             step = self._prefill() or self._encode()
         self._started_last = step is not None
+        for entry in step.entries if step is not None else ():
+            entry.start(self.clock())
         step = step or self._decode()
         if step is None and not self._leaving:
             return None
@@ -122,8 +124,9 @@ class ChatScheduler:
         if decision is None:
             return
         self._held = 0 if decision.entries or decision.refused else HELD_STEPS
+        late = TooLate("there is no time left to answer by the deadline", decision.wait_s)
         for entry in decision.refused:
-            self.queue.refuse(entry, TooLate("there is no time left to answer by the deadline"))
+            self.queue.refuse(entry, late)
         for entry, max_tokens in zip(decision.entries, decision.max_tokens, strict=True):
             self.queue.remove(entry)
             entry.plan = decision.plan
@@ -192,8 +195,6 @@ class ChatScheduler:
         for entry in ready:
             if counts and entry.left_tokens > left:
                 break
-            if entry.sequence is None:
-                entry.started_at = self.clock()
             counts.append(min(entry.left_tokens, left))
             left -= counts[-1]
         return ChatStep("prefill", ready[0].plan, tuple(ready[: len(counts)]), tuple(counts))
