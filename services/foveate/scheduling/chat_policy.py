@@ -26,7 +26,6 @@ from foveate.scheduling.chat_state import (
     WaitingChat,
     plan_at,
 )
-from foveate.scheduling.forecast import keeps_up
 from foveate.scheduling.policy import last_of_largest_tenant, last_of_lowest_priority
 from foveate.scheduling.slo_policy import TARGET_UTILIZATION
 
@@ -132,7 +131,7 @@ class ChatSloPolicy:
             delayed = bool(_late_rows(state, (), times) - now_late)
             if rung and (delayed or not all(_in_time(entry, each) for entry, each in joined)):
                 reason = "deadline"
-            elif rung and not self._keeps_up(rung, left):
+            elif rung and not self.costs.keeps_up(rung, left, TARGET_UTILIZATION):
                 reason = "load"
             else:
                 break
@@ -181,11 +180,6 @@ class ChatSloPolicy:
             kept.remove(late)
             refused.append(late)
         return kept, tuple(refused)
-
-    def _keeps_up(self, rung: int, state: ChatState[ChatT]) -> bool:
-        """Whether the backlog stays within its share of the time allowed. See `keeps_up`."""
-        request_s, backlog_s = self.costs.mean_s(rung, state), self.costs.backlog_s(rung, state)
-        return keeps_up(state.arrivals, request_s, backlog_s, TARGET_UTILIZATION, state.other_demand)
 
 
 def _in_time(entry: WaitingChat, times: AnswerTimes) -> bool:
