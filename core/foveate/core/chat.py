@@ -112,6 +112,8 @@ class ChatCall:
     """The plan that the client or the settings pin; None leaves the choice to the policy."""
     may_shorten: bool = False
     """Whether the policy may generate fewer tokens than `max_tokens` to be in time."""
+    bypass_cache: bool = False
+    """Use nothing that was computed for another chat, and keep nothing of this one."""
 
     @property
     def size_bytes(self) -> int:

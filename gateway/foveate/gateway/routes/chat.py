@@ -30,7 +30,13 @@ from foveate.gateway.routes.admission import Admission
 from foveate.gateway.routes.body_reader import BodyReader
 from foveate.gateway.routes.chat_pictures import ChatPictures
 from foveate.gateway.routes.chat_plan import choose_chat_plan
-from foveate.gateway.routes.context import ClientChoice, RequestContext, RequestLog, read_headers
+from foveate.gateway.routes.context import (
+    ClientChoice,
+    RequestContext,
+    RequestLog,
+    bypasses_cache,
+    read_headers,
+)
 from foveate.gateway.routes.image_input import ImageInput
 from foveate.gateway.routes.model_selection import ModelSelector
 from foveate.gateway.routes.request_counter import RequestCounter
@@ -156,7 +162,10 @@ class ChatRoute:
                 (objective.min_quality, options.min_quality_worst), request_log.has_deadline,
             )  # fmt: skip
         choice = ClientChoice(body.model, merged.get("x-plan"))
-        return RequestContext(request_id, card, objective, plan, choice, options, arrived, request_log)
+        bypass = bypasses_cache(headers)
+        return RequestContext(
+            request_id, card, objective, plan, choice, options, arrived, request_log, bypass
+        )
 
     def _objective(
         self, headers: Mapping[str, str], body: ChatBody, arrived: float
@@ -183,7 +192,7 @@ class ChatRoute:
             context.id, context.card.name, body.messages.turns,
             [NOT_DECODED] * len(body.messages.pictures), body.options,
             self.admission.engine_objective(context), context.options.first_token_by,
-            context.options.min_quality_worst, context.plan, body.objective.may_shorten,
+            context.options.min_quality_worst, context.plan, body.objective.may_shorten, context.bypass_cache,
         )  # fmt: skip
 
     async def _generate(

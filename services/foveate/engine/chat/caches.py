@@ -130,19 +130,22 @@ class ChatCaches:
         self.prefixes = PrefixCache(prefix_bytes, used.labels("chat_prefixes"))
         self._requests = metrics.cache_requests
 
-    def feature_key(self, tenant: str, picture: bytes, encoding: str) -> bytes:
-        """The key of a picture's features. picture: SHA-256 of its bytes; encoding: how it is encoded."""
-        return digest("features", tenant, self.weights, encoding, picture)
+    def feature_key(self, scope: str, picture: bytes, encoding: str) -> bytes:
+        """The key of a picture's features.
+
+        scope: the tenant; picture: SHA-256 of its bytes; encoding: how it is encoded.
+        """
+        return digest("features", scope, self.weights, encoding, picture)
 
     def prefix_digests(
-        self, tenant: str, plan: str, ids: Sequence[int], picture_token: int, pictures: Sequence[bytes]
+        self, scope: str, plan: str, ids: Sequence[int], picture_token: int, pictures: Sequence[bytes]
     ) -> list[bytes]:
-        """The digests of a prompt up to each of its pictures.
+        """The digests of a prompt up to each of its pictures. scope: the tenant.
 
         Tokens and pictures alone would not do: the visual tokens, their number, and so all positions behind
         them depend on the plan.
         """
-        total = hashlib.sha256(digest("prefix", tenant, self.weights, plan))
+        total = hashlib.sha256(digest("prefix", scope, self.weights, plan))
         digests: list[bytes] = []
         for token in ids:
             total.update(token.to_bytes(4, "big"))

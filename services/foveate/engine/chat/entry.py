@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import secrets
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -45,6 +46,8 @@ class ChatEntry:
         self.first_token_by = math.inf if by is None else by
         self.pinned, self.tenant, self.size_bytes = call.plan, objective.tenant, call.size_bytes
         self.options, self.may_shorten = call.options, call.may_shorten
+        self.cache_scope = secrets.token_hex(16) if call.bypass_cache else objective.tenant
+        """Chats of one scope share what is cached."""
         self.on_end: Callable[[ChatEntry, ChatEnd], None] = lambda _, __: None
         """Called once, when the call is over."""
         self.expiry: asyncio.TimerHandle | None = None

@@ -96,7 +96,7 @@ class ChatScheduler:
 
     def keep(self, entry: ChatEntry, prefix: KeptPrefix | None) -> None:
         """Keep what was computed for a call whose first token was finite: NaN must not serve the next one."""
-        for key, features in entry.features.items():
+        for key, features in entry.features.items() if not entry.call.bypass_cache else ():
             self.caches.features.put(key, features)
         if prefix is not None:
             ends = picture_ends(entry.ids, self.model.picture_token, self.model.visual_count(entry.plan))
@@ -164,12 +164,18 @@ class ChatScheduler:
         """The digests of a prompt up to each picture, its kept beginning, and the pictures behind that."""
         caches, model, pictures = self.caches, self.model, entry.call.pictures
         digests: list[bytes] = []
-        if pictures and model.is_blind(plan):
+        if pictures and model.is_blind(plan) and not entry.call.bypass_cache:
             names = [picture.digest for picture in pictures]
-            digests = caches.prefix_digests(entry.tenant, str(plan), entry.ids, model.picture_token, names)
+            digests = caches.prefix_digests(
+                entry.cache_scope, str(plan), entry.ids, model.picture_token, names
+            )
         prefix = caches.prefixes.find(digests)
         rest, encoding = pictures[prefix.pictures if prefix else 0 :], model.encoding(plan)
-        return digests, prefix, [caches.feature_key(entry.tenant, each.digest, encoding) for each in rest]
+        return (
+            digests,
+            prefix,
+            [caches.feature_key(entry.cache_scope, each.digest, encoding) for each in rest],
+        )
 
     def _encode(self) -> ChatStep | None:
         """The pictures of staged calls, as many as make running answers wait for a bounded time."""
