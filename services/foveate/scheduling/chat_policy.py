@@ -29,8 +29,8 @@ from foveate.scheduling.chat_state import (
 from foveate.scheduling.policy import last_of_largest_tenant, last_of_lowest_priority
 from foveate.scheduling.slo_policy import TARGET_UTILIZATION
 
-MAX_SHED = 8
-"""Calls that one decision refuses at most. The next one follows within a step or two."""
+MAX_TRIED = 8
+"""Calls that one decision refuses at most, or tries to start alone. The next one follows within steps."""
 
 
 class ChatPolicy(Protocol):
@@ -148,7 +148,7 @@ class ChatSloPolicy:
 
         Running answers go first. A call without a deadline does not hold up those behind it.
         """
-        for entry in state.waiting[:MAX_SHED]:
+        for entry in state.waiting[:MAX_TRIED]:
             alone = self.costs.times(0, state, (entry,))
             if not _late_rows(state, (), alone) - now_late:
                 only = replace(state, waiting=(entry,))
@@ -165,7 +165,7 @@ class ChatSloPolicy:
         kept: list[ChatT] = list(state.waiting)
         refused: list[ChatT] = []
         one_token = not self.costs.lengths.known
-        while len(refused) < MAX_SHED:
+        while len(refused) < MAX_TRIED:
             times = self.costs.times(0, state, kept[:MAX_FORECAST], optimistic=True)[len(state.active) :]
             late = next(
                 (

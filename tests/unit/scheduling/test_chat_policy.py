@@ -216,9 +216,9 @@ def test_a_call_of_lower_priority_is_refused_first() -> None:
     equal = WaitingCall(0.25, order=0.25)
     own = policy().admit(equal, state(waiting))
     assert own is not None and own.entry is equal
-    hopeless = WaitingCall(0.001, order=-0.999)
-    alone = policy().admit(hopeless, state(waiting))
-    assert alone is not None and alone.entry is hopeless and alone.alone
+    late = WaitingCall(0.001, order=-0.999)
+    alone = policy().admit(late, state(waiting))
+    assert alone is not None and alone.entry is late and alone.alone
 
 
 def test_a_call_is_refused_that_makes_the_first_token_of_another_one_late() -> None:

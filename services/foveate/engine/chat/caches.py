@@ -58,7 +58,7 @@ class ByteBoundCache(Generic[ValueT]):
             self.drop(next(iter(self._values)))
 
     def drop(self, key: bytes) -> None:
-        """Forget a value, if it is there."""
+        """Delete a value, if it is there."""
         value = self._values.pop(key, None)
         if value is not None:
             self._add(-value.nbytes)
@@ -81,8 +81,8 @@ class PrefixHit:
 class PrefixCache(ByteBoundCache[KeptPrefix]):
     """Keys and values of prompts up to their last picture.
 
-    A prompt with several pictures is found by each of them: its first part serves a chat that goes on
-    differently. Text behind the last picture is short, and is computed again.
+    A prompt with several pictures has a key for its part up to each of them: a chat that goes on differently
+    uses the part that is equal. Text behind the last picture is short, and is computed again.
     """
 
     def __init__(self, max_bytes: int, gauge: Gauge | None = None) -> None:
@@ -112,7 +112,7 @@ class PrefixCache(ByteBoundCache[KeptPrefix]):
             self._parts[part] = key, end, pictures
 
     def drop(self, key: bytes) -> None:
-        """Forget a prefix and the names of its parts, if it is there."""
+        """Delete a prefix and the keys of its parts, if it is there."""
         super().drop(key)
         for part in self._keys_of.pop(key, ()):
             if self._parts.get(part, (b"",))[0] == key:

@@ -90,8 +90,8 @@ class AnswerCost(Protocol):
 class ChatModel(Protocol):
     """Runs the steps of answers. One thread at a time calls it, except for `read` and what is cheap.
 
-    The engine passes what these methods return from one to the next, and looks at what the protocols above
-    say alone.
+    The engine passes what these methods return from one to the next. It reads only what the protocols above
+    name.
     """
 
     @property

@@ -104,7 +104,7 @@ class ChatScheduler:
         entry.feature_keys, entry.features = [], {}
 
     def _drop_ended(self) -> None:
-        """Let go of calls that are over, and of those whose deadline has passed; their slots become free."""
+        """Remove calls that are over or whose deadline has passed, and free their slots in the next step."""
         now = self.clock()
         for entries in (self.staged, self.running):
             for entry in list(entries):
