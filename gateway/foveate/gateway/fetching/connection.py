@@ -22,8 +22,8 @@ CONNECT_S = 5.0
 MAX_ADDRESSES = 4
 """Addresses of a host that are tried at most."""
 MAX_HEAD_BYTES, HEAD_READ_BYTES = 64 * 1024, 4096
-"""Bytes before the end of a head, interim responses included, and of one read of them. The parser takes all
-that was read at once, on the event loop: 64 kB of interim responses would block it for a tenth of a second."""
+"""Bytes before the end of a head, interim responses included, and of one read of them. All that was read is
+parsed at once, on the event loop: 64 kB of interim responses would block it for a tenth of a second."""
 REQUEST_HEADERS = (
     ("user-agent", f"foveate/{version('foveate')}"),
     ("accept", "image/*, video/*, */*;q=0.1"),
@@ -40,7 +40,7 @@ class HeadLimit:
 
 
 class BoundedHeadStream(httpcore2.AsyncNetworkStream):
-    """A connection that is read in small pieces, and not without end, until the head of the answer is complete."""
+    """A connection that is read in small pieces, and not without end, until a head is complete."""
 
     def __init__(self, stream: httpcore2.AsyncNetworkStream, head: HeadLimit) -> None:
         self.stream, self.head = stream, head
@@ -70,7 +70,9 @@ class BoundedHeadStream(httpcore2.AsyncNetworkStream):
         timeout: float | None = None,  # noqa: ASYNC109
     ) -> httpcore2.AsyncNetworkStream:
         """The same connection under TLS."""
-        return BoundedHeadStream(await self.stream.start_tls(ssl_context, server_hostname, timeout), self.head)
+        return BoundedHeadStream(
+            await self.stream.start_tls(ssl_context, server_hostname, timeout), self.head
+        )
 
     def get_extra_info(self, info: str) -> Any:
         """What the connection says about itself."""

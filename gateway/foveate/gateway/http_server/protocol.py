@@ -150,7 +150,7 @@ class BoundedHttp(WaitingHttp):
         super().on_headers_complete()
         self.cycle.transport = self._answers  # type: ignore[assignment]
         if self.scope["http_version"] == "1.0":
-            # Such a client knows no chunks: the answer ends with the connection (RFC 9112, sections 6.1, 6.3).
+            # Such a client knows no chunks: its answer ends with the connection (RFC 9112, section 6.3).
             self.cycle.chunked_encoding = False
             self.cycle.expected_content_length = UntilClose()
         self.table.begin(self)
