@@ -26,6 +26,8 @@ VERDICTS = 256
 REFUSED = 3
 """Exit status of the process for a schema that is refused; its output is the reason."""
 
+TOO_COMPLEX = f"{FIELD}: the schema is too complex: it takes over {CPU_S} s to compile"
+
 
 def check_schema_apart(schema: str) -> None:
     """As `constraints.check_schema`, but a schema that takes too long to compile is refused, too.
@@ -41,7 +43,7 @@ def check_schema_apart(schema: str) -> None:
 @lru_cache(VERDICTS)
 def _reason(schema: str) -> str:
     """Why a schema is refused; empty if it is not. Raises Overloaded."""
-    command = [sys.executable, "-m", __name__]
+    command = [sys.executable, "-P", "-m", __name__]  # -P: nothing is imported from the working directory
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     try:
         done = subprocess.run(  # noqa: S603 -- the schema is its input, and no part of the command
@@ -52,7 +54,7 @@ def _reason(schema: str) -> str:
     if done.returncode in (0, REFUSED):
         return done.stdout.decode()
     if done.returncode < 0:  # a signal: the time or the memory is used up
-        return f"{FIELD}: the schema is too complex: it takes over {CPU_S} s to compile"
+        return TOO_COMPLEX
     raise RuntimeError(f"the check of a schema failed: {done.stderr[-2000:].decode(errors='replace')}")
 
 
@@ -66,6 +68,9 @@ def main() -> int:
         check_schema(sys.stdin.buffer.read().decode())
     except BadRequest as error:
         sys.stdout.write(error.detail)
+        return REFUSED
+    except MemoryError:
+        sys.stdout.write(TOO_COMPLEX)
         return REFUSED
     return 0
 

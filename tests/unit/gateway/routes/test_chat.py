@@ -45,6 +45,12 @@ LONG: dict[str, Any] = {"model": NAME, "messages": [user()], "max_tokens": 40, "
 """An answer of many tokens."""
 
 
+class Seen(BaseModel):
+    """An answer that is short whatever the weights."""
+
+    big: bool
+
+
 def error_of(response: Any) -> dict[str, Any]:
     """The error object of a response, which must have no other content."""
     assert response.headers["content-type"] == "application/json"
@@ -657,3 +663,18 @@ async def test_a_client_of_http_1_0_gets_a_stream_without_chunks() -> None:
     assert b"transfer-encoding" not in answer.lower() and b"connection: close" in answer.lower()
     assert events.startswith(b'data: {"id"') and events.endswith(b"\n\ndata: [DONE]\n\n")
     assert all(event.startswith(b"data: ") for event in events.split(b"\n\n")[:-1])
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
+async def test_a_parsed_answer_may_be_sent_back() -> None:
+    async with chat_listening() as chats:
+        answer = await chats.client.chat.completions.parse(
+            model=NAME, messages=[user()], response_format=Seen, max_tokens=60
+        )
+        message = answer.choices[0].message
+        assert isinstance(message.parsed, Seen)
+        for sent_back in (message, message.model_dump()):
+            await chats.create(**body(messages=[user(), sent_back, user(text("and?"))]))
+        assert chats.cluster.calls[-1].turns[1] == Turn("assistant", (message.content,))
+        refused = await chats.post(body(messages=[{"role": "user", "content": "x", "parsed": {}}]))
+    assert error_of(refused)["param"] == "messages[0].parsed"
