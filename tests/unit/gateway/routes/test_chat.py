@@ -672,7 +672,7 @@ async def test_a_parsed_answer_may_be_sent_back() -> None:
             model=NAME, messages=[user()], response_format=Seen, max_tokens=60
         )
         message = answer.choices[0].message
-        assert isinstance(message.parsed, Seen)
+        assert isinstance(message.parsed, Seen) and message.content
         for sent_back in (message, message.model_dump()):
             await chats.create(**body(messages=[user(), sent_back, user(text("and?"))]))
         assert chats.cluster.calls[-1].turns[1] == Turn("assistant", (message.content,))
