@@ -42,7 +42,7 @@ from foveate.gateway.routes.model_selection import ModelSelector
 from foveate.gateway.routes.request_counter import RequestCounter
 from foveate.gateway.routes.services import RouteServices
 from foveate.gateway.schemas.openai_errors import openai_error
-from foveate.models.vlm.constraints import check_schema
+from foveate.models.vlm.schema_check import check_schema_apart
 
 NOT_DECODED = ChatPicture(b"", None, 0)
 """Stands for a picture until it is decoded."""
@@ -125,7 +125,7 @@ class ChatRoute:
                 context = self._context(headers, request_id, request_log, body, arrived)
                 await self._check_schema(context, body)
                 call = self._call(context, body)
-                with body.objective.naming_fields():
+                with naming_messages(), body.objective.naming_fields():
                     self.admission.reserve(context, call)
                 started = monotonic()
                 pictures = await self.pictures.load(context, body.messages.pictures, permit)
@@ -184,7 +184,8 @@ class ChatRoute:
         """Raise BadRequest for a JSON schema that no answer can be held to."""
         if body.options.json_schema:
             async with deadline_timeout(context.objective.deadline):
-                await self.decoding.run(partial(check_schema, body.options.json_schema))
+                check = partial(check_schema_apart, body.options.json_schema)
+                await self.decoding.run(check, "schemas")
 
     def _call(self, context: Context, body: ChatBody) -> ChatCall:
         """The call of the cluster, with pictures that are not decoded yet."""

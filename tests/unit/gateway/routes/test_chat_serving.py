@@ -22,6 +22,7 @@ from tests.support.chat_gateway import (
     until,
     user,
 )
+from tests.support.http_connections import WAIT_S
 
 pytestmark = pytest.mark.anyio
 
@@ -246,5 +247,26 @@ async def test_schemas_are_compiled_off_the_event_loop_and_the_devices_thread() 
     async with chat_listening(runner) as chats:
         answer = await chats.create(**body(response_format={"type": "json_object"}))
         assert answer.choices[0].message.content.startswith("{")
-    assert threads[0].startswith("tokenize")
+    assert threads[0].startswith("compile")
     assert len(threads) == 2  # the second one gets what was kept
+
+
+async def test_a_schema_that_compiles_slowly_delays_no_other_chat() -> None:
+    runner, compiling = RecordedChatRunner(slots=2, slot_tokens=256), threading.Event()
+    compile_schema, asked = runner.constraints.compile, threading.Event()
+
+    def slow(schema: str) -> JsonConstraint:
+        asked.set()
+        assert compiling.wait(WAIT_S)
+        return compile_schema(schema)
+
+    runner.constraints.compile = slow  # type: ignore[method-assign]
+    async with chat_listening(runner) as chats:
+        held = asyncio.create_task(chats.create(**body(response_format={"type": "json_object"})))
+        await until(asked.is_set)
+        try:
+            answer = await asyncio.wait_for(chats.create(**body()), WAIT_S / 2)
+        finally:
+            compiling.set()
+        assert answer.choices[0].message.content
+        assert (await held).choices[0].message.content.startswith("{")
