@@ -1,10 +1,12 @@
 """Chats to send: questions about held-out pictures, repeated pictures, and conversations that go on."""
 
 import base64
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -92,6 +94,9 @@ class _Conversation:
     last_at: float
 
 
+_LAST_AT = attrgetter("last_at")
+
+
 class ChatPlanner:
     """Draws the chats of a run; the same arguments give the same chats."""
 
@@ -111,19 +116,21 @@ class ChatPlanner:
         if not self._unused:
             raise SetupError("no picture has a question")
         self._open: list[_Conversation] = []
+        """Conversations that may go on, the one that was asked last at the end."""
 
     def chat(self, at: float) -> PlannedChat:
         """The chat at this time; times increase from call to call."""
         traffic = self.traffic
-        self._open = [each for each in self._open if at - each.last_at <= traffic.idle_s and self._left(each)]
-        going_on = [each for each in self._open if at - each.last_at >= traffic.pause_s]
+        del self._open[: bisect_left(self._open, at - traffic.idle_s, key=_LAST_AT)]
+        going_on = bisect_right(self._open, at - traffic.pause_s, key=_LAST_AT)
         if going_on and self.random.random() < traffic.follow_ups:
-            conversation = going_on[self.random.integers(len(going_on))]
+            conversation = self._open.pop(int(self.random.integers(going_on)))
         else:
             conversation = self._begin()
-            self._open.append(conversation)
         conversation.last_at = at
-        conversation.asked += (self._question(conversation),)
+        conversation.asked += (self._draw(self._left(conversation)),)
+        if len(conversation.asked) < traffic.turns and any(self._left(conversation)):
+            self._open.append(conversation)
         tokens, weights = zip(*traffic.max_tokens.items(), strict=True)
         max_tokens = tokens[self._draw(weights)]
         return PlannedChat(conversation.image, conversation.asked, max_tokens, conversation.repeated)
@@ -137,15 +144,9 @@ class ChatPlanner:
         return _Conversation(self._used[-1], False, (), 0.0)
 
     def _left(self, conversation: _Conversation) -> list[float]:
-        """The weights of the questions, 0 for those that are asked; empty if the conversation is over."""
-        if len(conversation.asked) >= self.traffic.turns:
-            return []
+        """The weights of the questions about its picture, 0 for those that are asked."""
         row = enumerate(self._weights[conversation.image])
-        left = [0.0 if number in conversation.asked else weight for number, weight in row]
-        return left if any(left) else []
-
-    def _question(self, conversation: _Conversation) -> int:
-        return self._draw(self._left(conversation))
+        return [0.0 if number in conversation.asked else weight for number, weight in row]
 
     def _draw(self, weights: Sequence[float]) -> int:
         share = np.asarray(weights) / np.sum(weights)
