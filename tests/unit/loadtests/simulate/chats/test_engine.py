@@ -60,8 +60,7 @@ def test_the_deadline_of_the_first_token_counts() -> None:
 def test_the_policy_goes_below_full_and_then_refuses() -> None:
     at = np.arange(200) / 80
     chats = [one_chat(number) for number in range(len(at))]
-    records = {policy: served_chats(chat_workload(at, chats, 0.4), policy) for policy in (ChatSloPolicy,)}
-    record = records[ChatSloPolicy]
+    record = served_chats(chat_workload(at.tolist(), chats, 0.4), ChatSloPolicy)
     assert set(np.unique(record.quality[record.end == End.MET])) <= {0.9, 0.97, 1.0}
     assert (record.quality == 0.9).any() and (record.end == End.REFUSED).any()
     assert record.share(End.MISSED) < 0.05
@@ -76,7 +75,7 @@ def test_a_full_queue_refuses() -> None:
 
 def test_the_same_seed_gives_the_same_record() -> None:
     at = np.arange(100) / 40
-    workload = chat_workload(at, [one_chat(number % 7) for number in range(100)], 0.5)
+    workload = chat_workload(at.tolist(), [one_chat(number % 7) for number in range(100)], 0.5)
     first, second = (served_chats(workload, ChatSloPolicy) for _ in range(2))
     assert np.array_equal(first.latency_s, second.latency_s, equal_nan=True)
     assert first.decisions == second.decisions > 100

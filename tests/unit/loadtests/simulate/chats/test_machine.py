@@ -5,7 +5,7 @@ import pytest
 from foveate.core.errors import SetupError
 from foveate.core.model import Rung
 from foveate.core.plan import Plan
-from foveate.estimation.chat_latency import QUESTION_TOKENS, ChatLatencyModel
+from foveate.estimation.chat_latency import QUESTION_TOKENS, ChatLatencyModel, ChatStage
 from loadtests.simulate.chats.machine import ChatMachine, StageTimes
 from loadtests.simulate.machine import NO_DISTURBANCE, Disturbance
 from tests.support.chat_profiles import RUNGS
@@ -16,11 +16,10 @@ FULL = RUNGS[-1]
 def test_stages_take_the_seconds_that_the_latency_model_starts_from() -> None:
     times, latency = StageTimes(RUNGS), ChatLatencyModel(RUNGS)
     for rung in RUNGS:
-        for stage, size in (("encode", 8), ("prefill", rung.tokens + QUESTION_TOKENS), ("decode", 16)):
-            assert times.seconds(rung.plan, stage, size) == pytest.approx(  # type: ignore[arg-type]
-                latency.predict(stage, rung.plan, size),  # type: ignore[arg-type]
-                rel=0.35,
-            )
+        sizes: dict[ChatStage, int] = {"encode": 8, "prefill": rung.tokens + QUESTION_TOKENS, "decode": 16}
+        for stage, size in sizes.items():
+            predicted_s = latency.predict(stage, rung.plan, size)
+            assert times.seconds(rung.plan, stage, size) == pytest.approx(predicted_s, rel=0.35)
     assert times.seconds(FULL.plan, "encode", 0) == 0
 
 
