@@ -39,7 +39,8 @@ RUN apt-get update && apt-get install -y --no-install-recommends wget && rm -rf 
     && ln -s /opt/foveate/bin/ray /usr/local/bin/ray
 # The environment of the replicas of serveConfigV2: each Ray process reads these variables.
 ENV RAY_SERVE_THROUGHPUT_OPTIMIZED=1 RAY_SERVE_ENABLE_HA_PROXY=1 RAY_USAGE_STATS_ENABLED=0 HOME=/tmp \
-    RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH=1073741824 RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S=30
+    RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH=1073741824 RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S=30 \
+    RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S=3600
 USER 10001
 EXPOSE 6379 8000 8265
 HEALTHCHECK --interval=10s --timeout=3s --start-period=120s \

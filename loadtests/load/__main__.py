@@ -3,17 +3,17 @@
 import argparse
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from foveate.core.errors import SetupError
 from loadtests.load.headless import run as run_headless
-from loadtests.load.images import Catalogue
 from loadtests.load.load_test import LoadTest
 from loadtests.load.machine import raise_file_limit
 from loadtests.load.page import page
 from loadtests.load.records import count_kinds
 from loadtests.load.result import LoadTestRun, as_json
-from loadtests.load.spec import add_options, load_images, run_spec, settings_of
+from loadtests.load.spec import Images, add_options, load_images, run_spec, settings_of
 
 
 def main() -> None:
@@ -47,7 +47,7 @@ def run_all(options: argparse.Namespace) -> list[LoadTestRun]:
     return [run_one(options, rate, images, len(rates) > 1) for rate in rates]
 
 
-def run_one(options: argparse.Namespace, rate: float, images: Catalogue, several: bool) -> LoadTestRun:
+def run_one(options: argparse.Namespace, rate: float, images: Images, several: bool) -> LoadTestRun:
     """One run; with several rates, its name includes the rate. Raises SetupError."""
     load_test = LoadTest(run_spec(options, options.url, rate, images))
     load_test.probe()
@@ -79,7 +79,23 @@ def summary(run: LoadTestRun) -> str:
         f"  generator: {figures['generator_cpu_us_per_request']:.0f} us of processor time per request, "
         f"{figures['generator_core_share']:.0%} of a core; lag {figures['lag_ms_p99']:.1f} ms at p99",
     ]
+    if "ttft_ms_p50" in figures:
+        lines.insert(1, chat_summary(figures))
     return "\n".join([*lines, f"  warning: {run.warning}"] if run.warning else lines)
+
+
+def chat_summary(figures: Mapping[str, float]) -> str:
+    """The tokens of a run of chats in one line."""
+    parts = [
+        f"first token {figures['ttft_ms_p50']:.0f} ms at p50, {figures['ttft_ms_p99']:.0f} ms at p99",
+        f"{figures['tokens_per_s']:.1f} tokens/s",
+        f"right and in time {figures['correct_in_time']:.1%}",
+    ]
+    if "token_ms_p50" in figures:
+        parts.insert(1, f"{figures['token_ms_p50']:.1f} ms per token")
+    if "cached_share" in figures:
+        parts.append(f"{figures['cached_share']:.0%} of the prompts cached")
+    return f"  chats: {'; '.join(parts)}"
 
 
 if __name__ == "__main__":

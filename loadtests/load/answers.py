@@ -11,6 +11,21 @@ from foveate.core.errors import SetupError
 
 
 @dataclass(frozen=True, slots=True)
+class StreamedText:
+    """A streamed answer of a chat. None stands for what the server does not report."""
+
+    ends: tuple[int, ...]
+    """For each piece of text, and for the end of the answer, the bytes of the body up to its end."""
+    tokens: int
+    """Tokens of the answer, the end mark included; the pieces of text if there is no usage."""
+    finish: str
+    """Why it ended: `stop` or `length`."""
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+    visual_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ParsedAnswer:
     """The content of one answer. All but the label are optional: other servers do not report them."""
 
@@ -18,6 +33,8 @@ class ParsedAnswer:
     rung: str = ""
     quality: float | None = None
     timings_ms: dict[str, float] = field(default_factory=dict)
+    stream: StreamedText | None = None
+    """Of a streamed chat, whose text is the label."""
 
 
 Parser = Callable[[bytes], ParsedAnswer]

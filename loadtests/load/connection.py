@@ -3,6 +3,9 @@
 The server and the generator share a machine, so processor time of the generator slows the server down.
 """
 
+import time
+from dataclasses import dataclass
+
 from gevent import socket
 from httptools import HttpParserError, HttpResponseParser
 
@@ -15,6 +18,19 @@ class ConnectionBroken(Exception):
     """The connection ended before the answer was complete, or the answer is not HTTP."""
 
 
+@dataclass(frozen=True, slots=True)
+class HttpReply:
+    """One complete answer."""
+
+    status: int
+    body: bytes
+    reusable: bool
+    """Whether the connection can carry another request."""
+    received: tuple[tuple[int, float], ...]
+    """For each part of the body, the bytes of the body up to its end and the `perf_counter` time at which it
+    came: streamed answers come in many parts."""
+
+
 class Connection:
     """One keep-alive connection that carries one request at a time."""
 
@@ -22,8 +38,8 @@ class Connection:
         self.socket = socket.create_connection((target.host, target.port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    def exchange(self, request: bytes) -> tuple[int, bytes, bool]:
-        """Send a request; return status, body and whether the connection can be reused.
+    def exchange(self, request: bytes) -> HttpReply:
+        """Send a request and return its answer.
 
         Raises ConnectionBroken and OSError.
         """
@@ -34,7 +50,7 @@ class Connection:
             if not data:
                 raise ConnectionBroken("the server closed the connection before its answer was complete")
             response.feed(data)
-        return response.parser.get_status_code(), b"".join(response.parts), response.keep_alive
+        return response.reply()
 
     @property
     def stale(self) -> bool:
@@ -60,11 +76,14 @@ class _Response:
 
     def __init__(self) -> None:
         self.parts: list[bytes] = []
+        self.received: list[tuple[int, float]] = []
+        self.length, self.now = 0, 0.0
         self.complete = self.keep_alive = False
         self.parser = HttpResponseParser(self)
 
     def feed(self, data: bytes) -> None:
         """Parse received bytes. Raises ConnectionBroken if they are not HTTP."""
+        self.now = time.perf_counter()
         try:
             self.parser.feed_data(data)
         except HttpParserError as error:
@@ -73,10 +92,17 @@ class _Response:
     def on_body(self, body: bytes) -> None:
         """Called by the parser with a part of the body."""
         self.parts.append(body)
+        self.length += len(body)
+        self.received.append((self.length, self.now))
 
     def on_message_complete(self) -> None:
         """Called by the parser at the end of the response."""
         self.complete, self.keep_alive = True, self.parser.should_keep_alive()
+
+    def reply(self) -> HttpReply:
+        """The complete answer."""
+        status, body = self.parser.get_status_code(), b"".join(self.parts)
+        return HttpReply(status, body, self.keep_alive, tuple(self.received))
 
 
 class ConnectionPool:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from foveate.core.errors import SetupError
@@ -24,6 +25,36 @@ class Catalogue:
 
     def __len__(self) -> int:
         return len(self.jpegs)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRequests:
+    """The images of all requests of a run."""
+
+    images: Catalogue
+    numbers: NDArray[np.int64]
+    """(N,) the image of each request."""
+
+    def body(self, index: int) -> bytes:
+        """The JPEG of a request."""
+        return self.images.jpegs[int(self.numbers[index])]
+
+    def is_whole(self, body: bytes) -> bool:
+        """Whether an answer with status 200 is one; it is parsed after the run."""
+        return True
+
+    def label(self, index: int) -> str:
+        """The label of its image."""
+        return self.images.labels[int(self.numbers[index])]
+
+    def chat(self, index: int, first_token_by_s: float | None) -> None:
+        """Images are no chats."""
+        return
+
+    @property
+    def probe(self) -> bytes:
+        """The first image."""
+        return self.images.jpegs[0]
 
 
 def catalogue(size: SceneSize, count: int, seed: int) -> Catalogue:

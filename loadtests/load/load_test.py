@@ -4,6 +4,7 @@ import datetime
 import gc
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from loadtests.load.answers import ParsedAnswer
 from loadtests.load.machine import describe_machine
@@ -29,12 +30,15 @@ class LoadTest:
             for name, slo_class in spec.slo_classes.items()
         }
         self._deadlines = {name: slo_class.deadline_ms / 1e3 for name, slo_class in spec.slo_classes.items()}
+        self._first_token_by = {
+            name: slo_class.ttft_ms / 1e3 or None for name, slo_class in spec.slo_classes.items()
+        }
         self._classes = [names[n] for n in spec.requests.slo_class.tolist()]
 
     def probe(self) -> None:
         """Send one request without a deadline. Raises SetupError if it gets no valid answer."""
         target = self.spec.target
-        probe(target, ScheduledRequest(0, 0.0, request_head(target, {}), self.spec.images.jpegs[0]))
+        probe(target, ScheduledRequest(0, 0.0, request_head(target, {}), self.spec.source.probe))
 
     def run(self, on_request: OnRequest) -> None:
         """Send all requests, and return when all have ended."""
@@ -66,21 +70,24 @@ class LoadTest:
 
     def records(self) -> list[RequestRecord]:
         """The evaluated requests, in the order of the schedule."""
-        labels, image = self.spec.images.labels, self.spec.requests.image
-        return [
-            evaluate(
-                e, self._classes[e.index], self._deadline_s(e), labels[image[e.index]], self.spec.target.parse
-            )
-            for e in sorted(self.exchanges, key=lambda e: e.index)
-        ]
+        return [self._record(exchange) for exchange in sorted(self.exchanges, key=lambda e: e.index)]
+
+    def _record(self, exchange: Exchange) -> RequestRecord:
+        index, source = exchange.index, self.spec.source
+        slo_class = self._classes[index]
+        chat = source.chat(index, self._first_token_by[slo_class])
+        return evaluate(
+            exchange, slo_class, self._deadlines[slo_class], source.label(index), self.spec.target.parse, chat
+        )
 
     def _request(self, index: int, at: float) -> ScheduledRequest:
-        body = self.spec.images.jpegs[self.spec.requests.image[index]]
+        body = partial(self.spec.source.body, index)
         return ScheduledRequest(index, at, self._heads[self._classes[index]], body)
 
     def _ended(self, exchange: Exchange, on_request: OnRequest) -> None:
         self.exchanges.append(exchange)
-        answer = ParsedAnswer("") if exchange.status == 200 else None
+        whole = exchange.status == 200 and self.spec.source.is_whole(exchange.body)
+        answer = ParsedAnswer("") if whole else None
         kind = end_kind(exchange, answer, self._deadline_s(exchange))
         waited_s = self.spec.answer_timeout_s if kind == "unanswered" else exchange.ended - exchange.at
         on_request(self._classes[exchange.index], waited_s, len(exchange.body), kind)

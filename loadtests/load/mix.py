@@ -20,6 +20,8 @@ class WeightedSloClass(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     deadline_ms: float = Field(gt=0, le=3_600_000)
+    ttft_ms: float = Field(default=0.0, ge=0, le=3_600_000)
+    """The deadline of the first token of a chat; 0 for none."""
     min_quality: float = Field(default=0.0, ge=0, le=1)
     priority: int = Field(default=0, ge=-9, le=9)
     tenant: str = ""
@@ -29,6 +31,8 @@ class WeightedSloClass(BaseModel):
     def headers(self, tenant_header: str) -> dict[str, str]:
         """The request headers of the objective, without those at their default."""
         headers = {"x-slo-ms": f"{self.deadline_ms:g}"}
+        if self.ttft_ms:
+            headers["x-ttft-ms"] = f"{self.ttft_ms:g}"
         if self.min_quality > 0:
             headers["x-min-quality"] = f"{self.min_quality:g}"
         if self.priority:
@@ -42,13 +46,15 @@ SloClasses = dict[str, WeightedSloClass]
 """SLO classes by name."""
 
 
-def slo_classes(mix: str, slo_ms: float) -> SloClasses:
-    """The classes of a mix, or one class with the deadline `slo_ms` for no mix. Raises SetupError."""
+def slo_classes(mix: str, slo_ms: float, ttft_ms: float = 0.0) -> SloClasses:
+    """The classes of a mix, or one class with these deadlines for no mix. Raises SetupError."""
     if mix:
         return read_slo_classes(mix)
     if not 0 < slo_ms <= 3_600_000:
         raise SetupError(f"--slo-ms must be above 0 and at most 3600000, not {slo_ms:g}")
-    return {"all": WeightedSloClass(deadline_ms=slo_ms)}
+    if not 0 <= ttft_ms <= 3_600_000:
+        raise SetupError(f"--ttft-ms must be from 0 to 3600000, not {ttft_ms:g}")
+    return {"all": WeightedSloClass(deadline_ms=slo_ms, ttft_ms=ttft_ms)}
 
 
 def read_slo_classes(text: str) -> SloClasses:

@@ -58,6 +58,31 @@ OUTCOME_COLUMNS: tuple[Column, ...] = (
     ("p50 ms", _number("latency_ms_p50", ".0f")),
     ("p99 ms", _number("latency_ms_p99", ".0f")),
 )
+CHAT_COLUMNS: tuple[Column, ...] = (
+    ("right in time", _share("correct_in_time")),
+    ("first token p50 ms", _number("ttft_ms_p50", ".0f")),
+    ("p90 ms", _number("ttft_ms_p90", ".0f")),
+    ("p99 ms", _number("ttft_ms_p99", ".0f")),
+    ("per token p50 ms", _number("token_ms_p50", ".1f")),
+    ("p99 ms", _number("token_ms_p99", ".1f")),
+    ("longest gap p99 ms", _number("gap_ms_p99", ".0f")),
+    ("tokens/s", _number("tokens_per_s", ".1f")),
+    ("tokens/answer", _number("answer_tokens_mean", ".1f")),
+    ("cut off", _share("cut_off")),
+    ("visual tokens", _number("visual_tokens_mean", ".0f")),
+    ("prompt cached", _share("cached_share")),
+    ("repeated", _share("repeated")),
+    ("follow-ups", _share("follow_ups")),
+)
+CHAT_GROUP_COLUMNS: tuple[Column, ...] = (
+    ("offered", _count("offered")),
+    ("attainment", _share("attainment")),
+    ("exact match", _share("accuracy")),
+    ("right in time", _share("correct_in_time")),
+    ("first token p50 ms", _number("ttft_ms_p50", ".0f")),
+    ("p99 ms", _number("ttft_ms_p99", ".0f")),
+    ("prompt cached", _share("cached_share")),
+)
 GENERATOR_COLUMNS: tuple[Column, ...] = (
     ("offered/s", _number("offered_per_s", ".1f")),
     ("sent/s", _number("sent_per_s", ".1f")),
@@ -99,14 +124,28 @@ def _overview(runs: Sequence[LoadTestRun], plotted: Sequence[LoadTestRun]) -> st
     return f"""<h1>Foveate load test</h1>
 <p class="small">Open loop: requests are sent at their scheduled times, independent of earlier answers.
 Latency counts from the scheduled time. Attainment is the share of all offered requests that were answered
-before their deadline. Accuracy is top-1 of the answers in time.</p>
+before their deadline. Accuracy is the share of right answers among those in time.</p>
 {_table("run", by_name, OUTCOME_COLUMNS)}
+{_chats(by_name)}
 <div class="side">{"".join(figures)}</div>
 <h2>Generator</h2>
 {_table("run", by_name, GENERATOR_COLUMNS)}
 <p class="small">Lag is the delay of a send after its scheduled time. Processor time is that of the generator
 process from the first send to the last answer. Server and generator share the machine; nothing is subtracted
 from any figure.</p>"""
+
+
+def _chats(by_name: Mapping[str, RunFigures]) -> str:
+    """The tokens of the runs that sent chats; empty if none did."""
+    chats = {name: figures for name, figures in by_name.items() if "ttft_ms_p50" in figures}
+    if not chats:
+        return ""
+    return f"""<h2>Chats</h2>
+{_table("run", chats, CHAT_COLUMNS)}
+<p class="small">An answer is in time if its last token is, and its first one where that has a deadline. It is
+right if it equals the answer of the data set; case and a final period do not matter, and one that is cut off
+is wrong. The first token counts from the scheduled time. Gaps are those between two pieces of text. What the
+server does not report is a dash. Answers of the assistant in follow-ups are those of the data set.</p>"""
 
 
 def _capacity_caption(lines: Mapping[str, Sequence[tuple[float, float]]]) -> str:
@@ -128,6 +167,13 @@ def _run_section(run: LoadTestRun, colours: Mapping[str, str]) -> str:
     ]
     if len(run.by_slo_class()) > 1:
         parts += ["<h3>By SLO class</h3>", _table("SLO class", run.by_slo_class(), OUTCOME_COLUMNS)]
+    if run.by_question():
+        parts += [
+            "<h3>By what a server can have in a cache</h3>",
+            _table("chat", run.by_place(), CHAT_GROUP_COLUMNS),
+            "<h3>By kind of question</h3>",
+            _table("kind", run.by_question(), CHAT_GROUP_COLUMNS),
+        ]
     if run.by_rung():
         columns: tuple[Column, ...] = (
             ("answers", _count("answers")),
@@ -152,7 +198,7 @@ def _method(runs: Sequence[LoadTestRun]) -> str:
     return f"<h2>Method</h2>\n{''.join(commands)}\n<p class='small'>{when}, on {machines}.</p>"
 
 
-def _table(first: str, rows: dict[str, RunFigures], columns: Sequence[Column]) -> str:
+def _table(first: str, rows: Mapping[str, RunFigures], columns: Sequence[Column]) -> str:
     head = "".join(f"<th>{title}</th>" for title in (first, *(title for title, _ in columns)))
     body = "".join(
         f"<tr><td>{escape(name)}</td>{''.join(f'<td>{form(figures)}</td>' for _, form in columns)}</tr>"

@@ -2,13 +2,14 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from itertools import takewhile
 from typing import Any
 
 import orjson
 
+from loadtests.load.chat_records import PLACES, ChatRecord
 from loadtests.load.records import RequestRecord
 from loadtests.load.score import figures, rounded, rungs, windows
 
@@ -16,6 +17,11 @@ FIELDS = (
     "slo_class", "deadline_s", "at", "sent", "ended", "status", "kind", "rung", "quality", "correct",
     "problem",
 )  # fmt: skip
+CHAT_FIELDS = tuple(field.name for field in fields(ChatRecord))
+GROUP_FIGURES = (
+    "offered", "attainment", "accuracy", "correct_in_time", "ttft_ms_p50", "ttft_ms_p99", "cached_share",
+)  # fmt: skip
+"""The figures of a group of chats."""
 """The fields of a record that the JSON holds, besides its timings."""
 JSON_KEYS = {"slo_class": "promise"}
 """Fields whose key in the JSON differs from their name, so that older files stay readable."""
@@ -67,9 +73,28 @@ class LoadTestRun:
 
     def by_slo_class(self) -> dict[str, dict[str, float | None]]:
         """The figures of each SLO class."""
+        return self._groups(lambda record: record.slo_class)
+
+    def by_question(self) -> dict[str, dict[str, float | None]]:
+        """Some figures of each kind of question; empty for a run without chats."""
+        return self._chat_groups(lambda chat: chat.kind)
+
+    def by_place(self) -> dict[str, dict[str, float | None]]:
+        """Some figures of questions about new pictures, about repeated ones, and of follow-ups."""
+        groups = self._chat_groups(lambda chat: chat.place)
+        return {place: groups[place] for place in PLACES if place in groups}
+
+    def _chat_groups(self, name_of: Callable[[ChatRecord], str]) -> dict[str, dict[str, float | None]]:
+        groups = self._groups(lambda record: None if record.chat is None else name_of(record.chat))
+        return {name: {key: values[key] for key in GROUP_FIGURES} for name, values in groups.items()}
+
+    def _groups(self, name_of: Callable[[RequestRecord], str | None]) -> dict[str, dict[str, float | None]]:
+        """The figures of each group of records; those with the name None belong to none."""
         parts: dict[str, list[RequestRecord]] = {}
         for record in self.records:
-            parts.setdefault(record.slo_class, []).append(record)
+            name = name_of(record)
+            if name is not None:
+                parts.setdefault(name, []).append(record)
         return {name: figures(parts[name], self.span_s) for name in sorted(parts)}
 
     def by_rung(self) -> dict[str, dict[str, float | None]]:
@@ -105,6 +130,7 @@ class LoadTestRun:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; `from_dict` reads it."""
+        questions = self.by_question()
         return {
             "name": self.name,
             "command": self.command,
@@ -117,23 +143,25 @@ class LoadTestRun:
             "figures": self.figures(),
             "by_promise": self.by_slo_class(),
             "by_rung": self.by_rung(),
+            **({"by_question": questions, "by_place": self.by_place()} if questions else {}),
             "windows": [_rounded_fields(asdict(window)) for window in windows(self.records)],
             "requests": _columns(self.records),
         }
 
 
-def from_dict(fields: Mapping[str, Any]) -> LoadTestRun:
+def from_dict(saved: Mapping[str, Any]) -> LoadTestRun:
     """The run from its `as_dict`; its figures are computed from its records again."""
-    columns = fields["requests"]
-    timings = columns["timings_ms"]
+    columns = saved["requests"]
+    timings, chats = columns["timings_ms"], columns.get("chat")
     records = []
     for n in range(len(columns["at"])):
         values = {name: columns[JSON_KEYS.get(name, name)][n] for name in FIELDS}
         values["ended"] = math.nan if values["ended"] is None else values["ended"]
         timings_ms = {stage: times[n] for stage, times in timings.items() if times[n] is not None}
-        records.append(RequestRecord(**values, timings_ms=timings_ms))
-    same = {name: fields[name] for name in ("name", "command", "date", "machine", "settings", "span_s")}
-    return LoadTestRun(**same, cost=GeneratorCost(**fields["cost"]), records=records)
+        chat = ChatRecord(**{name: chats[name][n] for name in CHAT_FIELDS}) if chats else None
+        records.append(RequestRecord(**values, timings_ms=timings_ms, chat=chat))
+    same = {name: saved[name] for name in ("name", "command", "date", "machine", "settings", "span_s")}
+    return LoadTestRun(**same, cost=GeneratorCost(**saved["cost"]), records=records)
 
 
 def _columns(records: Sequence[RequestRecord]) -> dict[str, Any]:
@@ -143,6 +171,10 @@ def _columns(records: Sequence[RequestRecord]) -> dict[str, Any]:
     }
     stages = dict.fromkeys(stage for record in records for stage in record.timings_ms)
     columns["timings_ms"] = {stage: [r.timings_ms.get(stage) for r in records] for stage in stages}
+    if records and all(record.chat is not None for record in records):
+        columns["chat"] = {
+            name: [_json_value(getattr(record.chat, name)) for record in records] for name in CHAT_FIELDS
+        }
     return columns
 
 
@@ -151,8 +183,8 @@ def _json_value(value: Any) -> Any:
     return (None if math.isnan(value) else round(value, 6)) if isinstance(value, float) else value
 
 
-def _rounded_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: rounded(value) if isinstance(value, float) else value for name, value in fields.items()}
+def _rounded_fields(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: rounded(value) if isinstance(value, float) else value for name, value in values.items()}
 
 
 def as_json(runs: Sequence[LoadTestRun]) -> bytes:
@@ -179,4 +211,4 @@ def highest_good_rate(points: Sequence[tuple[float, float]]) -> float | None:
 
 def read_runs(data: bytes) -> list[LoadTestRun]:
     """The runs in the output of `as_json`."""
-    return [from_dict(fields) for fields in orjson.loads(data)["runs"]]
+    return [from_dict(saved) for saved in orjson.loads(data)["runs"]]

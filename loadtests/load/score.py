@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from loadtests.load.chat_records import ChatRecord
+from loadtests.load.chat_score import chat_figures
 from loadtests.load.records import END_KINDS, RequestRecord, count_kinds
 
 WINDOW_S = 0.25
@@ -18,7 +20,7 @@ def attainment(records: Sequence[RequestRecord]) -> float:
 
 
 def accuracy(records: Sequence[RequestRecord]) -> float:
-    """Top-1 of the requests that were answered in time; NaN if there are none."""
+    """The share of right answers among those in time; NaN if there are none."""
     return _share(bool(record.correct) for record in records if record.kind == "in time")
 
 
@@ -35,7 +37,7 @@ def rungs(records: Sequence[RequestRecord]) -> list[str]:
 
 
 def figures(records: Sequence[RequestRecord], span_s: float) -> dict[str, float | None]:
-    """Flat figures of a run or of one of its SLO classes; None for a figure without any data.
+    """Flat figures of a run or of a part of it; None for a figure without any data.
 
     `span_s` is the length of the schedule.
     """
@@ -62,8 +64,13 @@ def figures(records: Sequence[RequestRecord], span_s: float) -> dict[str, float 
         "lag_ms_p50": _percentile(lags, 50),
         "lag_ms_p99": _percentile(lags, 99),
         "lag_ms_max": _percentile(lags, 100),
+        **chat_figures(_chats(records), _chats(answered), answering_s),
     }
     return {name: rounded(value) for name, value in values.items()}
+
+
+def _chats(records: Sequence[RequestRecord]) -> list[ChatRecord]:
+    return [record.chat for record in records if record.chat is not None]
 
 
 def rounded(value: float) -> float | None:

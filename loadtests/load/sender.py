@@ -10,6 +10,7 @@ from gevent.pool import Group
 
 from foveate.core.errors import SetupError
 from loadtests.load.answers import UNREADABLE
+from loadtests.load.chat_answers import StreamError
 from loadtests.load.connection import Connection, ConnectionBroken, ConnectionPool
 from loadtests.load.records import Exchange
 from loadtests.load.target import Target, request_bytes
@@ -21,13 +22,19 @@ BUSY = (429, 503, 504)
 
 @dataclass(frozen=True, slots=True)
 class ScheduledRequest:
-    """One request of the schedule; head and body are joined only when it is sent, to save memory."""
+    """One request of the schedule. Its bytes are joined only when it is sent, to save memory."""
 
     index: int
     at: float
     """The scheduled time in seconds from the start."""
     head: bytes
-    body: bytes
+    body: bytes | Callable[[], bytes]
+    """The body, or a function that makes it."""
+
+    @property
+    def data(self) -> bytes:
+        """The bytes to send."""
+        return request_bytes(self.head, self.body if isinstance(self.body, bytes) else self.body())
 
 
 class Sender:
@@ -65,31 +72,35 @@ class Sender:
         sent = self._now()
         left_s = request.at + self.answer_timeout_s - sent
         if left_s > 0:
-            status, body, problem, ended = self._exchange(request_bytes(request.head, request.body), left_s)
+            exchange = self._exchange(request, sent, left_s)
         else:
-            status, body, problem, ended = 0, b"", "the generator was too late to send it", nan
-        self.on_end(Exchange(request.index, request.at, sent, ended, status, body, problem))
+            exchange = self._unanswered(request, sent, nan, "the generator was too late to send it")
+        self.on_end(exchange)
 
-    def _exchange(self, request: bytes, left_s: float) -> tuple[int, bytes, str, float]:
-        """Status, body, problem and end time; without an answer the status is 0, after a timeout the end
-        time is NaN."""
+    def _exchange(self, request: ScheduledRequest, sent: float, left_s: float) -> Exchange:
+        """Send a request; without an answer the status is 0, after a timeout the end time is NaN."""
         connection: Connection | None = None
         try:
             with gevent.Timeout(left_s):
                 connection = self.pool.acquire()
-                status, body, reusable = connection.exchange(request)
+                reply = connection.exchange(request.data)
             ended = self._now()
-            if reusable:
+            if reply.reusable:
                 self.pool.release(connection)
                 connection = None
-            return status, body, "", ended
+            received = tuple((end, at - self.started) for end, at in reply.received)
+            return Exchange(request.index, request.at, sent, ended, reply.status, reply.body, "", received)
         except gevent.Timeout:
-            return 0, b"", f"no answer within {self.answer_timeout_s:g} s", nan
+            return self._unanswered(request, sent, nan, f"no answer within {self.answer_timeout_s:g} s")
         except (ConnectionBroken, OSError) as error:
-            return 0, b"", str(error), self._now()
+            return self._unanswered(request, sent, self._now(), str(error))
         finally:
             if connection is not None:
                 connection.close()
+
+    @staticmethod
+    def _unanswered(request: ScheduledRequest, sent: float, ended: float, problem: str) -> Exchange:
+        return Exchange(request.index, request.at, sent, ended, 0, b"", problem)
 
 
 def probe(target: Target, request: ScheduledRequest, timeout_s: float = PROBE_TIMEOUT_S) -> None:
@@ -105,9 +116,11 @@ def probe(target: Target, request: ScheduledRequest, timeout_s: float = PROBE_TI
     if exchange.status == 0:
         raise SetupError(f"no server answers at {target.url}: {exchange.problem}")
     if exchange.status != 200:
-        raise SetupError(f"{target.url} answered {exchange.status} to the first image: {body_start}")
+        raise SetupError(f"{target.url} answered {exchange.status} to the first request: {body_start}")
     try:
         target.parse(exchange.body)
+    except StreamError as error:
+        raise SetupError(f"{target.url} failed on the first request: {error.problem}") from error
     except UNREADABLE as error:
         raise SetupError(f"the parser cannot read the answer of {target.url}: {body_start}") from error
 

@@ -20,6 +20,7 @@ class Target:
     headers: Mapping[str, str] = field(default_factory=dict)
     """Sent with every request."""
     parse: Parser = foveate
+    content_type: str = "image/jpeg"
 
     @property
     def url(self) -> str:
@@ -27,7 +28,13 @@ class Target:
         return f"http://{self.host}:{self.port}{self.path}"
 
 
-def target(url: str, path: str, headers: Mapping[str, str], parse: Parser = foveate) -> Target:
+def target(
+    url: str,
+    path: str,
+    headers: Mapping[str, str],
+    parse: Parser = foveate,
+    content_type: str = "image/jpeg",
+) -> Target:
     """The target at this URL and path. Raises SetupError unless it is plain HTTP on this machine."""
     parts = urlsplit(url)
     try:
@@ -36,7 +43,10 @@ def target(url: str, path: str, headers: Mapping[str, str], parse: Parser = fove
         raise SetupError(f"the port of {url!r} is not a number from 0 to 65535") from error
     if parts.scheme != "http" or not parts.hostname:
         raise SetupError(f"{url!r} is not the address of a server; write it as http://127.0.0.1:8000")
-    return Target(_loopback(parts.hostname), port, parts.path.rstrip("/") + path, headers, parse)
+    base = parts.path.rstrip("/")
+    if base.endswith("/v1") and path.startswith("/v1/"):
+        base = base.removesuffix("/v1")  # the base URL of OpenAI's clients ends with it
+    return Target(_loopback(parts.hostname), port, base + path, headers, parse, content_type)
 
 
 def _loopback(name: str) -> str:
@@ -51,12 +61,14 @@ def _loopback(name: str) -> str:
 
 
 UNCACHED = {"cache-control": "no-cache"}
-"""A load test repeats a few images, and the server must compute each answer."""
+"""A load test repeats a few images, and the server must compute each answer. Chats have no cache of answers;
+what a server keeps of pictures and prompts is a part of what is measured."""
 
 
 def request_head(target: Target, headers: Mapping[str, str]) -> bytes:
     """The head of a POST up to the value of content-length; `request_bytes` adds the rest."""
-    lines = [f"POST {target.path} HTTP/1.1", f"host: {target.host}:{target.port}", "content-type: image/jpeg"]
+    lines = [f"POST {target.path} HTTP/1.1", f"host: {target.host}:{target.port}"]
+    lines.append(f"content-type: {target.content_type}")
     sent = {**UNCACHED, **headers, **target.headers}
     lines += [f"{name}: {value}" for name, value in sent.items()]
     return "\r\n".join([*lines, "content-length: "]).encode()

@@ -10,8 +10,11 @@ from pathlib import Path
 from foveate.core.errors import SetupError
 from foveate.core.model import Rung
 from foveate.core.profile import Profile
+from foveate.core.settings import DEFAULTS
 from loadtests.arrivals import SHAPES, schedule
+from loadtests.load.chats import chat_traffic
 from loadtests.simulate.baselines import policies
+from loadtests.simulate.chats.command import run_chats
 from loadtests.simulate.machine import Disturbance, ladder
 from loadtests.simulate.oracle import upper_bound
 from loadtests.simulate.record import End, SimulationRecord
@@ -43,7 +46,16 @@ def main() -> None:
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     """The options of the command line. Exits with a message if one is invalid."""
     parser = argparse.ArgumentParser(prog="python -m loadtests.simulate", description=__doc__)
-    parser.add_argument("--model", default="vit-t", help="a model of the zoo, or the path of a profile file")
+    parser.add_argument(
+        "--model",
+        default="",
+        help="a model of the zoo, or the path of a profile file; default: vit-t, or that of --chat",
+    )
+    parser.add_argument(
+        "--chat",
+        default="",
+        help="simulate chats: the name of a model, JSON or a JSON file, as of loadtests.load",
+    )
     parser.add_argument("--shape", default="poisson", help=SHAPES)
     parser.add_argument(
         "--load", type=float, default=2.0, help="arrival rate, relative to the capacity at full"
@@ -61,15 +73,27 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--noise", type=float, default=0.05, help="relative standard deviation of a batch's time"
     )
-    parser.add_argument("--policy", nargs="+", choices=policies(1.0), default=list(policies(1.0)))
+    parser.add_argument(
+        "--ttft-ms", type=float, default=0.0, help="deadline of the first token of chats; 0: none"
+    )
+    parser.add_argument("--rate", type=float, default=0.0, help="chats per second, in the place of --load")
+    parser.add_argument("--slots", type=int, default=DEFAULTS["chat_slots"], help="answers to chats at once")
+    parser.add_argument(
+        "--gap-ms", type=float, default=0.0, help="idle time of the device between two steps of chats"
+    )
+    parser.add_argument("--policy", nargs="+", choices=policies(1.0), help="default: all that apply")
     parser.add_argument("--json", action="store_true")
     return parser.parse_args(arguments)
 
 
 def run(args: argparse.Namespace) -> str:
     """Simulate all policies. Returns a table, or with --json all figures. Raises SetupError."""
+    if args.chat:
+        return run_chats(args, read_rungs(args.model or chat_traffic(args.chat).model))
     disturbance = Disturbance(args.slower, args.noise)
-    world = World(read_rungs(args.model), args.max_batch, args.queue_items, args.replicas, disturbance)
+    world = World(
+        read_rungs(args.model or "vit-t"), args.max_batch, args.queue_items, args.replicas, disturbance
+    )
     at = schedule(args.shape, args.load * world.full_rate, args.seconds, args.seed)
     objectives = itertools.product(args.slo_ms, args.min_quality)
     classes = [RequestClass(ms / 1e3, quality) for ms, quality in objectives]
@@ -80,7 +104,9 @@ def run(args: argparse.Namespace) -> str:
         )
     bound = upper_bound(world, workload)
     factories = policies(min(args.slo_ms) / 1e3)
-    records = {name: simulate(world, factories[name], workload, args.seed) for name in args.policy}
+    records = {
+        name: simulate(world, factories[name], workload, args.seed) for name in args.policy or factories
+    }
     results = {name: figures(record, bound) for name, record in records.items()}
     if args.json:
         return json.dumps({"requests": len(workload), "oracle_utility": bound, "policies": results}, indent=1)

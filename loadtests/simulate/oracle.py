@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from foveate.scheduling.device_demand import Floats
 from foveate.scheduling.policy import min_rung
@@ -34,11 +35,16 @@ def upper_bound(world: World, workload: Workload) -> float:
     greedy is optimal (Federgruen and Groenevelt 1986).
     """
     hulls = [hull(*_accepted(world, each.min_quality)) for each in workload.classes]
+    return bound_of(hulls, workload.class_index, workload.at, workload.deadline)
+
+
+def bound_of(hulls: Sequence[Hull], hull_index: NDArray[np.intp], release: Floats, deadline: Floats) -> float:
+    """The bound of `upper_bound`. hull_index: (N,) the hull of each request; release: (N,), sorted."""
     slopes = sorted({slope for corners in hulls for slope in _slopes(corners)}, reverse=True)
     total = 0.0
     for slope, next_slope in zip(slopes, [*slopes[1:], 0.0], strict=True):
-        caps = np.array([_cost_down_to(corners, slope) for corners in hulls])[workload.class_index]
-        total += (slope - next_slope) * max_work(workload.at, workload.deadline, caps)
+        caps = np.array([_cost_down_to(corners, slope) for corners in hulls])[hull_index]
+        total += (slope - next_slope) * max_work(release, deadline, caps)
     return total
 
 

@@ -26,6 +26,7 @@ from loadtests.vlm_model import accuracy, charts, generation, speed
 from loadtests.vlm_model.page import UNMERGING, page
 
 MODEL = "vit-t-chat"
+BLIND_LOG = FOLDER.parent / f"models/{MODEL}-blind.jsonl"
 MAX_PIXELS = 10**8
 COMPARED = 200
 """Questions whose answers are compared with those of transformers."""
@@ -39,7 +40,9 @@ def main() -> None:
     )
     parser.add_argument("--model", default=MODEL, help="a vision-language model, or its folder (%(default)s)")
     parser.add_argument("--limit", type=int, default=0, help="maximum number of pictures; 0 for all")
-    parser.add_argument("--blind-log", type=Path, help="log of a training without pictures (.jsonl)")
+    parser.add_argument(
+        "--blind-log", type=Path, default=BLIND_LOG, help="log of a training without pictures (%(default)s)"
+    )
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder to write to (%(default)s)")
     parser.add_argument("--render", action="store_true", help=RENDER_HELP)
     options = parser.parse_args()
@@ -53,8 +56,7 @@ def main() -> None:
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     runner = ChatModelLoader().load(options.model, LoadOptions(precision="fp32"), warm_ladder=False)
     figures = measure(runner, questions(runner, options.limit))
-    if options.blind_log is not None:
-        figures |= accuracy.trained_blind(options.blind_log)
+    figures |= accuracy.trained_blind(options.blind_log)
     figures = accuracy.summary(figures) | figures
     charts.draw(figures, options.out)
     settings = {

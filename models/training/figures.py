@@ -1,4 +1,4 @@
-"""Figures for the documentation: the training curve, and the patches that each plan keeps."""
+"""Figures for the documentation: training curves, and the patches that each plan keeps."""
 
 from pathlib import Path
 
@@ -8,14 +8,17 @@ from numpy.typing import NDArray
 
 from foveate.models.runners.image import TorchRunner
 from foveate.models.weights.checkpoint import Checkpoint
+from training.questions import KINDS
 from training.scenes import draw
 
 matplotlib.use("Agg")
 
+Rows = list[dict[str, float]]
+"""The rows of a training log."""
 PLANS = ("full", "evit:0.7", "evit:0.5", "evit:0.3")
 
 
-def draw_curve(log: list[dict[str, float]], path: Path) -> None:
+def draw_curve(log: Rows, path: Path) -> None:
     """Plot loss and accuracy over the steps of a run, from the rows of its log."""
     from matplotlib import pyplot as plt
 
@@ -28,6 +31,26 @@ def draw_curve(log: list[dict[str, float]], path: Path) -> None:
         right.plot([r["step"] for r in rows], [100 * r[key] for r in rows], marker=".", label=name)
     right.set(ylabel="top-1, %", ylim=(0, 103))
     right.legend(loc="center right")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def draw_chat_curve(log: Rows, blind: Rows, path: Path) -> None:
+    """Plot the exact match of each kind of question over the steps of a run, from the rows of its log.
+
+    blind: the rows of the run without pictures. Only their mean is drawn.
+    """
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    rows = [row for row in log if "mean" in row]
+    for kind in KINDS:
+        axes.plot([r["step"] for r in rows], [100 * r[kind] for r in rows], linewidth=1, label=kind)
+    for name, part, style in (("mean", rows, "-"), ("mean, without pictures", blind, "--")):
+        points = [(r["step"], 100 * r["mean"]) for r in part if "mean" in r]
+        axes.plot(*zip(*points, strict=True), style, color="black", linewidth=2, label=name)
+    axes.set(xlabel="step of 32 pictures with eight questions each", ylabel="exact match, %", ylim=(0, 100))
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(path, dpi=110)
     plt.close(figure)
 

@@ -185,13 +185,16 @@ class Asker:
         return None
 
     def caption(self) -> Question | None:
-        """One sentence with all objects from left to right."""
+        """One sentence with all objects from left to right.
+
+        "a, b and c" would need the number of objects before the first name ends: of the captions of a model
+        that learnt it, one in ten had a wrong separator and no other error.
+        """
         order = sorted(self.objects, key=lambda item: item.centre[0])
         if any(b.centre[0] - a.centre[0] < APART / 2 for a, b in pairwise(order)):
             return None
         names = [with_article(spoken(item.label)) for item in order]
-        text = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-        return self._question("caption", "caption", f"{text}.")
+        return self._question("caption", "caption", f"{' and '.join(names)}.")
 
     def _absent(self) -> int:
         """A class that is not in the scene, sometimes a look-alike of one that is."""

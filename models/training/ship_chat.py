@@ -1,9 +1,11 @@
 """Copy a finished run of vit-t-chat to the zoo: `python -m training.ship_chat`.
 
 It reads trunk.pt, chat.pt and tokenizer.json of the run, and writes the card, the weights and the tokenizer.
+The logs of the training, with and without pictures, go to the documentation with their curve.
 """
 
 import argparse
+import json
 from pathlib import Path
 
 import torch
@@ -18,7 +20,8 @@ from foveate.models.vlm.tokenizer import ChatTokenizer
 from foveate.models.weights import hub
 from training.chat import ChatTraining
 from training.chat_trunk import EARLY_BLOCK, TRUNK, MultiTrunk, read_trunk
-from training.ship import ROOT, ZOO
+from training.figures import draw_chat_curve
+from training.ship import DOCS, ROOT, ZOO
 
 NAME = "vit-t-chat"
 SOURCE = (
@@ -72,11 +75,22 @@ def ship(run: Path, folder: Path) -> None:
     checkpoint.write(folder, card, tuned_parameters(read_trunk(run)), training.model, tokenizer)
 
 
+def ship_logs(run: Path, folder: Path) -> None:
+    """Write the logs of a run, and their curve, to a folder."""
+    logs = []
+    for name, suffix in (("chat", ""), ("chat-blind", "-blind")):
+        text = (run / f"{name}.jsonl").read_text()
+        (folder / f"{NAME}{suffix}.jsonl").write_text(text)
+        logs.append([json.loads(line) for line in text.splitlines()])
+    draw_chat_curve(logs[0], logs[1], folder / f"{NAME}.png")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, default=ROOT / f"runs/{NAME}", help="folder of the run")
     args = parser.parse_args()
     ship(args.run, ZOO)
+    ship_logs(args.run, DOCS)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ from foveate.engine.hang import HangLimits
 from foveate.gateway.app import create_app
 from foveate.gateway.limits import AdmissionLimiter
 from foveate.gateway.server import DrainingServer, server
+from foveate.scheduling.fifo import Fifo
+from foveate.scheduling.slo_policy import SloPolicy
 from tests.support import chat_models
 from tests.support.chat_engines import RecordedChatRunner
 from tests.support.fake_runner import FakeRunner
@@ -186,6 +188,8 @@ async def chat_listening(
     runner = runner or RecordedChatRunner(slots=2, slot_tokens=256)
     cluster = RecordingCluster(
         [partial(identity, each) for each in (runner, FakeRunner())], metrics, all_settings.queue_items,
+        policy=Fifo if all_settings.policy == "fifo" else SloPolicy,
+        chat_feature_bytes=all_settings.chat_feature_bytes, chat_prefix_bytes=all_settings.chat_prefix_bytes,
         hang_limits=HangLimits(all_settings.hang_timeout_s, all_settings.hang_restart_s),
     )  # fmt: skip
     app = create_app(cluster, all_settings, metrics)

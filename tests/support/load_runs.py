@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
+from loadtests.load.chat_records import ChatRecord
 from loadtests.load.records import EndKind, RequestRecord
 from loadtests.load.result import GeneratorCost, LoadTestRun
 
@@ -32,6 +34,26 @@ RECORDS = (
     load_record(1.1, "expired"),
     load_record(1.2, "error"),
     load_record(1.9, "unanswered"),
+)
+
+
+def chat_record(at: float, kind: EndKind, turn: int = 0, asked: str = "name") -> RequestRecord:
+    """A chat that ended like this, with its first token after 20 ms."""
+    record = load_record(at, kind, 0.05, "full" if kind in ("in time", "late") else "", kind == "in time")
+    chat = ChatRecord(asked, turn, False, 8, 0.1)
+    if record.rung:
+        chat = replace(
+            chat, first_token_s=0.02, token_s=0.01, gap_s=0.015, tokens=4, finish="stop", prompt_tokens=20,
+            cached_tokens=5, visual_tokens=16,
+        )  # fmt: skip
+    return replace(record, chat=chat)
+
+
+CHATS = (
+    chat_record(0.0, "in time"),
+    chat_record(0.5, "in time", 1, "count"),
+    chat_record(1.0, "late", 1),
+    chat_record(1.5, "refused"),
 )
 
 

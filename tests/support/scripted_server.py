@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-Script = Callable[[int], bytes | float | None]
-"""For the number of a request: bytes to answer, seconds to wait without an answer, or None to hang up."""
+Script = Callable[[int], bytes | Iterator[bytes] | float | None]
+"""For the number of a request: bytes to answer, parts of an answer, seconds to wait without an answer, or
+None to hang up."""
 
 
 class ScriptedServer:
@@ -42,7 +43,8 @@ class ScriptedServer:
                 if isinstance(answer, float):
                     time.sleep(answer)
                     return
-                client.sendall(answer)
+                for part in (answer,) if isinstance(answer, bytes) else answer:
+                    client.sendall(part)
 
 
 @contextmanager

@@ -16,8 +16,10 @@ MAX_SEED = 2**63 - 1
 """These four are the limits of OpenAI's API."""
 
 Role = Literal["system", "user", "assistant"]
-FinishReason = Literal["stop", "length", "error"]
-"""Why an answer ended: by its end mark or a stop text, by a limit, or since its scores were not finite."""
+FinishReason = Literal["stop", "length"]
+"""Why an answer ended: by its end mark or a stop text, or by a limit."""
+GenerationEnd = FinishReason | Literal["error"]
+"""Why no further token is generated. error: scores were not finite, so that the answer failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,8 @@ class ChatCall:
     """The plan that the client or the settings pin; None leaves the choice to the policy."""
     may_shorten: bool = False
     """Whether the policy may generate fewer tokens than `max_tokens` to be in time."""
+    bypass_cache: bool = False
+    """Use nothing that was computed for another chat, and keep nothing of this one."""
 
     @property
     def size_bytes(self) -> int:
@@ -158,7 +162,7 @@ class ChatStarted:
     max_tokens: int
     """Tokens of the answer at most: fewer than asked for if the policy shortened it, or if no more fit."""
     queue_s: float
-    """Seconds from admission to the prefill."""
+    """Seconds from admission to the first step for it: the encoding of its pictures, or its prefill."""
     first_token_s: float
     """Seconds from admission to the first token."""
 

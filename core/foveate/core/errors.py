@@ -42,6 +42,12 @@ class UnknownModel(BadRequest):
     title = "Unknown model"
 
 
+class ContextTooLong(BadRequest):
+    """The chat has more tokens than the context of the model."""
+
+    title = "Context too long"
+
+
 class BodyTooLarge(BadRequest):
     """The body has more bytes than the server reads."""
 
@@ -166,6 +172,18 @@ class RunFailed(FoveateError):
     """The model failed on this one item."""
 
     title = "Inference failed"
+
+
+class SchemaTooComplex(RunFailed):
+    """The answer cannot go on: the library cannot say which tokens keep to the JSON schema of the request.
+
+    The request is the cause. As it would fail again, clients must not send it again, as they do after 500.
+    """
+
+    status = 400
+    title = "JSON schema too complex"
+    outcome = "invalid"
+    param = "response_format"
 
 
 class SetupError(FoveateError):

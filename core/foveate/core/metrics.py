@@ -1,5 +1,7 @@
 """All metrics of the system, defined once. Labels are few and their values form a closed set."""
 
+from collections.abc import Sequence
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _LATENCY_S = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -15,17 +17,20 @@ _RATIO = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 class Metrics:
     """The metrics of one server, on a registry of its own: two servers in one process do not share them."""
 
-    def __init__(self) -> None:
+    def __init__(self, deadlines_s: Sequence[float] = ()) -> None:
+        """deadlines_s: of the SLO classes. They are edges of the buckets of latencies, so that the share of
+        answers in time is exact."""
+        latency_s = tuple(sorted({*_LATENCY_S, *deadlines_s}))
         self.registry = CollectorRegistry()
-        self._define_request_metrics(self.registry)
+        self._define_request_metrics(self.registry, latency_s)
         self._define_batch_metrics(self.registry)
         self._define_state_metrics(self.registry)
         self._define_cache_metrics(self.registry)
         self._define_url_metrics(self.registry)
-        self._define_chat_metrics(self.registry)
+        self._define_chat_metrics(self.registry, latency_s)
 
-    def _define_request_metrics(self, registry: CollectorRegistry) -> None:
-        """Metrics of single requests."""
+    def _define_request_metrics(self, registry: CollectorRegistry, latency_s: Sequence[float]) -> None:
+        """Metrics of single requests. latency_s: edges of the buckets of latencies."""
         model, both = ("model",), ("model", "task")
         self.requests = Counter(
             "foveate_requests",
@@ -36,7 +41,7 @@ class Metrics:
         )
         self.duration = Histogram(
             "foveate_request_duration_seconds", "Seconds from a request's arrival to its answer.",
-            both, buckets=_LATENCY_S, registry=registry,
+            both, buckets=latency_s, registry=registry,
         )  # fmt: skip
         self.refused = Counter(
             "foveate_refused",
@@ -47,8 +52,8 @@ class Metrics:
         )
         self.slo = Counter(
             "foveate_slo",
-            "Requests with a deadline, by whether it was met: true or false. Invalid requests and those of "
-            "disconnected clients are not counted.",
+            "Requests with a deadline, or with one of the first token, by whether it was met: true or false. "
+            "Invalid requests and those of disconnected clients are not counted.",
             ("model", "met"),
             registry=registry,
         )
@@ -61,7 +66,8 @@ class Metrics:
         self.degraded = Counter(
             "foveate_degraded",
             "Answered requests that ran under another plan than full, by reason: deadline, load (expected "
-            "requests) or pinned (by the client or the settings).",
+            "requests), pinned (by the client or the settings) or context (the chat does not fit the model "
+            "under full).",
             ("model", "reason"),
             registry=registry,
         )
@@ -193,12 +199,12 @@ class Metrics:
             buckets=_LATENCY_S, registry=registry,
         )  # fmt: skip
 
-    def _define_chat_metrics(self, registry: CollectorRegistry) -> None:
-        """Metrics of chats, beside those of all requests."""
+    def _define_chat_metrics(self, registry: CollectorRegistry, latency_s: Sequence[float]) -> None:
+        """Metrics of chats, beside those of all requests. latency_s: as above."""
         model = ("model",)
         self.first_token = Histogram(
             "foveate_first_token_seconds", "Seconds from the admission of a chat to its first token.",
-            model, buckets=_LATENCY_S, registry=registry,
+            model, buckets=latency_s, registry=registry,
         )  # fmt: skip
         self.token_time = Histogram(
             "foveate_token_seconds", "Seconds from one token of an answer to the next one.",

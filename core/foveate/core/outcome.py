@@ -12,9 +12,10 @@ from foveate.core.point_prompts import Features
 
 PatchState = Literal["kept", "merged", "dropped"]
 """State of a patch: a token of its own, part of a token with other patches, or no longer used."""
-Reason = Literal["full", "pinned", "deadline", "load"]
+Reason = Literal["full", "pinned", "deadline", "load", "context"]
 """Why a plan was chosen. full: the full plan is possible. pinned: the request or the settings named the plan.
-deadline: a waiting request would miss its deadline under a better plan. load: expected requests would."""
+deadline: a waiting request would miss its deadline under a better plan. load: expected requests would.
+context: the chat does not fit the model's context under a better plan."""
 
 
 @dataclass(frozen=True, slots=True)

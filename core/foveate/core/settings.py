@@ -259,6 +259,11 @@ class Settings(BaseSettings):
         arguments = InitSettingsSource(settings_cls, renamed(init_settings()))
         return arguments, EnvironmentSource(settings_cls)
 
+    @property
+    def class_deadlines_s(self) -> tuple[float, ...]:
+        """The deadlines of the SLO classes, in seconds."""
+        return tuple(each.deadline_ms / 1e3 for each in self.slo_classes.values() if each.deadline_ms)
+
     @field_validator("precision", "policy", "device", "cluster", "log_level", mode="before")
     @classmethod
     def _accept_any_case(cls, value: Any) -> Any:

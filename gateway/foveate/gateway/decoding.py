@@ -42,7 +42,7 @@ class Decoding:
         self.host_load, self.memory = host_load, MemoryBudget(max_bytes)
         self._pools = {
             pool: ThreadPoolExecutor(1 if pool == "large" else threads, pool, initializer=lower_priority)
-            for pool in ("images", "large", "clips", "masks", "other")
+            for pool in ("images", "large", "clips", "masks", "schemas", "other")
         }
 
     async def decode_image(
@@ -101,9 +101,9 @@ class Decoding:
             return digest_of(context, data)
         return await self.run(lambda: digest_of(context, data))
 
-    async def run(self, work: Callable[[], T]) -> T:
+    async def run(self, work: Callable[[], T], pool: str = "other") -> T:
         """Run other work that would block the event loop, such as parsing a large body."""
-        return await asyncio.get_running_loop().run_in_executor(self._pools["other"], work)
+        return await asyncio.get_running_loop().run_in_executor(self._pools[pool], work)
 
     def close(self) -> None:
         """Stop the pools without waiting for them."""
@@ -138,4 +138,5 @@ def lower_priority() -> None:
     applies niceness to each thread.
     """
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, max(NICE, os.getpriority(os.PRIO_PROCESS, thread)))

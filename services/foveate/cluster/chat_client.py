@@ -128,7 +128,8 @@ class ChatClient:
         lost = WorkerLost("the worker closed the connection before the answer was complete; retry later")
         try:
             async for batch in self._transport.chat(envelope):
-                self._reports.receive(batch.worker, batch.queue_wait_s)
+                if batch.queue_wait_s is not None:
+                    self._reports.receive(batch.worker, batch.queue_wait_s)
                 for event in batch.events:
                     self._receive(chat, event, attempt)
         except WorkerLost as error:

@@ -96,8 +96,8 @@ class ChatEventBatch:
     """The name of the worker."""
     events: Sequence[ChatEvent | FoveateError]
     """An error is the last event."""
-    queue_wait_s: Mapping[str, float]
-    """As of `ResponseBatch`."""
+    queue_wait_s: Mapping[str, float] | None
+    """As of `ResponseBatch`; None with tokens alone, which change no queue and are too many."""
 
 
 class WorkerLost(Unavailable):

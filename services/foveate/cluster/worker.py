@@ -19,7 +19,7 @@ from foveate.cluster.envelope import (
     ResponseEnvelope,
 )
 from foveate.cluster.local import LocalCluster
-from foveate.core.chat import ChatCall, ChatEvent
+from foveate.core.chat import ChatCall, ChatEvent, ChatToken
 from foveate.core.errors import DeviceHung, FoveateError, RunFailed
 from foveate.core.model import ModelCard
 from foveate.core.outcome import Outcome
@@ -92,7 +92,9 @@ class Worker:
                     await changed.wait()
                 events, ready[:] = tuple(ready), []
                 if events:
-                    yield ChatEventBatch(self.name, events, self.cluster.queue_wait_s())
+                    tokens_alone = all(isinstance(event, ChatToken) for event in events)
+                    waits_s = None if tokens_alone else self.cluster.queue_wait_s()
+                    yield ChatEventBatch(self.name, events, waits_s)
                     hung = isinstance(events[-1], DeviceHung)
             if hung:
                 await self.cluster.wait_responds()

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Protocol
 
 from foveate.core.model import Rung
@@ -10,7 +9,7 @@ from foveate.core.plan import Plan
 from foveate.estimation.answer_lengths import AnswerLengths
 from foveate.scheduling.chat_forecast import AnswerTimes, JoiningCall, RunningTokens, forecast
 from foveate.scheduling.chat_state import ActiveChat, CallLoad, ChatState, ChatT, WaitingChat, plan_at
-from foveate.scheduling.forecast import MAX_SHARED_UTILIZATION
+from foveate.scheduling.forecast import MAX_SHARED_UTILIZATION, keeps_up
 
 MAX_FORECAST = 64
 """Waiting calls that a forecast follows, the first of the queue. Those behind them count as backlog."""
@@ -53,36 +52,34 @@ class ChatCosts:
         self.latency, self.lengths, self.slots = latency, lengths, slots
 
     def times(
-        self, rung: int, state: ChatState[ChatT], waiting: Sequence[ChatT], *, hopeful: bool = False
+        self, rung: int, state: ChatState[ChatT], waiting: Sequence[ChatT], *, optimistic: bool = False
     ) -> list[AnswerTimes]:
         """Predicted times of the active calls, then of the waiting ones, which are served at this rung.
 
-        hopeful: answers have their expected lengths, and steps take as long as predicted.
+        optimistic: answers have their expected lengths, and steps take as long as predicted.
         """
+        starts: dict[tuple[int, CallLoad], float] = {}  # most calls of a queue are alike
         running: list[RunningTokens] = []
         joining: list[JoiningCall] = []
         begun: list[int] = []
         staged: list[int] = []
-        factor = self._factor(state, hopeful=hopeful)
-        among = 0 if hopeful else len(state.active) + len(waiting)
+        factor = self._factor(state, optimistic=optimistic)
+        among = 0 if optimistic else len(state.active) + len(waiting)
         for row, chat in enumerate(state.active):
             tokens = self.remaining(chat, among)
             if chat.generated:
-                running.append(_expected(tokens) if hopeful else tokens)
+                running.append(_expected(tokens) if optimistic else tokens)
                 begun.append(row)
             else:
                 joining.append(JoiningCall(factor * self._start_s(chat.plan, chat.load), tokens))
                 staged.append(row)
         for entry in waiting:
             plan = plan_at(entry, self.plans, rung)
-            tokens = self.whole(entry, among)
-            joining.append(
-                JoiningCall(
-                    factor * self._start_s(plan, entry.load(plan)),
-                    _expected(tokens) if hopeful else tokens,
-                    entry.ready_at,
-                )
-            )
+            load, tokens = entry.load(plan), self.whole(entry, among)
+            start_s = starts.get((id(plan), load))
+            if start_s is None:
+                start_s = starts[id(plan), load] = factor * self._start_s(plan, load)
+            joining.append(JoiningCall(start_s, _expected(tokens) if optimistic else tokens, entry.ready_at))
         start = state.start + float(state.other_demand.min_s.sum())
         steps = [factor * self.latency.step_s(self.plans[rung], n) for n in range(self.slots + 1)]
         times = forecast(start, lambda n: steps[min(n, self.slots)], self.slots, running, joining)
@@ -91,9 +88,8 @@ class ChatCosts:
 
     def behind(self, entry: ChatT, place: int, state: ChatState[ChatT]) -> AnswerTimes:
         """Times of a call behind more waiting ones than a forecast follows, all on the cheapest plans."""
-        factor = self._factor(state, hopeful=False)
-        active_s = self.backlog_s(0, replace(state, waiting=()))
-        wait_s = factor * (active_s + place * self.mean_s(0, state))
+        factor = self._factor(state, optimistic=False)
+        wait_s = factor * (self.active_backlog_s(state) + place * self.mean_s(0, state))
         plan = plan_at(entry, self.plans, 0)
         start_s = factor * self._start_s(plan, entry.load(plan))
         step_s = factor * self.latency.step_s(plan, self.slots)
@@ -104,11 +100,11 @@ class ChatCosts:
         """Times of a call on an idle device, on the cheapest plan that it accepts."""
         return self.times(0, ChatState(now, now, (), (entry,), self.slots), (entry,))[0]
 
-    def _factor(self, state: ChatState[ChatT], *, hopeful: bool) -> float:
+    def _factor(self, state: ChatState[ChatT], *, optimistic: bool) -> float:
         """Factor on predicted seconds: safety, and the device's time that other models take."""
         demand = state.other_demand
         share = min(MAX_SHARED_UTILIZATION, demand.share(1.0)) if demand.active else 0.0
-        return (1.0 if hopeful else self.latency.safety_factor) / (1 - share)
+        return (1.0 if optimistic else self.latency.safety_factor) / (1 - share)
 
     def _start_s(self, plan: Plan, load: CallLoad) -> float:
         return self.latency.start_s(plan, load.pictures, load.tokens)
@@ -128,10 +124,16 @@ class ChatCosts:
         """Tokens of the answer at most: those that are in time, if the call may be shortened."""
         if not entry.may_shorten or math.isinf(entry.deadline):
             return entry.max_tokens
-        factor = self._factor(state, hopeful=False)
+        factor = self._factor(state, optimistic=False)
         left_s = entry.deadline - state.start - factor * self._start_s(plan, entry.load(plan))
         step_s = factor * self.latency.step_s(plan, min(self.slots, len(state.active) + 1))
         return max(1, min(entry.max_tokens, 1 + math.floor(left_s / step_s)))
+
+    def keeps_up(self, rung: int, state: ChatState[ChatT], target_utilization: float) -> bool:
+        """Whether the backlog stays within its share of the time allowed. See `forecast.keeps_up`."""
+        call_s = self.mean_s(rung, state)
+        backlog_s = self.active_backlog_s(state) + len(state.waiting) * call_s
+        return keeps_up(state.arrivals, call_s, backlog_s, target_utilization, state.other_demand)
 
     def call_s(self, plan: Plan, load: CallLoad, tokens: float) -> float:
         """Device seconds of a call in full batches."""
@@ -170,9 +172,12 @@ class ChatCosts:
 
     def backlog_s(self, rung: int, state: ChatState[ChatT]) -> float:
         """Device seconds until what runs and what waits is done, with all waiting calls at this rung."""
-        active = sum(map(self.active_s, state.active))
         waiting = len(state.waiting) * self.mean_s(rung, state) if state.waiting else 0.0
-        return max(0.0, state.free_at - state.now) + active + waiting
+        return self.active_backlog_s(state) + waiting
+
+    def active_backlog_s(self, state: ChatState[ChatT]) -> float:
+        """Device seconds until what runs is done."""
+        return max(0.0, state.free_at - state.now) + sum(map(self.active_s, state.active))
 
     def mean_s(self, rung: int, state: ChatState[ChatT]) -> float:
         """Device seconds of a waiting call at a rung, the mean over the first ones."""

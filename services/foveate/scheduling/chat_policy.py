@@ -4,8 +4,8 @@ It decides as `SloPolicy` does: the whole queue is served at one rung, the best 
 and keeps up with the arrivals, and calls are refused only once the cheapest rung does not help. `SloPolicy`
 itself cannot: it knows batches that begin and end together and cost the same whatever is asked. An answer
 joins others that run already, costs as many steps as it has tokens, slows the others down while it runs, and
-may have a deadline for its first token too. What it works on is shared: rungs, queue order, arrivals, the
-demand of other models, refusals.
+may have a deadline for its first token too. The rest is shared: rungs, queue order, which call is refused in
+the place of another one, whether a rung keeps up, and the demand of other models.
 """
 
 import math
@@ -26,12 +26,11 @@ from foveate.scheduling.chat_state import (
     WaitingChat,
     plan_at,
 )
-from foveate.scheduling.forecast import HORIZON_S, MAX_SHARED_UTILIZATION
-from foveate.scheduling.policy import last_of_largest_tenant
+from foveate.scheduling.policy import last_of_largest_tenant, last_of_lowest_priority
 from foveate.scheduling.slo_policy import TARGET_UTILIZATION
 
-MAX_SHED = 8
-"""Calls that one decision refuses at most. The next one follows within a step or two."""
+MAX_TRIED = 8
+"""Calls that one decision refuses at most, or tries to start alone. The next one follows within steps."""
 
 
 class ChatPolicy(Protocol):
@@ -73,8 +72,8 @@ class ChatSloPolicy:
     def admit(self, candidate: ChatT, state: ChatState[ChatT]) -> ChatRefusal[ChatT] | None:
         """Admit the candidate if it is in time and makes no other call late, all on the cheapest plans.
 
-        Else refuse the last call of a tenant that floods the queue, or the candidate. A candidate without
-        deadlines is admitted: it waits until it makes no running answer late.
+        Else refuse the last call of a tenant that floods the queue or of a lower priority, or the candidate.
+        A candidate without deadlines is admitted: it waits until it makes no running answer late.
         """
         first_by = min(candidate.deadline, candidate.first_token_by)
         if math.isinf(first_by):
@@ -86,14 +85,14 @@ class ChatSloPolicy:
         idle = not state.active and not state.waiting
         if idle and not self.costs.lengths.known and alone.first <= first_by:
             return None  # so that the lengths of answers become known, at the risk of this call alone
-        hopeless = not _may_be_in_time(candidate, alone)
+        late_alone = not _may_be_in_time(candidate, alone)
         wait_s = self.costs.backlog_s(0, state)
-        victim = None if hopeless else last_of_largest_tenant(candidate, state.waiting)
-        if victim is not None:
+        for choose_victim in () if late_alone else (last_of_largest_tenant, last_of_lowest_priority):
+            victim = choose_victim(candidate, state.waiting)
             rest = [entry for entry in state.waiting if entry is not victim]
-            if self._late(candidate, rest, state) is None:
+            if victim is not None and self._late(candidate, rest, state) is None:
                 return ChatRefusal(victim, wait_s, None)
-        return ChatRefusal(candidate, wait_s, times, hopeless)
+        return ChatRefusal(candidate, wait_s, times, late_alone)
 
     def _late(
         self, candidate: ChatT, waiting: Sequence[ChatT], state: ChatState[ChatT]
@@ -109,12 +108,7 @@ class ChatSloPolicy:
         if not _may_be_in_time(candidate, own):
             return own
         before = self.costs.times(0, state, others)
-        deadlines = [*(each.deadline for each in state.active), *(each.deadline for each in others)]
-        delayed = any(
-            old.last <= deadline < new.last
-            for deadline, old, new in zip(deadlines, before, after, strict=True)
-        )
-        return own if delayed else None
+        return own if _late_rows(state, others, after) - _late_rows(state, others, before) else None
 
     def choose(self, state: ChatState[ChatT]) -> ChatDecision[ChatT] | None:
         """The first calls of the queue, at the best rung at which no answer becomes late.
@@ -125,18 +119,19 @@ class ChatSloPolicy:
         if not state.waiting:
             return None
         kept, refused = self._shed(state)
-        if not kept:
-            return ChatDecision((), self.plans[-1], refused=refused)
         left = replace(state, waiting=kept)
-        now_late = self._late_active(state, self.costs.times(0, state, ()))
+        wait_s = self.costs.backlog_s(0, left) if refused else 0.0
+        if not kept:
+            return ChatDecision((), self.plans[-1], refused=refused, wait_s=wait_s)
+        now_late = _late_rows(state, (), self.costs.times(0, state, ()))
         reason: Reason = "full"
         for rung in reversed(range(len(self.plans))):
             times = self.costs.times(rung, left, kept[:MAX_FORECAST])
             joined = zip(kept, times[len(state.active) :], strict=False)
-            delayed = bool(self._late_active(state, times) - now_late)
+            delayed = bool(_late_rows(state, (), times) - now_late)
             if rung and (delayed or not all(_in_time(entry, each) for entry, each in joined)):
                 reason = "deadline"
-            elif rung and not self._keeps_up(rung, left):
+            elif rung and not self.costs.keeps_up(rung, left, TARGET_UTILIZATION):
                 reason = "load"
             else:
                 break
@@ -144,7 +139,7 @@ class ChatSloPolicy:
         if delayed:
             decision = self._without_delay(decision, left, now_late)
         caps = (self.costs.cap(entry, decision.plan, left) for entry in decision.entries)
-        return replace(decision, max_tokens=tuple(caps))
+        return replace(decision, max_tokens=tuple(caps), wait_s=wait_s)
 
     def _without_delay(
         self, decision: ChatDecision[ChatT], state: ChatState[ChatT], now_late: set[int]
@@ -153,31 +148,25 @@ class ChatSloPolicy:
 
         Running answers go first. A call without a deadline does not hold up those behind it.
         """
-        for entry in state.waiting[:MAX_SHED]:
+        for entry in state.waiting[:MAX_TRIED]:
             alone = self.costs.times(0, state, (entry,))
-            if not self._late_active(state, alone) - now_late:
+            if not _late_rows(state, (), alone) - now_late:
                 only = replace(state, waiting=(entry,))
                 return first_calls(only, self.plans, 0, decision.reason, decision.refused)
         return replace(decision, entries=(), max_tokens=())
 
-    @staticmethod
-    def _late_active(state: ChatState[ChatT], times: Sequence[AnswerTimes]) -> set[int]:
-        """The rows of the active calls that are late."""
-        pairs = enumerate(zip(state.active, times, strict=False))
-        return {row for row, (chat, each) in pairs if each.last > chat.deadline}
-
     def _shed(self, state: ChatState[ChatT]) -> tuple[Sequence[ChatT], tuple[ChatT, ...]]:
         """The waiting calls that may be in time on the cheapest plans, and those that are refused.
 
-        They were admitted by a careful forecast. They are refused by a hopeful one: what is likely late is
-        not served for nothing, and what may be in time is. A call that may be shortened, and any while the
-        lengths of answers are not known, needs one token in time.
+        They were admitted by a careful forecast. They are refused by an optimistic one: a call that is likely
+        late is not served for nothing, and one that may be in time is. A call that may be shortened, and any
+        while the lengths of answers are not known, needs one token in time.
         """
         kept: list[ChatT] = list(state.waiting)
         refused: list[ChatT] = []
         one_token = not self.costs.lengths.known
-        while len(refused) < MAX_SHED:
-            times = self.costs.times(0, state, kept[:MAX_FORECAST], hopeful=True)[len(state.active) :]
+        while len(refused) < MAX_TRIED:
+            times = self.costs.times(0, state, kept[:MAX_FORECAST], optimistic=True)[len(state.active) :]
             late = next(
                 (
                     entry
@@ -192,19 +181,6 @@ class ChatSloPolicy:
             refused.append(late)
         return kept, tuple(refused)
 
-    def _keeps_up(self, rung: int, state: ChatState[ChatT]) -> bool:
-        """Whether the backlog stays within its share of the time allowed. See `Forecast.keeps_up`."""
-        arrivals, demand = state.arrivals, state.other_demand
-        mean_s = self.costs.mean_s(rung, state)
-        utilization = arrivals.rate * mean_s + demand.share(1.0)
-        if demand.active and utilization > MAX_SHARED_UTILIZATION:
-            return False
-        if math.isinf(arrivals.allowed_s):
-            return True
-        backlog_s = self.costs.backlog_s(rung, state) + arrivals.preparing * mean_s
-        growth_s = min(arrivals.allowed_s, HORIZON_S) * (utilization - 1)
-        return backlog_s + growth_s <= TARGET_UTILIZATION * arrivals.allowed_s
-
 
 def _in_time(entry: WaitingChat, times: AnswerTimes) -> bool:
     """Whether a call gets its first and its last token by their deadlines."""
@@ -216,6 +192,17 @@ def _may_be_in_time(entry: WaitingChat, times: AnswerTimes) -> bool:
     return _in_time(entry, replace(times, last=times.first) if entry.may_shorten else times)
 
 
+def _late_rows(state: ChatState[ChatT], waiting: Sequence[ChatT], times: Sequence[AnswerTimes]) -> set[int]:
+    """The places in `times` of the calls that are late: the active ones come first, then the waiting ones."""
+    count = len(state.active)
+    active = zip(state.active, times, strict=False)
+    late = {row for row, (chat, each) in enumerate(active) if each.last > chat.deadline}
+    joining = zip(waiting, times[count:], strict=False)
+    return late | {
+        row for row, (entry, each) in enumerate(joining, count) if not _may_be_in_time(entry, each)
+    }
+
+
 def first_calls(
     state: ChatState[ChatT],
     plans: Sequence[Plan],
@@ -225,7 +212,7 @@ def first_calls(
 ) -> ChatDecision[ChatT]:
     """The first call, and those behind it that run under the same plan, as many as there are free slots.
 
-    A call that does not fit under full has a cheaper plan without being degraded: the call itself decides it.
+    A call that does not fit the model's context under full has a cheaper plan for that reason alone.
     """
     plan = plan_at(state.waiting[0], plans, rung)
     same = (entry for entry in state.waiting if plan_at(entry, plans, rung) == plan)
@@ -234,5 +221,5 @@ def first_calls(
     if plan == plans[-1]:
         reason = "full"
     elif reason == "full":
-        reason = "pinned"
+        reason = "context"
     return ChatDecision(entries, plan, reason, tokens, refused)

@@ -106,6 +106,8 @@ class ChatDecision(Generic[ChatT]):
     """For each of the entries, the tokens of its answer at most."""
     refused: tuple[ChatT, ...] = ()
     """Waiting calls that cannot be in time on any plan that they accept."""
+    wait_s: float = 0.0
+    """Seconds after which their clients may retry: as of `ChatRefusal`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,13 +117,30 @@ class Forecast:
         """
         request_s = self.costs.request_s[self.queue.plan_at(rung)]
         mean_s, cost_ratio, demand = float(request_s.mean()), self.cost_ratio(rung), self.other_demand
-        utilization = arrivals.rate * mean_s + demand.share(cost_ratio)
-        if demand.active and utilization > MAX_SHARED_UTILIZATION:
-            return False
-        if math.isinf(arrivals.allowed_s):
-            return True
         before = demand.virtual_deadline < arrivals.allowed_s
         others_s = float(demand.request_s(cost_ratio)[before].sum())
-        backlog_s = delay_s + (len(request_s) + arrivals.preparing) * mean_s + others_s
-        growth_s = min(arrivals.allowed_s, HORIZON_S) * (utilization - 1)
-        return backlog_s + growth_s <= target_utilization * arrivals.allowed_s
+        backlog_s = delay_s + len(request_s) * mean_s + others_s
+        return keeps_up(arrivals, mean_s, backlog_s, target_utilization, demand, cost_ratio)
+
+
+def keeps_up(
+    arrivals: ArrivalStats,
+    request_s: float,
+    backlog_s: float,
+    target_utilization: float,
+    other_demand: DeviceDemand,
+    cost_ratio: float = 1.0,
+) -> bool:
+    """Whether a backlog stays within its share of the time allowed while requests arrive at the recent rate.
+
+    request_s: device seconds of a request; backlog_s: of the requests that run and wait; target_utilization:
+    the share; cost_ratio: of the requests to other models, see `Forecast.cost_ratio`.
+    """
+    utilization = arrivals.rate * request_s + other_demand.share(cost_ratio)
+    if other_demand.active and utilization > MAX_SHARED_UTILIZATION:
+        return False
+    if math.isinf(arrivals.allowed_s):
+        return True
+    growth_s = min(arrivals.allowed_s, HORIZON_S) * (utilization - 1)
+    expected_s = backlog_s + arrivals.preparing * request_s + growth_s
+    return expected_s <= target_utilization * arrivals.allowed_s

@@ -110,6 +110,23 @@ def last_of_largest_tenant(candidate: QueuedT, waiting: Sequence[QueuedT]) -> Qu
     return next((entry for entry in entries if not math.isinf(entry.deadline)), None)
 
 
+def priority_boost_s(entry: QueuedRequest) -> float:
+    """Seconds by which the priority of a request moves it forward; infinite for one without a deadline."""
+    # Rounded: the difference of two times is not exact, and equal priorities have to be equal.
+    return round(entry.deadline - entry.virtual_deadline, 3)
+
+
+def last_of_lowest_priority(candidate: QueuedT, waiting: Sequence[QueuedT]) -> QueuedT | None:
+    """The last queued request of the lowest priority, if that is below the candidate's; else None.
+
+    A request without a deadline is never refused, and no other one is refused for it.
+    """
+    if math.isinf(candidate.deadline) or not waiting:
+        return None
+    lowest = min(reversed(waiting), key=priority_boost_s)
+    return lowest if priority_boost_s(lowest) < priority_boost_s(candidate) else None
+
+
 @dataclass(frozen=True, slots=True)
 class BatchDecision(Generic[QueuedT]):
     """One batch: these requests, under this plan."""

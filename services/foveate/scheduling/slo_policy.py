@@ -26,6 +26,7 @@ from foveate.scheduling.policy import (
     QueuedT,
     Refusal,
     last_of_largest_tenant,
+    priority_boost_s,
 )
 from foveate.scheduling.queue_snapshot import BatchCosts, Indices, Mask, QueueSnapshot
 
@@ -80,8 +81,8 @@ class SloPolicy:
             return None
         service_s = self._service_s(candidate)
         if max(start, ready_at) + service_s <= candidate.deadline:  # else no other refusal would help it
-            boost = _priority_boost(candidate)
-            lower = tightest if tightest is not None and _priority_boost(tightest) < boost else None
+            boost = priority_boost_s(candidate)
+            lower = tightest if tightest is not None and priority_boost_s(tightest) < boost else None
             for victim in (last_of_largest_tenant(candidate, waiting), lower):
                 rest = [entry for entry in waiting if entry is not victim]
                 if victim is not None and self._fits(candidate, rest, start, ready_at, other_demand)[0]:
@@ -266,8 +267,3 @@ def _other_min_costs(other_demand: DeviceDemand) -> Iterator[tuple[float, float,
         strict=True,
     )
     return ((virtual_deadline, deadline, cost_s, None) for virtual_deadline, deadline, cost_s in rows)
-
-
-def _priority_boost(entry: QueuedRequest) -> float:
-    """Seconds by which the priority of a request moves it forward."""
-    return entry.deadline - entry.virtual_deadline

@@ -28,6 +28,7 @@ from foveate.core.errors import (
 from foveate.core.plan import Plan
 from foveate.core.request import Objective
 from foveate.engine.hang import HangLimits
+from tests.support import chat_models
 from tests.support.chat_engines import Collected, RecordedChatRunner, chat_call, collect, expected
 from tests.support.fake_runner import FakeRunner
 from tests.support.loopback import LoopbackTransport, SilentTransport
@@ -319,3 +320,17 @@ async def test_a_worker_sends_what_is_ready_in_one_message() -> None:
         await asyncio.sleep(0)
         assert not worker._running
     assert len(rest) <= 3 and sum(len(batch.events) for batch in (first, *rest)) > 30
+
+
+async def test_queues_are_reported_with_the_ends_of_answers_and_not_with_each_token() -> None:
+    model = slow_runner()
+    async with running_workers(model) as (worker,):
+        batches: Any = worker.chat(ChatEnvelope("gateway", 1, chat_call(QUESTION), 60.0, None))
+        received = [batch async for batch in batches]
+        cluster = await connect(LoopbackTransport(worker))
+        cluster.worker_clients[0].reports.receive(worker.name, {chat_models.NAME: 1000.0})
+        await collect(cluster, chat_call(QUESTION))
+        assert cluster.worker_clients[0].reports.queue_wait_s(chat_models.NAME) == 0
+        await cluster.close()
+    reported = [batch.queue_wait_s is not None for batch in received]
+    assert len(reported) > 4 and reported == [True, *[False] * (len(reported) - 2), True]

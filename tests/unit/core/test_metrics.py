@@ -4,6 +4,7 @@ import pytest
 from prometheus_client import Counter, Gauge, Histogram, generate_latest
 
 from foveate.core.metrics import Metrics
+from foveate.core.settings import Settings, SloClass
 
 FORBIDDEN_LABELS = {"id", "request", "request_id", "tenant", "path", "replica"}
 ALL = {name: metric for name, metric in vars(Metrics()).items() if name != "registry"}
@@ -23,6 +24,21 @@ def test_names_and_labels_follow_the_conventions(name: str) -> None:
 def test_names_are_unique() -> None:
     names = [family.name for metric in ALL.values() for family in metric.describe()]
     assert len(set(names)) == len(names)
+
+
+def test_the_deadlines_of_slo_classes_are_edges_of_latencies() -> None:
+    classes = {"quick": SloClass(deadline_ms=150), "bulk": SloClass(priority=-1)}
+    metrics = Metrics(Settings(slo_classes=classes).class_deadlines_s)
+    metrics.first_token.labels("m").observe(0.12)
+    metrics.duration.labels("m", "chat").observe(0.12)
+    for name, labels in (
+        ("request_duration", {"model": "m", "task": "chat"}),
+        ("first_token", {"model": "m"}),
+    ):
+        bucket = f"foveate_{name}_seconds_bucket"
+        assert metrics.registry.get_sample_value(bucket, {**labels, "le": "0.15"}) == 1
+        assert metrics.registry.get_sample_value(bucket, {**labels, "le": "0.1"}) == 0
+        assert metrics.registry.get_sample_value(bucket, {**labels, "le": "0.2"}) == 1
 
 
 def test_two_servers_in_one_process_do_not_share_metrics() -> None:

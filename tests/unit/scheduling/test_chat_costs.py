@@ -43,13 +43,13 @@ def test_times_of_active_calls_come_first_in_their_order() -> None:
     assert of_running.last < of_staged.last < of_waiting.last
 
 
-def test_a_hopeful_forecast_takes_answers_as_long_as_expected() -> None:
+def test_an_optimistic_forecast_takes_answers_as_long_as_expected() -> None:
     lengths = known(4, 4, 4, 4, 4, 4, 4, 60)
     call = WaitingCall(max_tokens=100)
     (careful,) = costs(lengths).times(0, state([]), [call])
-    (hopeful,) = costs(lengths).times(0, state([]), [call], hopeful=True)
+    (optimistic,) = costs(lengths).times(0, state([]), [call], optimistic=True)
     assert careful.last == pytest.approx(0.018 + 59 * 0.005)
-    assert hopeful.last == pytest.approx(0.018 + 10 * 0.005)
+    assert optimistic.last == pytest.approx(0.018 + 10 * 0.005)
     assert costs(lengths).alone(call, 5.0).last == pytest.approx(5.0 + careful.last)
 
 

@@ -206,6 +206,33 @@ def test_the_flood_of_one_tenant_is_refused() -> None:
     assert refusal is not None and refusal.entry.tenant == "a" and refusal.wait_s > 0
 
 
+def test_a_call_of_lower_priority_is_refused_first() -> None:
+    """A step of priority moves a call forward by a second."""
+    waiting: list[WaitingCall] = []
+    while policy().admit(low := WaitingCall(0.25, order=0.25), state(waiting)) is None:
+        waiting.append(low)
+    refusal = policy().admit(WaitingCall(0.25, order=-0.75), state(waiting))
+    assert refusal is not None and refusal.entry is waiting[-1] and refusal.wait_s > 0
+    equal = WaitingCall(0.25, order=0.25)
+    own = policy().admit(equal, state(waiting))
+    assert own is not None and own.entry is equal
+    late = WaitingCall(0.001, order=-0.999)
+    alone = policy().admit(late, state(waiting))
+    assert alone is not None and alone.entry is late and alone.alone
+
+
+def test_a_call_is_refused_that_makes_the_first_token_of_another_one_late() -> None:
+    waiting = WaitingCall(10.0, first_token_by=0.03, order=1.0)
+    before = WaitingCall(5.0, order=0.0)
+    refusal = policy().admit(before, state([waiting]))
+    assert refusal is not None and refusal.entry is before
+    assert policy().admit(replace(before, order=2.0), state([waiting])) is None
+    # One that may be shortened is late only once its first token is.
+    short = WaitingCall(0.08, order=1.0, may_shorten=True)
+    assert policy().admit(before, state([short])) is None
+    assert policy().admit(before, state([replace(short, may_shorten=False)])) is not None
+
+
 def test_no_more_calls_start_than_there_are_free_slots() -> None:
     waiting = [WaitingCall() for _ in range(9)]
     assert len(chosen(policy().choose(state(waiting, free=3))).entries) == 3

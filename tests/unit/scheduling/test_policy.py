@@ -9,7 +9,15 @@ import pytest
 from foveate.core.model import ModelCard, Rung
 from foveate.core.plan import Plan
 from foveate.core.request import Objective
-from foveate.scheduling.policy import Candidate, Refusal, min_rung, pareto_rungs, virtual_deadline
+from foveate.scheduling.policy import (
+    Candidate,
+    Refusal,
+    last_of_lowest_priority,
+    min_rung,
+    pareto_rungs,
+    priority_boost_s,
+    virtual_deadline,
+)
 
 FULL = Plan("m", 32)
 
@@ -31,6 +39,18 @@ def test_only_rungs_that_are_better_than_all_cheaper_ones_can_be_chosen() -> Non
     unmeasured, full = rung("evit:0.6", None), rung("", 0.85)
     card = ModelCard("m", "", FULL, (), 0, None, (low, worse, high, unmeasured, full))
     assert pareto_rungs(card) == (low, high, full), "full always stays"
+
+
+def test_equal_priorities_are_equal_whatever_the_deadline() -> None:
+    deadlines = [70_000.123 + 0.0137 * number for number in range(50)]
+    entries = [Candidate(deadline - 3.0, deadline, 0, None, "") for deadline in deadlines]
+    assert {priority_boost_s(entry) for entry in entries} == {3.0}
+    assert all(last_of_lowest_priority(entry, entries) is None for entry in entries)
+    low = Candidate(70_000.2, 70_000.2, 0, None, "")
+    assert last_of_lowest_priority(entries[0], [low, *entries]) is low
+    assert last_of_lowest_priority(Candidate(70_000.0, math.inf, 0, None, ""), [low]) is None
+    never = Candidate(70_000.0, math.inf, 0, None, "")
+    assert last_of_lowest_priority(entries[0], [never]) is None
 
 
 @pytest.mark.parametrize(("min_quality", "index"), [(0.0, 0), (0.8, 0), (0.81, 1), (0.95, 2), (1.0, 2)])

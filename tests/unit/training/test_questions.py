@@ -39,7 +39,7 @@ def test_answers_are_those_of_the_scene() -> None:
     assert {q.answer for q in asked("count", *objects)} == {"three"}
     assert {(q.text, q.answer) for q in asked("colour", *objects)} >= {("what colour is the fox?", "blue")}
     assert {q.answer for q in asked("colour", *objects)} == {"blue"}
-    assert {q.answer for q in asked("caption", *objects)} == {"a fox, a dog and an owl."}
+    assert {q.answer for q in asked("caption", *objects)} == {"a fox and a dog and an owl."}
     places = {q.text.rpartition(" ")[2].rstrip("?."): q.answer for q in asked("place", *objects)}
     assert places["fox"] == "top left" and places["owl"] == "top right" and places["dog"] == "bottom"
     for question in asked("presence", *objects):

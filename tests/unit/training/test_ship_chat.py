@@ -1,9 +1,11 @@
 """A run of vit-t-chat becomes the files of a model that computes the same."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from foveate.core.chat import ImagePart, SamplingOptions, Turn
 from foveate.core.plan import Plan
@@ -19,8 +21,8 @@ from training.chat import ChatTraining
 from training.chat_batches import pack
 from training.chat_cache import patch_features
 from training.chat_trunk import EARLY_BLOCK, MultiTrunk
-from training.questions import Question
-from training.ship_chat import NAME, ship
+from training.questions import KINDS, Question
+from training.ship_chat import NAME, ship, ship_logs
 
 MAX_BYTES = 12_000_000
 
@@ -74,3 +76,18 @@ def test_a_run_is_shipped(tmp_path: Path) -> None:
     own = prefill(runner.model, runner.cache, [prompt], [0])[0]
     torch.testing.assert_close(own, scores, rtol=0, atol=1e-4)
     assert own.std() > 0.01
+
+
+def test_the_logs_are_shipped_with_their_curve(tmp_path: Path) -> None:
+    run, docs = tmp_path / "run", tmp_path / "docs"
+    run.mkdir()
+    docs.mkdir()
+    shares = dict.fromkeys((*KINDS, "mean"), 0.5)
+    rows = [{"step": 50, "loss": 2.0}, *({"step": step, "loss": 1.0} | shares for step in (100, 200))]
+    for name in ("chat", "chat-blind"):
+        (run / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    ship_logs(run, docs)
+    for log in (f"{NAME}.jsonl", f"{NAME}-blind.jsonl"):
+        assert [json.loads(line) for line in (docs / log).read_text().splitlines()] == rows
+    with Image.open(docs / f"{NAME}.png") as curve:
+        assert curve.width > 500

@@ -26,6 +26,8 @@ ROLES: Mapping[str, Role] = {
 }
 EMPTY_FIELDS = ("name", "refusal", "annotations", "audio", "function_call", "tool_calls")
 """Fields of messages that may be null or an empty list, as in an answer that a client sends back."""
+PARSED = "parsed"
+"""What the official client adds to an answer under a JSON schema. It repeats the content, which is read."""
 OTHER_PARTS = ("input_audio", "file", "video_url", "refusal")
 """Types of parts that OpenAI's API or other servers have."""
 
@@ -86,7 +88,8 @@ def read_messages(value: Any, max_pictures: int, max_text_bytes: int) -> Message
 
 def _read_message(value: Any, where: str) -> tuple[Turn, Sequence[PictureSource]]:
     role = _read_role(read_object(value, where), where)
-    message = read_closed_object(value, where, ("role", "content", *EMPTY_FIELDS))
+    repeats = (PARSED,) if role == "assistant" else ()
+    message = read_closed_object(value, where, ("role", "content", *EMPTY_FIELDS, *repeats))
     for name in EMPTY_FIELDS:
         if message.get(name) not in (None, []):
             raise BadRequest(f"{where}.{name} is not supported; remove it", f"{where}.{name}")

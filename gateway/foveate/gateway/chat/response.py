@@ -27,12 +27,12 @@ class ChatAnswerState:
         self.started: ChatStarted | None = None
         self.ended: ChatEnded | None = None
         self.slo_met: bool | None = None
-        """Whether the deadline was met; None without a deadline, and until the answer has ended."""
+        """Whether the deadlines were met; None without one, and until the answer has ended."""
         self._texts: list[str] = []
         self._logprobs: list[Fields] = []
 
     def add(self, event: ChatEvent) -> None:
-        """Take the next event. Raises RunFailed for the end of an answer that failed."""
+        """Take the next event."""
         if isinstance(event, ChatStarted):
             self.started = event
         elif isinstance(event, ChatToken):
@@ -40,8 +40,6 @@ class ChatAnswerState:
             if self.with_logprobs and (fields := token_fields(event)):
                 self._logprobs.append(fields)
         else:
-            if event.finish == "error":
-                raise RunFailed("the model computed scores that are not finite")
             self.ended = event
 
     @property

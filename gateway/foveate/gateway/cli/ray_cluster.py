@@ -21,6 +21,9 @@ RAY_ENVIRONMENT = {
     "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**30),
     # A stopping gateway stays reachable for these seconds. HAProxy needs much less to learn of the stop.
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
+    # A reload of HAProxy, as when a gateway is replaced, would cut off streams after two minutes. The old
+    # process ends with its last connection.
+    "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "3600",
     # Serve kills a proxy that is not ready at the third check, and its imports may take that long on a busy
     # machine. The default is 5 seconds a check.
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",

@@ -27,7 +27,7 @@ def serve(settings: Settings, tell: Callable[[str], None], load: Callable[[str, 
     Exits the process with status 1 if work does not end. Raises SetupError.
     """
     limit_heap()
-    metrics = Metrics()
+    metrics = Metrics(settings.class_deadlines_s)
     factories = [partial(load, name, settings) for name in settings.models]
     cluster = LocalCluster(
         factories, metrics, settings.queue_items, settings.queue_bytes,

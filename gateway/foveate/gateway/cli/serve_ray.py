@@ -71,7 +71,7 @@ class GatewayDeployment:
     ) -> None:
         # Serve starts uvicorn with this name, once the gateway is made. HAProxy in front limits connections.
         HTTP_PROTOCOLS["auto"] = f"{BoundedHttp.__module__}:{BoundedHttp.__qualname__}"
-        self.settings, self.metrics = settings, Metrics()
+        self.settings, self.metrics = settings, Metrics(settings.class_deadlines_s)
         self.reporter = MetricsReporter(aggregator, self.metrics)
         self.cluster = await RemoteCluster.connect(
             [RayTransport(handle) for handle in models], HostLoadMonitor(settings.decode_threads)

@@ -21,6 +21,9 @@ CONNECT_S = 5.0
 """Seconds for a connection to one address. After it, the next one is tried."""
 MAX_ADDRESSES = 4
 """Addresses of a host that are tried at most."""
+MAX_HEAD_BYTES, HEAD_READ_BYTES = 64 * 1024, 4096
+"""Bytes before the end of a head, interim responses included, and of one read of them. All that was read is
+parsed at once, on the event loop: 64 kB of interim responses would block it for a tenth of a second."""
 REQUEST_HEADERS = (
     ("user-agent", f"foveate/{version('foveate')}"),
     ("accept", "image/*, video/*, */*;q=0.1"),
@@ -29,12 +32,59 @@ REQUEST_HEADERS = (
 )
 
 
+class HeadLimit:
+    """Counts the bytes of one answer until its head is complete."""
+
+    def __init__(self) -> None:
+        self.read, self.complete = 0, False
+
+
+class BoundedHeadStream(httpcore2.AsyncNetworkStream):
+    """A connection that is read in small pieces, and not without end, until a head is complete."""
+
+    def __init__(self, stream: httpcore2.AsyncNetworkStream, head: HeadLimit) -> None:
+        self.stream, self.head = stream, head
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
+        """Bytes of the answer. Raises RemoteProtocolError for a head that is too long."""
+        if self.head.complete:
+            return await self.stream.read(max_bytes, timeout)
+        if self.head.read > MAX_HEAD_BYTES:
+            raise httpcore2.RemoteProtocolError("the head of the answer is too long")
+        data = await self.stream.read(min(max_bytes, HEAD_READ_BYTES), timeout)
+        self.head.read += len(data)
+        return data
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
+        """Send bytes."""
+        await self.stream.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        await self.stream.aclose()
+
+    async def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109
+    ) -> httpcore2.AsyncNetworkStream:
+        """The same connection under TLS."""
+        return BoundedHeadStream(
+            await self.stream.start_tls(ssl_context, server_hostname, timeout), self.head
+        )
+
+    def get_extra_info(self, info: str) -> Any:
+        """What the connection says about itself."""
+        return self.stream.get_extra_info(info)
+
+
 class PinnedNetwork(httpcore2.AsyncNetworkBackend):
     """Connects to given addresses, whatever the name of the host resolves to now."""
 
     def __init__(self, addresses: Sequence[Address], network: httpcore2.AsyncNetworkBackend) -> None:
         """network: opens the connections."""
-        self.addresses, self.network = addresses, network
+        self.addresses, self.network, self.head = addresses, network, HeadLimit()
 
     async def connect_tcp(
         self,
@@ -48,7 +98,8 @@ class PinnedNetwork(httpcore2.AsyncNetworkBackend):
         failure: Exception = httpcore2.ConnectError("no address")
         for address in self.addresses[:MAX_ADDRESSES]:
             try:
-                return await self.network.connect_tcp(str(address), port, timeout=CONNECT_S)
+                stream = await self.network.connect_tcp(str(address), port, timeout=CONNECT_S)
+                return BoundedHeadStream(stream, self.head)
             except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
                 failure = error
         raise failure
@@ -77,13 +128,15 @@ class Connector:
         scheme, host = target.scheme.encode(), target.host.name.encode()
         url = httpcore2.URL(scheme=scheme, host=host, port=target.port, target=target.path)
         headers = [("host", target.authority), *REQUEST_HEADERS]
+        network = PinnedNetwork(addresses, self.network)
         connection = httpcore2.AsyncHTTPConnection(
             httpcore2.Origin(scheme, host, target.port),
             ssl_context=self.tls,
-            network_backend=PinnedNetwork(addresses, self.network),
+            network_backend=network,
         )
         with remote_failures():
             async with connection, connection.stream("GET", url, headers=headers) as response:
+                network.head.complete = True
                 yield response
 
 

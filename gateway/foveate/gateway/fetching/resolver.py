@@ -18,8 +18,8 @@ LookUp = Callable[[str], Sequence[str]]
 def look_up(name: str) -> Sequence[str]:
     """The addresses of a host name, by the system's resolver. Raises OSError."""
     # As bytes, so that the name is not encoded once more.
-    found = socket.getaddrinfo(name.encode("ascii"), None, type=socket.SOCK_STREAM)
-    return [str(each[4][0]) for each in found]
+    results = socket.getaddrinfo(name.encode("ascii"), None, type=socket.SOCK_STREAM)
+    return [str(address[0]) for *_, address in results]
 
 
 class Resolver:

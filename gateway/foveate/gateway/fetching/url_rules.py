@@ -30,6 +30,8 @@ FETCHING_OFF = (
     "this server does not fetch URLs, as FOVEATE_URL_HOSTS is not set; send the image itself, as base64 or in"
     " a data: URL"
 )
+NO_URL = "the URL must begin with http://, https:// or data:, with a host after http://"
+_HTTP = re.compile(r"https?://", re.IGNORECASE)
 _URL = re.compile(r"(https?)://([^/?#]*)([^?#]*)(\?[^#]*)?(?:#.*)?", re.IGNORECASE)
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 _UNSAFE = re.compile(r"[\x00-\x20\x7f-\xa0\\]|\s")
@@ -83,12 +85,13 @@ class UrlRules:
     def check(self, url: str) -> FetchTarget:
         """What the URL names. Raises UrlRefused with the rule that it breaks."""
         if len(url) > MAX_URL:
-            raise UrlRefused(f"the URL has over {MAX_URL} characters")
+            # Base64 without the head of a data: URL is a common mistake.
+            raise UrlRefused(f"the URL has over {MAX_URL} characters" if _HTTP.match(url) else NO_URL)
         if _UNSAFE.search(url):
             raise UrlRefused("the URL has white space, a control character or a backslash; percent-encode it")
         parts = _URL.fullmatch(url)
         if parts is None:
-            raise UrlRefused("the URL must begin with http://, https:// or data:, with a host after http://")
+            raise UrlRefused(NO_URL)
         if self.off:
             raise UrlRefused(FETCHING_OFF)
         scheme, authority, path, query = parts.groups("")

@@ -22,6 +22,16 @@ MANY_CHUNKS, MIN_CHUNK_BYTES = 1024, 64
 _CHECKED_HEADERS = frozenset((b"host", b"expect", b"transfer-encoding"))
 
 
+class UntilClose(int):
+    """The length, for uvicorn, of an answer that may have any: never exceeded, and always complete."""
+
+    def __lt__(self, other: int) -> bool:
+        return False
+
+    def __sub__(self, other: int) -> int:
+        return self
+
+
 class ParsingStopped(Exception):
     """Raised in a callback of the parser: the rest of the connection is not parsed."""
 
@@ -139,6 +149,10 @@ class BoundedHttp(WaitingHttp):
             self.app, self.url = refusal.for_target(self.url), b"/"  # uvicorn would parse the target
         super().on_headers_complete()
         self.cycle.transport = self._answers  # type: ignore[assignment]
+        if self.scope["http_version"] == "1.0":
+            # Such a client knows no chunks: its answer ends with the connection (RFC 9112, section 6.3).
+            self.cycle.chunked_encoding = False
+            self.cycle.expected_content_length = UntilClose()
         self.table.begin(self)
         self._head_ended, self._head_bytes = True, -1
         self._chunks = self._body_bytes = self._framing_bytes = 0

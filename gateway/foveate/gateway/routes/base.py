@@ -1,6 +1,5 @@
 """The base of all task routes: the path of a request in a straight line, with one outcome at its end."""
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import replace
@@ -27,6 +26,7 @@ from foveate.gateway.routes.context import (
     Options,
     RequestContext,
     RequestLog,
+    bypasses_cache,
     read_headers,
 )
 from foveate.gateway.routes.model_selection import ModelSelector
@@ -43,9 +43,6 @@ from foveate.gateway.routes.services import RouteServices
 from foveate.gateway.schemas.problems import problem
 from foveate.gateway.schemas.response import CacheableResponse, ReplyHeaders
 from foveate.gateway.spool import Medium
-
-NO_CACHE = re.compile("no-(cache|store)", re.IGNORECASE)
-"""Values of `cache-control` that bypass the caches."""
 
 
 class TaskRoute(ABC, Generic[Options]):
@@ -203,7 +200,7 @@ class TaskRoute(ABC, Generic[Options]):
         choice = ClientChoice(values.get("model"), values.get("plan"))
         plan = choose_plan(card, self.defaults[card.name], choice.plan, objective.min_quality)
         options = self.options(values, headers, card)
-        bypass = "cache-control" in headers and bool(NO_CACHE.search(headers["cache-control"]))
+        bypass = bypasses_cache(headers)
         return RequestContext(
             request_id, card, objective, plan, choice, options, arrived, request_log, bypass
         )

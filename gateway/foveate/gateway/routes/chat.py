@@ -10,7 +10,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from foveate.core.chat import ChatCall, ChatEnded, ChatPicture
+from foveate.core.chat import ChatCall, ChatEnded, ChatPicture, ChatStarted
 from foveate.core.errors import BadPlan, BadRequest, Draining
 from foveate.core.model import Task, route_of
 from foveate.core.request import Objective
@@ -30,13 +30,19 @@ from foveate.gateway.routes.admission import Admission
 from foveate.gateway.routes.body_reader import BodyReader
 from foveate.gateway.routes.chat_pictures import ChatPictures
 from foveate.gateway.routes.chat_plan import choose_chat_plan
-from foveate.gateway.routes.context import ClientChoice, RequestContext, RequestLog, read_headers
+from foveate.gateway.routes.context import (
+    ClientChoice,
+    RequestContext,
+    RequestLog,
+    bypasses_cache,
+    read_headers,
+)
 from foveate.gateway.routes.image_input import ImageInput
 from foveate.gateway.routes.model_selection import ModelSelector
 from foveate.gateway.routes.request_counter import RequestCounter
 from foveate.gateway.routes.services import RouteServices
 from foveate.gateway.schemas.openai_errors import openai_error
-from foveate.models.vlm.constraints import check_schema
+from foveate.models.vlm.schema_check import check_schema_apart
 
 NOT_DECODED = ChatPicture(b"", None, 0)
 """Stands for a picture until it is decoded."""
@@ -119,7 +125,7 @@ class ChatRoute:
                 context = self._context(headers, request_id, request_log, body, arrived)
                 await self._check_schema(context, body)
                 call = self._call(context, body)
-                with body.objective.naming_fields():
+                with naming_messages(), body.objective.naming_fields():
                     self.admission.reserve(context, call)
                 started = monotonic()
                 pictures = await self.pictures.load(context, body.messages.pictures, permit)
@@ -150,14 +156,16 @@ class ChatRoute:
         merged = body.objective.merged(headers)
         with body.objective.naming_fields():
             objective, options = self._objective(merged, body, arrived)
-            request_log.objective = objective
+            request_log.objective, request_log.first_token_by = objective, options.first_token_by
             plan = choose_chat_plan(
                 card, self.defaults[card.name], merged.get("x-plan"), body.messages.detail,
-                (objective.min_quality, options.min_quality_worst),
-                objective.deadline is not None or options.first_token_by is not None,
+                (objective.min_quality, options.min_quality_worst), request_log.has_deadline,
             )  # fmt: skip
         choice = ClientChoice(body.model, merged.get("x-plan"))
-        return RequestContext(request_id, card, objective, plan, choice, options, arrived, request_log)
+        bypass = bypasses_cache(headers)
+        return RequestContext(
+            request_id, card, objective, plan, choice, options, arrived, request_log, bypass
+        )
 
     def _objective(
         self, headers: Mapping[str, str], body: ChatBody, arrived: float
@@ -176,7 +184,8 @@ class ChatRoute:
         """Raise BadRequest for a JSON schema that no answer can be held to."""
         if body.options.json_schema:
             async with deadline_timeout(context.objective.deadline):
-                await self.decoding.run(partial(check_schema, body.options.json_schema))
+                check = partial(check_schema_apart, body.options.json_schema)
+                await self.decoding.run(check, "schemas")
 
     def _call(self, context: Context, body: ChatBody) -> ChatCall:
         """The call of the cluster, with pictures that are not decoded yet."""
@@ -184,7 +193,7 @@ class ChatRoute:
             context.id, context.card.name, body.messages.turns,
             [NOT_DECODED] * len(body.messages.pictures), body.options,
             self.admission.engine_objective(context), context.options.first_token_by,
-            context.options.min_quality_worst, context.plan, body.objective.may_shorten,
+            context.options.min_quality_worst, context.plan, body.objective.may_shorten, context.bypass_cache,
         )  # fmt: skip
 
     async def _generate(
@@ -192,14 +201,16 @@ class ChatRoute:
     ) -> Response:
         """The answer. A stream is sent on the way, and its response is not sent again."""
         options = context.options
-        state = ChatAnswerState(context.id, context.card, options.logprobs, decode_s)
+        state, first_token_at = ChatAnswerState(context.id, context.card, options.logprobs, decode_s), 0.0
         stream = ChatStream(events, state, options.include_usage) if options.stream else None
         with naming_messages():
             async with aclosing(self.admission.reserve(context).chat(call)) as answer:
                 async for event in answer:
                     state.add(event)
-                    if isinstance(event, ChatEnded):
-                        state.slo_met = context.deadline_met(monotonic() - context.arrived)
+                    if isinstance(event, ChatStarted):
+                        first_token_at = monotonic()
+                    elif isinstance(event, ChatEnded):
+                        state.slo_met = deadlines_met(context, first_token_at)
                     if stream is not None:
                         await stream.write(event)
         total_s = monotonic() - context.arrived
@@ -208,6 +219,15 @@ class ChatRoute:
             await stream.end()
         self.meters[context.card.name].record_chat(state.start, len(call.pictures), total_s, state.slo_met)
         return response
+
+
+def deadlines_met(context: Context, first_token_at: float) -> bool | None:
+    """Whether an answer that is complete now meets its deadlines; None without one.
+
+    first_token_at: when its first token came, in seconds of the monotonic clock.
+    """
+    met, first_by = context.deadline_met(monotonic() - context.arrived), context.options.first_token_by
+    return met if first_by is None else met is not False and first_token_at <= first_by
 
 
 @contextmanager

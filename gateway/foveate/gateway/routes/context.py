@@ -1,7 +1,8 @@
 """The state of one request on its way through the gateway."""
 
 import random
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -11,6 +12,8 @@ from foveate.core.plan import Plan
 from foveate.core.request import Objective
 
 Options = TypeVar("Options")
+NO_CACHE = re.compile("no-(cache|store)", re.IGNORECASE)
+"""Values of `cache-control` that bypass the caches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +30,15 @@ class RequestLog:
 
     model: str = "unknown"
     objective: Objective = field(default_factory=Objective)
+    first_token_by: float | None = None
+    """Of a chat: deadline of the first token, in seconds of the monotonic clock."""
     slot: Slot | None = None
     """The reservation; None until a model has to run for the request."""
+
+    @property
+    def has_deadline(self) -> bool:
+        """Whether the answer, or its first token, has a deadline."""
+        return self.objective.deadline is not None or self.first_token_by is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +74,11 @@ class RequestContext(Generic[Options]):
 def read_headers(pairs: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
     """The headers of a request by name, the last value of each. pairs: as ASGI gives them."""
     return {name.decode("latin-1"): value.decode("latin-1") for name, value in pairs}
+
+
+def bypasses_cache(headers: Mapping[str, str]) -> bool:
+    """Whether the client wants no answer from a cache, and nothing of its own in one."""
+    return "cache-control" in headers and bool(NO_CACHE.search(headers["cache-control"]))
 
 
 def request_id_of(header: str) -> str:

@@ -62,7 +62,7 @@ class RequestCounter:
     def _count_failure(self, error: FoveateError, request_log: RequestLog) -> None:
         """Count missed deadlines and refusals; log what is the server's own fault."""
         model, metrics = request_log.model, self.services.metrics
-        if request_log.objective.deadline is not None and error.outcome in ("refused", "expired", "failed"):
+        if request_log.has_deadline and error.outcome in ("refused", "expired", "failed"):
             metrics.slo.labels(model, "false").inc()
         if isinstance(error, Unavailable):
             metrics.refused.labels(model, error.reason).inc()

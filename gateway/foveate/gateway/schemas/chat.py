@@ -21,10 +21,10 @@ class ChatCompute(_Closed):
     visual_tokens: int = Field(description="visual tokens of all pictures together")
     reason: Reason = Field(description="why the plan was chosen")
     gflops: float | None = Field(description="billions of multiply-adds of the whole answer")
-    queue_s: float = Field(description="seconds from admission to the prefill")
+    queue_s: float = Field(description="seconds from admission to the first step for the chat")
     first_token_s: float = Field(description="seconds from admission to the first token")
     total_s: float | None = Field(description="seconds from admission to the last token")
-    slo_met: bool | None = Field(description="whether the deadline was met; null without a deadline")
+    slo_met: bool | None = Field(description="whether the deadlines were met; null without one")
 
 
 class PromptTokensDetails(_Closed):

@@ -8,20 +8,23 @@ from starlette.responses import Response
 
 from foveate.core.errors import (
     BadRequest,
+    ContextTooLong,
     DeadlineExceeded,
     DeviceHung,
     Draining,
     FoveateError,
     Overloaded,
+    SchemaTooComplex,
     Unavailable,
     UnknownModel,
 )
-from foveate.gateway.schemas.problems import error_headers, http_error_parts, http_problem
+from foveate.gateway.schemas.problems import error_headers, http_error_parts, http_problem, unicode_text
 
 PREFIX = "/v1"
 """The routes of OpenAI's API are below this path."""
 CODES: tuple[tuple[type[FoveateError], str], ...] = (
     (UnknownModel, "model_not_found"),
+    (ContextTooLong, "context_length_exceeded"),
     (Overloaded, "rate_limit_exceeded"),
     (Draining, "draining"),
     (DeviceHung, "device_hung"),
@@ -33,7 +36,7 @@ CODES: tuple[tuple[type[FoveateError], str], ...] = (
 
 def openai_error(error: FoveateError, request_id: str) -> Response:
     """The response for an error. It contains the error's message and nothing else about the server."""
-    param = error.param if isinstance(error, BadRequest) else None
+    param = error.param if isinstance(error, BadRequest | SchemaTooComplex) else None
     if isinstance(error, UnknownModel):
         param = param or "model"
     code = next((code for kind, code in CODES if isinstance(error, kind)), None)
@@ -60,5 +63,6 @@ def render_object(
     kind = (
         "rate_limit_error" if status == 429 else "invalid_request_error" if status < 500 else "server_error"
     )
-    content: dict[str, Any] = {"message": message, "type": kind, "param": param, "code": code}
+    where = None if param is None else unicode_text(param)
+    content: dict[str, Any] = {"message": unicode_text(message), "type": kind, "param": where, "code": code}
     return Response(orjson.dumps({"error": content}), status, headers, "application/json")

@@ -40,10 +40,15 @@ def error_headers(error: FoveateError, request_id: str) -> dict[str, str]:
 
 def render(kind: str, title: str, status: int, detail: str, headers: dict[str, str]) -> Response:
     """A problem document. `kind` is the URI of the problem type."""
-    body = {"type": kind, "title": title, "status": status, "detail": detail}
+    body = {"type": kind, "title": title, "status": status, "detail": unicode_text(detail)}
     if "x-request-id" in headers:
         body["instance"] = f"urn:foveate:request:{quote(headers['x-request-id'])}"
     return Response(orjson.dumps(body), status, headers, "application/problem+json")
+
+
+def unicode_text(text: str) -> str:
+    """A text that UTF-8 can encode. Names in JSON may hold lone surrogates, and errors repeat them."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 async def http_problem(request: Request, error: Exception) -> Response:

@@ -14,7 +14,7 @@ from foveate.models.vlm import generation
 from foveate.models.vlm.runner import ChatRunner
 from foveate.models.vlm.sequence import ChatSequence
 from foveate.models.vlm.visual_tokens import PictureFeatures, VisualTokens
-from foveate.models.zoo.heldout import AskedQuestion
+from foveate.models.zoo.heldout import AskedQuestion, normalised
 
 MAX_ANSWER_TOKENS = 64
 """Tokens of an answer at most, where the right one is not known."""
@@ -27,11 +27,6 @@ MIN_ROOM = 8
 ReportQuestions = Callable[[int, int], None]
 """Called with the number of questions that are answered, and the total."""
 EncodingKey = tuple[int, str]
-
-
-def normalised(answer: str) -> str:
-    """An answer without case, outer spaces and the final period: what right answers are compared by."""
-    return answer.strip().removesuffix(".").rstrip().casefold()
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,10 +132,10 @@ def _answered(
     runner: "ChatRunner", sequence: ChatSequence, plan: Plan, visual: tuple[VisualTokens, ...] | FoveateError
 ) -> ChatAnswer | FoveateError:
     """The result of a sequence that has ended."""
-    if isinstance(visual, FoveateError) or sequence.finish is None:
-        return RunFailed("the answer was not generated")
     if sequence.error is not None:
         return sequence.error
+    if isinstance(visual, FoveateError) or sequence.finish is None or sequence.finish == "error":
+        return RunFailed("the answer was not generated")
     text_tokens = len(sequence.prompt) - sequence.prompt.visual_tokens
     cost = runner.cost(plan, text_tokens, len(visual), len(sequence.choices))
     return ChatAnswer(

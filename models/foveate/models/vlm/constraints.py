@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from foveate.core.errors import BadRequest, RunFailed
+from foveate.core.errors import BadRequest, RunFailed, SchemaTooComplex
 from foveate.models.vlm.tokenizer import END, MARKS, ChatTokenizer
 
 if TYPE_CHECKING:
@@ -28,8 +28,10 @@ OWN_KEY = "x-guidance"
 """The key by which a schema could change the settings of the library."""
 CHECKED_BYTES = 16
 """Bytes of an answer that a schema is tried with. Most schemas that are too complex fail on the first few."""
-COMPILED = 32
+COMPILED = 16
 """Schemas that are kept compiled."""
+LEXER_STATES = 20_000
+"""States of the lexer of one schema, of up to 2 kB each. Common schemas have hundreds."""
 MAX_REASON = 120
 """Longest text of the library in an error, in characters."""
 
@@ -41,19 +43,20 @@ class JsonConstraint:
         self._matcher = matcher
 
     def allowed(self) -> NDArray[np.bool_]:
-        """Which tokens (V,) may come next. Raises RunFailed if the schema is too complex to say so."""
+        """Which tokens (V,) may come next. Raises SchemaTooComplex."""
         mask = np.frombuffer(self._matcher.compute_logit_bias(), np.uint8) > 0
         self._check()
         return mask
 
     def accept(self, token: int) -> None:
-        """Take the next token, one of those allowed. Raises RunFailed."""
+        """Take the next token, one of those allowed. Raises SchemaTooComplex."""
         self._matcher.consume_token(token)
         self._check()
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise RunFailed(f"the answer cannot follow its JSON schema: {_short(self._matcher.get_error())}")
+            reason = _short(self._matcher.get_error())
+            raise SchemaTooComplex(f"{FIELD}: the answer cannot follow its JSON schema: {reason}")
 
 
 class ConstraintCompiler:
@@ -98,7 +101,7 @@ def check_schema(schema: str) -> None:
     """Raise BadRequest for a schema that is invalid, uses what the library cannot hold an answer to, or is
     too complex. schema: JSON text.
 
-    It needs no model. Call it off the event loop.
+    It needs no model. It may take minutes: `schema_check` calls it in a process of its own.
     """
     try:
         constraint = JsonConstraint(_compile(schema, _byte_tokenizer()))
@@ -108,11 +111,11 @@ def check_schema(schema: str) -> None:
                 return
             constraint.accept(token)
     except RunFailed as error:
-        raise BadRequest(f"{FIELD}: {error.detail}", FIELD) from None
+        raise BadRequest(error.detail, FIELD) from None
 
 
 def _compile(schema: str, tokenizer: "LLTokenizer") -> "LLMatcher":
-    from llguidance import LLMatcher
+    from llguidance import LLMatcher, LLParserLimits
 
     if len(schema) > MAX_SCHEMA_BYTES:
         raise BadRequest(f"{FIELD}: the schema has over {MAX_SCHEMA_BYTES} bytes", FIELD)
@@ -124,7 +127,8 @@ def _compile(schema: str, tokenizer: "LLTokenizer") -> "LLMatcher":
         grammar = LLMatcher.grammar_from_json_schema(schema, overrides=options)
     except ValueError as error:  # its JSON parser knows fewer numbers and texts, and less depth
         raise BadRequest(f"{FIELD}: the schema cannot be read: {_short(str(error))}", FIELD) from None
-    matcher = LLMatcher(tokenizer, grammar, log_level=0)
+    limits = LLParserLimits(max_lexer_states=LEXER_STATES)
+    matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=limits)
     if matcher.is_error():
         raise BadRequest(f"{FIELD}: the schema cannot be used: {_short(matcher.get_error())}", FIELD)
     return matcher

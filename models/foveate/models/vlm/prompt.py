@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from foveate.core.errors import BadRequest
+from foveate.core.errors import BadRequest, ContextTooLong
 from foveate.models.vlm.key_value_cache import CachedPrefix, KeyValueCache
 from foveate.models.vlm.model import VisionLanguageModel
 from foveate.models.vlm.tokenizer import IMAGE
@@ -89,9 +89,9 @@ def behind_picture(ids: Sequence[int], number: int) -> int:
 
 
 def check_fits(tokens: int, visual_tokens: int, cache: KeyValueCache) -> None:
-    """Raise BadRequest for a prompt of so many tokens that leaves no room for an answer in a slot."""
+    """Raise ContextTooLong for a prompt of so many tokens that leaves no room for an answer in a slot."""
     if tokens >= cache.shape.length:
-        raise BadRequest(
+        raise ContextTooLong(
             f"the chat has {tokens} tokens, {visual_tokens} of them visual, and this model takes "
             f"{cache.shape.length - 1}: shorten the text, or use a plan with fewer visual tokens"
         )

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from foveate.core.chat import FinishReason, SamplingOptions
+from foveate.core.chat import GenerationEnd, SamplingOptions
 from foveate.core.errors import RunFailed
 from foveate.models.vlm.constraints import JsonConstraint
 from foveate.models.vlm.prompt import ChatPrompt
@@ -19,7 +19,7 @@ class AnswerPiece:
     """May be empty: within a character, or where a stop text may have begun."""
     choice: TokenChoice | None
     """The token; None where the sequence failed."""
-    finish: FinishReason | None
+    finish: GenerationEnd | None
     """Why the answer ends with this piece; None while it goes on."""
 
 
@@ -42,7 +42,7 @@ class ChatSequence:
         """Tokens of the prompt that are in the slot, without its cached prefix."""
         self.choices: list[TokenChoice] = []
         """The tokens of the answer, the end mark included."""
-        self.finish: FinishReason | None = None
+        self.finish: GenerationEnd | None = None
         self.error: RunFailed | None = None
         self.sampler = Sampler(options, constraint)
         self._stream = TextStream(tokenizer, options.stop)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from foveate.core.chat import SamplingOptions, TokenLogprob, Turn
-from foveate.core.errors import BadRequest
+from foveate.core.errors import ContextTooLong
 from foveate.core.plan import Plan
 from foveate.models.layers.visual_tokens import Compression
 from foveate.models.vlm import generation
@@ -77,12 +77,12 @@ class ServedChat:
         """The tokens of a chat, with `picture_token` for each picture. May be called from any thread.
 
         options: what takes time to prepare of them is prepared here, off the thread of the steps.
-        Raises BadRequest for a text that fits no slot, before it is encoded, for a bad JSON schema, and as
-        `ChatTokenizer.encode`.
+        Raises ContextTooLong for a text that fits no slot, before it is encoded, BadRequest for a bad JSON
+        schema, and as `ChatTokenizer.encode`.
         """
         texts = sum(len(part) for turn in turns for part in turn.parts if isinstance(part, str))
         if texts > self._token_bytes * self.slot_tokens:
-            raise BadRequest(
+            raise ContextTooLong(
                 f"the chat has {texts} characters, more than this model takes: it takes "
                 f"{self.slot_tokens - 1} tokens"
             )
@@ -91,7 +91,7 @@ class ServedChat:
         return self.tokenizer.chat(turns)
 
     def check_length(self, ids: Sequence[int], plan: Plan) -> None:
-        """Raise BadRequest for the tokens of a chat that do not fit a slot under a plan."""
+        """Raise ContextTooLong for the tokens of a chat that do not fit a slot under a plan."""
         pictures = sum(token == IMAGE for token in ids)
         visual = pictures * self.visual_count(plan)
         check_fits(len(ids) - pictures + visual, visual, self.cache)

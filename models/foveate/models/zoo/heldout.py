@@ -76,6 +76,11 @@ class AskedImage:
     questions: tuple[AskedQuestion, ...]
 
 
+def normalised(answer: str) -> str:
+    """An answer without case, outer spaces and the final period: what right answers are compared by."""
+    return answer.strip().removesuffix(".").rstrip().casefold()
+
+
 def heldout_questions() -> tuple[AskedImage, ...]:
     """Read the archive of scenes with questions that is installed with the package."""
     raw = (files("foveate.models") / "zoo" / "heldout-questions.zip").read_bytes()

@@ -39,7 +39,7 @@ class ModelDeployment:
         self, factory: RunnerFactory, settings: Settings, aggregator: DeploymentHandle[Any]
     ) -> None:
         limit_heap()
-        self.metrics = Metrics()
+        self.metrics = Metrics(settings.class_deadlines_s)
         policy = SloPolicy if settings.policy == "slo" else Fifo
         # Loading takes long. It runs in a thread so that the event loop can answer Serve meanwhile.
         cluster = await asyncio.to_thread(

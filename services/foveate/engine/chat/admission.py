@@ -16,7 +16,7 @@ from foveate.engine.chat.scheduler import ChatScheduler
 from foveate.engine.chat.tenant import ChatTenant
 from foveate.estimation.chat_latency import QUESTION_TOKENS
 from foveate.estimation.host_load import HostLoadMonitor
-from foveate.scheduling.chat_state import ChatState
+from foveate.scheduling.chat_state import ChatRefusal, ChatState
 from foveate.scheduling.policy import virtual_deadline
 
 UNKNOWN_PICTURE = ChatPicture(b"", None, 0)
@@ -53,8 +53,9 @@ class ChatAdmission:
     ) -> None:
         """Accept a call whose pictures will be decoded in `ready_in_s` seconds, or refuse it.
 
-        call: what is known of it; None for nothing, as if it asked a short question about a picture. Raises
-        BadPlan, BadRequest, DeadlineExceeded, TooLate.
+        No waiting call is refused for it yet: its pictures may turn out to be none. call: what is known of
+        it; None for nothing, as if it asked a short question about a picture. Raises BadPlan, BadRequest,
+        DeadlineExceeded, TooLate.
         """
         if call is None:
             call = ChatCall("", self.model.card.name, (), (UNKNOWN_PICTURE,), objective=objective, plan=plan)
@@ -64,7 +65,7 @@ class ChatAdmission:
         texts = sum(len(part) for turn in call.turns for part in turn.parts if isinstance(part, str))
         candidate.ids = (*ids, *(0,) * (QUESTION_TOKENS + texts // TOKEN_CHARACTERS))
         candidate.ready_at = candidate.admitted_at + ready_in_s
-        self._ask(candidate, state, count=True)
+        self._victim(candidate, state, count=True)
 
     def admit(
         self, call: ChatCall, ids: Sequence[int], reserved: bool, state: ChatState[ChatEntry]
@@ -79,7 +80,9 @@ class ChatAdmission:
             raise BadRequest(f"the chat names {named} pictures, and {len(call.pictures)} were given")
         entry = self._entry(call, ids)
         self.scheduler.queue.check_capacity(call.size_bytes, lambda: self.tenant.costs.backlog_s(0, state))
-        self._ask(entry, state, count=not reserved)
+        victim = self._victim(entry, state, count=not reserved)
+        if victim is not None:
+            self.scheduler.queue.refuse(victim.entry, victim.error(state.now))
         return entry
 
     def count(self, now: float, allowed_s: float, full_s: float | None = None) -> None:
@@ -125,19 +128,20 @@ class ChatAdmission:
             raise too_long
         return allowed
 
-    def _ask(self, entry: ChatEntry, state: ChatState[ChatEntry], *, count: bool) -> None:
-        """Ask the policy; refuse a waiting call if it says so. Raises TooLate if it refuses the entry."""
+    def _victim(
+        self, entry: ChatEntry, state: ChatState[ChatEntry], *, count: bool
+    ) -> ChatRefusal[ChatEntry] | None:
+        """The waiting call that has to be refused for this one, or None. Raises TooLate for this one.
+
+        count: the call is an arrival, unless it would be late on an idle device too.
+        """
         now, refusal = state.now, self.scheduler.policy.admit(entry, state)
-        refused = refusal is not None and refusal.entry is entry
-        if count and not (refusal is not None and refused and refusal.alone):
+        if count and not (refusal is not None and refusal.alone):
             infinite = math.isinf(entry.deadline)
             allowed_s = self.tenant.default_deadline_s if infinite else entry.deadline - now
             self.count(now, allowed_s, self.tenant.costs.full_s(entry))
-        if refusal is None:
-            return
-        if not refused:
-            self.scheduler.queue.refuse(refusal.entry, refusal.error(now))
-            return
+        if refusal is None or refusal.entry is not entry:
+            return refusal
         if not state.active and not state.waiting and not self.host_load.pending:
             # Nothing runs that could correct the estimates: see `QueueAdmission`.
             self.scheduler.latency.decay()

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from prometheus_client import Gauge
+
 from foveate.core.metrics import Metrics
 from foveate.engine.chat.runner import HasBytes, KeptPrefix
 
@@ -28,9 +30,9 @@ def digest(*parts: bytes | str) -> bytes:
 class ByteBoundCache(Generic[ValueT]):
     """Values by key, with a bound on their bytes. The one used least recently is dropped first."""
 
-    def __init__(self, max_bytes: int) -> None:
-        """max_bytes: 0 keeps nothing."""
-        self.max_bytes, self.bytes = max_bytes, 0
+    def __init__(self, max_bytes: int, gauge: Gauge | None = None) -> None:
+        """max_bytes: 0 keeps nothing. gauge: the bytes are added to it."""
+        self.max_bytes, self.bytes, self._gauge = max_bytes, 0, gauge
         self._values: OrderedDict[bytes, ValueT] = OrderedDict()
 
     def __len__(self) -> int:
@@ -51,15 +53,20 @@ class ByteBoundCache(Generic[ValueT]):
         if value.nbytes > self.max_bytes:
             return
         self._values[key] = value
-        self.bytes += value.nbytes
+        self._add(value.nbytes)
         while self.bytes > self.max_bytes:
             self.drop(next(iter(self._values)))
 
     def drop(self, key: bytes) -> None:
-        """Forget a value, if it is there."""
+        """Delete a value, if it is there."""
         value = self._values.pop(key, None)
         if value is not None:
-            self.bytes -= value.nbytes
+            self._add(-value.nbytes)
+
+    def _add(self, size: int) -> None:
+        self.bytes += size
+        if self._gauge is not None:
+            self._gauge.inc(size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +81,12 @@ class PrefixHit:
 class PrefixCache(ByteBoundCache[KeptPrefix]):
     """Keys and values of prompts up to their last picture.
 
-    A prompt with several pictures is found by each of them: its first part serves a chat that goes on
-    differently. Text behind the last picture is short, and is computed again.
+    A prompt with several pictures has a key for its part up to each of them: a chat that goes on differently
+    uses the part that is equal. Text behind the last picture is short, and is computed again.
     """
 
-    def __init__(self, max_bytes: int) -> None:
-        super().__init__(max_bytes)
+    def __init__(self, max_bytes: int, gauge: Gauge | None = None) -> None:
+        super().__init__(max_bytes, gauge)
         self._parts: dict[bytes, tuple[bytes, int, int]] = {}
         """For the digest of each part: the key of the whole, and the tokens and pictures of the part."""
         self._keys_of: dict[bytes, list[bytes]] = {}
@@ -105,7 +112,7 @@ class PrefixCache(ByteBoundCache[KeptPrefix]):
             self._parts[part] = key, end, pictures
 
     def drop(self, key: bytes) -> None:
-        """Forget a prefix and the names of its parts, if it is there."""
+        """Delete a prefix and the keys of its parts, if it is there."""
         super().drop(key)
         for part in self._keys_of.pop(key, ()):
             if self._parts.get(part, (b"",))[0] == key:
@@ -118,25 +125,27 @@ class ChatCaches:
     def __init__(self, weights: str, feature_bytes: int, prefix_bytes: int, metrics: Metrics) -> None:
         """weights: digest of everything that answers depend on."""
         self.weights = weights
-        self.features: ByteBoundCache[HasBytes] = ByteBoundCache(feature_bytes)
-        self.prefixes = PrefixCache(prefix_bytes)
+        used = metrics.cache_used  # the sums over all models
+        self.features: ByteBoundCache[HasBytes] = ByteBoundCache(feature_bytes, used.labels("chat_features"))
+        self.prefixes = PrefixCache(prefix_bytes, used.labels("chat_prefixes"))
         self._requests = metrics.cache_requests
-        metrics.cache_used.labels("chat_features").set_function(lambda: self.features.bytes)
-        metrics.cache_used.labels("chat_prefixes").set_function(lambda: self.prefixes.bytes)
 
-    def feature_key(self, tenant: str, picture: bytes, encoding: str) -> bytes:
-        """The key of a picture's features. picture: SHA-256 of its bytes; encoding: how it is encoded."""
-        return digest("features", tenant, self.weights, encoding, picture)
+    def feature_key(self, scope: str, picture: bytes, encoding: str) -> bytes:
+        """The key of a picture's features.
+
+        scope: the tenant; picture: SHA-256 of its bytes; encoding: how it is encoded.
+        """
+        return digest("features", scope, self.weights, encoding, picture)
 
     def prefix_digests(
-        self, tenant: str, plan: str, ids: Sequence[int], picture_token: int, pictures: Sequence[bytes]
+        self, scope: str, plan: str, ids: Sequence[int], picture_token: int, pictures: Sequence[bytes]
     ) -> list[bytes]:
-        """The digests of a prompt up to each of its pictures.
+        """The digests of a prompt up to each of its pictures. scope: the tenant.
 
         Tokens and pictures alone would not do: the visual tokens, their number, and so all positions behind
         them depend on the plan.
         """
-        total = hashlib.sha256(digest("prefix", tenant, self.weights, plan))
+        total = hashlib.sha256(digest("prefix", scope, self.weights, plan))
         digests: list[bytes] = []
         for token in ids:
             total.update(token.to_bytes(4, "big"))

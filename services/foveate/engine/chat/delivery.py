@@ -82,7 +82,7 @@ class ChatDelivery:
                 pictures * visual,
                 entry.cached.tokens,
                 entry.active.max_tokens,
-                entry.started_at - entry.admitted_at,
+                entry.queue_s,
                 now - entry.admitted_at,
             )
         )

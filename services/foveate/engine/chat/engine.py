@@ -47,7 +47,7 @@ class ChatEngine:
     """Queue, scheduler, loop and caches around one vision-language model.
 
     All of it runs on the event loop, except for the model's steps on the device's thread, and reading the
-    texts of calls on a thread of its own. Engines of several models may share one device.
+    texts of calls on threads of its own. Engines of several models may share one device.
     """
 
     def __init__(
@@ -93,7 +93,8 @@ class ChatEngine:
         self._hangs = metrics.hangs
         metrics.hanging.labels(name).set_function(lambda: self._device.hangs.count(name))
         metrics.oldest_wait.labels(name).set_function(self._oldest_wait_s)
-        self._reader = ThreadPoolExecutor(1, "tokenize")
+        # Schemas take up to seconds to compile: other calls do not wait for them.
+        self._readers = ThreadPoolExecutor(1, "tokenize"), ThreadPoolExecutor(1, "compile")
 
     @property
     def card(self) -> ModelCard:
@@ -173,7 +174,8 @@ class ChatEngine:
         """Put a call into the queue."""
         self._check_open()
         read = partial(self.model.read, call.turns, call.options)
-        ids = await asyncio.get_running_loop().run_in_executor(self._reader, read)
+        reader = self._readers[bool(call.options.json_schema)]
+        ids = await asyncio.get_running_loop().run_in_executor(reader, read)
         self._check_open()
         entry = self._admission.admit(call, ids, reserved, self._state())
         if not math.isinf(entry.deadline):
@@ -286,4 +288,5 @@ class ChatEngine:
             entry.fail(Draining("the server shut down before the request was complete"))
         self._device.remove_tenant(self.tenant)
         self._device.close()
-        self._reader.shutdown(wait=False, cancel_futures=True)
+        for reader in self._readers:
+            reader.shutdown(wait=False, cancel_futures=True)

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import secrets
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -45,6 +46,8 @@ class ChatEntry:
         self.first_token_by = math.inf if by is None else by
         self.pinned, self.tenant, self.size_bytes = call.plan, objective.tenant, call.size_bytes
         self.options, self.may_shorten = call.options, call.may_shorten
+        self.cache_scope = secrets.token_hex(16) if call.bypass_cache else objective.tenant
+        """Chats of one scope share what is cached."""
         self.on_end: Callable[[ChatEntry, ChatEnd], None] = lambda _, __: None
         """Called once, when the call is over."""
         self.expiry: asyncio.TimerHandle | None = None
@@ -68,8 +71,9 @@ class ChatEntry:
         self.cached = CachedParts()
         self.generated = 0
         """Tokens of the answer so far."""
-        self.started_at = self.last_token_at = admitted_at
-        """When the first step for it began, and when its last token came; clock seconds."""
+        self.last_token_at = admitted_at
+        """When its last token came; clock seconds."""
+        self._started_at: float | None = None
 
     @property
     def min_rung(self) -> int:
@@ -80,6 +84,16 @@ class ChatEntry:
     def max_tokens(self) -> int:
         """Tokens of the answer at most."""
         return self.options.max_tokens
+
+    def start(self, now: float) -> None:
+        """A step for it begins, which is the first one unless it has started."""
+        if self._started_at is None:
+            self._started_at = now
+
+    @property
+    def queue_s(self) -> float:
+        """Seconds from admission to its first step; 0 before that."""
+        return 0.0 if self._started_at is None else self._started_at - self.admitted_at
 
     @property
     def question(self) -> str:

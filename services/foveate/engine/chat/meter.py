@@ -3,7 +3,7 @@
 from foveate.core.metrics import Metrics
 from foveate.engine.chat.entry import ChatEnd, ChatEntry
 from foveate.engine.chat.runner import ChatModel
-from foveate.engine.chat.scheduler import ChatScheduler
+from foveate.engine.chat.scheduler import ChatScheduler, prompt_tokens
 from foveate.estimation.chat_latency import ChatStage
 
 
@@ -39,14 +39,12 @@ class ChatMeter:
 
     def first_token(self, entry: ChatEntry, now: float) -> None:
         """Count the first token of an answer."""
-        self._queue_wait.observe(entry.started_at - entry.admitted_at)
+        self._queue_wait.observe(entry.queue_s)
         self._first_token.observe(now - entry.admitted_at)
-        visual = self._model.visual_count(entry.plan)
         for _ in entry.call.pictures:
-            self._visual.observe(visual)
-        tokens = len(entry.ids) + len(entry.call.pictures) * (visual - 1)
+            self._visual.observe(self._model.visual_count(entry.plan))
         self._cached.inc(entry.cached.tokens)
-        self._computed.inc(tokens - entry.cached.tokens)
+        self._computed.inc(prompt_tokens(self._model, entry, entry.plan) - entry.cached.tokens)
 
     def next_token(self, entry: ChatEntry, now: float) -> None:
         """Count a further token of an answer."""

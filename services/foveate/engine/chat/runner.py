@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from foveate.core.chat import CachedParts, FinishReason, SamplingOptions, TokenLogprob, Turn
+from foveate.core.chat import CachedParts, GenerationEnd, SamplingOptions, TokenLogprob, Turn
 from foveate.core.errors import FoveateError
 from foveate.core.model import ModelCard
 from foveate.core.plan import Plan
@@ -44,7 +44,7 @@ class TokenPiece(Protocol):
         ...
 
     @property
-    def finish(self) -> FinishReason | None:
+    def finish(self) -> GenerationEnd | None:
         """Why the answer ends with this piece; None while it goes on."""
         ...
 
@@ -68,7 +68,7 @@ class AnswerState(Protocol):
         ...
 
     @property
-    def finish(self) -> FinishReason | None:
+    def finish(self) -> GenerationEnd | None:
         """Why the answer has ended; None while it goes on."""
         ...
 
@@ -90,8 +90,8 @@ class AnswerCost(Protocol):
 class ChatModel(Protocol):
     """Runs the steps of answers. One thread at a time calls it, except for `read` and what is cheap.
 
-    The engine passes what these methods return from one to the next, and looks at what the protocols above
-    say alone.
+    The engine passes what these methods return from one to the next. It reads only what the protocols above
+    name.
     """
 
     @property

@@ -77,6 +77,8 @@ class ChatScheduler:
         self._drop_ended()
         step = self._start(state)
         self._stall_s = 0.0 if step is None else self._stall_s + self._predicted_s(step)
+        for entry in step.entries if step is not None else ():
+            entry.start(self.clock())
         step = step or self._decode()
         if step is None and not self._leaving:
             return None
@@ -105,7 +107,7 @@ class ChatScheduler:
 
     def keep(self, entry: ChatEntry, prefix: KeptPrefix | None) -> None:
         """Keep what was computed for a call whose first token was finite: NaN must not serve the next one."""
-        for key, features in entry.features.items():
+        for key, features in entry.features.items() if not entry.call.bypass_cache else ():
             self.caches.features.put(key, features)
         if prefix is not None:
             ends = picture_ends(entry.ids, self.model.picture_token, self.model.visual_count(entry.plan))
@@ -113,7 +115,7 @@ class ChatScheduler:
         entry.feature_keys, entry.features = [], {}
 
     def _drop_ended(self) -> None:
-        """Let go of calls that are over, and of those whose deadline has passed; their slots become free."""
+        """Remove calls that are over or whose deadline has passed, and free their slots in the next step."""
         now = self.clock()
         for entries in (self.staged, self.running):
             for entry in list(entries):
@@ -133,8 +135,9 @@ class ChatScheduler:
         if decision is None:
             return
         self._held = 0 if decision.entries or decision.refused else HELD_STEPS
+        late = TooLate("there is no time left to answer by the deadline", decision.wait_s)
         for entry in decision.refused:
-            self.queue.refuse(entry, TooLate("there is no time left to answer by the deadline"))
+            self.queue.refuse(entry, late)
         for entry, max_tokens in zip(decision.entries, decision.max_tokens, strict=True):
             self.queue.remove(entry)
             entry.plan = decision.plan
@@ -172,12 +175,18 @@ class ChatScheduler:
         """The digests of a prompt up to each picture, its kept beginning, and the pictures behind that."""
         caches, model, pictures = self.caches, self.model, entry.call.pictures
         digests: list[bytes] = []
-        if pictures and model.is_blind(plan):
+        if pictures and model.is_blind(plan) and not entry.call.bypass_cache:
             names = [picture.digest for picture in pictures]
-            digests = caches.prefix_digests(entry.tenant, str(plan), entry.ids, model.picture_token, names)
+            digests = caches.prefix_digests(
+                entry.cache_scope, str(plan), entry.ids, model.picture_token, names
+            )
         prefix = caches.prefixes.find(digests)
         rest, encoding = pictures[prefix.pictures if prefix else 0 :], model.encoding(plan)
-        return digests, prefix, [caches.feature_key(entry.tenant, each.digest, encoding) for each in rest]
+        return (
+            digests,
+            prefix,
+            [caches.feature_key(entry.cache_scope, each.digest, encoding) for each in rest],
+        )
 
     def _encode(self) -> ChatStep | None:
         """The pictures of staged calls, as many as make running answers wait for a bounded time."""
@@ -203,8 +212,6 @@ class ChatScheduler:
         for entry in ready:
             if counts and entry.left_tokens > left:
                 break
-            if entry.sequence is None:
-                entry.started_at = self.clock()
             counts.append(min(entry.left_tokens, left))
             left -= counts[-1]
         return ChatStep("prefill", ready[0].plan, tuple(ready[: len(counts)]), tuple(counts))

@@ -14,6 +14,7 @@ from foveate.core.profile import ChatMeasurement
 from foveate.core.request import Objective
 from foveate.engine.chat.engine import ChatEngine
 from foveate.engine.chat.entry import ChatEntry
+from foveate.engine.device import DeviceExecutor
 from tests.support import chat_models
 from tests.support.chat_engines import QUESTIONS, RecordedChatRunner, asked, chat_call
 from tests.support.torchvision_ops import import_transformers
@@ -29,7 +30,8 @@ class LadderEngine:
     def __init__(self) -> None:
         self.runner, self.metrics = RecordedChatRunner(slots=2, slot_tokens=128), Metrics()
         self.runner.card = replace(self.runner.card, ladder=self.ladder())
-        self.engine = ChatEngine(self.runner, self.metrics, clock=lambda: 10.0)
+        device = DeviceExecutor(clock=lambda: 10.0)
+        self.engine = ChatEngine(self.runner, self.metrics, device=device, clock=lambda: 10.0)
 
     def ladder(self) -> tuple[Rung, ...]:
         def rung(text: str, tokens: int, quality: float, worst: float) -> Rung:
@@ -103,6 +105,19 @@ async def test_a_call_that_is_late_on_an_idle_device_is_no_demand(ladder: Ladder
     assert ladder.demand == 0
     ladder.engine.count_refused(1.0)
     assert ladder.demand > 0
+
+
+async def test_no_waiting_call_is_refused_before_the_new_one_is_decoded(ladder: LadderEngine) -> None:
+    flood = chat_call(QUESTIONS[0], [1], objective=Objective(18.0, tenant="a"))
+    waiting = []
+    with pytest.raises(TooLate):
+        while True:
+            waiting.append(ladder.admit(flood))
+    other = replace(flood, objective=Objective(18.0, tenant="b"))
+    ladder.engine.reserve(other.objective, None, 0.0, other)
+    assert not any(entry.over for entry in waiting)
+    ladder.admit(other)
+    assert [entry.over for entry in waiting] == [False] * (len(waiting) - 1) + [True]
 
 
 async def test_full_quality_demand_is_the_cost_of_the_call_at_full(ladder: LadderEngine) -> None:

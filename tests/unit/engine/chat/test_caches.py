@@ -121,6 +121,11 @@ def test_bytes_and_look_ups_are_counted() -> None:
     both.prefixes.keep([b"b"], [9], KeptTokens(9))
     both.count("chat_features", 2, 1)
     value = metrics.registry.get_sample_value
+    other = ChatCaches("of another model", 100, 100, metrics)
+    other.features.put(b"a", KeptTokens(60))
+    assert value("foveate_cache_bytes", {"cache": "chat_features"}) == 67
+    other.features.put(b"b", KeptTokens(50))
+    other.features.drop(b"b")
     assert value("foveate_cache_bytes", {"cache": "chat_features"}) == 7
     assert value("foveate_cache_bytes", {"cache": "chat_prefixes"}) == 9
     assert value("foveate_cache_requests_total", {"cache": "chat_features", "result": "hit"}) == 2

@@ -62,7 +62,7 @@ async def test_an_answer_starts_goes_on_and_ends(stepped: SteppedChat) -> None:
     stepped.delivery.answered(*stepped.step())
     started, token = await events(entry)
     assert isinstance(started, ChatStarted) and isinstance(token, ChatToken)
-    assert (started.queue_s, started.first_token_s) == (2.0, 2.0)
+    assert (started.queue_s, started.first_token_s) == (1.0, 2.0)
     for now in (3.0, 4.0):
         stepped.now = now
         stepped.delivery.answered(*stepped.step())

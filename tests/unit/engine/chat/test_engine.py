@@ -500,7 +500,7 @@ async def test_a_chat_that_fits_under_a_cheaper_plan_gets_it(runner: RecordedCha
     async with running_chat(runner) as engine:
         answer = await collect(engine, call)
         assert answer.started is not None and answer.started.plan == rungs[0].plan
-        assert (answer.started.reason, answer.started.quality) == ("pinned", 0.9)
+        assert (answer.started.reason, answer.started.quality) == ("context", 0.9)
         assert answer.text == expected(call, rungs[0].plan)
         with pytest.raises(BadRequest, match="16 of them visual"):
             await collect(engine, replace(call, objective=Objective(min_quality=0.95)))

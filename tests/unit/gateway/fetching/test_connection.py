@@ -1,5 +1,6 @@
 """One request over a connection to a checked address."""
 
+import asyncio
 import logging
 import ssl
 from ipaddress import ip_address
@@ -9,7 +10,16 @@ import pytest
 
 from foveate.core.errors import UrlFailed
 from foveate.core.url_hosts import read_host
-from foveate.gateway.fetching.connection import MAX_ADDRESSES, Connector, PinnedNetwork, remote_failures
+from foveate.gateway.fetching.connection import (
+    HEAD_READ_BYTES,
+    MAX_ADDRESSES,
+    MAX_HEAD_BYTES,
+    BoundedHeadStream,
+    Connector,
+    HeadLimit,
+    PinnedNetwork,
+    remote_failures,
+)
 from foveate.gateway.fetching.url_rules import FetchTarget
 from tests.support.remote_files import RoutedNetwork, file_answer, file_server
 
@@ -49,6 +59,24 @@ async def test_the_host_of_the_request_is_that_of_the_url(host: str, port: int, 
             assert (response.status, await response.aread()) == (200, b"file")
     assert line in files.heads[0]
     assert files.heads[0].lower().count(b"host:") == 1
+
+
+async def test_a_head_is_read_in_small_pieces_and_its_file_in_large_ones() -> None:
+    """All bytes of one read are parsed at once, on the event loop."""
+    head = HeadLimit()
+    async with file_server({"/": file_answer(bytes(2 * MAX_HEAD_BYTES))}) as files:
+        network = RoutedNetwork(files.port)
+        stream = BoundedHeadStream(await network.connect_tcp("images.example.org", 80), head)
+        await stream.write(b"GET / HTTP/1.1\r\n\r\n")
+        await asyncio.sleep(0.05)
+        assert len(await stream.read(2**16)) <= HEAD_READ_BYTES
+        head.complete = True
+        sizes = [len(await stream.read(2**16)) for _ in range(2)]
+        assert max(sizes) > HEAD_READ_BYTES
+        head.complete, head.read = False, MAX_HEAD_BYTES + 1
+        with pytest.raises(httpcore2.RemoteProtocolError):
+            await stream.read(2**16)
+        await stream.aclose()
 
 
 def test_headers_of_answers_are_not_logged() -> None:

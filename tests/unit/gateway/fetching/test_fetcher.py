@@ -259,6 +259,19 @@ async def interim(writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(0.01)
 
 
+async def fast_interim(writer: asyncio.StreamWriter) -> None:
+    while True:
+        writer.write(b"HTTP/1.1 100 Continue\r\n\r\n" * 1000)
+        await writer.drain()
+
+
+async def tiny_chunks(writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+    while True:
+        writer.write(b"1\r\nx\r\n" * 1000)
+        await writer.drain()
+
+
 async def silent(writer: asyncio.StreamWriter) -> None:
     await asyncio.Event().wait()
 
@@ -295,6 +308,8 @@ async def huge_head(writer: asyncio.StreamWriter) -> None:
         (file_answer(b"", length=10**12), BodyTooLarge, "over the server's limit"),
         (file_answer(bytes(4097)), BodyTooLarge, "4096 bytes for an image, 8192 for a clip"),
         (endless, BodyTooLarge, "over the server's limit"),
+        (fast_interim, UrlFailed, "no valid HTTP"),
+        (tiny_chunks, UrlFailed, "too many small chunks"),
         (drip, UrlFailed, "did not arrive within 0.5 s"),
         (slow_head, UrlFailed, "did not arrive within 0.5 s"),
         (interim, UrlFailed, "did not arrive within 0.5 s"),

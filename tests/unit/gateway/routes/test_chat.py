@@ -45,6 +45,12 @@ LONG: dict[str, Any] = {"model": NAME, "messages": [user()], "max_tokens": 40, "
 """An answer of many tokens."""
 
 
+class Seen(BaseModel):
+    """An answer that is short whatever the weights."""
+
+    big: bool
+
+
 def error_of(response: Any) -> dict[str, Any]:
     """The error object of a response, which must have no other content."""
     assert response.headers["content-type"] == "application/json"
@@ -599,3 +605,76 @@ async def test_a_large_body_is_parsed_off_the_event_loop() -> None:
         response = await chats.post(body(messages=[user(picture(url=data_url(large, "image/bmp")), text())]))
         assert chats.limiter.bytes == 0
     assert response.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("part", "param"),
+    [
+        ('"\\ud800": 1', "\\ud800"),
+        ('"foveate": {"\\ud800": 1}', "foveate.\\ud800"),
+        ('"foveate": {"\\ud800": 1, "\\ud800": 2}', "foveate.\\ud800"),
+        ('"response_format": {"\\udfff": 1}', "response_format.\\udfff"),
+    ],
+)
+async def test_a_name_that_is_no_unicode_is_refused(part: str, param: str) -> None:
+    """The error repeats the name, which UTF-8 cannot encode."""
+    async with chat_listening() as chats:
+        content = json.dumps(body())[:-1] + f", {part}}}"
+        refused = await chats.post(content.encode())
+    assert (refused.status_code, error_of(refused)["param"]) == (400, param)
+
+
+@pytest.mark.parametrize("pictures", [0, 16])
+async def test_a_chat_that_is_too_long_has_the_code_of_openai(pictures: int) -> None:
+    """With pictures alone, it is refused before they are decoded."""
+    parts = [picture()] * pictures + [text("fox " * (1 if pictures else 300))]
+    async with chat_listening() as chats:
+        with pytest.raises(openai.BadRequestError, match="takes 255") as refused:
+            await chats.create(**body(messages=[user(*parts)]))
+    assert (refused.value.code, refused.value.param) == ("context_length_exceeded", "messages")
+
+
+@pytest.mark.parametrize("url", ["iVBORw0KGgo" * 1000, " " + data_url(bytes(9000))])
+async def test_a_data_url_without_its_head_is_named_as_such(url: str) -> None:
+    async with chat_listening() as chats:
+        refused = await chats.post(body(messages=[user(picture(url=url), text())]))
+    assert refused.status_code == 400
+    assert "must begin with http://, https:// or data:" in error_of(refused)["message"]
+
+
+async def test_a_schema_that_turns_out_too_complex_is_no_failure_of_the_server() -> None:
+    """The official client would send it again after a 500."""
+    schema = {"type": "string", "pattern": "^" + "(a|b)?" * 500 + "$"}
+    kind = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    async with chat_listening() as chats:
+        with pytest.raises(openai.BadRequestError, match="too many expressions") as refused:
+            await chats.create(**body(max_tokens=60, response_format=kind))
+        assert chats.counted("invalid") == 1
+    assert refused.value.param == "response_format"
+
+
+async def test_a_client_of_http_1_0_gets_a_stream_without_chunks() -> None:
+    content = json.dumps(body(stream=True)).encode()
+    head = f"POST {PATH} HTTP/1.0\r\ncontent-type: application/json\r\ncontent-length: {len(content)}"
+    async with chat_listening() as chats, chats.connect() as connection:
+        await connection.send(f"{head}\r\n\r\n".encode() + content)
+        async with asyncio.timeout(WAIT_S):
+            answer, _, events = (await connection.reader.read()).partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in answer.lower() and b"connection: close" in answer.lower()
+    assert events.startswith(b'data: {"id"') and events.endswith(b"\n\ndata: [DONE]\n\n")
+    assert all(event.startswith(b"data: ") for event in events.split(b"\n\n")[:-1])
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
+async def test_a_parsed_answer_may_be_sent_back() -> None:
+    async with chat_listening() as chats:
+        answer = await chats.client.chat.completions.parse(
+            model=NAME, messages=[user()], response_format=Seen, max_tokens=60
+        )
+        message = answer.choices[0].message
+        assert isinstance(message.parsed, Seen) and message.content
+        for sent_back in (message, message.model_dump()):
+            await chats.create(**body(messages=[user(), sent_back, user(text("and?"))]))
+        assert chats.cluster.calls[-1].turns[1] == Turn("assistant", (message.content,))
+        refused = await chats.post(body(messages=[{"role": "user", "content": "x", "parsed": {}}]))
+    assert error_of(refused)["param"] == "messages[0].parsed"

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from typing import Any
 
 import openai
@@ -21,6 +22,7 @@ from tests.support.chat_gateway import (
     until,
     user,
 )
+from tests.support.http_connections import WAIT_S
 
 pytestmark = pytest.mark.anyio
 
@@ -78,6 +80,78 @@ async def test_an_answer_is_cut_off_in_time_where_the_client_allows_it() -> None
     assert answer.foveate["slo_met"] is True
 
 
+@pytest.mark.parametrize(("ttft_ms", "met"), [(50, False), (60_000, True)])
+async def test_a_first_token_that_is_late_misses_the_objective(ttft_ms: int, met: bool) -> None:
+    runner = RecordedChatRunner(slots=2, slot_tokens=256)
+    async with chat_listening(runner, policy="fifo") as chats:
+        runner.before = lambda stage, _: time.sleep(0.1 if stage == "prefill" else 0)
+        both = {"foveate": {"ttft_ms": ttft_ms, "slo_ms": 60_000}}
+        answer = await chats.create(**body(), extra_body=both)
+        assert answer.foveate["slo_met"] is met
+        headers = {"x-ttft-ms": str(ttft_ms)}
+        chunks = [each async for each in await chats.create(**body(), stream=True, extra_headers=headers)]
+        assert chunks[-1].foveate["slo_met"] is met
+        assert chats.metric("foveate_slo_total", model=NAME, met=str(met).lower()) == 2
+
+
+async def test_a_refused_first_token_is_a_missed_objective() -> None:
+    async with chat_listening(measured_runner(light_s=1.0, full_s=100.0)) as chats:
+        error_of(await chats.post(body(foveate={"ttft_ms": 500})), 429, "rate_limit_exceeded")
+        assert chats.metric("foveate_slo_total", model=NAME, met="false") == 1
+
+
+SECOND = "how many objects are there?"
+
+
+async def test_follow_up_turns_skip_the_encoder_and_the_prefill_of_the_picture() -> None:
+    first = [user()]
+    async with chat_listening() as chats:
+        answer = await chats.create(**body(messages=first))
+        said = answer.choices[0].message.model_dump(exclude_none=True)
+        follow_up = [*first, said, user(text(SECOND))]
+        before = chats.runner.count("encode")
+        turns = await chats.create(**body(messages=follow_up))
+        again = await chats.create(**body(messages=[user(picture(), text(SECOND))]))
+        assert chats.runner.count("encode") == before == 1
+        assert chats.metric("foveate_cache_requests_total", cache="chat_prefixes", result="hit") == 2
+        # Before the picture there is one mark; what follows it is computed again.
+        visual = chats.runner.visual_count(chats.runner.full)
+        prefills = [size for stage, size in chats.runner.steps if stage == "prefill"]
+    for each, prefilled in zip((answer, turns, again), prefills, strict=True):
+        usage = each.usage
+        assert usage.prompt_tokens_details.image_tokens == each.foveate["visual_tokens"] == visual
+        assert usage.prompt_tokens - usage.prompt_tokens_details.cached_tokens == prefilled
+        assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
+    assert [each.usage.prompt_tokens_details.cached_tokens for each in (answer, turns, again)] == [
+        0, visual + 1, visual + 1,
+    ]  # fmt: skip
+    assert turns.usage.prompt_tokens > answer.usage.prompt_tokens
+    async with chat_listening(chat_prefix_bytes=0, chat_feature_bytes=0) as chats:
+        computed = await chats.create(**body(messages=follow_up))
+    assert computed.choices[0].message.content == turns.choices[0].message.content
+    assert computed.usage.prompt_tokens_details.cached_tokens == 0
+
+
+async def test_a_chat_may_bypass_the_caches() -> None:
+    async with chat_listening() as chats:
+        for control, encoded, cached in (
+            ("no-store", 1, False), ("no-cache", 2, False), ("", 3, False), ("no-cache", 4, False),
+            ("max-age=9", 4, True),
+        ):  # fmt: skip
+            answer = await chats.create(**body(), extra_headers={"cache-control": control} if control else {})
+            assert chats.runner.count("encode") == encoded
+            assert bool(answer.usage.prompt_tokens_details.cached_tokens) == cached
+
+
+async def test_tenants_share_no_cached_pictures() -> None:
+    async with chat_listening(tenant_header="x-tenant") as chats:
+        for tenant, cached in (("a", False), ("b", False), ("a", True), ("", False)):
+            before = chats.runner.count("encode")
+            answer = await chats.create(**body(), extra_headers={"x-tenant": tenant} if tenant else {})
+            assert bool(answer.usage.prompt_tokens_details.cached_tokens) == cached
+            assert chats.runner.count("encode") == before + (not cached)
+
+
 async def test_a_full_queue_is_429() -> None:
     async with chat_listening(queue_items=1) as chats:
         chats.slow_down(0.02)
@@ -96,7 +170,7 @@ async def test_a_full_queue_is_429() -> None:
 
 
 async def test_a_device_that_hangs_is_503() -> None:
-    async with chat_listening(hang_timeout_s=0.1, hang_restart_s=60) as chats:
+    async with chat_listening(hang_timeout_s=1.0, hang_restart_s=60) as chats:
         chats.runner.gate.clear()
         running = asyncio.create_task(chats.create(**LONG))
         await until(lambda: chats.cluster.problem)
@@ -173,5 +247,26 @@ async def test_schemas_are_compiled_off_the_event_loop_and_the_devices_thread() 
     async with chat_listening(runner) as chats:
         answer = await chats.create(**body(response_format={"type": "json_object"}))
         assert answer.choices[0].message.content.startswith("{")
-    assert threads[0].startswith("tokenize")
+    assert threads[0].startswith("compile")
     assert len(threads) == 2  # the second one gets what was kept
+
+
+async def test_a_schema_that_compiles_slowly_delays_no_other_chat() -> None:
+    runner, compiling = RecordedChatRunner(slots=2, slot_tokens=256), threading.Event()
+    compile_schema, asked = runner.constraints.compile, threading.Event()
+
+    def slow(schema: str) -> JsonConstraint:
+        asked.set()
+        assert compiling.wait(WAIT_S)
+        return compile_schema(schema)
+
+    runner.constraints.compile = slow  # type: ignore[method-assign]
+    async with chat_listening(runner) as chats:
+        held = asyncio.create_task(chats.create(**body(response_format={"type": "json_object"})))
+        await until(asked.is_set)
+        try:
+            answer = await asyncio.wait_for(chats.create(**body()), WAIT_S / 2)
+        finally:
+            compiling.set()
+        assert answer.choices[0].message.content
+        assert (await held).choices[0].message.content.startswith("{")

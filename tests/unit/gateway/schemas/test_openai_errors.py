@@ -8,11 +8,13 @@ from starlette.requests import Request
 from foveate.core.errors import (
     BadPlan,
     BadRequest,
+    ContextTooLong,
     DeadlineExceeded,
     Draining,
     FoveateError,
     Overloaded,
     RunFailed,
+    SchemaTooComplex,
     TooLate,
     UnknownModel,
 )
@@ -25,6 +27,8 @@ from foveate.gateway.schemas.openai_errors import http_error, openai_error
     [
         (BadRequest("d", "stop[1]"), 400, "invalid_request_error", "stop[1]", None),
         (BadPlan("d"), 400, "invalid_request_error", None, None),
+        (ContextTooLong("d"), 400, "invalid_request_error", None, "context_length_exceeded"),
+        (SchemaTooComplex("d"), 400, "invalid_request_error", "response_format", None),
         (UnknownModel("d"), 404, "invalid_request_error", "model", "model_not_found"),
         (Overloaded("d"), 429, "rate_limit_error", None, "rate_limit_exceeded"),
         (TooLate("d", 2.1), 429, "rate_limit_error", None, "rate_limit_exceeded"),

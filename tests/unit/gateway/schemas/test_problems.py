@@ -8,6 +8,7 @@ from starlette.requests import Request
 
 from foveate.core.errors import (
     BadPlan,
+    BadRequest,
     DeadlineExceeded,
     Draining,
     FoveateError,
@@ -66,3 +67,8 @@ async def test_an_error_of_the_framework_is_a_problem_document_too() -> None:
 async def test_any_other_error_is_raised_again() -> None:
     with pytest.raises(ValueError, match="internal"):
         await http_problem(REQUEST, ValueError("internal"))
+
+
+def test_an_error_may_repeat_a_name_that_is_no_unicode() -> None:
+    body = problem(BadRequest("there is no option 'a\ud800'"), "1").body
+    assert json.loads(bytes(body))["detail"] == "there is no option 'a\\ud800'"

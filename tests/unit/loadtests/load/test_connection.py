@@ -27,8 +27,9 @@ def test_a_connection_carries_several_requests() -> None:
         scripted_server(lambda n: http(200, b"answer %d" % n)) as server,
         connected(server.port) as connection,
     ):
-        assert connection.exchange(REQUEST) == (200, b"answer 0", True)
-        assert connection.exchange(REQUEST) == (200, b"answer 1", True)
+        for number in range(2):
+            reply = connection.exchange(REQUEST)
+            assert (reply.status, reply.body, reply.reusable) == (200, b"answer %d" % number, True)
         assert server.connections == 1
 
 
@@ -37,7 +38,24 @@ def test_a_response_that_closes_the_connection_is_not_reusable() -> None:
         scripted_server(lambda _: http(503, b"", "connection: close")) as server,
         connected(server.port) as connection,
     ):
-        assert connection.exchange(REQUEST) == (503, b"", False)
+        reply = connection.exchange(REQUEST)
+        assert (reply.status, reply.body, reply.reusable) == (503, b"", False)
+
+
+def test_each_part_of_a_streamed_answer_has_the_time_at_which_it_came() -> None:
+    def answer(_: int) -> Iterator[bytes]:
+        yield b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+        for part in (b"2\r\nab\r\n", b"3\r\ncde\r\n", b"0\r\n\r\n"):
+            time.sleep(0.1)
+            yield part
+
+    with scripted_server(answer) as server, connected(server.port) as connection:
+        sent = time.perf_counter()
+        reply = connection.exchange(REQUEST)
+    assert reply.body == b"abcde"
+    (first, first_at), (second, second_at) = reply.received
+    assert (first, second) == (2, 5)
+    assert sent < first_at <= second_at - 0.05
 
 
 @pytest.mark.parametrize(

@@ -41,9 +41,10 @@ def test_an_invalid_mix_is_an_error_of_one_sentence(mix: str, sentence: str) -> 
 
 def test_a_class_sends_headers_for_values_that_are_not_the_default() -> None:
     assert WeightedSloClass(deadline_ms=200).headers("x-tenant") == {"x-slo-ms": "200"}
-    full = WeightedSloClass(deadline_ms=12.5, min_quality=0.9, priority=-2, tenant="a")
+    full = WeightedSloClass(deadline_ms=12.5, ttft_ms=3, min_quality=0.9, priority=-2, tenant="a")
     assert full.headers("x-account") == {
         "x-slo-ms": "12.5",
+        "x-ttft-ms": "3",
         "x-min-quality": "0.9",
         "x-priority": "-2",
         "x-account": "a",

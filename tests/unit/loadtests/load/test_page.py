@@ -5,7 +5,7 @@ from dataclasses import replace
 from xml.etree import ElementTree
 
 from loadtests.load.page import page
-from tests.support.load_runs import RECORDS, load_record, load_run
+from tests.support.load_runs import CHATS, RECORDS, load_record, load_run
 
 
 def test_the_report_is_self_contained_and_names_the_commands() -> None:
@@ -26,6 +26,15 @@ def test_the_report_is_self_contained_and_names_the_commands() -> None:
     for plot in plots:
         ElementTree.fromstring(plot)  # noqa: S314  # our own
     assert "Highest rate that attained 99% together with all lower rates: step:4: none." in html
+
+
+def test_a_run_of_chats_has_tables_of_tokens_places_and_questions() -> None:
+    html = page([load_run("images"), load_run("chats", CHATS)])
+    tables = re.findall(r"<table>.*?</table>", html, re.DOTALL)
+    (tokens,) = (table for table in tables if "first token p50 ms" in table and "tokens/s" in table)
+    assert "chats" in tokens and "images" not in tokens and "25.00%" in tokens
+    assert "<h3>By kind of question</h3>" in html and "follow-up" in html
+    assert "<h2>Chats</h2>" not in page([load_run()])
 
 
 def test_one_run_has_no_plot_over_rates() -> None:

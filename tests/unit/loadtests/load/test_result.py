@@ -6,7 +6,7 @@ import pytest
 
 from loadtests.load.records import RequestRecord
 from loadtests.load.result import as_json, by_rate, highest_good_rate, read_runs
-from tests.support.load_runs import RECORDS, load_run
+from tests.support.load_runs import CHATS, RECORDS, load_run
 
 
 def test_the_figures_include_the_cost_of_the_generator() -> None:
@@ -34,6 +34,22 @@ def test_a_run_survives_the_round_trip_through_json() -> None:
     assert fields["by_promise"]["all"]["offered"] == 8
     assert fields["requests"]["promise"] == ["all"] * 8
     assert fields["requests"]["timings_ms"] == {"queue": [1.5] * 8}
+
+
+def test_a_run_of_chats_survives_the_round_trip_and_has_groups() -> None:
+    run = load_run(records=CHATS)
+    text = as_json([run])
+    (back,) = read_runs(text)
+    assert back.records[0].chat == CHATS[0].chat
+    assert as_json([back]) == text
+    assert back.figures()["ttft_ms_p50"] == 20.0
+    places = run.by_place()
+    assert list(places) == ["new picture", "follow-up"]
+    assert places["follow-up"]["offered"] == 2 and places["follow-up"]["attainment"] == 0.5
+    assert list(run.by_question()) == ["count", "name"]
+    assert "ttft_ms_p50" not in load_run().figures() and load_run().by_question() == {}
+    (saved,) = json.loads(text)["runs"]
+    assert saved["by_question"]["name"]["cached_share"] == 0.25
 
 
 def test_a_rate_counts_as_good_only_if_all_lower_rates_do() -> None:

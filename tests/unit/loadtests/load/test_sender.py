@@ -52,7 +52,7 @@ def test_the_probe_waits_while_the_server_is_busy() -> None:
     ("answer", "problem"),
     [
         (None, "no server answers at http://127.0.0.1"),
-        (http(422, b"not a JPEG"), "answered 422 to the first image: not a JPEG"),
+        (http(422, b"not a JPEG"), "answered 422 to the first request: not a JPEG"),
         (http(200, b"<html>"), "the parser cannot read the answer of .*: <html>"),
     ],
 )

@@ -20,6 +20,12 @@ def test_only_this_machine_can_be_a_target(url: str, sentence: str) -> None:
         target(url, "/classify", {})
 
 
+def test_the_base_url_may_be_that_of_an_openai_client() -> None:
+    for base in ("http://127.0.0.1:8000", "http://127.0.0.1:8000/v1", "http://127.0.0.1:8000/v1/"):
+        assert target(base, "/v1/chat/completions", {}).path == "/v1/chat/completions"
+    assert target("http://127.0.0.1:8000/v1", "/classify", {}).path == "/v1/classify"
+
+
 def test_a_request_is_valid_http() -> None:
     server = target("http://127.0.0.1:8000", "/classify", {"x-plan": "full"})
     head = request_head(server, {"x-slo-ms": "200"})

@@ -12,12 +12,12 @@ from foveate.models.profiling.chat_quality import (
     ChatEvaluator,
     KindScores,
     encoding_key,
-    normalised,
     turns_of,
 )
 from foveate.models.profiling.question_set import DecodedQuestions, question_folder
 from foveate.models.vlm.answering import ChatRequest
 from foveate.models.vlm.runner import ChatRunner
+from foveate.models.zoo.heldout import normalised
 from tests.support.question_sets import answered, chat_model, decoded, unanswered, write_folder
 
 pytestmark = pytest.mark.usefixtures("inference_on_one_thread")

@@ -10,7 +10,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from foveate.core.chat import SamplingOptions, Turn
-from foveate.core.errors import BadRequest, RunFailed
+from foveate.core.errors import BadRequest, SchemaTooComplex
 from foveate.models.vlm import constraints
 from foveate.models.vlm.answering import ChatRequest
 from foveate.models.vlm.constraints import MAX_SCHEMA_BYTES, ConstraintCompiler, check_schema
@@ -141,7 +141,7 @@ def test_a_schema_that_can_be_obeyed_is_not_refused(schema: dict[str, Any]) -> N
 def test_a_token_that_is_not_allowed_fails_the_answer(runner: ChatRunner) -> None:
     constraint = ConstraintCompiler(runner.tokenizer).compile('{"type":"boolean"}')
     constraint.allowed()
-    with pytest.raises(RunFailed, match="JSON schema"):
+    with pytest.raises(SchemaTooComplex, match="JSON schema"):
         constraint.accept(runner.tokenizer.encode("fox")[-1])
 
 
