@@ -6,13 +6,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from foveate.core.chat import ChatCall, ChatEnded, ChatPicture, ChatStarted, ChatToken, SamplingOptions
+from foveate.core.chat import ChatCall, ChatPicture, ChatStarted, ChatToken, SamplingOptions
 from foveate.core.errors import FoveateError
 from foveate.core.plan import Plan
 from foveate.core.request import Objective
 from foveate.engine.chat.engine import ChatEngine
-from foveate.models.profiling.chat_quality import normalised, turns_of
+from foveate.models.profiling.chat_quality import turns_of
 from foveate.models.profiling.question_set import DecodedQuestions
+from foveate.models.zoo.heldout import normalised
 
 SHORT, LONG = 4, 64
 LENGTHS = (SHORT, 8, 16, 32, LONG)
@@ -104,8 +105,6 @@ async def ask(engine: ChatEngine, call: ChatCall) -> TimedAnswer:
             elif isinstance(event, ChatToken):
                 text += event.text
                 tokens.append(event.logprob.data if event.logprob else None)
-            elif isinstance(event, ChatEnded) and event.finish == "error":
-                error = "error"
     except FoveateError as failure:
         error = type(failure).__name__
     return TimedAnswer(text, tuple(tokens), plan, first_s, time.perf_counter() - sent, cached, error)

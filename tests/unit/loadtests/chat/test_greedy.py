@@ -3,7 +3,7 @@
 import pytest
 
 from foveate.models.vlm.runner import ChatRunner
-from loadtests.chat import greedy
+from loadtests.chat import generate, greedy
 from loadtests.chat.device import SharedDevice
 from loadtests.chat.workload import ChatQuestion
 
@@ -14,7 +14,7 @@ def test_answers_are_equal_and_a_difference_is_counted(
     runner: ChatRunner, device: SharedDevice, asked: list[ChatQuestion], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert greedy.measure(runner, device, asked, PLANS) == {"greedy_questions": 6, "greedy_equal": 1.0}
-    original, seen = greedy.generate, list[list[list[int]]]()
+    original, seen = generate.generate, list[list[list[int]]]()
 
     def other(*parts: object, **options: object) -> list[list[int]]:
         seen.append(original(*parts, **options))  # type: ignore[arg-type]

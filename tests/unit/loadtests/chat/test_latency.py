@@ -7,7 +7,7 @@ import pytest
 from foveate.models.vlm.runner import ChatRunner
 from loadtests.chat import latency
 from loadtests.chat.device import SharedDevice, serving
-from loadtests.chat.workload import ChatQuestion, ask
+from loadtests.chat.workload import SHORT, ChatQuestion, ask
 
 
 def test_latencies_and_their_ratios(
@@ -32,7 +32,7 @@ def test_a_prefix_is_kept_by_the_chats_that_are_timed(
 ) -> None:
     async def cached() -> list[int]:
         async with serving(runner, device) as engine:
-            call = asked[0].call(latency.SHORT, runner.full)
+            call = asked[0].call(SHORT, runner.full)
             return [(await ask(engine, call)).cached_tokens for _ in range(2)]
 
     first, second = asyncio.run(cached())

@@ -75,3 +75,15 @@ def test_a_row_that_is_not_finite_fails_alone(value: float) -> None:
     assert isinstance(failed, RunFailed)
     assert isinstance(first, TokenChoice) and isinstance(last, TokenChoice)
     assert first.token == last.token == 1
+
+
+def test_the_best_tokens_of_a_batch_are_those_of_each_row_alone() -> None:
+    logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
+    plain, listed = SamplingOptions(), SamplingOptions(top_logprobs=2)
+    assert Sampler(plain).takes_best and not Sampler(listed).takes_best
+    assert not Sampler(SamplingOptions(temperature=0.5, seed=1)).takes_best
+    batch = choose(logits, [Sampler(plain), Sampler(listed), Sampler(plain)])
+    for row, choice in zip(logits, batch, strict=True):
+        [alone] = choose(row[None], [Sampler(listed)])
+        assert isinstance(choice, TokenChoice) and isinstance(alone, TokenChoice)
+        assert (choice.token, choice.logprob) == (alone.token, alone.logprob)
