@@ -16,12 +16,12 @@ ARG TORCH_INDEX
 RUN /opt/foveate/bin/pip install --no-cache-dir ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "torch>=2.11"
 
 FROM torch AS build
-RUN /opt/foveate/bin/pip install --no-cache-dir ".[torch,photos,redis,otel]"
+RUN /opt/foveate/bin/pip install --no-cache-dir ".[torch,photos,transformers,redis,otel]"
 
 FROM torch AS build-ray
 # The same version as rayVersion in k8s/ray.
 ARG RAY=2.60.0
-RUN /opt/foveate/bin/pip install --no-cache-dir ".[torch,photos,ray,redis,otel]" "ray[serve]==$RAY"
+RUN /opt/foveate/bin/pip install --no-cache-dir ".[torch,photos,transformers,ray,redis,otel]" "ray[serve]==$RAY"
 
 FROM source AS build-ray-gateway
 ARG RAY=2.60.0

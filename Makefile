@@ -91,7 +91,7 @@ train-chat: $(VENV)/.train
 $(VENV)/.installed: pyproject.toml | $(BIN)/pip
 	$(BIN)/pip install --quiet $(TORCH)
 	echo "$(TORCH)" > $(VENV)/constraints.txt
-	$(BIN)/pip install --quiet --constraint $(VENV)/constraints.txt --editable '.[torch]'
+	$(BIN)/pip install --quiet --constraint $(VENV)/constraints.txt --editable '.[torch,transformers]'
 	$(BIN)/pip install --quiet --constraint $(VENV)/constraints.txt --editable '.[photos]' \
 		|| echo "make: the weights for photographs cannot be installed; vit-t classifies instead"
 	touch $@

@@ -64,9 +64,9 @@ def _setup(settings: Mapping[str, str], packages: Sequence[str]) -> list[list[st
     return [[what, value] for what, value in {**settings, **measured}.items()]
 
 
-def read(name: str) -> Figures:
-    """The figures of the committed JSON file."""
-    figures: Figures = json.loads((FOLDER / f"{name}.json").read_text())
+def read(name: str, folder: Path = FOLDER) -> Figures:
+    """The figures of the JSON file of an earlier run; by default, the committed one."""
+    figures: Figures = json.loads((folder / f"{name}.json").read_text())
     return figures
 
 

@@ -7,6 +7,7 @@ pooled ones and beside answers without a picture, on the shipped held-out questi
 import argparse
 import logging
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -32,6 +33,7 @@ COMPARED = 200
 """Questions whose answers are compared with those of transformers."""
 BATCH = 8
 UNMERGING_REPEATS = 31
+PARTS = ("speed", "generation", "unmerging", "accuracy")
 
 
 def main() -> None:
@@ -42,6 +44,11 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=0, help="maximum number of pictures; 0 for all")
     parser.add_argument(
         "--blind-log", type=Path, default=BLIND_LOG, help="log of a training without pictures (%(default)s)"
+    )
+    parser.add_argument(
+        "--parts",
+        default=",".join(PARTS),
+        help="parts to measure (%(default)s); figures of the others stay as the file has them",
     )
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder to write to (%(default)s)")
     parser.add_argument("--render", action="store_true", help=RENDER_HELP)
@@ -55,7 +62,12 @@ def main() -> None:
     logging.getLogger("matplotlib").setLevel("WARNING")
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     runner = ChatModelLoader().load(options.model, LoadOptions(precision="fp32"), warm_ladder=False)
-    figures = measure(runner, questions(runner, options.limit))
+    parts = options.parts.split(",")
+    if unknown := set(parts) - set(PARTS):
+        parser.error(f"there are no parts {', '.join(sorted(unknown))}: choose among {', '.join(PARTS)}")
+    has_figures = (options.out / f"{charts.NAME}.json").exists()
+    before = read(charts.NAME, options.out) if has_figures and set(parts) < set(PARTS) else {}
+    figures = before | measure(runner, questions(runner, options.limit), parts)
     figures |= accuracy.trained_blind(options.blind_log)
     figures = accuracy.summary(figures) | figures
     charts.draw(figures, options.out)
@@ -74,14 +86,19 @@ def questions(runner: ChatRunner, limit: int) -> DecodedQuestions:
     return DecodedQuestions(source, images)
 
 
-def measure(runner: ChatRunner, data: DecodedQuestions) -> Figures:
-    """The figures, without those that follow from others."""
+def measure(runner: ChatRunner, data: DecodedQuestions, parts: Collection[str] = PARTS) -> Figures:
+    """The figures of some parts, without those that follow from others."""
     figures: Figures = {"questions": len(data.asked), "pictures": len(data.images)}
-    figures |= speed.measure(runner, data)
-    figures["generate_equal"] = round(generation.share_equal(runner, data, COMPARED), 4)
-    times = unmerging.measure(BATCH, UNMERGING_REPEATS)
-    figures |= {f"{UNMERGING}{name}": value for name, value in times.items()}
-    return figures | accuracy.measure(runner, ChatEvaluator(runner, data), chat_plans(runner))
+    if "speed" in parts:
+        figures |= speed.measure(runner, data)
+    if "generation" in parts:
+        figures["generate_equal"] = round(generation.share_equal(runner, data, COMPARED), 4)
+    if "unmerging" in parts:
+        times = unmerging.measure(BATCH, UNMERGING_REPEATS)
+        figures |= {f"{UNMERGING}{name}": value for name, value in times.items()}
+    if "accuracy" in parts:
+        figures |= accuracy.measure(runner, ChatEvaluator(runner, data), chat_plans(runner))
+    return figures
 
 
 if __name__ == "__main__":

