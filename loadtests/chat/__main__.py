@@ -1,6 +1,6 @@
 """Measure chats on the served engine: writes docs/benchmarks/chat.{json,md} and its chart.
 
-All parts run one after the other within this process. With --part, only some are measured, and their figures
+All parts run one after the other within this process. With --parts, only some are measured, and their figures
 replace those in the JSON file, which holds the others.
 """
 
@@ -66,7 +66,7 @@ def main() -> None:
     torch.set_num_threads(threads)
     device = SharedDevice()
     try:
-        runner = device.call(partial(load, options.model))
+        runner = device.call(partial(load, options.model, "overload" in options.parts))
         data = questions(runner, 0)
         count = SMALL if options.quick else max(COMPARED, OFFERED, EXPIRING)
         asked = chat_questions(data, count, options.seed)
@@ -76,11 +76,11 @@ def main() -> None:
             "threads of torch": str(threads),
             "rounds": str(options.rounds),
         }
-        figures = earlier(options.out) if set(options.part) != set(PARTS) else {}
-        for name in options.part:
+        figures = earlier(options.out) if set(options.parts) != set(PARTS) else {}
+        for name in options.parts:
             log.info("measuring %s", name)
             figures |= measured[name]()
-            # After an interruption, --part measures the parts that are left.
+            # After an interruption, --parts measures the parts that are left.
             written = write(NAME, figures, page(figures), settings, PACKAGES, options.out)
     finally:
         device.shut_down()
@@ -88,10 +88,10 @@ def main() -> None:
     print(written.read_text())
 
 
-def load(model: str) -> ChatRunner:
-    """The model with its profile. Raises SetupError if there is none: the policy could not choose."""
+def load(model: str, needs_profile: bool) -> ChatRunner:
+    """The model. Raises SetupError if it needs a profile and has none: the policy could not choose."""
     runner = ChatModelLoader().load(model, LoadOptions(precision="fp32"), slots=SLOTS)
-    if len(runner.card.ladder) < 2:
+    if needs_profile and len(runner.card.ladder) < 2:
         raise SetupError(f"{model} has no profile with several plans: run `foveate profile {model}` first")
     return runner
 
@@ -111,16 +111,16 @@ def arguments() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--model", default=MODEL, help="a vision-language model, or its folder (%(default)s)")
-    parser.add_argument(
-        "--part", action="append", choices=PARTS, help="measure this part alone; repeatable (default: all)"
-    )
+    parser.add_argument("--parts", default=",".join(PARTS), help="what to measure (%(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of each comparison (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of questions and arrivals (%(default)s)")
     parser.add_argument("--quick", action="store_true", help=f"{SMALL} questions, to see whether it runs")
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder to write to (%(default)s)")
     parser.add_argument("--render", action="store_true", help=RENDER_HELP)
     options = parser.parse_args()
-    options.part = options.part or list(PARTS)
+    options.parts = options.parts.split(",")
+    if unknown := set(options.parts) - set(PARTS):
+        parser.error(f"there is no part {min(unknown)!r}; use some of {','.join(PARTS)}")
     return options
 
 
