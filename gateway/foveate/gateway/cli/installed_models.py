@@ -26,9 +26,11 @@ def with_installed_models(settings: Settings) -> Settings:
     if missing_photo_weights():
         models.remove(PHOTO_MODEL)
         log.warning(
-            "the weights of %s, which classifies photographs, are not installed (%s); %s answers in its place",
-            PHOTO_MODEL, PHOTO_INSTALL_COMMAND, models[0],
-        )  # fmt: skip
+            "the weights of %s, which classifies photographs, are not installed (%s): %s takes its place",
+            PHOTO_MODEL,
+            PHOTO_INSTALL_COMMAND,
+            models[0],
+        )
     if find_spec("transformers") is None:
         models.remove(CHAT_MODEL)
         log.warning("%s, which answers chats, needs transformers (%s)", CHAT_MODEL, CHAT_INSTALL_COMMAND)
