@@ -9,7 +9,7 @@ from foveate.core.plan import Plan
 from foveate.estimation.answer_lengths import AnswerLengths
 from foveate.scheduling.chat_forecast import AnswerTimes, JoiningCall, RunningTokens, forecast
 from foveate.scheduling.chat_state import ActiveChat, CallLoad, ChatState, ChatT, WaitingChat, plan_at
-from foveate.scheduling.forecast import MAX_SHARED_UTILIZATION, keeps_up
+from foveate.scheduling.forecast import MAX_SHARED_UTILIZATION
 
 MAX_FORECAST = 64
 """Waiting calls that a forecast follows, the first of the queue. Those behind them count as backlog."""
@@ -52,11 +52,18 @@ class ChatCosts:
         self.latency, self.lengths, self.slots = latency, lengths, slots
 
     def times(
-        self, rung: int, state: ChatState[ChatT], waiting: Sequence[ChatT], *, optimistic: bool = False
+        self,
+        rung: int,
+        state: ChatState[ChatT],
+        waiting: Sequence[ChatT],
+        next_call: ChatT | None = None,
+        *,
+        optimistic: bool = False,
     ) -> list[AnswerTimes]:
         """Predicted times of the active calls, then of the waiting ones, which are served at this rung.
 
-        optimistic: answers have their expected lengths, and steps take as long as predicted.
+        next_call: one more, behind them and on its cheapest plan. optimistic: answers have their expected
+        lengths, and steps take as long as predicted.
         """
         starts: dict[tuple[int, CallLoad], float] = {}  # most calls of a queue are alike
         running: list[RunningTokens] = []
@@ -73,8 +80,9 @@ class ChatCosts:
             else:
                 joining.append(JoiningCall(factor * self._start_s(chat.plan, chat.load), tokens))
                 staged.append(row)
-        for entry in waiting:
-            plan = plan_at(entry, self.plans, rung)
+        served = [(entry, rung) for entry in waiting]
+        for entry, its_rung in served if next_call is None else [*served, (next_call, 0)]:
+            plan = plan_at(entry, self.plans, its_rung)
             load, tokens = entry.load(plan), self.whole(entry, among)
             start_s = starts.get((id(plan), load))
             if start_s is None:
@@ -129,11 +137,10 @@ class ChatCosts:
         step_s = factor * self.latency.step_s(plan, min(self.slots, len(state.active) + 1))
         return max(1, min(entry.max_tokens, 1 + math.floor(left_s / step_s)))
 
-    def keeps_up(self, rung: int, state: ChatState[ChatT], target_utilization: float) -> bool:
-        """Whether the backlog stays within its share of the time allowed. See `forecast.keeps_up`."""
-        call_s = self.mean_s(rung, state)
-        backlog_s = self.active_backlog_s(state) + len(state.waiting) * call_s
-        return keeps_up(state.arrivals, call_s, backlog_s, target_utilization, state.other_demand)
+    def beyond_forecast_s(self, rung: int, state: ChatState[ChatT]) -> float:
+        """Device seconds of the waiting calls that a forecast does not follow, at a rung."""
+        count = len(state.waiting) - MAX_FORECAST
+        return count * self.mean_s(rung, state) if count > 0 else 0.0
 
     def call_s(self, plan: Plan, load: CallLoad, tokens: float) -> float:
         """Device seconds of a call in full batches."""

@@ -27,8 +27,11 @@ from foveate.scheduling.chat_state import (
     plan_at,
 )
 from foveate.scheduling.policy import last_of_largest_tenant, last_of_lowest_priority
-from foveate.scheduling.slo_policy import TARGET_UTILIZATION
 
+QUEUE_SHARE = 0.3
+"""Share of the time that the next call can wait which the calls before it may take. So calls are degraded
+before one is refused: both follow from the same forecast. A higher share refuses more calls of a burst, a
+lower one degrades more of those that are in time anyway (`python -m loadtests.simulate --chat`)."""
 MAX_TRIED = 8
 """Calls that one decision refuses at most, or tries to start alone. The next one follows within steps."""
 
@@ -124,14 +127,17 @@ class ChatSloPolicy:
         if not kept:
             return ChatDecision((), self.plans[-1], refused=refused, wait_s=wait_s)
         now_late = _late_rows(state, (), self.costs.times(0, state, ()))
+        next_call = kept[-1] if left.arrivals.rate else None
+        next_by = self._next_by(left)
         reason: Reason = "full"
         for rung in reversed(range(len(self.plans))):
-            times = self.costs.times(rung, left, kept[:MAX_FORECAST])
+            times = self.costs.times(rung, left, kept[:MAX_FORECAST], next_call)
+            next_last = times.pop().last if next_call is not None else -math.inf
             joined = zip(kept, times[len(state.active) :], strict=False)
             delayed = bool(_late_rows(state, (), times) - now_late)
             if rung and (delayed or not all(_in_time(entry, each) for entry, each in joined)):
                 reason = "deadline"
-            elif rung and not self.costs.keeps_up(rung, left, TARGET_UTILIZATION):
+            elif rung and next_last + self.costs.beyond_forecast_s(rung, left) > next_by:
                 reason = "load"
             else:
                 break
@@ -140,6 +146,11 @@ class ChatSloPolicy:
             decision = self._without_delay(decision, left, now_late)
         caps = (self.costs.cap(entry, decision.plan, left) for entry in decision.entries)
         return replace(decision, max_tokens=tuple(caps), wait_s=wait_s)
+
+    def _next_by(self, state: ChatState[ChatT]) -> float:
+        """When a call that comes now, like the last one that waits, has to be answered: see QUEUE_SHARE."""
+        alone_by = self.costs.alone(state.waiting[-1], state.now).last
+        return alone_by + QUEUE_SHARE * (state.now + state.arrivals.allowed_s - alone_by)
 
     def _without_delay(
         self, decision: ChatDecision[ChatT], state: ChatState[ChatT], now_late: set[int]

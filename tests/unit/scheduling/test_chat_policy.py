@@ -111,6 +111,24 @@ def test_it_degrades_before_it_refuses() -> None:
     assert policy().admit(waiting[-1], state(waiting[:-1])) is not None
 
 
+def test_the_queue_leaves_room_for_the_next_call() -> None:
+    """A queue that full serves in time is degraded before the next call would be refused."""
+    plans = []
+    for count in range(1, 30):
+        waiting = [WaitingCall(0.6) for _ in range(count)]
+        arriving = state(waiting, arrivals=ArrivalStats(rate=30.0, allowed_s=0.6))
+        if policy().admit(WaitingCall(0.6, order=101.0), arriving) is not None:
+            break
+        decision = chosen(policy().choose(arriving))
+        plans.append((decision.plan, decision.reason))
+    assert plans[0] == (FULL, "full")
+    first_load = next(place for place, (_, reason) in enumerate(plans) if reason == "load")
+    assert first_load < len(plans) // 2, "half of the queue that is admitted could wait"
+    # Without arrivals there is no next call.
+    waiting = [WaitingCall(0.6) for _ in range(first_load + 1)]
+    assert chosen(policy().choose(state(waiting))).plan == FULL
+
+
 def test_what_is_admitted_is_in_time() -> None:
     admitted: list[WaitingCall] = []
     for _ in range(40):
