@@ -111,24 +111,6 @@ def test_it_degrades_before_it_refuses() -> None:
     assert policy().admit(waiting[-1], state(waiting[:-1])) is not None
 
 
-def test_the_queue_leaves_room_for_the_next_call() -> None:
-    """A queue that full serves in time is degraded before the next call would be refused."""
-    plans = []
-    for count in range(1, 30):
-        waiting = [WaitingCall(0.6) for _ in range(count)]
-        arriving = state(waiting, arrivals=ArrivalStats(rate=30.0, allowed_s=0.6))
-        if policy().admit(WaitingCall(0.6, order=101.0), arriving) is not None:
-            break
-        decision = chosen(policy().choose(arriving))
-        plans.append((decision.plan, decision.reason))
-    assert plans[0] == (FULL, "full")
-    first_load = next(place for place, (_, reason) in enumerate(plans) if reason == "load")
-    assert first_load < len(plans) // 2, "half of the queue that is admitted could wait"
-    # Without arrivals there is no next call.
-    waiting = [WaitingCall(0.6) for _ in range(first_load + 1)]
-    assert chosen(policy().choose(state(waiting))).plan == FULL
-
-
 def test_what_is_admitted_is_in_time() -> None:
     admitted: list[WaitingCall] = []
     for _ in range(40):
@@ -335,10 +317,12 @@ class RunningCall:
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(
-    ("load", "least_served", "refusals"), [(0.5, 1.0, 0), (1.1, 0.95, 20), (3.0, 0.3, 999)]
+    ("load", "least_served", "refusals"),
+    [(0.5, 1.0, 0), (1.1, 0.98, 8), (1.5, 0.87, 48), (3.0, 0.3, 999)],
 )
 def test_a_poisson_load_is_served_in_time(load: float, least_served: float, refusals: int, seed: int) -> None:
-    """load: arrivals over what full can serve: 36 ms a call in full batches."""
+    """load: arrivals over what full can serve: 36 ms a call in full batches. Calls are degraded before one is
+    refused, so that few are refused at loads that the cheapest plan can serve."""
     engine = VirtualEngine(known(3, 4, 5, 6, 8, 20), 0.6, seed)
     dice, next_at = random.Random(seed), 0.0
     while engine.offered < 400:
