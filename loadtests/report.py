@@ -64,9 +64,16 @@ def _setup(settings: Mapping[str, str], packages: Sequence[str]) -> list[list[st
     return [[what, value] for what, value in {**settings, **measured}.items()]
 
 
-def read(name: str, folder: Path | None = None) -> Figures:
-    """The figures of the JSON file of an earlier run. folder: where; None: FOLDER."""
-    figures: Figures = json.loads(((folder or FOLDER) / f"{name}.json").read_text())
+def read(name: str) -> Figures:
+    """The figures of the committed JSON file."""
+    figures: Figures = json.loads((FOLDER / f"{name}.json").read_text())
+    return figures
+
+
+def earlier(name: str, folder: Path) -> Figures:
+    """The figures of an earlier run that wrote to a folder; none without one."""
+    file = folder / f"{name}.json"
+    figures: Figures = json.loads(file.read_text()) if file.exists() else {}
     return figures
 
 

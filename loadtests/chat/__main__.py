@@ -5,7 +5,6 @@ replace those in the JSON file, which holds the others.
 """
 
 import argparse
-import json
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -22,7 +21,7 @@ from loadtests.chat import charts, expired, greedy, latency, loop_lag, overload,
 from loadtests.chat.device import SharedDevice
 from loadtests.chat.page import page
 from loadtests.chat.workload import ChatQuestion, chat_questions
-from loadtests.report import FOLDER, RENDER_HELP, Figures, read, render, write
+from loadtests.report import FOLDER, RENDER_HELP, Figures, earlier, read, render, write
 from loadtests.vlm_model.__main__ import MODEL, questions
 
 log = logging.getLogger("loadtests.chat")
@@ -76,7 +75,7 @@ def main() -> None:
             "threads of torch": str(threads),
             "rounds": str(options.rounds),
         }
-        figures = earlier(options.out) if set(options.parts) != set(PARTS) else {}
+        figures = earlier(NAME, options.out) if set(options.parts) != set(PARTS) else {}
         for name in options.parts:
             log.info("measuring %s", name)
             figures |= measured[name]()
@@ -94,13 +93,6 @@ def load(model: str, needs_profile: bool) -> ChatRunner:
     if needs_profile and len(runner.card.ladder) < 2:
         raise SetupError(f"{model} has no profile with several plans: run `foveate profile {model}` first")
     return runner
-
-
-def earlier(folder: Path) -> Figures:
-    """The figures of the last run, if there is one."""
-    file = folder / f"{NAME}.json"
-    figures: Figures = json.loads(file.read_text()) if file.exists() else {}
-    return figures
 
 
 def arguments() -> argparse.Namespace:

@@ -22,7 +22,7 @@ from foveate.models.profiling.question_set import DecodedQuestions, shipped_ques
 from foveate.models.vlm.runner import ChatRunner
 from foveate.models.zoo.heldout import heldout_questions
 from loadtests import unmerging
-from loadtests.report import FOLDER, RENDER_HELP, Figures, read, render, write
+from loadtests.report import FOLDER, RENDER_HELP, Figures, earlier, read, render, write
 from loadtests.vlm_model import accuracy, charts, generation, speed
 from loadtests.vlm_model.page import UNMERGING, page
 
@@ -65,8 +65,7 @@ def main() -> None:
     parts = options.parts.split(",")
     if unknown := set(parts) - set(PARTS):
         parser.error(f"there are no parts {', '.join(sorted(unknown))}: choose among {', '.join(PARTS)}")
-    has_figures = (options.out / f"{charts.NAME}.json").exists()
-    before = read(charts.NAME, options.out) if has_figures and set(parts) < set(PARTS) else {}
+    before = earlier(charts.NAME, options.out) if set(parts) < set(PARTS) else {}
     figures = before | measure(runner, questions(runner, options.limit), parts)
     figures |= accuracy.trained_blind(options.blind_log)
     figures = accuracy.summary(figures) | figures

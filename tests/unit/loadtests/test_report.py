@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from loadtests import report
-from loadtests.report import Goal, cell, goal_table, read, render, table, write
+from loadtests.report import Goal, cell, earlier, goal_table, read, render, table, write
 
 
 @pytest.fixture(autouse=True)
@@ -21,6 +21,12 @@ def test_a_bench_writes_figures_and_a_page_with_its_setup() -> None:
     assert text.startswith("# Speed\n\nText.\n\n## Setup\n\n| setting | value |\n")
     assert "| rounds | 3 |" in text and "| date | 20" in text and "cores of " in text
     assert "numpy " in text and "no-such-package" not in text
+
+
+def test_figures_of_an_earlier_run_are_kept(tmp_path: Path) -> None:
+    assert earlier("chat", tmp_path) == {}
+    (tmp_path / "chat.json").write_text(json.dumps({"greedy_equal": 1.0}))
+    assert earlier("chat", tmp_path) == {"greedy_equal": 1.0}
 
 
 def test_rendering_keeps_the_setup_of_the_measurement() -> None:
