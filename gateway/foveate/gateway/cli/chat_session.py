@@ -1,7 +1,6 @@
 """A chat about pictures with a vision-language model, in one process: answers, their cost and patches."""
 
 import time
-import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -17,7 +16,7 @@ from foveate.core.chat import ImagePart, Part, SamplingOptions, Turn
 from foveate.core.errors import FoveateError
 from foveate.core.plan import Plan
 from foveate.gateway.cli.predict import ASCII_BLOCKS, BLOCKS, write_png
-from foveate.gateway.cli.terminal import is_unicode
+from foveate.gateway.cli.terminal import is_unicode, printable
 from foveate.gateway.media.image import Pixels, decode_image
 from foveate.models.profiling import explain_visual_tokens
 from foveate.models.vlm.answering import ChatAnswer
@@ -140,22 +139,16 @@ def no_output(text: str) -> None:
     """Prints nothing."""
 
 
-def printable(text: str) -> str:
-    """The text with control characters, which could change the terminal, as escapes such as \\x1b."""
-    return "".join(
-        c.encode("unicode_escape").decode() if unicodedata.category(c) == "Cc" and c not in "\n\t" else c
-        for c in text
-    )
-
-
 def show(console: Console, answered: AnsweredQuestion, with_patches: bool) -> None:
     """Print one line of cost and, if wanted, the patches of each picture."""
     fields = answered.fields
     parts = ", ".join(f"{name} {value:.3f}" for name, value in fields["gflops_parts"].items())
+    plural = "" if fields["visual_tokens"] == 1 else "s"
     limit = ", cut at --max-tokens" if fields["finish"] == "length" else ""
     console.print(
-        f"[bold]{fields['plan']}[/]: {fields['visual_tokens']} visual tokens, {fields['text_tokens']} of "
-        f"text, {fields['answer_tokens']} of the answer{limit}; {fields['gflops']:.3f} GFLOPs ({parts}); "
+        f"[bold]{fields['plan']}[/]: {fields['visual_tokens']} visual token{plural}, "
+        f"{fields['text_tokens']} of text, {fields['answer_tokens']} of the answer{limit}; "
+        f"{fields['gflops']:.3f} GFLOPs ({parts}); "
         f"{fields['compute_ms']:.1f} ms, {fields['first_token_ms']:.1f} ms to the first token",
         highlight=False,
         soft_wrap=True,
