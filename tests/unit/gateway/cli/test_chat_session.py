@@ -21,10 +21,10 @@ from foveate.gateway.cli.chat_session import (
     decode,
     draw,
     no_output,
-    printable,
     show,
     token_grid,
 )
+from foveate.gateway.cli.terminal import printable
 from foveate.models.vlm.runner import ChatRunner
 from foveate.models.vlm.visual_tokens import VisualTokens
 from tests.support import chat_models

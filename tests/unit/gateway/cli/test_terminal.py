@@ -85,7 +85,7 @@ def test_json_is_valid_on_every_terminal(encoding: str, monkeypatch: pytest.Monk
     monkeypatch.setattr(sys, "stdout", stream)
     fields = {"label": 'caf\xe9 \\ "\u72d0" \U0001f98a\x1b'}
     print_json(fields)
-    written = stream.buffer.getvalue()  # type: ignore[attr-defined]
+    written = stream.buffer.getvalue()
     assert json.loads(written.decode(encoding)) == fields
 
 
