@@ -1,7 +1,6 @@
 """`foveate ask`: questions about pictures to a vision-language model, and what each answer cost."""
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -127,9 +126,9 @@ def answer_all(session: "ChatSession", explain: Path | None, as_json: bool) -> N
     Raises typer.Exit with status 2 if one has failed and the input is no terminal.
     """
     failed = False
-    for line in lines():
+    while True:
         try:
-            question = as_text(line)
+            question = next_question()
             if not question:
                 break
             answer_one(session, question, explain, as_json)
@@ -142,27 +141,19 @@ def answer_all(session: "ChatSession", explain: Path | None, as_json: bool) -> N
         raise typer.Exit(2)
 
 
-def lines() -> Iterator[bytes | str]:
-    """Lines of standard input, up to its end. Those of a terminal are texts.
+def next_question() -> str:
+    """The next line of standard input, without outer spaces; empty at the end of the input.
 
-    Raises SetupError for an input that cannot be read.
+    Raises BadRequest for a line that is no text, and SetupError for an input that cannot be read.
     """
     try:
         if sys.stdin.isatty() and sys.stdout.isatty():
-            while True:
-                yield input("> ")
-        yield from iter(
-            sys.stdin.buffer.readline, b""
-        )  # a text stream fails ahead of the line that is no text
+            return input("> ").strip()
+        # A text stream decodes ahead, and would fail before the line that is no text.
+        return sys.stdin.buffer.readline().decode(sys.stdin.encoding).strip()
     except EOFError:
-        return
-    except OSError as error:
-        raise SetupError(f"cannot read questions from standard input: {error.strerror}") from None
-
-
-def as_text(line: bytes | str) -> str:
-    """The question of a line, without outer spaces. Raises BadRequest for a line that is no text."""
-    try:
-        return (line if isinstance(line, str) else line.decode(sys.stdin.encoding)).strip()
+        return ""
     except UnicodeDecodeError:
         raise BadRequest(f"the question is not text in {sys.stdin.encoding}") from None
+    except OSError as error:
+        raise SetupError(f"cannot read questions from standard input: {error.strerror}") from None
