@@ -42,6 +42,8 @@ class AnsweredQuestion:
     """Of each picture."""
     grid: tuple[int, int]
     """Rows and columns of patches."""
+    max_tokens: int
+    """Tokens of the answer that were asked for at most. The context may have ended before."""
 
 
 def decode(
@@ -101,7 +103,7 @@ class ChatSession:
         self.turns, self._unasked = (*turns, Turn("assistant", (answer.text,))), ()
         fields = answer_fields(question, answer, arrivals[0] - started, total_s)
         grid = self.runner.method(self.plan).grid
-        return AnsweredQuestion(fields, self.pictures, answer.visual, grid)
+        return AnsweredQuestion(fields, self.pictures, answer.visual, grid, self.options.max_tokens)
 
 
 def answer_fields(question: str, answer: ChatAnswer, first_s: float, total_s: float) -> dict[str, Any]:
@@ -144,7 +146,9 @@ def show(console: Console, answered: AnsweredQuestion, with_patches: bool) -> No
     fields = answered.fields
     parts = ", ".join(f"{name} {value:.3f}" for name, value in fields["gflops_parts"].items())
     plural = "" if fields["visual_tokens"] == 1 else "s"
-    limit = ", cut at --max-tokens" if fields["finish"] == "length" else ""
+    is_earlier = fields["answer_tokens"] < answered.max_tokens
+    reason = "since the context ends" if is_earlier else "at --max-tokens"
+    limit = f", cut {reason}" if fields["finish"] == "length" else ""
     console.print(
         f"[bold]{fields['plan']}[/]: {fields['visual_tokens']} visual token{plural}, "
         f"{fields['text_tokens']} of text, {fields['answer_tokens']} of the answer{limit}; "

@@ -106,7 +106,7 @@ def profile(
         reading = partial(report, "reading", "reading images")
         images = DecodedDataset(sample, decode, reading, None if card.frames else decoder_of)
         for sentence in images.refusals:
-            progress_console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+            progress_console.print(printable(sentence), highlight=False, markup=False, soft_wrap=True)
         return measure(model, images, job, target, report)
 
 
@@ -132,7 +132,7 @@ def _profile_chat(
         reading = partial(report, "reading", "reading images")
         images = DecodedDataset(source.pictures, decoder(runner.card, max_pixels), reading)
         for sentence in images.refusals:
-            progress_console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+            progress_console.print(printable(sentence), highlight=False, markup=False, soft_wrap=True)
         return measure_chat(model, DecodedQuestions(source, images), job, target, report)
 
 
