@@ -12,6 +12,7 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 MAX_TEXT = 200
 """Characters in the text form at most."""
 _HEAD = re.compile(r"(?P<variant>[A-Za-z0-9][A-Za-z0-9_.-]*)@(?P<size>[1-9][0-9]{1,3})")
+_VARIANT = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
 _SIZED = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*@-?[0-9]+")
 """A variant and a size, in range or not."""
 _NUMBER = re.compile(r"-?[0-9]*\.?[0-9]+")
@@ -86,6 +87,10 @@ class Plan:
             variant, size = match["variant"], int(match["size"])
         elif base is not None and "@" not in first.partition(":")[0]:
             variant, size = base.variant, base.image_size
+            if _VARIANT.fullmatch(first) and not _PART.fullmatch(first) and first != base.variant:
+                raise BadPlan(
+                    f"{_short(first)!r} is no plan part such as full, and the model is {base.variant}"
+                )
             parts = parts if first in ("full", base.variant) else [first, *parts]
         else:
             raise _bad_head(first)

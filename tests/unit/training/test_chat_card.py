@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from torch import nn
 
+from foveate.models.vlm import checkpoint
 from foveate.models.weights import hub
 
 pytest.importorskip("cv2")
 
 from training.chat import new_model
-from training.chat_tokenizer import VOCABULARY
 from training.chat_trunk import MultiTrunk
 from training.multi_scenes import TINT_SHARE, TINTS
 from training.phrasings import HELDOUT, TRAIN
@@ -30,7 +30,9 @@ def parameters(part: nn.Module | nn.Parameter) -> list[nn.Parameter]:
 
 
 def test_the_parameters_are_those_of_the_code() -> None:
-    model, trunk = new_model(VOCABULARY), MultiTrunk(hub.load("vit-t").model).trunk
+    vocabulary = checkpoint.read_card("vit-t-chat").decoder.vocab_size
+    assert f"a byte-level BPE of {vocabulary} tokens" in CARD
+    model, trunk = new_model(vocabulary), MultiTrunk(hub.load("vit-t").model).trunk
     tuned = [(name, p) for name, p in trunk.named_parameters() if p.requires_grad]
     low_rank = [p for name, p in tuned if "parametrizations" in name]
     others = [p for name, p in tuned if "parametrizations" not in name]

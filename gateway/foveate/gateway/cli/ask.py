@@ -1,21 +1,26 @@
 """`foveate ask`: questions about pictures to a vision-language model, and what each answer cost."""
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import orjson
 import typer
 from rich.markup import escape
 
 from foveate.core.default_models import CHAT_MODEL
-from foveate.core.errors import FoveateError, SetupError
+from foveate.core.errors import BadRequest, FoveateError, SetupError
 from foveate.core.openmp import limit_spinning
 from foveate.core.plan import Plan
 from foveate.core.settings import read_settings
 from foveate.gateway.cli.model_loader import load_options, torch_needed
-from foveate.gateway.cli.terminal import console, error_console, print_error, spinner, start_logging
+from foveate.gateway.cli.terminal import (
+    console,
+    error_console,
+    print_error,
+    print_json,
+    spinner,
+    start_logging,
+)
 from foveate.gateway.objective import AUTO
 
 if TYPE_CHECKING:
@@ -110,7 +115,7 @@ def answer_one(session: "ChatSession", question: str, explain: Path | None, as_j
     if explain is not None:
         chat_session.draw(answered, explain)
     if as_json:
-        sys.stdout.write(orjson.dumps(answered.fields).decode() + "\n")
+        print_json(answered.fields)
     else:
         chat_session.show(console, answered, with_patches=explain is not None)
 
@@ -121,8 +126,11 @@ def answer_all(session: "ChatSession", explain: Path | None, as_json: bool) -> N
     Raises typer.Exit with status 2 if one has failed and the input is no terminal.
     """
     failed = False
-    for question in questions():
+    while True:
         try:
+            question = next_question()
+            if not question:
+                break
             answer_one(session, question, explain, as_json)
         except SetupError:
             raise
@@ -133,16 +141,19 @@ def answer_all(session: "ChatSession", explain: Path | None, as_json: bool) -> N
         raise typer.Exit(2)
 
 
-def questions() -> Iterator[str]:
-    """Lines of standard input, up to the first empty one. Raises SetupError for a line that is no text."""
-    is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
-    while True:
-        try:
-            line = input("> ") if is_terminal else sys.stdin.readline()
-        except EOFError:
-            return
-        except UnicodeDecodeError:
-            raise SetupError(f"the question is not text in {sys.stdin.encoding}") from None
-        if not line.strip():
-            return
-        yield line.strip()
+def next_question() -> str:
+    """The next line of standard input, without outer spaces; empty at the end of the input.
+
+    Raises BadRequest for a line that is no text, and SetupError for an input that cannot be read.
+    """
+    try:
+        if sys.stdin.isatty() and sys.stdout.isatty():
+            return input("> ").strip()
+        # A text stream decodes ahead, and would fail before the line that is no text.
+        return sys.stdin.buffer.readline().decode(sys.stdin.encoding).strip()
+    except EOFError:
+        return ""
+    except UnicodeDecodeError:
+        raise BadRequest(f"the question is not text in {sys.stdin.encoding}") from None
+    except OSError as error:
+        raise SetupError(f"cannot read questions from standard input: {error.strerror}") from None

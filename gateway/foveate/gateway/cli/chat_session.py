@@ -1,7 +1,6 @@
 """A chat about pictures with a vision-language model, in one process: answers, their cost and patches."""
 
 import time
-import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -17,7 +16,7 @@ from foveate.core.chat import ImagePart, Part, SamplingOptions, Turn
 from foveate.core.errors import FoveateError
 from foveate.core.plan import Plan
 from foveate.gateway.cli.predict import ASCII_BLOCKS, BLOCKS, write_png
-from foveate.gateway.cli.terminal import is_unicode
+from foveate.gateway.cli.terminal import is_unicode, printable
 from foveate.gateway.media.image import Pixels, decode_image
 from foveate.models.profiling import explain_visual_tokens
 from foveate.models.vlm.answering import ChatAnswer
@@ -43,6 +42,8 @@ class AnsweredQuestion:
     """Of each picture."""
     grid: tuple[int, int]
     """Rows and columns of patches."""
+    max_tokens: int
+    """Tokens of the answer that were asked for at most. The context may have ended before."""
 
 
 def decode(
@@ -102,7 +103,7 @@ class ChatSession:
         self.turns, self._unasked = (*turns, Turn("assistant", (answer.text,))), ()
         fields = answer_fields(question, answer, arrivals[0] - started, total_s)
         grid = self.runner.method(self.plan).grid
-        return AnsweredQuestion(fields, self.pictures, answer.visual, grid)
+        return AnsweredQuestion(fields, self.pictures, answer.visual, grid, self.options.max_tokens)
 
 
 def answer_fields(question: str, answer: ChatAnswer, first_s: float, total_s: float) -> dict[str, Any]:
@@ -140,22 +141,18 @@ def no_output(text: str) -> None:
     """Prints nothing."""
 
 
-def printable(text: str) -> str:
-    """The text with control characters, which could change the terminal, as escapes such as \\x1b."""
-    return "".join(
-        c.encode("unicode_escape").decode() if unicodedata.category(c) == "Cc" and c not in "\n\t" else c
-        for c in text
-    )
-
-
 def show(console: Console, answered: AnsweredQuestion, with_patches: bool) -> None:
     """Print one line of cost and, if wanted, the patches of each picture."""
     fields = answered.fields
     parts = ", ".join(f"{name} {value:.3f}" for name, value in fields["gflops_parts"].items())
-    limit = ", cut at --max-tokens" if fields["finish"] == "length" else ""
+    plural = "" if fields["visual_tokens"] == 1 else "s"
+    is_earlier = fields["answer_tokens"] < answered.max_tokens
+    reason = "since the context ends" if is_earlier else "at --max-tokens"
+    limit = f", cut {reason}" if fields["finish"] == "length" else ""
     console.print(
-        f"[bold]{fields['plan']}[/]: {fields['visual_tokens']} visual tokens, {fields['text_tokens']} of "
-        f"text, {fields['answer_tokens']} of the answer{limit}; {fields['gflops']:.3f} GFLOPs ({parts}); "
+        f"[bold]{fields['plan']}[/]: {fields['visual_tokens']} visual token{plural}, "
+        f"{fields['text_tokens']} of text, {fields['answer_tokens']} of the answer{limit}; "
+        f"{fields['gflops']:.3f} GFLOPs ({parts}); "
         f"{fields['compute_ms']:.1f} ms, {fields['first_token_ms']:.1f} ms to the first token",
         highlight=False,
         soft_wrap=True,

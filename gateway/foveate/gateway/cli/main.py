@@ -1,7 +1,6 @@
 """The command line: `foveate` serve, predict, ask, profile, train-exits, autoscaler and models."""
 
 import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,9 +27,11 @@ from foveate.gateway.cli.model_loader import (
 from foveate.gateway.cli.terminal import (
     check_address,
     console,
+    end_if_disk_is_full,
     error_console,
     prepare_terminal,
     print_error,
+    print_json,
     print_line,
     spinner,
     start_logging,
@@ -150,7 +151,7 @@ def predict(
         if explain is not None:
             command.draw(answer, explain)
     if as_json:
-        sys.stdout.write(orjson.dumps(answer.fields, option=orjson.OPT_INDENT_2).decode() + "\n")
+        print_json(answer.fields, orjson.OPT_INDENT_2)
     elif isinstance(answer, predict_masks.SegmentedImage):
         predict_masks.show(console, answer)
     else:
@@ -307,3 +308,6 @@ def main() -> None:
     except FoveateError as error:
         print_error(error)
         raise SystemExit(2) from None
+    except OSError as error:
+        end_if_disk_is_full(error)
+        raise

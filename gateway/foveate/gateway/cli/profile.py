@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
@@ -16,6 +17,7 @@ from foveate.core.errors import SetupError
 from foveate.core.model import InputSpec, ModelCard
 from foveate.core.plan import Plan
 from foveate.core.profile import GFLOPS_MARGIN, PlanSearch, Profile
+from foveate.gateway.cli.terminal import printable
 from foveate.gateway.media.image import decode_image
 from foveate.gateway.media.video import decode_clip
 from foveate.gateway.media.video_demuxer import ClipLimits
@@ -104,7 +106,7 @@ def profile(
         reading = partial(report, "reading", "reading images")
         images = DecodedDataset(sample, decode, reading, None if card.frames else decoder_of)
         for sentence in images.refusals:
-            progress_console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+            progress_console.print(printable(sentence), highlight=False, markup=False, soft_wrap=True)
         return measure(model, images, job, target, report)
 
 
@@ -130,7 +132,7 @@ def _profile_chat(
         reading = partial(report, "reading", "reading images")
         images = DecodedDataset(source.pictures, decoder(runner.card, max_pixels), reading)
         for sentence in images.refusals:
-            progress_console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+            progress_console.print(printable(sentence), highlight=False, markup=False, soft_wrap=True)
         return measure_chat(model, DecodedQuestions(source, images), job, target, report)
 
 
@@ -241,7 +243,7 @@ def _table(profile: Profile) -> Table:
         table.add_row(
             f"{m.plan} (baseline)" if m.baseline else m.plan,
             f"{m.quality:.3f}",
-            *([f"{m.chat.worst_quality:.3f} ({m.chat.worst_kind})"] if m.chat else ()),
+            *([f"{m.chat.worst_quality:.3f} ({escape(printable(m.chat.worst_kind))})"] if m.chat else ()),
             "" if m.accuracy is None else f"{m.accuracy:.1%}",
             f"{m.gflops:.3f}" if m.gflops else "",
             *(f"{1e3 * m.latency_s[size]:.2f}" if m.latency_s else "" for size in sizes),

@@ -1,13 +1,21 @@
 """The consoles that commands print to, and the set-up of logging."""
 
 import codecs
+import errno
+import json
 import logging
 import os
+import re
 import signal
 import socket
 import sys
+import unicodedata
+from collections.abc import Mapping
+from pathlib import Path
 from types import FrameType
+from typing import Any
 
+import orjson
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
@@ -29,7 +37,14 @@ ASCII_SPINNER = "line"
 
 
 def prepare_terminal() -> None:
-    """Escape characters that the streams cannot encode, and end the process at once on Ctrl-C."""
+    """Escape characters that the streams cannot encode, and end the process at once on Ctrl-C.
+
+    A stream that was closed before the start reads as empty, or takes all that is written.
+    """
+    nothing = Path(os.devnull)
+    sys.stdin = sys.stdin or nothing.open()
+    sys.stdout = sys.stdout or nothing.open("w")
+    sys.stderr = sys.stderr or nothing.open("w")
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -78,9 +93,38 @@ def print_line(line: str) -> None:
     console.print(line, highlight=False, markup=False)
 
 
+def print_json(fields: Mapping[str, Any], option: int = 0) -> None:
+    """Print a JSON object on standard output. option: of orjson.
+
+    Where the stream is not Unicode, all but ASCII is written as JSON's own escapes.
+    """
+    text = orjson.dumps(fields, option=option).decode()
+    if not is_unicode(console):
+        text = re.sub(r"[^\x00-\x7f]", lambda match: json.dumps(match[0])[1:-1], text)
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
 def print_error(error: FoveateError) -> None:
     """Print an expected error in one sentence, on standard error."""
-    error_console.print(f"[red]foveate:[/] {escape(error.detail)}", highlight=False, soft_wrap=True)
+    sentence = escape(printable(error.detail))
+    error_console.print(f"[red]foveate:[/] {sentence}", highlight=False, soft_wrap=True)
+
+
+def printable(text: str) -> str:
+    """The text with control characters, which could change the terminal, as escapes such as \\x1b."""
+    return "".join(
+        c.encode("unicode_escape").decode() if unicodedata.category(c) == "Cc" and c not in "\n\t" else c
+        for c in text
+    )
+
+
+def end_if_disk_is_full(error: OSError) -> None:
+    """End the process with status 1, and a sentence, where the output could not be stored."""
+    if error.errno == errno.ENOSPC:
+        print_error(SetupError(f"the output could not be written: {error.strerror}"))
+        error_console.file.flush()
+        os._exit(1)  # an exit of Python's would try once more to write
 
 
 def start_logging(settings: Settings) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 
 from foveate.core.errors import SetupError
 from foveate.models.profiling.dataset import Dataset, DecodedDataset, folder_name
-from foveate.models.zoo.heldout import AskedImage, AskedQuestion
+from foveate.models.vlm.tokenizer import SURROGATE
+from foveate.models.zoo.heldout import AskedImage, AskedQuestion, normalised
 
 ONE_KIND = "question"
 """The kind of questions that state none."""
@@ -79,7 +80,7 @@ def question_folder(folder: Path) -> QuestionSet:
         for where, row in _rows(file):
             image = _image(row, folder, where)
             answer = row.get("answer", "")
-            asked = AskedQuestion(row.get("kind") or ONE_KIND, row["question"], answer)
+            asked = AskedQuestion(row.get("kind", "").strip() or ONE_KIND, row["question"], answer)
             questions[image] = (*questions.get(image, ()), asked)
             missing.append(not answer)
             if len(set(missing)) > 1:
@@ -92,7 +93,8 @@ def question_folder(folder: Path) -> QuestionSet:
 def _rows(file: Path) -> list[tuple[str, dict[str, str]]]:
     """The lines of a file as tables, each with its place for error messages."""
     try:
-        lines = file.read_text("utf-8").splitlines()
+        # `splitlines` would split at U+2028 within a text too. Some editors write a byte order mark.
+        lines = file.read_text("utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise SetupError(f"cannot read {file}: {error}") from None
     numbered = [(f"{file.name}, line {number}", line) for number, line in enumerate(lines, 1)]
@@ -102,6 +104,8 @@ def _rows(file: Path) -> list[tuple[str, dict[str, str]]]:
 def _row(line: str, where: str) -> dict[str, str]:
     try:
         row: Any = json.loads(line)
+    except RecursionError:
+        raise SetupError(f"{where} is nested too deeply") from None
     except ValueError as error:
         raise SetupError(f"{where} is not JSON: {error}") from None
     if not isinstance(row, dict):
@@ -112,6 +116,11 @@ def _row(line: str, where: str) -> dict[str, str]:
     wrong = next((key for key in row if not isinstance(row[key], str)), None)
     if wrong is not None:
         raise SetupError(f"{where}: {wrong} is a text, not {row[wrong]!r}")
+    for key, text in row.items():
+        if not text.isascii() and SURROGATE.search(text):
+            raise SetupError(f"{where}: {key} is not valid Unicode: it has a lone surrogate")
+    if row.get("answer") and not normalised(row["answer"]):  # a failed answer would equal it
+        raise SetupError(f"{where}: answer has no text: {row['answer']!r}")
     for key in ("image", "question"):
         if not row.get(key, "").strip():
             raise SetupError(f"{where} has no {key}")
@@ -120,6 +129,10 @@ def _row(line: str, where: str) -> dict[str, str]:
 
 def _image(row: Mapping[str, str], folder: Path, where: str) -> Path:
     path = folder / row["image"]
-    if not path.is_file():
+    try:
+        is_file = path.is_file()
+    except (OSError, ValueError):  # longer than a path may be
+        is_file = False
+    if not is_file:
         raise SetupError(f"{where}: there is no image {path}")
     return path

@@ -84,8 +84,10 @@ def video_candidates(
 def parse_plans(text: str, full: Plan, check: CheckPlan) -> tuple[Plan, ...]:
     """Plans from a list with commas, full first. A number alone is an image size.
 
-    Raises BadPlan for a plan that cannot run.
+    Raises BadPlan for a plan that cannot run, and for a list of none.
     """
+    if not text.strip(" ,"):
+        raise BadPlan(f"the list of plans is empty: name plans as in full,{full.image_size}")
     plans = [full]
     for part in filter(None, (part.strip() for part in text.split(","))):
         sized = re.match(r"[0-9]+(?=/|$)", part)

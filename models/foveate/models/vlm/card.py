@@ -11,6 +11,8 @@ from foveate.models.zoo.tables import parse_record
 
 TEMPLATE = 1
 """The version of the chat template and its marks. Weights go with the version that they were trained with."""
+MAX_SIZE = 2**24
+"""Largest size in a card: far above any model, and small enough that shapes can be computed with it."""
 _TEXTS = ("name", "description", "licence", "source", "trunk", "trunk_digest")
 _NUMBERS = ("early_block", "template")
 
@@ -39,8 +41,10 @@ class ChatCard:
     def __post_init__(self) -> None:
         decoder, projector = self.decoder, self.projector
         sizes = (*asdict(projector).values(), *asdict(decoder).values())
-        if min(sizes) <= 0:
-            raise SetupError(f"{self.name}: the sizes of projector and decoder are above 0")
+        if not all(0 < size <= MAX_SIZE for size in sizes):
+            raise SetupError(
+                f"{self.name}: the sizes of projector and decoder are above 0 and at most {MAX_SIZE}"
+            )
         if decoder.hidden_size % (2 * decoder.num_attention_heads):
             raise SetupError(
                 f"{self.name}: a decoder of width {decoder.hidden_size} does not divide into "

@@ -25,7 +25,7 @@ from foveate.models import zoo
 from foveate.models.vlm.card import ChatCard
 from foveate.models.vlm.model import VisionLanguageModel
 from foveate.models.vlm.tokenizer import MARKS, ChatTokenizer
-from foveate.models.vlm.tower import VisionTower
+from foveate.models.vlm.tower import VisionTower, check_early_block
 from foveate.models.weights import hub
 from foveate.models.weights.checkpoint import Checkpoint, attach, tensors
 from foveate.models.zoo import CheckpointCard
@@ -124,9 +124,12 @@ def read_card(name: str, folder: Traversable | None = None) -> ChatCard:
     file = f"{name}.toml"
     try:
         table = tomllib.loads(((folder or zoo.shipped()) / file).read_text("utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # tables may be nested too deeply
         raise SetupError(f"{file} is not a readable model card: {error}") from error
-    return ChatCard.read(table, file)
+    card = ChatCard.read(table, file)
+    if card.name != name:  # its other files are looked up by this name
+        raise SetupError(f"{file}: name is {name}, as the file's, not {card.name!r}")
+    return card
 
 
 def _is_shareable(trunk: Checkpoint, card: ChatCard) -> bool:
@@ -136,6 +139,7 @@ def _is_shareable(trunk: Checkpoint, card: ChatCard) -> bool:
 
 def _tower(card: ChatCard, trunk: Checkpoint, state: Mapping[str, Tensor]) -> VisionTower:
     """The tower: the trunk's first blocks, and the fine-tuned ones of the state."""
+    check_early_block(trunk.model, card.early_block)
     digest = shared_digest(trunk.model, card.early_block)
     if digest != card.trunk_digest:
         raise SetupError(
@@ -162,26 +166,41 @@ def _changed(own: dict[str, Tensor], tuned: Mapping[str, Tensor], card: ChatCard
     changed = dict(own)
     for name in sorted(each.removesuffix(DOWN) for each in tuned if each.endswith(DOWN)):
         up, down = tuned.get(name + UP), tuned[name + DOWN]
-        fits = name in own and up is not None and (len(up), down.shape[-1]) == tuple(own[name].shape)
-        if up is None or not fits or up.shape[-1] != len(down):
+        if up is None or name not in own or not _is_change(own[name], up, down):
             raise SetupError(f"{card.name}.safetensors does not fit the trunk: the change of {name}")
         changed[name] = own[name].float() + up.float() @ down.float()
     return changed
 
 
+def _is_change(matrix: Tensor, up: Tensor, down: Tensor) -> bool:
+    """Whether two tensors are thin matrices whose product has the shape of a matrix."""
+    return up.ndim == down.ndim == 2 and up.shape[1] == len(down) and (len(up), down.shape[1]) == matrix.shape
+
+
 def _model(card: ChatCard, state: Mapping[str, Tensor]) -> VisionLanguageModel:
     """Projector and decoder with these parameters."""
+    if card.decoder.num_hidden_layers > len(state):
+        raise SetupError(
+            f"{card.name}.safetensors does not fit its card: it holds fewer than "
+            f"{card.decoder.num_hidden_layers} layers"
+        )
     # The initial weights are replaced, and no other random number changes.
     with torch.random.fork_rng(devices=[]):
+        with torch.device("meta"):  # takes no memory, whatever sizes the card has
+            _check_fits(card, VisionLanguageModel(card.projector, card.decoder), state)
         model = VisionLanguageModel(card.projector, card.decoder)
+    model.load_state_dict({name: value.float() for name, value in state.items()}, strict=False)
+    return model.eval()
+
+
+def _check_fits(card: ChatCard, model: VisionLanguageModel, state: Mapping[str, Tensor]) -> None:
+    """Raise SetupError for parameters with other names or shapes than those of projector and decoder."""
     expected = {name: tuple(value.shape) for name, value in _stored(model).items()}
     actual = {name: tuple(value.shape) for name, value in state.items()}
     wrong = sorted(n for n in expected | actual if expected.get(n) != actual.get(n))
     if wrong:
         shapes = f"{actual.get(wrong[0], 'nothing')} where {expected.get(wrong[0], 'nothing')} fits"
         raise SetupError(f"{card.name}.safetensors does not fit its card: {wrong[0]} is {shapes}")
-    model.load_state_dict({name: value.float() for name, value in state.items()}, strict=False)
-    return model.eval()
 
 
 def _stored(model: VisionLanguageModel) -> dict[str, Tensor]:

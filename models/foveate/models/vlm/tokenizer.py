@@ -18,7 +18,7 @@ MARKS = ("<|pad|>", "<|system|>", "<|user|>", "<|assistant|>", "<|image|>", "<|e
 """The special tokens. Their numbers are their positions here."""
 
 _ROLES: dict[Role, int] = {"system": SYSTEM, "user": USER, "assistant": ASSISTANT}
-_SURROGATE = re.compile("[\ud800-\udfff]")
+SURROGATE = re.compile("[\ud800-\udfff]")
 """JSON such as "\\ud83d", and command lines that are not UTF-8, give these."""
 
 
@@ -29,6 +29,9 @@ class ChatTokenizer:
         """tokenizer: a `tokenizers.Tokenizer` whose first tokens are MARKS."""
         self.tokenizer = tokenizer
         self.tokenizer.encode_special_tokens = True
+        # A file may hold what others did with it last, and a prompt has all of its text and nothing else.
+        self.tokenizer.no_truncation()
+        self.tokenizer.no_padding()
 
     @classmethod
     def from_file(cls, path: Path) -> "ChatTokenizer":
@@ -46,13 +49,13 @@ class ChatTokenizer:
         Raises BadRequest for a text with halves of surrogate pairs, which no UTF-8 text has.
         """
         text = text.strip()
-        half = _SURROGATE.search(text)
+        half = SURROGATE.search(text)
         if half is not None:
             raise BadRequest(
                 f"the text is not valid Unicode: its character {half.start() + 1} is the lone surrogate "
                 f"U+{ord(half[0]):04X}"
             )
-        ids: list[int] = self.tokenizer.encode(f" {text}").ids if text else []
+        ids: list[int] = self.tokenizer.encode(f" {text}", add_special_tokens=False).ids if text else []
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -34,6 +34,14 @@ class TowerFeatures:
         return self.counts.shape[1]
 
 
+def check_early_block(trunk: ElasticViT, early_block: int) -> None:
+    """Raise SetupError for a number of blocks that leaves none of the trunk's before or behind it."""
+    if not 1 <= early_block < trunk.config.depth:
+        raise SetupError(
+            f"early features come after block 1 to {trunk.config.depth - 1}, not after {early_block}"
+        )
+
+
 class VisionTower(nn.Module):
     """Features of patches from an early and the last block of a trunk.
 
@@ -44,10 +52,7 @@ class VisionTower(nn.Module):
         """early_block: number of blocks before the early features. Raises SetupError if the trunk has fewer
         blocks."""
         super().__init__()
-        if not 1 <= early_block < trunk.config.depth:
-            raise SetupError(
-                f"early features come after block 1 to {trunk.config.depth - 1}, not after {early_block}"
-            )
+        check_early_block(trunk, early_block)
         self.trunk = trunk
         self.early_block = early_block
         self.identity = reduction.create("none", trunk)

@@ -85,7 +85,8 @@ def _find(name: str, folder: Traversable) -> Checkpoint:
             return _with_trunk(card, path, folder) if card.trunk else read(path, card)
     if name in zoo.chat_names(folder):
         raise SetupError(
-            f"{name} answers questions about pictures and has no classes of its own: run `foveate ask`"
+            f"{name} answers questions about pictures, so it has no classes: serve it without siblings, or "
+            "run `foveate ask`"
         )
     without_suffix = name.removesuffix(CLIPS)
     if (

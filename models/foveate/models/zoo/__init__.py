@@ -62,7 +62,7 @@ def card(name: str, folder: Traversable | None = None) -> CheckpointCard:
     file = f"{name}.toml"
     try:
         table = tomllib.loads(((folder or shipped()) / file).read_text("utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # tables may be nested too deeply
         raise SetupError(f"{file} is not a readable model card: {error}") from error
     if "trunk" in table:
         return _with_head(card(str(table["trunk"]), folder), table, file)

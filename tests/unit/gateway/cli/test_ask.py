@@ -85,6 +85,37 @@ def test_questions_are_read_up_to_an_empty_line(model: str, lines: str, answers:
     assert ("foveate: the chat has " in done.stderr) == (status == 2)
 
 
+def test_a_line_that_is_no_text_leaves_the_other_questions(model: str) -> None:
+    lines = b"one?\nbad \xff\xfe\ntwo?\r\n"
+    done = CliRunner().invoke(app, ["ask", FOX, "--model", model, *SHORT, "--json"], input=lines)
+    assert done.exit_code == 2, done.output
+    answered = [json.loads(line)["question"] for line in done.stdout.splitlines()]
+    assert answered == ["one?", "two?"]
+    assert done.stderr.count("foveate: the question is not text in utf-8") == 1
+
+
+@pytest.mark.parametrize(
+    ("redirect", "status", "sentence"),
+    [
+        ("<&-", 0, ""),
+        ("0>/dev/null", 2, "foveate: cannot read questions from standard input: Bad file descriptor\n"),
+        (">&- 2>&- <<< one?", 0, ""),
+    ],
+)
+def test_an_unusual_standard_stream_gives_no_traceback(
+    model: str, redirect: str, status: int, sentence: str
+) -> None:
+    """A closed one reads as empty."""
+    code = f"exec {sys.executable} -m foveate.gateway.cli ask {FOX} --model {model} --json {redirect}"
+    done = subprocess.run(["bash", "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (status, sentence)
+
+
+def test_one_visual_token_is_singular(model: str) -> None:
+    done = CliRunner().invoke(app, ["ask", FOX, "what?", "--model", model, "--plan", "pool:1", *SHORT])
+    assert "/pool:1/fp32: 1 visual token, " in done.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -98,6 +129,7 @@ def test_questions_are_read_up_to_an_empty_line(model: str, lines: str, answers:
         ((FOX, "what?", "--precision", "fp8"), "precision: "),
         ((FOX, "what?", "--plan", "evit:0.5"), "there is no compression method 'evit'"),
         ((FOX, "what?", "--plan", "vit-x-chatt@64"), "vit-x-chatt is not a variant of vit-x-chat; did you"),
+        ((FOX, "what?", "--plan", "vit-t/pool:4"), "'vit-t' is no plan part such as full, and the model is"),
         ((FOX, "what?", "--plan", "pool:5"), "pool takes the number of cells of a grid, and 5 is none"),
         ((FOX, "what?", "--max-tokens", "0"), "max_tokens must be at least 1, not 0"),
         ((FOX, "what?", "--temperature", "nan"), "temperature must be from 0 to 2, not nan"),

@@ -21,10 +21,10 @@ from foveate.gateway.cli.chat_session import (
     decode,
     draw,
     no_output,
-    printable,
     show,
     token_grid,
 )
+from foveate.gateway.cli.terminal import printable
 from foveate.models.vlm.runner import ChatRunner
 from foveate.models.vlm.visual_tokens import VisualTokens
 from tests.support import chat_models
@@ -63,6 +63,17 @@ def printed(answered: AnsweredQuestion, encoding: str = "utf-8", colours: bool =
     show(console, answered, with_patches=True)
     file.seek(0)
     return file.read().splitlines()
+
+
+def test_an_answer_that_fills_the_context_says_so(runner: ChatRunner) -> None:
+    chat = session(runner)
+    turns = (Turn("system", ("be brief",)), Turn("user", (ImagePart(), "")))
+    room = runner.cache.shape.length - 4 + 1 - len(runner.tokenizer.chat(turns)) - 2
+    question = "?" * (room - 1)
+    assert len(runner.tokenizer.encode(question)) == room
+    answered = chat.ask(question, no_output)
+    assert answered.fields["answer_tokens"] == 2 and answered.fields["finish"] == "length"
+    assert " of the answer, cut since the context ends; " in printed(answered)[0]
 
 
 def test_an_answer_and_its_cost(runner: ChatRunner) -> None:

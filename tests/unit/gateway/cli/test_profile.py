@@ -1,5 +1,6 @@
 """`foveate profile` in one process: options, progress bars, the printed ladder, and the resume hint."""
 
+import json
 import sys
 import threading
 from dataclasses import replace
@@ -177,3 +178,17 @@ def test_a_model_that_answers_questions_is_profiled_on_a_folder_of_them(tmp_path
     output = console.file.getvalue()  # type: ignore[attr-defined]
     assert "worst kind" in output and "random:4 (baseline)" in output
     assert "up to the first tokens of the answers" in output
+
+
+def test_a_kind_of_questions_is_printed_as_it_is(tmp_path: Path) -> None:
+    model, data = chat_model(tmp_path), write_folder(tmp_path / "data")
+    row = {"image": "0.png", "question": "what?", "kind": "a[/b] [red]\x1b[31m"}
+    (data / "b\x1b.png").write_bytes(b"no picture")
+    rows = [row, {"image": "b\x1b.png", "question": "what?"}]
+    (data / "questions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    options = ProfileOptions("chat", data, "full", "1", rounds=1, out=tmp_path / "chat.json")
+    console = Console(file=StringIO(), width=200)
+    show(console, profile(options, model, 10**6, console), options.target)
+    output = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "1.000 (a[/b] [red]\\x1b[31m)" in output
+    assert "as in b\\x1b.png: the data is not an image" in output

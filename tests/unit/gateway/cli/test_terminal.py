@@ -1,6 +1,7 @@
 """Terminals: warnings of variables, characters that a stream lacks, signals, and addresses in use."""
 
 import io
+import json
 import logging
 import os
 import signal
@@ -16,7 +17,15 @@ from rich.console import Console
 from foveate.core.errors import SetupError
 from foveate.core.settings import Settings
 from foveate.gateway.cli.__main__ import main as before_imports
-from foveate.gateway.cli.terminal import check_address, console, is_unicode, print_line, start_logging
+from foveate.gateway.cli.terminal import (
+    check_address,
+    console,
+    is_unicode,
+    print_error,
+    print_json,
+    print_line,
+    start_logging,
+)
 
 EXAMPLES = Path(__file__).parents[4] / "examples"
 CLI = [sys.executable, "-m", "foveate.gateway.cli"]
@@ -68,6 +77,28 @@ def test_predict_prints_plain_characters_on_an_ascii_terminal(model: str) -> Non
     text = done.stdout.decode("ascii")
     assert "fox" in text
     assert "####" in text or "aaaa" in text
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "ascii"])
+def test_json_is_valid_on_every_terminal(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="backslashreplace")
+    monkeypatch.setattr(sys, "stdout", stream)
+    fields = {"label": 'caf\xe9 \\ "\u72d0" \U0001f98a\x1b'}
+    print_json(fields)
+    written = stream.buffer.getvalue()
+    assert json.loads(written.decode(encoding)) == fields
+
+
+def test_an_error_cannot_change_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    print_error(SetupError("cannot read a\x1b[31m\x9bb[/].jpg"))
+    assert capsys.readouterr().err == "foveate: cannot read a\\x1b[31m\\x9bb[/].jpg\n"
+
+
+def test_a_full_disk_is_named_in_one_sentence() -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run([*CLI, "models"], stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 1
+    assert done.stderr == b"foveate: the output could not be written: No space left on device\n"
 
 
 def test_a_name_that_is_not_utf_8_is_printed_in_an_error() -> None:

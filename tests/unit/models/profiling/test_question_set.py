@@ -51,6 +51,15 @@ def test_questions_without_a_kind_are_of_one_kind(tmp_path: Path) -> None:
         ('{"image": "0.png", "question": "a", "answers": []}', "unknown entry 'answers'; it takes image"),
         ('{"image": "9.png", "question": "what?"}', "line 1: there is no image .*9.png"),
         ("", "hold no question"),
+        ("[" * 100_000, "line 1 is nested too deeply"),
+        ('{"image": "0.png", "question": "what?", "answer": " "}', "line 1: answer has no text: ' '"),
+        ('{"image": "0.png", "question": "what?", "answer": "."}', "line 1: answer has no text: '.'"),
+        (
+            r'{"image": "0.png", "question": "\ud83d?"}',
+            "line 1: question is not valid Unicode: it has a lone",
+        ),
+        (r'{"image": "0.png", "question": "a", "answer": "\udcff"}', "answer is not valid Unicode"),
+        (f'{{"image": "{"a" * 5000}", "question": "a"}}', "line 1: there is no image"),
     ],
 )
 def test_a_line_that_is_no_question_is_refused(tmp_path: Path, line: str, message: str) -> None:
@@ -58,6 +67,15 @@ def test_a_line_that_is_no_question_is_refused(tmp_path: Path, line: str, messag
     (tmp_path / "questions.jsonl").write_text(line)
     with pytest.raises(SetupError, match=message):
         question_folder(tmp_path)
+
+
+def test_a_line_ends_at_a_line_break_alone(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    row = {"image": "0.png", "question": "where\u2028is\x85it?", "kind": " "}
+    text = f"{json.dumps(row, ensure_ascii=False)}\r\n"
+    (tmp_path / "questions.jsonl").write_bytes(b"\xef\xbb\xbf" + 2 * text.encode())
+    asked = AskedQuestion("question", row["question"], "")
+    assert question_folder(tmp_path).questions == {tmp_path / "0.png": (asked, asked)}
 
 
 def test_answers_to_some_questions_alone_are_refused(tmp_path: Path) -> None:

@@ -169,7 +169,9 @@ def test_a_list_of_plans_may_contain_image_sizes() -> None:
     assert texts == ["full", "evit:0.5", "tiny@32", "tiny@32/evit:0.7"]
 
 
-@pytest.mark.parametrize("text", ["warp:9", "evit:7", "33", "other@64", "exit:0.9", "evit:0.5/bf16"])
+@pytest.mark.parametrize(
+    "text", ["", " , ", "warp:9", "evit:7", "33", "other@64", "exit:0.9", "evit:0.5/bf16"]
+)
 def test_a_listed_plan_that_cannot_run_is_refused(text: str) -> None:
     runner = TorchRunner(tiny())
     with pytest.raises(BadPlan):

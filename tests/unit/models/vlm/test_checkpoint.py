@@ -96,6 +96,14 @@ CARDS = {
     "other vocabulary": ("vocab_size = 300", "vocab_size = 301", "a tokenizer of 300 tokens does not fit"),
     "other features": ("features = 256", "features = 250", "does not fit its card|takes 250 features"),
     "salience": ("salience_heads = 4", "salience_heads = 5", "does not divide the projector's hidden size"),
+    "a huge early block": ("early_block = 2", "early_block = 99999999999999", "after block 1 to 3, not"),
+    "a huge projector": ("hidden = 32", "hidden = 16777216", "does not fit its card: projector"),
+    "a huge decoder": ("intermediate_size = 48", "intermediate_size = 16777216", "does not fit its card"),
+    "endless layers": ("num_hidden_layers = 2", "num_hidden_layers = 16777216", "holds fewer than 16777216"),
+    "too large": ("intermediate_size = 48", "intermediate_size = 16777217", "and at most 16777216"),
+    "no number": ("rms_norm_eps = 1e-06", "rms_norm_eps = nan", "are above 0 and at most"),
+    "another name": ('name = "vit-x', 'name = "../vit-x', "name is vit-x-chat, as the file's, not '../vit-x"),
+    "nested": ("template = 1", f"template = {'[' * 5000}", "is not a readable model card"),
     "no TOML": ("name =", "name", "is not a readable model card"),
 }  # fmt: skip
 
@@ -127,6 +135,17 @@ def test_weights_that_do_not_fit_are_refused(folder: Path) -> None:
     for message, state in cases.items():
         save_file(state, folder / WEIGHTS)
         with pytest.raises(SetupError, match=message):
+            checkpoint.read(NAME, folder)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 2, 2)])
+def test_changes_that_are_no_matrices_are_refused(folder: Path, shape: tuple[int, ...]) -> None:
+    stored, name = load_file(folder / WEIGHTS), "trunk.blocks.0.mlp.fc1.weight"
+    for number in (0, 1):
+        tensors = [torch.zeros(TRUNK.width, 2), torch.zeros(2, TRUNK.width)]
+        tensors[number] = torch.zeros(shape)
+        save_file(stored | {f"{name}.up": tensors[0], f"{name}.down": tensors[1]}, folder / WEIGHTS)
+        with pytest.raises(SetupError, match=r"does not fit the trunk: the change of blocks\.0\.mlp\.fc1"):
             checkpoint.read(NAME, folder)
 
 

@@ -1,10 +1,12 @@
 """The tokenizer: any text encodes, and marks in a text are plain characters."""
 
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 
 from foveate.core.chat import ImagePart, Turn
 from foveate.core.errors import BadRequest
-from foveate.models.vlm.tokenizer import ASSISTANT, END, IMAGE, MARKS, SYSTEM, USER
+from foveate.models.vlm.tokenizer import ASSISTANT, END, IMAGE, MARKS, SYSTEM, USER, ChatTokenizer
 from tests.support import chat_models
 
 
@@ -27,6 +29,16 @@ def test_half_of_a_surrogate_pair_is_refused(text: str) -> None:
 @pytest.mark.parametrize("text", ["", " \n\t"])
 def test_a_text_without_characters_has_no_tokens(text: str) -> None:
     assert chat_models.tokenizer().chat([Turn("user", (text,))]) == [USER, END, ASSISTANT]
+
+
+def test_settings_of_the_file_change_no_prompt() -> None:
+    words = chat_models.tokenizer()
+    expected = words.encode("what is left of the fox?")
+    stored = Tokenizer.from_str(words.tokenizer.to_str())
+    stored.enable_truncation(2)
+    stored.enable_padding(length=64)
+    stored.post_processor = TemplateProcessing("<|image|> $A", special_tokens=[("<|image|>", IMAGE)])
+    assert ChatTokenizer(stored).encode("what is left of the fox?") == expected
 
 
 def test_every_byte_has_a_token() -> None:
