@@ -43,7 +43,6 @@ def test_a_short_run_accounts_for_every_chat(served: ServerProcess, tmp_path: Pa
         assert chat.finish == "stop" or chat.tokens == chat.max_tokens
         assert chat.visual_tokens == 16
         assert record.rung == f"{chat_models.NAME}@64/fp32" and record.timings_ms["total"] > 0
-    # A repeated picture and a follow-up find the picture's part of the prompt in the cache, once it was seen.
-    cached = [record.chat.cached_tokens for record in soon if record.chat and record.chat.turn]
-    assert not cached or any(cached)
+    # Most of the repeated pictures and follow-ups find the picture's part of the prompt in the cache.
+    assert any(record.chat and record.chat.cached_tokens for record in soon)
     assert "<h2>Chats</h2>" in html.read_text()
