@@ -60,16 +60,18 @@ def _loopback(name: str) -> str:
     return address
 
 
+CHAT_PATH = "/chat/completions"
 UNCACHED = {"cache-control": "no-cache"}
-"""A load test repeats a few images, and the server must compute each answer. Chats have no cache of answers;
-what a server keeps of pictures and prompts is a part of what is measured."""
+"""A load test repeats a few images, and the server must compute each answer. It is not sent with chats, which
+have no cache of answers: what a server keeps of pictures and prompts is a part of what is measured."""
 
 
 def request_head(target: Target, headers: Mapping[str, str]) -> bytes:
     """The head of a POST up to the value of content-length; `request_bytes` adds the rest."""
     lines = [f"POST {target.path} HTTP/1.1", f"host: {target.host}:{target.port}"]
     lines.append(f"content-type: {target.content_type}")
-    sent = {**UNCACHED, **headers, **target.headers}
+    uncached = {} if target.path.endswith(CHAT_PATH) else UNCACHED
+    sent = {**uncached, **headers, **target.headers}
     lines += [f"{name}: {value}" for name, value in sent.items()]
     return "\r\n".join([*lines, "content-length: "]).encode()
 

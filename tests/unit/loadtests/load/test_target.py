@@ -34,3 +34,8 @@ def test_a_request_is_valid_http() -> None:
         b"cache-control: no-cache", b"x-slo-ms: 200", b"x-plan: full",
         b"content-length: 3", b"", b"\xff\xd8!",
     ]  # fmt: skip
+
+
+def test_chats_may_be_served_from_caches_of_pictures_and_prompts() -> None:
+    chats = target("http://127.0.0.1:8000", "/v1/chat/completions", {})
+    assert b"cache-control" not in request_head(chats, {})
