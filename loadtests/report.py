@@ -64,9 +64,9 @@ def _setup(settings: Mapping[str, str], packages: Sequence[str]) -> list[list[st
     return [[what, value] for what, value in {**settings, **measured}.items()]
 
 
-def read(name: str, folder: Path = FOLDER) -> Figures:
-    """The figures of the JSON file of an earlier run; by default, the committed one."""
-    figures: Figures = json.loads((folder / f"{name}.json").read_text())
+def read(name: str, folder: Path | None = None) -> Figures:
+    """The figures of the JSON file of an earlier run. folder: where; None: FOLDER."""
+    figures: Figures = json.loads(((folder or FOLDER) / f"{name}.json").read_text())
     return figures
 
 

@@ -18,6 +18,7 @@ from fastapi.responses import JSONResponse
 
 import foveate
 import foveate.serve
+from foveate.core.default_models import DEFAULT_MODELS
 from foveate.core.errors import BadPlan, BrokenMedia, FoveateError, SetupError, UnsupportedMedia
 from foveate.core.model import Rung
 from foveate.core.settings import Settings
@@ -56,7 +57,7 @@ def test_without_names_the_installed_default_models_are_served(
     served: list[tuple[str, ...]] = []
     monkeypatch.setattr(serve_local, "serve", lambda config, *_: served.append(config.models))
     foveate.serve.serve(port=0)
-    assert served == [("vit-t", "vit-t-seg", "vit-t-clip")]
+    assert served == [DEFAULT_MODELS[1:]]
 
 
 def test_a_bad_setting_is_one_sentence() -> None:

@@ -48,6 +48,18 @@ class ContextTooLong(BadRequest):
     title = "Context too long"
 
 
+class SchemaTooComplex(BadRequest):
+    """The answer cannot go on: the library cannot say which tokens keep to the JSON schema of the request.
+
+    It is no RunFailed: as the request would fail again, clients must not send it again, as they do after 500.
+    """
+
+    title = "JSON schema too complex"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, "response_format")
+
+
 class BodyTooLarge(BadRequest):
     """The body has more bytes than the server reads."""
 
@@ -172,18 +184,6 @@ class RunFailed(FoveateError):
     """The model failed on this one item."""
 
     title = "Inference failed"
-
-
-class SchemaTooComplex(RunFailed):
-    """The answer cannot go on: the library cannot say which tokens keep to the JSON schema of the request.
-
-    The request is the cause. As it would fail again, clients must not send it again, as they do after 500.
-    """
-
-    status = 400
-    title = "JSON schema too complex"
-    outcome = "invalid"
-    param = "response_format"
 
 
 class SetupError(FoveateError):

@@ -16,6 +16,7 @@ from foveate.core.chat import ChatCall, SamplingOptions
 from foveate.core.errors import (
     BadPlan,
     BadRequest,
+    ContextTooLong,
     DeadlineExceeded,
     DeviceHung,
     Draining,
@@ -91,7 +92,7 @@ async def test_chats_get_the_answers_that_they_get_in_one_process() -> None:
     ("call", "error"),
     [
         (chat_call(QUESTION, [1], Plan("other", 64)), BadPlan("x")),
-        (chat_call("what? " * 200, [1]), BadRequest("x")),
+        (chat_call("what? " * 200, [1]), ContextTooLong("x")),
         (chat_call(QUESTION, [1], objective=Objective(min_quality=0.5)), None),
     ],
 )

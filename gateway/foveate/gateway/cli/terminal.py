@@ -17,9 +17,10 @@ from foveate.core.errors import FoveateError, SetupError
 from foveate.core.settings import Settings
 from foveate.gateway.media.image import silence_decoder_warnings
 
-console = Console()
+# Rich would print the 100 of "merge:100:unmerge" as an emoji.
+console = Console(emoji=False)
 """Results, on standard output."""
-error_console = Console(stderr=True)
+error_console = Console(stderr=True, emoji=False)
 """Progress, logs and errors, on standard error."""
 
 

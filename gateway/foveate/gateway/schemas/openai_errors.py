@@ -14,7 +14,6 @@ from foveate.core.errors import (
     Draining,
     FoveateError,
     Overloaded,
-    SchemaTooComplex,
     Unavailable,
     UnknownModel,
 )
@@ -36,7 +35,7 @@ CODES: tuple[tuple[type[FoveateError], str], ...] = (
 
 def openai_error(error: FoveateError, request_id: str) -> Response:
     """The response for an error. It contains the error's message and nothing else about the server."""
-    param = error.param if isinstance(error, BadRequest | SchemaTooComplex) else None
+    param = error.param if isinstance(error, BadRequest) else None
     if isinstance(error, UnknownModel):
         param = param or "model"
     code = next((code for kind, code in CODES if isinstance(error, kind)), None)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from foveate.core.errors import BadRequest, RunFailed, SchemaTooComplex
+from foveate.core.errors import BadRequest, SchemaTooComplex
 from foveate.models.vlm.tokenizer import END, MARKS, ChatTokenizer
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def check_schema(schema: str) -> None:
             if token == END:
                 return
             constraint.accept(token)
-    except RunFailed as error:
+    except SchemaTooComplex as error:
         raise BadRequest(error.detail, FIELD) from None
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from foveate.core.chat import SamplingOptions
-from foveate.core.errors import RunFailed
+from foveate.core.errors import FoveateError, RunFailed
 from foveate.models.vlm.constraints import JsonConstraint
 
 
@@ -66,14 +66,14 @@ class Sampler:
         return int(tokens[torch.multinomial(kept, 1, generator=self._generator)])
 
 
-def choose(logits: Tensor, samplers: Sequence[Sampler]) -> list[TokenChoice | RunFailed]:
+def choose(logits: Tensor, samplers: Sequence[Sampler]) -> list[TokenChoice | FoveateError]:
     """The next token of each sequence from scores (B, V). A row with NaN or infinite scores fails alone."""
     scores = logits.float().cpu()
     finite, logprobs = scores.isfinite().all(-1).tolist(), scores.log_softmax(-1)
     # Together they take less time than one by one.
     tokens = logprobs.argmax(-1, keepdim=True)
     best = zip(tokens[:, 0].tolist(), logprobs.gather(-1, tokens)[:, 0].tolist(), strict=True)
-    choices: list[TokenChoice | RunFailed] = []
+    choices: list[TokenChoice | FoveateError] = []
     for row, (valid, sampler, pair) in enumerate(zip(finite, samplers, best, strict=True)):
         if not valid:
             choices.append(RunFailed("the model computed scores that are not finite"))
@@ -94,11 +94,11 @@ def among_allowed(logprobs: Tensor, allowed: NDArray[np.bool_]) -> Tensor:
     return logprobs.masked_fill(hidden, -math.inf).log_softmax(-1)
 
 
-def _choose(sampler: Sampler, logprobs: Tensor) -> TokenChoice | RunFailed:
+def _choose(sampler: Sampler, logprobs: Tensor) -> TokenChoice | FoveateError:
     """The next token of one sequence. A sampler that fails fails its sequence alone."""
     try:
         return sampler.choose(logprobs)
-    except RunFailed as error:
+    except FoveateError as error:
         return error
     except Exception as error:
         failure = RunFailed("the next token could not be chosen")

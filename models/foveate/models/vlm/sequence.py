@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from foveate.core.chat import GenerationEnd, SamplingOptions
-from foveate.core.errors import RunFailed
+from foveate.core.errors import FoveateError
 from foveate.models.vlm.constraints import JsonConstraint
 from foveate.models.vlm.prompt import ChatPrompt
 from foveate.models.vlm.sampling import Sampler, TokenChoice
@@ -43,7 +43,7 @@ class ChatSequence:
         self.choices: list[TokenChoice] = []
         """The tokens of the answer, the end mark included."""
         self.finish: GenerationEnd | None = None
-        self.error: RunFailed | None = None
+        self.error: FoveateError | None = None
         self.sampler = Sampler(options, constraint)
         self._stream = TextStream(tokenizer, options.stop)
 
@@ -67,9 +67,9 @@ class ChatSequence:
         """The rotary position of the last token of the answer."""
         return self.prompt.next_position + len(self.choices) - 1
 
-    def accept(self, choice: TokenChoice | RunFailed) -> AnswerPiece:
+    def accept(self, choice: TokenChoice | FoveateError) -> AnswerPiece:
         """Add the next token, or fail. Returns what is new."""
-        if isinstance(choice, RunFailed):
+        if isinstance(choice, FoveateError):
             self.error, self.finish = choice, "error"
             return AnswerPiece("", None, self.finish)
         self.choices.append(choice)

@@ -16,7 +16,7 @@ from rich.console import Console
 from foveate.core.errors import SetupError
 from foveate.core.settings import Settings
 from foveate.gateway.cli.__main__ import main as before_imports
-from foveate.gateway.cli.terminal import check_address, is_unicode, print_line, start_logging
+from foveate.gateway.cli.terminal import check_address, console, is_unicode, print_line, start_logging
 
 EXAMPLES = Path(__file__).parents[4] / "examples"
 CLI = [sys.executable, "-m", "foveate.gateway.cli"]
@@ -47,6 +47,11 @@ def test_several_models_in_one_variable_are_logged(
 def test_a_line_is_printed_without_styles(capsys: pytest.CaptureFixture[str]) -> None:
     print_line("[bold]vit-t[/]: 3 models")
     assert capsys.readouterr().out == "[bold]vit-t[/]: 3 models\n"
+
+
+def test_a_plan_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    console.print("merge:100:unmerge")
+    assert capsys.readouterr().out == "merge:100:unmerge\n"
 
 
 @pytest.mark.parametrize(("encoding", "expected"), [("utf-8", True), ("ascii", False), ("latin-1", False)])

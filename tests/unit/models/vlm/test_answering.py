@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from foveate.core.chat import ImagePart, SamplingOptions, Turn
-from foveate.core.errors import BadRequest, FoveateError, Overloaded, RunFailed
+from foveate.core.errors import BadRequest, ContextTooLong, FoveateError, Overloaded, RunFailed
 from foveate.core.plan import Plan
 from foveate.models.runners.base import Pixels
 from foveate.models.vlm.answering import ChatAnswer, ChatRequest
@@ -80,7 +80,7 @@ def test_a_chat_that_fails_fails_alone(runner: ChatRunner) -> None:
         ChatRequest([picture(2)], ASKED, SHORT),
     ]
     got = runner.answers(requests, runner.full)
-    assert [type(each) for each in got] == [ChatAnswer, BadRequest, BadRequest, RunFailed, ChatAnswer]
+    assert [type(each) for each in got] == [ChatAnswer, BadRequest, ContextTooLong, RunFailed, ChatAnswer]
     assert "names 1 pictures, and 0 were given" in str(got[1])
     assert "16 of them visual" in str(got[2])
     for number in (0, 4):
