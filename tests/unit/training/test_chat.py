@@ -166,13 +166,13 @@ def test_a_run_starts_from_the_weights_of_another_and_resumes_with_its_own(
     for folder in (first, second):
         folder.mkdir()
         tokenizer.tokenizer.save(str(folder / "tokenizer.json"))
-    optims = training.optimisers(1e-3)
-    state = {"head": training.state_dict(), "optims": [o.state_dict() for o in optims], "step": 7}
-    torch.save(state | {"seconds": 1.5}, first / "chat.pt")
+    weights, optims = training.state_dict(), training.optimisers(1e-3)
+    state = {"head": weights, "optims": [o.state_dict() for o in optims], "step": 7, "seconds": 1.5}
+    torch.save(state, first / "chat.pt")
     torch.manual_seed(1)
     fresh = ChatTraining(tokenizer, blind=False)
     load_start(fresh, first / "chat.pt", second)
-    assert all(torch.equal(value, fresh.state_dict()[name]) for name, value in state["head"].items())
+    assert all(torch.equal(value, fresh.state_dict()[name]) for name, value in weights.items())
     assert restore(second / "chat.pt", fresh, fresh.optimisers(1e-3)) == (0, 0.0)
     assert restore(first / "chat.pt", fresh, fresh.optimisers(1e-3)) == (7, 1.5)
     trained_tokenizer(40).save(str(second / "tokenizer.json"))

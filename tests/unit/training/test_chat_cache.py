@@ -10,7 +10,7 @@ import torch
 from foveate.models.weights import hub
 from training import chat_cache
 from training.chat_cache import features_file, patch_features, read_cache, write_shard
-from training.chat_trunk import MultiTrunk, compressed, resized
+from training.chat_trunk import MultiTrunk, compressed, read_trunk, resized
 from training.multi_scenes import draw_multi
 
 SCENES = 4
@@ -34,7 +34,7 @@ def test_a_shard_has_the_same_images_at_each_size(run: Path) -> None:
     assert len(scenes) == 2 * SCENES
     drawn = [draw_multi("train", number) for number in range(2 * SCENES)]
     assert list(scenes.graphs) == [scene.objects for scene in drawn]
-    model, rng = chat_cache.read_trunk(run), np.random.default_rng([1, 1])
+    model, rng = read_trunk(run), np.random.default_rng([1, 1])
     images = [compressed(scene.image, rng) for scene in drawn[SCENES:]]
     for side in (224, 160):
         batch = scenes.batch(range(SCENES, 2 * SCENES), side)

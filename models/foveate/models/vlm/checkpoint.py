@@ -160,7 +160,7 @@ def _tower(card: ChatCard, trunk: Checkpoint, state: Mapping[str, Tensor]) -> Vi
 
 
 def _check_sizes(card: ChatCard, config: ViTConfig) -> None:
-    """Raise SetupError for sizes that the tower does not take, or that its own does not begin."""
+    """Raise SetupError for sizes that are not the tower's own and then smaller ones that it takes."""
     full, patch = config.image_size, config.patch_size
     if card.sizes and (card.sizes[0] != full or any(size % patch or size > full for size in card.sizes)):
         raise SetupError(
