@@ -107,7 +107,8 @@ def methods_table(figures: Figures) -> str:
 
 def sizes_table(figures: Figures) -> str:
     """One row for each plan of a smaller size, below full and what the plan is at full's size."""
-    smaller = smaller_plans_of(figures)
+    sized = smaller_plans_of(figures)
+    smaller = sorted(sized, key=lambda plan: (plan.partition("/")[0], -method_of(plan)[1]))
     plans = [FULL, *dict.fromkeys(plan.partition("/")[2] for plan in smaller), *smaller]
     rows = [
         [plan, _share(figures, plan), cell(figures, f"{GFLOPS}{plan}", "{:.2f}")]
