@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from foveate.core.plan import Plan
+from foveate.models.profiling.chat_profile import mean_text_tokens
 from foveate.models.profiling.chat_quality import ChatEvaluator, KindScores
 from foveate.models.vlm.runner import ChatRunner
 from loadtests.report import Figures
@@ -15,13 +16,17 @@ FULL, BLIND, TRAINED_BLIND = "full", "blind", "blind_trained"
 """Rows beside the plans: the model without pictures, and a model that was trained without them."""
 MEAN = "exact_match"
 """After the name of a row: the mean over the kinds."""
+GFLOPS = "gflops "
+"""Before the name of a row: the GFLOPs to the first token of the answer to a question of mean length."""
 
 
 def measure(runner: ChatRunner, evaluator: ChatEvaluator, plans: Iterable[Plan]) -> Figures:
     """The figures of each plan, and of the model without pictures."""
     figures: Figures = {}
+    text_tokens = mean_text_tokens(runner, evaluator.data)
     for plan in plans:
         name = plan.relative_to(runner.full)
+        figures[f"{GFLOPS}{name}"] = round(runner.cost(plan, text_tokens).first_token, 4)
         figures |= row(name, evaluator.exact_match(evaluator.answers(plan, _quiet)))
         log.info("%s: %.1f%%", name, 100 * figures[f"{name} {MEAN}"])
     return figures | row(BLIND, evaluator.exact_match(evaluator.answers(None, _quiet)))
@@ -75,9 +80,18 @@ def kinds_of(figures: Figures) -> list[str]:
 
 
 def plans_of(figures: Figures) -> list[str]:
-    """The plans below full in the figures."""
-    names = [key.removesuffix(f" {MEAN}") for key in figures if key.endswith(f" {MEAN}")]
-    return [name for name in names if name not in (FULL, BLIND, TRAINED_BLIND)]
+    """The plans of full's size in the figures, without full."""
+    return [name for name in _names(figures) if name not in (FULL, BLIND, TRAINED_BLIND) and "@" not in name]
+
+
+def smaller_plans_of(figures: Figures) -> list[str]:
+    """The plans of other sizes than full's in the figures."""
+    return [name for name in _names(figures) if "@" in name]
+
+
+def _names(figures: Figures) -> list[str]:
+    """The rows of the figures."""
+    return [key.removesuffix(f" {MEAN}") for key in figures if key.endswith(f" {MEAN}")]
 
 
 def method_of(plan: str) -> tuple[str, int]:

@@ -1,7 +1,17 @@
 """The page of the bench of the vision-language model."""
 
 from loadtests.report import MISSING, Figures, Goal, cell, goal_table, table
-from loadtests.vlm_model.accuracy import BLIND, FULL, MEAN, TRAINED_BLIND, kinds_of, method_of, plans_of
+from loadtests.vlm_model.accuracy import (
+    BLIND,
+    FULL,
+    GFLOPS,
+    MEAN,
+    TRAINED_BLIND,
+    kinds_of,
+    method_of,
+    plans_of,
+    smaller_plans_of,
+)
 from loadtests.vlm_model.charts import file_name
 
 GOALS = (
@@ -50,6 +60,13 @@ Right answers, the mean over kinds. `random`, `uniform` and `pool` look at no co
 
 {charts}
 
+## Smaller pictures
+
+Right answers, the mean over kinds, and GFLOPs to the first token, beside the same plans at full's size. A
+model has rows here for the smaller sizes that it was trained on.
+
+{sizes_table(figures)}
+
 ## Speed
 
 Milliseconds of a batch of 8 questions, each about a picture of its own: medians of interleaved rounds. The
@@ -86,6 +103,19 @@ def methods_table(figures: Figures) -> str:
         for name in names
     ]
     return table(["method", *map(str, counts), "full"], rows)
+
+
+def sizes_table(figures: Figures) -> str:
+    """One row for each plan of a smaller size, below full and what the plan is at full's size."""
+    sized = smaller_plans_of(figures)
+    smaller = sorted(sized, key=lambda plan: (plan.partition("/")[0], -method_of(plan)[1]))
+    plans = [FULL, *dict.fromkeys(plan.partition("/")[2] for plan in smaller), *smaller]
+    rows = [
+        [plan, _share(figures, plan), cell(figures, f"{GFLOPS}{plan}", "{:.2f}")]
+        for plan in plans
+        if f"{plan} {MEAN}" in figures
+    ]
+    return table(["plan", "right answers", "GFLOPs"], rows)
 
 
 def _share(figures: Figures, plan: str | None) -> str:

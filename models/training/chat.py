@@ -26,11 +26,12 @@ from foveate.models.vlm.model import VisionLanguageModel
 from foveate.models.vlm.projector import ProjectorSpec
 from foveate.models.vlm.tokenizer import USER, ChatTokenizer
 from training.chat_batches import BatchStream, ChatBatch, PackedTexts, attention_mask, pack
-from training.chat_cache import SceneCache, read_cache
-from training.chat_trunk import BACKGROUND, BACKGROUND_WEIGHT, GRID, TINT_NUMBERS
+from training.chat_cache import IMAGE_SIDES, SceneCache, read_cache
+from training.chat_targets import PatchTargets, cell_shares, patch_rows, patch_targets
+from training.chat_trunk import BACKGROUND, BACKGROUND_WEIGHT
 from training.fit import TrainingRun, fit
 from training.labels import LABELS
-from training.multi_scenes import NOTHING, TINTS
+from training.multi_scenes import PATCH, SIDE, TINTS
 from training.questions import KINDS, Question, one_of_each, spoken
 from training.streams import prefetched
 
@@ -39,7 +40,10 @@ ALIGNMENT = 0.5
 """The weight of the alignment loss."""
 QUERY_STD = 0.05
 """Of queries and keys, which start equal: like attends to like."""
-CHECKED_SIDES = (14, 7, 4)
+CHECKED_SIDES = (7, 4)
+"""Rows of the grids that the checks measure beside full."""
+SMALL_CHECKED_SIDES = (10, 4)
+"""The same for the smaller images, full first."""
 
 
 def new_model(vocabulary: int) -> VisionLanguageModel:
@@ -61,16 +65,6 @@ def new_model(vocabulary: int) -> VisionLanguageModel:
         for matrix in (layer.self_attn.o_proj, layer.mlp.down_proj):
             nn.init.normal_(matrix.weight, std=0.02 / math.sqrt(2 * len(layers)))
     return model
-
-
-@dataclass(frozen=True, slots=True)
-class PatchTargets:
-    """What each patch shows; -100 marks a patch that takes no part."""
-
-    classes: Tensor
-    """(B, 196) int64: the class of the object that covers it, or BACKGROUND."""
-    tints: Tensor
-    """(B, 196) int64: the number of the colour of a recoloured object."""
 
 
 class ChatTraining(nn.Module):
@@ -107,11 +101,12 @@ class ChatTraining(nn.Module):
         return [muon, torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), fused=True)]
 
     def visual(self, features: Tensor, grid: tuple[int, int] | None, selected: Tensor | None) -> Tensor:
-        """Visual tokens (B, K, D) of patch features (B, 196, F).
+        """Visual tokens (B, K, D) of patch features (B, P, F), those of a square image.
 
         One of grid (rows and columns of cells) and selected (single patches) is given.
         """
-        places = grid_positions(GRID, GRID)
+        rows = patch_rows(features.shape[1])
+        places = grid_positions(rows, rows)
         projector = self.model.projector
         if selected is not None:
             patches = projector.patches(
@@ -120,7 +115,7 @@ class ChatTraining(nn.Module):
             return projector.tokens(patches, torch.eye(selected.shape[1]), places[selected])
         if grid is None:
             raise ValueError("visual tokens are those of a grid or of selected patches")
-        weights = cell_weights(*grid, GRID, GRID)
+        weights = cell_weights(*grid, rows, rows)
         return projector.tokens(projector.patches(features, places), weights, grid_positions(*grid))
 
     def hidden(
@@ -188,37 +183,6 @@ class ChatTraining(nn.Module):
         return -((shares * log_shares).sum(-1) * weights).sum() / weights.sum().clamp(min=1)
 
 
-def cell_shares(targets: Tensor, count: int, grid: tuple[int, int] | None, selected: Tensor | None) -> Tensor:
-    """What the patches (B, 196) of each visual token show, in equal shares: (B, K, count) float32.
-
-    A cell shows BACKGROUND only where all of its patches do.
-    """
-    shown = F.one_hot(targets.clamp(min=0), count).float() * (targets >= 0)[..., None]
-    if selected is not None:
-        return shown.gather(1, selected[..., None].expand(-1, -1, count))
-    if grid is None:
-        raise ValueError("visual tokens are those of a grid or of selected patches")
-    inside = (cell_weights(*grid, GRID, GRID) > 0).float()
-    held = (inside @ shown > 0).float()
-    if count > BACKGROUND:
-        held[..., BACKGROUND] = (inside @ (targets != BACKGROUND).float()[..., None])[..., 0] == 0
-    return held / held.sum(-1, keepdim=True).clamp(min=1)
-
-
-def patch_targets(scenes: SceneCache, numbers: Sequence[int]) -> PatchTargets:
-    """The targets of scenes. Patches that an object covers in part take no part."""
-    classes = np.full((len(numbers), GRID * GRID), -100)
-    tints = np.full_like(classes, -100)
-    for row, number in enumerate(numbers):
-        owners = scenes.owners[number]
-        classes[row, owners == NOTHING] = BACKGROUND
-        for index, item in enumerate(scenes.graphs[number]):
-            classes[row, owners == index] = item.label
-            if item.tint is not None:
-                tints[row, owners == index] = TINT_NUMBERS[item.tint]
-    return PatchTargets(torch.from_numpy(classes), torch.from_numpy(tints))
-
-
 @dataclass(frozen=True, slots=True)
 class Check:
     """Held-out scenes with a question of each kind, in held-out wordings."""
@@ -236,8 +200,12 @@ def held_out_check(folder: Path, tokenizer: ChatTokenizer, count: int = 300) -> 
 
 
 @torch.inference_mode()
-def exact_match(training: ChatTraining, check: Check, grid: tuple[int, int] | None) -> dict[str, float]:
-    """The share of answers that are right to the last token, by kind. grid: None without a picture.
+def exact_match(
+    training: ChatTraining, check: Check, grid: tuple[int, int] | None, side: int = SIDE
+) -> dict[str, float]:
+    """The share of answers that are right to the last token, by kind.
+
+    grid: None without a picture. side: of the images, in pixels.
 
     A token is predicted behind the right ones before: the answer that comes out so is right exactly where
     the greedy one is.
@@ -250,7 +218,7 @@ def exact_match(training: ChatTraining, check: Check, grid: tuple[int, int] | No
         with torch.autocast("cpu", torch.bfloat16):
             visual = None
             if grid is not None:
-                features = check.scenes.batch(range(first, first + len(rows)))
+                features = check.scenes.batch(range(first, first + len(rows)), side)
                 visual = training.visual(features.bfloat16(), grid, None)
             hidden = training.hidden(visual, (), text)
             predicted = training.model.logits(hidden).argmax(-1)
@@ -263,24 +231,44 @@ def exact_match(training: ChatTraining, check: Check, grid: tuple[int, int] | No
 
 
 def checks_of(training: ChatTraining, check: Check) -> Callable[[], dict[str, float]]:
-    """The figures to log: exact match of each kind at full, and the mean at fewer tokens."""
+    """The figures to log: exact match of each kind at full; the mean at fewer tokens and smaller images."""
 
     def checks() -> dict[str, float]:
         if training.blind:
             return exact_match(training, check, None)
-        figures = exact_match(training, check, (GRID, GRID))
-        for side in CHECKED_SIDES[1:]:
-            figures[f"mean_{side * side}"] = exact_match(training, check, (side, side))["mean"]
+        figures = exact_match(training, check, (SIDE // PATCH, SIDE // PATCH))
+        for rows in CHECKED_SIDES:
+            figures[f"mean_{rows * rows}"] = exact_match(training, check, (rows, rows))["mean"]
+        small = min(IMAGE_SIDES)
+        for rows in SMALL_CHECKED_SIDES:
+            name = f"mean_{small}" if rows * PATCH == small else f"mean_{small}_{rows * rows}"
+            figures[name] = exact_match(training, check, (rows, rows), small)["mean"]
         return figures
 
     return checks
 
 
-def train(run: TrainingRun, batch_size: int, warmup: int, blind: bool) -> None:
-    """Train or resume. The run's folder gets the weights and a log."""
+def load_start(training: ChatTraining, start: Path, folder: Path) -> None:
+    """Start from the weights of another run's chat.pt. folder: that of the new run.
+
+    Raises SystemExit if the two runs have different tokenizers.
+    """
+    theirs, own = (where / "tokenizer.json" for where in (start.parent, folder))
+    if theirs.exists() and theirs.read_bytes() != own.read_bytes():
+        raise SystemExit(f"the weights of {start} belong to {theirs}: copy it to {own}")
+    training.load_state_dict(torch.load(start, weights_only=True)["head"])
+
+
+def train(run: TrainingRun, batch_size: int, warmup: int, blind: bool, start: Path | None = None) -> None:
+    """Train or resume. The run's folder gets the weights and a log.
+
+    start: CHAT.pt of another run, whose weights to start from; a resumed run has its own.
+    """
     torch.manual_seed(run.seed)
     tokenizer = ChatTokenizer.from_file(run.folder / "tokenizer.json")
     training = ChatTraining(tokenizer, blind)
+    if start is not None:
+        load_start(training, start, run.folder)
     cache = run.folder / "cache"
     scenes = read_cache("train", cache)
     check = held_out_check(cache, tokenizer)
@@ -292,7 +280,7 @@ def train(run: TrainingRun, batch_size: int, warmup: int, blind: bool) -> None:
         if stream is None:
             stream = prefetched(step, draw)
         batch = next(stream)
-        return training.loss(batch, patch_targets(scenes, batch.numbers))
+        return training.loss(batch, patch_targets(scenes, batch.numbers, batch.side))
 
     fit(run, training, loss_at, checks_of(training, check), training.optimisers(run.lr))
 
@@ -310,12 +298,13 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--check-every", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--start", type=Path, help="CHAT.pt of another run, whose weights to start from")
     parser.add_argument("--blind", action="store_true", help="the baseline: train without pictures")
     parser.add_argument("--name", help="of the files of the run; default: chat, or chat-blind")
     args = parser.parse_args()
     name = args.name or ("chat-blind" if args.blind else "chat")
     run = TrainingRun(args.run, name, args.steps, args.lr, args.seed, check_every=args.check_every)
-    train(run, args.batch_size, args.warmup, args.blind)
+    train(run, args.batch_size, args.warmup, args.blind, args.start)
 
 
 if __name__ == "__main__":

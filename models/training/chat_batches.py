@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from foveate.models.vlm.tokenizer import ASSISTANT, END, PAD, SYSTEM, USER, ChatTokenizer
-from training.chat_cache import SceneCache, read_cache
+from training.chat_cache import IMAGE_SIDES, SceneCache, read_cache
 from training.chat_tokenizer import SYSTEM_PROMPTS
+from training.multi_scenes import PATCH, SIDE
 from training.questions import Question, draw_questions
 
 FIRST_SHARES = {"presence": 0.6, "place": 0.4}
@@ -33,10 +34,16 @@ LAST_SHARES = {
 """Shares once all kinds take part: those that are learnt slowly come more often."""
 FIRST_SIDES = (4,)
 SIDES = (2, 2, 3, 3, 4, 4, 4, 5, 7, 7, 7, 10, 14, 14)
-"""Rows of the grids of visual tokens to draw from; small ones more often."""
+"""Rows of the grids of visual tokens to draw from; small ones more often. Smaller images have only those
+that their patches allow."""
 SELECTED = (9, 16, 25, 49, 100)
 """Numbers of single patches to draw from, in a batch without a grid."""
-SELECT_SHARE, CHAIN_SHARE, SYSTEM_SHARE, TWO_PICTURES_SHARE = 0.15, 0.25, 0.1, 0.1
+SELECT_SHARE, CHAIN_SHARE, SYSTEM_SHARE, TWO_PICTURES_SHARE = 0.15, 0.25, 0.1, 0.2
+SMALL_SHARE = 1 / 3
+"""The share of the batches with smaller images, once all kinds of questions take part."""
+COMMON_SHARE = 0.5
+"""The share of pairs of pictures with a class in common. In the others, most questions about objects have
+one right answer for both pictures, and do not teach which of them is asked about."""
 ORDINALS = ("first", "second")
 
 
@@ -64,8 +71,10 @@ class ChatBatch:
     """The scenes. With two pictures a row, those of row i are at 2 i and 2 i + 1."""
     pictures: int
     """Pictures a row."""
+    side: int
+    """Of the images, in pixels."""
     features: Tensor
-    """(B * pictures, 196, F) float16."""
+    """(B * pictures, P, F) float16."""
     grid: tuple[int, int] | None
     """Rows and columns of the visual tokens; None for selected patches."""
     selected: Tensor | None
@@ -131,54 +140,105 @@ def attention_mask(prefix: int, segments: Tensor) -> Tensor:
     return mask[:, None]
 
 
+@dataclass(frozen=True, slots=True)
+class _Sources:
+    """What batches are drawn from."""
+
+    scenes: SceneCache
+    tokenizer: ChatTokenizer
+    by_label: Mapping[int, Sequence[int]]
+    """The scenes with an object of each class."""
+
+
 class BatchStream:
     """Draws the batch of each step. The step and the seed alone decide what is in it."""
 
     def __init__(self, run: Path, size: int, warmup: int, seed: int, questions: int = 8) -> None:
-        """warmup: steps before all kinds of questions and all grids take part."""
+        """warmup: steps before all kinds of questions, all grids and all sizes of images take part."""
         self.run = run
         self.size, self.warmup, self.seed, self.questions = size, warmup, seed, questions
-        self._opened: tuple[SceneCache, ChatTokenizer] | None = None
+        self._opened: _Sources | None = None
 
     def __call__(self, step: int) -> ChatBatch:
         """The batch of a step."""
         if self._opened is None:  # in the worker process, so that no memory map is pickled
-            scenes = read_cache("train", self.run / "cache")
-            tokenizer = ChatTokenizer.from_file(self.run / "tokenizer.json")
-            self._opened = scenes, tokenizer
-        scenes, tokenizer = self._opened
-        rng = random.Random(self.seed * 1_000_003 + step)
-        early = step < 0.4 * self.warmup
-        progress = min(1.0, max(0.0, (step / self.warmup - 0.4) / 0.6))
-        shares = shares_at(progress)
+            self._opened = _open(self.run)
+        sources, rng = self._opened, random.Random(self.seed * 1_000_003 + step)
+        scenes, tokenizer = sources.scenes, sources.tokenizer
+        early, late = step < 0.4 * self.warmup, step >= self.warmup
+        progress = 1.0 if late else max(0.0, (step / self.warmup - 0.4) / 0.6)
         mixed = rng.random() < progress  # the rarer forms of input come with the later questions
         pictures = 2 if mixed and rng.random() < TWO_PICTURES_SHARE else 1
-        numbers = rng.sample(range(len(scenes)), self.size // pictures * pictures)
+        rows = self.size // pictures
+        numbers = rng.sample(range(len(scenes)), rows) if pictures == 1 else _pairs(sources, rng, rows)
+        side = min(IMAGE_SIDES) if late and rng.random() < SMALL_SHARE else SIDE
         grid: tuple[int, int] | None = None
         selected: Tensor | None = None
         if mixed and rng.random() < SELECT_SHARE:
-            count = rng.choice(SELECTED)
-            selected = torch.tensor([sorted(rng.sample(range(196), count)) for _ in numbers])
+            selected = _draw_selected(rng, side, len(numbers))
         else:
-            rows = rng.choice(FIRST_SIDES if early else SIDES)
-            columns = rows + 1 if not early and rows < 14 and rng.random() < 0.1 else rows
-            grid = (rows, columns)
+            grid = _draw_grid(rng, side, early)
         system: list[int] = []
         if mixed and rng.random() < SYSTEM_SHARE:
             system = [SYSTEM, *tokenizer.encode(rng.choice(SYSTEM_PROMPTS)), END]
         chained = mixed and rng.random() < CHAIN_SHARE
-        asked: list[list[Question]] = []
-        for row in range(0, len(numbers), pictures):
-            questions: list[Question] = []
-            for place in range(pictures):
-                objects = scenes.graphs[numbers[row + place]]
-                drawn = draw_questions(objects, rng, shares, self.questions // pictures)
-                questions += [_worded(question, rng, place if pictures > 1 else None) for question in drawn]
-            rng.shuffle(questions)
-            asked.append(questions)
-        start = len(system) + 1 + pictures
-        text = pack(asked, tokenizer, start, chained=chained)
-        return ChatBatch(numbers, pictures, scenes.batch(numbers), grid, selected, system, text, asked)
+        asked = [
+            self._questions(scenes, numbers[first : first + pictures], rng, shares_at(progress))
+            for first in range(0, len(numbers), pictures)
+        ]
+        text = pack(asked, tokenizer, len(system) + 1 + pictures, chained=chained)
+        features = scenes.batch(numbers, side)
+        return ChatBatch(numbers, pictures, side, features, grid, selected, system, text, asked)
+
+    def _questions(
+        self, scenes: SceneCache, numbers: Sequence[int], rng: random.Random, shares: Mapping[str, float]
+    ) -> list[Question]:
+        """The questions of a row about the scenes of its pictures, in random order."""
+        questions: list[Question] = []
+        for place, number in enumerate(numbers):
+            others = [item.label for other in numbers if other != number for item in scenes.graphs[other]]
+            count = self.questions // len(numbers)
+            drawn = draw_questions(scenes.graphs[number], rng, shares, count, others=others)
+            questions += [_worded(question, rng, place if len(numbers) > 1 else None) for question in drawn]
+        rng.shuffle(questions)
+        return questions
+
+
+def _open(run: Path) -> _Sources:
+    scenes = read_cache("train", run / "cache")
+    by_label: dict[int, list[int]] = {}
+    for number, graph in enumerate(scenes.graphs):
+        for label in {item.label for item in graph}:
+            by_label.setdefault(label, []).append(number)
+    return _Sources(scenes, ChatTokenizer.from_file(run / "tokenizer.json"), by_label)
+
+
+def _pairs(sources: _Sources, rng: random.Random, rows: int) -> list[int]:
+    """Two different scenes for each row, often with a class in common."""
+    numbers: list[int] = []
+    for _ in range(rows):
+        first, second = rng.sample(range(len(sources.scenes)), 2)
+        label = rng.choice(sources.scenes.graphs[first]).label
+        alike = rng.choice(sources.by_label[label])
+        if rng.random() < COMMON_SHARE and alike != first:
+            second = alike
+        numbers += rng.sample((first, second), 2)
+    return numbers
+
+
+def _draw_selected(rng: random.Random, side: int, scenes: int) -> Tensor:
+    """As `ChatBatch.selected`: below all patches of each scene."""
+    patches = (side // PATCH) ** 2
+    count = rng.choice([count for count in SELECTED if count < patches])
+    return torch.tensor([sorted(rng.sample(range(patches), count)) for _ in range(scenes)])
+
+
+def _draw_grid(rng: random.Random, side: int, early: bool) -> tuple[int, int]:
+    """Rows and columns of visual tokens, sometimes one column more than rows."""
+    patches = side // PATCH
+    rows = rng.choice([rows for rows in (FIRST_SIDES if early else SIDES) if rows <= patches])
+    wider = not early and rows < patches and rng.random() < 0.1
+    return rows, rows + wider
 
 
 def _worded(question: Question, rng: random.Random, picture: int | None) -> Question:

@@ -13,7 +13,7 @@ fast. `--start` continues from the weights of another run; give it a `--seed` of
 import argparse
 import io
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -44,6 +44,8 @@ BACKGROUND = len(LABELS)
 NOT_TINTED = len(TINTS)
 BACKGROUND_WEIGHT = 0.2
 """Of a patch that no object covers: four fifths of the patches are such."""
+SIZES = (SIDE, SIDE, 160)
+"""Sides of the images to draw from. Smaller ones are the cheapest way to spend less on a picture."""
 KEPT = 96
 """Patches in the forward while background is left out."""
 CENTRED_WEIGHT = 8.0
@@ -61,17 +63,17 @@ class PatchBatch:
     """Scenes, and what each of their patches shows. -100 marks a patch that takes no part."""
 
     images: Tensor
-    """(B, 224, 224, 3) uint8."""
+    """(B, S, S, 3) uint8."""
     classes: Tensor
-    """(B, 196) int64: a label, or BACKGROUND."""
+    """(B, P) int64: a label, or BACKGROUND."""
     tints: Tensor
-    """(B, 196) int64: a colour, or NOT_TINTED."""
+    """(B, P) int64: a colour, or NOT_TINTED."""
     centres: Tensor
-    """(B, 196, 2) float32: from the patch's centre to its object's, as shares of the image's side."""
+    """(B, P, 2) float32: from the patch's centre to its object's, as shares of the image's side."""
     centred: Tensor
-    """(B, 196) float32: 1 where the centre of an object lies in the patch, else 0."""
+    """(B, P) float32: 1 where the centre of an object lies in the patch, else 0."""
     owners: Tensor
-    """(B, 196) int64: as `MultiScene.owners`."""
+    """(B, P) int64: as `MultiScene.owners_at`."""
 
 
 def compressed(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -83,34 +85,46 @@ def compressed(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.asarray(Image.open(out))
 
 
-def patch_batch(scenes: list[MultiScene], images: list[np.ndarray]) -> PatchBatch:
-    """The images with the targets of their scenes. A patch that an object covers in part takes no part."""
-    rows, columns = np.mgrid[0:GRID, 0:GRID]
-    own_centres = (np.stack([columns, rows], -1).reshape(-1, 2) + 0.5) / GRID
-    classes = np.full((len(scenes), GRID * GRID), -100)
+def patch_batch(scenes: list[MultiScene], images: list[np.ndarray], side: int = SIDE) -> PatchBatch:
+    """The images, resized to a side, with the targets of their scenes.
+
+    A patch that an object covers in part takes no part.
+    """
+    grid = side // PATCH
+    rows, columns = np.mgrid[0:grid, 0:grid]
+    own_centres = (np.stack([columns, rows], -1).reshape(-1, 2) + 0.5) / grid
+    classes = np.full((len(scenes), grid * grid), -100)
     tints = np.full_like(classes, -100)
-    centres = np.zeros((len(scenes), GRID * GRID, 2), np.float32)
-    centred = np.zeros((len(scenes), GRID * GRID), np.float32)
+    centres = np.zeros((len(scenes), grid * grid, 2), np.float32)
+    centred = np.zeros((len(scenes), grid * grid), np.float32)
+    owners = np.stack([scene.owners_at(side) for scene in scenes]).astype(np.int64)
     for row, scene in enumerate(scenes):
-        classes[row, scene.owners == NOTHING] = BACKGROUND
+        classes[row, owners[row] == NOTHING] = BACKGROUND
         for index, item in enumerate(scene.objects):
-            covered = scene.owners == index
+            covered = owners[row] == index
             classes[row, covered] = item.label
             tints[row, covered] = NOT_TINTED if item.tint is None else TINT_NUMBERS[item.tint]
             centres[row, covered] = np.array(item.centre) - own_centres[covered]
             x, y = item.centre
-            centred[row, int(y * GRID) * GRID + int(x * GRID)] = 1
-    owners = np.stack([scene.owners for scene in scenes]).astype(np.int64)
-    arrays = (np.stack(images), classes, tints, centres, centred, owners)
+            centred[row, int(y * grid) * grid + int(x * grid)] = 1
+    arrays = (np.stack([resized(image, side) for image in images]), classes, tints, centres, centred, owners)
     return PatchBatch(*map(torch.from_numpy, arrays))
 
 
-def draw_batch(step: int, size: int, seed: int) -> PatchBatch:
-    """The scenes of a step. The step and the seed alone decide what they are."""
+def resized(image: np.ndarray, side: int) -> np.ndarray:
+    """The image in another size, as a server resizes it."""
+    if len(image) == side:
+        return image
+    return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC))
+
+
+def draw_batch(step: int, size: int, seed: int, sides: Sequence[int] = SIZES) -> PatchBatch:
+    """The scenes of a step, resized to one of the sides. The step and the seed alone decide both."""
     first = seed * SEED_SCENES + step * size
     scenes = [draw_multi("train", first + i) for i in range(size)]
     rng = np.random.default_rng([step, size, seed])
-    return patch_batch(scenes, [compressed(scene.image, rng) for scene in scenes])
+    images = [compressed(scene.image, rng) for scene in scenes]
+    return patch_batch(scenes, images, int(rng.choice(sides)))
 
 
 class LowRank(nn.Module):
@@ -216,25 +230,25 @@ def count_loss(shares: Tensor, owners: Tensor) -> Tensor:
 
 
 def kept_patches(classes: Tensor, rng: random.Random) -> Tensor:
-    """KEPT patches of each scene: (B, KEPT) int64 in order, those of objects before background."""
+    """KEPT of the patches (B, P) of each scene: (B, KEPT) int64 in order, objects before background."""
     generator = torch.Generator().manual_seed(rng.randrange(2**31))
     order = torch.rand(classes.shape, generator=generator) + (classes != BACKGROUND).float()
     return order.topk(KEPT, dim=1).indices.sort(dim=1).values
 
 
 @torch.inference_mode()
-def object_accuracy(model: MultiTrunk, scenes: list[MultiScene]) -> dict[str, float]:
+def object_accuracy(model: MultiTrunk, scenes: list[MultiScene], side: int = SIDE) -> dict[str, float]:
     """Shares of objects whose patches together name the class and the colour, and the error of centres.
 
-    centred_f1: of the patches that hold an object's centre. count: the share of images whose number of
-    objects is the rounded sum of the patches' shares.
+    side: pixels to which the images are resized. centred_f1: of the patches that hold an object's centre.
+    count: the share of images whose number of objects is the rounded sum of the patches' shares.
     """
     names = ("class", "class_tinted", "class_small", "tint", "centre_error", "count")
     right: dict[str, list[float]] = {name: [] for name in names}
     hits = marked = 0.0
     for first in range(0, len(scenes), 50):
         part = scenes[first : first + 50]
-        batch = patch_batch(part, [scene.image for scene in part])
+        batch = patch_batch(part, [scene.image for scene in part], side)
         with torch.autocast("cpu", torch.bfloat16):
             features = model.features(batch.images)[1]
             classes, tints = model.classes(features).float(), model.tints(features).float()
@@ -246,7 +260,7 @@ def object_accuracy(model: MultiTrunk, scenes: list[MultiScene]) -> dict[str, fl
         for row, scene in enumerate(part):
             right["count"].append(float(totals[row] == len(scene.objects)))
             for index, item in enumerate(scene.objects):
-                covered = torch.from_numpy(scene.owners == index)
+                covered = batch.owners[row] == index
                 if not covered.any():
                     continue
                 named = float(classes[row, covered].mean(0).argmax() == item.label)
@@ -287,7 +301,14 @@ def train(
         full = step >= (1 - full_share) * run.steps
         return model.loss(batch, None if full else kept_patches(batch.classes, rng))
 
-    fit(run, model, loss_at, lambda: object_accuracy(model, checked), model.optimisers(run.lr))
+    def checks() -> dict[str, float]:
+        small = min(SIZES)
+        at_small = {
+            f"{name}_{small}": value for name, value in object_accuracy(model, checked, small).items()
+        }
+        return object_accuracy(model, checked) | at_small
+
+    fit(run, model, loss_at, checks, model.optimisers(run.lr))
 
 
 def read_trunk(run: Path) -> MultiTrunk:

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
 
+import cv2
 import numpy as np
 
 from training.emoji import sprites
@@ -75,8 +76,22 @@ class MultiScene:
     image: np.ndarray
     """(224, 224, 3) uint8 RGB."""
     objects: tuple[GraphObject, ...]
-    owners: np.ndarray
-    """(196,) int8: the object that covers a third of a patch or more; else NOTHING, or PARTLY for less."""
+    owner_map: np.ndarray
+    """(224, 224) int8: the object that covers each pixel, or NOTHING."""
+
+    @property
+    def owners(self) -> np.ndarray:
+        """As `owners_at`, of the image in its own size: (196,) int8."""
+        return self.owners_at(SIDE)
+
+    def owners_at(self, side: int) -> np.ndarray:
+        """The object that covers a third of each patch or more; else NOTHING, or PARTLY for less.
+
+        side: pixels to which the image is resized. Returns (P,) int8.
+        """
+        size = (side, side)
+        pixels = cv2.resize(self.owner_map, size, interpolation=cv2.INTER_NEAREST_EXACT)
+        return _patch_owners(pixels, len(self.objects))
 
 
 def draw_multi(split: str, index: int) -> MultiScene:
@@ -90,7 +105,7 @@ def draw_multi(split: str, index: int) -> MultiScene:
         tints = visible_tints(LABELS[label])
         tint = str(rng.choice(tints)) if tints and rng.random() < TINT_SHARE else None
         _place_apart(rng, image, owner, objects, label, tint)
-    return MultiScene(lit(rng, image), tuple(objects), _patch_owners(owner, len(objects)))
+    return MultiScene(lit(rng, image), tuple(objects), owner)
 
 
 @cache
@@ -167,8 +182,8 @@ def _apart(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
 
 
 def _patch_owners(owner: np.ndarray, count: int) -> np.ndarray:
-    """(196,) int8 of the pixels' owners (224, 224)."""
-    grid = SIDE // PATCH
+    """(P,) int8 of the pixels' owners (S, S)."""
+    grid = len(owner) // PATCH
     cells = owner.reshape(grid, PATCH, grid, PATCH).transpose(0, 2, 1, 3).reshape(grid * grid, PATCH * PATCH)
     owners = np.where((cells >= 0).any(1), PARTLY, NOTHING).astype(np.int8)
     for number in range(count):

@@ -22,6 +22,8 @@ APART = 0.08
 """The smallest distance of two centres, as a share of the side, that a question about their order needs."""
 CELL_MARGIN = 0.03
 """The smallest distance of a centre from a border of CELLS."""
+ELSEWHERE_SHARE = 0.6
+"""Of the classes that a scene lacks and a question names, the share that another picture beside it has."""
 _PLURALS = {
     "cherries": "cherries", "grapes": "bunches of grapes", "wolf": "wolves", "strawberry": "strawberries",
     "bus": "buses", "octopus": "octopuses", "butterfly": "butterflies", "wine glass": "wine glasses",
@@ -62,12 +64,15 @@ def with_article(name: str) -> str:
 class Asker:
     """Draws questions about one scene.
 
-    split: which wordings to use, "train" or "heldout".
+    split: which wordings to use, "train" or "heldout". others: the classes of another picture beside it.
     """
 
-    def __init__(self, objects: Sequence[GraphObject], rng: random.Random, split: str) -> None:
+    def __init__(
+        self, objects: Sequence[GraphObject], rng: random.Random, split: str, others: Sequence[int] = ()
+    ) -> None:
         self.objects, self.rng, self.wordings = objects, rng, WORDINGS[split]
         self.labels = [item.label for item in objects]
+        self.elsewhere = [label for label in others if label not in self.labels]
         self.unique = [item for item in objects if self.labels.count(item.label) == 1]
 
     def ask(self, kind: str) -> Question | None:
@@ -197,7 +202,12 @@ class Asker:
         return self._question("caption", "caption", f"{' and '.join(names)}.")
 
     def _absent(self) -> int:
-        """A class that is not in the scene, sometimes a look-alike of one that is."""
+        """A class that is not in the scene, sometimes a look-alike of one that is.
+
+        Beside another picture, it is often one of that: else the answer would be right for both pictures.
+        """
+        if self.elsewhere and self.rng.random() < ELSEWHERE_SHARE:
+            return self.rng.choice(self.elsewhere)
         while True:
             if self.rng.random() < 0.3:
                 label = (self.rng.choice(self.labels) + self.rng.choice((-1, 1))) % len(LABELS)
@@ -238,9 +248,13 @@ def draw_questions(
     weights: Mapping[str, float],
     count: int,
     split: str = "train",
+    others: Sequence[int] = (),
 ) -> list[Question]:
-    """Up to `count` different questions about a scene, of kinds that are drawn by weight."""
-    asker = Asker(objects, rng, split)
+    """Up to `count` different questions about a scene, of kinds that are drawn by weight.
+
+    others: the classes of another picture beside it.
+    """
+    asker = Asker(objects, rng, split, others)
     kinds, shares = list(weights), list(weights.values())
     questions: dict[str, Question] = {}
     for _ in range(6 * count):

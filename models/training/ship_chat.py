@@ -19,6 +19,7 @@ from foveate.models.vlm.model import VisionLanguageModel
 from foveate.models.vlm.tokenizer import ChatTokenizer
 from foveate.models.weights import hub
 from training.chat import ChatTraining
+from training.chat_cache import IMAGE_SIDES
 from training.chat_trunk import EARLY_BLOCK, TRUNK, MultiTrunk, read_trunk
 from training.figures import draw_chat_curve
 from training.ship import DOCS, ROOT, ZOO
@@ -71,6 +72,7 @@ def ship(run: Path, folder: Path) -> None:
         description=DESCRIPTION,
         licence=trunk.licence,
         source=SOURCE,
+        sizes=IMAGE_SIDES,
     )
     checkpoint.write(folder, card, tuned_parameters(read_trunk(run)), training.model, tokenizer)
 

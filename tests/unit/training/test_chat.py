@@ -2,18 +2,21 @@
 
 import random
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from foveate.models.vlm.tokenizer import ChatTokenizer
-from training.chat import ChatTraining, Check, PatchTargets, cell_shares, exact_match, patch_targets
+from training.chat import ChatTraining, Check, checks_of, exact_match, load_start
 from training.chat_batches import ChatBatch, PackedTexts, pack
-from training.chat_cache import SceneCache
+from training.chat_cache import SHARD_SCENES, SceneCache
+from training.chat_targets import PatchTargets
 from training.chat_tokenizer import trained_tokenizer
-from training.chat_trunk import BACKGROUND, TINT_NUMBERS
-from training.multi_scenes import TINTS, draw_multi
+from training.chat_trunk import BACKGROUND
+from training.fit import restore
+from training.multi_scenes import draw_multi
 from training.questions import KINDS, Question, one_of_each
 
 QUESTIONS = [
@@ -33,11 +36,10 @@ def tokenizer() -> ChatTokenizer:
     return ChatTokenizer(trained_tokenizer(60))
 
 
-def batch_of(
-    text: PackedTexts, grid: tuple[int, int] | None, selected: torch.Tensor | None = None
-) -> ChatBatch:
-    features = torch.randn(2, 196, 384, generator=torch.Generator().manual_seed(1)).half()
-    return ChatBatch([0, 1], 1, features, grid, selected, [], text, QUESTIONS)
+def batch_of(text: PackedTexts, grid: tuple[int, int] | None, side: int = 224) -> ChatBatch:
+    patches = (side // 16) ** 2
+    features = torch.randn(2, patches, 384, generator=torch.Generator().manual_seed(1)).half()
+    return ChatBatch([0, 1], 1, side, features, grid, None, [], text, QUESTIONS)
 
 
 def test_a_packed_question_is_answered_as_if_it_were_asked_alone(
@@ -65,42 +67,17 @@ def test_two_pictures_and_a_system_prompt_come_before_the_question(
     assert not torch.allclose(both, swapped, atol=1e-3), "pictures have an order"
 
 
-def test_selected_patches_are_their_own_visual_tokens(training: ChatTraining) -> None:
-    features = torch.randn(2, 196, 384)
-    full = training.visual(features, (14, 14), None)
-    selected = torch.tensor([[3, 50], [0, 195]])
+@pytest.mark.parametrize("rows", [14, 10])
+def test_selected_patches_are_their_own_visual_tokens(training: ChatTraining, rows: int) -> None:
+    features = torch.randn(2, rows * rows, 384)
+    full = training.visual(features, (rows, rows), None)
+    selected = torch.tensor([[3, 50], [0, rows * rows - 1]])
     expected = full.gather(1, selected[..., None].expand(-1, -1, 256))
     torch.testing.assert_close(training.visual(features, None, selected), expected, atol=1e-5, rtol=1e-4)
 
 
-def no_tints() -> torch.Tensor:
-    return torch.full((2, 196), -100)
-
-
-def test_shares_of_cells() -> None:
-    classes = torch.full((1, 196), BACKGROUND)
-    classes[0, 0], classes[0, 1], classes[0, 100] = 7, 9, -100
-    cells = cell_shares(classes, BACKGROUND + 1, (2, 2), None)[0]
-    assert cells[0, 7] == cells[0, 9] == 0.5 and cells[1, BACKGROUND] == 1
-    assert cell_shares(classes, BACKGROUND + 1, None, torch.tensor([[1, 100]]))[0].sum(-1).tolist() == [1, 0]
-    tints = no_tints()[:1]
-    tints[0, 195] = 2
-    shares = cell_shares(tints, len(TINTS), (2, 2), None)[0]
-    assert shares[3].tolist() == [0, 0, 1, 0, 0, 0, 0, 0] and not shares[:3].any()
-
-
-def test_targets_are_those_of_the_scenes_objects() -> None:
-    scenes = [draw_multi("train", number) for number in range(12)]
-    graphs = [scene.objects for scene in scenes]
-    owners = np.stack([scene.owners for scene in scenes])
-    targets = patch_targets(SceneCache([], graphs, owners), range(12))
-    for row, scene in enumerate(scenes):
-        for index, item in enumerate(scene.objects):
-            covered = torch.from_numpy(scene.owners == index)
-            assert (targets.classes[row, covered] == item.label).all()
-            expected = -100 if item.tint is None else TINT_NUMBERS[item.tint]
-            assert (targets.tints[row, covered] == expected).all()
-    assert (targets.tints >= 0).any() and (targets.classes == BACKGROUND).any()
+def no_tints(side: int = 224) -> torch.Tensor:
+    return torch.full((2, (side // 16) ** 2), -100)
 
 
 def test_alignment_is_low_where_tokens_are_the_words_of_what_they_show(training: ChatTraining) -> None:
@@ -119,13 +96,14 @@ def test_the_optimisers_have_each_parameter_once(training: ChatTraining) -> None
     assert sorted(parameters) == sorted(id(p) for p in training.parameters())
 
 
-def test_a_few_steps_learn_the_answers_of_a_batch(tokenizer: ChatTokenizer) -> None:
+@pytest.mark.parametrize("side", [224, 160])
+def test_a_few_steps_learn_the_answers_of_a_batch(tokenizer: ChatTokenizer, side: int) -> None:
     torch.manual_seed(0)
     training = ChatTraining(tokenizer, blind=False)
-    batch = batch_of(pack(QUESTIONS, tokenizer, 2), (2, 2))
-    classes = torch.full((2, 196), BACKGROUND)
+    batch = batch_of(pack(QUESTIONS, tokenizer, 2), (2, 2), side)
+    classes = torch.full((2, (side // 16) ** 2), BACKGROUND)
     classes[:, :20] = 3
-    targets = PatchTargets(classes, no_tints())
+    targets = PatchTargets(classes, no_tints(side))
     optimisers = training.optimisers(2e-3)
     losses = []
     for _ in range(12):
@@ -152,7 +130,7 @@ class FirstPositions(ChatTraining):
 def test_the_blind_check_has_the_positions_of_the_training(tokenizer: ChatTokenizer) -> None:
     training, scenes = FirstPositions(tokenizer, blind=True), [draw_multi("train", n) for n in range(12)]
     questions = [one_of_each(scene.objects, random.Random(0), "train") for scene in scenes]
-    cache = SceneCache([], [scene.objects for scene in scenes], np.zeros((12, 196), np.int8))
+    cache = SceneCache({}, [scene.objects for scene in scenes], {})
     figures = exact_match(training, Check(cache, questions, tokenizer), None)
     assert set(figures) == {*KINDS, "mean"}
     # The first text of a batch comes after the user's mark and the position of one picture.
@@ -165,3 +143,38 @@ def test_a_blind_model_ignores_the_picture(tokenizer: ChatTokenizer) -> None:
     first, second = batch_of(text, (2, 2)), batch_of(text, (3, 3))
     targets = PatchTargets(torch.zeros(2, 196, dtype=torch.int64), no_tints())
     assert training.loss(first, targets).item() == training.loss(second, targets).item()
+
+
+def test_the_checks_log_smaller_images_too(training: ChatTraining, tokenizer: ChatTokenizer) -> None:
+    scenes = [draw_multi("train", n) for n in range(12)]
+    questions = [one_of_each(scene.objects, random.Random(0), "train") for scene in scenes]
+    rng = np.random.default_rng(0)
+    features = {
+        side: [rng.standard_normal((SHARD_SCENES, (side // 16) ** 2, 384), np.float32).astype(np.float16)]
+        for side in (224, 160)
+    }
+    cache = SceneCache(features, [scene.objects for scene in scenes], {})
+    figures = checks_of(training, Check(cache, questions, tokenizer))()
+    assert set(figures) == {*KINDS, "mean", "mean_49", "mean_16", "mean_160", "mean_160_16"}
+    assert all(0 <= value <= 1 for value in figures.values())
+
+
+def test_a_run_starts_from_the_weights_of_another_and_resumes_with_its_own(
+    training: ChatTraining, tokenizer: ChatTokenizer, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second):
+        folder.mkdir()
+        tokenizer.tokenizer.save(str(folder / "tokenizer.json"))
+    weights, optims = training.state_dict(), training.optimisers(1e-3)
+    state = {"head": weights, "optims": [o.state_dict() for o in optims], "step": 7, "seconds": 1.5}
+    torch.save(state, first / "chat.pt")
+    torch.manual_seed(1)
+    fresh = ChatTraining(tokenizer, blind=False)
+    load_start(fresh, first / "chat.pt", second)
+    assert all(torch.equal(value, fresh.state_dict()[name]) for name, value in weights.items())
+    assert restore(second / "chat.pt", fresh, fresh.optimisers(1e-3)) == (0, 0.0)
+    assert restore(first / "chat.pt", fresh, fresh.optimisers(1e-3)) == (7, 1.5)
+    trained_tokenizer(40).save(str(second / "tokenizer.json"))
+    with pytest.raises(SystemExit, match=r"copy it to .*second"):
+        load_start(fresh, first / "chat.pt", second)

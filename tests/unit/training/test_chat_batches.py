@@ -17,10 +17,10 @@ from training.chat_batches import (
     pack,
     shares_at,
 )
-from training.chat_cache import SHARD_SCENES, read_cache
+from training.chat_cache import SHARD_SCENES, features_file, read_cache
 from training.chat_tokenizer import trained_tokenizer
 from training.multi_scenes import draw_multi
-from training.questions import Question
+from training.questions import Question, plural, spoken
 
 ROWS = [
     [Question("presence", "is there a fox?", "yes"), Question("colour", "what colour is the fox?", "blue")],
@@ -43,13 +43,15 @@ def run(tmp_path_factory: pytest.TempPathFactory, tokenizer: ChatTokenizer) -> P
     rows = {
         "objects": [[item.to_json() for item in scene.objects] for scene in scenes],
         "owners": [scene.owners.tolist() for scene in scenes],
+        "owners-160": [scene.owners_at(160).tolist() for scene in scenes],
     }
-    (folder / "cache/train-000.json").write_text(json.dumps(rows))
-    features = np.lib.format.open_memmap(
-        folder / "cache/train-000.npy", "w+", np.float16, (SHARD_SCENES, 196, 384)
-    )
-    features[3, 5, 7] = 2.0
-    features.flush()
+    table = folder / "cache/train-000.json"
+    table.write_text(json.dumps(rows))
+    for side in (224, 160):
+        shape = (SHARD_SCENES, (side // 16) ** 2, 384)
+        features = np.lib.format.open_memmap(features_file(table, side), "w+", np.float16, shape)
+        features[3, 5, 7] = side
+        features.flush()
     return folder
 
 
@@ -86,7 +88,7 @@ def test_the_step_decides_the_batch(run: Path) -> None:
     for step in (0, 30, 31):
         batch, again = stream(step), BatchStream(run, 6, 10, 0)(step)
         assert batch.numbers == again.numbers and batch.text.ids.equal(again.text.ids)
-        assert batch.features.shape == (6, 196, 384)
+        assert batch.features.shape == (6, (batch.side // 16) ** 2, 384)
         assert len(batch.questions) * batch.pictures == 6
 
 
@@ -104,10 +106,52 @@ def test_all_forms_of_input_come_up(run: Path) -> None:
     assert all("first" in text or "second" in text for text in texts)
 
 
+def test_smaller_images_come_after_the_warmup_on_grids_of_their_own(run: Path) -> None:
+    stream = BatchStream(run, 2, 10, 0)
+    assert {stream(step).side for step in range(10)} == {224}
+    late = [stream(step) for step in range(10, 250)]
+    small = [batch for batch in late if batch.side == 160]
+    assert 0.25 < len(small) / len(late) < 0.42
+    assert all(batch.features.shape[1] == 100 for batch in small)
+    grids = [batch.grid for batch in small if batch.grid]
+    assert {rows for rows, _ in grids} >= {2, 3, 4, 7, 10} and all(max(grid) <= 10 for grid in grids)
+    assert sum(rows <= 5 for rows, _ in grids) > len(grids) / 2
+    selected = [batch.selected for batch in small if batch.selected is not None]
+    assert all(rows.shape[1] < 100 and rows.max() < 100 for rows in selected) and selected
+    assert max(batch.grid[0] for batch in late if batch.grid) == 14
+
+
+def test_without_a_warmup_all_forms_come_at_once(run: Path) -> None:
+    stream = BatchStream(run, 2, 0, 0)
+    batches = [stream(step) for step in range(40)]
+    assert {batch.side for batch in batches} == {160, 224} and {b.pictures for b in batches} == {1, 2}
+
+
+def test_two_pictures_need_the_one_that_is_asked_about(run: Path) -> None:
+    stream = BatchStream(run, 8, 0, 0)
+    rows = [batch for batch in map(stream, range(400)) if batch.pictures == 2]
+    assert 0.13 < len(rows) / 400 < 0.27
+    graphs = read_cache("train", run / "cache").graphs
+    common = no = elsewhere = 0
+    for batch in rows:
+        for row, questions in enumerate(batch.questions):
+            first, second = ({o.label for o in graphs[n]} for n in batch.numbers[2 * row : 2 * row + 2])
+            assert batch.numbers[2 * row] != batch.numbers[2 * row + 1]
+            common += bool(first & second)
+            for question in questions:
+                text = question.text.lower()
+                other = second - first if "first" in text else first - second
+                if other and question.kind == "presence" and question.answer == "no":
+                    no += 1
+                    elsewhere += any(spoken(n) in text or plural(spoken(n)) in text for n in other)
+    assert common > 0.4 * sum(len(batch.questions) for batch in rows)
+    assert no > 20 and elsewhere > 0.4 * no, "the other picture often has what this one lacks"
+
+
 def test_features_are_those_of_the_scene(run: Path) -> None:
     scenes = read_cache("train", run / "cache")
     assert len(scenes) == SHARD_SCENES
-    assert scenes.batch([0, 3])[1, 5, 7] == 2
+    assert scenes.batch([0, 3], 224)[1, 5, 7] == 224 and scenes.batch([0, 3], 160)[1, 5, 7] == 160
     with pytest.raises(SystemExit, match=r"training\.chat_cache"):
         read_cache("heldout", run / "cache")
 

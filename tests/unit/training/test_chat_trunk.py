@@ -28,7 +28,7 @@ def model() -> MultiTrunk:
 
 
 def test_targets_are_those_of_the_objects() -> None:
-    batch, scene = draw_batch(3, 2, 0), draw_multi("train", 6)
+    batch, scene = draw_batch(3, 2, 0, (224,)), draw_multi("train", 6)
     for index, item in enumerate(scene.objects):
         covered = torch.from_numpy(scene.owners == index)
         assert (batch.classes[0, covered] == item.label).all()
@@ -42,20 +42,35 @@ def test_targets_are_those_of_the_objects() -> None:
     assert batch.centred[0, int(y * 14) * 14 + int(x * 14)] == 1
 
 
+def test_the_targets_of_a_resized_image_are_those_of_its_own_patches() -> None:
+    batch, scene = draw_batch(3, 2, 0, (160,)), draw_multi("train", 6)
+    assert batch.images.shape == (2, 160, 160, 3)
+    for index, item in enumerate(scene.objects):
+        covered = (batch.owners[0] == index).nonzero().flatten()
+        assert (batch.classes[0, covered] == item.label).all()
+        left, top, right, bottom = (value / 224 * 10 for value in item.box)
+        rows, columns = covered // 10, covered % 10
+        assert ((rows + 1 > top) & (rows < bottom) & (columns + 1 > left) & (columns < right)).all()
+        own = torch.stack([columns, rows], -1) + 0.5
+        expected = torch.tensor(item.centre).expand(len(covered), 2)
+        torch.testing.assert_close(batch.centres[0, covered] + own / 10, expected, atol=1e-5, rtol=0)
+    assert {draw_batch(step, 1, 0).images.shape[1] for step in range(12)} == {160, 224}
+
+
 def test_another_seed_draws_other_scenes() -> None:
-    assert not torch.equal(draw_batch(0, 1, 0).images, draw_batch(0, 1, 1).images)
+    assert not torch.equal(draw_batch(0, 1, 0, (224,)).images, draw_batch(0, 1, 1, (224,)).images)
 
 
 def test_initially_the_features_are_those_of_the_shipped_trunk(model: MultiTrunk) -> None:
     shipped = MultiTrunk(hub.load("vit-t").model, frozen=True)
-    images = draw_batch(0, 2, 0).images
+    images = draw_batch(0, 2, 0, (224,)).images
     with torch.inference_mode():
         for mine, theirs in zip(model.features(images), shipped.features(images), strict=True):
             torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
 
 
 def test_half_of_the_patches_are_left_out_and_all_are_background() -> None:
-    classes = draw_batch(1, 3, 0).classes
+    classes = draw_batch(1, 3, 0, (224,)).classes
     kept = kept_patches(classes, random.Random(0))
     assert kept.shape == (3, KEPT)
     objects = (classes != BACKGROUND).sum(1)
@@ -64,7 +79,7 @@ def test_half_of_the_patches_are_left_out_and_all_are_background() -> None:
 
 
 def test_early_matrices_change_by_low_rank_and_late_ones_as_they_are(model: MultiTrunk) -> None:
-    batch = draw_batch(2, 2, 0)
+    batch = draw_batch(2, 2, 0, (224,))
     with torch.autocast("cpu", torch.bfloat16):
         loss = model.loss(batch, kept_patches(batch.classes, random.Random(0)))
     loss.backward()  # type: ignore[no-untyped-call]

@@ -82,6 +82,15 @@ def test_answers_are_balanced_so_that_a_blind_model_stays_low() -> None:
     assert all(best[kind] < 0.25 for kind in ("name", "place", "colour", "caption"))
 
 
+def test_beside_another_picture_its_classes_are_often_the_absent_ones() -> None:
+    asker = Asker((FOX, OWL), random.Random(0), "train", (OWL.label, DOG.label))
+    absent = [question.text for _ in range(200) if (question := asker.presence()).answer == "no"]
+    assert 0.4 < sum("dog" in text for text in absent) / len(absent) < 0.8
+    assert not any("owl" in text or "fox" in text for text in absent)
+    zero = [question.text for _ in range(200) if (question := asker.count_class()).answer == "zero"]
+    assert 0.4 < sum("dog" in text for text in zero) / len(zero) < 0.8
+
+
 def test_held_out_wordings_are_new_and_use_known_words() -> None:
     assert TRAIN.keys() == HELDOUT.keys()
     words = {word for texts in TRAIN.values() for text in texts for word in text.strip("?.").split()}

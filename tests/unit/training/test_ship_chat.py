@@ -46,6 +46,7 @@ def test_a_run_is_shipped(tmp_path: Path) -> None:
     assert sum(file.stat().st_size for file in folder.iterdir()) < MAX_BYTES
     read = checkpoint.read(NAME, folder, trunk=trunk)
     assert (read.card.trunk, read.card.early_block) == ("vit-t", EARLY_BLOCK)
+    assert read.card.sizes == (224, 160)
     original = training.model.state_dict()
     for name, value in read.model.state_dict().items():
         assert value.equal(original[name].half().float())
@@ -57,25 +58,36 @@ def test_a_run_is_shipped(tmp_path: Path) -> None:
     similarity = torch.cosine_similarity(features[..., :192], expected[..., :192], -1)
     assert similarity.mean() > 0.999
     assert torch.cosine_similarity(features[..., 192:], expected[..., 192:], -1).mean() > 0.99
+    # At 160 pixels too.
+    small = image[:, :160, :160]
+    expected = patch_features(tuned, small)
+    features = read.tower(pixels[..., :160, :160]).patches
+    assert features.shape == expected.shape == (1, 100, 384)
+    assert torch.cosine_similarity(features, expected, -1).mean() > 0.99
     # And the shipped model answers.
     runner = ChatRunner(read, slots=1, slot_tokens=256)
     turns = (Turn("user", (ImagePart(), "what is left of the fox?")),)
-    for plan, count in (("full", 196), ("vit-t-chat/pool:49", 49)):
+    costs = {"full": (196, 1.25), "vit-t-chat/pool:49": (49, 1.25), "vit-t-chat@160/pool:16": (16, 0.6)}
+    for plan, (count, gflops) in costs.items():
         answer = runner.answer([image[0].numpy()], turns, Plan.parse(plan, runner.full), SamplingOptions(3))
         assert answer.visual_tokens == count
-        assert 1.2 < answer.cost.encoder < 1.4
+        assert answer.cost.encoder == pytest.approx(gflops, rel=0.06)
     # Its scores are those of the training's own forward.
     training.model.load_state_dict(read.model.state_dict())
     asked = Question("relation", "what is left of the fox?", "a teacup")
     text = pack([[asked]], words, 2)
-    pool = Plan.parse("pool:49", runner.full)
-    encoded = runner.encode(image, pool)
-    visual = training.visual(encoded[0].patches[None], (7, 7), None)
-    scores = training.model.logits(training.hidden(visual, (), text))[0, len(words.encode(asked.text)) + 1]
-    prompt = runner.prompt(turns, runner.visual_tokens(encoded, pool, [asked.text]))
-    own = prefill(runner.model, runner.cache, [prompt], [0])[0]
-    torch.testing.assert_close(own, scores, rtol=0, atol=1e-4)
-    assert own.std() > 0.01
+    place = len(words.encode(asked.text)) + 1
+    for name in ("pool:49", "vit-t-chat@160/pool:49"):
+        pool = Plan.parse(name, runner.full)
+        encoded = runner.encode(image, pool)
+        visual = training.visual(encoded[0].patches[None], (7, 7), None)
+        scores = training.model.logits(training.hidden(visual, (), text))[0, place]
+        prompt = runner.prompt(turns, runner.visual_tokens(encoded, pool, [asked.text]))
+        slot = runner.cache.allocate()
+        own = prefill(runner.model, runner.cache, [prompt], [slot])[0]
+        runner.cache.free(slot)
+        torch.testing.assert_close(own, scores, rtol=0, atol=1e-4)
+        assert own.std() > 0.01
 
 
 def test_the_logs_are_shipped_with_their_curve(tmp_path: Path) -> None:

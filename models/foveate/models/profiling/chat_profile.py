@@ -55,20 +55,34 @@ from foveate.models.vlm.runner import ChatRunner
 
 CALIBRATION_PICTURES, CALIBRATION_BATCH = 256, 16
 """Pictures on which thresholds are calibrated at most."""
-MERGE = "merge:"
+MERGE, POOL = "merge:", "pool"
 COUNT_ORDER = (49, 16, 100, 9, 25, 4)
 """Numbers of tokens in the order in which a budget measures them."""
+SMALLER_COUNTS = (49, 25, 16, 9)
+"""Numbers of pooled tokens at smaller sizes: fewer ones save next to nothing beside the tower."""
 
 
 def chat_plans(runner: ChatRunner) -> tuple[Plan, ...]:
-    """The plans to measure, full first: every method with each of its numbers of tokens."""
-    config, full = runner.parts.tower, runner.full
-    side = full.image_size // config.patch_size
-    offered = compression.candidates(CompressionContext((side, side), config.patch_size))
-    plans = [replace(full, reducer=text) for texts in offered.values() for text in texts]
+    """The plans to measure, full first: every method with each of its numbers of tokens.
+
+    At the smaller sizes that the model was trained on: pooling, with SMALLER_COUNTS.
+    """
+    full = runner.full
+    plans = [replace(full, reducer=text) for texts in _offered(runner, full).values() for text in texts]
+    for size in runner.sizes[1:]:
+        smaller = replace(full, image_size=size)
+        pooled = {f"{POOL}:{count}" for count in SMALLER_COUNTS} & set(_offered(runner, smaller)[POOL])
+        plans += [replace(smaller, reducer=text) for text in sorted(pooled)]
     order = {count: place for place, count in enumerate(COUNT_ORDER)}
     below = [plan for plan in plans if plan != full]
     return (full, *sorted(below, key=lambda plan: order.get(runner.method(plan).count, len(order))))
+
+
+def _offered(runner: ChatRunner, plan: Plan) -> dict[str, tuple[str, ...]]:
+    """What each method offers at the size of a plan."""
+    patch_size = runner.parts.tower.patch_size
+    side = plan.image_size // patch_size
+    return compression.candidates(CompressionContext((side, side), patch_size))
 
 
 def measure_chat(
@@ -152,7 +166,7 @@ def _qualities(
     """The state after the quality of each plan that is left to measure; of full in any case."""
     data = evaluator.data
     total = len(job.plans) * len(data.asked)
-    text_tokens = _mean_text_tokens(runner, data)
+    text_tokens = mean_text_tokens(runner, data)
     for number, plan in enumerate(job.plans):
         name, measured = plan.relative_to(runner.full), {m.plan for m in state.kept}
         if name in measured:
@@ -180,7 +194,7 @@ def _report_questions(
     report("quality", step, before + done, total)
 
 
-def _mean_text_tokens(runner: ChatRunner, data: DecodedQuestions) -> int:
+def mean_text_tokens(runner: ChatRunner, data: DecodedQuestions) -> int:
     """Tokens of a prompt without the visual ones, the mean, rounded."""
     lengths = [len(runner.tokenizer.chat(turns_of(asked.question))) - 1 for _, asked in data.asked]
     return round(statistics.fmean(lengths))

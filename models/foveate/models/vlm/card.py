@@ -37,6 +37,9 @@ class ChatCard:
     description: str = ""
     licence: str = ""
     source: str = ""
+    sizes: tuple[int, ...] = ()
+    """Sides in pixels of the pictures that the model was trained on, the trunk's own size first; empty for
+    that one alone. Profiling tries plans at them. The other sizes run too."""
 
     def __post_init__(self) -> None:
         decoder, projector = self.decoder, self.projector
@@ -60,6 +63,8 @@ class ChatCard:
                 f"{self.name}: salience_heads, {projector.salience_heads}, does not divide the projector's "
                 f"hidden size, {projector.hidden}"
             )
+        if any(size <= 0 for size in self.sizes) or len(set(self.sizes)) < len(self.sizes):
+            raise SetupError(f"{self.name}: sizes are different numbers of pixels, not {list(self.sizes)}")
         if self.template != TEMPLATE:
             raise SetupError(
                 f"{self.name} was trained with version {self.template} of the chat template, and this "
@@ -73,7 +78,7 @@ class ChatCard:
         Raises SetupError for missing and unknown entries, for values of other types, and as the constructor
         does.
         """
-        unknown = sorted(table.keys() - {*_TEXTS, *_NUMBERS, "projector", "decoder"})
+        unknown = sorted(table.keys() - {*_TEXTS, *_NUMBERS, "sizes", "projector", "decoder"})
         if unknown:
             raise SetupError(f"{where} has unknown entries: {', '.join(unknown)}")
         kinds = dict.fromkeys(_TEXTS, str) | dict.fromkeys(_NUMBERS, int)
@@ -81,8 +86,12 @@ class ChatCard:
             if type(table.get(key)) is not kind:
                 named = "a text" if kind is str else "a whole number"
                 raise SetupError(f"{where}: {key} is {named}, not {table.get(key)!r}")
+        sizes = table.get("sizes", [])
+        if not isinstance(sizes, list) or any(type(size) is not int for size in sizes):
+            raise SetupError(f"{where}: sizes is a list of whole numbers, not {sizes!r}")
         return cls(
             **{key: table[key] for key in kinds},
+            sizes=tuple(sizes),
             projector=parse_record(ProjectorSpec, table.get("projector"), f"{where}: [projector]"),
             decoder=parse_record(DecoderSpec, table.get("decoder"), f"{where}: [decoder]"),
         )
@@ -90,4 +99,6 @@ class ChatCard:
     def table(self) -> dict[str, Any]:
         """The card as a table that `read` accepts, with the tables last."""
         values = asdict(self)
-        return {key: values[key] for key in (*_TEXTS, *_NUMBERS, "projector", "decoder")}
+        sizes = {"sizes": list(self.sizes)} if self.sizes else {}
+        numbers = {key: values[key] for key in (*_TEXTS, *_NUMBERS)}
+        return numbers | sizes | {key: values[key] for key in ("projector", "decoder")}

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from foveate.core.errors import SetupError
 from foveate.models import zoo
+from foveate.models.layers.config import ViTConfig
 from foveate.models.vlm.card import ChatCard
 from foveate.models.vlm.model import VisionLanguageModel
 from foveate.models.vlm.tokenizer import MARKS, ChatTokenizer
@@ -151,6 +152,7 @@ def _tower(card: ChatCard, trunk: Checkpoint, state: Mapping[str, Tensor]) -> Vi
     own = _changed(shared_parameters(trunk.model, card.early_block), tuned, card)
     # A tower has no classifier, and nothing that stands before one.
     config = replace(trunk.config, classes=0, projection=0, pool="avg", fc_norm=False)
+    _check_sizes(card, config)
     tower = attach(CheckpointCard(card.name, config), own | late, f"{card.name}.safetensors")
     features = VisionTower(tower.model, card.early_block)
     if features.width != card.projector.features:
@@ -159,6 +161,16 @@ def _tower(card: ChatCard, trunk: Checkpoint, state: Mapping[str, Tensor]) -> Vi
             f"gives {features.width}"
         )
     return features.eval()
+
+
+def _check_sizes(card: ChatCard, config: ViTConfig) -> None:
+    """Raise SetupError for sizes that are not the tower's own and then smaller ones that it takes."""
+    full, patch = config.image_size, config.patch_size
+    if card.sizes and (card.sizes[0] != full or any(size % patch or size > full for size in card.sizes)):
+        raise SetupError(
+            f"{card.name}: sizes are {full}, the size of {card.trunk}, then smaller multiples of {patch}, "
+            f"not {list(card.sizes)}"
+        )
 
 
 def _changed(own: dict[str, Tensor], tuned: Mapping[str, Tensor], card: ChatCard) -> dict[str, Tensor]:

@@ -64,6 +64,8 @@ class ChatRunner(ServedChat, BaseRunner):
         self.tokenizer = checkpoint.tokenizer
         self.constraints = ConstraintCompiler(self.tokenizer)
         self.full = Plan(card.name, self.tower.trunk.config.image_size, precision)
+        self.sizes = card.sizes or (self.full.image_size,)
+        """Sides in pixels of the pictures that the model was trained on, full's first."""
         self.input = pixels.input
         """How a picture becomes the tower's square input."""
         self.parts = ChatParts(self.tower.trunk.config, card.projector, card.decoder)

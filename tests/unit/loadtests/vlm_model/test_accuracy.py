@@ -13,6 +13,7 @@ from loadtests.vlm_model.accuracy import (
     method_of,
     plans_of,
     row,
+    smaller_plans_of,
     summary,
     trained_blind,
 )
@@ -68,9 +69,13 @@ def test_methods_have_options() -> None:
 def test_plans_and_the_model_without_pictures_are_measured(tmp_path: Path) -> None:
     runner = chat_model(tmp_path).runner
     data = answered(tmp_path / "data", runner)
-    plans = (runner.full, Plan.parse("pool:1", runner.full))
+    sized = f"{runner.full.variant}@48/pool:1"
+    plans = (runner.full, Plan.parse("pool:1", runner.full), Plan.parse(sized, runner.full))
     measured = measure(runner, ChatEvaluator(runner, data), plans)
+    assert plans_of(measured) == ["pool:1"] and smaller_plans_of(measured) == [sized]
+    assert measured[f"gflops {sized}"] < measured["gflops pool:1"] < measured["gflops full"]
+    assert kinds_of(measured) == ["count", "name"]
     assert measured["full count"] == 1.0 and measured["full name"] == pytest.approx(2 / 3, abs=1e-3)
-    assert measured.keys() == {
-        f"{name} {kind}" for name in ("full", "pool:1", "blind") for kind in ("exact_match", "count", "name")
-    }
+    names = ("full", "pool:1", sized, "blind")
+    shares = {f"{name} {kind}" for name in names for kind in ("exact_match", "count", "name")}
+    assert measured.keys() == shares | {f"gflops {name}" for name in names[:-1]}

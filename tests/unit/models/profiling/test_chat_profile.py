@@ -135,3 +135,27 @@ def test_all_methods_are_measured_with_full_first(model: UnprofiledModel[ChatRun
     assert {plan.partition(":")[0] for plan in plans} == names
     assert {"pool:4", "pool:9", "merge:4:unmerge", "resolution:9"} <= set(plans)
     assert plans.index("guided:9") < plans.index("pool:4")
+    assert not any("@" in plan for plan in plans)
+
+
+def test_pooling_is_measured_at_the_smaller_sizes_of_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat_profile, "SMALLER_COUNTS", (49, 4))
+    checkpoint = chat_models.load(tmp_path)
+    sized = replace(checkpoint, card=replace(checkpoint.card, sizes=(64, 48)))
+    model = UnprofiledModel(ChatRunner(sized, slots=4, slot_tokens=160), "abc")
+    runner = model.runner
+    plans = chat_plans(runner)
+    small = [plan for plan in plans if plan.image_size != 64]
+    assert [plan.relative_to(runner.full) for plan in small] == [f"{chat_models.NAME}@48/pool:4"]
+    assert len(set(plans)) == len(plans) and plans[0] == runner.full
+    measured = ProfilingJob((runner.full, Plan.parse("pool:4", runner.full), *small), (1,), rounds=1)
+    data = unanswered(tmp_path / "data")
+    profile = measure_chat(model, data, measured, tmp_path / "p.json", quiet)
+    by_plan = {m.plan: m for m in profile.measurements}
+    own = by_plan[f"{chat_models.NAME}@48/pool:4"]
+    assert own.tokens == 4 and own.gflops < by_plan["pool:4"].gflops
+    assert own.chat is not None and own.baseline is None
+    loaded = ChatRunner(sized, profile=Profile.read((tmp_path / "p.json").read_text(), "it"))
+    assert {rung.plan.relative_to(loaded.full) for rung in loaded.card.ladder} <= by_plan.keys()

@@ -14,6 +14,15 @@ CARD = ChatCard("x", "vit-x", "0" * 64, 2, ProjectorSpec(24, 16, 8, 4), DecoderS
 
 def test_a_card_reads_its_own_table() -> None:
     assert ChatCard.read(CARD.table(), "x.toml") == CARD
+    sized = replace(CARD, sizes=(224, 160))
+    assert sized.table()["sizes"] == [224, 160] and "sizes" not in CARD.table()
+    assert ChatCard.read(sized.table(), "x.toml") == sized
+
+
+@pytest.mark.parametrize("sizes", [[224, "160"], 224, [True], [224, 224], [224, 0]])
+def test_sizes_of_pictures_are_different_numbers(sizes: object) -> None:
+    with pytest.raises(SetupError, match="sizes"):
+        ChatCard.read(CARD.table() | {"sizes": sizes}, "x.toml")
 
 
 @pytest.mark.parametrize("missing", ["trunk", "early_block", "projector", "decoder", "licence"])

@@ -86,6 +86,9 @@ CARDS = {
     "a late early block": ("early_block = 2", "early_block = 4", "other weights|after block 1 to 3"),
     "a text for a number": ("early_block = 2", 'early_block = "2"', "early_block is a whole number, not '2'"),
     "an unknown entry": ("template = 1", "template = 1\nlabels = []", "has unknown entries: labels"),
+    "sizes without full": ("template = 1", "template = 1\nsizes = [48]", "sizes are 64, the size of vit-x"),
+    "no size of patches": ("template = 1", "template = 1\nsizes = [64, 40]", "multiples of 16, not"),
+    "a larger size": ("template = 1", "template = 1\nsizes = [64, 80]", r"not \[64, 80\]"),
     "an unknown size": ("salience_heads", "heads", "unknown entry: heads"),
     "other widths": ("hidden_size = 32", "hidden_size = 64", "width 32 do not fit a decoder of width 64"),
     "odd heads": (
