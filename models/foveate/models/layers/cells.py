@@ -41,9 +41,9 @@ def cell_weights(rows: int, columns: int, height: int, width: int) -> Tensor:
 
     The windows are those of torch's adaptive average pooling; the rows of the result sum to 1.
     """
-    return torch.einsum("ai,bj->abij", _windows(rows, height), _windows(columns, width)).reshape(
-        rows * columns, height * width
-    )
+    with torch.inference_mode(False):  # they may be used in training later
+        shares = torch.einsum("ai,bj->abij", _windows(rows, height), _windows(columns, width))
+        return shares.reshape(rows * columns, height * width)
 
 
 def _windows(cells: int, patches: int) -> Tensor:

@@ -73,14 +73,14 @@ class ChatTokenizer:
     def chat(self, turns: Sequence[Turn]) -> list[int]:
         """The tokens of a chat, up to where the next answer begins. Each picture is one IMAGE token.
 
+        The pictures of a turn come before its texts, which a space joins: so were all chats of the training.
         Raises BadRequest as `encode` does.
         """
         ids: list[int] = []
         for turn in turns:
-            ids.append(_ROLES[turn.role])
-            for part in turn.parts:
-                ids += [IMAGE] if isinstance(part, ImagePart) else self.encode(part)
-            ids.append(END)
+            pictures = [IMAGE for part in turn.parts if isinstance(part, ImagePart)]
+            text = " ".join(part for part in turn.parts if isinstance(part, str))
+            ids += [_ROLES[turn.role], *pictures, *self.encode(text), END]
         return [*ids, ASSISTANT]
 
 

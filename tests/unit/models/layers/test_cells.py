@@ -43,6 +43,14 @@ def test_weights_are_those_of_adaptive_pooling_and_sum_to_one() -> None:
         torch.testing.assert_close(weights.sum(1), torch.ones(rows * columns))
 
 
+def test_weights_of_an_inference_serve_a_training_too() -> None:
+    with torch.inference_mode():
+        cell_weights(2, 3, 11, 13)  # kept from here on
+    features = torch.ones(11 * 13, requires_grad=True)
+    (cell_weights(2, 3, 11, 13) @ features).sum().backward()
+    assert features.grad is not None and features.grad.sum() == pytest.approx(6)
+
+
 def test_positions_are_x_and_y_of_centres_row_by_row() -> None:
     assert grid_positions(1, 2).tolist() == [[0.25, 0.5], [0.75, 0.5]]
     assert grid_positions(2, 1).tolist() == [[0.5, 0.25], [0.5, 0.75]]

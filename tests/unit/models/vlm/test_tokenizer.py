@@ -55,12 +55,12 @@ def test_a_chat_has_its_marks() -> None:
         Turn("system", ("be brief",)),
         Turn("user", (ImagePart(), "what is left?")),
         Turn("assistant", ("a fox",)),
-        Turn("user", ("and right?", ImagePart())),
+        Turn("user", ("and", ImagePart(), "right?")),
     )
     assert words.chat(turns) == [
         SYSTEM, *words.encode("be brief"), END,
         USER, IMAGE, *words.encode("what is left?"), END,
         ASSISTANT, *words.encode("a fox"), END,
-        USER, *words.encode("and right?"), IMAGE, END,
+        USER, IMAGE, *words.encode("and right?"), END,
         ASSISTANT,
     ]  # fmt: skip
