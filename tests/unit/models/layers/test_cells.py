@@ -47,7 +47,7 @@ def test_weights_of_an_inference_serve_a_training_too() -> None:
     with torch.inference_mode():
         cell_weights(2, 3, 11, 13)  # kept from here on
     features = torch.ones(11 * 13, requires_grad=True)
-    (cell_weights(2, 3, 11, 13) @ features).sum().backward()
+    (cell_weights(2, 3, 11, 13) @ features).sum().backward()  # type: ignore[no-untyped-call]
     assert features.grad is not None and features.grad.sum() == pytest.approx(6)
 
 
